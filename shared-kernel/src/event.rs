@@ -1,0 +1,72 @@
+//! What happened, and the envelope it travels in.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Fault, Timestamp};
+
+/// A message that says what happened. Implemented by the generated contracts for every message of an `events.proto`.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The protobuf full name, for example `banyan.orders.v1.OrderPlaced`.
+    const TYPE: &'static str;
+}
+
+/// A CloudEvents 1.0 event in structured JSON mode. The same bytes stand in the outbox, on the broker and in webhooks.
+///
+/// `version` and `traceparent` are extension attributes: `version` is gapless per subject, `traceparent` is the W3C trace
+/// context of the request that caused the event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    pub specversion: String,
+    pub id: Uuid,
+    /// The module it happened in.
+    pub source: String,
+    /// The event's protobuf full name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it happened to: `<aggregate>/<id>`.
+    pub subject: String,
+    pub time: Timestamp,
+    pub datacontenttype: String,
+    pub version: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    pub data: Box<RawValue>,
+}
+
+impl Envelope {
+    /// `<source>.<aggregate>`: what listeners name when they say what they listen to.
+    pub fn topic(&self) -> String {
+        let aggregate = self.subject.split('/').next().unwrap_or_default();
+        format!("{}.{aggregate}", self.source)
+    }
+
+    /// The id in the subject.
+    pub fn subject_id(&self) -> &str {
+        self.subject.split_once('/').map_or("", |(_, id)| id)
+    }
+
+    /// The event inside, if it is of this type.
+    ///
+    /// # Errors
+    /// `undecodable_event`: the type is right but the data is not, which is a bug of the producer.
+    pub fn find<E: Event>(&self) -> Result<Option<E>, Fault> {
+        if self.kind != E::TYPE {
+            return Ok(None);
+        }
+        serde_json::from_str(self.data.get())
+            .map(Some)
+            .map_err(|error| Fault::internal("undecodable_event", format!("{} {}: {error}", self.kind, self.id)))
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// `undecodable_event` for a frame that is no CloudEvent of this shop.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Fault> {
+        serde_json::from_slice(bytes).map_err(|error| Fault::internal("undecodable_event", error.to_string()))
+    }
+}

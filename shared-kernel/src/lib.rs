@@ -1,0 +1,26 @@
+//! The words every module uses. Light on purpose: no database, no web server, no transport.
+//!
+//! A word belongs here when two modules must mean the same by it: an amount of money, who is asking,
+//! why something could not be answered, what travels in an event. Machinery lives in `durable` and `web`.
+
+mod actor;
+mod bus;
+mod call;
+mod clock;
+mod event;
+mod fault;
+mod ids;
+mod money;
+mod page;
+mod timestamp;
+
+pub use actor::{Actor, Role};
+pub use bus::{Bus, Listener};
+pub use call::{Call, TraceParent};
+pub use clock::{Clock, SystemClock};
+pub use event::{Envelope, Event};
+pub use fault::{Fault, FaultKind, FieldError, WireFault};
+pub use ids::{Ids, RandomIds, parse_id};
+pub use money::{Money, MoneyError};
+pub use page::{Cursor, Page, PageRequest};
+pub use timestamp::Timestamp;

@@ -1,0 +1,102 @@
+//! Money: an amount in a currency's minor units.
+
+use std::fmt;
+
+use iso_currency::Currency;
+use serde::{Deserialize, Serialize};
+
+/// An amount in integer minor units (cents for EUR, yen for JPY) with its ISO 4217 code. It is also the protobuf message
+/// `banyan.kernel.v1.Money`, so contracts carry it without mapping.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// Integer minor units: 1999 is 19.99 EUR.
+    #[prost(int64, tag = "1")]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 1999)]
+    pub amount: i64,
+    /// ISO 4217 code, upper case.
+    #[prost(string, tag = "2")]
+    #[schema(pattern = "^[A-Z]{3}$", min_length = 3, max_length = 3, example = "EUR")]
+    pub currency: String,
+}
+
+/// Why two amounts do not make a third.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoneyError {
+    #[error("{0} is not an ISO 4217 currency code")]
+    UnknownCurrency(String),
+    #[error("{0} and {1} cannot be added")]
+    MixedCurrencies(String, String),
+    #[error("the amount is too large")]
+    Overflow,
+}
+
+impl Money {
+    /// # Errors
+    /// `UnknownCurrency` unless `currency` is an upper-case code of ISO 4217.
+    pub fn new(amount: i64, currency: &str) -> Result<Self, MoneyError> {
+        let known = Currency::from_code(currency).ok_or_else(|| MoneyError::UnknownCurrency(currency.to_owned()))?;
+        Ok(Money { amount, currency: known.code().to_owned() })
+    }
+
+    /// The same currency, another amount.
+    pub fn with_amount(&self, amount: i64) -> Self {
+        Money { amount, currency: self.currency.clone() }
+    }
+
+    /// # Errors
+    /// `MixedCurrencies`, `Overflow`.
+    pub fn checked_add(&self, other: &Money) -> Result<Money, MoneyError> {
+        if self.currency != other.currency {
+            return Err(MoneyError::MixedCurrencies(self.currency.clone(), other.currency.clone()));
+        }
+        self.amount.checked_add(other.amount).map(|amount| self.with_amount(amount)).ok_or(MoneyError::Overflow)
+    }
+
+    /// # Errors
+    /// `Overflow`.
+    pub fn checked_mul(&self, quantity: u32) -> Result<Money, MoneyError> {
+        self.amount.checked_mul(i64::from(quantity)).map(|amount| self.with_amount(amount)).ok_or(MoneyError::Overflow)
+    }
+}
+
+impl fmt::Display for Money {
+    /// As people read it: `19.99 EUR`, `500 JPY`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exponent = Currency::from_code(&self.currency).and_then(Currency::exponent).unwrap_or(0);
+        if exponent == 0 {
+            return write!(f, "{} {}", self.amount, self.currency);
+        }
+        let unit = 10_u64.pow(u32::from(exponent));
+        let sign = if self.amount < 0 { "-" } else { "" };
+        let amount = self.amount.unsigned_abs();
+        write!(f, "{sign}{}.{:0width$} {}", amount / unit, amount % unit, self.currency, width = usize::from(exponent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_one_currency_add_up_and_others_do_not() {
+        let euros = Money::new(1999, "EUR").unwrap();
+        assert_eq!(euros.checked_add(&euros).unwrap().amount, 3998);
+        assert!(matches!(euros.checked_add(&Money::new(1, "USD").unwrap()), Err(MoneyError::MixedCurrencies(..))));
+        assert_eq!(euros.with_amount(i64::MAX).checked_mul(2), Err(MoneyError::Overflow));
+    }
+
+    #[test]
+    fn only_iso_4217_codes_are_currencies() {
+        assert!(Money::new(1, "EUR").is_ok());
+        assert!(Money::new(1, "eur").is_err());
+        assert!(Money::new(1, "QQQ").is_err());
+    }
+
+    #[test]
+    fn people_read_amounts_in_major_units() {
+        assert_eq!(Money::new(1999, "EUR").unwrap().to_string(), "19.99 EUR");
+        assert_eq!(Money::new(-5, "EUR").unwrap().to_string(), "-0.05 EUR");
+        assert_eq!(Money::new(500, "JPY").unwrap().to_string(), "500 JPY");
+    }
+}
