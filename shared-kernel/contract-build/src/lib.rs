@@ -30,9 +30,7 @@ pub fn compile() -> anyhow::Result<()> {
         .extern_path(".banyan.kernel.v1", "::shared_kernel")
         .type_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]")
         .message_attribute(".", "#[serde(default)]")
-        .service_generator(Box::new(ContractGenerator {
-            grpc: tonic_prost_build::configure().build_transport(false).service_generator(),
-        }));
+        .service_generator(Box::new(ContractGenerator { grpc: tonic_prost_build::configure().build_transport(false).service_generator() }));
     let events = events_of(&descriptors);
     config.compile_fds(descriptors)?;
 

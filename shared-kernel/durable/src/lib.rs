@@ -1,1 +1,43 @@
+//! What survives a crash: the machinery that every module runs and none should write twice.
+//!
+//! The rules are those of RELIABILITY.md; the first carries the rest: **a state change, its events, the memory of the command that caused it,
+//! and its saga's progress share one local transaction.**
+//!
+//! - [`Db`]: one module's database; [`Db::write`] is the only way to change anything.
+//! - [`once`], [`undo_once`]: one memory for what a module was asked to do.
+//! - [`outbox`]: events leave with the transaction that made them true; the relay hands them to the bus until the bus confirms.
+//! - [`Reactions`]: events of others, once each and in order per subject; retries, dead letters.
+//! - [`Sagas`]: processes across modules that finish or are undone, whatever dies.
+//! - [`Machinery`]: all of the above for one module, to be started by whoever places it.
+//!
+//! Invariant: nothing here knows what an order is, and nothing here speaks to a network other than the database's.
 
+mod audit;
+mod db;
+mod fault;
+mod feed;
+mod lease;
+mod listen;
+mod machinery;
+mod once;
+mod ops;
+pub mod outbox;
+mod postgres;
+mod reactions;
+mod relay;
+pub mod saga;
+mod settings;
+mod sqlite;
+mod tx;
+
+pub use audit::audit;
+pub use db::{Change, Db, Place, migration_connection, without_password};
+pub use fault::{fault, is_unique_violation, lost_race};
+pub use lease::hold;
+pub use machinery::{Feeds, Machinery, Seed};
+pub use once::{Command, Memory, Outcome, once, recall, undo_once};
+pub use ops::Ops;
+pub use reactions::{Heard, Reactions};
+pub use saga::{Decision, Input, Progress, Saga, Sagas};
+pub use settings::Settings;
+pub use tx::Tx;

@@ -1,0 +1,1 @@
+//! Answers listeners that ask for events they missed.

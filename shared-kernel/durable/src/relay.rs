@@ -1,0 +1,1 @@
+//! Hands outbox rows to the bus until the bus confirms them.

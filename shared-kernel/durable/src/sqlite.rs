@@ -1,0 +1,164 @@
+//! The one writer of an SQLite file: many jobs share a commit.
+//!
+//! Jobs wait in a queue. The writer opens a transaction for the first, takes whatever else is waiting into the same one, each in a savepoint
+//! of its own, and commits. Answers and wake-ups leave after the commit and only then. Under load this gives several times the durable
+//! writes of one commit a job; alone, a job waits for nobody.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use shared_kernel::Fault;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{
+    Change, Tx,
+    db::{Facts, Job, JobDone},
+    fault::fault,
+};
+
+struct Queued {
+    job: Job,
+    answer: oneshot::Sender<JobDone>,
+}
+
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Queued>,
+    closed: tokio_util::sync::CancellationToken,
+    finished: tokio_util::sync::CancellationToken,
+}
+
+impl Writer {
+    pub fn start(connection: DatabaseConnection, facts: Arc<Facts>, changes: broadcast::Sender<Change>) -> Self {
+        let (queue, jobs) = mpsc::channel(facts.settings.write_queue);
+        let writer = Writer { queue, closed: Default::default(), finished: Default::default() };
+        let (closed, finished) = (writer.closed.clone(), writer.finished.clone());
+        tokio::spawn(async move {
+            Loop { connection: connection.clone(), facts, changes }.run(jobs, closed).await;
+            if let Err(error) = connection.close().await {
+                tracing::debug!(%error, "closing the writer's connection");
+            }
+            finished.cancel();
+        });
+        writer
+    }
+
+    pub async fn run(&self, job: Job) -> JobDone {
+        let (answer, done) = oneshot::channel();
+        if self.closed.is_cancelled() {
+            return Err(Fault::unavailable("The module is shutting down."));
+        }
+        self.queue.try_send(Queued { job, answer }).map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
+        done.await.unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
+    }
+
+    pub async fn close(&self) {
+        self.closed.cancel();
+        self.finished.cancelled().await;
+    }
+}
+
+struct Loop {
+    connection: DatabaseConnection,
+    facts: Arc<Facts>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// A job that ran; its effects stand in the open transaction if `Ok`.
+type Ran = (oneshot::Sender<JobDone>, Result<Vec<Arc<str>>, Fault>);
+
+/// The transaction is gone, and with it every job of the batch.
+struct BatchLost;
+
+impl Loop {
+    async fn run(self, mut jobs: mpsc::Receiver<Queued>, closed: tokio_util::sync::CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                job = jobs.recv() => job,
+                () = closed.cancelled() => jobs.try_recv().ok(),
+            };
+            match first {
+                Some(first) => self.commit_batch(first, &mut jobs).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn commit_batch(&self, first: Queued, jobs: &mut mpsc::Receiver<Queued>) {
+        let immediate = TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+        let transaction = match self.connection.begin_with_options(immediate).await {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                let _ = first.answer.send(Err(fault(error)));
+                return;
+            }
+        };
+        let mut ran: Vec<Ran> = Vec::new();
+        let mut next = Some(first);
+        let mut lost = false;
+        while let Some(queued) = next {
+            match self.run_one(&transaction, &queued.job).await {
+                Ok(done) => ran.push((queued.answer, done)),
+                Err(BatchLost) => {
+                    ran.push((queued.answer, Ok(Vec::new())));
+                    lost = true;
+                    break;
+                }
+            }
+            next = if ran.len() < self.facts.settings.commit_batch { jobs.try_recv().ok() } else { None };
+        }
+        metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
+        let ended = if lost { transaction.rollback().await } else { transaction.commit().await };
+        if let Err(error) = &ended {
+            tracing::error!(module = self.facts.module, %error, "a batch of writes could not be ended properly");
+        }
+        let committed = ended.is_ok() && !lost;
+        for (answer, done) in ran {
+            let done = match (done, committed) {
+                (Ok(topics), true) => {
+                    for topic in topics {
+                        let _ = self.changes.send(Change { topic });
+                    }
+                    Ok(())
+                }
+                (Ok(_), false) => Err(Fault::unavailable("The database could not commit.")),
+                // This job alone failed and was rolled back alone; what became of the others does not matter to it.
+                (Err(fault), _) => Err(fault),
+            };
+            // A caller that went away hears nothing; its work stands all the same.
+            let _ = answer.send(done);
+        }
+    }
+
+    /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken; that shows
+    /// when the savepoint can no longer be released or rolled back to, and loses the whole batch.
+    async fn run_one(&self, transaction: &DatabaseTransaction, job: &Job) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
+        let savepoint = transaction.begin().await.map_err(|_| BatchLost)?;
+        let tx = Tx::new(savepoint, self.facts.clone());
+        let done = run_job(job, &tx, Duration::from_millis(self.facts.settings.job_timeout_ms)).await;
+        let (savepoint, topics) = tx.finish().map_err(|fault| {
+            tracing::error!(%fault, "a write job is wrong");
+            BatchLost
+        })?;
+        match done {
+            Ok(()) => savepoint.commit().await.map_err(|_| BatchLost)?,
+            Err(fault) => {
+                savepoint.rollback().await.map_err(|_| BatchLost)?;
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(topics))
+    }
+}
+
+/// Runs a job within its time; a panic in it is its own failure and nobody else's.
+pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
+    let work = AssertUnwindSafe(async { job(tx.clone()).await }).catch_unwind();
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => Err(Fault::internal("write_panicked", format!("a write job of {} panicked", tx.module()))),
+        // Rolled back for certain, so the outcome is known.
+        Err(_) => Err(Fault::unavailable(format!("A write of {} took longer than {} ms.", tx.module(), limit.as_millis()))),
+    }
+}
