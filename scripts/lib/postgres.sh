@@ -1,0 +1,62 @@
+# A private PostgreSQL in a directory of its own. Sourced, not run.
+
+# Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
+postgres_require() {
+  POSTGRES_BIN=$(postgres_find) && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "PostgreSQL is not installed; installing Debian's package postgresql (no server is started)."
+    # Without this the package would make and start a cluster of its own.
+    mkdir -p /etc/postgresql-common && [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null
+    POSTGRES_BIN=$(postgres_find) && return
+  fi
+  cat >&2 <<'WHAT'
+The tests need PostgreSQL 13 or newer (its programs, not a running server). Install it:
+  Debian, Ubuntu:  sudo apt-get install postgresql
+  Fedora:          sudo dnf install postgresql-server
+  macOS:           brew install postgresql@17
+or name a server of yours: BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres scripts/test.sh
+WHAT
+  return 1
+}
+
+postgres_find() {
+  local directory
+  for directory in "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql*/bin; do
+    if [ -x "$directory/initdb" ] && [ -x "$directory/postgres" ]; then
+      echo "$directory"
+      return
+    fi
+  done
+  return 1
+}
+
+# Starts it and exports BANYAN_TEST_POSTGRES. PostgreSQL refuses to run as root, so root hands it to the package's user.
+postgres_start() {
+  POSTGRES_HOME=$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")
+  local port
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
+  if [ "$(id -u)" = 0 ]; then
+    chown postgres "$POSTGRES_HOME"
+  fi
+  postgres_as "'$POSTGRES_BIN/initdb' -D '$POSTGRES_HOME/data' -U postgres -A trust -E UTF8 --locale=C" >"$POSTGRES_HOME/initdb.log"
+  if ! postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -l '$POSTGRES_HOME/server.log' -w -t 60 start \
+      -o '-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$POSTGRES_HOME -c max_connections=500'" >/dev/null; then
+    cat "$POSTGRES_HOME/server.log" >&2
+    return 1
+  fi
+  export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
+}
+
+postgres_stop() {
+  postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -m immediate stop" >/dev/null 2>&1 || true
+  rm -rf "$POSTGRES_HOME"
+}
+
+postgres_as() {
+  if [ "$(id -u)" = 0 ]; then
+    su postgres -s /bin/sh -c "$1"
+  else
+    sh -c "$1"
+  fi
+}
