@@ -1,1 +1,48 @@
+//! HTTP habits that every module shares: problem+json, the caller from the token, checked input, paging, ETag, Idempotency-Key, `Prefer`,
+//! Server-Sent Events; and the shell that every server wears.
+//!
+//! # What a handler looks like
+//! ```ignore
+//! #[utoipa::path(tag = "orders", params(web::RequiredKey), request_body = NewOrder, responses((status = 201, body = Order)),
+//!     security(("bearer" = [])))]
+//! #[post("/orders")]
+//! async fn place_order(customer: web::Customer, key: web::RequiredKey, body: web::Body<NewOrder>, service: Data<Service>)
+//!     -> Result<HttpResponse, web::Problem>
+//! ```
+//! The caller comes first among the parameters, so that 401 and 403 come before anything is said about the request.
+//!
+//! # Decided here
+//! - **Limits have one source**: the utoipa schema. What a body or query type's attributes document is what is enforced.
+//! - **`1.0` is an integer**, as JSON Schema says; serde would refuse it, so whole numbers are made integers before serde sees them.
+//! - **Duplicate keys** in an object: the last one counts, as in every browser's `JSON.parse`. The body is parsed once, so nobody behind the
+//!   check can see another value than the one that was checked.
+//! - **NUL** in any string is refused (422, in a path 404): PostgreSQL text cannot hold it. The document says so by a pattern.
+//! - **Unknown query parameters** are refused (400) like unknown body fields.
+//! - **431 and requests that are no HTTP** are answered by actix before the application sees them, without a body.
 
+mod answer;
+mod auth;
+mod body;
+mod conditional;
+mod idempotency;
+mod page;
+mod prefer;
+mod problem;
+mod query;
+mod request;
+mod routes;
+mod schema;
+mod token;
+
+pub use answer::{Answer, created, ok};
+pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
+pub use body::{Body, MAX_BODY_BYTES, RawBody};
+pub use conditional::{check_if_match, etag, ok_with_etag, require_if_match};
+pub use idempotency::{Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, find_answer, find_replay, idempotent};
+pub use page::{Listed, PageQuery, bad_cursor};
+pub use prefer::{MAX_WAIT, Prefer};
+pub use problem::{Problem, ProblemBody, status_of};
+pub use query::{Path, Query};
+pub use request::{RequestContext, client_address};
+pub use routes::Routes;
+pub use token::{Claims, KeySource, Verifier, VerifyingKey};

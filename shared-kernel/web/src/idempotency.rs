@@ -1,0 +1,362 @@
+//! `Idempotency-Key` (IETF draft httpapi-idempotency-key-header): the same request again gets the same answer again.
+//!
+//! The memory is `durable::once`: key, work and answer in one transaction. A key belongs to its caller; it names one request, so the same key
+//! with another method, path or body is refused.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, Weak},
+    time::Duration,
+};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, HttpResponse,
+    dev::Payload,
+    http::header::{HeaderName, HeaderValue},
+};
+use durable::{Command, Db, Memory, Outcome, Tx};
+use futures::future::{FutureExt, LocalBoxFuture};
+use shared_kernel::{Fault, FaultKind};
+use utoipa::{
+    IntoParams,
+    openapi::{
+        Required,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{ObjectBuilder, Type},
+    },
+};
+
+use crate::{Answer, Body, Problem, auth, body::BodyBytes, problem::Occurrence, request};
+
+/// How long an answer can be asked for again.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the second of two equal requests waits for the first.
+const TWIN_WAIT: Duration = Duration::from_secs(2);
+const MAX_KEY_LENGTH: usize = 255;
+
+pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// A key that must be there: 400 `idempotency_key_required` without it.
+#[derive(Clone, Debug)]
+pub struct RequiredKey(Key);
+
+/// A key that may be there. Without it every request is a new one.
+#[derive(Clone, Debug)]
+pub struct OptionalKey(Key);
+
+#[derive(Clone)]
+struct Key {
+    key: Option<String>,
+    caller: String,
+    request: HttpRequest,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("key", &self.key).field("caller", &self.caller).finish()
+    }
+}
+
+/// A request that can be recognised: who asked what, under which key.
+#[derive(Clone, Debug)]
+pub struct KeyedRequest {
+    /// Absent if the client sent no key.
+    command: Option<Command>,
+    id: String,
+    occurrence: Occurrence,
+}
+
+impl RequiredKey {
+    /// The key of a request whose body was read and passed its checks: the body's bytes become part of the request's fingerprint.
+    pub fn for_body<T>(&self, _read: &Body<T>) -> KeyedRequest {
+        self.0.keyed()
+    }
+
+    /// The key of a request that has no body.
+    pub fn without_body(&self) -> KeyedRequest {
+        self.0.keyed()
+    }
+}
+
+impl OptionalKey {
+    /// As [`RequiredKey::for_body`].
+    pub fn for_body<T>(&self, _read: &Body<T>) -> KeyedRequest {
+        self.0.keyed()
+    }
+
+    /// As [`RequiredKey::without_body`].
+    pub fn without_body(&self) -> KeyedRequest {
+        self.0.keyed()
+    }
+}
+
+impl Key {
+    /// The bytes are those the body's extractor left with the request.
+    fn keyed(&self) -> KeyedRequest {
+        let line = format!("{} {}\n", self.request.method(), self.request.uri());
+        let mut bytes = line.into_bytes();
+        if let Some(BodyBytes(body)) = self.request.extensions().get::<BodyBytes>() {
+            bytes.extend_from_slice(body);
+        }
+        let id = self.key.as_ref().map(|key| format!("{} {key}", self.caller));
+        KeyedRequest {
+            command: id.as_ref().map(|id| Command::new("http", id.clone(), &bytes).keep_for(KEPT_FOR)),
+            id: id.unwrap_or_default(),
+            occurrence: request::occurrence(&self.request),
+        }
+    }
+
+    async fn read(request: HttpRequest) -> Result<Key, Fault> {
+        let actor = auth::actor(&request).await?;
+        let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
+        let key = match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(one), None) => Some(parse_key(one).ok_or_else(bad_key)?),
+            (Some(_), Some(_)) => return Err(bad_key()),
+        };
+        Ok(Key { key, caller: actor.label(), request })
+    }
+}
+
+fn bad_key() -> Fault {
+    Fault::malformed(
+        "invalid_idempotency_key",
+        format!("Idempotency-Key must be one string of 1 to {MAX_KEY_LENGTH} visible ASCII characters, best a UUID in quotes."),
+    )
+}
+
+/// A string of RFC 8941 (`"abc"`, with `\"` and `\\`), or the bare characters as most clients send them.
+fn parse_key(value: &HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?.trim();
+    let key = match text.strip_prefix('"') {
+        None => text.to_owned(),
+        Some(rest) => {
+            let mut key = String::new();
+            let mut letters = rest.chars();
+            loop {
+                match letters.next()? {
+                    '"' if letters.as_str().is_empty() => break key,
+                    '"' => return None,
+                    '\\' => key.push(letters.next().filter(|letter| matches!(letter, '"' | '\\'))?),
+                    letter => key.push(letter),
+                }
+            }
+        }
+    };
+    let fits = (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then_some(key)
+}
+
+impl FromRequest for RequiredKey {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move {
+            let key = Key::read(request).await?;
+            if key.key.is_none() {
+                return Err(Problem(Fault::malformed(
+                    "idempotency_key_required",
+                    "Send an Idempotency-Key, so that this can safely be asked again.",
+                )));
+            }
+            Ok(RequiredKey(key))
+        }
+        .boxed_local()
+    }
+}
+
+impl FromRequest for OptionalKey {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move { Ok(OptionalKey(Key::read(request).await?)) }.boxed_local()
+    }
+}
+
+/// An answer, and whether it is the one given before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    pub answer: Answer,
+    pub replayed: bool,
+}
+
+impl From<Answered> for HttpResponse {
+    fn from(answered: Answered) -> Self {
+        let mut response = answered.answer.into_response();
+        if answered.replayed {
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// Does `work` once for this key, in one transaction with the memory of its answer; without a key just does it.
+///
+/// An answer and a refusal (404, 409, 422) are remembered, a refusal after rolling back what was written; any other fault is not, so that
+/// the client may ask again. The work goes on if the client goes away.
+///
+/// # Errors
+/// The work's fault; `idempotency_key_reused` (422); `twin_in_progress` (409) if an equal request is still running after 2 s.
+pub async fn idempotent<F, Fut>(db: &Db, request: KeyedRequest, work: F) -> Result<HttpResponse, Problem>
+where
+    F: Fn(Tx) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
+{
+    Ok(answer_once(db, request, work).await?.into())
+}
+
+/// As [`idempotent`], for handlers that look at the answer before they give it.
+///
+/// # Errors
+/// As [`idempotent`].
+pub async fn answer_once<F, Fut>(db: &Db, request: KeyedRequest, work: F) -> Result<Answered, Problem>
+where
+    F: Fn(Tx) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
+{
+    let Some(command) = request.command else {
+        return Ok(Answered { answer: db.write(work).await?, replayed: false });
+    };
+    let turn = take_turn(db.module(), &request.id).await?;
+    let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
+    // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
+    let running = tokio::spawn(async move {
+        let _turn = turn;
+        durable::once(&db, command, move |tx| {
+            let (occurrence, work) = (occurrence.clone(), work.clone());
+            async move {
+                match work(tx).await {
+                    Ok(answer) => Ok(Outcome::Done(answer)),
+                    Err(fault) if is_final(&fault) => Ok(Outcome::Refused(Answer::problem(&fault, &occurrence))),
+                    Err(fault) => Err(fault),
+                }
+            }
+        })
+        .await
+    });
+    let memory = running.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
+    Ok(answered(memory.map_err(reused)?)?)
+}
+
+/// Looks for an answer given before, and does nothing: to be asked before other modules are.
+///
+/// # Errors
+/// `idempotency_key_reused` (422).
+pub async fn find_replay(db: &Db, request: &KeyedRequest) -> Result<Option<HttpResponse>, Problem> {
+    Ok(find_answer(db, request).await?.map(HttpResponse::from))
+}
+
+/// As [`find_replay`], for handlers that look at the answer before they give it.
+///
+/// # Errors
+/// As [`find_replay`].
+pub async fn find_answer(db: &Db, request: &KeyedRequest) -> Result<Option<Answered>, Problem> {
+    let Some(command) = &request.command else { return Ok(None) };
+    let memory = durable::recall::<Answer>(db, command).await.map_err(reused)?;
+    Ok(memory.map(answered).transpose()?)
+}
+
+/// Whether asking again would give the same. A conflict that says when to ask again is none.
+fn is_final(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict | FaultKind::Invalid) && fault.retry_after.is_none()
+}
+
+fn reused(fault: Fault) -> Fault {
+    if fault.code != "command_reused" {
+        return fault;
+    }
+    Fault::invalid("idempotency_key_reused", "This Idempotency-Key was used before, for a different request.")
+}
+
+fn answered(memory: Memory<Answer>) -> Result<Answered, Fault> {
+    match memory {
+        Memory::First(answer) => Ok(Answered { answer, replayed: false }),
+        Memory::Again(answer) => Ok(Answered { answer, replayed: true }),
+        Memory::Undone => Err(Fault::internal("undone_request", "an HTTP request has no undo")),
+    }
+}
+
+/// The requests with a key that are at work in this process. Among several processes the database's row lock does the same.
+type Running = HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>;
+static RUNNING: LazyLock<Mutex<Running>> = LazyLock::new(Mutex::default);
+
+struct Turn {
+    name: (String, String),
+    guard: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+async fn take_turn(module: &str, id: &str) -> Result<Turn, Fault> {
+    let name = (module.to_owned(), id.to_owned());
+    let lock = {
+        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known = running.get(&name).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let fresh = Arc::new(tokio::sync::Mutex::new(()));
+            running.insert(name.clone(), Arc::downgrade(&fresh));
+            fresh
+        })
+    };
+    match tokio::time::timeout(TWIN_WAIT, lock.lock_owned()).await {
+        Ok(guard) => Ok(Turn { name, guard: Some(guard) }),
+        Err(_) => Err(Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.")
+            .retry_after(Duration::from_secs(1))),
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.guard.take();
+        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Whoever waits still holds the lock's other half.
+        if running.get(&self.name).is_some_and(|lock| lock.strong_count() == 0) {
+            running.remove(&self.name);
+        }
+    }
+}
+
+fn key_parameter(required: Required, description: &str) -> Vec<Parameter> {
+    let schema =
+        ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(MAX_KEY_LENGTH)).pattern(Some("^[!-~]+$"));
+    let parameter = ParameterBuilder::new()
+        .name(IDEMPOTENCY_KEY)
+        .parameter_in(ParameterIn::Header)
+        .required(required)
+        .description(Some(description))
+        .schema(Some(schema.build()));
+    vec![parameter.build()]
+}
+
+impl IntoParams for RequiredKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        key_parameter(Required::True, "Makes asking again safe: the same key and body get the same answer. Best a UUID.")
+    }
+}
+
+impl IntoParams for OptionalKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        key_parameter(Required::False, "Makes asking again safe, if sent: the same key and body get the same answer.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_may_come_bare_or_as_a_structured_string() {
+        let read = |text: &str| parse_key(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(read("abc-1").as_deref(), Some("abc-1"));
+        assert_eq!(read("\"abc-1\"").as_deref(), Some("abc-1"));
+        assert_eq!(read(r#""a\"b\\""#).as_deref(), Some(r#"a"b\"#));
+        assert_eq!(read(&"k".repeat(255)).map(|key| key.len()), Some(255));
+        for bad in ["", "\"\"", "a b", "\"open", "\"a\" b", "\"a\\x\"", &"k".repeat(256)] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(parse_key(&HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap()), None);
+    }
+}
