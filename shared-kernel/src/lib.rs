@@ -12,6 +12,7 @@ mod fault;
 mod ids;
 mod money;
 mod page;
+mod sku;
 mod timestamp;
 
 pub use actor::{Actor, Role};
@@ -23,4 +24,5 @@ pub use fault::{Fault, FaultKind, FieldError, WireFault};
 pub use ids::{Ids, RandomIds, parse_id};
 pub use money::{Money, MoneyError};
 pub use page::{Cursor, Page, PageRequest};
+pub use sku::{Quantity, Sku};
 pub use timestamp::Timestamp;
