@@ -45,6 +45,10 @@ impl<T> std::ops::Deref for Body<T> {
     }
 }
 
+/// A JSON body that may be left out, or be `null`; document it as `request_body = Option<T>`. One that is there keeps to `T`'s schema.
+#[derive(Clone, Debug)]
+pub struct OptionalBody<T>(pub Option<T>);
+
 /// The bytes of a body as they came, for signatures over them. The same limit holds.
 #[derive(Clone, Debug)]
 pub struct RawBody(pub Bytes);
@@ -69,6 +73,30 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest for Body<T> {
             let value = parse::<T>(&bytes)?;
             request.extensions_mut().insert(BodyBytes(bytes));
             Ok(Body(value))
+        }
+        .boxed_local()
+    }
+}
+
+impl<T> FromRequest for OptionalBody<T>
+where
+    T: DeserializeOwned + 'static,
+    Option<T>: ToSchema,
+{
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        async move {
+            let bytes = read(&request, payload).await?;
+            if bytes.is_empty() {
+                return Ok(OptionalBody(None));
+            }
+            check_media_type(request.headers())?;
+            let value = parse::<Option<T>>(&bytes)?;
+            request.extensions_mut().insert(BodyBytes(bytes));
+            Ok(OptionalBody(value))
         }
         .boxed_local()
     }

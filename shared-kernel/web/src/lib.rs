@@ -36,7 +36,7 @@ mod token;
 
 pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
-pub use body::{Body, MAX_BODY_BYTES, RawBody};
+pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{check_if_match, etag, ok_with_etag, require_if_match};
 pub use idempotency::{Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, find_answer, find_replay, idempotent};
 pub use page::{Listed, PageQuery, bad_cursor};
