@@ -1,1 +1,44 @@
+//! Shipping: one shipment per order, from the plan to the door, with tracking.
+//!
+//! The checkout plans a shipment before the money is taken and makes it ready once the order is confirmed; only a ready one can be dispatched.
+//! So nothing leaves the house that is not paid for, and a shipment that has not left can always be called back.
 
+mod http;
+mod service;
+mod shipment;
+mod store;
+
+use std::sync::Arc;
+
+use shared_kernel::{Clock, Ids};
+use shipping_contract::Shipping;
+
+use service::Service;
+
+/// What shipping must be given.
+pub struct Needs {
+    /// Its own database, migrated.
+    pub db: durable::Db,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+}
+
+/// What shipping gives in return.
+pub struct Offers {
+    pub contract: Arc<dyn Shipping>,
+    pub routes: web::Routes,
+    pub machinery: durable::Machinery,
+    /// Does nothing: shipments come from orders.
+    pub seed: durable::Seed,
+}
+
+/// Puts the module together. Nothing runs before its machinery is started.
+///
+/// # Errors
+/// None today; the shape is the same for all modules.
+pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
+    let machinery = durable::Machinery::new(needs.db.clone());
+    let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
+    let routes = http::routes(service.clone());
+    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })) })
+}

@@ -1,0 +1,119 @@
+//! Shipments over HTTP: customers follow their own, the back office sends them off.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use serde::Deserialize;
+use shared_kernel::PageRequest;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+use web::{Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes, Staff};
+
+use crate::{
+    service::Service,
+    shipment::{Shipment, Status},
+    store::Filter,
+};
+
+pub fn routes(service: Arc<Service>) -> Routes {
+    Routes::new(move |config| {
+        config
+            .app_data(Data::from(service.clone()))
+            .service(list_shipments)
+            .service(show_shipment)
+            .service(dispatch_shipment)
+            .service(deliver_shipment);
+    })
+}
+
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ShipmentQuery {
+    /// Only those in this state.
+    #[param(inline)]
+    status: Option<Status>,
+    /// Only this order's.
+    order_id: Option<Uuid>,
+}
+
+/// How the parcel can be followed. Left out, it gets a number of the house's own.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DispatchShipment)]
+struct Dispatch {
+    /// The carrier's number for the parcel.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+    tracking_number: Option<String>,
+    #[schema(min_length = 1, max_length = 64, example = "DHL")]
+    carrier: Option<String>,
+}
+
+/// Everybody's shipments, newest first.
+#[utoipa::path(tag = "shipping", params(ShipmentQuery, PageQuery), responses((status = 200, body = Listed<Shipment>)), security(("bearer" = [])))]
+#[get("/shipments")]
+async fn list_shipments(
+    _staff: Staff,
+    query: Query<ShipmentQuery>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let filter = Filter { status: query.status, order_id: query.order_id };
+    let page = service.list_all(&filter, &PageRequest::from(page.0)).await?;
+    Ok(web::ok(&Listed::from(page)).into())
+}
+
+/// A shipment with its tracking history; one's own, or any for staff.
+#[utoipa::path(tag = "shipping", params(("id" = Uuid, Path)), responses((status = 200, body = Shipment)), security(("bearer" = [])))]
+#[get("/shipments/{id}")]
+async fn show_shipment(user: LoggedIn, id: Path<Uuid>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let shipment = service.load(user.call(), *id).await?;
+    Ok(web::ok_with_etag(&request, &web::etag(shipment.version), &shipment))
+}
+
+/// Hands a ready shipment to the carrier; the order becomes `shipped`.
+#[utoipa::path(
+    tag = "shipping",
+    params(("id" = Uuid, Path), OptionalKey),
+    request_body = Option<Dispatch>,
+    responses((status = 200, body = Shipment), (status = 409, description = "`not_ready`")),
+    security(("bearer" = []))
+)]
+#[post("/shipments/{id}/dispatch")]
+async fn dispatch_shipment(
+    staff: Staff,
+    id: Path<Uuid>,
+    key: OptionalKey,
+    body: OptionalBody<Dispatch>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let Dispatch { tracking_number, carrier } = body.0.unwrap_or_default();
+    let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
+    web::idempotent(&db, key.without_body(), move |tx| {
+        let (service, call, number, carrier) = (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
+        async move {
+            let shipment = service.dispatch(&tx, &call, id, number, carrier).await?;
+            Ok(web::ok(&shipment).with_etag(&web::etag(shipment.version)))
+        }
+    })
+    .await
+}
+
+/// The parcel has arrived; the order becomes `delivered`.
+#[utoipa::path(
+    tag = "shipping",
+    params(("id" = Uuid, Path), OptionalKey),
+    responses((status = 200, body = Shipment), (status = 409, description = "`not_dispatched`")),
+    security(("bearer" = []))
+)]
+#[post("/shipments/{id}/deliver")]
+async fn deliver_shipment(staff: Staff, id: Path<Uuid>, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
+    let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
+    web::idempotent(&db, key.without_body(), move |tx| {
+        let (service, call) = (service.clone(), call.clone());
+        async move {
+            let shipment = service.deliver(&tx, &call, id).await?;
+            Ok(web::ok(&shipment).with_etag(&web::etag(shipment.version)))
+        }
+    })
+    .await
+}

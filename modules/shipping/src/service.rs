@@ -1,0 +1,252 @@
+//! What shipping does when asked: each method loads, decides by the rules, stores and tells, in one transaction.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use durable::{Command, Db, Memory, Outcome, Tx, once, outbox, undo_once};
+use prost::Message;
+use shared_kernel::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
+use shipping_contract::{
+    AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness, ReadyShipment, Schedule,
+    ScheduleShipment, ShipmentCancellation, ShipmentCancelled, ShipmentDelivered, ShipmentDispatched, ShipmentMadeReady, ShipmentReference,
+    ShipmentScheduled, Shipping, schedule, shipment_cancellation,
+};
+use uuid::Uuid;
+
+use crate::{
+    shipment::{Address, Consignment, Line, Refusal, Shipment, Status, Tracking},
+    store::{self, Filter},
+};
+
+/// The kinds of commands in the module's memory.
+const SCHEDULE: &str = "schedule_shipment";
+const CANCEL: &str = "cancel_shipment";
+const READY: &str = "ready_shipment";
+
+#[derive(Clone)]
+pub struct Service {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+impl Service {
+    pub fn new(db: Db, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Service { db, clock, ids }
+    }
+
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// # Errors
+    /// `not_found`, also for somebody else's.
+    pub async fn load(&self, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
+        let found = store::find_visible(self.db.read(), id, &call.actor).await?;
+        found.ok_or_else(|| Fault::not_found("shipment"))
+    }
+
+    /// Everybody's, newest first; the route lets only staff in.
+    pub async fn list_all(&self, filter: &Filter, page: &PageRequest) -> Result<Page<Shipment>, Fault> {
+        store::list_all(self.db.read(), filter, page).await
+    }
+
+    /// Hands the parcel to the carrier, inside the transaction that remembers the request. Without a number it gets one of the house's own.
+    ///
+    /// # Errors
+    /// `not_found`, `not_ready`.
+    pub async fn dispatch(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        id: Uuid,
+        number: Option<String>,
+        carrier: Option<String>,
+    ) -> Result<Shipment, Fault> {
+        let shipment = self.load_in(tx, call, id).await?;
+        let number = number.unwrap_or_else(|| Tracking::number_of(self.ids.new_id()));
+        let dispatched = shipment.dispatch(Tracking { number, carrier }, self.clock.now())?;
+        self.store_change(tx, call, &dispatched).await?;
+        Ok(dispatched)
+    }
+
+    /// The parcel has arrived, inside the transaction that remembers the request.
+    ///
+    /// # Errors
+    /// `not_found`, `not_dispatched`.
+    pub async fn deliver(&self, tx: &Tx, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
+        let delivered = self.load_in(tx, call, id).await?.deliver(self.clock.now())?;
+        self.store_change(tx, call, &delivered).await?;
+        Ok(delivered)
+    }
+
+    async fn load_in(&self, tx: &Tx, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
+        let found = store::find_visible(tx.conn(), id, &call.actor).await?;
+        found.ok_or_else(|| Fault::not_found("shipment"))
+    }
+
+    async fn schedule(&self, tx: &Tx, call: &Call, consignment: Consignment) -> Result<ShipmentReference, Fault> {
+        if store::find_of_order(tx.conn(), consignment.order_id).await?.is_some() {
+            return Err(Fault::conflict("shipment_exists", "The order has a shipment already."));
+        }
+        let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
+        store::insert(tx.conn(), &shipment).await?;
+        tell(tx, call, &shipment).await?;
+        Ok(ShipmentReference { shipment_id: shipment.id.to_string() })
+    }
+
+    async fn cancel(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<ShipmentCancellation, Fault> {
+        use shipment_cancellation::Outcome as Cancellation;
+        let Some(shipment) = store::find_of_order(tx.conn(), order_id).await? else {
+            return Ok(ShipmentCancellation { outcome: Some(Cancellation::Cancelled(Cancelled {})) });
+        };
+        let outcome = match shipment.cancel(self.clock.now()) {
+            Ok(Some(cancelled)) => {
+                self.store_change(tx, call, &cancelled).await?;
+                Cancellation::Cancelled(Cancelled {})
+            }
+            Ok(None) => Cancellation::Cancelled(Cancelled {}),
+            Err(Refusal::AlreadyDispatched) => Cancellation::AlreadyDispatched(AlreadyDispatched {}),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        Ok(ShipmentCancellation { outcome: Some(outcome) })
+    }
+
+    async fn make_ready(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<Readiness, Fault> {
+        let shipment = store::find_of_order(tx.conn(), order_id).await?.ok_or_else(|| Fault::not_found("shipment"))?;
+        if let Some(ready) = shipment.make_ready(self.clock.now())? {
+            self.store_change(tx, call, &ready).await?;
+        }
+        Ok(Readiness {})
+    }
+
+    async fn store_change(&self, tx: &Tx, call: &Call, next: &Shipment) -> Result<(), Fault> {
+        store::update(tx.conn(), next).await?;
+        tell(tx, call, next).await
+    }
+}
+
+#[async_trait]
+impl Shipping for Service {
+    async fn schedule_shipment(&self, call: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
+        let consignment = consignment_of(&request)?;
+        let command = command(SCHEDULE, &request.command_id, &request)?;
+        let (service, call) = (self.clone(), call.clone());
+        let memory = once(&self.db, command, move |tx| {
+            let (service, call, consignment) = (service.clone(), call.clone(), consignment.clone());
+            async move { service.schedule(&tx, &call, consignment).await.map(Outcome::Done) }
+        });
+        let outcome = match memory.await? {
+            Memory::First(reference) | Memory::Again(reference) => schedule::Outcome::Scheduled(reference),
+            Memory::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
+        };
+        Ok(Schedule { outcome: Some(outcome) })
+    }
+
+    async fn cancel_shipment(&self, call: &Call, request: CancelShipment) -> Result<ShipmentCancellation, Fault> {
+        let order_id = parse_id("order_id", &request.order_id)?;
+        let command = command(CANCEL, &request.command_id, &request)?;
+        let (service, call) = (self.clone(), call.clone());
+        if request.undoes.is_empty() {
+            let memory = once(&self.db, command, move |tx| {
+                let (service, call) = (service.clone(), call.clone());
+                async move { service.cancel(&tx, &call, order_id).await.map(Outcome::Done) }
+            });
+            return answer(memory.await?);
+        }
+        let undoes = (SCHEDULE, parse_id("undoes", &request.undoes)?.to_string());
+        undo_once(&self.db, command, undoes, move |tx, took_effect| {
+            let (service, call) = (service.clone(), call.clone());
+            async move {
+                if took_effect {
+                    return service.cancel(&tx, &call, order_id).await;
+                }
+                Ok(ShipmentCancellation { outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})) })
+            }
+        })
+        .await
+    }
+
+    async fn ready_shipment(&self, call: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
+        let order_id = parse_id("order_id", &request.order_id)?;
+        let command = command(READY, &request.command_id, &request)?;
+        let (service, call) = (self.clone(), call.clone());
+        let memory = once(&self.db, command, move |tx| {
+            let (service, call) = (service.clone(), call.clone());
+            async move { service.make_ready(&tx, &call, order_id).await.map(Outcome::Done) }
+        });
+        answer(memory.await?)
+    }
+
+    async fn find_shipment(&self, call: &Call, request: FindShipment) -> Result<FoundShipment, Fault> {
+        let order_id = parse_id("order_id", &request.order_id)?;
+        let found = store::find_visible_of_order(self.db.read(), order_id, &call.actor).await?;
+        Ok(FoundShipment { shipment: found.map(message_of) })
+    }
+}
+
+/// The id is normalised, so that one command cannot hide behind two spellings.
+fn command(kind: &'static str, id: &str, request: &impl Message) -> Result<Command, Fault> {
+    Ok(Command::new(kind, parse_id("command_id", id)?.to_string(), &request.encode_to_vec()))
+}
+
+fn answer<A>(memory: Memory<A>) -> Result<A, Fault> {
+    match memory {
+        Memory::First(answer) | Memory::Again(answer) => Ok(answer),
+        // Nothing in the contract undoes these commands.
+        Memory::Undone => Err(Fault::internal("undone_without_undo", "a command that has no undo was undone")),
+    }
+}
+
+fn consignment_of(request: &ScheduleShipment) -> Result<Consignment, Fault> {
+    let order_id = parse_id("order_id", &request.order_id)?;
+    let user_id = parse_id("user_id", &request.user_id)?;
+    let address = request.address.clone().ok_or_else(|| invalid("/address", "must be given"))?;
+    if request.lines.is_empty() {
+        return Err(invalid("/lines", "must not be empty"));
+    }
+    if let Some(at) = request.lines.iter().position(|line| line.sku.is_empty() || line.quantity == 0) {
+        return Err(invalid(&format!("/lines/{at}"), "must name a sku and a quantity of at least 1"));
+    }
+    let lines = request.lines.iter().map(|line| Line { sku: line.sku.clone(), quantity: line.quantity }).collect();
+    let address = Address {
+        name: address.name,
+        line1: address.line1,
+        line2: address.line2,
+        city: address.city,
+        postal_code: address.postal_code,
+        country: address.country,
+    };
+    Ok(Consignment { order_id, user_id, address, lines })
+}
+
+fn invalid(pointer: &str, detail: &str) -> Fault {
+    Fault::invalid("invalid_shipment", "This cannot be shipped.").at(pointer, detail)
+}
+
+fn message_of(shipment: Shipment) -> shipping_contract::Shipment {
+    shipping_contract::Shipment {
+        id: shipment.id.to_string(),
+        order_id: shipment.order_id.to_string(),
+        user_id: shipment.user_id.to_string(),
+        status: shipment.status.as_str().to_owned(),
+        tracking_number: shipment.tracking_number,
+    }
+}
+
+/// Says which state the shipment entered.
+async fn tell(tx: &Tx, call: &Call, shipment: &Shipment) -> Result<(), Fault> {
+    let subject = format!("shipment/{}", shipment.id);
+    let (shipment_id, order_id, user_id) = (shipment.id.to_string(), shipment.order_id.to_string(), shipment.user_id.to_string());
+    match shipment.status {
+        Status::Scheduled => outbox::append(tx, call, &subject, &ShipmentScheduled { shipment_id, order_id, user_id }).await,
+        Status::Ready => outbox::append(tx, call, &subject, &ShipmentMadeReady { shipment_id, order_id, user_id }).await,
+        Status::Dispatched => {
+            let tracking_number = shipment.tracking_number.clone().unwrap_or_default();
+            outbox::append(tx, call, &subject, &ShipmentDispatched { shipment_id, order_id, user_id, tracking_number }).await
+        }
+        Status::Delivered => outbox::append(tx, call, &subject, &ShipmentDelivered { shipment_id, order_id, user_id }).await,
+        Status::Cancelled => outbox::append(tx, call, &subject, &ShipmentCancelled { shipment_id, order_id, user_id }).await,
+    }
+    .map(drop)
+}

@@ -1,0 +1,315 @@
+//! The rules of a shipment: which state follows which, and what each change needs.
+//!
+//! `scheduled -> ready -> dispatched -> delivered`; `cancelled` instead, as long as it has not left.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Fault, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Where a shipment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ShipmentStatus)]
+pub enum Status {
+    /// Planned; the order is not confirmed yet, so nothing may leave.
+    Scheduled,
+    /// Paid for: it may be dispatched.
+    Ready,
+    /// Handed to the carrier.
+    Dispatched,
+    /// With the customer.
+    Delivered,
+    /// It will never leave.
+    Cancelled,
+}
+
+impl Status {
+    const ALL: [Status; 5] = [Status::Scheduled, Status::Ready, Status::Dispatched, Status::Delivered, Status::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Scheduled => "scheduled",
+            Status::Ready => "ready",
+            Status::Dispatched => "dispatched",
+            Status::Delivered => "delivered",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn find(name: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// Where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ShipmentAddress)]
+pub struct Address {
+    pub name: String,
+    pub line1: String,
+    #[schema(required = true)]
+    pub line2: Option<String>,
+    pub city: String,
+    pub postal_code: String,
+    /// ISO 3166-1 alpha-2.
+    #[schema(example = "DE")]
+    pub country: String,
+}
+
+/// Units of one product in the parcel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ShipmentLine)]
+pub struct Line {
+    pub sku: String,
+    #[schema(minimum = 1)]
+    pub quantity: u32,
+}
+
+/// A state the shipment entered, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ShipmentStep)]
+pub struct Step {
+    pub at: Timestamp,
+    pub status: Status,
+}
+
+/// What is to be sent, to whom, for which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consignment {
+    pub order_id: Uuid,
+    pub user_id: Uuid,
+    pub address: Address,
+    pub lines: Vec<Line>,
+}
+
+/// How a parcel on its way can be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracking {
+    pub number: String,
+    pub carrier: Option<String>,
+}
+
+impl Tracking {
+    /// A number of the house's own: `BN` and sixteen hexadecimal digits of an id's random half.
+    pub fn number_of(id: Uuid) -> String {
+        let (_, random) = id.as_u64_pair();
+        format!("BN{random:016X}")
+    }
+}
+
+/// The shipment of an order, with its tracking history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Shipment {
+    pub id: Uuid,
+    pub order_id: Uuid,
+    pub user_id: Uuid,
+    pub status: Status,
+    pub address: Address,
+    pub lines: Vec<Line>,
+    /// Null until it is dispatched.
+    #[schema(required = true)]
+    pub tracking_number: Option<String>,
+    /// Who carries it, if whoever dispatched it said so.
+    #[schema(required = true)]
+    pub carrier: Option<String>,
+    /// What happened to it so far, oldest first.
+    pub history: Vec<Step>,
+    pub created_at: Timestamp,
+    /// Raised by every change.
+    #[schema(minimum = 1)]
+    pub version: i64,
+}
+
+/// Why a shipment does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("Only a ready shipment can be dispatched; this one is {}.", .0.as_str())]
+    NotReady(Status),
+    #[error("Only a dispatched shipment can be delivered; this one is {}.", .0.as_str())]
+    NotDispatched(Status),
+    #[error("The shipment has left the house.")]
+    AlreadyDispatched,
+    #[error("The shipment was cancelled.")]
+    Cancelled,
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::NotReady(_) => "not_ready",
+            Refusal::NotDispatched(_) => "not_dispatched",
+            Refusal::AlreadyDispatched => "already_dispatched",
+            Refusal::Cancelled => "shipment_cancelled",
+        };
+        Fault::conflict(code, refusal.to_string())
+    }
+}
+
+impl Shipment {
+    pub fn schedule(id: Uuid, consignment: Consignment, now: Timestamp) -> Self {
+        let Consignment { order_id, user_id, address, lines } = consignment;
+        Shipment {
+            id,
+            order_id,
+            user_id,
+            status: Status::Scheduled,
+            address,
+            lines,
+            tracking_number: None,
+            carrier: None,
+            history: vec![Step { at: now, status: Status::Scheduled }],
+            created_at: now,
+            version: 1,
+        }
+    }
+
+    /// The order is confirmed: it may leave. `None`: it was ready before, or has already left.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn make_ready(&self, now: Timestamp) -> Result<Option<Shipment>, Refusal> {
+        match self.status {
+            Status::Scheduled => Ok(Some(self.entering(Status::Ready, now))),
+            Status::Ready | Status::Dispatched | Status::Delivered => Ok(None),
+            Status::Cancelled => Err(Refusal::Cancelled),
+        }
+    }
+
+    /// It is handed to the carrier.
+    ///
+    /// # Errors
+    /// `NotReady` in any other state than `ready`.
+    pub fn dispatch(&self, tracking: Tracking, now: Timestamp) -> Result<Shipment, Refusal> {
+        if self.status != Status::Ready {
+            return Err(Refusal::NotReady(self.status));
+        }
+        let dispatched = self.entering(Status::Dispatched, now);
+        Ok(Shipment { tracking_number: Some(tracking.number), carrier: tracking.carrier, ..dispatched })
+    }
+
+    /// It has arrived.
+    ///
+    /// # Errors
+    /// `NotDispatched` in any other state than `dispatched`.
+    pub fn deliver(&self, now: Timestamp) -> Result<Shipment, Refusal> {
+        if self.status != Status::Dispatched {
+            return Err(Refusal::NotDispatched(self.status));
+        }
+        Ok(self.entering(Status::Delivered, now))
+    }
+
+    /// It shall not leave. `None`: it was cancelled before.
+    ///
+    /// # Errors
+    /// `AlreadyDispatched`: too late.
+    pub fn cancel(&self, now: Timestamp) -> Result<Option<Shipment>, Refusal> {
+        match self.status {
+            Status::Scheduled | Status::Ready => Ok(Some(self.entering(Status::Cancelled, now))),
+            Status::Cancelled => Ok(None),
+            Status::Dispatched | Status::Delivered => Err(Refusal::AlreadyDispatched),
+        }
+    }
+
+    fn entering(&self, status: Status, now: Timestamp) -> Shipment {
+        let mut next = Shipment { status, version: self.version + 1, ..self.clone() };
+        next.history.push(Step { at: now, status });
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_ms(43_200_000);
+    const LATER: Timestamp = Timestamp::from_ms(43_260_000);
+
+    fn scheduled() -> Shipment {
+        let address = Address {
+            name: "Ada".into(),
+            line1: "Fig Lane 1".into(),
+            line2: None,
+            city: "Berlin".into(),
+            postal_code: "10115".into(),
+            country: "DE".into(),
+        };
+        let lines = vec![Line { sku: "fig".into(), quantity: 2 }];
+        let consignment = Consignment { order_id: Uuid::from_u128(2), user_id: Uuid::from_u128(3), address, lines };
+        Shipment::schedule(Uuid::from_u128(1), consignment, NOON)
+    }
+
+    fn tracking() -> Tracking {
+        Tracking { number: "BN1".into(), carrier: None }
+    }
+
+    fn ready() -> Shipment {
+        scheduled().make_ready(LATER).unwrap().unwrap()
+    }
+
+    fn dispatched() -> Shipment {
+        ready().dispatch(tracking(), LATER).unwrap()
+    }
+
+    fn cancelled() -> Shipment {
+        scheduled().cancel(LATER).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_shipment_goes_from_plan_to_door_and_keeps_its_history() {
+        let delivered = dispatched().deliver(LATER).unwrap();
+        let states: Vec<Status> = delivered.history.iter().map(|step| step.status).collect();
+        assert_eq!(states, [Status::Scheduled, Status::Ready, Status::Dispatched, Status::Delivered]);
+        assert_eq!(delivered.history[0].at, NOON);
+        assert_eq!((delivered.version, delivered.tracking_number.as_deref()), (4, Some("BN1")));
+    }
+
+    #[test]
+    fn only_a_ready_shipment_leaves() {
+        for shipment in [scheduled(), dispatched(), dispatched().deliver(LATER).unwrap(), cancelled()] {
+            assert_eq!(shipment.dispatch(tracking(), LATER), Err(Refusal::NotReady(shipment.status)));
+        }
+    }
+
+    #[test]
+    fn only_a_dispatched_shipment_arrives() {
+        for shipment in [scheduled(), ready(), dispatched().deliver(LATER).unwrap(), cancelled()] {
+            assert_eq!(shipment.deliver(LATER), Err(Refusal::NotDispatched(shipment.status)));
+        }
+    }
+
+    #[test]
+    fn what_has_left_cannot_be_called_back() {
+        for shipment in [dispatched(), dispatched().deliver(LATER).unwrap()] {
+            assert_eq!(shipment.cancel(LATER), Err(Refusal::AlreadyDispatched));
+        }
+        assert_eq!(ready().cancel(LATER).unwrap().unwrap().status, Status::Cancelled);
+    }
+
+    #[test]
+    fn cancelling_or_readying_twice_changes_nothing() {
+        assert_eq!(cancelled().cancel(LATER), Ok(None));
+        assert_eq!(ready().make_ready(LATER), Ok(None));
+        assert_eq!(dispatched().make_ready(LATER), Ok(None));
+    }
+
+    #[test]
+    fn a_cancelled_shipment_never_becomes_ready() {
+        assert_eq!(cancelled().make_ready(LATER), Err(Refusal::Cancelled));
+    }
+
+    #[test]
+    fn every_state_is_found_by_its_name() {
+        for status in Status::ALL {
+            assert_eq!(Status::find(status.as_str()), Some(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+        assert_eq!(Status::find("lost"), None);
+    }
+
+    #[test]
+    fn tracking_numbers_have_one_form_and_differ() {
+        let (one, two) = (Tracking::number_of(Uuid::now_v7()), Tracking::number_of(Uuid::now_v7()));
+        assert!(one.len() == 18 && one.starts_with("BN") && one != two, "{one} {two}");
+    }
+}
