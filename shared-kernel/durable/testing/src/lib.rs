@@ -13,8 +13,8 @@ use std::{
 };
 
 use durable::{Db, Place, Settings};
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
-use shared_kernel::{Clock, RandomIds, SystemClock, Timestamp};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
+use shared_kernel::{Clock, Envelope, RandomIds, SystemClock, Timestamp};
 use uuid::Uuid;
 
 /// Runs `test` on an SQLite file, then on a PostgreSQL schema. Several modules' tables may be asked for by opening more in `test` itself.
@@ -129,6 +129,17 @@ impl PostgresHome {
 
 async fn connect(url: &str) -> DatabaseConnection {
     Database::connect(url).await.expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
+}
+
+/// Everything the module has told so far, oldest first.
+///
+/// # Panics
+/// If its outbox cannot be read.
+pub async fn told(db: &Db) -> Vec<Envelope> {
+    let statement = Statement::from_string(db.backend(), "select body from outbox order by created_at, id");
+    let rows = db.read().query_all_raw(statement).await.expect("the outbox can be read");
+    let body = |row: &QueryResult| row.try_get::<String>("", "body").expect("a row has a body");
+    rows.iter().map(|row| Envelope::from_bytes(body(row).as_bytes()).expect("the outbox holds envelopes")).collect()
 }
 
 /// A clock the test moves.
