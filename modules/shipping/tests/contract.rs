@@ -1,0 +1,306 @@
+//! Shipping through its contract, on both databases.
+
+use std::sync::Arc;
+
+use durable::Db;
+use durable_testing::{on_both, told};
+use shared_kernel::{Actor, Call, FaultKind, RandomIds, Role, SystemClock};
+use shipping::{Needs, Offers, start};
+use shipping_contract::{
+    Address, CancelShipment, FindShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule, shipment_cancellation,
+};
+use uuid::Uuid;
+use web_testing::{Site, post};
+
+async fn open(db: Db) -> Offers {
+    start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("shipping starts")
+}
+
+fn saga() -> Call {
+    Call::by_module("orders")
+}
+
+fn id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+fn schedule(order: &str) -> ScheduleShipment {
+    ScheduleShipment {
+        command_id: id(),
+        order_id: order.to_owned(),
+        user_id: id(),
+        address: Some(Address {
+            name: "Ada".into(),
+            line1: "Fig Lane 1".into(),
+            line2: None,
+            city: "Berlin".into(),
+            postal_code: "10115".into(),
+            country: "DE".into(),
+        }),
+        lines: vec![ShipmentLine { sku: "fig".into(), quantity: 2 }],
+    }
+}
+
+fn undo_of(scheduled: &ScheduleShipment) -> CancelShipment {
+    CancelShipment { command_id: id(), undoes: scheduled.command_id.clone(), order_id: scheduled.order_id.clone() }
+}
+
+fn cancel(order: &str) -> CancelShipment {
+    CancelShipment { command_id: id(), undoes: String::new(), order_id: order.to_owned() }
+}
+
+fn ready(order: &str) -> ReadyShipment {
+    ReadyShipment { command_id: id(), order_id: order.to_owned() }
+}
+
+async fn status(shipping: &dyn Shipping, order: &str) -> Option<String> {
+    let found = shipping.find_shipment(&saga(), FindShipment { order_id: order.to_owned() }).await.unwrap();
+    found.shipment.map(|shipment| shipment.status)
+}
+
+async fn events(db: &Db) -> Vec<String> {
+    told(db).await.iter().map(|envelope| envelope.kind.rsplit('.').next().unwrap().to_owned()).collect()
+}
+
+fn was_cancelled(answer: &shipping_contract::ShipmentCancellation) -> bool {
+    matches!(answer.outcome, Some(shipment_cancellation::Outcome::Cancelled(_)))
+}
+
+/// As the back office does it.
+async fn dispatch(offers: &Offers, order: &str) {
+    let found = offers.contract.find_shipment(&saga(), FindShipment { order_id: order.to_owned() }).await.unwrap();
+    let path = format!("/api/v1/shipments/{}/dispatch", found.shipment.unwrap().id);
+    let reply = Site::of(offers.routes.clone()).ask_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+}
+
+#[tokio::test]
+async fn a_schedule_asked_twice_is_one_shipment() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let request = schedule(&id());
+        let first = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        let again = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        assert!(matches!(first.outcome, Some(schedule::Outcome::Scheduled(_))));
+        assert_eq!(first, again);
+        assert_eq!(events(&db).await, ["ShipmentScheduled"]);
+        let other = ScheduleShipment { lines: vec![ShipmentLine { sku: "fig".into(), quantity: 3 }], ..request };
+        assert_eq!(shipping.schedule_shipment(&saga(), other).await.unwrap_err().code, "command_reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn twenty_at_once_are_still_one_shipment() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let request = schedule(&id());
+        let asking = (0..20).map(|_| {
+            let (shipping, request) = (shipping.clone(), request.clone());
+            tokio::spawn(async move { shipping.schedule_shipment(&saga(), request).await.unwrap() })
+        });
+        let mut answers = Vec::new();
+        for asked in asking.collect::<Vec<_>>() {
+            answers.push(asked.await.unwrap());
+        }
+        assert!(answers.iter().all(|answer| *answer == answers[0]));
+        assert_eq!(events(&db).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_has_one_shipment_whoever_asks() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let order = id();
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let (shipping, request) = (shipping.clone(), schedule(&order));
+                tokio::spawn(async move { shipping.schedule_shipment(&saga(), request).await })
+            })
+            .collect();
+        let mut scheduled = 0;
+        for asked in asking {
+            match asked.await.unwrap() {
+                Ok(_) => scheduled += 1,
+                Err(fault) => assert_eq!(fault.code, "shipment_exists"),
+            }
+        }
+        assert_eq!((scheduled, events(&db).await.len()), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_undo_cancels_what_was_scheduled_once() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let request = schedule(&id());
+        shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        let undo = undo_of(&request);
+        for _ in 0..2 {
+            assert!(was_cancelled(&shipping.cancel_shipment(&saga(), undo.clone()).await.unwrap()));
+        }
+        assert_eq!(status(&*shipping, &request.order_id).await.as_deref(), Some("cancelled"));
+        assert_eq!(events(&db).await, ["ShipmentScheduled", "ShipmentCancelled"]);
+        // The schedule keeps its first answer: it did take effect, then.
+        let again = shipping.schedule_shipment(&saga(), request).await.unwrap();
+        assert!(matches!(again.outcome, Some(schedule::Outcome::Scheduled(_))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_schedule_that_comes_after_its_undo_does_nothing() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let request = schedule(&id());
+        assert!(was_cancelled(&shipping.cancel_shipment(&saga(), undo_of(&request)).await.unwrap()));
+        let late = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        assert!(matches!(late.outcome, Some(schedule::Outcome::Undone(_))));
+        assert_eq!(status(&*shipping, &request.order_id).await, None);
+        assert!(events(&db).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_has_left_is_not_called_back_and_nothing_changes() {
+    on_both("shipping", |db| async move {
+        let offers = open(db.clone()).await;
+        let shipping = offers.contract.clone();
+        let request = schedule(&id());
+        shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        shipping.ready_shipment(&saga(), ready(&request.order_id)).await.unwrap();
+        dispatch(&offers, &request.order_id).await;
+        let before = told(&db).await.len();
+        for request in [cancel(&request.order_id), undo_of(&request)] {
+            for _ in 0..2 {
+                let answer = shipping.cancel_shipment(&saga(), request.clone()).await.unwrap();
+                assert!(matches!(answer.outcome, Some(shipment_cancellation::Outcome::AlreadyDispatched(_))));
+            }
+        }
+        assert_eq!(status(&*shipping, &request.order_id).await.as_deref(), Some("dispatched"));
+        assert_eq!(told(&db).await.len(), before);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancellation_without_a_shipment_succeeds() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db).await.contract;
+        assert!(was_cancelled(&shipping.cancel_shipment(&saga(), cancel(&id())).await.unwrap()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shipment_is_made_ready_once_and_never_after_its_cancellation() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let (kept, dropped) = (schedule(&id()), schedule(&id()));
+        for request in [&kept, &dropped] {
+            shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        }
+        let command = ready(&kept.order_id);
+        shipping.ready_shipment(&saga(), command.clone()).await.unwrap();
+        shipping.ready_shipment(&saga(), command).await.unwrap();
+        shipping.ready_shipment(&saga(), ready(&kept.order_id)).await.unwrap();
+        assert_eq!(status(&*shipping, &kept.order_id).await.as_deref(), Some("ready"));
+        assert_eq!(events(&db).await.iter().filter(|kind| *kind == "ShipmentMadeReady").count(), 1);
+
+        shipping.cancel_shipment(&saga(), cancel(&dropped.order_id)).await.unwrap();
+        let refused = shipping.ready_shipment(&saga(), ready(&dropped.order_id)).await.unwrap_err();
+        assert_eq!((refused.kind, refused.code.as_str()), (FaultKind::Conflict, "shipment_cancelled"));
+        assert_eq!(shipping.ready_shipment(&saga(), ready(&id())).await.unwrap_err().kind, FaultKind::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
+    on_both("shipping", |db| async move {
+        let offers = open(db.clone()).await;
+        let site = Site::of(offers.routes.clone());
+        for _ in 0..10 {
+            let request = schedule(&id());
+            let order = request.order_id.clone();
+            offers.contract.schedule_shipment(&saga(), request).await.unwrap();
+            offers.contract.ready_shipment(&saga(), ready(&order)).await.unwrap();
+            let found = offers.contract.find_shipment(&saga(), FindShipment { order_id: order.clone() }).await.unwrap();
+            let path = format!("/api/v1/shipments/{}/dispatch", found.shipment.unwrap().id);
+            let (shipping, call) = (offers.contract.clone(), saga());
+            let cancelling = tokio::spawn(async move { shipping.cancel_shipment(&call, cancel(&order)).await.unwrap() });
+            let reply = site.ask_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
+            let cancelled = was_cancelled(&cancelling.await.unwrap());
+            assert!([200, 409].contains(&reply.status), "{}", reply.body);
+            assert_ne!(reply.status == 200, cancelled);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db).await.contract;
+        let request = schedule(&id());
+        shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        let user = |id: Uuid, role| Call::by(Actor::User { id, roles: vec![role] });
+        let owner: Uuid = request.user_id.parse().unwrap();
+        for (call, sees) in [
+            (user(owner, Role::Customer), true),
+            (user(Uuid::new_v4(), Role::Staff), true),
+            (saga(), true),
+            (user(Uuid::new_v4(), Role::Customer), false),
+            (user(Uuid::new_v4(), Role::Ops), false),
+            (Call::default(), false),
+        ] {
+            let found = shipping.find_shipment(&call, FindShipment { order_id: request.order_id.clone() }).await.unwrap();
+            assert_eq!(found.shipment.is_some(), sees, "{:?}", call.actor);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let good = schedule(&id());
+        for bad in [
+            ScheduleShipment { command_id: "7".into(), ..good.clone() },
+            ScheduleShipment { order_id: String::new(), ..good.clone() },
+            ScheduleShipment { address: None, ..good.clone() },
+            ScheduleShipment { lines: vec![], ..good.clone() },
+            ScheduleShipment { lines: vec![ShipmentLine { sku: "fig".into(), quantity: 0 }], ..good.clone() },
+        ] {
+            assert_eq!(shipping.schedule_shipment(&saga(), bad).await.unwrap_err().kind, FaultKind::Invalid);
+        }
+        assert!(shipping.schedule_shipment(&saga(), good).await.is_ok());
+        assert_eq!(told(&db).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cause() {
+    on_both("shipping", |db| async move {
+        let shipping = open(db.clone()).await.contract;
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let call = saga().traced(shared_kernel::TraceParent::parse(trace));
+        let request = schedule(&id());
+        shipping.schedule_shipment(&call, request.clone()).await.unwrap();
+        shipping.ready_shipment(&call, ready(&request.order_id)).await.unwrap();
+        shipping.cancel_shipment(&call, cancel(&request.order_id)).await.unwrap();
+        let told = told(&db).await;
+        assert_eq!(told.iter().map(|envelope| envelope.version).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(told.iter().all(|envelope| envelope.topic() == "shipping.shipment" && envelope.subject == told[0].subject));
+        assert!(told.iter().all(|envelope| envelope.traceparent.as_deref() == Some(trace)));
+        let event = told[2].find::<shipping_contract::ShipmentCancelled>().unwrap().unwrap();
+        assert_eq!((event.order_id, event.user_id), (request.order_id, request.user_id));
+    })
+    .await;
+}
