@@ -15,6 +15,7 @@ use prost_build::{Service, ServiceGenerator};
 use prost_types::FileDescriptorSet;
 
 /// Compiles `proto/service.proto` and, if there is one, `proto/events.proto` of the calling crate into `OUT_DIR/contract.rs`.
+#[allow(clippy::print_stdout, reason = "it is how a build script talks to Cargo")]
 pub fn compile() -> anyhow::Result<()> {
     let out_dir = env::var("OUT_DIR").context("OUT_DIR: call this from a build script")?;
     let out_dir = Path::new(&out_dir);
