@@ -67,6 +67,14 @@ pub struct KeyedRequest {
     occurrence: Occurrence,
 }
 
+impl KeyedRequest {
+    /// Names the request within the module: caller and key. Empty without a key. For work that goes on beyond one transaction and must find
+    /// itself again when it is asked for again.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 impl RequiredKey {
     /// The key of a request whose body was read and passed its checks: the body's bytes become part of the request's fingerprint.
     pub fn for_body<T>(&self, _read: &Body<T>) -> KeyedRequest {
