@@ -3,6 +3,7 @@
 //! A migration that has shipped is never edited; a change is a new migration. Table and column changes are additive within a release, so
 //! that an old and a new binary can run side by side.
 
+mod admin;
 #[cfg(feature = "catalog")]
 mod catalog;
 mod durable;
@@ -19,6 +20,8 @@ mod shipping;
 mod sql;
 #[cfg(feature = "users")]
 mod users;
+
+pub use admin::Admin;
 
 use anyhow::{Context, bail};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};

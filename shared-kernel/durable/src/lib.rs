@@ -32,6 +32,8 @@ mod tx;
 
 pub use audit::audit;
 pub use db::{Change, Db, Place, migration_connection, without_password};
+/// A single connection that migrations run on.
+pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use fault::{fault, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};

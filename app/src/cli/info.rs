@@ -1,0 +1,67 @@
+//! `banyan modules`, `banyan openapi`, `banyan config`: what there is, without a running shop.
+
+use banyan::config::{DEFAULTS, Settings};
+use clap::{Args, Subcommand};
+
+use super::{Output, print, print_json};
+
+#[derive(Args)]
+pub struct Modules {
+    /// As a mermaid diagram.
+    #[arg(long)]
+    mermaid: bool,
+}
+
+impl Modules {
+    pub fn run(self, settings: &Settings, output: Output) -> anyhow::Result<()> {
+        let placements = banyan::placements(settings)?;
+        if self.mermaid {
+            return print(&banyan::mermaid(&placements));
+        }
+        if output == Output::Json {
+            return print_json(&placements);
+        }
+        for module in placements {
+            let asks = if module.asks.is_empty() { "-".to_owned() } else { module.asks.join(", ") };
+            let hears = if module.hears.is_empty() { "-".to_owned() } else { module.hears.join(", ") };
+            print(&format!("{:<14} {:<7} {}\n               asks {asks}; hears {hears}", module.name, module.placement, module.data))?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub struct Config {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The settings in force, without secrets (the default).
+    Show,
+    /// Every setting with its default and its meaning: a banyan.toml to start from.
+    Defaults,
+}
+
+impl Config {
+    pub fn is_defaults(&self) -> bool {
+        matches!(self.what, Some(What::Defaults))
+    }
+}
+
+pub fn defaults() -> anyhow::Result<()> {
+    print(DEFAULTS)
+}
+
+pub fn show(settings: &Settings, output: Output) -> anyhow::Result<()> {
+    let shown = settings.show()?;
+    if output == Output::Json {
+        return print_json(&toml::from_str::<toml::Table>(&shown)?);
+    }
+    print(&shown)
+}
+
+pub fn openapi() -> anyhow::Result<()> {
+    print(&banyan::openapi()?.to_pretty_json()?)
+}

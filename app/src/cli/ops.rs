@@ -1,0 +1,243 @@
+//! `banyan dlq` and `banyan saga`: clients of a running shop's operations API.
+
+use anyhow::{Context, anyhow};
+use banyan::config::Settings;
+use clap::{Args, Subcommand};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Failure, Output, local_url, print, print_json};
+
+/// Which shop, as whom.
+#[derive(Args)]
+struct Shop {
+    /// The shop to ask; the one the settings describe if not given.
+    #[arg(long, env = "BANYAN_URL", value_name = "URL")]
+    url: Option<String>,
+    /// An access token of somebody with the role ops.
+    #[arg(long, env = "BANYAN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Logs in instead; in the demo profile as ops@banyan.example if nothing is given.
+    #[arg(long, env = "BANYAN_EMAIL")]
+    email: Option<String>,
+    #[arg(long, env = "BANYAN_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+}
+
+/// Why an operator does something; it goes into the audit log.
+#[derive(Args)]
+struct Reason {
+    /// Why, in a word or two: goes into the audit log.
+    #[arg(long)]
+    reason: String,
+    /// Anything more that whoever reads the audit log should know.
+    #[arg(long)]
+    comment: Option<String>,
+}
+
+impl Reason {
+    fn body(&self) -> Value {
+        match &self.comment {
+            Some(comment) => json!({"reason": self.reason, "comment": comment}),
+            None => json!({"reason": self.reason}),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Dlq {
+    #[command(subcommand)]
+    what: DlqCommand,
+    #[command(flatten)]
+    shop: Shop,
+}
+
+#[derive(Subcommand)]
+enum DlqCommand {
+    /// Lists dead letters, of one module or of all.
+    List { module: Option<String> },
+    /// Shows one with its event.
+    Show { module: String, id: String },
+    /// Tries one again, after what was wrong has been mended.
+    Retry {
+        module: String,
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Gives one up: its module goes on with the next event of the subject.
+    Discard {
+        module: String,
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+}
+
+impl Dlq {
+    pub async fn run(self, settings: &Settings, output: Output) -> Result<(), Failure> {
+        let session = self.shop.open(settings).await?;
+        match self.what {
+            DlqCommand::List { module } => {
+                let modules = module.map_or_else(|| banyan::modules().into_iter().map(str::to_owned).collect(), |module| vec![module]);
+                let columns = ["id", "source", "subject", "version", "kind", "last_error"];
+                session.list(&modules, "dead-letters", &columns, output).await
+            }
+            DlqCommand::Show { module, id } => session.show(&format!("{module}/dead-letters/{id}")).await,
+            DlqCommand::Retry { module, id, reason } => session.act(&format!("{module}/dead-letters/{id}/retry"), &reason).await,
+            DlqCommand::Discard { module, id, reason } => session.act(&format!("{module}/dead-letters/{id}/discard"), &reason).await,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Saga {
+    #[command(subcommand)]
+    what: SagaCommand,
+    /// The module that owns the sagas.
+    #[arg(long, default_value = "orders")]
+    module: String,
+    #[command(flatten)]
+    shop: Shop,
+}
+
+#[derive(Subcommand)]
+enum SagaCommand {
+    /// Lists sagas, newest first.
+    List {
+        /// Only those in this state: running, compensating, parked, completed, compensated, abandoned.
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Shows one with its log.
+    Show { id: String },
+    /// Lets a parked one go on, or a waiting one try at once.
+    Retry {
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Has it undone, if it has not passed the point of no return.
+    Compensate {
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Gives a parked one up as it is; what it did remains.
+    Abandon {
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+}
+
+impl Saga {
+    pub async fn run(self, settings: &Settings, output: Output) -> Result<(), Failure> {
+        let session = self.shop.open(settings).await?;
+        let module = self.module;
+        match self.what {
+            SagaCommand::List { state } => {
+                let path = state.map_or_else(|| "sagas".to_owned(), |state| format!("sagas?state={state}"));
+                let columns = ["id", "kind", "business_key", "state", "step", "attempts", "parked_reason"];
+                session.list(&[module], &path, &columns, output).await
+            }
+            SagaCommand::Show { id } => session.show(&format!("{module}/sagas/{id}")).await,
+            SagaCommand::Retry { id, reason } => session.act(&format!("{module}/sagas/{id}/retry"), &reason).await,
+            SagaCommand::Compensate { id, reason } => session.act(&format!("{module}/sagas/{id}/compensate"), &reason).await,
+            SagaCommand::Abandon { id, reason } => session.act(&format!("{module}/sagas/{id}/abandon"), &reason).await,
+        }
+    }
+}
+
+/// A shop one is logged in to.
+struct Session {
+    client: Client,
+    base: String,
+    token: String,
+}
+
+impl Shop {
+    async fn open(self, settings: &Settings) -> Result<Session, Failure> {
+        let base = self.url.unwrap_or_else(|| local_url(settings)).trim_end_matches('/').to_owned();
+        let client = Client::builder().timeout(std::time::Duration::from_secs(15)).build().context("a HTTP client")?;
+        if let Some(token) = self.token {
+            return Ok(Session { client, base, token });
+        }
+        let login = match (self.email, self.password) {
+            (Some(email), Some(password)) => json!({"email": email, "password": password}),
+            _ if settings.is_demo() => json!({"email": "ops@banyan.example", "password": "banyan-demo"}),
+            _ => return Err(anyhow!("say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)").into()),
+        };
+        let mut session = Session { client, base, token: String::new() };
+        let answer = session.ask(Method::POST, "/api/v1/sessions", Some(login)).await?;
+        answer["access_token"].as_str().unwrap_or_default().clone_into(&mut session.token);
+        Ok(session)
+    }
+}
+
+impl Session {
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.client.request(method, &url);
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
+        let status = answer.status();
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        let body: Value = answer.json().await.with_context(|| format!("{url} answered no JSON"))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let detail = body["detail"].as_str().unwrap_or("no reason was given");
+        Err(anyhow!("{url} answered {status}: {detail}").into())
+    }
+
+    async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
+        let mut rows = Vec::new();
+        for module in modules {
+            let mut cursor = String::new();
+            loop {
+                let join = if path.contains('?') { '&' } else { '?' };
+                let page = self.ask(Method::GET, &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"), None).await?;
+                for item in page["items"].as_array().into_iter().flatten() {
+                    rows.push((module.clone(), item.clone()));
+                }
+                match page["next_cursor"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+        }
+        if output == Output::Json {
+            let rows: Vec<Value> = rows.into_iter().map(|(module, item)| json!({"module": module, "item": item})).collect();
+            return Ok(print_json(&rows)?);
+        }
+        if rows.is_empty() {
+            return Ok(print("none")?);
+        }
+        for (module, item) in rows {
+            let cells = columns.iter().map(|column| match &item[*column] {
+                Value::String(text) => text.clone(),
+                Value::Null => "-".to_owned(),
+                other => other.to_string(),
+            });
+            print(&format!("{module}  {}", cells.collect::<Vec<_>>().join("  ")))?;
+        }
+        Ok(())
+    }
+
+    async fn show(&self, path: &str) -> Result<(), Failure> {
+        Ok(print_json(&self.ask(Method::GET, &format!("/api/v1/ops/{path}"), None).await?)?)
+    }
+
+    async fn act(&self, path: &str, reason: &Reason) -> Result<(), Failure> {
+        let answer = self.ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body())).await?;
+        Ok(if answer.is_null() { print("done")? } else { print_json(&answer)? })
+    }
+}

@@ -1,0 +1,391 @@
+//! Settings: defaults < `banyan.toml` < `BANYAN__*` < `BANYAN__*_FILE`. Unknown keys are errors.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt, fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use config::{Config, File, FileFormat, Value, ValueKind};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// Every setting with its default and its comment.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// The modules, in the order in which they are started: each after those it asks.
+pub const MODULES: [&str; 7] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"];
+
+/// Everything that can be set, checked. A module's own section is read by [`section`](Settings::section), with that module's type.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    pub profile: Profile,
+    pub data_dir: PathBuf,
+    pub http: Http,
+    pub admin: Admin,
+    pub database: Database,
+    pub modules: BTreeMap<String, Placement>,
+    pub auth: Auth,
+    pub rate_limit: RateLimit,
+    pub log: Log,
+    pub durable: durable::Settings,
+    #[serde(skip)]
+    all: Sources,
+}
+
+/// Everything as it was read, secrets included; so it never prints itself.
+#[derive(Clone, Default)]
+struct Sources(Config);
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    Demo,
+    Prod,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub workers: usize,
+    pub behind_tls: bool,
+    pub trusted_proxies: Vec<IpAddr>,
+    pub receive_timeout_ms: u64,
+    pub shutdown_timeout_ms: u64,
+    pub streams_per_user: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Admin {
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Database {
+    pub url: Option<SecretString>,
+    pub login_per_module: bool,
+}
+
+/// Where one module is.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Placement {
+    pub database_url: Option<SecretString>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Auth {
+    pub issuer: String,
+    pub audience: String,
+    pub signing_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct RateLimit {
+    per_second: u32,
+    burst: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Settings {
+    /// Reads all sources. `file` must exist if it is given; `banyan.toml` need not.
+    ///
+    /// # Errors
+    /// Names the key, where it stands, and what would be right.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Settings> {
+        let given = match file {
+            Some(path) => Some(path.to_owned()),
+            None => Some(PathBuf::from("banyan.toml")).filter(|path| path.exists()),
+        };
+        let file = given.map(|path| fs::read_to_string(&path).with_context(|| format!("reading the settings file {}", path.display())).map(|text| (path, text)));
+        Settings::from_sources(file.transpose()?, env::vars())
+    }
+
+    /// As [`load`](Settings::load), from a file's text and an environment of the caller's: for tests.
+    ///
+    /// # Errors
+    /// As [`load`](Settings::load).
+    pub fn from_sources(file: Option<(PathBuf, String)>, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Settings> {
+        let known = KnownKeys::of_defaults()?;
+        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some((path, text)) = file {
+            let source = File::from_str(&text, FileFormat::Toml);
+            let name = path.display().to_string();
+            let alone = Config::builder().add_source(source.clone()).build().with_context(|| format!("{name} is not TOML"))?;
+            for (key, value) in flatten(&alone)? {
+                known.check(&key, &name)?;
+                builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
+            }
+        }
+        for (variable, text) in environment {
+            if let Some((key, kind)) = known.from_environment(&variable, text)? {
+                builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
+            }
+        }
+        let all = builder.build()?;
+        let mut settings: Settings = all.clone().try_deserialize().context("a setting is wrong")?;
+        settings.all = Sources(all);
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// A module's own section, as that module's type.
+    ///
+    /// # Errors
+    /// Names the key and where it stands.
+    pub fn section<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
+        self.all.0.get(name).with_context(|| format!("a setting in [{name}] is wrong"))
+    }
+
+    pub fn is_demo(&self) -> bool {
+        self.profile == Profile::Demo
+    }
+
+    /// Requests per second and caller, and how many may come at once.
+    pub fn rate_limit(&self) -> (u32, u32) {
+        let by_profile = if self.is_demo() { 1_000 } else { 50 };
+        let per_second = if self.rate_limit.per_second == 0 { by_profile } else { self.rate_limit.per_second };
+        let burst = if self.rate_limit.burst == 0 { per_second.saturating_mul(2) } else { self.rate_limit.burst };
+        (per_second, burst)
+    }
+
+    /// The effective settings as TOML, without secrets.
+    ///
+    /// # Errors
+    /// If they cannot be written, which would be a bug.
+    pub fn show(&self) -> anyhow::Result<String> {
+        let mut table = toml::Table::new();
+        for (key, value) in flatten(&self.all.0)? {
+            let mut at = &mut table;
+            let mut path: Vec<&str> = key.split('.').collect();
+            let leaf = path.pop().unwrap_or_default();
+            for part in path {
+                let entry = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                at = entry.as_table_mut().context("a section is not a table")?;
+            }
+            at.insert(leaf.to_owned(), shown(leaf, value)?);
+        }
+        Ok(toml::to_string_pretty(&table)?)
+    }
+
+    /// What is allowed only together, or only in one profile.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.is_demo() && !self.http.listen.ip().is_loopback() {
+            bail!("http.listen is {}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod", self.http.listen);
+        }
+        if self.profile == Profile::Prod {
+            if self.auth.signing_key_file.is_none() {
+                bail!("the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by `openssl genpkey -algorithm ed25519`");
+            }
+            if !self.auth.issuer.starts_with("https://") {
+                bail!("auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against", self.auth.issuer);
+            }
+            if !self.http.listen.ip().is_loopback() && !self.http.behind_tls {
+                bail!("http.listen is {} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS", self.http.listen);
+            }
+        }
+        for (name, url) in self.database_urls() {
+            if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+                bail!("{name} must be a postgres:// URL, such as postgres://user:password@localhost:5432/shop; without it the data is kept in SQLite files");
+            }
+        }
+        Ok(())
+    }
+
+    fn database_urls(&self) -> Vec<(String, &str)> {
+        let of_modules = self.modules.iter().map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
+        let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
+        all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret()))).collect()
+    }
+}
+
+/// Which keys there are: those of the defaults, and those that stand there commented out because they have none.
+struct KnownKeys {
+    with_default: BTreeMap<String, Value>,
+    without_default: BTreeSet<String>,
+}
+
+impl KnownKeys {
+    fn of_defaults() -> anyhow::Result<Self> {
+        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
+        let mut without_default = BTreeSet::new();
+        let mut section = String::new();
+        for line in DEFAULTS.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = format!("{name}.");
+            }
+            let commented_out = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(key, _)| key);
+            if let Some(key) = commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) {
+                without_default.insert(format!("{section}{key}"));
+            }
+        }
+        Ok(KnownKeys { with_default: flatten(&defaults)?, without_default })
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.with_default.contains_key(key) || self.without_default.contains(key)
+    }
+
+    fn check(&self, key: &str, place: &str) -> anyhow::Result<()> {
+        if self.contains(key) {
+            return Ok(());
+        }
+        let all = || self.with_default.keys().chain(&self.without_default);
+        let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+        let near: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
+            Some(elsewhere) => vec![elsewhere],
+            None => all().filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section).map(String::as_str).collect(),
+        };
+        let hint = if near.is_empty() { "`banyan config defaults` shows all".to_owned() } else { format!("did you mean {}?", near.join(", ")) };
+        bail!("{place} sets {key}, but there is no such setting; {hint}")
+    }
+
+    /// What an environment variable sets, if it is one of ours.
+    fn from_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<(String, ValueKind)>> {
+        // The tests' own variables and the name of the settings file are no settings.
+        let Some(path) = variable.strip_prefix("BANYAN__") else { return Ok(None) };
+        let key = path.to_lowercase().replace("__", ".");
+        let (key, text) = match key.strip_suffix("_file") {
+            Some(plain) if !self.contains(&key) && self.contains(plain) => {
+                let text = fs::read_to_string(&text).with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
+                (plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            _ => (key, text),
+        };
+        self.check(&key, variable)?;
+        let is_list = matches!(self.with_default.get(&key).map(|value| &value.kind), Some(ValueKind::Array(_)));
+        let kind = if is_list {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            ValueKind::Array(items.map(|item| Value::new(Some(&variable.to_owned()), item)).collect())
+        } else {
+            ValueKind::String(text)
+        };
+        Ok(Some((key, kind)))
+    }
+}
+
+/// Every leaf under its dotted key.
+fn flatten(config: &Config) -> anyhow::Result<BTreeMap<String, Value>> {
+    fn walk(prefix: &str, value: Value, into: &mut BTreeMap<String, Value>) {
+        match value.kind {
+            ValueKind::Table(table) => {
+                for (key, value) in table {
+                    walk(&if prefix.is_empty() { key } else { format!("{prefix}.{key}") }, value, into);
+                }
+            }
+            _ => drop(into.insert(prefix.to_owned(), value)),
+        }
+    }
+    let mut leaves = BTreeMap::new();
+    walk("", config.cache.clone(), &mut leaves);
+    Ok(leaves)
+}
+
+/// A value as `config show` prints it: secrets hidden, URLs without their password.
+fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
+    if leaf.contains("secret") || leaf.contains("password") {
+        return Ok(toml::Value::String("(hidden)".to_owned()));
+    }
+    Ok(match value.kind {
+        ValueKind::Boolean(value) => toml::Value::Boolean(value),
+        ValueKind::I64(value) => toml::Value::Integer(value),
+        ValueKind::Float(value) => toml::Value::Float(value),
+        ValueKind::Array(items) => toml::Value::Array(items.into_iter().map(|item| shown(leaf, item)).collect::<anyhow::Result<_>>()?),
+        _ if leaf.ends_with("url") => toml::Value::String(durable::without_password(&value.into_string()?)),
+        _ => toml::Value::String(value.into_string()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let file = (PathBuf::from("banyan.toml"), toml.to_owned());
+        Settings::from_sources(Some(file), environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    }
+
+    fn error(toml: &str, environment: &[(&str, &str)]) -> String {
+        format!("{:#}", load(toml, environment).unwrap_err())
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
+        let settings = load("data_dir = \"here\"\n[http]\nworkers = 3", &[("BANYAN__HTTP__WORKERS", "5")]).unwrap();
+        assert_eq!((settings.http.workers, settings.data_dir), (5, PathBuf::from("here")));
+        assert_eq!(settings.http.listen.port(), 8080);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place_and_what_was_meant() {
+        let text = error("[htpp]\nlisten = \"127.0.0.1:1\"", &[]);
+        assert!(text.contains("banyan.toml sets htpp.listen") && text.contains("http.listen"), "{text}");
+        let text = error("", &[("BANYAN__HTTP__LISTN", "x")]);
+        assert!(text.contains("BANYAN__HTTP__LISTN") && text.contains("http.listen"), "{text}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_key_and_place() {
+        let text = error("[http]\nworkers = \"many\"", &[]);
+        assert!(text.contains("http.workers") && text.contains("banyan.toml") && text.contains("many"), "{text}");
+    }
+
+    #[test]
+    fn a_value_can_be_read_from_a_file_and_is_not_shown() {
+        let path = env::temp_dir().join(format!("banyan-secret-{}", std::process::id()));
+        fs::write(&path, "postgres://shop:geheim@localhost/shop\n").unwrap();
+        let settings = load("", &[("BANYAN__DATABASE__URL_FILE", path.to_str().unwrap())]).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(settings.database.url.as_ref().unwrap().expose_secret(), "postgres://shop:geheim@localhost/shop");
+        let shown = settings.show().unwrap();
+        assert!(shown.contains("postgres://shop@localhost/shop") && !shown.contains("geheim"), "{shown}");
+        assert!(!format!("{settings:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
+        assert!(error("", &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("loopback"));
+        assert!(error("profile = \"prod\"", &[]).contains("signing_key_file"));
+        let prod = "profile = \"prod\"\n[auth]\nsigning_key_file = \"key.pem\"\nissuer = ";
+        assert!(error(&format!("{prod}\"http://shop.example\""), &[]).contains("https://"));
+        assert!(error(&format!("{prod}\"https://shop.example\""), &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("behind_tls"));
+        assert_eq!(load(&format!("{prod}\"https://shop.example\""), &[]).unwrap().rate_limit(), (50, 100));
+    }
+
+    #[test]
+    fn every_default_of_the_machinery_stands_in_the_file() {
+        let settings = load("", &[]).unwrap();
+        assert_eq!(settings.durable, durable::Settings::default());
+        assert!(MODULES.iter().all(|module| settings.modules.contains_key(*module)), "{:?}", settings.modules);
+    }
+
+    #[test]
+    fn every_setting_has_a_comment() {
+        let mut commented = false;
+        for line in DEFAULTS.lines() {
+            let is_key = line.contains(" = ") && !line.starts_with('#');
+            assert!(!is_key || commented, "no comment above: {line}");
+            commented = line.starts_with("# ");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Where each module's data is, who may open it, and how it is brought up to date.
+
+use std::{
+    fs::{self, File, TryLockError},
+};
+
+use anyhow::{Context, bail};
+use durable::Place;
+use hmac::{Hmac, Mac};
+use reqwest::Url;
+use secrecy::ExposeSecret;
+use sha2::Sha256;
+
+use crate::config::Settings;
+
+/// Where the built-in payment provider keeps its own books, apart from every module.
+pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
+
+/// Keeps other processes away from the SQLite files while it lives.
+#[derive(Debug)]
+pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open")] Option<File>);
+
+/// Makes the data directory and locks it, if any of `modules` keeps its data there. On PostgreSQL several processes may share the data.
+///
+/// # Errors
+/// Another process uses the directory; it cannot be made or written.
+pub fn lock(settings: &Settings, modules: &[&str]) -> anyhow::Result<DataLock> {
+    if modules.iter().all(|module| url_of(settings, module).is_some()) {
+        return Ok(DataLock(None));
+    }
+    let directory = &settings.data_dir;
+    fs::create_dir_all(directory).with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(DataLock(Some(file))),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another banyan uses the data directory {}; stop it first, or give this one its own (BANYAN__DATA_DIR). SQLite files have one process at a time; several share PostgreSQL",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// Where `module` (or the sandbox provider) keeps its data.
+///
+/// # Errors
+/// A database URL that is none.
+pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
+    let Some(url) = url_of(settings, module) else {
+        let file = settings.data_dir.join(format!("{}.db", module.replace('_', "-")));
+        return Ok(Place::Sqlite { path: file });
+    };
+    let own_database = settings.modules.get(module).is_some_and(|at| at.database_url.is_some());
+    let url = if own_database || !settings.database.login_per_module { url.to_owned() } else { Login::of(url, module)?.url };
+    Ok(Place::Postgres { url, schema: module.to_owned() })
+}
+
+fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
+    let own = settings.modules.get(module).and_then(|at| at.database_url.as_ref());
+    own.or(settings.database.url.as_ref()).map(|url| url.expose_secret())
+}
+
+/// A module's own login.
+struct Login {
+    role: String,
+    password: String,
+    url: String,
+}
+
+impl Login {
+    /// The role carries the database's name, because roles belong to the whole server. Its password is derived from that of `url`, so that
+    /// every process with the settings knows it, and nobody has to keep it.
+    fn of(url: &str, module: &str) -> anyhow::Result<Self> {
+        let mut url = Url::parse(url).context("database.url is not a URL")?;
+        let database = url.path().trim_start_matches('/').to_owned();
+        let role = format!("{database}_{module}");
+        let mut mac = Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes()).context("a key of any length will do")?;
+        mac.update(role.as_bytes());
+        let password: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        if url.set_username(&role).is_err() || url.set_password(Some(&password)).is_err() {
+            bail!("database.url must name a host");
+        }
+        Ok(Login { role, password, url: url.to_string() })
+    }
+}
+
+/// Makes the modules' schemas and logins, where they share `database.url`. Safe to repeat, and from several processes at once.
+///
+/// # Errors
+/// The login of `database.url` may not create roles or schemas; the server cannot be reached, with the way to start it.
+pub async fn provision(settings: &Settings, owners: &[&str]) -> anyhow::Result<Vec<String>> {
+    let Some(url) = &settings.database.url else { return Ok(Vec::new()) };
+    let url = url.expose_secret();
+    let admin = connect(url).await?;
+    let mut made = Vec::new();
+    for owner in sharing(settings, owners) {
+        let login = if settings.database.login_per_module { Some(Login::of(url, owner)?) } else { None };
+        let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
+        admin
+            .make_schema(owner, login)
+            .await
+            .with_context(|| format!("making schema and login of {owner}; the login of database.url must be allowed to create roles and schemas"))?;
+        made.push(owner.to_owned());
+    }
+    admin.close().await?;
+    Ok(made)
+}
+
+/// Throws all data away: the files in the data directory, or the schemas.
+///
+/// # Errors
+/// Another process uses the data; it cannot be removed.
+pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
+    let _lock = lock(settings, owners)?;
+    for owner in owners {
+        if let Place::Sqlite { path } = place(settings, owner)? {
+            for suffix in ["", "-wal", "-shm"] {
+                let file = format!("{}{suffix}", path.display());
+                match fs::remove_file(&file) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("removing {file}")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    if let Some(url) = &settings.database.url {
+        let admin = connect(url.expose_secret()).await?;
+        for owner in sharing(settings, owners) {
+            admin.drop_schema(owner).await.with_context(|| format!("dropping the schema {owner}"))?;
+        }
+        admin.close().await?;
+    }
+    Ok(())
+}
+
+/// Those that keep their data in `database.url`.
+fn sharing<'a>(settings: &'a Settings, owners: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    owners.iter().copied().filter(|owner| settings.modules.get(*owner).is_none_or(|at| at.database_url.is_none()))
+}
+
+/// Migrates each module's schema, one after the other.
+///
+/// # Errors
+/// A schema from a newer banyan; a database that cannot be reached.
+pub async fn migrate(settings: &Settings, modules: &[&str]) -> anyhow::Result<()> {
+    for module in modules {
+        let connection = migration_connection(settings, module).await?;
+        let status = migrations::up(&connection, module).await?;
+        tracing::debug!(module, applied = status.applied.len(), "schema is up to date");
+        connection.close().await?;
+    }
+    Ok(())
+}
+
+/// What is applied and pending in one module's schema.
+///
+/// # Errors
+/// A database that cannot be reached.
+pub async fn migration_status(settings: &Settings, module: &str) -> anyhow::Result<migrations::Status> {
+    let connection = migration_connection(settings, module).await?;
+    let status = migrations::status(&connection, module).await?;
+    connection.close().await?;
+    Ok(status)
+}
+
+async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Result<durable::MigrationConnection> {
+    let place = place(settings, module)?;
+    let connection = durable::migration_connection(&place, module).await.map_err(|fault| anyhow::anyhow!("{}", fault.detail));
+    connection.with_context(|| match &place {
+        Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+        Place::Postgres { .. } => format!("is PostgreSQL running there, and has `banyan migrate --provision` made the login and schema of {module}?"),
+    })
+}
+
+async fn connect(url: &str) -> anyhow::Result<migrations::Admin> {
+    migrations::Admin::connect(url).await.with_context(|| {
+        let shown = durable::without_password(url);
+        format!(
+            "cannot reach PostgreSQL at {shown} (database.url); start it, for example with `pg_ctlcluster 15 main start` or \
+             `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`, or remove the setting to use SQLite"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_module_has_a_login_and_password_of_its_own() {
+        let orders = Login::of("postgres://admin:secret@localhost:5432/shop", "orders").unwrap();
+        let payments = Login::of("postgres://admin:secret@localhost:5432/shop", "payments").unwrap();
+        assert_eq!(orders.role, "shop_orders");
+        assert!(orders.url.starts_with("postgres://shop_orders:") && orders.url.ends_with("@localhost:5432/shop"));
+        assert_ne!(orders.password, payments.password);
+        assert_ne!(orders.password, Login::of("postgres://admin:other@localhost:5432/shop", "orders").unwrap().password);
+    }
+}

@@ -1,0 +1,238 @@
+//! Pages that show several modules at once. A page can live without a part: what is away is `null` and named in `unavailable`.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use actix_web::{HttpResponse, get, web::Data};
+use catalog_contract::{Catalog, ListPopularProducts, ListProducts, Products};
+use orders_contract::{FindOrder, ListOrders, Order, Orders};
+use payments_contract::{FindPayment, Payments};
+use serde::Serialize;
+use shared_kernel::{Call, Fault, Money, Timestamp};
+use shipping_contract::{FindShipment, Shipping};
+use users_contract::{FindUser, Users};
+use utoipa::ToSchema;
+use uuid::Uuid;
+use web::{LoggedIn, Problem, Routes};
+
+/// Every part of a page must be there within so long, or it counts as away.
+const PART_TIMEOUT: Duration = Duration::from_secs(2);
+const LATEST_ORDERS: u32 = 5;
+const POPULAR_PRODUCTS: u32 = 10;
+
+/// The modules whose answers the pages show.
+#[derive(Clone)]
+pub struct Asked {
+    pub orders: Arc<dyn Orders>,
+    pub users: Arc<dyn Users>,
+    pub catalog: Arc<dyn Catalog>,
+    pub payments: Arc<dyn Payments>,
+    pub shipping: Arc<dyn Shipping>,
+}
+
+/// The pages' routes, relative to `/api/v1`.
+pub fn routes(asked: Asked) -> Routes {
+    let asked = Data::new(asked);
+    Routes::new(move |config| {
+        config.app_data(asked.clone()).service(order_details).service(dashboard);
+    })
+}
+
+/// An order with everything around it.
+#[derive(Serialize, ToSchema)]
+struct OrderDetails {
+    order: OrderSummary,
+    /// Whose order it is.
+    user: Option<Profile>,
+    /// The ordered products as the catalog shows them today.
+    products: Option<Vec<Product>>,
+    payment: Option<Payment>,
+    shipment: Option<Shipment>,
+    /// The modules that did not answer; their parts are null.
+    #[schema(example = json!(["payments"]))]
+    unavailable: Vec<String>,
+}
+
+/// A user's own start page.
+#[derive(Serialize, ToSchema)]
+struct Dashboard {
+    profile: Option<Profile>,
+    /// Newest first.
+    latest_orders: Option<Vec<OrderSummary>>,
+    /// Best sold first.
+    popular_products: Option<Vec<Product>>,
+    /// The modules that did not answer; their parts are null.
+    unavailable: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct OrderSummary {
+    #[schema(format = Uuid)]
+    id: String,
+    #[schema(format = Uuid)]
+    user_id: String,
+    #[schema(example = "confirmed")]
+    status: String,
+    cancel_reason: Option<String>,
+    items: Vec<OrderLine>,
+    total: Option<Money>,
+    created_at: Timestamp,
+    version: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct OrderLine {
+    sku: String,
+    name: String,
+    quantity: u32,
+    unit_price: Option<Money>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Profile {
+    #[schema(format = Uuid)]
+    id: String,
+    email: String,
+    name: String,
+    roles: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Product {
+    sku: String,
+    name: String,
+    category: String,
+    price: Option<Money>,
+    active: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Payment {
+    #[schema(format = Uuid)]
+    id: String,
+    status: String,
+    amount: Option<Money>,
+    captured: Option<Money>,
+    refunded: Option<Money>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Shipment {
+    #[schema(format = Uuid)]
+    id: String,
+    status: String,
+    tracking_number: Option<String>,
+}
+
+/// One order with its customer, products, payment and shipment, asked of their modules at the same time.
+#[utoipa::path(tag = "pages", params(("id" = Uuid, Path, description = "The order")),
+    responses((status = 200, description = "The order and what is known around it", body = OrderDetails)), security(("bearer" = [])))]
+#[get("/order-details/{id}")]
+async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Asked>) -> Result<HttpResponse, Problem> {
+    let call = caller.call().clone().within(PART_TIMEOUT);
+    let order_id = id.into_inner().to_string();
+    // The order itself is what the page is about: without it there is no page.
+    let found = within(asked.orders.find_order(&call, FindOrder { order_id: order_id.clone() })).await?;
+    let order = found.order.ok_or_else(|| Fault::not_found("order"))?;
+    let skus = order.items.iter().map(|item| item.sku.clone()).collect();
+    // The customer's profile is shown to whoever may see the order, so it is asked for by the page, not by the caller.
+    let user = Call::by_module("gateway").traced(call.trace.clone()).within(PART_TIMEOUT);
+    let (user, products, payment, shipment) = futures::join!(
+        within(asked.users.find_user(&user, FindUser { user_id: order.user_id.clone() })),
+        within(asked.catalog.list_products(&call, ListProducts { skus })),
+        within(asked.payments.find_payment(&call, FindPayment { order_id: order_id.clone() })),
+        within(asked.shipping.find_shipment(&call, FindShipment { order_id })),
+    );
+    let mut parts = Parts::default();
+    Ok(HttpResponse::Ok().json(OrderDetails {
+        user: parts.take("users", user).and_then(|found| found.user).map(Profile::from),
+        products: parts.take("catalog", products).map(listed),
+        payment: parts.take("payments", payment).and_then(|found| found.payment).map(Payment::from),
+        shipment: parts.take("shipping", shipment).and_then(|found| found.shipment).map(Shipment::from),
+        order: OrderSummary::from(order),
+        unavailable: parts.unavailable,
+    }))
+}
+
+/// The caller's profile, latest orders, and what sells best.
+#[utoipa::path(tag = "pages", responses((status = 200, description = "The caller's start page", body = Dashboard)), security(("bearer" = [])))]
+#[get("/dashboard")]
+async fn dashboard(caller: LoggedIn, asked: Data<Asked>) -> Result<HttpResponse, Problem> {
+    let call = caller.call().clone().within(PART_TIMEOUT);
+    let user_id = caller.user_id().to_string();
+    let (profile, orders, popular) = futures::join!(
+        within(asked.users.find_user(&call, FindUser { user_id: user_id.clone() })),
+        within(asked.orders.list_orders(&call, ListOrders { user_id, limit: LATEST_ORDERS })),
+        within(asked.catalog.list_popular_products(&call, ListPopularProducts { limit: POPULAR_PRODUCTS })),
+    );
+    let mut parts = Parts::default();
+    Ok(HttpResponse::Ok().json(Dashboard {
+        profile: parts.take("users", profile).and_then(|found| found.user).map(Profile::from),
+        latest_orders: parts.take("orders", orders).map(|list| list.items.into_iter().map(OrderSummary::from).collect()),
+        popular_products: parts.take("catalog", popular).map(listed),
+        unavailable: parts.unavailable,
+    }))
+}
+
+/// Keeps count of the parts that are away.
+#[derive(Default)]
+struct Parts {
+    unavailable: Vec<String>,
+}
+
+impl Parts {
+    fn take<T>(&mut self, module: &str, part: Result<T, Fault>) -> Option<T> {
+        part.inspect_err(|fault| {
+            tracing::warn!(module, %fault, "a page is shown without this module");
+            self.unavailable.push(module.to_owned());
+        })
+        .ok()
+    }
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(PART_TIMEOUT, answer).await.unwrap_or_else(|_| Err(Fault::unavailable("The module did not answer in time.")))
+}
+
+fn listed(products: Products) -> Vec<Product> {
+    products.items.into_iter().map(Product::from).collect()
+}
+
+impl From<Order> for OrderSummary {
+    fn from(order: Order) -> Self {
+        let line = |item: orders_contract::OrderItem| OrderLine { sku: item.sku, name: item.name, quantity: item.quantity, unit_price: item.unit_price };
+        OrderSummary {
+            id: order.id,
+            user_id: order.user_id,
+            status: order.status,
+            cancel_reason: order.cancel_reason,
+            items: order.items.into_iter().map(line).collect(),
+            total: order.total,
+            created_at: Timestamp::from_ms(order.created_at_ms),
+            version: order.version,
+        }
+    }
+}
+
+impl From<users_contract::User> for Profile {
+    fn from(user: users_contract::User) -> Self {
+        Profile { id: user.id, email: user.email, name: user.name, roles: user.roles }
+    }
+}
+
+impl From<catalog_contract::Product> for Product {
+    fn from(product: catalog_contract::Product) -> Self {
+        Product { sku: product.sku, name: product.name, category: product.category, price: product.price, active: product.active }
+    }
+}
+
+impl From<payments_contract::Payment> for Payment {
+    fn from(payment: payments_contract::Payment) -> Self {
+        Payment { id: payment.id, status: payment.status, amount: payment.amount, captured: payment.captured, refunded: payment.refunded }
+    }
+}
+
+impl From<shipping_contract::Shipment> for Shipment {
+    fn from(shipment: shipping_contract::Shipment) -> Self {
+        Shipment { id: shipment.id, status: shipment.status, tracking_number: shipment.tracking_number }
+    }
+}

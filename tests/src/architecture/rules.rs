@@ -1,0 +1,188 @@
+//! The rules, each with its reason and its fix.
+
+use super::workspace::{Source, Workspace};
+
+pub const MODULES: [&str; 7] = ["users", "catalog", "inventory", "orders", "payments", "shipping", "notifications"];
+
+/// What is broken, in sentences: where, the rule, the fix.
+pub fn check(workspace: &Workspace) -> Vec<String> {
+    let mut broken = Vec::new();
+    check_dependencies(workspace, &mut broken);
+    for source in &workspace.sources {
+        check_words(source, &mut broken);
+        check_doors(source, &mut broken);
+    }
+    check_tables(workspace, &mut broken);
+    broken
+}
+
+fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
+    for package in &workspace.packages {
+        let name = package.name.as_str();
+        let contract_of = name.strip_suffix("-contract");
+        for dependency in package.dependencies.iter().map(String::as_str) {
+            let mut say = |rule: &str, fix: &str| broken.push(format!("{name} depends on {dependency}. Rule: {rule} Fix: {fix}"));
+            let is_module = MODULES.contains(&dependency);
+            if is_module && MODULES.contains(&name) {
+                say("a module depends on no other module.", "ask through its contract crate, handed in by Needs.");
+            } else if is_module && !matches!(name, "banyan" | "tests") {
+                say("only the app and the tests depend on modules.", "move what you need into the kernel, or ask through a contract.");
+            }
+            if contract_of.is_some() && dependency.ends_with("-contract") {
+                say("a contract depends on no other module's contract.", "copy the fields the message needs.");
+            }
+            let heavy = ["sea-orm", "sea-orm-migration", "actix-web", "durable", "web", "migrations", "reqwest", "lapin"];
+            if contract_of.is_some() && heavy.contains(&dependency) {
+                say("a contract knows no database and no web server.", "keep that in the module.");
+            }
+            if MODULES.contains(&name) && ["banyan", "migrations", "durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency) {
+                say("a module knows neither its placement, nor its migrations, nor a transport.", "take what it needs through Needs.");
+            }
+            let io = ["tokio", "sea-orm", "actix-web", "tonic", "reqwest", "lapin", "durable", "web"];
+            if name == "shared-kernel" && (io.contains(&dependency) || dependency.ends_with("-contract")) {
+                say("the kernel is light: words, no I/O.", "put machinery into durable or web.");
+            }
+            if name == "durable" && ["actix-web", "web", "lapin", "tonic"].contains(&dependency) {
+                say("the durable core speaks to no network but the database's.", "put it into web or the app.");
+            }
+        }
+    }
+}
+
+/// A word that may stand in some rooms only.
+struct Word {
+    words: &'static [&'static str],
+    allowed: fn(&str) -> bool,
+    rule: &'static str,
+    fix: &'static str,
+}
+
+const WORDS: &[Word] = &[
+    Word {
+        words: &["sea_orm", "sqlx"],
+        allowed: |path| {
+            let of_store = path.ends_with("/store.rs") || path.contains("/store/");
+            of_store || ["migrations/", "shared-kernel/durable/", "tests/"].iter().any(|room| path.starts_with(room))
+        },
+        rule: "sea_orm is named only in store.rs, migrations and durable.",
+        fix: "move the query into the module's store.rs.",
+    },
+    Word {
+        words: &["lapin"],
+        allowed: |path| path.starts_with("app/src/bus/") || path.starts_with("tests/"),
+        rule: "lapin is named only in app/src/bus.",
+        fix: "publish through the outbox, listen through Reactions.",
+    },
+    Word {
+        words: &["tonic"],
+        allowed: |path| ["shared-kernel/contract-build/", "app/src/rpc/", "tests/"].iter().any(|room| path.starts_with(room)),
+        rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
+        fix: "use the contract's trait; it is the same here and far away.",
+    },
+    Word {
+        words: &["SystemTime", "now_utc", "Instant::now", "now_v7", "new_v4", "rand::", "OsRng", "env::var", "std::env"],
+        allowed: |path| !path.starts_with("modules/") || path.contains("/tests/"),
+        rule: "no module reads the clock, randomness or the environment itself.",
+        fix: "take Clock, Ids, Secrets or a setting through Needs.",
+    },
+    Word {
+        words: &["cfg(feature", "cfg(not(feature"],
+        allowed: |path| matches!(path, "app/src/wiring.rs" | "app/src/bus/mod.rs" | "migrations/src/lib.rs" | "app/src/docs_ui.rs") || path.starts_with("tests/"),
+        rule: "features select crates in wiring.rs and bus/mod.rs; they are not sprinkled over items.",
+        fix: "decide in wiring.rs and hand in a value.",
+    },
+    Word {
+        words: &["actix_web", "utoipa_actix_web"],
+        allowed: |path| {
+            let of_http = path.ends_with("/http.rs") || path.contains("/http/") || path.contains("/tests/");
+            !path.starts_with("modules/") || of_http
+        },
+        rule: "in a module the web server is named only in http.rs.",
+        fix: "move the handler there; rules and services know no HTTP.",
+    },
+];
+
+fn check_words(source: &Source, broken: &mut Vec<String>) {
+    for word in WORDS.iter().filter(|word| !(word.allowed)(&source.path)) {
+        for (at, line) in code_lines(source) {
+            if let Some(found) = word.words.iter().find(|found| contains_word(line, found)) {
+                broken.push(format!("{}:{at} names {found}. Rule: {} Fix: {}", source.path, word.rule, word.fix));
+            }
+        }
+    }
+    // Rules are pure: an order, a stock item, a payment decide without waiting for anybody.
+    let is_rule = ["order.rs", "stock.rs", "payment.rs", "shipment.rs", "ledger.rs"].iter().any(|rule| source.path.ends_with(&format!("/src/{rule}")));
+    if is_rule && source.path.starts_with("modules/") {
+        for (at, line) in code_lines(source).filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await")) {
+            broken.push(format!("{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.", source.path));
+        }
+    }
+}
+
+/// A module crate shows a small door.
+fn check_doors(source: &Source, broken: &mut Vec<String>) {
+    let is_door = MODULES.iter().any(|module| source.path == format!("modules/{module}/src/lib.rs"));
+    if !is_door {
+        return;
+    }
+    let allowed = ["pub struct Needs", "pub struct Offers", "pub async fn start(", "pub use settings::", "pub struct Settings"];
+    for (at, line) in source.text.lines().enumerate().filter(|(_, line)| line.starts_with("pub ")) {
+        if !allowed.iter().any(|item| line.starts_with(item)) {
+            broken.push(format!(
+                "{}:{} shows `{line}`. Rule: Needs, Offers, start (and Settings) are a module's only public items. Fix: offer it through Offers or the contract.",
+                source.path,
+                at + 1
+            ));
+        }
+    }
+}
+
+/// No query names another module's table.
+fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
+    let tables_of = |module: &str| -> Vec<String> {
+        let folder = format!("migrations/src/{module}/");
+        let sources = workspace.sources.iter().filter(|source| source.path.starts_with(&folder));
+        sources.flat_map(|source| source.text.lines().filter_map(|line| line.trim().strip_prefix("create table ")?.split_whitespace().next().map(str::to_owned))).collect()
+    };
+    for module in MODULES {
+        let own = [tables_of(module), tables_of("durable")].concat();
+        let folder = format!("modules/{module}/src/");
+        let foreign: Vec<(&str, String)> = MODULES
+            .iter()
+            .filter(|other| **other != module)
+            .flat_map(|other| tables_of(other).into_iter().map(move |table| (*other, table)))
+            .filter(|(_, table)| !own.contains(table))
+            .collect();
+        for source in workspace.sources.iter().filter(|source| source.path.starts_with(&folder)) {
+            for (at, line) in code_lines(source) {
+                let lower = line.to_lowercase();
+                let names = |table: &str| {
+                    let queried = ["from ", "join ", "into ", "update "].iter().any(|verb| contains_word(&lower, &format!("{verb}{table}")));
+                    queried || lower.contains(&format!("table_name = \"{table}\"")) || MODULES.iter().any(|schema| lower.contains(&format!("{schema}.{table} ")))
+                };
+                if let Some((owner, table)) = foreign.iter().find(|(_, table)| names(table)) {
+                    broken.push(format!(
+                        "{}:{at} queries {table} of {owner}. Rule: no query names another module's table. Fix: ask {owner} through its contract, or keep what its events tell.",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Lines with their numbers, without comments and without unit tests at a file's end.
+fn code_lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let code = source.text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    code.map(|(at, line)| (at + 1, line.trim())).filter(|(_, line)| !line.starts_with("//") && !line.starts_with("--"))
+}
+
+/// Whether `word` stands in `line` and not as part of a longer name.
+fn contains_word(line: &str, word: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_none_or(|c| !is_name(c) || !word.starts_with(is_name));
+        let after = line[at + word.len()..].chars().next().is_none_or(|c| !is_name(c) || !word.ends_with(is_name));
+        before && after
+    })
+}

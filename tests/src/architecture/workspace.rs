@@ -1,0 +1,110 @@
+//! The workspace as the rules see it: packages with their dependencies, sources with their text.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+#[derive(Clone, Debug)]
+pub struct Package {
+    pub name: String,
+    /// Names of normal and build dependencies.
+    pub dependencies: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// From the repository's root, with `/`.
+    pub path: String,
+    pub text: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    pub packages: Vec<Package>,
+    pub sources: Vec<Source>,
+}
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a folder of the repository").to_owned()
+}
+
+impl Workspace {
+    pub fn load() -> Self {
+        let metadata = metadata(&["--no-deps"]);
+        let packages = metadata["packages"].as_array().expect("packages").iter().map(|package| Package {
+            name: text(&package["name"]),
+            dependencies: package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .filter(|dependency| dependency["kind"] != "dev")
+                .map(|dependency| text(&dependency["name"]))
+                .collect(),
+        });
+        let mut workspace = Workspace { packages: packages.collect(), sources: Vec::new() };
+        for room in ["app", "migrations", "modules", "shared-kernel", "tests"] {
+            workspace.read(&root().join(room));
+        }
+        workspace
+    }
+
+    fn read(&mut self, directory: &Path) {
+        let mut entries: Vec<PathBuf> = fs::read_dir(directory).expect("a room").map(|entry| entry.expect("an entry").path()).collect();
+        entries.sort();
+        for path in entries {
+            let kind = path.extension().and_then(|extension| extension.to_str());
+            if path.is_dir() && !path.ends_with("target") {
+                self.read(&path);
+            } else if matches!(kind, Some("rs" | "sql")) {
+                let from_root = path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
+                self.sources.push(Source { path: from_root, text: fs::read_to_string(&path).expect("a readable source") });
+            }
+        }
+    }
+
+    pub fn package_mut(&mut self, name: &str) -> &mut Package {
+        self.packages.iter_mut().find(|package| package.name == name).unwrap_or_else(|| panic!("there is no package {name}"))
+    }
+
+    /// Every dependency of one of our packages on another, sorted.
+    pub fn edges(&self) -> Vec<String> {
+        let ours: Vec<&str> = self.packages.iter().map(|package| package.name.as_str()).collect();
+        let mut edges: Vec<String> = self
+            .packages
+            .iter()
+            .flat_map(|package| package.dependencies.iter().map(move |dependency| (package, dependency)))
+            .filter(|(_, dependency)| ours.contains(&dependency.as_str()))
+            .map(|(package, dependency)| format!("{} -> {dependency}", package.name))
+            .collect();
+        edges.sort();
+        edges.dedup();
+        edges
+    }
+}
+
+/// Every package of the lock file with its licence.
+pub fn licences() -> Vec<(String, String)> {
+    let metadata = metadata(&[]);
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages.iter().map(|package| (text(&package["name"]), package["license"].as_str().unwrap_or("no stated licence").replace('/', " OR "))).collect()
+}
+
+fn metadata(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
+}
