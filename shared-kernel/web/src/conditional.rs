@@ -11,8 +11,12 @@ use actix_web::{
 };
 use serde::Serialize;
 use shared_kernel::{Fault, FaultKind};
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
 
-use crate::Answer;
+use crate::{Answer, openapi::header_parameter};
 
 /// A strong entity tag of a version: `"7"`. `version` must be visible ASCII without a quote, as numbers and hashes are.
 pub fn etag(version: impl Display) -> String {
@@ -112,6 +116,26 @@ fn entity_tags(text: &str) -> Vec<(bool, String)> {
         rest = after.trim_start_matches([' ', '\t', ',']);
     }
     tags
+}
+
+/// Documents that an operation honours `If-None-Match`: `params(web::IfNoneMatch)`.
+#[derive(Clone, Copy, Debug)]
+pub struct IfNoneMatch;
+
+impl IntoParams for IfNoneMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![header_parameter("If-None-Match", "An ETag the client has: if it is still the present one, 304 says so without a body.")]
+    }
+}
+
+/// Documents that an operation honours `If-Match`: `params(web::IfMatch)`.
+#[derive(Clone, Copy, Debug)]
+pub struct IfMatch;
+
+impl IntoParams for IfMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![header_parameter("If-Match", "The ETag of the version the client means to change.")]
+    }
 }
 
 #[cfg(test)]

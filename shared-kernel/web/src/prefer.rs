@@ -6,6 +6,12 @@ use std::{
 };
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap};
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
+
+use crate::openapi::header_parameter;
 
 /// Nobody is waited for longer than this.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -40,6 +46,12 @@ impl FromRequest for Prefer {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Ok(Prefer::read(request.headers())))
+    }
+}
+
+impl IntoParams for Prefer {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![header_parameter("Prefer", "`wait=N`: wait up to N seconds (at most 30) for the outcome.")]
     }
 }
 
