@@ -29,4 +29,10 @@ pub trait Listener: Send + Sync {
 
     /// Takes one event. `Ok` once the effect, or a durable note to retry it, is committed.
     async fn deliver(&self, envelope: Envelope) -> Result<(), Fault>;
+
+    /// Takes a frame that cannot be read as an event. `Ok` once it is stored as a dead letter, for people to look at.
+    async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault>;
+
+    /// Says that events may have been missed: the carrier was away, or its queues are new. The listener then asks the producers soon.
+    fn catch_up(&self);
 }

@@ -16,6 +16,7 @@ mod audit;
 mod db;
 mod fault;
 mod feed;
+mod gauges;
 mod lease;
 mod listen;
 mod machinery;
@@ -23,6 +24,7 @@ mod once;
 mod ops;
 pub mod outbox;
 mod postgres;
+mod prune;
 mod reactions;
 mod relay;
 pub mod saga;
@@ -32,14 +34,14 @@ mod tx;
 
 pub use audit::audit;
 pub use db::{Change, Db, Place, migration_connection, without_password};
-/// A single connection that migrations run on.
-pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use fault::{fault, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
-pub use ops::Ops;
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Heard, Reactions};
 pub use saga::{Decision, Input, Progress, Saga, Sagas};
+/// A single connection that migrations run on.
+pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::Settings;
 pub use tx::Tx;

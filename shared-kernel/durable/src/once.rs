@@ -145,9 +145,13 @@ where
     row.map(|row| remembered(&row, command)).transpose()
 }
 
-/// Forgets what has expired; answers how many.
-pub(crate) async fn prune(tx: &Tx) -> Result<u64, Fault> {
-    tx.execute("delete from inbox where expires_at < $1", [tx.clock().now().as_ms().into()]).await
+/// Forgets some of what has expired; answers how many.
+pub(crate) async fn prune(tx: &Tx, limit: i64) -> Result<u64, Fault> {
+    tx.execute(
+        "delete from inbox where (kind, id) in (select kind, id from inbox where expires_at < $1 order by expires_at limit $2)",
+        [tx.clock().now().as_ms().into(), limit.into()],
+    )
+    .await
 }
 
 const REFUSAL: &str = "refusal_to_remember";

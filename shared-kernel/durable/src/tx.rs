@@ -66,19 +66,19 @@ impl Tx {
     }
 
     /// Runs a statement with `$1`-style parameters, which both databases read; answers how many rows it touched.
-    pub(crate) async fn execute<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<u64, Fault> {
+    pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         Ok(self.transaction.execute_raw(statement).await.map_err(fault)?.rows_affected())
     }
 
     /// As [`execute`](Self::execute), for the first row.
-    pub(crate) async fn query_one<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<Option<QueryResult>, Fault> {
+    pub(crate) async fn query_one(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<QueryResult>, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         self.transaction.query_one_raw(statement).await.map_err(fault)
     }
 
     /// As [`execute`](Self::execute), for all rows.
-    pub(crate) async fn query_all<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<Vec<QueryResult>, Fault> {
+    pub(crate) async fn query_all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         self.transaction.query_all_raw(statement).await.map_err(fault)
     }

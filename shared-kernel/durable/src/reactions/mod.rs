@@ -1,4 +1,13 @@
 //! What a module does on hearing other modules' events: once each, in order per subject.
+//!
+//! A `lane` row per subject remembers how far it was followed and advances in the reaction's own transaction. Whatever cannot be handled when it
+//! comes (its reaction failed, an earlier version is missing, it is unreadable) is kept in the `retry` table, and the bus is told "taken".
+
+mod catch_up;
+mod delivery;
+mod lane;
+pub(crate) mod retry;
+mod runner;
 
 use std::{future::Future, sync::Arc};
 
@@ -6,6 +15,9 @@ use futures::future::BoxFuture;
 use shared_kernel::{Call, Envelope, Event, Fault, TraceParent};
 
 use crate::{Db, Tx};
+
+pub(crate) use delivery::Deliveries;
+pub(crate) use lane::{advance, reached};
 
 /// An event with the envelope it came in.
 #[derive(Clone, Debug)]
@@ -58,5 +70,28 @@ impl Reactions {
             }),
         ));
         self
+    }
+
+    /// What is listened to, each topic once, sorted.
+    pub(crate) fn topics(&self) -> Vec<String> {
+        let mut topics: Vec<String> = self.on.iter().map(|(topic, ..)| (*topic).to_owned()).collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+
+    pub(crate) fn listens_to(&self, topic: &str) -> bool {
+        self.on.iter().any(|(of, ..)| *of == topic)
+    }
+
+    /// Does everything that is to be done on hearing this event; nothing if it is of no interest.
+    pub(crate) async fn react(&self, tx: &Tx, envelope: &Envelope) -> Result<(), Fault> {
+        let topic = envelope.topic();
+        for (of, kind, react) in &self.on {
+            if *of == topic && *kind == envelope.kind {
+                react(tx.clone(), envelope.clone()).await?;
+            }
+        }
+        Ok(())
     }
 }
