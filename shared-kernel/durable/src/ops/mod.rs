@@ -15,7 +15,7 @@ pub use audit_log::AuditEntry;
 pub use dead_letters::{DeadLetter, DeadLetterEvent};
 pub use outbox::{OutboxEntry, OutboxEvent};
 
-use crate::{Db, fault::fault};
+use crate::{Db, fault::fault, saga::SagaOps};
 
 /// A module's sagas, outbox, dead letters and audit log.
 #[derive(Clone, Debug)]
@@ -45,6 +45,10 @@ impl Ops {
 
     pub fn module(&self) -> &str {
         self.db.module()
+    }
+
+    pub fn sagas(&self) -> SagaOps {
+        SagaOps::new(self.db.clone())
     }
 
     /// # Errors

@@ -2,8 +2,16 @@
 //!
 //! A saga is a row, and a log beside it that only grows. A runner claims it by a lease, sends the command that stands in it, and stores the
 //! answer, the next decision and the next command's bytes in one transaction. See RELIABILITY.md, Sagas.
+//!
+//! - An answer, or a refusal, is told to the definition at once.
+//! - An outcome that is unknown is asked for again with the same id and the same bytes, without limit; before each such repeat the definition
+//!   learns of a signal that waits and, once, of a deadline that passed.
+//! - A bug (what cannot be read, a panic, a broken invariant) is tried a few times and then parks this saga, and no other.
+//!
+//! Invariant: whatever a runner writes says under which lease token it was claimed. One that lost its lease, or that an operator overruled,
+//! writes nothing.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -12,6 +20,18 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{Db, Tx};
+
+mod advance;
+mod definition;
+mod ops;
+mod runner;
+mod store;
+
+pub use ops::{SagaDetails, SagaFilter, SagaLogEntry, SagaOps, SagaView};
+pub use store::SagaState;
+
+/// Woken when a saga may have something to do, or has come to its end.
+pub(crate) const TOPIC: &str = "saga";
 
 /// One kind of process, in one version of its definition.
 #[async_trait]
@@ -33,6 +53,7 @@ pub trait Saga: Send + Sync + 'static {
     async fn send(&self, call: &Call, command_id: Uuid, command: &Self::Command) -> Result<Self::News, Fault>;
 
     /// Takes an input and says what comes next. Runs inside the transaction that stores both, so it may change the module's own state there.
+    /// It may run more than once for one input, each time on the state as stored; only its last run counts.
     ///
     /// # Errors
     /// A fault that is no refusal: tried again; a refusal or an internal one counts as a bug, and too many park the saga.
@@ -77,38 +98,52 @@ pub enum Input<N> {
 /// What a saga does next.
 #[derive(Clone, Debug)]
 pub enum Decision<C> {
-    /// Sends a command forward.
+    /// Sends a command forward. A step is done once and undone once: its name and direction make the command's id.
     Do { step: &'static str, command: C },
     /// Sends the undo of `step`; from here on the saga compensates.
     Undo { step: &'static str, command: C },
     /// The other module is still at work: the same command again, after a while.
     Repeat { after: Duration },
-    /// Goes on with the command under way; for signals and deadlines that come too late.
+    /// Goes on with the command under way; for signals, deadlines and operators that come too late.
     Continue,
     /// All is done.
     Complete,
-    /// All is undone.
+    /// All is undone, or nothing had been done.
     Compensated,
     /// A person must look.
     Park { reason: String },
 }
 
-/// Begins a saga in the caller's transaction. `business_key` is unique per kind: what it is about.
+/// Begins a saga in the caller's transaction. `business_key` is unique per kind: what it is about. Topics named like it are woken when the saga
+/// comes to its end. The deadline counts from now by the database's clock.
 ///
 /// # Errors
-/// `internal` if there is one already for this key; as any query.
+/// `saga_exists` (internal) if there is one already for this key; as any query.
 pub async fn start<S: Saga>(tx: &Tx, call: &Call, business_key: &str, state: &S::State, deadline: Option<Duration>) -> Result<Uuid, Fault> {
-    let _ = (tx, call, business_key, state, deadline);
-    Err(Fault::internal("not_yet", "the saga runner is being built"))
+    let payload = serde_json::to_string(state).map_err(|error| Fault::internal("unwritable_saga", format!("{}: {error}", S::KIND)))?;
+    let id = tx.ids().new_id();
+    let new = store::New { id, kind: S::KIND, version: S::VERSION, business_key, payload: &payload, deadline, call };
+    if !store::insert(tx, new).await? {
+        return Err(Fault::internal("saga_exists", format!("there is a saga {} for {business_key} already", S::KIND)));
+    }
+    tx.wake(TOPIC);
+    Ok(id)
 }
 
-/// Tells a saga something, in the caller's transaction. False: there is no unfinished saga of this kind and key.
+/// Tells a saga something, in the caller's transaction. False: there is no unfinished saga of this kind and key. A later signal replaces one
+/// that was not heard yet.
+///
+/// It locks the saga's row, and the runner locks that row before whatever `decide` changes: so signal **before** changing what `decide`
+/// changes too, or the two may deadlock on PostgreSQL and one of them has to start over.
 ///
 /// # Errors
 /// As any query.
 pub async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Result<bool, Fault> {
-    let _ = (tx, kind, business_key, signal);
-    Ok(false)
+    let heard = store::signal(tx, kind, business_key, signal).await?;
+    if heard {
+        tx.wake(TOPIC);
+    }
+    Ok(heard)
 }
 
 /// The id of a step's command: the same whenever and by whomever it is sent.
@@ -121,20 +156,23 @@ pub fn command_id(saga: Uuid, step: &str, undo: bool) -> Uuid {
 #[derive(Clone)]
 pub struct Sagas {
     pub(crate) db: Db,
+    definitions: definition::Definitions,
 }
 
 impl Sagas {
     pub fn new(db: Db) -> Self {
-        Sagas { db }
+        Sagas { db, definitions: definition::Definitions::default() }
     }
 
-    pub fn with<S: Saga>(self, saga: S) -> Self {
-        let _ = saga;
+    /// Adds a definition. Sagas of a kind and version that was not added are left to a binary that knows them.
+    pub fn with<S: Saga>(mut self, saga: S) -> Self {
+        self.definitions.add(Arc::new(definition::Defined(saga)));
         self
     }
 
-    /// Drives this module's due sagas until `stop`; then lets the commands under way end, gives the leases back and returns.
+    /// Drives this module's due sagas until `stop`; then lets the commands under way end for a short while, gives the leases back and returns.
+    /// Dropping the future instead is like a crash: the leases end by themselves.
     pub async fn run(&self, stop: CancellationToken) {
-        stop.cancelled().await;
+        runner::run(self.db.clone(), self.definitions.clone(), stop).await;
     }
 }

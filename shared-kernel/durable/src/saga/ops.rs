@@ -1,0 +1,296 @@
+//! What operators see of sagas, and what they may do to one.
+//!
+//! Every action raises the saga's lease token: what a runner does with it at that moment is void, and taken up again from the stored command.
+
+use sea_orm::{ConnectionTrait, Statement, Value};
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Actor, Fault, Page, PageRequest, Timestamp};
+use uuid::Uuid;
+
+use super::{
+    TOPIC,
+    store::{self, Row, SagaState},
+};
+use crate::{Db, Tx, audit, fault::fault};
+
+/// A module's sagas, for operators.
+#[derive(Clone, Debug)]
+pub struct SagaOps {
+    db: Db,
+}
+
+/// Which sagas to list; nothing said means all.
+#[derive(Clone, Debug, Default)]
+pub struct SagaFilter {
+    pub state: Option<SagaState>,
+    pub kind: Option<String>,
+}
+
+/// One saga, in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SagaView {
+    pub id: Uuid,
+    pub kind: String,
+    /// The version of the definition it was born with and finishes under.
+    pub definition_version: i64,
+    /// What it is about; unique per kind.
+    pub business_key: String,
+    pub state: SagaState,
+    /// The step under way, or the last one; empty before the first.
+    pub step: String,
+    /// How often the present command was sent without an answer that led on.
+    pub attempts: i64,
+    /// Bugs met since the last decision.
+    pub failures: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_reason: Option<String>,
+    /// The state a parked saga goes back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_state: Option<SagaState>,
+    /// A signal it has not heard yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// An operator wants it undone, and it has not been told yet.
+    pub compensate_asked: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_at: Option<Timestamp>,
+    /// When it is driven next; of no meaning unless it is running or compensating.
+    pub next_run_at: Timestamp,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// One saga with everything known about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SagaDetails {
+    #[serde(flatten)]
+    pub saga: SagaView,
+    /// What it has learned so far, as its definition stores it.
+    pub payload: serde_json::Value,
+    /// The command under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_id: Option<Uuid>,
+    /// The runner that drives it at this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The last 500 entries, oldest first.
+    pub log: Vec<SagaLogEntry>,
+}
+
+/// Something that happened to a saga.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SagaLogEntry {
+    /// 1 for the first, then gapless.
+    pub seq: i64,
+    pub at: Timestamp,
+    /// `started`, `begun`, `news`, `refused`, `signal`, `deadline_passed`, `unknown`, `failed`; then `do`, `undo`, `repeat`, `continue`,
+    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, and `compensate` once it was told.
+    pub entry: String,
+    pub step: String,
+    pub detail: String,
+}
+
+impl SagaOps {
+    pub(crate) fn new(db: Db) -> Self {
+        SagaOps { db }
+    }
+
+    /// The newest first.
+    ///
+    /// # Errors
+    /// `invalid_cursor` (malformed); as any query.
+    pub async fn list(&self, filter: &SagaFilter, page: &PageRequest) -> Result<Page<SagaView>, Fault> {
+        let mut values: Vec<Value> = vec![i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into()];
+        let mut terms = vec!["1 = 1".to_owned()];
+        if let Some(state) = filter.state {
+            values.push(state.as_str().into());
+            terms.push(format!("state = ${}", values.len()));
+        }
+        if let Some(kind) = &filter.kind {
+            values.push(kind.as_str().into());
+            terms.push(format!("kind = ${}", values.len()));
+        }
+        if let Some(cursor) = &page.after {
+            let (at, id) = read_cursor(&cursor.0)?;
+            values.extend([at.into(), id.into()]);
+            let (at, id) = (values.len() - 1, values.len());
+            terms.push(format!("(created_at < ${at} or (created_at = ${at} and id < ${id}))"));
+        }
+        let sql = format!("select {} from saga where {} order by created_at desc, id desc limit $1", store::COLUMNS, terms.join(" and "));
+        let rows = self.query(sql, values).await?;
+        let views = rows.iter().map(|row| Row::read(row).map(SagaView::from)).collect::<Result<Vec<_>, Fault>>()?;
+        Ok(page.page(views, |last| format!("{}:{}", last.created_at.as_ms(), last.id)))
+    }
+
+    /// # Errors
+    /// `not_found`; as any query.
+    pub async fn show(&self, id: Uuid) -> Result<SagaDetails, Fault> {
+        let sql = format!("select {} from saga where id = $1", store::COLUMNS);
+        let rows = self.query(sql, vec![id.into()]).await?;
+        let row = Row::read(rows.first().ok_or_else(|| Fault::not_found("saga"))?)?;
+        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500".to_owned();
+        let mut log = self.query(sql, vec![id.into()]).await?.iter().map(read_entry).collect::<Result<Vec<_>, Fault>>()?;
+        log.reverse();
+        Ok(SagaDetails {
+            payload: readable(&row.payload),
+            command: row.command.as_deref().map(readable),
+            command_id: row.command_id,
+            lease_owner: row.lease_owner.clone().filter(|_| row.lease_until.as_ms() > 0),
+            traceparent: row.traceparent.clone(),
+            log,
+            saga: row.into(),
+        })
+    }
+
+    /// Lets a parked saga go on where it stopped, or a waiting one go on now.
+    ///
+    /// # Errors
+    /// `not_found`; `saga_finished` (conflict); `reason_required` (invalid).
+    pub async fn retry(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+        self.act(actor, id, Action { name: "saga.retry", entry: "retried", change: retry }, reason, comment).await
+    }
+
+    /// Wants a saga undone that still goes forward. Its definition is told when it runs next, and may answer that it is too late: the log shows.
+    ///
+    /// # Errors
+    /// `not_found`; `saga_finished`, `saga_compensating` (conflict); `reason_required` (invalid).
+    pub async fn compensate(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+        self.act(actor, id, Action { name: "saga.compensate", entry: "compensation_asked", change: compensate }, reason, comment).await
+    }
+
+    /// Ends a parked saga as it stands. Whatever it left behind in other modules is the operator's to put right.
+    ///
+    /// # Errors
+    /// `not_found`; `saga_finished`, `saga_not_parked` (conflict); `reason_required` (invalid).
+    pub async fn abandon(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+        self.act(actor, id, Action { name: "saga.abandon", entry: "abandoned", change: abandon }, reason, comment).await
+    }
+
+    async fn act(&self, actor: &Actor, id: Uuid, action: Action, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+        if reason.trim().is_empty() {
+            return Err(Fault::invalid("reason_required", "Say why.").at("/reason", "must not be empty"));
+        }
+        let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
+        self.db
+            .write(move |tx| {
+                let (actor, reason, comment) = (actor.clone(), reason.clone(), comment.clone());
+                async move { act(&tx, &actor, id, action, &reason, comment.as_deref()).await }
+            })
+            .await
+    }
+
+    async fn query(&self, sql: String, values: Vec<Value>) -> Result<Vec<sea_orm::QueryResult>, Fault> {
+        let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
+        self.db.read().query_all_raw(statement).await.map_err(fault)
+    }
+}
+
+/// What an operator does to a saga.
+#[derive(Clone, Copy)]
+struct Action {
+    name: &'static str,
+    entry: &'static str,
+    /// Changes the row, or says why its state does not allow it.
+    change: fn(&mut Row) -> Result<(), Fault>,
+}
+
+async fn act(tx: &Tx, actor: &Actor, id: Uuid, action: Action, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+    let mut row = store::load_locked(tx, id).await?.ok_or_else(|| Fault::not_found("saga"))?;
+    if row.state.is_finished() {
+        return Err(Fault::conflict("saga_finished", format!("The saga is {} already.", row.state.as_str())));
+    }
+    (action.change)(&mut row)?;
+    let token = row.lease_token;
+    row.lease_token += 1;
+    // A command may be on its way. Whoever goes on learns so from the holder's name, which stays.
+    row.lease_until = Timestamp::default();
+    row.next_run_at = tx.database_now().await?;
+    store::save(tx, &row, token).await?;
+    store::log(tx, id, action.entry, &row.step, &format!("{}: {reason}", actor.label())).await?;
+    audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
+    tx.wake(TOPIC);
+    tx.wake(row.business_key.as_str());
+    row.updated_at = tx.clock().now();
+    Ok(row.into())
+}
+
+fn retry(row: &mut Row) -> Result<(), Fault> {
+    unpark(row);
+    row.failures = 0;
+    Ok(())
+}
+
+fn compensate(row: &mut Row) -> Result<(), Fault> {
+    if row.state == SagaState::Compensating || row.parked_state == Some(SagaState::Compensating) {
+        return Err(Fault::conflict("saga_compensating", "The saga is being undone already; retry it if it is parked."));
+    }
+    unpark(row);
+    row.failures = 0;
+    row.compensate_asked = true;
+    Ok(())
+}
+
+fn abandon(row: &mut Row) -> Result<(), Fault> {
+    if row.state != SagaState::Parked {
+        return Err(Fault::conflict("saga_not_parked", "Only a parked saga can be abandoned."));
+    }
+    row.state = SagaState::Abandoned;
+    Ok(())
+}
+
+fn unpark(row: &mut Row) {
+    if let Some(state) = row.parked_state.take() {
+        row.state = state;
+        row.parked_reason = None;
+    }
+}
+
+fn read_cursor(text: &str) -> Result<(i64, Uuid), Fault> {
+    let parts = text.split_once(':').and_then(|(at, id)| Some((at.parse().ok()?, Uuid::parse_str(id).ok()?)));
+    parts.ok_or_else(|| Fault::malformed("invalid_cursor", "The cursor is not one this list gave out."))
+}
+
+fn read_entry(row: &sea_orm::QueryResult) -> Result<SagaLogEntry, Fault> {
+    Ok(SagaLogEntry {
+        seq: row.try_get("", "seq").map_err(fault)?,
+        at: Timestamp::from_ms(row.try_get("", "at").map_err(fault)?),
+        entry: row.try_get("", "entry").map_err(fault)?,
+        step: row.try_get("", "step").map_err(fault)?,
+        detail: row.try_get("", "detail").map_err(fault)?,
+    })
+}
+
+/// Stored bytes as an operator reads them; what is no JSON, which may be the very reason to look, is shown as text.
+fn readable(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
+}
+
+impl From<Row> for SagaView {
+    fn from(row: Row) -> Self {
+        SagaView {
+            id: row.id,
+            kind: row.kind,
+            definition_version: row.version,
+            business_key: row.business_key,
+            state: row.state,
+            step: row.step,
+            attempts: row.attempts,
+            failures: row.failures,
+            last_error: row.last_error,
+            parked_reason: row.parked_reason,
+            parked_state: row.parked_state,
+            signal: row.signal,
+            compensate_asked: row.compensate_asked,
+            deadline_at: row.deadline_at,
+            next_run_at: row.next_run_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
