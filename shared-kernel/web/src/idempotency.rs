@@ -311,19 +311,26 @@ async fn take_turn(module: &str, id: &str) -> Result<Turn, Fault> {
     };
     match tokio::time::timeout(TWIN_WAIT, lock.lock_owned()).await {
         Ok(guard) => Ok(Turn { name, guard: Some(guard) }),
-        Err(_) => Err(Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.")
-            .retry_after(Duration::from_secs(1))),
+        Err(_) => {
+            forget_idle(&name);
+            let fault = Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.");
+            Err(fault.retry_after(Duration::from_secs(1)))
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         self.guard.take();
-        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Whoever waits still holds the lock's other half.
-        if running.get(&self.name).is_some_and(|lock| lock.strong_count() == 0) {
-            running.remove(&self.name);
-        }
+        forget_idle(&self.name);
+    }
+}
+
+fn forget_idle(name: &(String, String)) {
+    let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // Whoever waits still holds the lock's other half.
+    if running.get(name).is_some_and(|lock| lock.strong_count() == 0) {
+        running.remove(name);
     }
 }
 
@@ -366,5 +373,20 @@ mod tests {
             assert_eq!(read(bad), None, "{bad}");
         }
         assert_eq!(parse_key(&HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap()), None);
+    }
+
+    #[actix_web::test]
+    async fn a_twin_waits_two_seconds_and_is_then_told_to_come_back() {
+        let turn = take_turn("test", "ada k1").await.unwrap();
+        let begun = std::time::Instant::now();
+        let fault = take_turn("test", "ada k1").await.map(drop).unwrap_err();
+        assert_eq!((fault.code.as_str(), crate::status_of(&fault).as_u16()), ("twin_in_progress", 409));
+        assert!(fault.retry_after.is_some() && begun.elapsed() >= Duration::from_secs(2));
+        assert!(take_turn("test", "ada k2").await.is_ok() && take_turn("other", "ada k1").await.is_ok(), "others do not wait");
+        let waiting = tokio::spawn(take_turn("test", "ada k1"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(turn);
+        drop(waiting.await.unwrap().expect("its turn"));
+        assert!(!RUNNING.lock().unwrap().keys().any(|(module, _)| module == "test"), "nothing is left behind");
     }
 }

@@ -9,7 +9,9 @@
 //! async fn place_order(customer: web::Customer, key: web::RequiredKey, body: web::Body<NewOrder>, service: Data<Service>)
 //!     -> Result<HttpResponse, web::Problem>
 //! ```
-//! The caller comes first among the parameters, so that 401 and 403 come before anything is said about the request.
+//! The caller comes first among the parameters, so that 401 and 403 come before anything is said about the request. Query types, keys,
+//! [`Prefer`], [`IfMatch`], [`IfNoneMatch`] and `sse::LastEventId` are documented by naming them in `params(..)`; [`openapi::finish`] adds
+//! the problems. A handler that takes [`Anyone`] says `security((), ("bearer" = []))`: a bad token is 401 there too.
 //!
 //! # Decided here
 //! - **Limits have one source**: the utoipa schema. What a body or query type's attributes document is what is enforced.

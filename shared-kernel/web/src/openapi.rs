@@ -47,13 +47,20 @@ pub fn document(base: OpenApi, routes: &[Routes]) -> OpenApi {
     api
 }
 
+/// What these routes document under `prefix`, not finished yet: for a document put together from several modules.
+pub fn collect(prefix: &str, routes: &[Routes]) -> OpenApi {
+    let scope = utoipa_actix_web::scope(prefix).configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
+    let empty = utoipa::openapi::OpenApiBuilder::new().build();
+    actix_web::App::new().into_utoipa_app().openapi(empty).service(scope).split_for_parts().1
+}
+
 /// Completes a collected document: shared problems and headers declared once and referred to, the bearer scheme, each operation's possible
 /// problems, query parameters one by one, implied limits spelled out, operation ids unique.
 pub fn finish(api: &mut OpenApi) {
     let mut components = api.components.take().unwrap_or_default();
     declare_shared(&mut components);
     let mut ids = BTreeSet::new();
-    for (_, item) in &mut api.paths.paths {
+    for item in api.paths.paths.values_mut() {
         let operations = [
             ("get", &mut item.get),
             ("put", &mut item.put),
@@ -177,23 +184,16 @@ fn finish_responses(operation: &mut Operation) {
     }
     for (status, name, _) in PROBLEMS.iter().filter(|(status, ..)| statuses.contains(status)) {
         let reference = RefOr::Ref(Ref::new(format!("#/components/responses/{name}")));
-        let documented = operation.responses.responses.entry(status.to_string()).or_insert_with(|| reference.clone());
-        // A module may describe when it happens; the shape is the same everywhere.
-        if let RefOr::T(response) = documented
-            && response.content.is_empty()
-        {
-            let schema = RefOr::Ref(Ref::from_schema_name(ProblemBody::name()));
-            response.content.insert(PROBLEM_JSON.to_owned(), RefOr::T(Content::new(Some(schema))));
-        }
+        operation.responses.responses.entry(status.to_string()).or_insert(reference);
     }
+    // A module may say in its own words when it happens; the shape is the same everywhere.
     for (status, response) in &mut operation.responses.responses {
         let failed = status.starts_with('4') || status.starts_with('5');
         if let RefOr::T(response) = response
             && failed
-            && response.content.is_empty()
         {
             let schema = RefOr::Ref(Ref::from_schema_name(ProblemBody::name()));
-            response.content.insert(PROBLEM_JSON.to_owned(), RefOr::T(Content::new(Some(schema))));
+            response.content = [(PROBLEM_JSON.to_owned(), RefOr::T(Content::new(Some(schema))))].into();
         }
     }
 }

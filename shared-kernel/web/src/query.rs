@@ -2,11 +2,13 @@
 
 use std::{
     any::TypeId,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, LazyLock, RwLock},
 };
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload};
 use futures::future::{FutureExt, LocalBoxFuture, Ready, ready};
+use jsonschema::Validator;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared_kernel::{Fault, FieldError};
@@ -72,29 +74,46 @@ impl<T: DeserializeOwned + 'static> FromRequest for Path<T> {
 #[derive(Default)]
 struct KnownNames(BTreeSet<String>);
 
+/// What is documented of a query type.
+struct Documented {
+    schemas: Vec<(String, Value)>,
+    validator: Validator,
+}
+
+/// Made once per type.
+fn documented<T: IntoParams + 'static>() -> Result<Arc<Documented>, Fault> {
+    static KNOWN: LazyLock<RwLock<HashMap<TypeId, Arc<Documented>>>> = LazyLock::new(RwLock::default);
+    let id = TypeId::of::<T>();
+    if let Some(known) = KNOWN.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&id) {
+        return Ok(known.clone());
+    }
+    let parameters = parameters_of::<T>();
+    let validator = schema::compile(&schema_of_all(&parameters))?;
+    let schemas = parameters.iter().map(|parameter| (parameter.name.clone(), schema_of(parameter))).collect();
+    let documented = Arc::new(Documented { schemas, validator });
+    KNOWN.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id, documented.clone());
+    Ok(documented)
+}
+
 impl<T: DeserializeOwned + IntoParams + 'static> FromRequest for Query<T> {
     type Error = Problem;
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let parameters = parameters_of::<T>();
-        {
+        // All extractors of a handler are made before the first is polled, so each knows the others' names when it reads.
+        let documented = documented::<T>();
+        if let Ok(documented) = &documented {
             let mut extensions = request.extensions_mut();
-            let known = match extensions.get_mut::<KnownNames>() {
-                Some(known) => known,
-                None => {
-                    extensions.insert(KnownNames::default());
-                    extensions.get_mut::<KnownNames>().unwrap_or_else(|| unreachable!("it was put there one line above"))
-                }
-            };
-            known.0.extend(parameters.iter().map(|parameter| parameter.name.clone()));
+            let mut known = extensions.remove::<KnownNames>().unwrap_or_default();
+            known.0.extend(documented.schemas.iter().map(|(name, _)| name.clone()));
+            extensions.insert(known);
         }
         let request = request.clone();
-        async move { Ok(Query(read::<T>(&request, &parameters)?)) }.boxed_local()
+        async move { Ok(Query(read::<T>(&request, &*documented?)?)) }.boxed_local()
     }
 }
 
-fn read<T: DeserializeOwned + 'static>(request: &HttpRequest, parameters: &[Parameter]) -> Result<T, Fault> {
+fn read<T: DeserializeOwned>(request: &HttpRequest, documented: &Documented) -> Result<T, Fault> {
     let pairs = actix_web::web::Query::<Vec<(String, String)>>::from_query(request.query_string())
         .map_err(|_| Fault::malformed("invalid_parameter", "The query string cannot be read."))?
         .into_inner();
@@ -104,17 +123,16 @@ fn read<T: DeserializeOwned + 'static>(request: &HttpRequest, parameters: &[Para
     }
     let mut errors = unknown(request, &given);
     let mut values = Map::new();
-    for parameter in parameters {
-        let Some(texts) = given.get(&parameter.name) else { continue };
-        match value_of(&schema_of(parameter), texts) {
-            Some(value) => _ = values.insert(parameter.name.clone(), value),
-            None => errors.push(FieldError { pointer: parameter.name.clone(), detail: "is given more than once".to_owned() }),
+    for (name, schema) in &documented.schemas {
+        let Some(texts) = given.get(name) else { continue };
+        match value_of(schema, texts) {
+            Some(value) => _ = values.insert(name.clone(), value),
+            None => errors.push(FieldError { pointer: name.clone(), detail: "is given more than once".to_owned() }),
         }
     }
-    let validator = schema::validator(TypeId::of::<Query<T>>(), || schema_of_all(parameters))?;
     let mut values = Value::Object(values);
     schema::make_whole_numbers_integers(&mut values);
-    for mut error in schema::violations(&validator, &values) {
+    for mut error in schema::violations(&documented.validator, &values) {
         error.pointer = error.pointer.trim_start_matches('/').to_owned();
         if !errors.iter().any(|known| known.pointer == error.pointer) {
             errors.push(error);

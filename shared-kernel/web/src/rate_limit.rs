@@ -14,7 +14,7 @@ use std::{
 };
 
 use actix_web::{
-    Error, HttpResponse,
+    Error,
     body::{BoxBody, MessageBody},
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
     http::header::{HeaderMap, HeaderName, HeaderValue},
@@ -184,7 +184,7 @@ where
                 }
                 Err(fault) => {
                     let wait = fault.retry_after.unwrap_or_default();
-                    let mut response = request.into_response(HttpResponse::from_error(Problem(fault)));
+                    let mut response = request.error_response(Problem(fault));
                     limit.write_headers(response.headers_mut(), 0, wait);
                     Ok(response)
                 }

@@ -50,3 +50,17 @@ pub(crate) fn address_label(address: IpAddr) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_counted_as_what_its_owner_commands() {
+        let label = |text: &str| address_label(text.parse().unwrap());
+        assert_eq!(label("192.0.2.7"), "192.0.2.7");
+        assert_eq!(label("::ffff:192.0.2.7"), "192.0.2.7", "the same client over a dual-stack socket");
+        assert_eq!(label("2001:db8:1:2:aaaa::1"), label("2001:db8:1:2:bbbb::2"));
+        assert_ne!(label("2001:db8:1:2::1"), label("2001:db8:1:3::1"));
+    }
+}

@@ -37,7 +37,7 @@ pub(crate) fn validator(id: TypeId, schema: impl FnOnce() -> Value) -> Result<Ar
     Ok(validator)
 }
 
-fn compile(schema: &Value) -> Result<Validator, Fault> {
+pub(crate) fn compile(schema: &Value) -> Result<Validator, Fault> {
     // OpenAPI 3.1 speaks the 2020-12 dialect, where a format is a remark unless one says that it is meant.
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)

@@ -154,6 +154,7 @@ mod tests {
         let request = TestRequest::get().app_data(stopping.clone()).to_http_request();
         let response = respond(&request, stream::pending());
         let reading = tokio::task::spawn_local(to_bytes(response.into_body()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
         stopping.0.cancel();
         let body = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("the stream ends").unwrap().unwrap();
         assert_eq!(body, "retry: 2000\n\n");
