@@ -1,0 +1,83 @@
+//! Users that exist before anybody registers: the demo's, and a real shop's first operator.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use durable::{Command, Outcome, outbox};
+use shared_kernel::{Call, Fault, Role};
+use uuid::Uuid;
+
+use crate::{
+    service::{self, Service},
+    settings::FirstOperator,
+    store,
+    user::User,
+    words::{EmailAddress, Password, PersonName},
+};
+
+const DEMO_PASSWORD: &str = "banyan-demo";
+const DEMO: [(&str, &str, Role); 3] = [
+    ("demo@banyan.example", "Demo Customer", Role::Customer),
+    ("staff@banyan.example", "Demo Staff", Role::Staff),
+    ("ops@banyan.example", "Demo Operator", Role::Ops),
+];
+
+/// Puts the demo's users in, once.
+pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
+    let command = Command::new("seed", "demo_users", b"1");
+    // Looked at first, because hashing passwords would be most of a second start's time.
+    if durable::recall::<()>(&service.db, &command).await?.is_some() {
+        return Ok(());
+    }
+    let password = Password::parse(DEMO_PASSWORD)?;
+    let mut users = Vec::with_capacity(DEMO.len());
+    for (email, name, role) in DEMO {
+        // By the email address, so that every module's demo data can name the same user without asking.
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("banyan:user:{email}").as_bytes());
+        users.push((new_user(&service, id, email, name, vec![role])?, service.hasher.slot().await?.hash(password.secret()).await?));
+    }
+    put_in(&service, command, users).await
+}
+
+/// Makes the first operator, unless there is a user with this email address: nobody becomes one by having registered it.
+pub async fn first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<()> {
+    let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
+    let command = Command::new("seed", format!("first_operator:{}", email.lower()), b"1");
+    if durable::recall::<()>(&service.db, &command).await?.is_some() {
+        return Ok(());
+    }
+    if store::find_credentials(service.db.read(), &email.lower()).await?.is_some() {
+        tracing::warn!(%email, "users.first_operator names a user who exists already; their roles stay as they are");
+        return Ok(());
+    }
+    let path = first.password_file.display();
+    let password = tokio::fs::read_to_string(&first.password_file).await.with_context(|| format!("reading the password in {path}"))?;
+    let password = Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))?;
+    let user = new_user(service, service.ids.new_id(), email.as_str(), "Operator", vec![Role::Staff, Role::Ops])?;
+    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    put_in(service, command, vec![(user, hash)]).await?;
+    Ok(())
+}
+
+fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Role>) -> Result<User, Fault> {
+    Ok(User::register(id, EmailAddress::parse(email)?, PersonName::parse(name)?, roles, service.clock.now()))
+}
+
+/// Users who are there already stay as they are.
+async fn put_in(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
+    durable::once(&service.db, command, move |tx| {
+        let users = users.clone();
+        async move {
+            let call = Call::by_module("users");
+            for (user, hash) in &users {
+                if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
+                    store::insert_user(tx.conn(), user, hash).await?;
+                    outbox::append(&tx, &call, &service::subject(user.id), &service::registered(user)).await?;
+                }
+            }
+            Ok(Outcome::Done(()))
+        }
+    })
+    .await
+    .map(drop)
+}

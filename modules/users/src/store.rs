@@ -1,0 +1,384 @@
+//! The module's tables, and every query on them.
+
+use sea_orm::{
+    ActiveValue::{Set, Unchanged},
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, ExprTrait, Query},
+};
+use shared_kernel::{Actor, Cursor, Fault, Page, PageRequest, Role, Timestamp};
+use uuid::Uuid;
+
+use crate::{
+    attempts::Attempt,
+    session::{RefreshToken, RevokedReason, Session},
+    user::User,
+    words::{EmailAddress, PersonName},
+};
+
+/// What a query runs on: the module's database, or a transaction on it.
+pub use sea_orm::ConnectionTrait as Readable;
+
+mod user {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "users")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub email: String,
+        pub email_lower: String,
+        pub name: String,
+        pub password_hash: String,
+        pub roles: String,
+        pub addresses: String,
+        pub version: i64,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod session {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "session")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub user_id: Uuid,
+        pub created_at: i64,
+        pub revoked_at: Option<i64>,
+        pub revoked_reason: Option<String>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod refresh_token {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "refresh_token")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub hash: String,
+        pub session_id: Uuid,
+        pub issued_at: i64,
+        pub expires_at: i64,
+        pub rotated_at: Option<i64>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod signing_key {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "signing_key")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub kid: String,
+        pub seed: String,
+        pub state: String,
+        pub created_at: i64,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod login_failure {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "login_failure")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub account: String,
+        pub address: String,
+        pub failed_at: i64,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Rows that one clean-up transaction deletes at most, so that it stays short.
+const FORGET_BATCH: u64 = 500;
+
+/// # Errors
+/// `email_taken`.
+pub async fn insert_user(conn: &impl ConnectionTrait, user: &User, password_hash: &str) -> Result<(), Fault> {
+    let row = user::ActiveModel {
+        id: Set(user.id),
+        email: Set(user.email.as_str().to_owned()),
+        email_lower: Set(user.email.lower()),
+        name: Set(user.name.as_str().to_owned()),
+        password_hash: Set(password_hash.to_owned()),
+        roles: Set(to_json(&user.roles)?),
+        addresses: Set(to_json(&user.addresses)?),
+        version: Set(user.version),
+        created_at: Set(user.created_at.as_ms()),
+        updated_at: Set(user.updated_at.as_ms()),
+    };
+    match user::Entity::insert(row).exec_without_returning(conn).await {
+        Err(error) if durable::is_unique_violation(&error) => Err(email_taken()),
+        other => other.map(drop).map_err(durable::fault),
+    }
+}
+
+pub fn email_taken() -> Fault {
+    Fault::conflict("email_taken", "There is a user with this email address already.").at("/email", "is taken")
+}
+
+/// Stores a changed user; the version before it must still be the present one.
+pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(), Fault> {
+    let row = user::ActiveModel {
+        id: Unchanged(user.id),
+        name: Set(user.name.as_str().to_owned()),
+        roles: Set(to_json(&user.roles)?),
+        addresses: Set(to_json(&user.addresses)?),
+        version: Set(user.version),
+        updated_at: Set(user.updated_at.as_ms()),
+        ..Default::default()
+    };
+    let update =
+        user::Entity::update_many().set(row).filter(user::Column::Id.eq(user.id)).filter(user::Column::Version.eq(user.version - 1));
+    let done = update.exec(conn).await.map_err(durable::fault)?;
+    if done.rows_affected == 1 { Ok(()) } else { Err(durable::lost_race("the user changed meanwhile")) }
+}
+
+/// Replaces a hash that was made with outdated parameters, unless the password itself was changed meanwhile.
+pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str, new: &str) -> Result<(), Fault> {
+    let update = user::Entity::update_many().col_expr(user::Column::PasswordHash, Expr::value(new));
+    let update = update.filter(user::Column::Id.eq(user_id)).filter(user::Column::PasswordHash.eq(old));
+    update.exec(conn).await.map(drop).map_err(durable::fault)
+}
+
+/// The user, if `actor` may see them; somebody else's looks like a missing one.
+pub async fn find_visible_user(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<User>, Fault> {
+    if !actor.may_see(id) {
+        return Ok(None);
+    }
+    find_user(conn, id).await
+}
+
+/// The user, for the module's own purposes.
+pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<User>, Fault> {
+    user::Entity::find_by_id(id).one(conn).await.map_err(durable::fault)?.map(to_user).transpose()
+}
+
+/// The user with this email address in any case, and the hash of their password.
+pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) -> Result<Option<(User, String)>, Fault> {
+    let row = user::Entity::find().filter(user::Column::EmailLower.eq(email_lower)).one(conn).await.map_err(durable::fault)?;
+    row.map(|row| {
+        let hash = row.password_hash.clone();
+        Ok((to_user(row)?, hash))
+    })
+    .transpose()
+}
+
+/// Newest first.
+///
+/// # Errors
+/// `invalid_parameter` for a cursor of another list.
+pub async fn list_users(conn: &impl ConnectionTrait, request: &PageRequest, email_lower: Option<&str>) -> Result<Page<User>, Fault> {
+    let mut query = user::Entity::find();
+    if let Some(email) = email_lower {
+        query = query.filter(user::Column::EmailLower.eq(email));
+    }
+    if let Some(cursor) = &request.after {
+        let (at, id) = read_cursor(cursor).ok_or_else(web::bad_cursor)?;
+        let older = Condition::any()
+            .add(user::Column::CreatedAt.lt(at))
+            .add(Condition::all().add(user::Column::CreatedAt.eq(at)).add(user::Column::Id.lt(id)));
+        query = query.filter(older);
+    }
+    let query = query.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id).limit(request.fetch_limit());
+    let rows = query.all(conn).await.map_err(durable::fault)?;
+    let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
+    Ok(request.page(users, |user| format!("{}.{}", user.created_at.as_ms(), user.id.simple())))
+}
+
+fn read_cursor(cursor: &Cursor) -> Option<(i64, Uuid)> {
+    let (at, id) = cursor.0.split_once('.')?;
+    Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
+}
+
+/// Opens a session with its first refresh token.
+pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, token: &RefreshToken) -> Result<(), Fault> {
+    let row = session::ActiveModel {
+        id: Set(session.id),
+        user_id: Set(session.user_id),
+        created_at: Set(session.created_at.as_ms()),
+        revoked_at: Set(None),
+        revoked_reason: Set(None),
+    };
+    session::Entity::insert(row).exec_without_returning(conn).await.map_err(durable::fault)?;
+    insert_token(conn, token).await
+}
+
+async fn insert_token(conn: &impl ConnectionTrait, token: &RefreshToken) -> Result<(), Fault> {
+    let row = refresh_token::ActiveModel {
+        hash: Set(token.hash.clone()),
+        session_id: Set(token.session_id),
+        issued_at: Set(token.issued_at.as_ms()),
+        expires_at: Set(token.expires_at.as_ms()),
+        rotated_at: Set(None),
+    };
+    refresh_token::Entity::insert(row).exec_without_returning(conn).await.map(drop).map_err(durable::fault)
+}
+
+/// The token with this hash, and its family.
+pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Option<(RefreshToken, Session)>, Fault> {
+    let Some(token) = refresh_token::Entity::find_by_id(hash).one(conn).await.map_err(durable::fault)? else { return Ok(None) };
+    let session = session::Entity::find_by_id(token.session_id).one(conn).await.map_err(durable::fault)?;
+    let session = session.ok_or_else(|| Fault::internal("broken_session", "a refresh token has no session"))?;
+    let token = RefreshToken {
+        hash: token.hash,
+        session_id: token.session_id,
+        issued_at: Timestamp::from_ms(token.issued_at),
+        expires_at: Timestamp::from_ms(token.expires_at),
+        rotated_at: token.rotated_at.map(Timestamp::from_ms),
+    };
+    let session = Session {
+        id: session.id,
+        user_id: session.user_id,
+        created_at: Timestamp::from_ms(session.created_at),
+        revoked_at: session.revoked_at.map(Timestamp::from_ms),
+    };
+    Ok(Some((token, session)))
+}
+
+/// Exchanges a token for the next of its family. Somebody who exchanged it at the same moment wins the race; the job then runs again and finds
+/// it used.
+pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &RefreshToken) -> Result<(), Fault> {
+    let update = refresh_token::Entity::update_many()
+        .col_expr(refresh_token::Column::RotatedAt, Expr::value(next.issued_at.as_ms()))
+        .filter(refresh_token::Column::Hash.eq(hash))
+        .filter(refresh_token::Column::RotatedAt.is_null());
+    let done = update.exec(conn).await.map_err(durable::fault)?;
+    if done.rows_affected != 1 {
+        return Err(durable::lost_race("the refresh token was used meanwhile"));
+    }
+    insert_token(conn, next).await
+}
+
+/// Ends a session; one that has ended already stays as it is.
+pub async fn revoke_session(conn: &impl ConnectionTrait, id: Uuid, reason: RevokedReason, now: Timestamp) -> Result<(), Fault> {
+    let update = session::Entity::update_many()
+        .col_expr(session::Column::RevokedAt, Expr::value(now.as_ms()))
+        .col_expr(session::Column::RevokedReason, Expr::value(reason.as_str()))
+        .filter(session::Column::Id.eq(id))
+        .filter(session::Column::RevokedAt.is_null());
+    update.exec(conn).await.map(drop).map_err(durable::fault)
+}
+
+/// Forgets refresh tokens that have expired and sessions left without any; answers how many rows went.
+pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
+    let expired = Query::select()
+        .column(refresh_token::Column::Hash)
+        .from(refresh_token::Entity)
+        .and_where(refresh_token::Column::ExpiresAt.lte(now.as_ms()))
+        .limit(FORGET_BATCH)
+        .to_owned();
+    let tokens = refresh_token::Entity::delete_many().filter(refresh_token::Column::Hash.in_subquery(expired));
+    let tokens = tokens.exec(conn).await.map_err(durable::fault)?.rows_affected;
+    let empty = Query::select()
+        .column((session::Entity, session::Column::Id))
+        .from(session::Entity)
+        .left_join(
+            refresh_token::Entity,
+            Expr::col((refresh_token::Entity, refresh_token::Column::SessionId)).equals((session::Entity, session::Column::Id)),
+        )
+        .and_where(Expr::col((refresh_token::Entity, refresh_token::Column::Hash)).is_null())
+        .limit(FORGET_BATCH)
+        .to_owned();
+    let sessions = session::Entity::delete_many().filter(session::Column::Id.in_subquery(empty));
+    Ok(tokens + sessions.exec(conn).await.map_err(durable::fault)?.rows_affected)
+}
+
+/// When the latest failures since `since` were: of the account, and of the address; newest first, at most the given numbers.
+pub async fn latest_failures(
+    conn: &impl ConnectionTrait,
+    attempt: &Attempt,
+    since: Timestamp,
+    (of_account, of_address): (u64, u64),
+) -> Result<(Vec<Timestamp>, Vec<Timestamp>), Fault> {
+    let account = latest(conn, login_failure::Column::Account.eq(&attempt.account), since, of_account).await?;
+    let address = latest(conn, login_failure::Column::Address.eq(&attempt.address), since, of_address).await?;
+    Ok((account, address))
+}
+
+async fn latest(conn: &impl ConnectionTrait, of: impl Into<Condition>, since: Timestamp, limit: u64) -> Result<Vec<Timestamp>, Fault> {
+    let query = login_failure::Entity::find().filter(of.into()).filter(login_failure::Column::FailedAt.gt(since.as_ms()));
+    let rows = query.order_by_desc(login_failure::Column::FailedAt).limit(limit).all(conn).await.map_err(durable::fault)?;
+    Ok(rows.into_iter().map(|row| Timestamp::from_ms(row.failed_at)).collect())
+}
+
+/// Counts an attempt as failed, and forgets what is older than `since`.
+pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, since: Timestamp) -> Result<(), Fault> {
+    let old = login_failure::Entity::delete_many().filter(login_failure::Column::FailedAt.lte(since.as_ms()));
+    old.exec(conn).await.map_err(durable::fault)?;
+    let row = login_failure::ActiveModel {
+        id: Set(attempt.id),
+        account: Set(attempt.account.clone()),
+        address: Set(attempt.address.clone()),
+        failed_at: Set(attempt.at.as_ms()),
+    };
+    login_failure::Entity::insert(row).exec_without_returning(conn).await.map(drop).map_err(durable::fault)
+}
+
+/// The attempt did not fail after all.
+pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
+    login_failure::Entity::delete_by_id(id).exec(conn).await.map(drop).map_err(durable::fault)
+}
+
+/// The seeds of the kept signing keys, the one that signs first.
+pub async fn list_signing_seeds(conn: &impl ConnectionTrait) -> Result<Vec<String>, Fault> {
+    // `signing` sorts behind `retired`.
+    let query = signing_key::Entity::find().order_by_desc(signing_key::Column::State).order_by_desc(signing_key::Column::CreatedAt);
+    Ok(query.all(conn).await.map_err(durable::fault)?.into_iter().map(|row| row.seed).collect())
+}
+
+/// Keeps a key to sign with. If another instance did so first, the job runs again and finds that one.
+pub async fn insert_signing_key(conn: &impl ConnectionTrait, kid: &str, seed: &str, now: Timestamp) -> Result<(), Fault> {
+    let row = signing_key::ActiveModel {
+        kid: Set(kid.to_owned()),
+        seed: Set(seed.to_owned()),
+        state: Set("signing".to_owned()),
+        created_at: Set(now.as_ms()),
+    };
+    match signing_key::Entity::insert(row).exec_without_returning(conn).await {
+        Err(error) if durable::is_unique_violation(&error) => Err(durable::lost_race("another instance made a signing key")),
+        other => other.map(drop).map_err(durable::fault),
+    }
+}
+
+fn to_user(row: user::Model) -> Result<User, Fault> {
+    let broken = |what: &str| Fault::internal("broken_user", format!("user {}: {what}", row.id));
+    let roles: Vec<String> = serde_json::from_str(&row.roles).map_err(|error| broken(&error.to_string()))?;
+    Ok(User {
+        id: row.id,
+        email: EmailAddress::parse(&row.email).map_err(|fault| broken(&fault.detail))?,
+        name: PersonName::parse(&row.name).map_err(|fault| broken(&fault.detail))?,
+        // A role that a newer version granted and this one does not know grants nothing here.
+        roles: roles.iter().filter_map(|name| Role::find(name)).collect(),
+        addresses: serde_json::from_str(&row.addresses).map_err(|error| broken(&error.to_string()))?,
+        version: row.version,
+        created_at: Timestamp::from_ms(row.created_at),
+        updated_at: Timestamp::from_ms(row.updated_at),
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Fault> {
+    serde_json::to_string(value).map_err(|error| Fault::internal("unwritable_user", error.to_string()))
+}

@@ -1,0 +1,146 @@
+//! A user: who they are, what they may do, where their parcels go. Pure rules; no I/O.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Actor, Country, Fault, Role, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::words::{EmailAddress, Password, PersonName};
+
+/// A user, as kept and as shown to themselves and to staff.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct User {
+    pub id: Uuid,
+    pub email: EmailAddress,
+    pub name: PersonName,
+    pub roles: Vec<Role>,
+    /// In the user's own order.
+    pub addresses: Vec<Address>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// Raised by every change; clients see it as the `ETag`.
+    #[serde(skip)]
+    pub version: i64,
+}
+
+/// Where a parcel goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Address {
+    /// Who receives it.
+    #[schema(min_length = 1, max_length = 100, example = "Ada Lovelace")]
+    pub name: String,
+    #[schema(min_length = 1, max_length = 200, example = "12 Fig Lane")]
+    pub line1: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
+    pub line2: Option<String>,
+    #[schema(min_length = 1, max_length = 100, example = "Berlin")]
+    pub city: String,
+    #[schema(min_length = 1, max_length = 20, example = "10115")]
+    pub postal_code: String,
+    /// ISO 3166-1 alpha-2.
+    pub country: Country,
+}
+
+/// What it takes to become a customer.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    pub email: EmailAddress,
+    pub password: Password,
+    pub name: PersonName,
+}
+
+/// A change of one's own profile; what is absent stays (RFC 7396 without nulls: nothing here can be removed).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileChange {
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub name: Option<PersonName>,
+    /// All addresses, in order; those not sent again are gone.
+    #[serde(default)]
+    #[schema(nullable = false, max_items = 10)]
+    pub addresses: Option<Vec<Address>>,
+}
+
+impl User {
+    /// Somebody new. Everybody starts as a customer; other roles are granted.
+    pub fn register(id: Uuid, email: EmailAddress, name: PersonName, roles: Vec<Role>, now: Timestamp) -> Self {
+        User { id, email, name, roles, addresses: Vec::new(), created_at: now, updated_at: now, version: 1 }
+    }
+
+    /// The user after the change; `None` if it changes nothing.
+    pub fn change_profile(&self, change: ProfileChange, now: Timestamp) -> Option<User> {
+        let name = change.name.unwrap_or_else(|| self.name.clone());
+        let addresses = change.addresses.unwrap_or_else(|| self.addresses.clone());
+        let changed = name != self.name || addresses != self.addresses;
+        changed.then(|| User { name, addresses, version: self.version + 1, updated_at: now, ..self.clone() })
+    }
+
+    /// The user with these roles and no others; `None` if they have just these.
+    ///
+    /// # Errors
+    /// `own_operations_role`: operators do not take the role `ops` from themselves, so there is always one left.
+    pub fn with_roles(&self, roles: &[Role], by: &Actor, now: Timestamp) -> Result<Option<User>, Fault> {
+        let mut roles = roles.to_vec();
+        roles.sort();
+        roles.dedup();
+        if by.user_id() == Some(self.id) && !roles.contains(&Role::Ops) {
+            return Err(Fault::conflict("own_operations_role", "Another operator must take the role ops from you."));
+        }
+        let mut present = self.roles.clone();
+        present.sort();
+        Ok((roles != present).then(|| User { roles, version: self.version + 1, updated_at: now, ..self.clone() }))
+    }
+
+    /// A strong entity tag. It names the user too, because `/users/me` is another resource for everybody.
+    pub fn etag_version(&self) -> String {
+        format!("{}-{}", self.id.simple(), self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ada() -> User {
+        let (email, name) = (EmailAddress::parse("ada@example.com").unwrap(), PersonName::parse("Ada").unwrap());
+        User::register(Uuid::from_u128(1), email, name, vec![Role::Customer], Timestamp::from_ms(1))
+    }
+
+    #[test]
+    fn a_change_of_nothing_is_no_change() {
+        let user = ada();
+        assert_eq!(user.change_profile(ProfileChange::default(), Timestamp::from_ms(2)), None);
+        let same = ProfileChange { name: Some(user.name.clone()), addresses: Some(vec![]) };
+        assert_eq!(user.change_profile(same, Timestamp::from_ms(2)), None);
+    }
+
+    #[test]
+    fn what_a_change_does_not_name_stays() {
+        let user = ada();
+        let change = ProfileChange { name: Some(PersonName::parse("Countess").unwrap()), addresses: None };
+        let changed = user.change_profile(change, Timestamp::from_ms(2)).unwrap();
+        assert_eq!((changed.name.as_str(), changed.version, changed.updated_at.as_ms()), ("Countess", 2, 2));
+        assert_eq!((changed.email, changed.created_at), (user.email, user.created_at));
+    }
+
+    #[test]
+    fn an_operator_keeps_the_role_that_makes_them_one() {
+        let now = Timestamp::from_ms(2);
+        let operator = User { roles: vec![Role::Ops], ..ada() };
+        let themselves = Actor::User { id: operator.id, roles: vec![Role::Ops] };
+        assert_eq!(operator.with_roles(&[Role::Staff], &themselves, now).unwrap_err().code, "own_operations_role");
+        let other = Actor::User { id: Uuid::from_u128(2), roles: vec![Role::Ops] };
+        let changed = operator.with_roles(&[Role::Staff, Role::Customer, Role::Staff], &other, now).unwrap().unwrap();
+        assert_eq!(changed.roles, [Role::Customer, Role::Staff]);
+        assert_eq!(changed.with_roles(&[Role::Staff, Role::Customer], &other, now), Ok(None));
+    }
+
+    #[test]
+    fn entity_tags_of_two_users_differ_at_the_same_version() {
+        assert_ne!(ada().etag_version(), User { id: Uuid::from_u128(2), ..ada() }.etag_version());
+    }
+}

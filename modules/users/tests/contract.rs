@@ -1,0 +1,78 @@
+//! The module through its only door: its contract and its REST resources, on both databases.
+
+mod support;
+
+use durable_testing::on_both;
+use serde_json::json;
+use shared_kernel::{Actor, Call, FaultKind, Role};
+use support::{PASSWORD, Shop, post};
+use users_contract::{FindUser, ListSigningKeys};
+use uuid::Uuid;
+
+#[actix_web::test]
+async fn a_module_finds_any_user_and_a_customer_only_themselves() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db).await;
+        let ada = shop.register("Ada@example.com").await;
+        let find = |call: Call| {
+            let (users, user_id) = (shop.contract.clone(), ada.clone());
+            async move { users.find_user(&call, FindUser { user_id }).await.unwrap().user }
+        };
+        let found = find(Call::by_module("notifications")).await.unwrap();
+        assert_eq!(
+            (found.id.as_str(), found.email.as_str(), &found.roles[..]),
+            (ada.as_str(), "Ada@example.com", &["customer".to_owned()][..])
+        );
+        let user = |id: Uuid, role: Role| Call::by(Actor::User { id, roles: vec![role] });
+        assert!(find(user(ada.parse().unwrap(), Role::Customer)).await.is_some());
+        assert!(find(user(Uuid::from_u128(1), Role::Staff)).await.is_some());
+        assert_eq!(find(user(Uuid::from_u128(1), Role::Customer)).await, None);
+        assert_eq!(find(Call::default()).await, None);
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db).await;
+        let call = Call::by_module("orders");
+        let nobody = shop.contract.find_user(&call, FindUser { user_id: Uuid::from_u128(1).to_string() }).await.unwrap();
+        assert_eq!(nobody.user, None);
+        let fault = shop.contract.find_user(&call, FindUser { user_id: "me".to_owned() }).await.unwrap_err();
+        assert_eq!((fault.kind, fault.code.as_str()), (FaultKind::Invalid, "invalid_id"));
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn the_keys_of_the_contract_are_those_of_the_key_set() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db).await;
+        let keys = shop.contract.list_signing_keys(&Call::default(), ListSigningKeys {}).await.unwrap().items;
+        let answer = shop.send(actix_web::test::TestRequest::get().uri("/.well-known/jwks.json")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("cache-control"), "public, max-age=300");
+        assert_eq!(
+            answer.body,
+            json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": keys[0].x, "kid": keys[0].kid, "use": "sig", "alg": "EdDSA" }] })
+        );
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn the_demos_users_can_log_in() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db).await;
+        (shop.seed)().await.unwrap();
+        (shop.seed)().await.unwrap();
+        for (email, role) in [("demo@banyan.example", "customer"), ("staff@banyan.example", "staff"), ("ops@banyan.example", "ops")] {
+            let tokens = shop.log_in(email, "banyan-demo").await;
+            let me = shop.send(support::get("/api/v1/users/me").insert_header(tokens.bearer())).await;
+            assert_eq!((me.status, &me.body["roles"]), (200, &json!([role])));
+        }
+        assert_eq!(shop.send(post("/api/v1/sessions", json!({"email": "demo@banyan.example", "password": PASSWORD}))).await.status, 401);
+    })
+    .await;
+}

@@ -1,0 +1,236 @@
+//! The REST resources: what a client meets. On SQLite alone, except where the database has a say (see `contract.rs` and the service's tests).
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{http::header, test::TestRequest};
+use durable::Db;
+use durable_testing::{ManualClock, SqliteHome};
+use serde_json::{Value, json};
+use shared_kernel::{Clock, SystemClock};
+use support::{PASSWORD, Reply, Shop, get, post};
+use users::Settings;
+
+/// A fresh SQLite file; it goes with the first of the pair.
+async fn database() -> (SqliteHome, Db) {
+    let home = SqliteHome::new();
+    let db = durable_testing::open("users", &home.place("users"), durable::Settings::default()).await;
+    (home, db)
+}
+
+async fn change_me(shop: &Shop, session: &support::Session, body: Value, if_match: Option<&str>) -> Reply {
+    let mut request = TestRequest::patch().uri("/api/v1/users/me").insert_header(session.bearer()).set_json(body);
+    if let Some(etag) = if_match {
+        request = request.insert_header((header::IF_MATCH, etag));
+    }
+    shop.send(request).await
+}
+
+#[actix_web::test]
+async fn registering_answers_the_user_and_where_they_are() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    let body = json!({"email": "Ada@example.com", "password": PASSWORD, "name": " Ada Lovelace "});
+    let reply = shop.send(post("/api/v1/users", body.clone())).await;
+    assert_eq!(reply.status, 201);
+    assert_eq!(reply.header("location"), format!("/api/v1/users/{}", reply.text("/id")));
+    assert_eq!((reply.text("/email"), reply.text("/name")), ("Ada@example.com".to_owned(), "Ada Lovelace".to_owned()));
+    assert_eq!((&reply.body["roles"], &reply.body["addresses"]), (&json!(["customer"]), &json!([])));
+    assert!(!reply.body.to_string().contains("argon2") && !reply.body.to_string().contains(PASSWORD));
+    assert_eq!(shop.send(post("/api/v1/users", body)).await.problem(), (409, "email_taken".to_owned()));
+}
+
+#[actix_web::test]
+async fn what_is_no_registration_is_refused_field_by_field() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    let good = json!({"email": "ada@example.com", "password": PASSWORD, "name": "Ada"});
+    let cases = [
+        ("/email", json!("ada")),
+        ("/email", json!("a..b@example.com")),
+        ("/email", json!(7)),
+        ("/password", json!("1234567")),
+        ("/password", json!("x".repeat(129))),
+        ("/name", json!("")),
+        ("/name", json!("a\nb")),
+        ("/name", json!("   ")),
+        ("/name", json!("x".repeat(101))),
+        ("/roles", json!(["ops"])),
+    ];
+    for (pointer, value) in cases {
+        let mut body = good.clone();
+        body[&pointer[1..]] = value.clone();
+        let reply = shop.send(post("/api/v1/users", body)).await;
+        assert_eq!(reply.problem(), (422, "invalid_body".to_owned()), "{pointer} {value}");
+        assert_eq!(reply.text("/errors/0/pointer"), pointer, "{value}");
+    }
+    let missing = shop.send(post("/api/v1/users", json!({"email": "ada@example.com"}))).await;
+    assert_eq!(missing.status, 422);
+}
+
+#[actix_web::test]
+async fn the_life_of_a_session() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    shop.register("ada@example.com").await;
+    let reply = shop.send(post("/api/v1/sessions", json!({"email": "ADA@example.com", "password": PASSWORD}))).await;
+    assert_eq!((reply.status, reply.header("cache-control"), reply.header("location")), (201, "no-store", "/api/v1/sessions/current"));
+    assert_eq!((reply.text("/token_type"), &reply.body["expires_in"]), ("Bearer".to_owned(), &json!(900)));
+    let first = reply.session();
+    assert_eq!(shop.send(get("/api/v1/users/me").insert_header(first.bearer())).await.status, 200);
+
+    let refresh = |token: &str| post("/api/v1/sessions/refresh", json!({"refresh_token": token}));
+    let reply = shop.send(refresh(&first.refresh_token)).await;
+    assert_eq!((reply.status, reply.header("cache-control")), (200, "no-store"));
+    let second = reply.session();
+    let log_out = || TestRequest::delete().uri("/api/v1/sessions/current");
+    assert_eq!(shop.send(log_out().insert_header(second.bearer())).await.status, 204);
+    assert_eq!(shop.send(refresh(&second.refresh_token)).await.problem(), (401, "invalid_refresh_token".to_owned()));
+    assert_eq!(shop.send(log_out()).await.status, 401);
+}
+
+#[actix_web::test]
+async fn a_refresh_token_used_twice_ends_the_session() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    shop.register("ada@example.com").await;
+    let first = shop.log_in("ada@example.com", PASSWORD).await;
+    let refresh = |token: &str| post("/api/v1/sessions/refresh", json!({"refresh_token": token}));
+    let second = shop.send(refresh(&first.refresh_token)).await.session();
+    assert_eq!(shop.send(refresh(&first.refresh_token)).await.status, 401);
+    assert_eq!(shop.send(refresh(&second.refresh_token)).await.status, 401);
+    assert_eq!(shop.send(refresh("nonsense")).await.problem(), (401, "invalid_refresh_token".to_owned()));
+}
+
+#[actix_web::test]
+async fn who_guesses_too_often_is_told_how_long_to_wait() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    shop.register("ada@example.com").await;
+    let guess = |password: &str| post("/api/v1/sessions", json!({"email": "ada@example.com", "password": password}));
+    for _ in 0..10 {
+        assert_eq!(shop.send(guess("wrong password")).await.problem(), (401, "invalid_credentials".to_owned()));
+    }
+    let reply = shop.send(guess(PASSWORD)).await;
+    assert_eq!(reply.problem(), (429, "too_many_failed_logins".to_owned()));
+    assert!((1..=60).contains(&reply.header("retry-after").parse::<u64>().unwrap()));
+}
+
+#[actix_web::test]
+async fn an_access_token_ends_after_fifteen_minutes() {
+    let (_home, db) = database().await;
+    let clock = ManualClock::at(SystemClock.now());
+    let settings = Settings { argon2_memory_kib: 64, ..Settings::default() };
+    let shop = Shop::open_with(db, settings, clock.clone() as Arc<dyn Clock>).await;
+    shop.register("ada@example.com").await;
+    let session = shop.log_in("ada@example.com", PASSWORD).await;
+    let me = || get("/api/v1/users/me").insert_header(session.bearer());
+    clock.advance(Duration::from_secs(890));
+    assert_eq!(shop.send(me()).await.status, 200);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(shop.send(me()).await.problem(), (401, "invalid_token".to_owned()));
+}
+
+#[actix_web::test]
+async fn a_profile_is_changed_field_by_field_at_the_version_that_was_seen() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    shop.register("ada@example.com").await;
+    let session = shop.log_in("ada@example.com", PASSWORD).await;
+    let me = shop.send(get("/api/v1/users/me").insert_header(session.bearer())).await;
+    let etag = me.header("etag").to_owned();
+    let address = json!({"name": "Ada", "line1": "12 Fig Lane", "city": "Berlin", "postal_code": "10115", "country": "DE"});
+
+    let changed = change_me(&shop, &session, json!({"addresses": [address]}), Some(&etag)).await;
+    assert_eq!((changed.status, &changed.body["addresses"]), (200, &json!([address])), "{}", changed.body);
+    assert_eq!(changed.text("/name"), "Ada");
+    assert_ne!(changed.header("etag"), etag);
+    assert_eq!(change_me(&shop, &session, json!({"name": "Countess"}), Some(&etag)).await.status, 412);
+    let renamed = change_me(&shop, &session, json!({"name": "Countess"}), None).await;
+    assert_eq!((renamed.status, renamed.text("/name"), &renamed.body["addresses"]), (200, "Countess".to_owned(), &json!([address])));
+
+    let unchanged = get("/api/v1/users/me").insert_header(session.bearer()).insert_header((header::IF_NONE_MATCH, renamed.header("etag")));
+    assert_eq!(shop.send(unchanged).await.status, 304);
+    for bad in [
+        json!({"name": null}),
+        json!({"email": "eve@example.com"}),
+        json!({"addresses": [{"name": "Ada"}]}),
+        json!({"addresses": [{"name": "Ada", "line1": "1", "city": "Berlin", "postal_code": "10115", "country": "XX"}]}),
+        json!({"addresses": vec![address.clone(); 11]}),
+    ] {
+        assert_eq!(change_me(&shop, &session, bad.clone(), None).await.problem(), (422, "invalid_body".to_owned()), "{bad}");
+    }
+}
+
+#[actix_web::test]
+async fn somebody_else_looks_like_nobody_except_to_staff() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    (shop.seed)().await.unwrap();
+    let ada = shop.register("ada@example.com").await;
+    let path = format!("/api/v1/users/{ada}");
+    assert_eq!(shop.send(get(&path)).await.status, 401);
+    let statuses = [
+        ("ada@example.com", PASSWORD, 200),
+        ("demo@banyan.example", "banyan-demo", 404),
+        ("ops@banyan.example", "banyan-demo", 404),
+        ("staff@banyan.example", "banyan-demo", 200),
+    ];
+    for (email, password, status) in statuses {
+        let session = shop.log_in(email, password).await;
+        let reply = shop.send(get(&path).insert_header(session.bearer())).await;
+        assert_eq!(reply.status, status, "{email}");
+        let missing = shop.send(get("/api/v1/users/00000000-0000-7000-8000-000000000000").insert_header(session.bearer())).await;
+        assert_eq!(missing.status, 404);
+        if status == 404 {
+            assert_eq!(reply.text("/detail"), missing.text("/detail"), "the two look alike");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn staff_lists_users_and_finds_one_by_address() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    (shop.seed)().await.unwrap();
+    shop.register("Ada@example.com").await;
+    let list = |session: &support::Session, query: &str| get(&format!("/api/v1/users{query}")).insert_header(session.bearer());
+    let customer = shop.log_in("demo@banyan.example", "banyan-demo").await;
+    assert_eq!(shop.send(list(&customer, "")).await.status, 403);
+    let staff = shop.log_in("staff@banyan.example", "banyan-demo").await;
+    let page = shop.send(list(&staff, "?limit=3")).await;
+    assert_eq!(
+        (page.status, page.body["items"].as_array().unwrap().len(), page.text("/items/0/email")),
+        (200, 3, "Ada@example.com".to_owned())
+    );
+    let rest = shop.send(list(&staff, &format!("?cursor={}", page.text("/next_cursor")))).await;
+    assert_eq!((rest.body["items"].as_array().unwrap().len(), &rest.body["next_cursor"]), (1, &Value::Null));
+    let found = shop.send(list(&staff, "?email=ADA@example.com")).await;
+    assert_eq!(found.body["items"].as_array().unwrap().len(), 1);
+    assert_eq!(shop.send(list(&staff, "?cursor=bm9uc2Vuc2U")).await.problem(), (400, "invalid_parameter".to_owned()));
+    assert_eq!(shop.send(list(&staff, "?mail=x")).await.status, 400);
+}
+
+#[actix_web::test]
+async fn operators_grant_roles_and_keep_their_own() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    (shop.seed)().await.unwrap();
+    let ada = shop.register("ada@example.com").await;
+    let grant = |session: &support::Session, id: &str, roles: Value| {
+        TestRequest::put().uri(&format!("/api/v1/users/{id}/roles")).insert_header(session.bearer()).set_json(json!({ "roles": roles }))
+    };
+    let staff = shop.log_in("staff@banyan.example", "banyan-demo").await;
+    assert_eq!(shop.send(grant(&staff, &ada, json!(["staff"]))).await.status, 403);
+    let ops = shop.log_in("ops@banyan.example", "banyan-demo").await;
+    let reply = shop.send(grant(&ops, &ada, json!(["staff", "customer"]))).await;
+    assert_eq!((reply.status, &reply.body["roles"]), (200, &json!(["customer", "staff"])));
+    for bad in [json!([]), json!(["king"]), json!("ops")] {
+        assert_eq!(shop.send(grant(&ops, &ada, bad)).await.status, 422);
+    }
+    let me = shop.send(get("/api/v1/users/me").insert_header(ops.bearer())).await.text("/id");
+    assert_eq!(shop.send(grant(&ops, &me, json!(["staff"]))).await.problem(), (409, "own_operations_role".to_owned()));
+    let session = shop.log_in("ada@example.com", PASSWORD).await;
+    assert_eq!(shop.send(get("/api/v1/users").insert_header(session.bearer())).await.status, 200, "the new role counts");
+}
