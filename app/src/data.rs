@@ -16,6 +16,15 @@ use crate::config::Settings;
 /// Where the built-in payment provider keeps its own books, apart from every module.
 pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
 
+/// Whose data there is: every module of this binary, and the sandbox provider beside payments.
+pub fn owners() -> Vec<&'static str> {
+    let mut owners = crate::modules();
+    if owners.contains(&"payments") {
+        owners.push(SANDBOX_PROVIDER);
+    }
+    owners
+}
+
 /// Keeps other processes away from the SQLite files while it lives.
 #[derive(Debug)]
 pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open")] Option<File>);

@@ -62,6 +62,6 @@ pub fn show(settings: &Settings, output: Output) -> anyhow::Result<()> {
     print(&shown)
 }
 
-pub fn openapi() -> anyhow::Result<()> {
-    print(&banyan::openapi()?.to_pretty_json()?)
+pub async fn openapi() -> anyhow::Result<()> {
+    print(&banyan::openapi().await?.to_pretty_json()?)
 }

@@ -100,7 +100,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
     let output = cli.global.output;
     // These need no settings, and must work when a setting is wrong.
     match &cli.command {
-        Some(Command::Openapi) => return Ok(info::openapi()?),
+        Some(Command::Openapi) => return Ok(info::openapi().await?),
         Some(Command::Config(config)) if config.is_defaults() => return Ok(info::defaults()?),
         _ => {}
     }
@@ -115,7 +115,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Health(health) => health.run(&settings, output).await,
         Command::Dlq(dlq) => dlq.run(&settings, output).await,
         Command::Saga(saga) => saga.run(&settings, output).await,
-        Command::Openapi => Ok(info::openapi()?),
+        Command::Openapi => Ok(info::openapi().await?),
     }
 }
 

@@ -1,0 +1,22 @@
+//! `/openapi.json`, and `/docs` with Swagger UI out of this binary: no request leaves the machine.
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpResponse,
+    web::{self, ServiceConfig},
+};
+use utoipa::openapi::OpenApi;
+
+/// Adds both; `/docs` only in a binary with the feature `docs-ui`.
+pub fn configure(config: &mut ServiceConfig, document: &Arc<OpenApi>) {
+    let served = document.clone();
+    config.route("/openapi.json", web::get().to(move || {
+        let served = served.clone();
+        async move { HttpResponse::Ok().json(served.as_ref()) }
+    }));
+    #[cfg(feature = "docs-ui")]
+    config
+        .service(web::redirect("/docs", "/docs/"))
+        .service(utoipa_swagger_ui::SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")));
+}

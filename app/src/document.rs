@@ -1,0 +1,43 @@
+//! The OpenAPI document: assembled from what is compiled in, each path marked with its module.
+
+use std::sync::Arc;
+
+use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder, Server, extensions::Extensions};
+use web::Routes;
+
+use crate::health::{self, Checks};
+
+/// The document of these modules' routes; `x-module` on every operation says whose it is, so that it is a route table too.
+pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Checks>) -> OpenApi {
+    let mut all = base();
+    let mut add = |module: &str, api: OpenApi| {
+        let mut api = api;
+        for item in api.paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten() {
+                operation.extensions.get_or_insert_with(Extensions::default).insert("x-module".to_owned(), module.into());
+            }
+        }
+        all.merge(api);
+    };
+    for (module, routes) in modules {
+        add(module, web::openapi::collect("/api/v1", std::slice::from_ref(routes)));
+    }
+    add("users", web::openapi::collect("", std::slice::from_ref(well_known)));
+    let health = health::routes(checks.clone());
+    add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]));
+    web::openapi::finish(&mut all);
+    all
+}
+
+fn base() -> OpenApi {
+    let mut info = Info::new("Banyan", env!("CARGO_PKG_VERSION"));
+    info.description = Some(
+        "A headless commerce backend: users, catalog, inventory, orders, payments, shipping, notifications. Errors are RFC 9457 problems; money is \
+         integer minor units; lists are read by cursor; `Idempotency-Key` makes a repeated POST harmless."
+            .to_owned(),
+    );
+    let mut licence = License::new("Apache-2.0");
+    licence.identifier = Some("Apache-2.0".to_owned());
+    info.license = Some(licence);
+    OpenApiBuilder::new().info(info).servers(Some([Server::new("/")])).build()
+}
