@@ -76,13 +76,18 @@ impl Db {
         let (backend, reads, writer) = match place {
             Place::Sqlite { .. } => {
                 // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
-                let write = connect(place, 1, module).await?;
-                let reads = connect(place, facts.settings.pool, module).await?;
-                let writer = sqlite::Writer::start(write, facts.clone(), changes.clone());
+                let write = connect(place, 1, module, None).await?;
+                let reads = connect(place, facts.settings.pool, module, None).await?;
+                let (again, name) = (place.clone(), module.to_owned());
+                let again: sqlite::Connect = Box::new(move || {
+                    let (place, module) = (again.clone(), name.clone());
+                    Box::pin(async move { connect(&place, 1, &module, None).await })
+                });
+                let writer = sqlite::Writer::start(write, again, facts.clone(), changes.clone());
                 (DbBackend::Sqlite, reads, Writer::Sqlite(writer))
             }
             Place::Postgres { url, schema } => {
-                let pool = connect(place, facts.settings.pool, module).await?;
+                let pool = connect(place, facts.settings.pool, module, Some(&facts.settings)).await?;
                 let channel = listen::channel(schema);
                 listen::start(url.clone(), channel.clone(), changes.clone(), closed.clone());
                 let writer = postgres::Writer::new(pool.clone(), facts.clone(), channel, changes.clone());
@@ -190,10 +195,11 @@ impl fmt::Debug for Db {
 /// # Errors
 /// `unavailable`, with what could not be reached.
 pub async fn migration_connection(place: &Place, module: &str) -> Result<DatabaseConnection, Fault> {
-    connect(place, 1, module).await
+    connect(place, 1, module, None).await
 }
 
-async fn connect(place: &Place, connections: u32, module: &str) -> Result<DatabaseConnection, Fault> {
+/// `limits` is for PostgreSQL, and for work other than migrations, which may take their time.
+async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&Settings>) -> Result<DatabaseConnection, Fault> {
     let mut options = match place {
         Place::Sqlite { path } => {
             let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
@@ -212,6 +218,18 @@ async fn connect(place: &Place, connections: u32, module: &str) -> Result<Databa
         Place::Postgres { url, schema } => {
             let mut options = ConnectOptions::new(url.clone());
             options.set_schema_search_path(schema.clone()).set_application_name(format!("banyan-{module}"));
+            if let Some(settings) = limits {
+                // A job that ran out of time can only be rolled back once its statement has ended; so the server ends it too. And a process that
+                // was stopped inside a transaction must not keep its locks for ever.
+                let (lock_ms, statement_ms) = (settings.job_timeout_ms, settings.job_timeout_ms.saturating_mul(10));
+                options.map_sqlx_postgres_opts(move |postgres| {
+                    postgres.options([
+                        ("lock_timeout", lock_ms),
+                        ("statement_timeout", statement_ms),
+                        ("idle_in_transaction_session_timeout", statement_ms),
+                    ])
+                });
+            }
             options
         }
     };

@@ -6,7 +6,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use shared_kernel::Fault;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -22,6 +22,12 @@ struct Queued {
     answer: oneshot::Sender<JobDone>,
 }
 
+/// Makes the writer's connection anew.
+pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<DatabaseConnection, Fault>> + Send + Sync>;
+
+/// A connection that is given up gets so long to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 pub(crate) struct Writer {
     queue: mpsc::Sender<Queued>,
     closed: tokio_util::sync::CancellationToken,
@@ -29,15 +35,15 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub fn start(connection: DatabaseConnection, facts: Arc<Facts>, changes: broadcast::Sender<Change>) -> Self {
+    /// `connection` is the one to write by; `connect` makes another should it be lost.
+    pub fn start(connection: DatabaseConnection, connect: Connect, facts: Arc<Facts>, changes: broadcast::Sender<Change>) -> Self {
         let (queue, jobs) = mpsc::channel(facts.settings.write_queue);
         let writer = Writer { queue, closed: Default::default(), finished: Default::default() };
         let (closed, finished) = (writer.closed.clone(), writer.finished.clone());
         tokio::spawn(async move {
-            Loop { connection: connection.clone(), facts, changes }.run(jobs, closed).await;
-            if let Err(error) = connection.close().await {
-                tracing::debug!(%error, "closing the writer's connection");
-            }
+            let mut work = Loop { connection: Some(connection), connect, facts, changes };
+            work.run(jobs, closed).await;
+            work.give_up_connection().await;
             finished.cancel();
         });
         writer
@@ -59,7 +65,9 @@ impl Writer {
 }
 
 struct Loop {
-    connection: DatabaseConnection,
+    /// None after it was lost.
+    connection: Option<DatabaseConnection>,
+    connect: Connect,
     facts: Arc<Facts>,
     changes: broadcast::Sender<Change>,
 }
@@ -71,7 +79,7 @@ type Ran = (oneshot::Sender<JobDone>, Result<Vec<Arc<str>>, Fault>);
 struct BatchLost;
 
 impl Loop {
-    async fn run(self, mut jobs: mpsc::Receiver<Queued>, closed: tokio_util::sync::CancellationToken) {
+    async fn run(&mut self, mut jobs: mpsc::Receiver<Queued>, closed: tokio_util::sync::CancellationToken) {
         loop {
             let first = tokio::select! {
                 biased;
@@ -85,12 +93,37 @@ impl Loop {
         }
     }
 
-    async fn commit_batch(&self, first: Queued, jobs: &mut mpsc::Receiver<Queued>) {
+    async fn begin(&mut self) -> Result<DatabaseTransaction, Fault> {
         let immediate = TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
-        let transaction = match self.connection.begin_with_options(immediate).await {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => (self.connect)().await?,
+        };
+        let begun = connection.begin_with_options(immediate).await.map_err(fault);
+        self.connection = Some(connection);
+        if begun.is_err() {
+            self.give_up_connection().await;
+        }
+        begun
+    }
+
+    /// A transaction that SQLite ended by itself leaves the driver counting one that is not there, and every later `begin` would fail. So a
+    /// connection on which a transaction went wrong is closed, which also rolls back whatever it holds, and the next job gets a new one.
+    async fn give_up_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(module = self.facts.module, %error, "closing the writer's connection"),
+                Err(_) => tracing::warn!(module = self.facts.module, "the writer's connection does not close"),
+            }
+        }
+    }
+
+    async fn commit_batch(&mut self, first: Queued, jobs: &mut mpsc::Receiver<Queued>) {
+        let transaction = match self.begin().await {
             Ok(transaction) => transaction,
-            Err(error) => {
-                let _ = first.answer.send(Err(fault(error)));
+            Err(fault) => {
+                let _ = first.answer.send(Err(fault));
                 return;
             }
         };
@@ -110,10 +143,14 @@ impl Loop {
         }
         metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
         let ended = if lost { transaction.rollback().await } else { transaction.commit().await };
-        if let Err(error) = &ended {
-            tracing::error!(module = self.facts.module, %error, "a batch of writes could not be ended properly");
+        // After a loss there is nothing left to roll back, which SQLite calls an error.
+        if let (Err(error), false) = (&ended, lost) {
+            tracing::error!(module = self.facts.module, %error, "a batch of writes could not be committed");
         }
         let committed = ended.is_ok() && !lost;
+        if !committed {
+            self.give_up_connection().await;
+        }
         for (answer, done) in ran {
             let done = match (done, committed) {
                 (Ok(topics), true) => {
