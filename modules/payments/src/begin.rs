@@ -1,0 +1,254 @@
+//! The transaction `started`: a command is remembered and the payment moves to a state whose outcome is unknown, before the provider is asked.
+//!
+//! Each function here is one transaction. A command that came before is recognised by its id, so none is begun twice.
+
+use durable::{Db, Tx, audit, lost_race};
+use shared_kernel::{Call, Fault, Money};
+use uuid::Uuid;
+
+use crate::{
+    calls::Ask,
+    command::{Asked, Kind, MoneyCommand, Outcome, State},
+    payment::{Payment, Refusal, VoidStep},
+    store,
+};
+
+/// Where a command stands after its first transaction.
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// Its outcome is known.
+    Answered(MoneyCommand),
+    /// The provider is to be asked now, for the first time.
+    Started(Box<Ask>),
+    /// It was started before, by this process or one that died.
+    Open(Uuid),
+    /// A void that waits for another command of its payment.
+    Waiting { void: Uuid, for_command: Option<Uuid> },
+    /// Nothing was remembered: what is under way must come to its end first.
+    NotYet { for_command: Option<Uuid> },
+}
+
+/// A new payment of an order.
+#[derive(Clone, Debug)]
+pub struct NewPayment {
+    pub order_id: Uuid,
+    pub user_id: Uuid,
+    pub amount: Money,
+    pub method: String,
+}
+
+pub async fn authorise(db: &Db, call: &Call, asked: Asked, new: NewPayment) -> Result<Begun, Fault> {
+    let call = call.clone();
+    db.write(move |tx| {
+        let (call, asked, new) = (call.clone(), asked.clone(), new.clone());
+        async move {
+            if let Some(begun) = begun_before(&tx, &asked).await? {
+                return Ok(begun);
+            }
+            let (id, now) = (tx.ids().new_id(), tx.clock().now());
+            let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
+            let command = MoneyCommand::started(&asked, &call, &payment, payment.amount.amount, now);
+            store::insert_command(&tx, &command).await?;
+            if !store::insert(&tx, &payment).await? {
+                return Err(Fault::conflict("payment_exists", "This order has a payment already."));
+            }
+            Ok(started(command, payment))
+        }
+    })
+    .await
+}
+
+pub async fn capture(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
+    let call = call.clone();
+    db.write(move |tx| {
+        let (call, asked) = (call.clone(), asked.clone());
+        async move {
+            if let Some(begun) = begun_before(&tx, &asked).await? {
+                return Ok(begun);
+            }
+            let payment = payment_of(&tx, order_id).await?;
+            let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+            match payment.capture() {
+                Ok(payment) => start(&tx, command, payment).await,
+                Err(refusal) => refuse(&tx, command, refusal).await,
+            }
+        }
+    })
+    .await
+}
+
+/// `undoes` is the id of the authorisation's command. If that never came, a tombstone takes its place, so that it does nothing should it still
+/// come.
+pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
+    let call = call.clone();
+    db.write(move |tx| {
+        let (call, asked) = (call.clone(), asked.clone());
+        async move {
+            if let Some(begun) = begun_before(&tx, &asked).await? {
+                return Ok(begun);
+            }
+            let undone = match store::find_command(tx.conn(), undoes).await? {
+                Some(undone) => undone,
+                None => {
+                    let tombstone = without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
+                    store::insert_command(&tx, &tombstone).await?;
+                    tombstone
+                }
+            };
+            if undone.kind != Kind::Authorise || undone.order_id != order_id {
+                return Err(
+                    Fault::invalid("undoes_another", "undoes must name the authorisation of this order.").at("/undoes", "another command")
+                );
+            }
+            let Some(payment_id) = undone.payment_id else {
+                let command = without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
+                store::insert_command(&tx, &command).await?;
+                return Ok(Begun::Answered(command));
+            };
+            let payment = store::load(tx.conn(), payment_id).await?;
+            let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+            match payment.void() {
+                VoidStep::Start(payment) => start(&tx, command, payment).await,
+                VoidStep::Wait(changed) => {
+                    let for_command = store::find_started(tx.conn(), payment_id).await?;
+                    let command = command.requested();
+                    store::insert_command(&tx, &command).await?;
+                    // Also if nothing changed: the version must not move while a waiting void is added, or nobody would ever answer it.
+                    store::update(&tx, &changed).await?;
+                    Ok(Begun::Waiting { void: command.id, for_command })
+                }
+                VoidStep::Nothing => {
+                    let command = command.answered(Outcome::Accepted);
+                    store::insert_command(&tx, &command).await?;
+                    Ok(Begun::Answered(command))
+                }
+                VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
+            }
+        }
+    })
+    .await
+}
+
+pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
+    let call = call.clone();
+    db.write(move |tx| {
+        let (call, asked) = (call.clone(), asked.clone());
+        async move {
+            if let Some(begun) = begun_before(&tx, &asked).await? {
+                return Ok(begun);
+            }
+            let payment = payment_of(&tx, order_id).await?;
+            match payment.refund_remaining() {
+                Ok((payment, 0)) => {
+                    let command = MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
+                    store::insert_command(&tx, &command).await?;
+                    Ok(Begun::Answered(command))
+                }
+                Ok((payment, amount)) => {
+                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
+                    start(&tx, command, payment).await
+                }
+                Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+            }
+        }
+    })
+    .await
+}
+
+/// A refund somebody of the staff asked for: `wanted`, or all that is left. What our own rules refuse is remembered as refused, so that asking
+/// again with the same id cannot come to anything else.
+pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted: Option<Money>) -> Result<Begun, Fault> {
+    let call = call.clone();
+    db.write(move |tx| {
+        let (call, asked, wanted) = (call.clone(), asked.clone(), wanted.clone());
+        async move {
+            if let Some(begun) = begun_before(&tx, &asked).await? {
+                return Ok(begun);
+            }
+            let payment = store::load(tx.conn(), payment_id).await?;
+            if let Some(wanted) = &wanted
+                && wanted.currency != payment.amount.currency
+            {
+                let detail = format!("This payment is in {}.", payment.amount.currency);
+                return Err(Fault::invalid("currency_mismatch", &detail).at("/amount/currency", detail));
+            }
+            let wanted = wanted.map(|wanted| wanted.amount);
+            match payment.refund(wanted) {
+                Ok((payment, amount)) => {
+                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
+                    let reason = asked.reason.as_deref().unwrap_or_default();
+                    audit(&tx, &call.actor, "refund", &crate::record::topic(payment_id), reason, Some(&command.amount.to_string())).await?;
+                    start(&tx, command, payment).await
+                }
+                Err(Refusal::Conflict { code, detail }) => {
+                    let refused = Outcome::Refused { code: code.to_owned(), detail: detail.to_owned() };
+                    let amount = wanted.unwrap_or_default();
+                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now()).answered(refused);
+                    store::insert_command(&tx, &command).await?;
+                    Ok(Begun::Answered(command))
+                }
+                Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+            }
+        }
+    })
+    .await
+}
+
+/// Where a command that came before stands now.
+async fn begun_before(tx: &Tx, asked: &Asked) -> Result<Option<Begun>, Fault> {
+    let Some(known) = store::find_command(tx.conn(), asked.id).await? else { return Ok(None) };
+    known.must_be(asked)?;
+    Ok(Some(match (&known.state, known.payment_id) {
+        (State::Answered(_), _) => Begun::Answered(known),
+        (State::Requested, Some(payment)) => Begun::Waiting { void: known.id, for_command: store::find_started(tx.conn(), payment).await? },
+        (State::Started | State::Requested, _) => Begun::Open(known.id),
+    }))
+}
+
+async fn payment_of(tx: &Tx, order_id: Uuid) -> Result<Payment, Fault> {
+    store::find_of_order(tx.conn(), order_id).await?.ok_or_else(|| Fault::not_found("payment"))
+}
+
+async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
+    store::insert_command(tx, &command).await?;
+    store::update(tx, &payment).await?;
+    Ok(started(command, payment))
+}
+
+fn started(command: MoneyCommand, payment: Payment) -> Begun {
+    Begun::Started(Box::new(Ask { command, payment }))
+}
+
+/// A definite "no" is remembered as the command's outcome; one that only holds for now is not.
+async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begun, Fault> {
+    match refusal {
+        Refusal::Declined { code, detail } => {
+            let command = command.answered(Outcome::Declined { code: code.to_owned(), detail: detail.to_owned() });
+            store::insert_command(tx, &command).await?;
+            Ok(Begun::Answered(command))
+        }
+        Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
+        Refusal::NotYet => {
+            let payment = command.payment_id.ok_or_else(|| lost_race("a command without a payment"))?;
+            Ok(Begun::NotYet { for_command: store::find_started(tx.conn(), payment).await? })
+        }
+    }
+}
+
+/// A command for an order that has no payment.
+fn without_payment(id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid, tx: &Tx) -> MoneyCommand {
+    MoneyCommand {
+        id,
+        kind,
+        fingerprint,
+        payment_id: None,
+        order_id,
+        amount: Money { amount: 0, currency: String::new() },
+        reason: None,
+        state: State::Started,
+        trace: None,
+        created_at: tx.clock().now(),
+        started_at: None,
+        answered_at: None,
+    }
+}

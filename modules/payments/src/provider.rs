@@ -1,0 +1,84 @@
+//! What a payment provider is to us, whichever it is.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Fault, Money, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Somebody who moves money. Every command carries a key: asked again with the same key a provider does nothing new and answers as before.
+///
+/// A `Fault` means that the outcome is **unknown**: it may have taken effect. Only an [`Answer`] says what happened.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// As in `/payments/webhooks/{provider}`.
+    fn name(&self) -> &'static str;
+
+    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Answer, Fault>;
+
+    /// `authorisation` is the id that [`authorise`](Provider::authorise) was accepted with.
+    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault>;
+
+    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault>;
+
+    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault>;
+
+    /// What came of the command with this key; `None` if the provider never saw it.
+    async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault>;
+
+    /// Reads a webhook after checking that it is the provider's own and fresh.
+    ///
+    /// # Errors
+    /// `invalid_signature` (unauthenticated), `malformed_webhook`.
+    fn read_webhook(&self, signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault>;
+
+    /// The provider's own sums, per currency, ordered by currency.
+    async fn totals(&self) -> Result<Vec<Totals>, Fault>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorisationRequest {
+    pub order_id: Uuid,
+    pub amount: Money,
+    pub method: String,
+}
+
+/// What a provider said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ProviderAnswer)]
+pub enum Answer {
+    /// It took effect; `id` is the provider's name for the effect.
+    Accepted {
+        #[schema(max_length = 200)]
+        id: String,
+    },
+    /// It did not, and never will.
+    Declined {
+        #[schema(max_length = 200)]
+        code: String,
+        #[schema(max_length = 1000)]
+        detail: String,
+    },
+}
+
+/// What a webhook tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookEvent {
+    /// The provider's name for this event; the same when it is delivered again.
+    pub id: Uuid,
+    /// The key of the command it is about.
+    pub reference: Uuid,
+    pub answer: Answer,
+}
+
+/// Money in one currency, as one side has it in its books. Integer minor units.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub currency: String,
+    /// Blocked and not taken.
+    pub authorised: i64,
+    /// Taken, refunds not subtracted.
+    pub captured: i64,
+    pub refunded: i64,
+}

@@ -1,0 +1,377 @@
+//! Rows and queries of payments and their commands. Every change of a payment is conditional on the version it was loaded with.
+
+use durable::{Tx, fault, lost_race};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    TryInsertResult,
+};
+use shared_kernel::{Actor, Cursor, Fault, Money, Page, PageRequest, Role, Timestamp};
+use uuid::Uuid;
+
+use crate::{
+    command::{Kind, MoneyCommand, Outcome, State},
+    payment::{Payment, Status},
+};
+
+mod payment {
+    use sea_orm::entity::prelude::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+    };
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "payment")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub order_id: Uuid,
+        pub user_id: Uuid,
+        pub status: String,
+        pub amount: i64,
+        pub currency: String,
+        pub authorised_amount: i64,
+        pub captured_amount: i64,
+        pub refunded_amount: i64,
+        pub refunding_amount: i64,
+        pub payment_method: String,
+        pub provider_authorisation: Option<String>,
+        pub decline_code: Option<String>,
+        pub void_requested: bool,
+        pub created_at: i64,
+        pub updated_at: i64,
+        pub version: i64,
+    }
+
+    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod money_command {
+    use sea_orm::entity::prelude::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+    };
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "money_command")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub kind: String,
+        pub fingerprint: String,
+        pub payment_id: Option<Uuid>,
+        pub order_id: Uuid,
+        pub amount: i64,
+        pub currency: String,
+        pub reason: Option<String>,
+        pub state: String,
+        pub outcome: Option<String>,
+        pub traceparent: Option<String>,
+        pub created_at: i64,
+        pub started_at: Option<i64>,
+        pub answered_at: Option<i64>,
+    }
+
+    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The payment of an order, whoever asks: for the commands.
+pub async fn find_of_order(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<Payment>, Fault> {
+    let row = payment::Entity::find().filter(payment::Column::OrderId.eq(order_id)).one(conn).await.map_err(fault)?;
+    row.map(Payment::try_from).transpose()
+}
+
+pub async fn load(conn: &impl ConnectionTrait, id: Uuid) -> Result<Payment, Fault> {
+    let row = payment::Entity::find_by_id(id).one(conn).await.map_err(fault)?;
+    row.ok_or_else(|| Fault::not_found("payment"))?.try_into()
+}
+
+/// The payment if the actor may see it; somebody else's looks like a missing one.
+pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
+    let row = payment::Entity::find_by_id(id).filter(visible_to(actor)).one(conn).await.map_err(fault)?;
+    row.map(Payment::try_from).transpose()
+}
+
+/// The payment of an order if the actor may see it.
+pub async fn find_visible_of_order(conn: &impl ConnectionTrait, order_id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
+    let query = payment::Entity::find().filter(payment::Column::OrderId.eq(order_id)).filter(visible_to(actor));
+    query.one(conn).await.map_err(fault)?.map(Payment::try_from).transpose()
+}
+
+/// What the actor may see, newest first.
+pub async fn list_visible(
+    conn: &impl ConnectionTrait,
+    order_id: Option<Uuid>,
+    page: &PageRequest,
+    actor: &Actor,
+) -> Result<Page<Payment>, Fault> {
+    let mut query = payment::Entity::find().filter(visible_to(actor)).order_by_desc(payment::Column::Id).limit(page.fetch_limit());
+    if let Some(order_id) = order_id {
+        query = query.filter(payment::Column::OrderId.eq(order_id));
+    }
+    if let Some(before) = &page.after {
+        query = query.filter(payment::Column::Id.lt(id_in(before)?));
+    }
+    let rows = query.all(conn).await.map_err(fault)?;
+    let payments = rows.into_iter().map(Payment::try_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(page.page(payments, |payment| payment.id.to_string()))
+}
+
+/// The refunds of a payment, newest first; those our own rules refused are none.
+pub async fn list_refunds(conn: &impl ConnectionTrait, payment_id: Uuid, page: &PageRequest) -> Result<Page<MoneyCommand>, Fault> {
+    use money_command::Column;
+    let mut query = money_command::Entity::find()
+        .filter(Column::PaymentId.eq(payment_id))
+        .filter(Column::Kind.eq(Kind::Refund.as_str()))
+        .filter(Column::StartedAt.is_not_null())
+        .order_by_desc(Column::CreatedAt)
+        .order_by_desc(Column::Id)
+        .limit(page.fetch_limit());
+    if let Some(Cursor(after)) = &page.after {
+        let (at, id) = after.split_once(' ').ok_or_else(web::bad_cursor)?;
+        let at: i64 = at.parse().map_err(|_| web::bad_cursor())?;
+        let same_moment = Condition::all().add(Column::CreatedAt.eq(at)).add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
+        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
+    }
+    let rows = query.all(conn).await.map_err(fault)?;
+    let refunds = rows.into_iter().map(MoneyCommand::try_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(page.page(refunds, |refund| format!("{} {}", refund.created_at.as_ms(), refund.id)))
+}
+
+fn id_in(cursor: &Cursor) -> Result<Uuid, Fault> {
+    Uuid::parse_str(&cursor.0).map_err(|_| web::bad_cursor())
+}
+
+fn visible_to(actor: &Actor) -> Condition {
+    match actor {
+        Actor::Module { .. } => Condition::all(),
+        Actor::User { .. } if actor.has_role(Role::Staff) => Condition::all(),
+        // No payment has the nil id for an owner, so nobody's actor sees nothing.
+        _ => Condition::all().add(payment::Column::UserId.eq(actor.user_id().unwrap_or_default())),
+    }
+}
+
+/// False if the order has a payment already.
+pub async fn insert(tx: &Tx, new: &Payment) -> Result<bool, Fault> {
+    let insert = payment::Entity::insert(row_of(new, tx.clock().now(), new.version));
+    let done = insert.on_conflict_do_nothing_on([payment::Column::OrderId]).exec_without_returning(tx.conn()).await;
+    Ok(matches!(done.map_err(fault)?, TryInsertResult::Inserted(1)))
+}
+
+/// Stores what became of a payment since it was loaded.
+///
+/// # Errors
+/// [`lost_race`] if somebody else changed it meanwhile.
+pub async fn update(tx: &Tx, changed: &Payment) -> Result<(), Fault> {
+    let update = payment::Entity::update_many()
+        .set(row_of(changed, tx.clock().now(), changed.version + 1))
+        .filter(payment::Column::Id.eq(changed.id))
+        .filter(payment::Column::Version.eq(changed.version));
+    match update.exec(tx.conn()).await.map_err(fault)?.rows_affected {
+        1 => Ok(()),
+        _ => Err(lost_race("the payment changed meanwhile")),
+    }
+}
+
+pub async fn find_command(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<MoneyCommand>, Fault> {
+    let row = money_command::Entity::find_by_id(id).one(conn).await.map_err(fault)?;
+    row.map(MoneyCommand::try_from).transpose()
+}
+
+/// Remembers a command.
+///
+/// # Errors
+/// [`lost_race`] if its id was taken meanwhile: the transaction then runs again and finds it.
+pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault> {
+    let insert = money_command::Entity::insert(command_row(command)?).on_conflict_do_nothing();
+    match insert.exec_without_returning(tx.conn()).await.map_err(fault)? {
+        TryInsertResult::Inserted(1) => Ok(()),
+        _ => Err(lost_race("the command came in twice")),
+    }
+}
+
+/// Records the outcome of a command that was started and has none yet: false if it has one. **Every** outcome goes through here, whoever brings
+/// it: the provider's response, its webhook, the reconciler.
+pub async fn answer_started(tx: &Tx, id: Uuid, outcome: &Outcome) -> Result<bool, Fault> {
+    let update = money_command::Entity::update_many()
+        .set(answer_row(tx, outcome)?)
+        .filter(money_command::Column::Id.eq(id))
+        .filter(money_command::Column::State.eq(STARTED));
+    Ok(update.exec(tx.conn()).await.map_err(fault)?.rows_affected == 1)
+}
+
+/// Gives every void of the payment that still waits this outcome.
+pub async fn answer_voids(tx: &Tx, payment_id: Uuid, outcome: &Outcome) -> Result<(), Fault> {
+    let update = money_command::Entity::update_many()
+        .set(answer_row(tx, outcome)?)
+        .filter(money_command::Column::PaymentId.eq(payment_id))
+        .filter(money_command::Column::Kind.eq(Kind::Void.as_str()))
+        .filter(money_command::Column::State.eq(REQUESTED));
+    update.exec(tx.conn()).await.map_err(fault).map(drop)
+}
+
+/// Starts the void that has waited longest; answers its id.
+pub async fn start_requested_void(tx: &Tx, payment_id: Uuid) -> Result<Uuid, Fault> {
+    use money_command::Column;
+    let waiting = money_command::Entity::find()
+        .filter(Column::PaymentId.eq(payment_id))
+        .filter(Column::Kind.eq(Kind::Void.as_str()))
+        .filter(Column::State.eq(REQUESTED))
+        .order_by_asc(Column::CreatedAt)
+        .order_by_asc(Column::Id);
+    let row = waiting.one(tx.conn()).await.map_err(fault)?;
+    let id = row.ok_or_else(|| Fault::internal("void_lost", format!("payment {payment_id} remembers a void that is not there")))?.id;
+    let started = money_command::ActiveModel {
+        state: Set(STARTED.to_owned()),
+        started_at: Set(Some(tx.clock().now().as_ms())),
+        ..Default::default()
+    };
+    money_command::Entity::update_many().set(started).filter(Column::Id.eq(id)).exec(tx.conn()).await.map_err(fault)?;
+    Ok(id)
+}
+
+/// A command of the payment whose outcome is unknown, if there is one: others wait for it.
+pub async fn find_started(conn: &impl ConnectionTrait, payment_id: Uuid) -> Result<Option<Uuid>, Fault> {
+    let query = money_command::Entity::find()
+        .filter(money_command::Column::PaymentId.eq(payment_id))
+        .filter(money_command::Column::State.eq(STARTED))
+        .order_by_asc(money_command::Column::StartedAt);
+    Ok(query.one(conn).await.map_err(fault)?.map(|row| row.id))
+}
+
+/// Commands started before `before` and still without an outcome, the oldest first, at most `limit`.
+pub async fn list_open(conn: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<Vec<Uuid>, Fault> {
+    let query = money_command::Entity::find()
+        .filter(money_command::Column::State.eq(STARTED))
+        .filter(money_command::Column::StartedAt.lte(before.as_ms()))
+        .order_by_asc(money_command::Column::StartedAt)
+        .limit(limit);
+    Ok(query.all(conn).await.map_err(fault)?.into_iter().map(|row| row.id).collect())
+}
+
+pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
+    money_command::Entity::find().filter(money_command::Column::State.ne(ANSWERED)).count(conn).await.map_err(fault)
+}
+
+const REQUESTED: &str = "requested";
+const STARTED: &str = "started";
+const ANSWERED: &str = "answered";
+
+fn row_of(payment: &Payment, now: Timestamp, version: i64) -> payment::ActiveModel {
+    payment::ActiveModel {
+        id: Set(payment.id),
+        order_id: Set(payment.order_id),
+        user_id: Set(payment.user_id),
+        status: Set(payment.status.as_str().to_owned()),
+        amount: Set(payment.amount.amount),
+        currency: Set(payment.amount.currency.clone()),
+        authorised_amount: Set(payment.authorised),
+        captured_amount: Set(payment.captured),
+        refunded_amount: Set(payment.refunded),
+        refunding_amount: Set(payment.refunding),
+        payment_method: Set(payment.method.clone()),
+        provider_authorisation: Set(payment.authorisation.clone()),
+        decline_code: Set(payment.decline_code.clone()),
+        void_requested: Set(payment.void_requested),
+        created_at: Set(payment.created_at.as_ms()),
+        updated_at: Set(now.as_ms()),
+        version: Set(version),
+    }
+}
+
+impl TryFrom<payment::Model> for Payment {
+    type Error = Fault;
+
+    fn try_from(row: payment::Model) -> Result<Self, Fault> {
+        let status = Status::find(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
+        Ok(Payment {
+            id: row.id,
+            order_id: row.order_id,
+            user_id: row.user_id,
+            status,
+            amount: Money { amount: row.amount, currency: row.currency },
+            authorised: row.authorised_amount,
+            captured: row.captured_amount,
+            refunded: row.refunded_amount,
+            refunding: row.refunding_amount,
+            method: row.payment_method,
+            authorisation: row.provider_authorisation,
+            decline_code: row.decline_code,
+            void_requested: row.void_requested,
+            created_at: Timestamp::from_ms(row.created_at),
+            version: row.version,
+        })
+    }
+}
+
+fn command_row(command: &MoneyCommand) -> Result<money_command::ActiveModel, Fault> {
+    let (state, outcome) = match &command.state {
+        State::Requested => (REQUESTED, None),
+        State::Started => (STARTED, None),
+        State::Answered(outcome) => (ANSWERED, Some(write_outcome(outcome)?)),
+    };
+    Ok(money_command::ActiveModel {
+        id: Set(command.id),
+        kind: Set(command.kind.as_str().to_owned()),
+        fingerprint: Set(command.fingerprint.clone()),
+        payment_id: Set(command.payment_id),
+        order_id: Set(command.order_id),
+        amount: Set(command.amount.amount),
+        currency: Set(command.amount.currency.clone()),
+        reason: Set(command.reason.clone()),
+        state: Set(state.to_owned()),
+        outcome: Set(outcome),
+        traceparent: Set(command.trace.clone()),
+        created_at: Set(command.created_at.as_ms()),
+        started_at: Set(command.started_at.map(Timestamp::as_ms)),
+        answered_at: Set(command.answered_at.map(Timestamp::as_ms)),
+    })
+}
+
+fn answer_row(tx: &Tx, outcome: &Outcome) -> Result<money_command::ActiveModel, Fault> {
+    Ok(money_command::ActiveModel {
+        state: Set(ANSWERED.to_owned()),
+        outcome: Set(Some(write_outcome(outcome)?)),
+        answered_at: Set(Some(tx.clock().now().as_ms())),
+        ..Default::default()
+    })
+}
+
+impl TryFrom<money_command::Model> for MoneyCommand {
+    type Error = Fault;
+
+    fn try_from(row: money_command::Model) -> Result<Self, Fault> {
+        let kind = Kind::find(&row.kind).ok_or_else(|| unreadable("kind", &row.kind))?;
+        let state = match (row.state.as_str(), &row.outcome) {
+            (REQUESTED, _) => State::Requested,
+            (STARTED, _) => State::Started,
+            (ANSWERED, Some(json)) => State::Answered(serde_json::from_str(json).map_err(|_| unreadable("outcome", json))?),
+            (other, _) => return Err(unreadable("state", other)),
+        };
+        Ok(MoneyCommand {
+            id: row.id,
+            kind,
+            fingerprint: row.fingerprint,
+            payment_id: row.payment_id,
+            order_id: row.order_id,
+            amount: Money { amount: row.amount, currency: row.currency },
+            reason: row.reason,
+            state,
+            trace: row.traceparent,
+            created_at: Timestamp::from_ms(row.created_at),
+            started_at: row.started_at.map(Timestamp::from_ms),
+            answered_at: row.answered_at.map(Timestamp::from_ms),
+        })
+    }
+}
+
+fn write_outcome(outcome: &Outcome) -> Result<String, Fault> {
+    serde_json::to_string(outcome).map_err(|error| Fault::internal("unwritable_outcome", error.to_string()))
+}
+
+fn unreadable(column: &str, value: &str) -> Fault {
+    Fault::internal("unreadable_row", format!("{column} is {value:?}"))
+}
