@@ -1,0 +1,166 @@
+//! Stock over HTTP: anybody sees the level, staff book receipts and corrections.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Fault, Sku};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+    },
+};
+use web::{Anyone, Body, Path, Problem, RequiredKey, Routes, Staff};
+
+use crate::{service::Service, stock::StockItem};
+
+pub fn routes(service: Arc<Service>) -> Routes {
+    Routes::new(move |config| {
+        config.app_data(Data::from(service.clone())).service(show_stock).service(receive_stock).service(adjust_stock);
+    })
+}
+
+/// How many units of a product there are.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct StockLevel {
+    sku: Sku,
+    /// In the house.
+    #[schema(minimum = 0, example = 100)]
+    on_hand: i64,
+    /// Of these, promised to orders.
+    #[schema(minimum = 0, example = 2)]
+    reserved: i64,
+    /// What can still be ordered: `on_hand - reserved`.
+    #[schema(minimum = 0, example = 98)]
+    available: i64,
+}
+
+impl From<&StockItem> for StockLevel {
+    fn from(item: &StockItem) -> Self {
+        StockLevel { sku: item.sku.clone(), on_hand: item.on_hand, reserved: item.reserved, available: item.available() }
+    }
+}
+
+/// Units that came in.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = StockReceipt)]
+struct Receipt {
+    #[schema(minimum = 1, maximum = 1_000_000, example = 100)]
+    quantity: i64,
+    /// Kept in the ledger.
+    #[schema(min_length = 1, max_length = 500, example = "delivery 4711")]
+    reason: Option<String>,
+}
+
+/// What counting found: more (positive) or fewer (negative) than the books say.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = StockAdjustment)]
+struct Adjustment {
+    #[schema(inline)]
+    quantity: Difference,
+    /// Kept in the ledger.
+    #[schema(min_length = 1, max_length = 500, example = "broken in transit")]
+    reason: Option<String>,
+}
+
+/// Up to a million units either way, and never none.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+struct Difference(i64);
+
+impl Difference {
+    const MAX: i64 = 1_000_000;
+}
+
+impl TryFrom<i64> for Difference {
+    type Error = Fault;
+
+    fn try_from(units: i64) -> Result<Self, Fault> {
+        let fits = units != 0 && (-Self::MAX..=Self::MAX).contains(&units);
+        if fits { Ok(Difference(units)) } else { Err(Fault::invalid("invalid_quantity", "must be -1000000 to 1000000, and not 0")) }
+    }
+}
+
+impl PartialSchema for Difference {
+    fn schema() -> RefOr<Schema> {
+        let from = |least: i64, most: i64| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
+        OneOfBuilder::new()
+            .item(from(1, Self::MAX))
+            .item(from(-Self::MAX, -1))
+            .description(Some("Units more (positive) or fewer (negative), not 0."))
+            .examples([-2])
+            .into()
+    }
+}
+
+impl ToSchema for Difference {}
+
+/// How many units of a product there are, and how many can still be ordered. 404 for a sku that was never received.
+#[utoipa::path(tag = "inventory", params(("sku" = inline(Sku), Path)), responses((status = 200, body = StockLevel)), security((), ("bearer" = [])))]
+#[get("/stock/{sku}")]
+async fn show_stock(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let item = service.find_item(&sku).await?.ok_or_else(|| Fault::not_found("stock item"))?;
+    Ok(web::ok_with_etag(&request, &web::etag(item.version), &StockLevel::from(&item)))
+}
+
+/// Books units that came in. The first receipt of a sku makes its stock item, whether or not the catalog has such a product.
+#[utoipa::path(
+    tag = "inventory",
+    params(("sku" = inline(Sku), Path), RequiredKey),
+    request_body = Receipt,
+    responses((status = 201, description = "The new level", body = StockLevel)),
+    security(("bearer" = []))
+)]
+#[post("/stock/{sku}/receipts")]
+async fn receive_stock(
+    staff: Staff,
+    sku: Path<Sku>,
+    key: RequiredKey,
+    body: Body<Receipt>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let request = key.for_body(&body);
+    let (db, call, sku, Receipt { quantity, reason }) = (service.db().clone(), staff.call().clone(), sku.into_inner(), body.into_inner());
+    web::idempotent(&db, request, move |tx| {
+        let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
+        async move { Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?)) }
+    })
+    .await
+}
+
+/// Corrects the books after counting. Units that are promised to orders cannot be written off.
+#[utoipa::path(
+    tag = "inventory",
+    params(("sku" = inline(Sku), Path), RequiredKey),
+    request_body = Adjustment,
+    responses(
+        (status = 201, description = "The new level", body = StockLevel),
+        (status = 409, description = "`below_reserved`: fewer would be left than are promised to orders")
+    ),
+    security(("bearer" = []))
+)]
+#[post("/stock/{sku}/adjustments")]
+async fn adjust_stock(
+    staff: Staff,
+    sku: Path<Sku>,
+    key: RequiredKey,
+    body: Body<Adjustment>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let request = key.for_body(&body);
+    let (db, call, sku) = (service.db().clone(), staff.call().clone(), sku.into_inner());
+    let Adjustment { quantity: Difference(difference), reason } = body.into_inner();
+    web::idempotent(&db, request, move |tx| {
+        let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
+        async move { Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?)) }
+    })
+    .await
+}
+
+fn new_level(item: &StockItem) -> web::Answer {
+    web::created(&format!("/api/v1/stock/{}", item.sku), Some(&web::etag(item.version)), &StockLevel::from(item))
+}
