@@ -17,7 +17,7 @@ async fn figs(caller: Anyone) -> Result<HttpResponse, Problem> {
 
 #[actix_web::test]
 async fn a_server_is_routes_a_document_and_a_shell() {
-    let modules = vec![Routes::new(|config| _ = config.service(figs))];
+    let modules = [Routes::new(|config| _ = config.service(figs))];
     // Made once and shared by all workers: what is counted, what is kept, what is told to stop.
     let signer = Signer::new("k1");
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());

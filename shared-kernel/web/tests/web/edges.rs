@@ -50,7 +50,7 @@ async fn away() -> Result<HttpResponse, Problem> {
 #[utoipa::path(responses((status = 200)))]
 #[get("/slow")]
 async fn slow(prefer: Prefer) -> HttpResponse {
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     HttpResponse::Ok().json(prefer.wait.map(|wait| wait.as_secs()))
 }
 
@@ -67,7 +67,7 @@ fn routes() -> Routes {
 }
 
 async fn server() -> Server {
-    let shell = ShellSettings { time_limit: Duration::from_millis(300), ..ShellSettings::default() };
+    let shell = ShellSettings { time_limit: Duration::from_secs(1), ..ShellSettings::default() };
     Server::start_with(routes(), shell, RateLimit::new(1_000, 2_000)).await
 }
 
@@ -145,11 +145,25 @@ async fn a_ten_megabyte_body_gets_its_413_on_every_way_of_sending_it() {
 }
 
 #[actix_web::test]
+async fn a_client_that_sends_it_all_before_it_reads_still_sees_the_413() {
+    let server = server().await;
+    let mut connection = tokio::net::TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let length = 10 * 1024 * 1024;
+    let head = format!("POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&vec![b' '; length]).await.expect("nobody closes while the client is sending");
+    let mut answer = vec![0; 4096];
+    let read = connection.read(&mut answer).await.expect("an answer and no reset");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer[..read]));
+    server.stop().await;
+}
+
+#[actix_web::test]
 async fn what_the_client_would_wait_comes_on_top_of_the_time_limit() {
     let server = server().await;
-    let response = server.ask("GET", "/api/v1/slow").header("Prefer", "wait=1").send().await.unwrap();
+    let response = server.ask("GET", "/api/v1/slow").header("Prefer", "wait=9").send().await.unwrap();
     assert_eq!(response.status(), 200);
-    assert_eq!(response.json::<Value>().await.unwrap(), json!(1));
+    assert_eq!(response.json::<Value>().await.unwrap(), json!(9));
     server.stop().await;
 }
 

@@ -27,6 +27,9 @@ struct Wish {
     note: Option<String>,
     address: Option<Address>,
     kind: Kind,
+    /// A pattern of its own that would let a NUL through.
+    #[schema(pattern = "^[^x]*$")]
+    memo: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -184,6 +187,8 @@ async fn every_documented_limit_is_enforced_and_named_by_its_pointer() {
         ("/price", json!({"amount": 1}), "/price/currency"),
         ("/note", json!(5), "/note"),
         ("/note", json!("a\u{0}"), "/note"),
+        ("/memo", json!("a\u{0}"), "/memo"),
+        ("/memo", json!("x"), "/memo"),
         ("/address", json!({"city": ""}), "/address/city"),
         ("/address", json!({"city": "x", "planet": "y"}), "/address/planet"),
         ("/kind", json!("medium"), "/kind"),
