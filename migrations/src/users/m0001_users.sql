@@ -25,7 +25,7 @@ create table session (
     revoked_reason text check (revoked_reason in ('logged_out', 'token_reused')),
     check ((revoked_at is null) = (revoked_reason is null))
 );
-create index session_user on session (user_id);
+create index session_by_user on session (user_id);
 
 -- Refresh tokens are 256 random bits; only their SHA-256 is kept. A rotated one stays until it expires, so that its reuse is recognised.
 create table refresh_token (
