@@ -24,6 +24,7 @@ use crate::{Db, Tx};
 mod advance;
 mod definition;
 mod ops;
+mod rules;
 mod runner;
 mod store;
 

@@ -24,6 +24,8 @@ pub struct SagaOps {
 pub struct SagaFilter {
     pub state: Option<SagaState>,
     pub kind: Option<String>,
+    /// What it is about.
+    pub business_key: Option<String>,
 }
 
 /// One saga, in short.
@@ -115,6 +117,10 @@ impl SagaOps {
         if let Some(kind) = &filter.kind {
             values.push(kind.as_str().into());
             terms.push(format!("kind = ${}", values.len()));
+        }
+        if let Some(business_key) = &filter.business_key {
+            values.push(business_key.as_str().into());
+            terms.push(format!("business_key = ${}", values.len()));
         }
         if let Some(cursor) = &page.after {
             let (at, id) = read_cursor(&cursor.0)?;

@@ -15,8 +15,9 @@ use tracing::Instrument;
 
 use super::{
     SagaState, TOPIC,
-    advance::{self, Brought, Claim, Origin, waiting_input},
+    advance::{self, Brought, Claim, Origin},
     definition::{self, Answer, Definition, Definitions},
+    rules::waiting_input,
     store::{self, Row},
 };
 use crate::{Change, Db};
@@ -130,6 +131,9 @@ impl Runner {
     async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) {
         let Some(definition) = self.definitions.find(&row.kind, row.version).cloned() else { return };
         loop {
+            if stop.is_cancelled() {
+                return self.give_back(&row, false).await;
+            }
             let told = match self.learn(&definition, &row, &stop).await {
                 Ok(Some(brought)) => self.advance(&row, &definition, brought).await.map_err(|fault| (fault, Origin::Decide)),
                 Ok(None) => return,
@@ -146,9 +150,6 @@ impl Runner {
                     return;
                 }
                 Err((fault, origin)) => return self.put_off(&row, fault, origin, &stop).await,
-            }
-            if stop.is_cancelled() {
-                return self.give_back(&row, false).await;
             }
         }
     }
@@ -237,7 +238,7 @@ impl Runner {
             .await
     }
 
-    /// Stores that the saga waits, however long the database is away; after the lease's time somebody else may take it up as well.
+    /// Stores that the saga waits. While the database is away it tries again, until the lease's time is over and anybody may take it up.
     async fn put_off(&self, row: &Row, fault: Fault, origin: Origin, stop: &CancellationToken) {
         if fault.is_transient() {
             tracing::debug!(step = row.step, %fault, "a saga's command has no known outcome; it is asked again");
@@ -246,7 +247,7 @@ impl Runner {
         }
         let claim = Claim::from(row);
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(self.db.settings().lease_ms) && !stop.is_cancelled() {
+        loop {
             let fault = fault.clone();
             let stored = self.db.write(move |tx| {
                 let fault = fault.clone();
@@ -255,7 +256,10 @@ impl Runner {
             match stored.await {
                 Ok(Some(row)) => return self.report_end(&row),
                 Ok(None) => return,
-                Err(fault) => tracing::warn!(%fault, "a saga's retry could not be stored; trying again"),
+                Err(fault) => tracing::warn!(%fault, "a saga's retry could not be stored"),
+            }
+            if stop.is_cancelled() || begun.elapsed() >= Duration::from_millis(self.db.settings().lease_ms) {
+                return;
             }
             tokio::time::sleep(SHORT_NAP * 4).await;
         }
