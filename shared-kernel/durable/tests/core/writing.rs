@@ -1,0 +1,271 @@
+//! `Db::write`: one transaction, answered after its commit, whatever happens to the others.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use durable::{Db, Settings, Tx};
+use durable_testing::{SqliteHome, eventually, on_both};
+use sea_orm::ConnectionTrait;
+use shared_kernel::{Fault, FaultKind};
+use tokio::sync::Notify;
+
+use crate::house::{SOON, count, execute, texts};
+
+async fn say(tx: &Tx, sql: &str) -> Result<(), Fault> {
+    tx.conn().execute_unprepared(sql).await.map(drop).map_err(durable::fault)
+}
+
+async fn with_table(db: &Db) {
+    execute(db, "create table word (word text not null)").await;
+}
+
+/// Keeps the writer busy until told, so that other jobs gather behind it.
+fn hold_writer(db: &Db) -> (Arc<Notify>, tokio::task::JoinHandle<Result<(), Fault>>) {
+    let (go, db) = (Arc::new(Notify::new()), db.clone());
+    let wait = go.clone();
+    let held = tokio::spawn(async move {
+        db.write(move |tx| {
+            let wait = wait.clone();
+            async move {
+                wait.notified().await;
+                say(&tx, "insert into word values ('first')").await
+            }
+        })
+        .await
+    });
+    (go, held)
+}
+
+async fn sqlite() -> (SqliteHome, Db) {
+    let home = SqliteHome::new();
+    let db = durable_testing::open("durable", &home.place("durable"), Settings::default()).await;
+    with_table(&db).await;
+    (home, db)
+}
+
+#[tokio::test]
+async fn jobs_that_wait_share_one_commit_and_none_is_answered_before_it() {
+    let (_home, db) = sqlite().await;
+    let (go, first) = hold_writer(&db);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut jobs = Vec::new();
+    for _ in 0..20 {
+        let (db, answered) = (db.clone(), answered.clone());
+        jobs.push(tokio::spawn(async move {
+            let (inside, seen) = (db.clone(), answered.clone());
+            let told = db
+                .write(move |tx| {
+                    let (db, seen) = (inside.clone(), seen.clone());
+                    async move {
+                        say(&tx, "insert into word values ('more')").await?;
+                        // Another connection sees what is committed: nothing, as long as the batch is open.
+                        Ok((count(&db, "select count(*) from word").await, seen.load(Ordering::SeqCst)))
+                    }
+                })
+                .await
+                .unwrap();
+            assert_eq!(count(&db, "select count(*) from word").await, 21, "the answer comes after the commit");
+            answered.fetch_add(1, Ordering::SeqCst);
+            told
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    go.notify_one();
+    first.await.unwrap().unwrap();
+    for job in jobs {
+        assert_eq!(job.await.unwrap(), (0, 0), "all jobs ran in the transaction of the first");
+    }
+    db.close().await;
+}
+
+#[tokio::test]
+async fn the_error_of_one_job_rolls_back_that_job_alone() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let write = |word: &'static str, fails: bool| {
+            let db = db.clone();
+            async move {
+                db.write(move |tx| async move {
+                    say(&tx, &format!("insert into word values ('{word}')")).await?;
+                    if fails { Err(Fault::conflict("as_told", "no")) } else { Ok(()) }
+                })
+                .await
+            }
+        };
+        let (a, b, c) = tokio::join!(write("a", false), write("b", true), write("c", false));
+        assert!(a.is_ok() && c.is_ok());
+        assert_eq!(b.unwrap_err().code, "as_told");
+        assert_eq!(texts(&db, "select word from word order by word").await, ["a", "c"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_job_is_its_own() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let panics = db.write(move |tx| async move {
+            say(&tx, "insert into word values ('a')").await?;
+            if count_args() == usize::MAX {
+                return Ok(());
+            }
+            panic!("as told")
+        });
+        let fine = db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await });
+        let (panicked, fine): (Result<(), Fault>, _) = tokio::join!(panics, fine);
+        assert_eq!(panicked.unwrap_err().code, "write_panicked");
+        fine.unwrap();
+        assert_eq!(texts(&db, "select word from word").await, ["b"]);
+    })
+    .await;
+}
+
+/// Something the compiler cannot foresee, so that code after it counts as reachable.
+fn count_args() -> usize {
+    std::env::args().count()
+}
+
+#[tokio::test]
+async fn a_job_that_takes_too_long_is_rolled_back() {
+    durable_testing::on_both_with("durable", Settings { job_timeout_ms: 200, ..Settings::default() }, |db| async move {
+        with_table(&db).await;
+        let slow = db.write(move |tx| async move {
+            say(&tx, "insert into word values ('a')").await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(())
+        });
+        assert_eq!(slow.await.unwrap_err().kind, FaultKind::Unavailable);
+        assert_eq!(count(&db, "select count(*) from word").await, 0);
+        db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await }).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
+    let (_home, db) = sqlite().await;
+    // As many pages as there are, and a few: the next large row does not fit any more.
+    db.write(|tx| async move {
+        let row = tx.conn().query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma page_count")).await;
+        let pages: i64 = row.map_err(durable::fault)?.unwrap().try_get_by_index(0).unwrap();
+        say(&tx, &format!("pragma max_page_count = {}", pages + 2)).await
+    })
+    .await
+    .unwrap();
+    let (go, first) = hold_writer(&db);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let small = tokio::spawn({
+        let db = db.clone();
+        async move { db.write(|tx| async move { say(&tx, "insert into word values ('small')").await }).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let large = tokio::spawn({
+        let db = db.clone();
+        async move { db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await }).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    go.notify_one();
+    for job in [first, small, large] {
+        assert_eq!(job.await.unwrap().unwrap_err().kind, FaultKind::Unavailable);
+    }
+    assert_eq!(count(&db, "select count(*) from word").await, 0, "nothing of the batch stays");
+    for _ in 0..3 {
+        db.write(|tx| async move { say(&tx, "insert into word values ('after')").await }).await.unwrap();
+    }
+    assert_eq!(count(&db, "select count(*) from word").await, 3);
+    db.close().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_cancels_nothing() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let began = Arc::new(Notify::new());
+        let (inside, writer) = (began.clone(), db.clone());
+        let caller = tokio::spawn(async move {
+            writer
+                .write(move |tx| {
+                    let began = inside.clone();
+                    async move {
+                        say(&tx, "insert into word values ('a')").await?;
+                        began.notify_one();
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        say(&tx, "insert into word values ('b')").await
+                    }
+                })
+                .await
+        });
+        began.notified().await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        eventually("both words", SOON, || async { count(&db, "select count(*) from word").await == 2 }).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let mut changes = db.changes();
+        let failed: Result<(), Fault> = db
+            .write(|tx| async move {
+                tx.wake("rolled-back");
+                Err(Fault::conflict("as_told", "no"))
+            })
+            .await;
+        assert!(failed.is_err());
+        let early = Arc::new(AtomicBool::new(false));
+        let (seen, mut inside) = (early.clone(), Some(db.changes()));
+        let listen = std::sync::Mutex::new(inside.take());
+        db.write(move |tx| {
+            let (seen, mut changes) = (seen.clone(), listen.lock().unwrap().take().expect("the job runs once"));
+            async move {
+                tx.wake("committed");
+                say(&tx, "insert into word values ('a')").await?;
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                seen.store(changes.try_recv().is_ok(), Ordering::SeqCst);
+                Ok(())
+            }
+        })
+        .await
+        .unwrap();
+        assert!(!early.load(Ordering::SeqCst), "woken before the commit");
+        assert_eq!(&*changes.recv().await.unwrap().topic, "committed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
+    let home = durable_testing::PostgresHome::new().await;
+    let db = durable_testing::open("durable", &home.place("durable").await, Settings::default()).await;
+    execute(&db, "create table counter (n bigint not null, version bigint not null)").await;
+    execute(&db, "insert into counter values (0, 0)").await;
+    let add = |db: Db| async move {
+        db.write(|tx| async move {
+            let sql = "select n, version from counter";
+            let row = tx.conn().query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql)).await;
+            let row = row.map_err(durable::fault)?.unwrap();
+            let (n, version): (i64, i64) = (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap());
+            let update = format!("update counter set n = {}, version = version + 1 where version = {version}", n + 1);
+            match tx.conn().execute_unprepared(&update).await.map_err(durable::fault)?.rows_affected() {
+                1 => Ok(()),
+                _ => Err(durable::lost_race("counter")),
+            }
+        })
+        .await
+    };
+    let done = futures::future::join_all((0..12).map(|_| add(db.clone()))).await;
+    let counted = done.iter().filter(|done| done.is_ok()).count();
+    assert!(counted > 4, "jobs that lost run again");
+    assert_eq!(count(&db, "select n from counter").await, counted as i64, "no update is lost");
+    db.close().await;
+    home.remove().await;
+}
