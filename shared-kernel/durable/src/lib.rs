@@ -40,7 +40,7 @@ pub use machinery::{Feeds, Machinery, Seed};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
 pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Heard, Reactions};
-pub use saga::{Decision, Input, Progress, Saga, Sagas};
+pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
 /// A single connection that migrations run on.
 pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::Settings;
