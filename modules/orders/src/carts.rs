@@ -1,0 +1,200 @@
+//! Carts: orders that are still being made up. They belong to one customer, whom alone they concern.
+
+use catalog_contract::Product;
+use durable::Tx;
+use serde::Serialize;
+use shared_kernel::{Call, Fault, FaultKind, Money, Quantity, Sku, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    announce::store_and_announce,
+    basket,
+    event::{Item, Line, OrderEvent, Placement, Status},
+    order::{Order, Refusal},
+    service::{Service, Terms, user_of},
+    store,
+    stream::Stream,
+    views::OrderView,
+};
+
+/// A cart. Names and prices are the catalog's of this moment, and become the order's when it is checked out.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Cart {
+    pub id: Uuid,
+    pub user_id: Uuid,
+    #[schema(inline)]
+    pub status: CartStatus,
+    pub items: Vec<CartItem>,
+    /// Null if the catalog cannot say.
+    #[schema(required = true)]
+    pub total: Option<Money>,
+    pub created_at: Timestamp,
+    #[schema(minimum = 1)]
+    pub version: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CartStatus {
+    Draft,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct CartItem {
+    pub sku: Sku,
+    /// Null if the catalog cannot say, or does not sell it.
+    #[schema(required = true)]
+    pub name: Option<String>,
+    pub quantity: Quantity,
+    /// Null if the catalog cannot say, or does not sell it.
+    #[schema(required = true)]
+    pub unit_price: Option<Money>,
+}
+
+impl Cart {
+    /// The cart with what is known of its products.
+    pub fn of(stream: &Stream, products: &[Product]) -> Cart {
+        let order = stream.order();
+        let items: Vec<CartItem> = order.cart.iter().map(|line| CartItem::of(line, products)).collect();
+        let priced: Option<Vec<Item>> = items.iter().map(CartItem::priced).collect();
+        Cart {
+            id: order.id,
+            user_id: order.user_id,
+            status: CartStatus::Draft,
+            items,
+            total: priced.and_then(|items| basket::total(&items).ok().flatten()),
+            created_at: stream.begun_at(),
+            version: order.version,
+        }
+    }
+}
+
+impl CartItem {
+    fn of(line: &Line, products: &[Product]) -> CartItem {
+        let product = products.iter().find(|product| product.active && product.sku == line.sku.as_str());
+        CartItem {
+            sku: line.sku.clone(),
+            name: product.map(|product| product.name.clone()),
+            quantity: line.quantity,
+            unit_price: product.and_then(|product| product.price.clone()),
+        }
+    }
+
+    fn priced(&self) -> Option<Item> {
+        let (name, unit_price) = (self.name.clone()?, self.unit_price.clone()?);
+        Some(Item { sku: self.sku.clone(), name, quantity: self.quantity, unit_price })
+    }
+}
+
+impl Service {
+    /// Begins an empty cart.
+    pub async fn begin_cart(&self, tx: &Tx, call: &Call) -> Result<Stream, Fault> {
+        let drafted = OrderEvent::Drafted { user_id: user_of(call)? };
+        let stream = Stream::begin(self.ids.new_id(), drafted, self.clock.now())?;
+        store_and_announce(tx, call, &stream).await?;
+        Ok(stream)
+    }
+
+    /// # Errors
+    /// `not_found`, also for somebody else's, and once it was checked out: then it is an order.
+    pub async fn load_cart(&self, call: &Call, id: Uuid) -> Result<Stream, Fault> {
+        let stream = store::find_stream(self.db.read(), id, self.clock.now()).await?;
+        own(stream, call).filter(|stream| stream.order().status == Status::Draft).ok_or_else(|| Fault::not_found("cart"))
+    }
+
+    /// The cart as it is shown. The catalog may be away: then names and prices are missing.
+    pub async fn show_cart(&self, call: &Call, stream: &Stream) -> Cart {
+        let products = self.list_products(call, &stream.order().cart).await.unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "a cart is shown without prices");
+            Vec::new()
+        });
+        Cart::of(stream, &products)
+    }
+
+    /// Puts so many of a product into the cart. `expected`: only if the cart has this version still.
+    ///
+    /// # Errors
+    /// `not_found`, `not_a_cart`, `too_many_lines`, `too_many_changes`, `precondition_failed`.
+    pub async fn put_item(&self, call: &Call, id: Uuid, sku: Sku, quantity: Quantity, expected: Option<i64>) -> Result<Stream, Fault> {
+        self.change_cart(call, id, expected, move |cart| cart.put_item(&sku, quantity)).await
+    }
+
+    /// Takes a product out of the cart.
+    ///
+    /// # Errors
+    /// `not_found` for cart and item, `not_a_cart`, `precondition_failed`.
+    pub async fn remove_item(&self, call: &Call, id: Uuid, sku: Sku, expected: Option<i64>) -> Result<Stream, Fault> {
+        self.change_cart(call, id, expected, move |cart| cart.remove_item(&sku).map(Some)).await
+    }
+
+    async fn change_cart<F>(&self, call: &Call, id: Uuid, expected: Option<i64>, change: F) -> Result<Stream, Fault>
+    where
+        F: Fn(&Order) -> Result<Option<OrderEvent>, Refusal> + Clone + Send + Sync + 'static,
+    {
+        let (call, clock) = (call.clone(), self.clock.clone());
+        let job = move |tx: Tx| {
+            let (call, now, change) = (call.clone(), clock.now(), change.clone());
+            async move {
+                let stream = store::find_stream(tx.conn(), id, now).await?;
+                let mut stream = own(stream, &call).ok_or_else(|| Fault::not_found("cart"))?;
+                if expected.is_some_and(|version| version != stream.order().version) {
+                    let detail = "The cart has changed since you read it.";
+                    return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
+                }
+                let event = change(stream.order())?;
+                stream.record_all(event);
+                store_and_announce(&tx, &call, &stream).await?;
+                Ok(stream)
+            }
+        };
+        self.db.write(job).await
+    }
+
+    /// Makes the cart an order at the catalog's prices and begins its checkout, inside the transaction that remembers the request. `seen` is
+    /// the version whose products the catalog was asked for.
+    ///
+    /// # Errors
+    /// `not_found`, `not_a_cart`, `empty_cart`, and as placing an order; `cart_changed` (ask again) if it changed meanwhile.
+    pub async fn check_out(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        (id, seen): (Uuid, i64),
+        products: &[Product],
+        terms: Terms,
+    ) -> Result<OrderView, Fault> {
+        let stream = store::find_stream(tx.conn(), id, self.clock.now()).await?;
+        let mut stream = own(stream, call).ok_or_else(|| Fault::not_found("cart"))?;
+        let cart = stream.order();
+        if cart.status != Status::Draft {
+            return Err(Refusal::NotACart.into());
+        }
+        if cart.version != seen {
+            // With a time to ask again, so that this is not remembered as the request's answer.
+            let changed = Fault::conflict("cart_changed", "The cart changed while it was being checked out.");
+            return Err(changed.retry_after(std::time::Duration::from_secs(1)));
+        }
+        let (items, total) = basket::price(&cart.cart, &cart.cart, products)?;
+        let Terms { shipping_address, payment_method } = terms;
+        let placement = Placement { user_id: cart.user_id, items, total, shipping_address, payment_method };
+        let placed = cart.place(placement)?;
+        stream.record(placed);
+        self.begin_checkout(tx, call, &stream).await
+    }
+
+    /// The version of the actor's own cart or order, and its lines, for asking the catalog before it is checked out.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn peek_cart(&self, call: &Call, id: Uuid) -> Result<(i64, Vec<Line>), Fault> {
+        let stream = own(store::find_stream(self.db.read(), id, self.clock.now()).await?, call);
+        let stream = stream.ok_or_else(|| Fault::not_found("cart"))?;
+        Ok((stream.order().version, stream.order().cart.clone()))
+    }
+}
+
+/// A cart concerns its customer alone, not even staff.
+fn own(stream: Option<Stream>, call: &Call) -> Option<Stream> {
+    stream.filter(|stream| call.actor.user_id() == Some(stream.order().user_id))
+}

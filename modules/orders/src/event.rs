@@ -1,0 +1,281 @@
+//! What can happen to an order, and the words it is told in.
+//!
+//! Invariant: stored events are never rewritten. A new field has a default; a new meaning is a new event.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Country, Fault, Money, Quantity, Sku, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// One thing that happened. An order is the fold of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all = "snake_case")]
+pub enum OrderEvent {
+    /// A cart was begun.
+    Drafted {
+        user_id: Uuid,
+    },
+    ItemAdded {
+        sku: Sku,
+        quantity: Quantity,
+    },
+    ItemQuantityChanged {
+        sku: Sku,
+        quantity: Quantity,
+    },
+    ItemRemoved {
+        sku: Sku,
+    },
+    /// From here on it is an order, at these prices.
+    Placed(Box<Placement>),
+    PaymentAuthorised {
+        payment_id: Uuid,
+    },
+    PaymentDeclined {
+        payment_id: Uuid,
+        code: String,
+    },
+    ShipmentScheduled {
+        shipment_id: Uuid,
+    },
+    /// The pivot of the checkout: before it a cancel wins, after it only forward.
+    CaptureDecided {},
+    PaymentCaptured {
+        payment_id: Uuid,
+    },
+    /// Stored at any time before shipping; what becomes of it is told by `cancelled` or `cancel_refused`.
+    CancelRequested {
+        by: Canceller,
+        reason: Option<String>,
+    },
+    Confirmed {},
+    /// The checkout has ended: the shipment may be dispatched.
+    ShipmentReady {},
+    Shipped {
+        shipment_id: Uuid,
+        tracking_number: String,
+    },
+    Delivered {},
+    ShipmentCancelled {
+        shipment_id: Uuid,
+    },
+    PaymentVoided {
+        payment_id: Uuid,
+    },
+    /// `amount` went back now, `refunded` so far.
+    PaymentRefunded {
+        payment_id: Uuid,
+        amount: Money,
+        refunded: Money,
+    },
+    /// The parcel had left before it could be stopped.
+    CancelRefused {},
+    Cancelled {
+        reason: CancelReason,
+        refunded: Option<Money>,
+    },
+}
+
+impl OrderEvent {
+    /// Its name and its data, as they are stored and shown.
+    ///
+    /// # Errors
+    /// None that can be met: every event is an object in JSON.
+    pub fn to_parts(&self) -> Result<(String, serde_json::Value), Fault> {
+        #[derive(Deserialize)]
+        struct Parts {
+            r#type: String,
+            data: serde_json::Value,
+        }
+        let parts = serde_json::to_value(self).and_then(serde_json::from_value::<Parts>);
+        parts.map(|parts| (parts.r#type, parts.data)).map_err(|error| Fault::internal("unwritable_event", error.to_string()))
+    }
+
+    /// # Errors
+    /// `internal`, for what this build cannot read.
+    pub fn of_parts(kind: &str, data: &str) -> Result<Self, Fault> {
+        let unreadable = |error: serde_json::Error| Fault::internal("unreadable_event", format!("{kind}: {error}"));
+        let data: serde_json::Value = serde_json::from_str(data).map_err(unreadable)?;
+        serde_json::from_value(serde_json::json!({ "type": kind, "data": data })).map_err(unreadable)
+    }
+}
+
+/// An event in its place in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// 1 for the first, without gaps.
+    pub version: i64,
+    pub at: Timestamp,
+    pub event: OrderEvent,
+}
+
+/// What was ordered, by whom, at what price, to where, and how it is paid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub user_id: Uuid,
+    /// One line a sku.
+    pub items: Vec<Item>,
+    pub total: Money,
+    pub shipping_address: Address,
+    /// A token of the payment provider, never a card number.
+    pub payment_method: String,
+}
+
+/// So many of one product.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OrderLine)]
+pub struct Line {
+    pub sku: Sku,
+    pub quantity: Quantity,
+}
+
+/// A line with the name and price the product had when the order was placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrderItem)]
+pub struct Item {
+    pub sku: Sku,
+    pub name: String,
+    pub quantity: Quantity,
+    pub unit_price: Money,
+}
+
+/// Where an order goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ShippingAddress)]
+pub struct Address {
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "Ada Lovelace")]
+    pub name: String,
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "12 St James's Square")]
+    pub line1: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub line2: Option<String>,
+    #[schema(min_length = 1, max_length = 100, pattern = r"\S", example = "London")]
+    pub city: String,
+    #[schema(min_length = 1, max_length = 20, pattern = r"\S", example = "SW1Y 4LB")]
+    pub postal_code: String,
+    #[schema(inline, example = "GB")]
+    pub country: Country,
+}
+
+/// Who asked for a cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Canceller {
+    Customer,
+    Operator,
+}
+
+/// Why an order was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    OutOfStock,
+    PaymentDeclined,
+    Customer,
+    /// The checkout did not end in time.
+    Expired,
+    Operator,
+}
+
+impl CancelReason {
+    const ALL: [CancelReason; 5] =
+        [CancelReason::OutOfStock, CancelReason::PaymentDeclined, CancelReason::Customer, CancelReason::Expired, CancelReason::Operator];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CancelReason::OutOfStock => "out_of_stock",
+            CancelReason::PaymentDeclined => "payment_declined",
+            CancelReason::Customer => "customer",
+            CancelReason::Expired => "expired",
+            CancelReason::Operator => "operator",
+        }
+    }
+
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+impl From<Canceller> for CancelReason {
+    fn from(by: Canceller) -> Self {
+        match by {
+            Canceller::Customer => CancelReason::Customer,
+            Canceller::Operator => CancelReason::Operator,
+        }
+    }
+}
+
+/// Where an order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = OrderStatus)]
+pub enum Status {
+    /// A cart.
+    Draft,
+    /// Placed; stock, payment and shipment are being arranged.
+    Pending,
+    /// Paid, and its stock is committed.
+    Confirmed,
+    Shipped,
+    Delivered,
+    Cancelled,
+}
+
+impl Status {
+    const ALL: [Status; 6] = [Status::Draft, Status::Pending, Status::Confirmed, Status::Shipped, Status::Delivered, Status::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Draft => "draft",
+            Status::Pending => "pending",
+            Status::Confirmed => "confirmed",
+            Status::Shipped => "shipped",
+            Status::Delivered => "delivered",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Whether nothing more will happen to the goods.
+    pub fn is_final(self) -> bool {
+        matches!(self, Status::Delivered | Status::Cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_reads_back_from_its_parts() {
+        let id = Uuid::from_u128(7);
+        let euros = Money::new(5, "EUR").unwrap();
+        for event in [
+            OrderEvent::Drafted { user_id: id },
+            OrderEvent::CaptureDecided {},
+            OrderEvent::CancelRequested { by: Canceller::Customer, reason: None },
+            OrderEvent::PaymentRefunded { payment_id: id, amount: euros.clone(), refunded: euros.clone() },
+            OrderEvent::Cancelled { reason: CancelReason::Expired, refunded: None },
+        ] {
+            let (kind, data) = event.to_parts().unwrap();
+            assert!(data.is_object(), "{kind}: clients are promised an object");
+            assert_eq!(OrderEvent::of_parts(&kind, &data.to_string()).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn the_names_in_tables_and_in_json_are_the_same() {
+        for reason in CancelReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+        for status in Status::ALL {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Orders and carts over HTTP: who may ask what, and how it is answered.
+
+mod bodies;
+mod carts;
+mod orders;
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{HeaderName, LOCATION},
+    },
+    web::Data,
+};
+use serde::Deserialize;
+use shared_kernel::{Call, Fault};
+use uuid::Uuid;
+use web::{Answer, Answered, Prefer, Problem, Routes, Stopping};
+
+use crate::{event::Status, service::Service, views::OrderView};
+
+pub fn routes(service: Arc<Service>) -> Routes {
+    Routes::new(move |config| {
+        config
+            .app_data(Data::from(service.clone()))
+            .service(orders::place_order)
+            .service(orders::list_orders)
+            .service(orders::show_order)
+            .service(orders::show_history)
+            .service(orders::follow_order)
+            .service(orders::cancel_order)
+            .service(carts::begin_cart)
+            .service(carts::show_cart)
+            .service(carts::put_item)
+            .service(carts::remove_item)
+            .service(carts::check_out_cart);
+    })
+}
+
+/// The 201 of a placed order.
+fn placed(order: &OrderView) -> Answer {
+    web::created(&format!("/api/v1/orders/{}", order.id), Some(&web::etag(order.version)), order)
+}
+
+/// Gives the stored answer, byte for byte; or, if the client would rather wait, the order as it is once `is_outcome` holds. A replay waits again.
+async fn answer_or_wait(
+    service: &Service,
+    call: &Call,
+    answered: Answered,
+    prefer: Prefer,
+    stopping: &Stopping,
+    is_outcome: fn(&OrderView) -> bool,
+) -> Result<HttpResponse, Problem> {
+    #[derive(Deserialize)]
+    struct Named {
+        id: Uuid,
+    }
+    let status = StatusCode::from_u16(answered.answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let (Some(wait), Some((name, value))) = (prefer.wait, prefer.applied()) else { return Ok(answered.into()) };
+    if !status.is_success() {
+        return Ok(answered.into());
+    }
+    let Named { id } = serde_json::from_str(&answered.answer.body)
+        .map_err(|error| Fault::internal("unreadable_answer", format!("a stored answer names no order: {error}")))?;
+    let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
+    let mut answer = Answer::json(status, &order).with_etag(&web::etag(order.version));
+    if let Some(location) = answered.answer.header(LOCATION.as_str()) {
+        answer = answer.with_header(LOCATION, location);
+    }
+    if let Ok(name) = HeaderName::try_from(name) {
+        answer = answer.with_header(name, &value);
+    }
+    Ok(Answered { answer, replayed: answered.replayed }.into())
+}
+
+/// Whether the checkout has come to its outcome.
+fn is_decided(order: &OrderView) -> bool {
+    order.status != Status::Pending
+}
+
+/// Whether a cancel has come to its outcome: also one that came too late.
+fn is_cancelled_or_gone(order: &OrderView) -> bool {
+    matches!(order.status, Status::Cancelled | Status::Shipped | Status::Delivered)
+}

@@ -1,0 +1,103 @@
+//! What clients send, and what they get that no other file names.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Fault, Quantity, Timestamp};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::{
+    event::{Address, Line, Recorded, Status},
+    service::Terms,
+};
+
+/// What to order, where it goes, and how it is paid.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOrder {
+    /// Lines of the same product are added up.
+    #[schema(min_items = 1, max_items = 100)]
+    pub items: Vec<Line>,
+    pub shipping_address: Address,
+    /// A token of the payment provider. The sandbox knows `pm_card_visa`, `pm_card_declined` and others.
+    #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
+    pub payment_method: String,
+}
+
+impl NewOrder {
+    pub fn into_parts(self) -> (Vec<Line>, Terms) {
+        let NewOrder { items, shipping_address, payment_method } = self;
+        (items, Terms { shipping_address, payment_method })
+    }
+}
+
+/// Where a cart's order goes, and how it is paid.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checkout {
+    pub shipping_address: Address,
+    /// A token of the payment provider.
+    #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
+    pub payment_method: String,
+}
+
+impl From<Checkout> for Terms {
+    fn from(Checkout { shipping_address, payment_method }: Checkout) -> Self {
+        Terms { shipping_address, payment_method }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CartQuantity)]
+pub struct NewQuantity {
+    pub quantity: Quantity,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelOrder {
+    /// In the client's own words.
+    #[schema(min_length = 1, max_length = 500)]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OrderQuery {
+    /// Only those in this state. Drafts are carts, and not listed.
+    #[param(inline)]
+    pub status: Option<Status>,
+    /// Only this user's; for staff.
+    pub user_id: Option<Uuid>,
+}
+
+/// One thing that happened to an order.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = OrderHistoryEntry)]
+pub struct Entry {
+    /// The order's version after it: 1 for the first, without gaps.
+    #[schema(minimum = 1)]
+    pub version: i64,
+    #[schema(example = "payment_authorised")]
+    pub r#type: String,
+    pub at: Timestamp,
+    /// What there is to say of it; depends on `type`.
+    #[schema(value_type = Object)]
+    pub data: serde_json::Value,
+}
+
+impl Entry {
+    /// # Errors
+    /// None that can be met.
+    pub fn of(recorded: &Recorded) -> Result<Entry, Fault> {
+        let (kind, data) = recorded.event.to_parts()?;
+        Ok(Entry { version: recorded.version, r#type: kind, at: recorded.at, data })
+    }
+}
+
+/// Everything that happened to an order, oldest first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = OrderHistory)]
+pub struct History {
+    pub items: Vec<Entry>,
+}

@@ -1,0 +1,145 @@
+//! The routes of carts.
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web::Data};
+use shared_kernel::{Call, Sku};
+use uuid::Uuid;
+use web::{Answer, Body, Customer, IfMatch, OptionalKey, Path, Prefer, Problem, RequiredKey, Stopping};
+
+use super::{
+    answer_or_wait,
+    bodies::{Checkout, NewQuantity},
+    is_decided, placed,
+};
+use crate::{carts::Cart, service::Service, views::OrderView};
+
+/// Begins an empty cart: a draft of an order.
+#[utoipa::path(
+    tag = "carts",
+    params(OptionalKey),
+    responses((status = 201, body = Cart, headers(("Location" = String), ("ETag" = String)))),
+    security(("bearer" = []))
+)]
+#[post("/carts")]
+pub(super) async fn begin_cart(customer: Customer, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
+    let (work, call) = (service.clone(), customer.call().clone());
+    web::idempotent(service.db(), key.without_body(), move |tx| {
+        let (service, call) = (work.clone(), call.clone());
+        async move {
+            let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
+            Ok(web::created(&format!("/api/v1/carts/{}", cart.id), Some(&web::etag(cart.version)), &cart))
+        }
+    })
+    .await
+}
+
+/// One's cart, with names and prices if the catalog answers. A cart that was checked out is an order, and no cart any more.
+#[utoipa::path(
+    tag = "carts",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = Cart, headers(("ETag" = String)))),
+    security(("bearer" = []))
+)]
+#[get("/carts/{id}")]
+pub(super) async fn show_cart(customer: Customer, id: Path<Uuid>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+    let stream = service.load_cart(customer.call(), *id).await?;
+    let cart = service.show_cart(customer.call(), &stream).await;
+    // No 304: the prices shown may change without the cart.
+    Ok(web::ok(&cart).with_etag(&web::etag(cart.version)).into())
+}
+
+/// Puts so many of a product into the cart, in place of however many there were. Whether it is sold is checked when the cart is checked out.
+#[utoipa::path(
+    tag = "carts",
+    params(("id" = Uuid, Path), ("sku" = inline(Sku), Path), IfMatch),
+    request_body = NewQuantity,
+    responses(
+        (status = 200, body = Cart, headers(("ETag" = String))),
+        (status = 409, description = "`not_a_cart`, `too_many_lines`, `too_many_changes`")
+    ),
+    security(("bearer" = []))
+)]
+#[put("/carts/{id}/items/{sku}")]
+pub(super) async fn put_item(
+    customer: Customer,
+    path: Path<(Uuid, Sku)>,
+    body: Body<NewQuantity>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (id, sku) = path.into_inner();
+    let expected = expected_version(&request, &service, customer.call(), id).await?;
+    let stream = service.put_item(customer.call(), id, sku, body.quantity, expected).await?;
+    let cart = service.show_cart(customer.call(), &stream).await;
+    Ok(web::ok(&cart).with_etag(&web::etag(cart.version)).into())
+}
+
+/// Takes a product out of the cart.
+#[utoipa::path(
+    tag = "carts",
+    params(("id" = Uuid, Path), ("sku" = inline(Sku), Path), IfMatch),
+    responses((status = 204, description = "It is not in the cart any more"), (status = 409, description = "`not_a_cart`, `too_many_changes`")),
+    security(("bearer" = []))
+)]
+#[delete("/carts/{id}/items/{sku}")]
+pub(super) async fn remove_item(
+    customer: Customer,
+    path: Path<(Uuid, Sku)>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (id, sku) = path.into_inner();
+    let expected = expected_version(&request, &service, customer.call(), id).await?;
+    service.remove_item(customer.call(), id, sku, expected).await?;
+    Ok(Answer::no_content().into())
+}
+
+/// Makes the cart an order with the same id, at the catalog's prices of this moment. Answered like placing an order.
+#[utoipa::path(
+    tag = "carts",
+    params(("id" = Uuid, Path), RequiredKey, Prefer),
+    request_body = Checkout,
+    responses(
+        (status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String))),
+        (status = 409, description = "`not_a_cart`, `cart_changed`")
+    ),
+    security(("bearer" = []))
+)]
+#[post("/carts/{id}/checkout")]
+pub(super) async fn check_out_cart(
+    customer: Customer,
+    id: Path<Uuid>,
+    key: RequiredKey,
+    prefer: Prefer,
+    body: Body<Checkout>,
+    service: Data<Service>,
+    stopping: Stopping,
+) -> Result<HttpResponse, Problem> {
+    let request = key.for_body(&body);
+    let (call, id) = (customer.call().clone(), *id);
+    let answered = match web::find_answer(service.db(), &request).await? {
+        Some(answered) => answered,
+        None => {
+            let (version, lines) = service.peek_cart(&call, id).await?;
+            let products = service.list_products(&call, &lines).await?;
+            let (work, call, checkout) = (service.clone(), call.clone(), body.into_inner());
+            web::answer_once(service.db(), request, move |tx| {
+                let (service, call) = (work.clone(), call.clone());
+                let (products, terms) = (products.clone(), checkout.clone().into());
+                async move { Ok(placed(&service.check_out(&tx, &call, (id, version), &products, terms).await?)) }
+            })
+            .await?
+        }
+    };
+    answer_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
+}
+
+/// The version that must still be the cart's when it is changed, if the client named one. The check here says 412 early; the change itself
+/// checks again.
+async fn expected_version(request: &HttpRequest, service: &Service, call: &Call, id: Uuid) -> Result<Option<i64>, Problem> {
+    if !request.headers().contains_key("If-Match") {
+        return Ok(None);
+    }
+    let (version, _) = service.peek_cart(call, id).await?;
+    web::check_if_match(request, &web::etag(version))?;
+    Ok(Some(version))
+}

@@ -1,0 +1,177 @@
+//! The routes of placed orders.
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use futures::StreamExt;
+use shared_kernel::{Fault, PageRequest};
+use uuid::Uuid;
+use web::{
+    Body, Customer, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey, Stopping,
+    sse::{self, LastEventId},
+};
+
+use super::{
+    answer_or_wait,
+    bodies::{CancelOrder, Entry, History, NewOrder, OrderQuery},
+    is_cancelled_or_gone, is_decided, placed,
+};
+use crate::{service::Service, views::OrderView};
+
+/// Places an order. It is answered as `pending` at once; with `Prefer: wait=N` once its outcome is known, or N seconds have passed.
+#[utoipa::path(
+    tag = "orders",
+    params(RequiredKey, Prefer),
+    request_body = NewOrder,
+    responses((status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String)))),
+    security(("bearer" = []))
+)]
+#[post("/orders")]
+pub(super) async fn place_order(
+    customer: Customer,
+    key: RequiredKey,
+    prefer: Prefer,
+    body: Body<NewOrder>,
+    service: Data<Service>,
+    stopping: Stopping,
+) -> Result<HttpResponse, Problem> {
+    let request = key.for_body(&body);
+    let call = customer.call().clone();
+    let answered = match web::find_answer(service.db(), &request).await? {
+        Some(answered) => answered,
+        None => {
+            let (lines, terms) = body.into_inner().into_parts();
+            let products = service.list_products(&call, &lines).await?;
+            let (work, call) = (service.clone(), call.clone());
+            web::answer_once(service.db(), request, move |tx| {
+                let (service, call, lines) = (work.clone(), call.clone(), lines.clone());
+                let (products, terms) = (products.clone(), terms.clone());
+                async move { Ok(placed(&service.place(&tx, &call, &lines, &products, terms).await?)) }
+            })
+            .await?
+        }
+    };
+    answer_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
+}
+
+/// Orders, newest first: one's own, for staff everybody's.
+#[utoipa::path(
+    tag = "orders",
+    params(OrderQuery, PageQuery),
+    responses((status = 200, body = Listed<OrderView>), (status = 403, description = "`user_id` of somebody else is for staff")),
+    security(("bearer" = []))
+)]
+#[get("/orders")]
+pub(super) async fn list_orders(
+    user: LoggedIn,
+    query: Query<OrderQuery>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let page = service.list(user.call(), query.user_id, query.status, &PageRequest::from(page.0)).await?;
+    Ok(web::ok(&Listed::from(page)).into())
+}
+
+/// One order; one's own, or any for staff.
+#[utoipa::path(
+    tag = "orders",
+    params(("id" = Uuid, Path), IfNoneMatch),
+    responses((status = 200, body = OrderView, headers(("ETag" = String))), (status = 304, description = "Nothing has changed")),
+    security(("bearer" = []))
+)]
+#[get("/orders/{id}")]
+pub(super) async fn show_order(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let order = service.load(user.call(), *id).await?;
+    Ok(web::ok_with_etag(&request, &web::etag(order.version), &order))
+}
+
+/// Everything that happened to the order: it is nothing but this.
+#[utoipa::path(tag = "orders", params(("id" = Uuid, Path)), responses((status = 200, body = History)), security(("bearer" = [])))]
+#[get("/orders/{id}/history")]
+pub(super) async fn show_history(user: LoggedIn, id: Path<Uuid>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+    let recorded = service.history(user.call(), *id).await?;
+    let items = recorded.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    Ok(web::ok(&History { items }).into())
+}
+
+/// The history as it happens, as Server-Sent Events: `id` is the version, `event` the type, `data` an entry of the history. It ends once the
+/// order is delivered or cancelled; connecting again behind the end is answered with 204, which tells browsers to stop.
+#[utoipa::path(
+    tag = "orders",
+    params(("id" = Uuid, Path), LastEventId),
+    responses(
+        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 204, description = "All was told and nothing more will happen")
+    ),
+    security(("bearer" = []))
+)]
+#[get("/orders/{id}/events")]
+pub(super) async fn follow_order(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    last: LastEventId,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let order = service.load(user.call(), *id).await?;
+    if order.user_id != user.user_id() {
+        return Err(Fault::not_found("order").into());
+    }
+    // What is no version of ours was not sent by us: the stream begins at the beginning.
+    let seen = last.0.and_then(|id| id.parse::<i64>().ok()).filter(|version| *version > 0).unwrap_or(0);
+    if order.status.is_final() && seen >= order.version {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let seat = service.streams.take_seat(user.user_id())?;
+    let events = service.into_inner().follow(*id, seen, seat).map(|recorded| {
+        let entry = Entry::of(&recorded?)?;
+        sse::Event::json(entry.version, &entry.r#type, &entry)
+    });
+    Ok(sse::respond(&request, events))
+}
+
+/// Cancels an order that has not been shipped. Before its payment is captured all is undone; after it the money goes back. The answer is the
+/// order as it stands when the cancel was taken; with `Prefer: wait=N` once it is cancelled, or N seconds have passed.
+#[utoipa::path(
+    tag = "orders",
+    params(("id" = Uuid, Path), RequiredKey, Prefer),
+    request_body = Option<CancelOrder>,
+    responses(
+        (status = 200, body = OrderView, headers(("ETag" = String))),
+        (status = 409, description = "`already_shipped`, `already_cancelled`")
+    ),
+    security(("bearer" = []))
+)]
+#[post("/orders/{id}/cancel")]
+pub(super) async fn cancel_order(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    key: RequiredKey,
+    prefer: Prefer,
+    body: OptionalBody<CancelOrder>,
+    service: Data<Service>,
+    stopping: Stopping,
+) -> Result<HttpResponse, Problem> {
+    let request = key.without_body();
+    let (call, id) = (user.call().clone(), *id);
+    let answered = match web::find_answer(service.db(), &request).await? {
+        Some(answered) => answered,
+        None => {
+            let reason = body.0.unwrap_or_default().reason;
+            let has_left = service.has_left(&call, id).await;
+            let (work, call) = (service.clone(), call.clone());
+            web::answer_once(service.db(), request, move |tx| {
+                let (service, call, reason) = (work.clone(), call.clone(), reason.clone());
+                async move {
+                    let order = service.cancel(&tx, &call, id, reason, has_left).await?;
+                    Ok(web::ok(&order).with_etag(&web::etag(order.version)))
+                }
+            })
+            .await?
+        }
+    };
+    answer_or_wait(&service, &call, answered, prefer, &stopping, is_cancelled_or_gone).await
+}

@@ -1,0 +1,249 @@
+//! What orders does when asked: each method loads, decides by the rules, stores and tells, in one transaction.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use catalog_contract::{Catalog, ListProducts, Product};
+use durable::{Db, Tx, saga};
+use orders_contract::{FindOrder, FoundOrder, ListOrders, OrderItem, OrderList, Orders};
+use shared_kernel::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
+use shipping_contract::{FindShipment, Shipping};
+use uuid::Uuid;
+
+use crate::{
+    Settings,
+    announce::{messages_of, store_and_announce},
+    basket, cancellation,
+    checkout::{CheckoutSaga, course::Checkout},
+    event::{Address, Canceller, Line, OrderEvent, Placement, Recorded, Status},
+    order::{Order, Refusal},
+    store::{self, Filter},
+    stream::Stream,
+    streams::Streams,
+    views::OrderView,
+};
+
+/// Orders, as the routes and other modules ask for them.
+pub struct Service {
+    pub(crate) db: Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn Ids>,
+    catalog: Arc<dyn Catalog>,
+    shipping: Arc<dyn Shipping>,
+    settings: Settings,
+    pub(crate) streams: Streams,
+}
+
+/// How an order is paid and where it goes.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub shipping_address: Address,
+    pub payment_method: String,
+}
+
+impl Service {
+    pub fn new(needs: &crate::Needs) -> Self {
+        Service {
+            db: needs.db.clone(),
+            clock: needs.clock.clone(),
+            ids: needs.ids.clone(),
+            catalog: needs.catalog.clone(),
+            shipping: needs.shipping.clone(),
+            streams: Streams::new(needs.settings.streams_per_user),
+            settings: needs.settings.clone(),
+        }
+    }
+
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Names and prices of these lines' products, as the catalog has them now.
+    ///
+    /// # Errors
+    /// `unavailable` if the catalog cannot be asked; nothing has happened then.
+    pub async fn list_products(&self, call: &Call, lines: &[Line]) -> Result<Vec<Product>, Fault> {
+        let mut skus: Vec<String> = lines.iter().map(|line| line.sku.to_string()).collect();
+        skus.sort_unstable();
+        skus.dedup();
+        if skus.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = Duration::from_millis(self.settings.catalog_timeout_ms);
+        let call = call.clone().within(limit);
+        let away = || Fault::unavailable("The catalog cannot be asked now.");
+        match tokio::time::timeout(limit, self.catalog.list_products(&call, ListProducts { skus })).await {
+            Ok(Ok(products)) => Ok(products.items),
+            Ok(Err(fault)) if fault.is_transient() => Err(away()),
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => Err(away()),
+        }
+    }
+
+    /// Places an order of what was asked for at the catalog's prices, and begins its checkout, inside the transaction that remembers the request.
+    ///
+    /// # Errors
+    /// `invalid_quantity`, `product_unavailable`, `mixed_currencies`, `total_too_large`.
+    pub async fn place(&self, tx: &Tx, call: &Call, asked: &[Line], products: &[Product], terms: Terms) -> Result<OrderView, Fault> {
+        let user_id = user_of(call)?;
+        let (items, total) = basket::price(&basket::merge(asked)?, asked, products)?;
+        let Terms { shipping_address, payment_method } = terms;
+        let placement = Placement { user_id, items, total, shipping_address, payment_method };
+        let stream = Stream::begin(self.ids.new_id(), OrderEvent::Placed(Box::new(placement)), self.clock.now())?;
+        self.begin_checkout(tx, call, &stream).await
+    }
+
+    /// Stores a stream that has just been placed and starts its saga.
+    pub(crate) async fn begin_checkout(&self, tx: &Tx, call: &Call, stream: &Stream) -> Result<OrderView, Fault> {
+        let Placement { user_id, items, total, shipping_address, payment_method } = stream.order().placed()?.clone();
+        let order_id = stream.id();
+        let checkout = Checkout {
+            order_id,
+            user_id,
+            lines: items.iter().map(|item| Line { sku: item.sku.clone(), quantity: item.quantity }).collect(),
+            total,
+            address: shipping_address,
+            payment_method,
+            attempted: Vec::new(),
+            reason: None,
+        };
+        store_and_announce(tx, call, stream).await?;
+        let deadline = Duration::from_secs(self.settings.checkout_deadline_s);
+        saga::start::<CheckoutSaga>(tx, call, &order_id.to_string(), &checkout, Some(deadline)).await?;
+        stream.view().ok_or_else(|| Refusal::NotPlaced.into())
+    }
+
+    /// # Errors
+    /// `not_found`, also for somebody else's and for a cart.
+    pub async fn load(&self, call: &Call, id: Uuid) -> Result<OrderView, Fault> {
+        store::find_visible(self.db.read(), id, &call.actor).await?.ok_or_else(|| Fault::not_found("order"))
+    }
+
+    /// Orders, newest first, without carts: the actor's own, or for staff everybody's or one user's.
+    ///
+    /// # Errors
+    /// `forbidden` if somebody else's are asked for by other than staff.
+    pub async fn list(
+        &self,
+        call: &Call,
+        user_id: Option<Uuid>,
+        status: Option<Status>,
+        page: &PageRequest,
+    ) -> Result<Page<OrderView>, Fault> {
+        let user_id = match (user_id, &call.actor) {
+            (Some(of), actor) if actor.may_see(of) => Some(of),
+            (Some(_), _) => return Err(Fault::forbidden("Only staff may list other users' orders.")),
+            (None, actor) if actor.has_role(shared_kernel::Role::Staff) => None,
+            (None, _) => Some(user_of(call)?),
+        };
+        store::list(self.db.read(), &Filter { user_id, status }, page).await
+    }
+
+    /// What happened to a placed order, from its draft on if it had one.
+    ///
+    /// # Errors
+    /// `not_found`, also for somebody else's and for a cart.
+    pub async fn history(&self, call: &Call, id: Uuid) -> Result<Vec<Recorded>, Fault> {
+        self.load(call, id).await?;
+        store::events_after(self.db.read(), id, 0).await
+    }
+
+    /// Whether the order's parcel is known to have left; when shipping cannot say, the cancellation finds out.
+    pub async fn has_left(&self, call: &Call, id: Uuid) -> bool {
+        let ask = self.shipping.find_shipment(call, FindShipment { order_id: id.to_string() });
+        let found = tokio::time::timeout(Duration::from_millis(self.settings.shipping_timeout_ms), ask).await;
+        let shipment = found.ok().and_then(Result::ok).and_then(|found| found.shipment);
+        shipment.is_some_and(|shipment| matches!(shipment.status.as_str(), "dispatched" | "delivered"))
+    }
+
+    /// Takes a cancel, inside the transaction that remembers the request. Before the capture is decided it wins; after it, it is kept, and
+    /// carried out once the checkout has ended. `has_left`: the parcel is known to have.
+    ///
+    /// # Errors
+    /// `not_found`, `already_cancelled`, `already_shipped`.
+    pub async fn cancel(&self, tx: &Tx, call: &Call, id: Uuid, reason: Option<String>, has_left: bool) -> Result<OrderView, Fault> {
+        let found = store::find_visible_stream(tx.conn(), id, &call.actor, self.clock.now()).await?;
+        let mut stream = found.ok_or(Refusal::NotPlaced)?;
+        if has_left && stream.order().status == Status::Confirmed {
+            return Err(Refusal::AlreadyShipped.into());
+        }
+        let by = if call.actor.user_id() == Some(stream.order().user_id) { Canceller::Customer } else { Canceller::Operator };
+        let event = stream.order().request_cancel(by, reason.clone())?;
+        if let Some(event) = event {
+            let key = id.to_string();
+            // Before the order is changed: the saga's runner takes the two locks in this order too.
+            if !stream.order().checkout_ended {
+                saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await?;
+            }
+            stream.record(event);
+            store_and_announce(tx, call, &stream).await?;
+            if stream.order().checkout_ended {
+                cancellation::start(tx, call, &stream).await?;
+            }
+            if by == Canceller::Operator {
+                durable::audit(tx, &call.actor, "cancel_order", &format!("order/{id}"), reason.as_deref().unwrap_or_default(), None)
+                    .await?;
+            }
+        }
+        stream.view().ok_or_else(|| Refusal::NotPlaced.into())
+    }
+}
+
+/// The user a call is made by.
+pub(crate) fn user_of(call: &Call) -> Result<Uuid, Fault> {
+    call.actor.user_id().ok_or_else(|| Fault::new(FaultKind::Forbidden, "forbidden", "Only a user has orders."))
+}
+
+#[async_trait]
+impl Orders for Service {
+    async fn find_order(&self, call: &Call, request: FindOrder) -> Result<FoundOrder, Fault> {
+        let id = parse_id("order_id", &request.order_id)?;
+        if let Some(view) = store::find_visible(self.db.read(), id, &call.actor).await? {
+            return Ok(FoundOrder { order: Some(message_of(view)) });
+        }
+        let cart = store::find_visible_stream(self.db.read(), id, &call.actor, self.clock.now()).await?;
+        Ok(FoundOrder { order: cart.map(|stream| message_of_cart(&stream)) })
+    }
+
+    async fn list_orders(&self, call: &Call, request: ListOrders) -> Result<OrderList, Fault> {
+        let user_id = parse_id("user_id", &request.user_id)?;
+        if !(1..=PageRequest::MAX_LIMIT).contains(&request.limit) {
+            return Err(Fault::invalid("invalid_limit", "limit must be 1 to 100").at("/limit", "must be 1 to 100"));
+        }
+        if !call.actor.may_see(user_id) || call.actor == Actor::Anonymous {
+            return Ok(OrderList { items: Vec::new() });
+        }
+        let filter = Filter { user_id: Some(user_id), status: None };
+        let page = store::list(self.db.read(), &filter, &PageRequest { limit: request.limit, after: None }).await?;
+        Ok(OrderList { items: page.items.into_iter().map(message_of).collect() })
+    }
+}
+
+fn message_of(view: OrderView) -> orders_contract::Order {
+    orders_contract::Order {
+        id: view.id.to_string(),
+        user_id: view.user_id.to_string(),
+        status: view.status.as_str().to_owned(),
+        cancel_reason: view.cancel_reason.map(|reason| reason.as_str().to_owned()),
+        items: messages_of(&view.items),
+        total: Some(view.total),
+        created_at_ms: view.created_at.as_ms(),
+        version: view.version,
+    }
+}
+
+/// A cart's products have neither name nor price before it is checked out.
+fn message_of_cart(stream: &Stream) -> orders_contract::Order {
+    let Order { id, user_id, status, version, cart, .. } = stream.order();
+    let item = |line: &Line| OrderItem { sku: line.sku.to_string(), name: String::new(), quantity: line.quantity.get(), unit_price: None };
+    orders_contract::Order {
+        id: id.to_string(),
+        user_id: user_id.to_string(),
+        status: status.as_str().to_owned(),
+        cancel_reason: None,
+        items: cart.iter().map(item).collect(),
+        total: None,
+        created_at_ms: stream.begun_at().as_ms(),
+        version: *version,
+    }
+}

@@ -1,0 +1,261 @@
+//! Events and views as rows.
+
+use durable::{fault, is_unique_violation, lost_race};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, OnConflict},
+};
+use shared_kernel::{Actor, Fault, Money, Page, PageRequest, Timestamp};
+use uuid::Uuid;
+
+use crate::{
+    event::{CancelReason, OrderEvent, Recorded, Status},
+    stream::Stream,
+    views::OrderView,
+};
+
+mod order_event {
+    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use uuid::Uuid;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "order_event")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub order_id: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub version: i64,
+        pub kind: String,
+        pub data: String,
+        pub at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod order_view {
+    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use uuid::Uuid;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "order_view")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub user_id: Uuid,
+        pub status: String,
+        pub cancel_reason: Option<String>,
+        pub items: String,
+        pub total_amount: i64,
+        pub currency: String,
+        pub payment: Option<String>,
+        pub shipment: Option<String>,
+        pub created_at: i64,
+        pub version: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Which orders a list holds.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// `None`: everybody's, for the back office.
+    pub user_id: Option<Uuid>,
+    pub status: Option<Status>,
+}
+
+/// The order's whole stream, whoever asks: for sagas, reactions, and methods that check the actor on what they get.
+pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<Stream>, Fault> {
+    let recorded = events_after(conn, id, 0).await?;
+    if recorded.is_empty() { Ok(None) } else { Stream::of(id, recorded, now).map(Some) }
+}
+
+/// The stream, if the order or cart exists and `actor` may see it.
+pub async fn find_visible_stream(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor, now: Timestamp) -> Result<Option<Stream>, Fault> {
+    Ok(find_stream(conn, id, now).await?.filter(|stream| actor.may_see(stream.order().user_id)))
+}
+
+/// What happened to the order after `version`.
+pub async fn events_after(conn: &impl ConnectionTrait, id: Uuid, version: i64) -> Result<Vec<Recorded>, Fault> {
+    let rows = order_event::Entity::find()
+        .filter(order_event::Column::OrderId.eq(id))
+        .filter(order_event::Column::Version.gt(version))
+        .order_by_asc(order_event::Column::Version)
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    rows.iter().map(recorded_of).collect()
+}
+
+/// Stores what is new in the stream, and the view it now folds to. If another writer came first, the transaction runs again.
+pub async fn append(conn: &impl ConnectionTrait, stream: &Stream) -> Result<(), Fault> {
+    if stream.fresh().is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = stream.fresh().iter().map(|recorded| row_of(stream.id(), recorded)).collect::<Result<_, _>>()?;
+    match order_event::Entity::insert_many(rows).exec_without_returning(conn).await {
+        Err(error) if is_unique_violation(&error) => return Err(lost_race("the order changed meanwhile")),
+        inserted => inserted.map_err(fault)?,
+    };
+    match stream.view() {
+        Some(view) => write_view(conn, &view).await,
+        None => Ok(()),
+    }
+}
+
+/// Puts the view in, unless a newer one is there.
+pub async fn write_view(conn: &impl ConnectionTrait, view: &OrderView) -> Result<(), Fault> {
+    let row = order_view::ActiveModel {
+        id: Set(view.id),
+        user_id: Set(view.user_id),
+        status: Set(view.status.as_str().to_owned()),
+        cancel_reason: Set(view.cancel_reason.map(|reason| reason.as_str().to_owned())),
+        items: Set(to_json(&view.items)?),
+        total_amount: Set(view.total.amount),
+        currency: Set(view.total.currency.clone()),
+        payment: Set(view.payment.as_ref().map(to_json).transpose()?),
+        shipment: Set(view.shipment.as_ref().map(to_json).transpose()?),
+        created_at: Set(view.created_at.as_ms()),
+        version: Set(view.version),
+    };
+    let newer = OnConflict::column(order_view::Column::Id)
+        .update_columns([
+            order_view::Column::UserId,
+            order_view::Column::Status,
+            order_view::Column::CancelReason,
+            order_view::Column::Items,
+            order_view::Column::TotalAmount,
+            order_view::Column::Currency,
+            order_view::Column::Payment,
+            order_view::Column::Shipment,
+            order_view::Column::CreatedAt,
+            order_view::Column::Version,
+        ])
+        .action_and_where(Expr::cust("order_view.version <= excluded.version"))
+        .to_owned();
+    order_view::Entity::insert(row).on_conflict(newer).exec_without_returning(conn).await.map_err(fault)?;
+    Ok(())
+}
+
+/// Drops views of these orders, to be folded again.
+pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(), Fault> {
+    let these = order_view::Column::Id.is_in(ids.iter().copied());
+    order_view::Entity::delete_many().filter(these).exec(conn).await.map_err(fault)?;
+    Ok(())
+}
+
+/// The view, whoever asks: for comparing.
+pub async fn find_view(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<OrderView>, Fault> {
+    let row = order_view::Entity::find_by_id(id).one(conn).await.map_err(fault)?;
+    row.as_ref().map(view_of).transpose()
+}
+
+/// The order, if it was placed and `actor` may see it.
+pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<OrderView>, Fault> {
+    Ok(find_view(conn, id).await?.filter(|view| actor.may_see(view.user_id)))
+}
+
+/// Orders, newest first, without carts. The filter says whose; whoever calls has decided that the actor may see them.
+///
+/// # Errors
+/// `invalid_parameter` for a cursor of another list.
+pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageRequest) -> Result<Page<OrderView>, Fault> {
+    let mut query = order_view::Entity::find();
+    if let Some(user_id) = filter.user_id {
+        query = query.filter(order_view::Column::UserId.eq(user_id));
+    }
+    if let Some(status) = filter.status {
+        query = query.filter(order_view::Column::Status.eq(status.as_str()));
+    }
+    if let Some(after) = &page.after {
+        let (at, id) = place_of(&after.0).ok_or_else(web::bad_cursor)?;
+        let same_moment = Condition::all().add(order_view::Column::CreatedAt.eq(at)).add(order_view::Column::Id.lt(id));
+        query = query.filter(Condition::any().add(order_view::Column::CreatedAt.lt(at)).add(same_moment));
+    }
+    let rows = query
+        .order_by_desc(order_view::Column::CreatedAt)
+        .order_by_desc(order_view::Column::Id)
+        .limit(page.fetch_limit())
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    let views = rows.iter().map(view_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(page.page(views, |view| format!("{}.{}", view.created_at.as_ms(), view.id)))
+}
+
+/// The next orders and carts by id: for going through all of them.
+pub async fn stream_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, limit: u64) -> Result<Vec<Uuid>, Fault> {
+    let mut query = order_event::Entity::find().select_only().column(order_event::Column::OrderId);
+    // Every stream has a first event, and only one.
+    query = query.filter(order_event::Column::Version.eq(1));
+    if let Some(after) = after {
+        query = query.filter(order_event::Column::OrderId.gt(after));
+    }
+    query.order_by_asc(order_event::Column::OrderId).limit(limit).into_tuple().all(conn).await.map_err(fault)
+}
+
+/// The next views by id: for finding those without a stream.
+pub async fn view_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, limit: u64) -> Result<Vec<Uuid>, Fault> {
+    let mut query = order_view::Entity::find().select_only().column(order_view::Column::Id);
+    if let Some(after) = after {
+        query = query.filter(order_view::Column::Id.gt(after));
+    }
+    query.order_by_asc(order_view::Column::Id).limit(limit).into_tuple().all(conn).await.map_err(fault)
+}
+
+fn place_of(cursor: &str) -> Option<(i64, Uuid)> {
+    let (at, id) = cursor.split_once('.')?;
+    Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
+}
+
+fn row_of(order_id: Uuid, recorded: &Recorded) -> Result<order_event::ActiveModel, Fault> {
+    let (kind, data) = recorded.event.to_parts()?;
+    Ok(order_event::ActiveModel {
+        order_id: Set(order_id),
+        version: Set(recorded.version),
+        kind: Set(kind),
+        data: Set(data.to_string()),
+        at: Set(recorded.at.as_ms()),
+    })
+}
+
+fn recorded_of(row: &order_event::Model) -> Result<Recorded, Fault> {
+    let event = OrderEvent::of_parts(&row.kind, &row.data)?;
+    Ok(Recorded { version: row.version, at: Timestamp::from_ms(row.at), event })
+}
+
+fn view_of(row: &order_view::Model) -> Result<OrderView, Fault> {
+    let unreadable = |what: &str| Fault::internal("unreadable_row", format!("order {}: {what}", row.id));
+    let cancel_reason = match &row.cancel_reason {
+        Some(name) => Some(CancelReason::find(name).ok_or_else(|| unreadable("cancel_reason"))?),
+        None => None,
+    };
+    Ok(OrderView {
+        id: row.id,
+        user_id: row.user_id,
+        status: Status::find(&row.status).ok_or_else(|| unreadable("status"))?,
+        cancel_reason,
+        items: of_json(&row.items)?,
+        total: Money { amount: row.total_amount, currency: row.currency.clone() },
+        payment: row.payment.as_deref().map(of_json).transpose()?,
+        shipment: row.shipment.as_deref().map(of_json).transpose()?,
+        created_at: Timestamp::from_ms(row.created_at),
+        version: row.version,
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Fault> {
+    serde_json::to_string(value).map_err(|error| Fault::internal("unwritable_row", error.to_string()))
+}
+
+fn of_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::internal("unreadable_row", error.to_string()))
+}

@@ -1,0 +1,215 @@
+//! The read model: an order as it is shown and listed, folded from its stream alone.
+//!
+//! Invariant: a view knows nothing that its stream does not; it can be dropped and folded again, and a test compares the two.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Money, Timestamp};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::event::{CancelReason, Item, OrderEvent, Recorded, Status};
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Order)]
+pub struct OrderView {
+    pub id: Uuid,
+    pub user_id: Uuid,
+    pub status: Status,
+    /// Only when cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub cancel_reason: Option<CancelReason>,
+    pub items: Vec<Item>,
+    pub total: Money,
+    /// Null until the payment is known.
+    #[schema(required = true)]
+    pub payment: Option<PaymentView>,
+    /// Null until the shipment is scheduled.
+    #[schema(required = true)]
+    pub shipment: Option<ShipmentView>,
+    /// When it was placed.
+    pub created_at: Timestamp,
+    /// Raised by everything that happens to the order.
+    #[schema(minimum = 1)]
+    pub version: i64,
+}
+
+/// What the order knows of its payment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrderPayment)]
+pub struct PaymentView {
+    pub id: Uuid,
+    pub status: PaymentStatus,
+}
+
+/// What the order knows of its shipment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrderShipment)]
+pub struct ShipmentView {
+    pub id: Uuid,
+    pub status: ShipmentStatus,
+    /// Once it was dispatched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub tracking_number: Option<String>,
+}
+
+/// As in `payments`, as far as an order hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = OrderPaymentStatus)]
+pub enum PaymentStatus {
+    Authorised,
+    Declined,
+    Captured,
+    PartiallyRefunded,
+    Refunded,
+    Voided,
+}
+
+/// As in `shipping`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = OrderShipmentStatus)]
+pub enum ShipmentStatus {
+    Scheduled,
+    Ready,
+    Dispatched,
+    Delivered,
+    Cancelled,
+}
+
+impl OrderView {
+    /// `None` for a cart: it is no order yet.
+    pub fn fold(id: Uuid, stream: &[Recorded]) -> Option<OrderView> {
+        let mut view: Option<OrderView> = None;
+        for recorded in stream {
+            match (&mut view, &recorded.event) {
+                (None, OrderEvent::Placed(placement)) => {
+                    view = Some(OrderView {
+                        id,
+                        user_id: placement.user_id,
+                        status: Status::Pending,
+                        cancel_reason: None,
+                        items: placement.items.clone(),
+                        total: placement.total.clone(),
+                        payment: None,
+                        shipment: None,
+                        created_at: recorded.at,
+                        version: recorded.version,
+                    });
+                }
+                (Some(view), event) => {
+                    view.version = recorded.version;
+                    view.apply(event);
+                }
+                (None, _) => {}
+            }
+        }
+        view
+    }
+
+    fn apply(&mut self, event: &OrderEvent) {
+        match event {
+            OrderEvent::PaymentAuthorised { payment_id } => self.pay(*payment_id, PaymentStatus::Authorised),
+            OrderEvent::PaymentDeclined { payment_id, .. } => self.pay(*payment_id, PaymentStatus::Declined),
+            OrderEvent::PaymentCaptured { payment_id } => self.pay(*payment_id, PaymentStatus::Captured),
+            OrderEvent::PaymentVoided { payment_id } => self.pay(*payment_id, PaymentStatus::Voided),
+            OrderEvent::PaymentRefunded { payment_id, refunded, .. } => {
+                let all = refunded.amount >= self.total.amount;
+                self.pay(*payment_id, if all { PaymentStatus::Refunded } else { PaymentStatus::PartiallyRefunded });
+            }
+            OrderEvent::ShipmentScheduled { shipment_id } => self.send(*shipment_id, ShipmentStatus::Scheduled),
+            OrderEvent::ShipmentReady {} => {
+                // It may have left before the checkout heard that it is ready.
+                if let Some(shipment) = self.shipment.as_mut().filter(|known| known.status == ShipmentStatus::Scheduled) {
+                    shipment.status = ShipmentStatus::Ready;
+                }
+            }
+            OrderEvent::Shipped { shipment_id, tracking_number } => {
+                self.status = Status::Shipped;
+                self.shipment = Some(ShipmentView {
+                    id: *shipment_id,
+                    status: ShipmentStatus::Dispatched,
+                    tracking_number: Some(tracking_number.clone()),
+                });
+            }
+            OrderEvent::Delivered {} => {
+                self.status = Status::Delivered;
+                if let Some(shipment) = &mut self.shipment {
+                    shipment.status = ShipmentStatus::Delivered;
+                }
+            }
+            OrderEvent::ShipmentCancelled { shipment_id } => self.send(*shipment_id, ShipmentStatus::Cancelled),
+            OrderEvent::Confirmed {} => self.status = Status::Confirmed,
+            OrderEvent::Cancelled { reason, .. } => {
+                self.status = Status::Cancelled;
+                self.cancel_reason = Some(*reason);
+            }
+            OrderEvent::Drafted { .. }
+            | OrderEvent::ItemAdded { .. }
+            | OrderEvent::ItemQuantityChanged { .. }
+            | OrderEvent::ItemRemoved { .. }
+            | OrderEvent::Placed(_)
+            | OrderEvent::CaptureDecided {}
+            | OrderEvent::CancelRequested { .. }
+            | OrderEvent::CancelRefused {} => {}
+        }
+    }
+
+    fn pay(&mut self, id: Uuid, status: PaymentStatus) {
+        self.payment = Some(PaymentView { id, status });
+    }
+
+    fn send(&mut self, id: Uuid, status: ShipmentStatus) {
+        let tracking_number = self.shipment.take().and_then(|known| known.tracking_number);
+        self.shipment = Some(ShipmentView { id, status, tracking_number });
+    }
+}
+
+/// A read model that is not what its stream folds to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub order_id: Uuid,
+    /// As it is stored; `None`: there is none.
+    pub live: Option<OrderView>,
+    /// As it folds; `None`: there should be none.
+    pub folded: Option<OrderView>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::tests::{placement, recorded};
+
+    #[test]
+    fn a_cart_is_no_order() {
+        let stream = recorded([OrderEvent::Drafted { user_id: Uuid::from_u128(1) }]);
+        assert_eq!(OrderView::fold(Uuid::from_u128(9), &stream), None);
+    }
+
+    #[test]
+    fn a_view_shows_how_far_payment_and_shipment_are() {
+        let (payment_id, shipment_id) = (Uuid::from_u128(2), Uuid::from_u128(3));
+        let euros = |amount| Money::new(amount, "EUR").unwrap();
+        let mut events = vec![
+            OrderEvent::Placed(Box::new(placement())),
+            OrderEvent::PaymentAuthorised { payment_id },
+            OrderEvent::ShipmentScheduled { shipment_id },
+            OrderEvent::Confirmed {},
+            OrderEvent::Shipped { shipment_id, tracking_number: "T1".to_owned() },
+            OrderEvent::ShipmentReady {},
+            OrderEvent::PaymentRefunded { payment_id, amount: euros(1), refunded: euros(1) },
+        ];
+        let view = OrderView::fold(Uuid::from_u128(9), &recorded(events.clone())).unwrap();
+        assert_eq!(view.payment.unwrap().status, PaymentStatus::PartiallyRefunded);
+        let shipment = view.shipment.unwrap();
+        assert_eq!((shipment.status, shipment.tracking_number.as_deref()), (ShipmentStatus::Dispatched, Some("T1")));
+        assert_eq!((view.status, view.version), (Status::Shipped, 7));
+
+        events.push(OrderEvent::PaymentRefunded { payment_id, amount: euros(5), refunded: placement().total });
+        let view = OrderView::fold(Uuid::from_u128(9), &recorded(events)).unwrap();
+        assert_eq!(view.payment.unwrap().status, PaymentStatus::Refunded);
+    }
+}
