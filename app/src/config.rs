@@ -60,7 +60,6 @@ pub struct Http {
     pub trusted_proxies: Vec<IpAddr>,
     pub receive_timeout_ms: u64,
     pub shutdown_timeout_ms: u64,
-    pub streams_per_user: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -234,7 +233,7 @@ impl KnownKeys {
                 section = format!("{name}.");
             }
             let commented_out = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(key, _)| key);
-            if let Some(key) = commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) {
+            if let Some(key) = commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b))) {
                 without_default.insert(format!("{section}{key}"));
             }
         }

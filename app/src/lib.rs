@@ -25,7 +25,7 @@ use shared_kernel::{Bus, RandomIds, SystemClock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::{Routes, Verifier};
+use web::Routes;
 
 use bus::InProcessBus;
 use config::Settings;

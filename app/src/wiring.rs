@@ -70,8 +70,8 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
         db: open(ground, "payments").await?,
         clock: clock.clone(),
         ids: ids.clone(),
+        provider: payments::ProviderPlace::Sandbox { books: data::place(settings, data::SANDBOX_PROVIDER)? },
         settings: settings.section("payments")?,
-        sandbox: data::place(settings, data::SANDBOX_PROVIDER)?,
     })
     .await
     .context("starting payments")?;

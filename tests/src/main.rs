@@ -3,6 +3,8 @@
 //! One binary, so that it links once. `cargo test -p tests -- scenarios` runs a part.
 
 mod architecture;
+mod harness;
+mod scenarios;
 mod snapshot;
 
 use std::process::ExitCode;
@@ -10,7 +12,10 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
     let arguments = Arguments::from_args();
-    let trials = architecture::trials();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let trials = architecture::trials().into_iter().chain(scenarios::trials()).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    scenarios::close_shops();
+    conclusion.exit_code()
 }

@@ -1,0 +1,103 @@
+//! Events for operators: what a module has told, and what it could not hear.
+
+use actix_web::{HttpResponse, get, post, web::Data};
+use durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query};
+
+use super::{InModule, Operated, Reason};
+
+pub fn register(config: &mut ServiceConfig<'_>) {
+    config
+        .service(list_outbox)
+        .service(show_outbox_event)
+        .service(list_dead_letters)
+        .service(show_dead_letter)
+        .service(retry_dead_letter)
+        .service(discard_dead_letter);
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum OutboxState {
+    Pending,
+    Sent,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OutboxQuery {
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<OutboxState>,
+}
+
+/// What a module has told, newest first; sent events stay for listeners that missed them.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), OutboxQuery, PageQuery),
+    responses((status = 200, description = "Events", body = Listed<OutboxEntry>)), security(("bearer" = [])))]
+#[get("/ops/{module}/outbox")]
+async fn list_outbox(
+    _ops: Ops,
+    module: Path<String>,
+    query: Query<OutboxQuery>,
+    page: Query<PageQuery>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
+    let state = query.state.map(|state| match state {
+        OutboxState::Pending => "pending",
+        OutboxState::Sent => "sent",
+    });
+    let events = operated.load(&module.0)?.list_outbox(state, &page.0.request()).await?;
+    Ok(HttpResponse::Ok().json(Listed::from(events)))
+}
+
+/// One event as it was told.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The event")),
+    responses((status = 200, description = "The event", body = OutboxEvent)), security(("bearer" = [])))]
+#[get("/ops/{module}/outbox/{id}")]
+async fn show_outbox_event(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let event = operated.load(&path.0.module)?.find_outbox_event(path.0.id).await?;
+    Ok(HttpResponse::Ok().json(event))
+}
+
+/// Events that a module could not handle and that hold back their subject, newest first.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
+    responses((status = 200, description = "Dead letters", body = Listed<DeadLetter>)), security(("bearer" = [])))]
+#[get("/ops/{module}/dead-letters")]
+async fn list_dead_letters(_ops: Ops, module: Path<String>, page: Query<PageQuery>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let letters = operated.load(&module.0)?.list_dead_letters(Some("dead"), &page.0.request()).await?;
+    Ok(HttpResponse::Ok().json(Listed::from(letters)))
+}
+
+/// One dead letter with its event.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The dead letter")),
+    responses((status = 200, description = "The dead letter", body = DeadLetterEvent)), security(("bearer" = [])))]
+#[get("/ops/{module}/dead-letters/{id}")]
+async fn show_dead_letter(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let letter = operated.load(&path.0.module)?.find_dead_letter(path.0.id).await?;
+    Ok(HttpResponse::Ok().json(letter))
+}
+
+/// Tries a dead letter again, after what was wrong has been mended.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The dead letter")),
+    request_body = Reason, responses((status = 200, description = "It is tried again", body = DeadLetter), (status = 409, description = "It is not dead")),
+    security(("bearer" = [])))]
+#[post("/ops/{module}/dead-letters/{id}/retry")]
+async fn retry_dead_letter(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let module = operated.load(&path.0.module)?;
+    let letter = module.replay_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(HttpResponse::Ok().json(letter))
+}
+
+/// Gives a dead letter up: its module goes on with the next event of the subject.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The dead letter")),
+    request_body = Reason, responses((status = 200, description = "It is given up", body = DeadLetter), (status = 409, description = "It is not dead")),
+    security(("bearer" = [])))]
+#[post("/ops/{module}/dead-letters/{id}/discard")]
+async fn discard_dead_letter(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let module = operated.load(&path.0.module)?;
+    let letter = module.discard_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(HttpResponse::Ok().json(letter))
+}

@@ -1,0 +1,95 @@
+//! The operations API: what runs where, and each module's sagas, outbox, dead letters and audit log. The machinery is the same in every
+//! module, so its routes are written once, with the module in the path.
+
+mod events;
+mod sagas;
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpResponse, get, web::Data};
+use durable::{AuditEntry, Counts, Ops as ModuleOps};
+use serde::{Deserialize, Serialize};
+use shared_kernel::Fault;
+use utoipa::ToSchema;
+use uuid::Uuid;
+use web::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
+
+use crate::wiring::Placement;
+
+/// The routes, relative to `/api/v1`.
+pub fn routes(modules: Vec<ModuleOps>, placements: Vec<Placement>) -> Routes {
+    let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
+    let operated = Data::new(Operated { modules: by_name, placements });
+    Routes::new(move |config| {
+        config.app_data(operated.clone()).service(list_modules).service(list_audit);
+        sagas::register(config);
+        events::register(config);
+    })
+}
+
+/// What this process lets operators see.
+struct Operated {
+    modules: BTreeMap<String, ModuleOps>,
+    placements: Vec<Placement>,
+}
+
+impl Operated {
+    fn load(&self, module: &str) -> Result<&ModuleOps, Fault> {
+        self.modules.get(module).ok_or_else(|| Fault::not_found("module"))
+    }
+}
+
+/// A thing of a module.
+#[derive(Deserialize)]
+struct InModule {
+    module: String,
+    id: Uuid,
+}
+
+/// Why an operator does something. It goes into the audit log.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    /// Why, in a word or two.
+    #[schema(min_length = 1, max_length = 200, example = "provider is back")]
+    reason: String,
+    /// Whatever else a reader of the audit log should know.
+    #[schema(min_length = 1, max_length = 2000)]
+    comment: Option<String>,
+}
+
+/// A module: where it is, how it is connected, and how its machinery does.
+#[derive(Serialize, ToSchema)]
+struct ModuleView {
+    #[serde(flatten)]
+    placement: Placement,
+    machinery: Counts,
+}
+
+/// Every module of this shop.
+#[derive(Serialize, ToSchema)]
+struct ModuleList {
+    items: Vec<ModuleView>,
+}
+
+/// Which modules there are, where they run, how they are connected, and what waits in them.
+#[utoipa::path(tag = "operations", responses((status = 200, description = "Every module", body = ModuleList)), security(("bearer" = [])))]
+#[get("/ops/modules")]
+async fn list_modules(_ops: Ops, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let mut items = Vec::new();
+    for placement in &operated.placements {
+        let machinery = operated.load(&placement.name)?.counts().await?;
+        items.push(ModuleView { placement: placement.clone(), machinery });
+    }
+    Ok(HttpResponse::Ok().json(ModuleList { items }))
+}
+
+/// What operators did to this module, newest first.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
+    responses((status = 200, description = "The audit log", body = Listed<AuditEntry>)), security(("bearer" = [])))]
+#[get("/ops/{module}/audit")]
+async fn list_audit(_ops: Ops, module: Path<String>, page: Query<PageQuery>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let entries = operated.load(&module.0)?.list_audit(&page.0.request()).await?;
+    Ok(HttpResponse::Ok().json(Listed::from(entries)))
+}
+

@@ -1,0 +1,86 @@
+//! Sagas for operators: which there are, what holds one, and what can be done about it.
+
+use actix_web::{HttpResponse, get, post, web::Data};
+use durable::{SagaDetails, SagaFilter, SagaState, SagaView};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_actix_web::service_config::ServiceConfig;
+use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query};
+
+use super::{InModule, Operated, Reason};
+
+pub fn register(config: &mut ServiceConfig<'_>) {
+    config.service(list_sagas).service(show_saga).service(retry_saga).service(compensate_saga).service(abandon_saga);
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct SagaQuery {
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<SagaState>,
+    /// Only those of this kind: `checkout`, `cancellation`.
+    #[param(min_length = 1, max_length = 64)]
+    kind: Option<String>,
+    /// Only those about this: an order's id.
+    #[param(min_length = 1, max_length = 64)]
+    business_key: Option<String>,
+}
+
+/// A module's sagas, newest first.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), SagaQuery, PageQuery),
+    responses((status = 200, description = "Sagas", body = Listed<SagaView>)), security(("bearer" = [])))]
+#[get("/ops/{module}/sagas")]
+async fn list_sagas(
+    _ops: Ops,
+    module: Path<String>,
+    query: Query<SagaQuery>,
+    page: Query<PageQuery>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
+    let SagaQuery { state, kind, business_key } = query.0;
+    let sagas = operated.load(&module.0)?.sagas().list(&SagaFilter { state, kind, business_key }, &page.0.request()).await?;
+    Ok(HttpResponse::Ok().json(Listed::from(sagas)))
+}
+
+/// One saga with its state, the command on its way, and its log.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
+    responses((status = 200, description = "The saga", body = SagaDetails)), security(("bearer" = [])))]
+#[get("/ops/{module}/sagas/{id}")]
+async fn show_saga(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let saga = operated.load(&path.0.module)?.sagas().show(path.0.id).await?;
+    Ok(HttpResponse::Ok().json(saga))
+}
+
+/// Lets a parked saga go on where it stopped, or one that waits try at once.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
+    request_body = Reason, responses((status = 200, description = "It goes on", body = SagaView), (status = 409, description = "It has ended")),
+    security(("bearer" = [])))]
+#[post("/ops/{module}/sagas/{id}/retry")]
+async fn retry_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let sagas = operated.load(&path.0.module)?.sagas();
+    let saga = sagas.retry(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(HttpResponse::Ok().json(saga))
+}
+
+/// Has a saga undone, unless it has passed its point of no return.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
+    request_body = Reason, responses((status = 200, description = "It is told at its next run", body = SagaView), (status = 409, description = "It has ended")),
+    security(("bearer" = [])))]
+#[post("/ops/{module}/sagas/{id}/compensate")]
+async fn compensate_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let sagas = operated.load(&path.0.module)?.sagas();
+    let saga = sagas.compensate(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(HttpResponse::Ok().json(saga))
+}
+
+/// Gives a parked saga up as it stands: what it did remains, and nobody will undo it.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
+    request_body = Reason, responses((status = 200, description = "It is over", body = SagaView), (status = 409, description = "It is not parked")),
+    security(("bearer" = [])))]
+#[post("/ops/{module}/sagas/{id}/abandon")]
+async fn abandon_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let sagas = operated.load(&path.0.module)?.sagas();
+    let saga = sagas.abandon(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(HttpResponse::Ok().json(saga))
+}
