@@ -1,0 +1,175 @@
+//! What each event is in the words of a mail. Plain text; money as people read it.
+
+use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
+use payments_contract::PaymentRefunded;
+use shared_kernel::{Fault, Money, parse_id};
+use users_contract::UserRegistered;
+
+use crate::notification::{Kind, Mail};
+
+pub fn order_placed(event: &OrderPlaced) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    let items = item_list(&event.items, event.total.as_ref());
+    mail(
+        Kind::OrderPlaced,
+        &event.user_id,
+        format!("We have received your order {order}"),
+        &format!("Thank you for your order. We are checking stock and payment and will write again shortly.\n\n{items}"),
+        &event.order_id,
+    )
+}
+
+pub fn order_confirmed(event: &OrderConfirmed) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    let items = item_list(&event.items, event.total.as_ref());
+    mail(
+        Kind::OrderConfirmed,
+        &event.user_id,
+        format!("Your order {order} is confirmed"),
+        &format!("Your payment has been taken, and your order is being packed.\n\n{items}"),
+        &event.order_id,
+    )
+}
+
+pub fn order_cancelled(event: &OrderCancelled) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    let why = match event.reason.as_str() {
+        "out_of_stock" => "We are sorry: what you ordered is no longer in stock.",
+        "payment_declined" => "Your payment was declined.",
+        "customer" => "As you asked, we have cancelled your order.",
+        "expired" => "We could not complete your order in time.",
+        _ => "We have cancelled your order.",
+    };
+    let money = match &event.refunded {
+        Some(refunded) => format!("{refunded} will be returned to your payment method."),
+        None => "Nothing has been charged.".to_owned(),
+    };
+    mail(Kind::OrderCancelled, &event.user_id, format!("Your order {order} was cancelled"), &format!("{why} {money}"), &event.order_id)
+}
+
+pub fn order_shipped(event: &OrderShipped) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    let number = &event.tracking_number;
+    mail(
+        Kind::OrderShipped,
+        &event.user_id,
+        format!("Your order {order} is on its way"),
+        &format!("Your order has left the house. Its tracking number is {number}."),
+        &event.order_id,
+    )
+}
+
+pub fn order_delivered(event: &OrderDelivered) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    mail(
+        Kind::OrderDelivered,
+        &event.user_id,
+        format!("Your order {order} has arrived"),
+        "Your order has been delivered. We hope you like it.",
+        &event.order_id,
+    )
+}
+
+pub fn payment_refunded(event: &PaymentRefunded) -> Result<Mail, Fault> {
+    let order = short(&event.order_id);
+    let amount = event.amount.as_ref().map_or_else(|| "Your payment".to_owned(), Money::to_string);
+    let so_far = match (&event.amount, &event.refunded) {
+        (Some(amount), Some(all)) if all.amount > amount.amount => format!(" Together with earlier refunds that makes {all}."),
+        _ => String::new(),
+    };
+    mail(
+        Kind::PaymentRefunded,
+        &event.user_id,
+        format!("A refund for your order {order}"),
+        &format!("{amount} has been returned to your payment method.{so_far}"),
+        &event.order_id,
+    )
+}
+
+pub fn welcome(event: &UserRegistered) -> Result<Mail, Fault> {
+    let name = &event.name;
+    Ok(Mail {
+        kind: Kind::Welcome,
+        user_id: parse_id("user_id", &event.user_id)?,
+        subject: "Welcome to Banyan".to_owned(),
+        body: format!("Hello {name},\n\nyour account is ready. We are glad to have you.\n\nYour Banyan shop\n"),
+    })
+}
+
+fn mail(kind: Kind, user_id: &str, subject: String, text: &str, order_id: &str) -> Result<Mail, Fault> {
+    let body = format!("Hello,\n\n{text}\n\nOrder: {order_id}\n\nYour Banyan shop\n");
+    Ok(Mail { kind, user_id: parse_id("user_id", user_id)?, subject, body })
+}
+
+/// The end of an order's id, which is random: enough for people to tell their orders apart.
+fn short(order_id: &str) -> String {
+    let start = order_id.char_indices().rev().nth(7).map_or(0, |(at, _)| at);
+    order_id[start..].to_uppercase()
+}
+
+fn item_list(items: &[OrderItem], total: Option<&Money>) -> String {
+    let mut lines: Vec<String> = items.iter().map(item_line).collect();
+    lines.extend(total.map(|total| format!("Total: {total}")));
+    lines.join("\n")
+}
+
+fn item_line(item: &OrderItem) -> String {
+    let price = item.unit_price.as_ref().and_then(|price| price.checked_mul(item.quantity).ok());
+    let price = price.map(|price| format!(": {price}")).unwrap_or_default();
+    format!("{} x {}{price}", item.quantity, item.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: &str = "0193a5b8-0000-7000-8000-0000deadbeef";
+    const USER: &str = "0193a5b8-0000-7000-8000-000000000001";
+
+    fn money(amount: i64, currency: &str) -> Option<Money> {
+        Some(Money::new(amount, currency).unwrap())
+    }
+
+    #[test]
+    fn a_placed_order_lists_what_was_bought_for_how_much() {
+        let fig = OrderItem { sku: "fig".into(), name: "Rare fig".into(), quantity: 2, unit_price: money(1_999, "EUR") };
+        let placed = OrderPlaced { order_id: ORDER.into(), user_id: USER.into(), items: vec![fig], total: money(3_998, "EUR") };
+        let mail = order_placed(&placed).unwrap();
+        assert_eq!(mail.subject, "We have received your order DEADBEEF");
+        assert!(mail.body.contains("2 x Rare fig: 39.98 EUR\nTotal: 39.98 EUR"), "{}", mail.body);
+        assert_eq!((mail.kind, mail.user_id.to_string().as_str()), (Kind::OrderPlaced, USER));
+    }
+
+    #[test]
+    fn a_cancellation_says_why_and_what_becomes_of_the_money() {
+        let event =
+            |reason: &str, refunded| OrderCancelled { order_id: ORDER.into(), user_id: USER.into(), reason: reason.into(), refunded };
+        let declined = order_cancelled(&event("payment_declined", None)).unwrap().body;
+        assert!(declined.contains("declined. Nothing has been charged."), "{declined}");
+        let late = order_cancelled(&event("customer", money(500, "JPY"))).unwrap().body;
+        assert!(late.contains("500 JPY will be returned"), "{late}");
+        // A reason this version does not know is still a cancellation.
+        assert!(order_cancelled(&event("meteor", None)).is_ok());
+    }
+
+    #[test]
+    fn a_second_refund_says_how_much_it_is_by_now() {
+        let event = |refunded| PaymentRefunded {
+            payment_id: ORDER.into(),
+            order_id: ORDER.into(),
+            user_id: USER.into(),
+            amount: money(500, "EUR"),
+            refunded,
+            reason: "broken".into(),
+        };
+        assert!(!payment_refunded(&event(money(500, "EUR"))).unwrap().body.contains("Together"));
+        assert!(payment_refunded(&event(money(1_500, "EUR"))).unwrap().body.contains("that makes 15.00 EUR."));
+    }
+
+    #[test]
+    fn a_mail_to_nobody_cannot_be_written() {
+        assert!(order_delivered(&OrderDelivered { order_id: ORDER.into(), user_id: "somebody".into() }).is_err());
+        // An order's id of any form leaves a mail that can be read.
+        assert!(order_delivered(&OrderDelivered { order_id: "äöü".into(), user_id: USER.into() }).is_ok());
+    }
+}
