@@ -1,0 +1,22 @@
+create table product (
+    sku text primary key,
+    name text not null,
+    description text not null,
+    category text not null,
+    price_amount bigint not null check (price_amount >= 0),
+    currency text not null,
+    active boolean not null,
+    version bigint not null,
+    created_at bigint not null,
+    -- Name and description in lower case, made by the module: the two databases do not agree on what lower case is beyond ASCII.
+    search_text text not null
+);
+create index product_newest on product (created_at, sku);
+create index product_by_category on product (category, created_at, sku);
+
+-- Units of each product in confirmed orders, counted from the orders' events. A product need not be known here to be counted.
+create table product_sales (
+    sku text primary key,
+    units bigint not null check (units >= 0)
+);
+create index product_sales_best on product_sales (units);

@@ -1,0 +1,152 @@
+//! Products over HTTP: anybody looks at them, staff keep them.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
+use serde::Deserialize;
+use shared_kernel::{Call, Fault, PageRequest, Role, Sku};
+use utoipa::IntoParams;
+use web::{Answer, Anyone, Body, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, Staff};
+
+use crate::{
+    product::{NewProduct, Product, ProductChange, StoredProduct},
+    service::Service,
+    store::Filter,
+};
+
+pub fn routes(service: Arc<Service>) -> Routes {
+    Routes::new(move |config| {
+        config
+            .app_data(Data::from(service.clone()))
+            .service(list_products)
+            .service(show_product)
+            .service(add_product)
+            .service(change_product)
+            .service(archive_product);
+    })
+}
+
+/// Filters are combined: a product must pass all of them.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ProductQuery {
+    /// Words that must all occur in name or description, whole or as parts, in any case.
+    #[param(min_length = 1, max_length = 200)]
+    q: Option<String>,
+    /// Only this category's.
+    #[param(min_length = 1, max_length = 40, pattern = "^[a-z0-9][a-z0-9-]{0,39}$")]
+    category: Option<String>,
+    /// The least price, in minor units.
+    #[param(minimum = 0, maximum = 1_000_000_000_000_i64)]
+    min_price: Option<i64>,
+    /// The highest price, in minor units.
+    #[param(minimum = 0, maximum = 1_000_000_000_000_i64)]
+    max_price: Option<i64>,
+    /// Archived products too; staff only.
+    include_archived: Option<bool>,
+}
+
+impl ProductQuery {
+    fn into_filter(self, call: &Call) -> Result<Filter, Fault> {
+        let include_archived = self.include_archived.unwrap_or(false);
+        if include_archived && !call.actor.has_role(Role::Staff) {
+            return Err(Fault::forbidden("Archived products are listed for staff only."));
+        }
+        Ok(Filter { query: self.q, category: self.category, min_price: self.min_price, max_price: self.max_price, include_archived })
+    }
+}
+
+/// The products on sale, newest first.
+#[utoipa::path(
+    tag = "catalog",
+    params(ProductQuery, PageQuery),
+    responses((status = 200, body = Listed<Product>), (status = 403, description = "`include_archived` is for staff")),
+    security((), ("bearer" = []))
+)]
+#[get("/products")]
+async fn list_products(
+    anyone: Anyone,
+    query: Query<ProductQuery>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let filter = query.0.into_filter(anyone.call())?;
+    let page = service.list(&filter, &PageRequest::from(page.0)).await?;
+    Ok(web::ok(&Listed::from(page.map(|stored| stored.product))).into())
+}
+
+/// One product. An archived one is shown with `active: false`, so that old orders can link to it.
+#[utoipa::path(tag = "catalog", params(("sku" = inline(Sku), Path)), responses((status = 200, body = Product)), security((), ("bearer" = [])))]
+#[get("/products/{sku}")]
+async fn show_product(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let stored = service.load(&sku).await?;
+    Ok(web::ok_with_etag(&request, &web::etag(stored.version), &stored.product))
+}
+
+/// Adds a product to the shop.
+#[utoipa::path(
+    tag = "catalog",
+    params(OptionalKey),
+    request_body = NewProduct,
+    responses((status = 201, body = Product), (status = 409, description = "`sku_taken`, maybe by an archived product")),
+    security(("bearer" = []))
+)]
+#[post("/products")]
+async fn add_product(staff: Staff, key: OptionalKey, body: Body<NewProduct>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+    let request = key.for_body(&body);
+    let (db, call, new) = (service.db().clone(), staff.call().clone(), body.into_inner());
+    web::idempotent(&db, request, move |tx| {
+        let (service, call, new) = (service.clone(), call.clone(), new.clone());
+        async move {
+            let stored = service.add(&tx, &call, new).await?;
+            let location = format!("/api/v1/products/{}", stored.product.sku);
+            Ok(web::created(&location, Some(&web::etag(stored.version)), &stored.product))
+        }
+    })
+    .await
+}
+
+/// Changes the named fields; with `If-Match` only if nobody else changed the product since. `active: true` brings an archived one back.
+#[utoipa::path(
+    tag = "catalog",
+    params(("sku" = inline(Sku), Path), ("If-Match" = Option<String>, Header, description = "The ETag of the version to change.")),
+    request_body = ProductChange,
+    responses((status = 200, body = Product)),
+    security(("bearer" = []))
+)]
+#[patch("/products/{sku}")]
+async fn change_product(
+    staff: Staff,
+    sku: Path<Sku>,
+    body: Body<ProductChange>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let expected = expected_version(&request, &service, &sku).await?;
+    let StoredProduct { product, version, .. } = service.change(staff.call(), &sku, body.into_inner(), expected).await?;
+    Ok(web::ok(&product).with_etag(&web::etag(version)).into())
+}
+
+/// Takes a product off the shelf. It stays visible where it is linked to, and its sku stays taken.
+#[utoipa::path(
+    tag = "catalog",
+    params(("sku" = inline(Sku), Path), ("If-Match" = Option<String>, Header, description = "The ETag of the version to archive.")),
+    responses((status = 204, description = "It is archived")),
+    security(("bearer" = []))
+)]
+#[delete("/products/{sku}")]
+async fn archive_product(staff: Staff, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let expected = expected_version(&request, &service, &sku).await?;
+    service.change(staff.call(), &sku, ProductChange::archive(), expected).await?;
+    Ok(Answer::no_content().into())
+}
+
+/// The version that `If-Match` was found to mean, which the change must still find; `None` without the header.
+async fn expected_version(request: &HttpRequest, service: &Service, sku: &Sku) -> Result<Option<i64>, Fault> {
+    if !request.headers().contains_key(header::IF_MATCH) {
+        return Ok(None);
+    }
+    let version = service.load(sku).await?.version;
+    web::check_if_match(request, &web::etag(version))?;
+    Ok(Some(version))
+}

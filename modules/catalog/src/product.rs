@@ -1,0 +1,186 @@
+//! The rules of products: what one is, how it may change, how it is searched for.
+
+use serde::{Deserialize, Serialize};
+use shared_kernel::{Fault, Money, MoneyError, Sku, Timestamp};
+use utoipa::ToSchema;
+
+/// What the shop sells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Product {
+    pub sku: Sku,
+    #[schema(min_length = 1, max_length = 200, example = "Rare fig")]
+    pub name: String,
+    #[schema(max_length = 5000)]
+    pub description: String,
+    #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,39}$", example = "plants")]
+    pub category: String,
+    pub price: Money,
+    /// False: archived. It is shown where it is linked to, and cannot be ordered.
+    pub active: bool,
+}
+
+/// A product as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredProduct {
+    pub product: Product,
+    /// 1 at first; rises with every change.
+    pub version: i64,
+    pub created_at: Timestamp,
+}
+
+/// A product to be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProduct {
+    pub sku: Sku,
+    #[schema(min_length = 1, max_length = 200, example = "Mug, hand-thrown")]
+    pub name: String,
+    #[serde(default)]
+    #[schema(required = false, max_length = 5000)]
+    pub description: String,
+    /// Lower-case letters, digits and hyphens.
+    #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,39}$", example = "kitchen")]
+    pub category: String,
+    pub price: Money,
+}
+
+/// What is to change; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProductChange {
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    pub name: Option<String>,
+    #[schema(nullable = false, max_length = 5000)]
+    pub description: Option<String>,
+    #[schema(nullable = false, pattern = "^[a-z0-9][a-z0-9-]{0,39}$")]
+    pub category: Option<String>,
+    #[schema(nullable = false)]
+    pub price: Option<Money>,
+    /// False archives the product, true brings it back.
+    #[schema(nullable = false)]
+    pub active: Option<bool>,
+}
+
+/// What happened to a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    Changed,
+    Archived,
+    Restored,
+}
+
+impl NewProduct {
+    /// # Errors
+    /// `unknown_currency`.
+    pub fn into_product(self) -> Result<Product, Fault> {
+        let NewProduct { sku, name, description, category, price } = self;
+        Ok(Product { sku, name, description, category, price: check_price(price)?, active: true })
+    }
+}
+
+impl ProductChange {
+    /// Takes the product off the shelf.
+    pub fn archive() -> Self {
+        ProductChange { active: Some(false), ..ProductChange::default() }
+    }
+
+    /// The product after the change and what happened to it; nothing, if it was so already.
+    ///
+    /// # Errors
+    /// `unknown_currency`.
+    pub fn apply(self, product: &Product) -> Result<(Product, Vec<Happening>), Fault> {
+        let price = self.price.map(check_price).transpose()?;
+        let changed = Product {
+            sku: product.sku.clone(),
+            name: self.name.unwrap_or_else(|| product.name.clone()),
+            description: self.description.unwrap_or_else(|| product.description.clone()),
+            category: self.category.unwrap_or_else(|| product.category.clone()),
+            price: price.unwrap_or_else(|| product.price.clone()),
+            active: self.active.unwrap_or(product.active),
+        };
+        let mut happenings = Vec::new();
+        if (Product { active: product.active, ..changed.clone() }) != *product {
+            happenings.push(Happening::Changed);
+        }
+        match (product.active, changed.active) {
+            (true, false) => happenings.push(Happening::Archived),
+            (false, true) => happenings.push(Happening::Restored),
+            _ => {}
+        }
+        Ok((changed, happenings))
+    }
+}
+
+fn check_price(price: Money) -> Result<Money, Fault> {
+    match Money::new(price.amount, &price.currency) {
+        Ok(price) => Ok(price),
+        Err(error @ MoneyError::UnknownCurrency(_)) => {
+            Err(Fault::invalid("unknown_currency", format!("{error}.")).at("/price/currency", "must be an ISO 4217 code"))
+        }
+        Err(error) => Err(Fault::invalid("invalid_price", format!("{error}.")).at("/price", "is no amount of money")),
+    }
+}
+
+/// What is searched, in lower case.
+pub fn search_text(product: &Product) -> String {
+    format!("{} {}", product.name, product.description).to_lowercase()
+}
+
+/// The words that must all occur for a product to be found, in lower case.
+pub fn search_words(query: &str) -> Vec<String> {
+    query.to_lowercase().split_whitespace().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fig() -> Product {
+        Product {
+            sku: Sku::parse("rare-fig").unwrap(),
+            name: "Rare Fig".to_owned(),
+            description: "Ein grüner ZWERG".to_owned(),
+            category: "plants".to_owned(),
+            price: Money::new(4900, "EUR").unwrap(),
+            active: true,
+        }
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let change = ProductChange { name: Some("Fig".to_owned()), ..ProductChange::default() };
+        let (changed, happenings) = change.apply(&fig()).unwrap();
+        assert_eq!(changed, Product { name: "Fig".to_owned(), ..fig() });
+        assert_eq!(happenings, [Happening::Changed]);
+    }
+
+    #[test]
+    fn a_change_that_changes_nothing_did_not_happen() {
+        assert_eq!(ProductChange::default().apply(&fig()).unwrap(), (fig(), vec![]));
+        let same = ProductChange { name: Some(fig().name), price: Some(fig().price), active: Some(true), ..ProductChange::default() };
+        assert_eq!(same.apply(&fig()).unwrap().1, []);
+        let archived = Product { active: false, ..fig() };
+        assert_eq!(ProductChange::archive().apply(&archived).unwrap().1, []);
+    }
+
+    #[test]
+    fn archiving_and_bringing_back_are_told_apart_from_changing() {
+        assert_eq!(ProductChange::archive().apply(&fig()).unwrap().1, [Happening::Archived]);
+        let archived = Product { active: false, ..fig() };
+        let back = ProductChange { active: Some(true), name: Some("Fig".to_owned()), ..ProductChange::default() };
+        assert_eq!(back.apply(&archived).unwrap().1, [Happening::Changed, Happening::Restored]);
+    }
+
+    #[test]
+    fn a_price_needs_a_currency_that_exists() {
+        let price = Some(Money { amount: 1, currency: "QQQ".to_owned() });
+        let fault = ProductChange { price, ..ProductChange::default() }.apply(&fig()).unwrap_err();
+        assert_eq!((fault.code.as_str(), fault.errors[0].pointer.as_str()), ("unknown_currency", "/price/currency"));
+    }
+
+    #[test]
+    fn searching_knows_no_case_beyond_ascii_either() {
+        assert_eq!(search_text(&fig()), "rare fig ein grüner zwerg");
+        assert_eq!(search_words("  GRÜNER\tFig "), ["grüner", "fig"]);
+    }
+}

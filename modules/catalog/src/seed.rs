@@ -1,0 +1,97 @@
+//! The demo's products: `rare-fig`, the oldest, then `<word>-01` to `<word>-17` for each of seven words, 120 in all.
+//!
+//! Inventory fills its shelves by the same scheme (its `seed.rs`). Neither module may ask the other, so each keeps the words and pins what
+//! comes of them in a test.
+
+use std::time::Duration;
+
+use durable::{Command, Outcome};
+use shared_kernel::{Call, Fault, Money, Sku, Timestamp};
+
+use crate::{
+    demo_products::{RAREST, SHELVES},
+    product::Product,
+    service::Service,
+};
+
+/// 2025-01-01T00:00:00Z: when `rare-fig` came into the shop; each of the others came an hour after the one before.
+const OPENING: Timestamp = Timestamp::from_ms(1_735_689_600_000);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Products put in by one transaction, which has its limit of time.
+const BATCH: usize = 40;
+
+/// Every demo product with the moment it came into the shop.
+fn products() -> Result<Vec<(Product, Timestamp)>, Fault> {
+    let (sku, category, (name, description, price)) = RAREST;
+    let rarest = (sku.to_owned(), category, name, description, price);
+    let numbered = SHELVES.iter().flat_map(|(word, category, products)| {
+        let number = move |(index, (name, description, price)): (usize, &(&'static str, &'static str, i64))| {
+            (format!("{word}-{:02}", index + 1), *category, *name, *description, *price)
+        };
+        products.iter().enumerate().map(number)
+    });
+    let mut created_at = OPENING;
+    let mut products = Vec::new();
+    for (sku, category, name, description, price) in std::iter::once(rarest).chain(numbered) {
+        let price = Money::new(price, "EUR").map_err(|error| Fault::internal("broken_seed", error.to_string()))?;
+        let product = Product {
+            sku: Sku::parse(&sku)?,
+            name: name.to_owned(),
+            description: description.to_owned(),
+            category: category.to_owned(),
+            price,
+            active: true,
+        };
+        products.push((product, created_at));
+        created_at = created_at.plus(HOUR);
+    }
+    Ok(products)
+}
+
+/// Puts the demo products in, once for ever: what staff change afterwards stays changed.
+pub async fn add_demo_products(service: &std::sync::Arc<Service>) -> Result<(), Fault> {
+    for (number, batch) in products()?.chunks(BATCH).enumerate() {
+        // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
+        let command = Command::new("seed", format!("banyan:products:{number}"), b"");
+        let (of_job, batch) = (service.clone(), batch.to_vec());
+        durable::once(service.db(), command, move |tx| {
+            let (service, batch) = (of_job.clone(), batch.clone());
+            async move {
+                service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;
+                Ok(Outcome::Done(()))
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use uuid::{Uuid, uuid};
+
+    /// The same list and the same fingerprint are pinned in inventory's `seed.rs`.
+    #[test]
+    fn the_demo_products_are_those_that_inventory_has_on_its_shelves() {
+        let skus: Vec<String> = products().unwrap().into_iter().map(|(product, _)| product.sku.into()).collect();
+        assert_eq!(skus.len(), 120);
+        let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_URL, skus.join("\n").as_bytes());
+        assert_eq!(fingerprint, uuid!("cb9815da-08d0-55c7-8835-261ff6def25a"));
+    }
+
+    #[test]
+    fn the_oldest_is_the_rare_fig_and_no_two_came_at_once() {
+        let products = products().unwrap();
+        assert_eq!(products[0].0.sku.as_str(), "rare-fig");
+        assert!(products.is_sorted_by(|(_, earlier), (_, later)| earlier < later));
+    }
+
+    #[test]
+    fn no_two_products_have_one_name() {
+        let names: BTreeSet<String> = products().unwrap().into_iter().map(|(product, _)| product.name).collect();
+        assert_eq!(names.len(), 120);
+    }
+}

@@ -1,0 +1,250 @@
+//! Products and their sales as rows.
+
+use durable::{fault, lost_race};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
+    sea_query::{Expr, LikeExpr, OnConflict},
+};
+use shared_kernel::{Fault, Money, Page, PageRequest, Sku, Timestamp};
+
+use crate::product::{Product, StoredProduct, search_text, search_words};
+
+mod product {
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, EntityTrait, EnumIter, PrimaryKeyTrait, RelationDef, RelationTrait,
+    };
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "product")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub sku: String,
+        pub name: String,
+        pub description: String,
+        pub category: String,
+        pub price_amount: i64,
+        pub currency: String,
+        pub active: bool,
+        pub version: i64,
+        pub created_at: i64,
+        pub search_text: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter)]
+    pub enum Relation {
+        /// The sales of a product, which may have none.
+        Sales,
+    }
+
+    impl RelationTrait for Relation {
+        fn def(&self) -> RelationDef {
+            Entity::belongs_to(super::product_sales::Entity).from(Column::Sku).to(super::product_sales::Column::Sku).into()
+        }
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod product_sales {
+    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "product_sales")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub sku: String,
+        pub units: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Which products a list holds. Prices are in minor units, whatever the currency.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Words that must all occur in name or description.
+    pub query: Option<String>,
+    pub category: Option<String>,
+    pub min_price: Option<i64>,
+    pub max_price: Option<i64>,
+    pub include_archived: bool,
+}
+
+impl TryFrom<product::Model> for StoredProduct {
+    type Error = Fault;
+
+    fn try_from(row: product::Model) -> Result<Self, Fault> {
+        let broken = |what: &str| Fault::internal("broken_row", format!("product {:?}: {what}", row.sku));
+        let product = Product {
+            sku: Sku::parse(&row.sku).map_err(|_| broken("no sku"))?,
+            price: Money::new(row.price_amount, &row.currency).map_err(|error| broken(&error.to_string()))?,
+            name: row.name,
+            description: row.description,
+            category: row.category,
+            active: row.active,
+        };
+        Ok(StoredProduct { product, version: row.version, created_at: Timestamp::from_ms(row.created_at) })
+    }
+}
+
+impl From<&StoredProduct> for product::ActiveModel {
+    fn from(stored: &StoredProduct) -> Self {
+        let product = &stored.product;
+        product::ActiveModel {
+            sku: Set(product.sku.to_string()),
+            name: Set(product.name.clone()),
+            description: Set(product.description.clone()),
+            category: Set(product.category.clone()),
+            price_amount: Set(product.price.amount),
+            currency: Set(product.price.currency.clone()),
+            active: Set(product.active),
+            version: Set(stored.version),
+            created_at: Set(stored.created_at.as_ms()),
+            search_text: Set(search_text(product)),
+        }
+    }
+}
+
+fn read_all(rows: Vec<product::Model>) -> Result<Vec<StoredProduct>, Fault> {
+    rows.into_iter().map(StoredProduct::try_from).collect()
+}
+
+/// Archived ones are found too.
+pub async fn find(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StoredProduct>, Fault> {
+    let row = product::Entity::find_by_id(sku.as_str()).one(conn).await.map_err(fault)?;
+    row.map(StoredProduct::try_from).transpose()
+}
+
+/// Those of the named products that there are, archived ones too.
+pub async fn find_all(conn: &impl ConnectionTrait, skus: &[Sku]) -> Result<Vec<StoredProduct>, Fault> {
+    let names = skus.iter().map(Sku::as_str);
+    read_all(product::Entity::find().filter(product::Column::Sku.is_in(names)).all(conn).await.map_err(fault)?)
+}
+
+/// False if the sku is taken.
+pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<bool, Fault> {
+    let row = product::ActiveModel::from(new);
+    let inserted = product::Entity::insert(row).on_conflict_do_nothing_on([product::Column::Sku]).exec_without_returning(conn);
+    Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
+}
+
+/// Puts in those whose sku is not taken, and answers them.
+pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) -> Result<Vec<StoredProduct>, Fault> {
+    let skus: Vec<Sku> = new.iter().map(|stored| stored.product.sku.clone()).collect();
+    let taken = find_all(conn, &skus).await?;
+    let fresh: Vec<StoredProduct> =
+        new.into_iter().filter(|stored| !taken.iter().any(|other| other.product.sku == stored.product.sku)).collect();
+    if !fresh.is_empty() {
+        let rows = fresh.iter().map(product::ActiveModel::from);
+        product::Entity::insert_many(rows).exec_without_returning(conn).await.map_err(fault)?;
+    }
+    Ok(fresh)
+}
+
+/// Keeps the changed product, if nobody else changed the version it was made from.
+pub async fn update(conn: &impl ConnectionTrait, changed: &StoredProduct, loaded_version: i64) -> Result<(), Fault> {
+    use product::Column;
+    let updated = product::Entity::update_many()
+        .set(product::ActiveModel::from(changed))
+        .filter(Column::Sku.eq(changed.product.sku.as_str()))
+        .filter(Column::Version.eq(loaded_version))
+        .exec(conn)
+        .await
+        .map_err(fault)?;
+    if updated.rows_affected == 1 { Ok(()) } else { Err(lost_race("the product changed meanwhile")) }
+}
+
+/// A page of products, newest first.
+///
+/// # Errors
+/// `invalid_parameter` for a cursor of another list.
+pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageRequest) -> Result<Page<StoredProduct>, Fault> {
+    use product::Column;
+    let mut condition = Condition::all();
+    for word in filter.query.iter().flat_map(|query| search_words(query)) {
+        condition = condition.add(Expr::col(Column::SearchText).like(LikeExpr::new(containing(&word)).escape('!')));
+    }
+    condition = condition
+        .add_option(filter.category.as_ref().map(|category| Column::Category.eq(category)))
+        .add_option(filter.min_price.map(|least| Column::PriceAmount.gte(least)))
+        .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
+        .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
+    if let Some(cursor) = &page.after {
+        let (at, sku) = read_cursor(&cursor.0).ok_or_else(web::bad_cursor)?;
+        let same_moment = Condition::all().add(Column::CreatedAt.eq(at)).add(Column::Sku.lt(sku.as_str()));
+        condition = condition.add(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
+    }
+    let rows = product::Entity::find()
+        .filter(condition)
+        .order_by_desc(Column::CreatedAt)
+        .order_by_desc(Column::Sku)
+        .limit(page.fetch_limit())
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    Ok(page.page(read_all(rows)?, |last| format!("{} {}", last.created_at.as_ms(), last.product.sku)))
+}
+
+fn read_cursor(text: &str) -> Option<(i64, Sku)> {
+    let (at, sku) = text.split_once(' ')?;
+    Some((at.parse().ok()?, Sku::parse(sku).ok()?))
+}
+
+/// A pattern for whatever contains `word`, in which nothing but its ends is a wildcard.
+fn containing(word: &str) -> String {
+    let mut pattern = String::from("%");
+    for letter in word.chars() {
+        if matches!(letter, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    pattern
+}
+
+/// Counts sold units.
+pub async fn add_sales(conn: &impl ConnectionTrait, sku: &str, units: i64) -> Result<(), Fault> {
+    use product_sales::Column;
+    let add = OnConflict::column(Column::Sku).value(Column::Units, Expr::col((product_sales::Entity, Column::Units)).add(units)).to_owned();
+    let row = product_sales::ActiveModel { sku: Set(sku.to_owned()), units: Set(units) };
+    product_sales::Entity::insert(row).on_conflict(add).exec_without_returning(conn).await.map_err(fault)?;
+    Ok(())
+}
+
+/// Active products of which at least one was sold, best-sold first.
+pub async fn list_popular(conn: &impl ConnectionTrait, limit: u64) -> Result<Vec<StoredProduct>, Fault> {
+    use product::{Column, Relation};
+    let rows = product::Entity::find()
+        .join(JoinType::InnerJoin, sea_orm::RelationTrait::def(&Relation::Sales))
+        .filter(Column::Active.eq(true))
+        .order_by_desc(product_sales::Column::Units)
+        .order_by_asc(Column::Sku)
+        .limit(limit)
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    read_all(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_customer_types_is_no_pattern() {
+        assert_eq!(containing("50%_!"), "%50!%!_!!%");
+    }
+
+    #[test]
+    fn a_cursor_of_another_list_is_none_of_ours() {
+        assert!(read_cursor("17 rare-fig").is_some());
+        for bad in ["", "17", "rare-fig 17", "17 Rare Fig", "x rare-fig"] {
+            assert!(read_cursor(bad).is_none(), "{bad}");
+        }
+    }
+}
