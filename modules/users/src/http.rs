@@ -88,7 +88,8 @@ struct KeySet {
     responses(
         (status = 201, description = "Registered; log in with `POST /api/v1/sessions`", body = User),
         (status = 409, description = "`email_taken`: there is a user with this email address already"),
-    )
+    ),
+    security((), ("bearer" = []))
 )]
 #[post("/users")]
 async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Service>) -> Result<Answer, Problem> {
@@ -109,6 +110,7 @@ async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Servic
         (status = 429, description = "`too_many_failed_logins`: wait as `Retry-After` says"),
     )
 )]
+// Here and at the refresh nobody looks at a token: clients come here just because theirs has expired, and many send it along.
 #[post("/sessions")]
 async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Service>) -> Result<Answer, Problem> {
     let tokens = service.log_in(&body.email, &body.password, &web::client_address(&request)).await?;
@@ -154,6 +156,7 @@ async fn log_out(token: Token, service: Data<Service>) -> Result<Answer, Problem
 #[utoipa::path(
     tag = "users",
     operation_id = "show_me",
+    params(web::IfNoneMatch),
     responses((status = 200, description = "The caller", body = User)),
     security(("bearer" = []))
 )]
@@ -169,6 +172,7 @@ async fn show_me(request: HttpRequest, me: LoggedIn, service: Data<Service>) -> 
 #[utoipa::path(
     tag = "users",
     operation_id = "change_me",
+    params(web::IfMatch),
     request_body = ProfileChange,
     responses(
         (status = 200, description = "The profile as it is now", body = User),
@@ -205,7 +209,7 @@ async fn list_users(_staff: Staff, filter: Query<UserFilter>, page: Query<PageQu
 #[utoipa::path(
     tag = "users",
     operation_id = "show_user",
-    params(("id" = Uuid, Path, description = "The user's id")),
+    params(("id" = Uuid, Path, description = "The user's id"), web::IfNoneMatch),
     responses((status = 200, description = "The user", body = User)),
     security(("bearer" = []))
 )]

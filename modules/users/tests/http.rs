@@ -234,3 +234,19 @@ async fn operators_grant_roles_and_keep_their_own() {
     let session = shop.log_in("ada@example.com", PASSWORD).await;
     assert_eq!(shop.send(get("/api/v1/users").insert_header(session.bearer())).await.status, 200, "the new role counts");
 }
+
+#[actix_web::test]
+async fn the_document_shows_every_route_and_the_limits_that_are_enforced() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    let api = web::openapi::document(utoipa::openapi::OpenApiBuilder::new().build(), &[shop.routes()]);
+    assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
+    let paths: Vec<&str> = api.paths.paths.keys().map(String::as_str).collect();
+    let expected = ["sessions", "sessions/current", "sessions/refresh", "users", "users/me", "users/{id}", "users/{id}/roles"];
+    assert_eq!(paths, expected.map(|path| format!("/api/v1/{path}")));
+    let schemas = serde_json::to_value(&api).unwrap()["components"]["schemas"].clone();
+    assert_eq!((&schemas["Password"]["minLength"], &schemas["Password"]["maxLength"]), (&json!(8), &json!(128)));
+    assert_eq!(schemas["EmailAddress"]["maxLength"], json!(254));
+    assert_eq!(schemas["Registration"]["additionalProperties"], json!(false));
+    assert_eq!(schemas["ProfileChange"]["properties"]["addresses"]["maxItems"], json!(10));
+}

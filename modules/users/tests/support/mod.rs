@@ -79,6 +79,10 @@ impl Shop {
         Reply { status, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
     }
 
+    pub fn routes(&self) -> web::Routes {
+        self.offers.routes.clone()
+    }
+
     /// The new user's id.
     pub async fn register(&self, email: &str) -> String {
         let reply = self.send(post("/api/v1/users", json!({"email": email, "password": PASSWORD, "name": "Ada"}))).await;
