@@ -165,9 +165,13 @@ async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
             effect(&tx).await?;
             Ok(Outcome::Done(()))
         });
-        let undone = undo_once(&db, Command::new("release", id.as_str(), b"x"), ("reserve", id.clone()), |_, took_part| async move {
-            Ok(took_part)
-        });
+        let undone =
+            undo_once(
+                &db,
+                Command::new("release", id.as_str(), b"x"),
+                ("reserve", id.clone()),
+                |_, took_part| async move { Ok(took_part) },
+            );
         let (done, took_part) = tokio::join!(done, undone);
         match done.unwrap() {
             Memory::First(()) => assert!(took_part.unwrap(), "the do took effect and its undo does not know"),

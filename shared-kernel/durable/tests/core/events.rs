@@ -250,7 +250,10 @@ async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
     bus.down.store(true, Ordering::SeqCst);
     let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
     eventually("pruned", SOON, || async { count(&db, "select count(*) from outbox").await == 4 }).await;
-    assert_eq!(texts(&db, "select subject || ':' || version from outbox order by 1").await, ["order/1:3", "order/1:4", "order/2:1", "order/2:2"]);
+    assert_eq!(
+        texts(&db, "select subject || ':' || version from outbox order by 1").await,
+        ["order/1:3", "order/1:4", "order/2:1", "order/2:2"]
+    );
     eventually("forgotten", SOON, || async { count(&db, "select count(*) from inbox").await == 1 }).await;
     running.stop().await;
     db.close().await;
