@@ -184,11 +184,15 @@ async fn sagas_are_listed_by_state_and_kind_a_page_at_a_time() {
         for (n, id) in ids.iter().enumerate() {
             shop.until(*id, if n == 2 { SagaState::Parked } else { SagaState::Completed }).await;
         }
-        let parked = SagaFilter { state: Some(SagaState::Parked), kind: Some("script".into()) };
+        let parked = SagaFilter { state: Some(SagaState::Parked), kind: Some("script".into()), ..SagaFilter::default() };
         let listed = ops.list(&parked, &PageRequest::default()).await.unwrap();
         assert_eq!(listed.items.iter().map(|saga| saga.id).collect::<Vec<_>>(), [ids[2]]);
         let others = SagaFilter { kind: Some("other".into()), ..SagaFilter::default() };
         assert!(ops.list(&others, &PageRequest::default()).await.unwrap().items.is_empty());
+
+        let about = SagaFilter { business_key: Some("order-3".into()), ..SagaFilter::default() };
+        let listed = ops.list(&about, &PageRequest::default()).await.unwrap();
+        assert_eq!(listed.items.iter().map(|saga| saga.id).collect::<Vec<_>>(), [ids[3]]);
 
         let (mut page, mut seen) = (PageRequest { limit: 2, after: None }, Vec::new());
         loop {

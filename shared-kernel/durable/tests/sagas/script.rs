@@ -363,7 +363,7 @@ impl Shop {
             async move {
                 let backend = tx.conn().get_database_backend();
                 let values = [id.into()];
-                Ok(tx.conn().execute_raw(Statement::from_sql_and_values(backend, statement, values)).await.map_err(durable::fault)?)
+                tx.conn().execute_raw(Statement::from_sql_and_values(backend, statement, values)).await.map_err(durable::fault)
             }
         });
         assert_eq!(touched.await.expect("the update runs").rows_affected(), 1);
