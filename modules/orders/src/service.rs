@@ -148,12 +148,18 @@ impl Service {
         store::events_after(self.db.read(), id, 0).await
     }
 
-    /// Whether the order's parcel is known to have left; when shipping cannot say, the cancellation finds out.
-    pub async fn has_left(&self, call: &Call, id: Uuid) -> bool {
+    /// Whether the parcel of a confirmed order is known to have left; when shipping cannot say, the cancellation finds out.
+    ///
+    /// # Errors
+    /// `not_found`, also for somebody else's and for a cart.
+    pub async fn has_left(&self, call: &Call, id: Uuid) -> Result<bool, Fault> {
+        if self.load(call, id).await?.status != Status::Confirmed {
+            return Ok(false);
+        }
         let ask = self.shipping.find_shipment(call, FindShipment { order_id: id.to_string() });
         let found = tokio::time::timeout(Duration::from_millis(self.settings.shipping_timeout_ms), ask).await;
         let shipment = found.ok().and_then(Result::ok).and_then(|found| found.shipment);
-        shipment.is_some_and(|shipment| matches!(shipment.status.as_str(), "dispatched" | "delivered"))
+        Ok(shipment.is_some_and(|shipment| matches!(shipment.status.as_str(), "dispatched" | "delivered")))
     }
 
     /// Takes a cancel, inside the transaction that remembers the request. Before the capture is decided it wins; after it, it is kept, and

@@ -161,7 +161,7 @@ pub(super) async fn cancel_order(
         Some(answered) => answered,
         None => {
             let reason = body.0.unwrap_or_default().reason;
-            let has_left = service.has_left(&call, id).await;
+            let has_left = service.has_left(&call, id).await?;
             let (work, call) = (service.clone(), call.clone());
             web::answer_once(service.db(), request, move |tx| {
                 let (service, call, reason) = (work.clone(), call.clone(), reason.clone());

@@ -1,0 +1,207 @@
+//! The contract, what orders hears of others, and its read models.
+
+use std::time::Duration;
+
+use durable::SagaState;
+use durable_testing::{eventually, on_both_with};
+use orders_contract::{FindOrder, ListOrders};
+use payments_contract::{PaymentAuthorised, PaymentCaptured, PaymentRefunded};
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+use shared_kernel::{Actor, Call, Money, Role};
+use shipping_contract::{ShipmentDelivered, ShipmentDispatched, ShipmentScheduled};
+use uuid::Uuid;
+use web_testing::post;
+
+use crate::{
+    house::{ADA, BOB, House, id_in, quick},
+    neighbours::{LIMIT, id_of},
+};
+
+fn by(id: Uuid, role: Role) -> Call {
+    Call::by(Actor::User { id, roles: vec![role] })
+}
+
+#[tokio::test]
+async fn an_answer_contains_what_the_actor_may_see() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::open(db).await;
+        let order = house.place().await;
+        let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
+        for id in [order, cart] {
+            let find = async |call: Call| {
+                let request = FindOrder { order_id: id.to_string() };
+                house.offers.contract.find_order(&call, request).await.unwrap().order
+            };
+            assert_eq!(find(by(ADA, Role::Customer)).await.unwrap().user_id, ADA.to_string());
+            assert!(find(by(BOB, Role::Staff)).await.is_some());
+            assert!(find(Call::by_module("notifications")).await.is_some());
+            assert_eq!(find(by(BOB, Role::Customer)).await, None);
+            assert_eq!(find(Call::default()).await, None);
+        }
+        let list = async |call: Call, user: Uuid| {
+            let request = ListOrders { user_id: user.to_string(), limit: 10 };
+            house.offers.contract.list_orders(&call, request).await.unwrap().items
+        };
+        let own = list(by(ADA, Role::Customer), ADA).await;
+        assert_eq!(own.iter().map(|order| order.id.clone()).collect::<Vec<_>>(), [order.to_string()], "a cart is not listed");
+        assert_eq!((own[0].status.as_str(), own[0].total.clone().unwrap().amount), ("pending", 398));
+        assert!(list(by(BOB, Role::Customer), ADA).await.is_empty());
+        assert!(list(Call::default(), ADA).await.is_empty());
+        let bad = house.offers.contract.find_order(&Call::by_module("x"), FindOrder { order_id: "7".to_owned() }).await;
+        assert_eq!(bad.unwrap_err().code, "invalid_id");
+        let none = ListOrders { user_id: ADA.to_string(), limit: 0 };
+        assert_eq!(house.offers.contract.list_orders(&Call::by_module("x"), none).await.unwrap_err().code, "invalid_limit");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_order_follows_its_shipment_to_the_door() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        let order = house.place().await;
+        house.until_status(order, "confirmed").await;
+        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        let shipment = Story::of(order);
+        for _ in 0..2 {
+            house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
+            house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
+        }
+        let shown = house.until_status(order, "shipped").await;
+        assert_eq!((&shown["shipment"]["status"], &shown["shipment"]["tracking_number"]), (&json!("dispatched"), &json!("T-1")));
+        let reply = house.cancel(order).await;
+        assert_eq!((reply.status, reply.code().as_str()), (409, "already_shipped"));
+        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        house.until_status(order, "delivered").await;
+        let told = ["OrderPlaced", "OrderConfirmed", "OrderShipped", "OrderDelivered"];
+        eventually("told", LIMIT, || async { house.told(order) == told }).await;
+        assert_eq!(house.told_data(order, "OrderShipped")["tracking_number"], "T-1");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_parcel_said_to_have_left_before_the_order_is_confirmed_is_heard_once_it_is() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        let gate = house.town.gate("commit_stock");
+        let order = house.place().await;
+        let shipment = Story::of(order);
+        house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
+        house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
+        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        // Longer than it takes to become a dead letter, were it counted as a failure.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(house.show(order).await["status"], "pending");
+        gate.add_permits(1);
+        house.until_status(order, "delivered").await;
+        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        assert_eq!(house.show(order).await["shipment"]["status"], "delivered", "that it was ready is older news");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn news_of_the_payment_shows_and_old_news_does_not() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        let order = house.place().await;
+        house.until_status(order, "confirmed").await;
+        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        let known = house.history(order).await;
+        let payment_id = id_of("payment", &order.to_string()).to_string();
+        let (order_id, user_id, subject) = (order.to_string(), ADA.to_string(), format!("payment/{payment_id}"));
+        let euros = |amount| Some(Money::new(amount, "EUR").unwrap());
+        let authorised =
+            PaymentAuthorised { payment_id: payment_id.clone(), order_id: order_id.clone(), user_id: user_id.clone(), amount: euros(398) };
+        house.hear("payments", &subject, 1, &authorised).await;
+        let captured =
+            PaymentCaptured { payment_id: payment_id.clone(), order_id: order_id.clone(), user_id: user_id.clone(), amount: euros(398) };
+        house.hear("payments", &subject, 2, &captured).await;
+        assert_eq!(house.history(order).await, known, "the checkout knew");
+        let refund = |amount, refunded| PaymentRefunded {
+            payment_id: payment_id.clone(),
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            amount: euros(amount),
+            refunded: euros(refunded),
+            reason: "broken".to_owned(),
+        };
+        house.hear("payments", &subject, 3, &refund(100, 100)).await;
+        assert_eq!(house.show(order).await["payment"]["status"], "partially_refunded");
+        house.hear("payments", &subject, 4, &refund(298, 398)).await;
+        assert_eq!(house.show(order).await["payment"]["status"], "refunded");
+        assert_eq!(house.show(order).await["status"], "confirmed", "a refund is no cancel");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db.clone()).await;
+        let mut orders = Vec::new();
+        for _ in 0..3 {
+            let order = house.place().await;
+            house.until_status(order, "confirmed").await;
+            eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+            orders.push(house.show(order).await);
+        }
+        house.as_ada(post("/api/v1/carts")).await;
+        assert_eq!(house.offers.views.compare().await.unwrap(), []);
+        for spoil in [
+            "update order_view set status = 'shipped'",
+            "update order_view set payment = null",
+            "delete from order_view",
+            "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
+             where kind = 'drafted'",
+        ] {
+            db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(durable::fault) }).await.unwrap();
+            assert!(!house.offers.views.compare().await.unwrap().is_empty(), "{spoil}");
+            assert_eq!(house.offers.views.rebuild().await.unwrap(), 3);
+            assert_eq!(house.offers.views.compare().await.unwrap(), [], "{spoil}");
+        }
+        for order in orders {
+            let id = Uuid::parse_str(order["id"].as_str().unwrap()).unwrap();
+            assert_eq!(house.show(id).await, order);
+        }
+        house.close().await;
+    })
+    .await;
+}
+
+/// What shipping tells of an order's shipment.
+struct Story {
+    subject: String,
+    shipment_id: String,
+    order_id: String,
+}
+
+impl Story {
+    fn of(order: Uuid) -> Story {
+        let shipment_id = id_of("shipment", &order.to_string()).to_string();
+        Story { subject: format!("shipment/{shipment_id}"), shipment_id, order_id: order.to_string() }
+    }
+
+    fn scheduled(&self) -> ShipmentScheduled {
+        ShipmentScheduled { shipment_id: self.shipment_id.clone(), order_id: self.order_id.clone(), user_id: ADA.to_string() }
+    }
+
+    fn dispatched(&self) -> ShipmentDispatched {
+        ShipmentDispatched {
+            shipment_id: self.shipment_id.clone(),
+            order_id: self.order_id.clone(),
+            user_id: ADA.to_string(),
+            tracking_number: "T-1".to_owned(),
+        }
+    }
+
+    fn delivered(&self) -> ShipmentDelivered {
+        ShipmentDelivered { shipment_id: self.shipment_id.clone(), order_id: self.order_id.clone(), user_id: ADA.to_string() }
+    }
+}
