@@ -1,12 +1,16 @@
 //! The way back: refusals, signals, deadlines.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use durable::saga::{SagaState, command_id};
-use durable_testing::{eventually, on_both_with};
+use durable::{
+    Db,
+    saga::{SagaState, command_id},
+};
+use durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with, open};
+use shared_kernel::{RandomIds, Timestamp};
 use tokio::time::Instant;
 
-use crate::script::{Act, LONG, News, Shop, done, entries, gated, quick, refuse, unavailable, unavailable_for};
+use crate::script::{Act, LONG, News, Shop, Trouble, done, entries, gated, quick, refuse, unavailable, unavailable_for};
 
 /// Longer than any of these tests may take: a saga that heard something must not wait for it.
 const FAR: Duration = Duration::from_secs(600);
@@ -184,4 +188,45 @@ async fn a_passed_deadline_shows_in_the_transaction_that_takes_the_news() {
         running.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_signal_during_a_decision_is_not_lost_with_it() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (gate, late) = gated(done());
+        shop.remote.script("order-1", "reserve/do", [late]);
+        shop.remote.trouble("order-1", [Trouble::Slow(Duration::from_millis(400))]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        eventually("it decides", LONG, || async { shop.remote.heard("order-1").len() == 1 }).await;
+        assert!(shop.signal("order-1", "cancel").await);
+        gate.notify_one();
+        shop.until(id, SagaState::Compensated).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deadlines_and_leases_go_by_the_databases_clock_whatever_the_process_believes() {
+    let (sqlite, postgres) = (SqliteHome::new(), PostgresHome::new().await);
+    for place in [sqlite.place("orders"), postgres.place("orders").await] {
+        open("orders", &place, quick()).await.close().await;
+        // Some seventy years ahead.
+        let clock = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
+        let db = Db::open("orders", &place, quick(), clock, Arc::new(RandomIds)).await.unwrap();
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "authorise/do", [unavailable(), unavailable(), done()]);
+        shop.remote.script("order-2", "authorise/do", [unavailable_for(FAR)]);
+        let running = shop.run();
+        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
+        let ended = shop.until(id, SagaState::Completed).await;
+        assert_eq!(ended.payload["deadlines_told"], 0);
+        let id = shop.start_within("order-2", Duration::from_millis(300)).await;
+        shop.until(id, SagaState::Compensated).await;
+        running.stop().await;
+        db.close().await;
+    }
+    postgres.remove().await;
 }

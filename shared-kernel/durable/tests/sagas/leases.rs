@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use durable::{Settings, saga::SagaState};
-use durable_testing::{PostgresHome, on_both_with, open};
+use durable_testing::{PostgresHome, SqliteHome, on_both_with, open};
 use tokio::time::{Instant, timeout};
 
 use crate::script::{Act, LONG, Remote, Shop, done, entries, gated, quick, refuse, unavailable};
@@ -182,15 +182,21 @@ async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
     let settings = Settings { lease_ms: 600_000, saga_call_ms: 600_000, ..quick() };
     on_both_with("orders", settings, |db| async move {
         let shop = Shop::new(&db);
-        shop.remote.script("order-1", "reserve/do", [Act::Hang]);
+        for key in ["order-1", "cancelled"] {
+            shop.remote.script(key, "reserve/do", [Act::Hang]);
+        }
         let running = shop.run();
-        let id = shop.start("order-1").await;
+        let (id, cancelled) = (shop.start("order-1").await, shop.start("cancelled").await);
         shop.remote.until_sent("order-1", "reserve/do", 1).await;
+        shop.remote.until_sent("cancelled", "reserve/do", 1).await;
         timeout(LONG, running.stop()).await.expect("the runner stops in time");
+        assert!(shop.signal("cancelled", "cancel").await);
         let begun = Instant::now();
         let running = shop.run();
         shop.until(id, SagaState::Completed).await;
+        shop.until(cancelled, SagaState::Compensated).await;
         assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for the lease's end: {:?}", begun.elapsed());
+        assert_eq!(shop.remote.whats("cancelled"), ["reserve/do", "reserve/undo"], "its outcome is open, so the signal comes first");
         let sent = shop.remote.sent("order-1");
         assert_eq!((sent[0].command_id, &sent[0].command), (sent[1].command_id, &sent[1].command));
         running.stop().await;
@@ -216,4 +222,21 @@ async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_given_back()
         assert_eq!((rests.saga.attempts, rests.lease_owner), (1, None));
     })
     .await;
+}
+
+#[tokio::test]
+async fn leases_found_in_an_sqlite_file_at_the_start_are_dead() {
+    let home = SqliteHome::new();
+    let settings = Settings { lease_ms: 600_000, saga_call_ms: 60_000, ..quick() };
+    let db = open("orders", &home.place("orders"), settings).await;
+    let shop = Shop::new(&db);
+    shop.remote.script("order-1", "reserve/do", [Act::Hang]);
+    let running = shop.run();
+    let id = shop.start("order-1").await;
+    shop.remote.until_sent("order-1", "reserve/do", 1).await;
+    drop(running);
+    let running = shop.run();
+    shop.until(id, SagaState::Completed).await;
+    running.stop().await;
+    db.close().await;
 }

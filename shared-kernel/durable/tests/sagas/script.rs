@@ -88,6 +88,8 @@ pub enum Trouble {
     Fail(Fault),
     Panic,
     Park,
+    /// Takes its time and then decides as ever.
+    Slow(Duration),
 }
 
 /// A command as it arrived at a remote service, with what the saga's row said at that moment.
@@ -246,6 +248,7 @@ impl<const V: i64> Saga for Script<V> {
             Some(Trouble::Fail(fault)) => return Err(fault),
             Some(Trouble::Panic) => panic!("as scripted"),
             Some(Trouble::Park) => return Ok(Decision::Park { reason: "as scripted".into() }),
+            Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,
             None => {}
         }
         let committed_forward = saga.step == "capture" || saga.compensating;
