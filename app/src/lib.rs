@@ -30,7 +30,7 @@ use web::Routes;
 use bus::InProcessBus;
 use config::Settings;
 use data::DataLock;
-pub use wiring::{Placement, mermaid, modules, placements};
+pub use wiring::{Placement, mermaid, modules, placements, topics};
 use wiring::{Ground, Wired};
 
 /// Starts writing logs, as the settings say.
@@ -219,6 +219,6 @@ fn routes(settings: &Settings, wired: &Wired) -> anyhow::Result<Vec<(&'static st
     let mut routes: Vec<(&str, Routes)> = wired.placed.iter().map(|module| (module.name, module.routes.clone())).collect();
     routes.push(("gateway", gateway::routes(wired.asked.clone())));
     let ops = wired.placed.iter().map(|module| module.machinery.ops()).collect();
-    routes.push(("app", ops::routes(ops, placements(settings)?)));
+    routes.push(("app", ops::routes(ops, placements(settings)?, wired.views.clone())));
     Ok(routes)
 }

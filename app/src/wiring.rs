@@ -36,6 +36,8 @@ pub struct Placed {
 /// All modules, started and not yet running.
 pub struct Wired {
     pub placed: Vec<Placed>,
+    /// Orders' read models, for operators.
+    pub views: orders::Views,
     /// `/.well-known/...`, outside the API.
     pub well_known: Routes,
     /// For checking tokens and for pages.
@@ -115,7 +117,7 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
         Placed { name: "orders", routes: orders.routes, machinery: orders.machinery, seed: orders.seed },
         Placed { name: "notifications", routes: notifications.routes, machinery: notifications.machinery, seed: notifications.seed },
     ];
-    Ok(Wired { placed, well_known: users.well_known, asked })
+    Ok(Wired { placed, views: orders.views, well_known: users.well_known, asked })
 }
 
 /// The users module's settings: its own section, and what the whole shop says about tokens.
@@ -157,6 +159,11 @@ const CONNECTIONS: &[(&str, &[&str], &[&str])] = &[
     ("orders", &["catalog", "inventory", "payments", "shipping"], &["payments.payment", "shipping.shipment"]),
     ("notifications", &["users"], &["orders.order", "payments.payment", "users.user"]),
 ];
+
+/// Who listens to what: each module of this binary with its topics, `<source>.<aggregate>`.
+pub fn topics() -> Vec<(&'static str, &'static [&'static str])> {
+    CONNECTIONS.iter().map(|(name, _, hears)| (*name, *hears)).collect()
+}
 
 /// How the modules are placed by these settings.
 ///

@@ -3,6 +3,8 @@
 //! One binary, so that it links once. `cargo test -p tests -- scenarios` runs a part.
 
 mod architecture;
+mod auditor;
+mod crash;
 mod harness;
 mod scenarios;
 mod snapshot;
@@ -14,7 +16,7 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
     let arguments = Arguments::from_args();
-    let trials = architecture::trials().into_iter().chain(scenarios::trials()).collect();
+    let trials = architecture::trials().into_iter().chain(scenarios::trials()).chain(crash::trials()).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     scenarios::close_shops();
     conclusion.exit_code()

@@ -3,6 +3,7 @@
 
 mod events;
 mod sagas;
+mod views;
 
 use std::collections::BTreeMap;
 
@@ -17,13 +18,15 @@ use web::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use crate::wiring::Placement;
 
 /// The routes, relative to `/api/v1`.
-pub fn routes(modules: Vec<ModuleOps>, placements: Vec<Placement>) -> Routes {
+pub fn routes(modules: Vec<ModuleOps>, placements: Vec<Placement>, order_views: orders::Views) -> Routes {
     let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
     let operated = Data::new(Operated { modules: by_name, placements });
+    let order_views = Data::new(order_views);
     Routes::new(move |config| {
-        config.app_data(operated.clone()).service(list_modules).service(list_audit);
+        config.app_data(operated.clone()).app_data(order_views.clone()).service(list_modules).service(list_audit);
         sagas::register(config);
         events::register(config);
+        views::register(config);
     })
 }
 

@@ -53,6 +53,8 @@ pub struct Shop {
     home: Home,
     settings: Vec<(String, String)>,
     child: Option<Child>,
+    /// Chosen once, so that clients find the shop again after a restart.
+    port: u16,
     base: String,
     /// From the start of the process to its banner.
     pub start_time: Duration,
@@ -71,7 +73,9 @@ impl Shop {
             Stage::Postgres => Home::Postgres(PostgresHome::new().await, SqliteHome::new()),
         };
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut shop = Shop { stage, home, settings, child: None, base: String::new(), start_time: Duration::ZERO };
+        let port = free_port();
+        let base = format!("http://127.0.0.1:{port}");
+        let mut shop = Shop { stage, home, settings, child: None, port, base, start_time: Duration::ZERO };
         shop.boot().await;
         shop
     }
@@ -88,21 +92,17 @@ impl Shop {
         command.arg("serve").stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", binary().display()));
         let mut banner = BufReader::new(child.stdout.take().expect("its standard output")).lines();
-        let url = tokio::time::timeout(Duration::from_secs(60), async {
+        let is_up = tokio::time::timeout(Duration::from_secs(60), async {
             while let Some(line) = banner.next_line().await.expect("readable output") {
-                if let Some(at) = line.find("http://127.0.0.1:") {
-                    return line[at..].split(['/', ' ']).nth(2).map(|host| format!("http://{host}"));
+                if line.contains(&self.base) {
+                    return true;
                 }
             }
-            None
-        })
-        .await
-        .ok()
-        .flatten();
-        let Some(url) = url else { panic!("the shop did not come up; its log:\n{}", self.log()) };
+            false
+        });
+        assert!(is_up.await.unwrap_or(false), "the shop did not come up; its log:\n{}", self.log());
         // The pipe must be read on, or the process would block on its own banner.
         tokio::spawn(async move { while let Ok(Some(_)) = banner.next_line().await {} });
-        self.base = url;
         self.start_time = started.elapsed();
         self.child = Some(child);
         let client = self.client();
@@ -112,7 +112,7 @@ impl Shop {
     /// A command of this shop's binary, with its settings.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.current_dir(self.directory()).env("BANYAN__HTTP__LISTEN", "127.0.0.1:0").env("BANYAN__DATA_DIR", self.directory());
+        command.current_dir(self.directory()).env("BANYAN__HTTP__LISTEN", format!("127.0.0.1:{}", self.port)).env("BANYAN__DATA_DIR", self.directory());
         if let Some(url) = self.database_url() {
             command.env("BANYAN__DATABASE__URL", url);
         }
@@ -181,6 +181,12 @@ impl Shop {
     fn log_path(&self) -> PathBuf {
         self.directory().join("shop.log")
     }
+}
+
+/// A port nobody listens on. Between this answer and its use somebody else could take it, which a test run survives by failing loudly.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
 }
 
 /// The binary that was built beside this test.

@@ -45,8 +45,8 @@ async fn every_order_has_one_checkout_saga_with_its_log(client: Client) {
 async fn only_operators_operate(client: Client) {
     for path in ["/api/v1/ops/modules", "/api/v1/ops/orders/sagas", "/api/v1/ops/orders/outbox", "/api/v1/ops/orders/dead-letters", "/api/v1/ops/orders/audit"] {
         client.get(path).await.expect(401);
-        client.customer().await.get(path).await.expect_problem(403, "forbidden");
-        client.staff().await.get(path).await.expect_problem(403, "forbidden");
+        client.customer().await.get(path).await.expect_problem(403, "insufficient_role");
+        client.staff().await.get(path).await.expect_problem(403, "insufficient_role");
         client.ops().await.get(path).await.expect(200);
     }
     client.ops().await.get("/api/v1/ops/nothing/sagas").await.expect(404);

@@ -97,7 +97,7 @@ async fn staff_sees_users_and_customers_do_not(client: Client) {
     let customer = client.new_customer().await;
     let me = customer.get("/api/v1/users/me").await.expect(200).json();
     let path = format!("/api/v1/users/{}", me["id"].as_str().expect("an id"));
-    customer.get("/api/v1/users").await.expect_problem(403, "forbidden");
+    customer.get("/api/v1/users").await.expect_problem(403, "insufficient_role");
     let staff = client.staff().await;
     assert!(!staff.get("/api/v1/users").await.expect(200).json()["items"].as_array().expect("items").is_empty());
     assert_eq!(staff.get(&path).await.expect(200).json()["email"], me["email"]);

@@ -45,5 +45,5 @@ async fn customers_dispatch_nothing(client: Client) {
     let order = customer.order(&sku, 1, "pm_card_visa").await;
     let shipment = format!("/api/v1/shipments/{}", order["shipment"]["id"].as_str().expect("a shipment"));
     customer.get(&shipment).await.expect(200);
-    customer.post_keyed(&format!("{shipment}/dispatch"), &json!({})).await.expect_problem(403, "forbidden");
+    customer.post_keyed(&format!("{shipment}/dispatch"), &json!({})).await.expect_problem(403, "insufficient_role");
 }

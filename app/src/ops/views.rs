@@ -1,0 +1,42 @@
+//! Orders' read models for operators: are they what the events say, and make them anew.
+
+use actix_web::{HttpResponse, get, post, web::Data};
+use orders::Views;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+use web::{Ops, Problem};
+
+pub fn register(config: &mut ServiceConfig<'_>) {
+    config.service(compare_views).service(rebuild_views);
+}
+
+/// How the read models stand to their events.
+#[derive(Serialize, ToSchema)]
+struct ViewComparison {
+    /// What differs, in words; empty when all is as it should be.
+    different: Vec<String>,
+}
+
+/// What a rebuild did.
+#[derive(Serialize, ToSchema)]
+struct RebuiltViews {
+    /// How many read models there are now.
+    orders: u64,
+}
+
+/// Compares every order's read model with the fold of its events.
+#[utoipa::path(tag = "operations", responses((status = 200, description = "What differs", body = ViewComparison)), security(("bearer" = [])))]
+#[get("/ops/orders/views")]
+async fn compare_views(_ops: Ops, views: Data<Views>) -> Result<HttpResponse, Problem> {
+    let different = views.compare().await?.iter().map(|difference| format!("{difference:?}")).collect();
+    Ok(HttpResponse::Ok().json(ViewComparison { different }))
+}
+
+/// Drops every read model and folds it again from its events; orders can be placed and read meanwhile.
+#[utoipa::path(tag = "operations", responses((status = 200, description = "Done", body = RebuiltViews)), security(("bearer" = [])))]
+#[post("/ops/orders/views/rebuild")]
+async fn rebuild_views(_ops: Ops, views: Data<Views>) -> Result<HttpResponse, Problem> {
+    let orders = views.rebuild().await?;
+    Ok(HttpResponse::Ok().json(RebuiltViews { orders }))
+}
