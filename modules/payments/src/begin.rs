@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Begun {
     /// Its outcome is known.
-    Answered(MoneyCommand),
+    Answered(Box<MoneyCommand>),
     /// The provider is to be asked now, for the first time.
     Started(Box<Ask>),
     /// It was started before, by this process or one that died.
@@ -103,7 +103,7 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
             let Some(payment_id) = undone.payment_id else {
                 let command = without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
                 store::insert_command(&tx, &command).await?;
-                return Ok(Begun::Answered(command));
+                return Ok(Begun::Answered(Box::new(command)));
             };
             let payment = store::load(tx.conn(), payment_id).await?;
             let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
@@ -120,7 +120,7 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
                 VoidStep::Nothing => {
                     let command = command.answered(Outcome::Accepted);
                     store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(command))
+                    Ok(Begun::Answered(Box::new(command)))
                 }
                 VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
             }
@@ -142,7 +142,7 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
                 Ok((payment, 0)) => {
                     let command = MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
                     store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(command))
+                    Ok(Begun::Answered(Box::new(command)))
                 }
                 Ok((payment, amount)) => {
                     let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
@@ -185,7 +185,7 @@ pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted
                     let amount = wanted.unwrap_or_default();
                     let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now()).answered(refused);
                     store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(command))
+                    Ok(Begun::Answered(Box::new(command)))
                 }
                 Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
             }
@@ -199,7 +199,7 @@ async fn begun_before(tx: &Tx, asked: &Asked) -> Result<Option<Begun>, Fault> {
     let Some(known) = store::find_command(tx.conn(), asked.id).await? else { return Ok(None) };
     known.must_be(asked)?;
     Ok(Some(match (&known.state, known.payment_id) {
-        (State::Answered(_), _) => Begun::Answered(known),
+        (State::Answered(_), _) => Begun::Answered(Box::new(known)),
         (State::Requested, Some(payment)) => Begun::Waiting { void: known.id, for_command: store::find_started(tx.conn(), payment).await? },
         (State::Started | State::Requested, _) => Begun::Open(known.id),
     }))
@@ -220,12 +220,18 @@ fn started(command: MoneyCommand, payment: Payment) -> Begun {
 }
 
 /// A definite "no" is remembered as the command's outcome; one that only holds for now is not.
+///
+/// On PostgreSQL a twin may have begun this very command after we looked for it, and changed the payment we then loaded: the command is looked
+/// for again, so that nobody is refused because of themselves.
 async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begun, Fault> {
+    if store::find_command(tx.conn(), command.id).await?.is_some() {
+        return Err(lost_race("the command came in twice"));
+    }
     match refusal {
         Refusal::Declined { code, detail } => {
             let command = command.answered(Outcome::Declined { code: code.to_owned(), detail: detail.to_owned() });
             store::insert_command(tx, &command).await?;
-            Ok(Begun::Answered(command))
+            Ok(Begun::Answered(Box::new(command)))
         }
         Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
         Refusal::NotYet => {

@@ -42,7 +42,7 @@ impl Service {
         let limit = self.settings.call_limit();
         let until = Instant::now() + call.timeout.map_or(limit, |patience| patience.min(limit));
         let id = match begun {
-            Begun::Answered(command) => return Ok(Some(command)),
+            Begun::Answered(command) => return Ok(Some(*command)),
             Begun::Started(ask) => {
                 let id = ask.command.id;
                 self.calls.ask(*ask).wait_until(until).await;

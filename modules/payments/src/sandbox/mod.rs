@@ -34,6 +34,7 @@ pub struct Delivery {
     pub body: Vec<u8>,
 }
 
+#[derive(Clone)]
 pub struct Sandbox {
     books: Db,
     settings: Settings,
@@ -59,6 +60,13 @@ impl Sandbox {
         let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
         let (deliveries, received) = mpsc::channel(DELIVERIES);
         Ok((Sandbox { books, settings, secret, deliveries }, received))
+    }
+
+    /// Takes a request as a server does: a caller that hangs up does not stop it.
+    async fn take(&self, key: Uuid, request: Request) -> Result<Answer, Fault> {
+        let sandbox = self.clone();
+        let working = tokio::spawn(async move { sandbox.carry_out(key, request).await });
+        working.await.map_err(|_| Fault::timeout("The sandbox provider broke off."))?
     }
 
     /// Carries out one request, once: the effect and the memory of its key are one transaction of the provider's own.
@@ -161,19 +169,19 @@ impl Provider for Sandbox {
     }
 
     async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Answer, Fault> {
-        self.carry_out(key, Request::Authorise(request.clone())).await
+        self.take(key, Request::Authorise(request.clone())).await
     }
 
     async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.carry_out(key, Request::Capture { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
+        self.take(key, Request::Capture { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
     }
 
     async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault> {
-        self.carry_out(key, Request::Void { authorisation: authorisation.to_owned() }).await
+        self.take(key, Request::Void { authorisation: authorisation.to_owned() }).await
     }
 
     async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.carry_out(key, Request::Refund { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
+        self.take(key, Request::Refund { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
     }
 
     async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault> {
