@@ -83,11 +83,13 @@ pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin
     let wait = backoff(tx.settings(), row.attempts, fault.retry_after);
     row.attempts += 1;
     row.last_error = Some(fault.to_string());
-    row.next_run_at = before_deadline(&row, now, now.plus(wait));
-    if origin == Origin::Send && row.signal.is_some() {
+    row.next_run_at = match origin {
         // What waits to be heard need not wait for the command's next turn.
-        row.next_run_at = now;
-    }
+        Origin::Send if waiting_input(&row, now).is_some() => now,
+        // It was being heard, and that went wrong.
+        Origin::Decide if row.deadline_passed(now) => now.plus(wait),
+        _ => before_deadline(&row, now, now.plus(wait)),
+    };
     if !fault.is_transient() {
         row.failures += 1;
     }

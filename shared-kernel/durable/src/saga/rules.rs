@@ -152,7 +152,7 @@ pub(super) fn park(row: &mut Row, reason: String) {
 /// A deadline not told yet is told when it passes, not when the next turn happens to come.
 pub(super) fn before_deadline(row: &Row, now: Timestamp, next: Timestamp) -> Timestamp {
     match row.deadline_at {
-        Some(deadline) if !row.deadline_told && deadline > now => next.min(deadline),
+        Some(deadline) if !row.deadline_told => next.min(deadline.max(now)),
         _ => next,
     }
 }
@@ -261,11 +261,11 @@ mod tests {
 
     #[test]
     fn a_repeat_keeps_the_command_and_waits_but_not_past_an_untold_deadline() {
-        let (mut free, mut bound) = (row(SagaState::Running), row(SagaState::Running));
-        bound.deadline_at = Some(NOW.plus(Duration::from_millis(300)));
-        for (row, wait_ms) in [(&mut free, 500), (&mut bound, 300)] {
+        for (deadline_in_ms, wait_ms) in [(None, 500), (Some(300), 300), (Some(-300), 0)] {
+            let mut row = row(SagaState::Running);
+            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms));
             row.attempts = 0;
-            decide(row, &refused(), Decision::Repeat { after: Duration::from_millis(500) }).unwrap();
+            decide(&mut row, &refused(), Decision::Repeat { after: Duration::from_millis(500) }).unwrap();
             assert_eq!((row.command.as_deref(), row.attempts), (Some("old"), 1));
             assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)));
         }

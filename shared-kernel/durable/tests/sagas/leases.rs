@@ -6,11 +6,11 @@ use durable::{Settings, saga::SagaState};
 use durable_testing::{PostgresHome, SqliteHome, on_both_with, open};
 use tokio::time::{Instant, timeout};
 
-use crate::script::{Act, LONG, Remote, Shop, done, entries, gated, quick, refuse, unavailable};
+use crate::script::{Act, LONG, Remote, Shop, done, entries, gated, quick, refuse, short_leases, unavailable};
 
 #[tokio::test]
 async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_same_bytes() {
-    on_both_with("orders", Settings { saga_call_ms: 60_000, ..quick() }, |db| async move {
+    on_both_with("orders", Settings { saga_call_ms: 60_000, ..short_leases() }, |db| async move {
         for (n, dies_at) in ["reserve/do", "authorise/do", "capture/do", "authorise/undo", "reserve/undo"].into_iter().enumerate() {
             let (shop, key) = (Shop::new(&db), format!("order-{n}"));
             shop.remote.script(&key, "capture/do", (dies_at == "capture/do").then_some(Act::Hang).into_iter().chain([refuse()]));
@@ -39,7 +39,7 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
 
 #[tokio::test]
 async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
-    on_both_with("orders", Settings { saga_call_ms: 60_000, ..quick() }, |db| async move {
+    on_both_with("orders", Settings { saga_call_ms: 60_000, ..short_leases() }, |db| async move {
         let shop = Shop::new(&db);
         shop.remote.script("order-1", "reserve/do", [Act::Hang]);
         let running = shop.run();
@@ -58,7 +58,7 @@ async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
 #[tokio::test]
 async fn a_runner_that_slept_past_its_lease_cannot_write() {
     // It never renews, as if it were stopped by SIGSTOP, and finds its answer when it wakes.
-    let settings = Settings { lease_renew_ms: 600_000, saga_call_ms: 60_000, ..quick() };
+    let settings = Settings { lease_renew_ms: 600_000, saga_call_ms: 60_000, ..short_leases() };
     on_both_with("orders", settings, |db| async move {
         let shop = Shop::new(&db);
         let (stale_gate, stale_answer) = gated(refuse());
@@ -85,7 +85,7 @@ async fn a_runner_that_slept_past_its_lease_cannot_write() {
 
 #[tokio::test]
 async fn a_lease_is_kept_while_a_command_is_on_its_way() {
-    on_both_with("orders", Settings { saga_call_ms: 60_000, ..quick() }, |db| async move {
+    on_both_with("orders", Settings { saga_call_ms: 60_000, ..short_leases() }, |db| async move {
         let shop = Shop::new(&db);
         let (gate, answer) = gated(done());
         shop.remote.script("order-1", "reserve/do", [answer]);

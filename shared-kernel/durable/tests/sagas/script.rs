@@ -30,14 +30,19 @@ pub const LONG: Duration = Duration::from_secs(20);
 pub fn quick() -> Settings {
     Settings {
         pool: 8,
-        lease_ms: 600,
-        lease_renew_ms: 150,
+        lease_ms: 5_000,
+        lease_renew_ms: 1_000,
         poll_ms: 100,
         saga_call_ms: 400,
         saga_retry_ms: 4,
         saga_retry_cap_ms: 20,
         ..Settings::default()
     }
+}
+
+/// Leases that a test can outlive.
+pub fn short_leases() -> Settings {
+    Settings { lease_ms: 600, lease_renew_ms: 150, ..quick() }
 }
 
 #[derive(Clone, Debug, PartialEq)]
