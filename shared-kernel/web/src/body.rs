@@ -19,11 +19,8 @@ use utoipa::ToSchema;
 
 use crate::{Problem, schema};
 
-/// No body of this shop is larger.
+/// No body of this shop is larger. What is sent beyond it the server reads away for a while before it closes, so that the client sees the 413.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-/// What is sent beyond the limit is read and thrown away up to here, because a client that is still sending when the connection closes never
-/// sees the 413.
-const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -64,11 +61,7 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         async move {
-            if let Err(fault) = check_media_type(request.headers()) {
-                // A body of the wrong type and of any size: say so, but let the client finish sending first.
-                discard(payload, 0).await;
-                return Err(Problem(fault));
-            }
+            check_media_type(request.headers())?;
             let bytes = read(&request, payload).await?;
             let value = parse::<T>(&bytes)?;
             request.extensions_mut().insert(BodyBytes(bytes));
@@ -142,7 +135,6 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Faul
     let too_large = || Fault::malformed("body_too_large", format!("The body may have at most {MAX_BODY_BYTES} bytes."));
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
-        discard(payload, 0).await;
         return Err(too_large());
     }
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
@@ -157,27 +149,8 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Faul
         Ok(())
     };
     let slow = || Fault::malformed("request_timeout", "The body took too long to arrive.");
-    match tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| slow())? {
-        Ok(()) => Ok(bytes.freeze()),
-        Err(fault) => {
-            discard(payload, MAX_BODY_BYTES).await;
-            Err(fault)
-        }
-    }
-}
-
-async fn discard(mut payload: Payload, already: usize) {
-    let reading = async {
-        let mut seen = already;
-        while let Some(Ok(chunk)) = payload.next().await {
-            seen += chunk.len();
-            if seen > MAX_DISCARDED_BYTES {
-                break;
-            }
-        }
-    };
-    // Too slow is as good as done: the answer goes out either way.
-    let _ = tokio::time::timeout(BODY_TIMEOUT / 2, reading).await;
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| slow())??;
+    Ok(bytes.freeze())
 }
 
 /// # Errors

@@ -32,7 +32,7 @@ async fn note(_: Body<Note>) -> HttpResponse {
 #[utoipa::path(responses((status = 200)))]
 #[get("/panic")]
 async fn panicking() -> HttpResponse {
-    panic!("the secret is 42")
+    panic!("the secret is xyzzy")
 }
 
 #[utoipa::path(responses((status = 200)))]
@@ -88,7 +88,7 @@ async fn every_error_is_a_problem_whoever_noticed_it() {
     problem(absent, 503, "unavailable").await;
     let late = problem(ask("GET", "/api/v1/slow").await.unwrap(), 504, "timeout").await;
     assert_eq!(late["instance"], "/api/v1/slow");
-    for (path, secret) in [("/api/v1/panic", "42"), ("/api/v1/broken", "hunter2")] {
+    for (path, secret) in [("/api/v1/panic", "xyzzy"), ("/api/v1/broken", "hunter2")] {
         let failed = problem(ask("GET", path).await.unwrap(), 500, "internal_error").await;
         let text = failed.to_string();
         assert!(!text.contains(secret) && !text.contains("database_on_fire"), "a 500 tells nothing of the inside: {text}");
