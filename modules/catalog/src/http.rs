@@ -76,7 +76,12 @@ async fn list_products(
 }
 
 /// One product. An archived one is shown with `active: false`, so that old orders can link to it.
-#[utoipa::path(tag = "catalog", params(("sku" = inline(Sku), Path)), responses((status = 200, body = Product)), security((), ("bearer" = [])))]
+#[utoipa::path(
+    tag = "catalog",
+    params(("sku" = inline(Sku), Path), web::IfNoneMatch),
+    responses((status = 200, body = Product)),
+    security((), ("bearer" = []))
+)]
 #[get("/products/{sku}")]
 async fn show_product(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let stored = service.load(&sku).await?;
@@ -109,7 +114,7 @@ async fn add_product(staff: Staff, key: OptionalKey, body: Body<NewProduct>, ser
 /// Changes the named fields; with `If-Match` only if nobody else changed the product since. `active: true` brings an archived one back.
 #[utoipa::path(
     tag = "catalog",
-    params(("sku" = inline(Sku), Path), ("If-Match" = Option<String>, Header, description = "The ETag of the version to change.")),
+    params(("sku" = inline(Sku), Path), web::IfMatch),
     request_body = ProductChange,
     responses((status = 200, body = Product)),
     security(("bearer" = []))
@@ -130,7 +135,7 @@ async fn change_product(
 /// Takes a product off the shelf. It stays visible where it is linked to, and its sku stays taken.
 #[utoipa::path(
     tag = "catalog",
-    params(("sku" = inline(Sku), Path), ("If-Match" = Option<String>, Header, description = "The ETag of the version to archive.")),
+    params(("sku" = inline(Sku), Path), web::IfMatch),
     responses((status = 204, description = "It is archived")),
     security(("bearer" = []))
 )]

@@ -100,7 +100,12 @@ impl PartialSchema for Difference {
 impl ToSchema for Difference {}
 
 /// How many units of a product there are, and how many can still be ordered. 404 for a sku that was never received.
-#[utoipa::path(tag = "inventory", params(("sku" = inline(Sku), Path)), responses((status = 200, body = StockLevel)), security((), ("bearer" = [])))]
+#[utoipa::path(
+    tag = "inventory",
+    params(("sku" = inline(Sku), Path), web::IfNoneMatch),
+    responses((status = 200, body = StockLevel)),
+    security((), ("bearer" = []))
+)]
 #[get("/stock/{sku}")]
 async fn show_stock(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let item = service.find_item(&sku).await?.ok_or_else(|| Fault::not_found("stock item"))?;

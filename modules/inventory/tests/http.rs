@@ -157,7 +157,10 @@ async fn promised_units_cannot_be_written_off() {
 #[tokio::test]
 async fn the_document_says_what_is_enforced() {
     on_both("inventory", |db| async move {
-        let document = House::open(db).await.site.document();
+        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("inventory starts");
+        let api = web::openapi::document(Default::default(), &[offers.routes]);
+        assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
+        let document = serde_json::to_value(&api).unwrap();
         let paths = document["paths"].as_object().unwrap();
         assert!(paths.keys().eq(["/api/v1/stock/{sku}", "/api/v1/stock/{sku}/adjustments", "/api/v1/stock/{sku}/receipts"]), "{paths:?}");
         let schemas = &document["components"]["schemas"];
@@ -166,6 +169,8 @@ async fn the_document_says_what_is_enforced() {
         assert_eq!((branches[0]["minimum"].as_i64(), branches[1]["maximum"].as_i64()), (Some(1), Some(-1)));
         let sku = &paths["/api/v1/stock/{sku}"]["get"]["parameters"][0];
         assert_eq!(sku["schema"]["pattern"], "^[a-z0-9][a-z0-9-]{0,63}$");
+        let adjusting = paths["/api/v1/stock/{sku}/adjustments"]["post"]["responses"].as_object().unwrap();
+        assert!(["201", "400", "401", "403", "404", "409", "422"].iter().all(|status| adjusting.contains_key(*status)), "{adjusting:?}");
     })
     .await;
 }
