@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use durable_testing::on_both_with;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use web_testing::{TestRequest, get, post};
 
 use crate::{
     house::{ADA, BOB, House, address, id_in, keyed, order_of, quick, two_figs},
-    neighbours::Meets,
+    neighbours::{LIMIT, Meets},
 };
 
 const ORDERS: &str = "/api/v1/orders";
@@ -278,7 +279,7 @@ async fn the_history_can_be_followed_and_resumed() {
         let order = house.place().await;
         let path = format!("{ORDERS}/{order}/events");
         // It ends by itself when the order is cancelled.
-        let stream = house.as_ada(get(&path)).await;
+        let stream = tokio::time::timeout(LIMIT, house.as_ada(get(&path))).await.expect("the stream ends");
         assert_eq!((stream.status, stream.header("content-type")), (200, "text/event-stream"));
         let told: Vec<_> = stream.body.lines().filter(|line| line.starts_with("id:") || line.starts_with("event:")).collect();
         assert_eq!(told, ["id: 1", "event: placed", "id: 2", "event: cancelled"]);
@@ -361,6 +362,27 @@ async fn a_cart_is_checked_when_it_is_checked_out() {
             house.as_ada(TestRequest::put().uri(&format!("/api/v1/carts/{id}/items/No")).set_json(json!({ "quantity": 1 }))).await.status,
             404
         );
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_changes_of_one_cart_at_the_same_time_none_is_lost() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::open(db).await;
+        let cart = format!("/api/v1/carts/{}", id_in(&house.as_ada(post("/api/v1/carts")).await));
+        let put = |sku: String| TestRequest::put().uri(&format!("{cart}/items/{sku}")).set_json(json!({ "quantity": 1 }));
+        let replies = join_all((0..8).map(|n| house.as_ada(put(format!("p{n}"))))).await;
+        assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+        let shown = house.as_ada(get(&cart)).await;
+        assert_eq!((shown.json()["items"].as_array().unwrap().len(), shown.header("etag")), (8, "\"9\""));
+
+        // Of those that all mean the same version one alone finds it.
+        let conditional = (0..8).map(|n| house.as_ada(put(format!("q{n}")).insert_header(("If-Match", "\"9\""))));
+        let mut statuses: Vec<u16> = join_all(conditional).await.iter().map(|reply| reply.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 412, 412, 412, 412, 412, 412, 412]);
         house.close().await;
     })
     .await;

@@ -158,6 +158,8 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
             "update order_view set status = 'shipped'",
             "update order_view set payment = null",
             "delete from order_view",
+            // One without a stream: there is no order with Ada's id.
+            "update order_view set id = user_id where id in (select id from order_view order by id limit 1)",
             "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
              where kind = 'drafted'",
         ] {
