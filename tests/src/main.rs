@@ -4,8 +4,10 @@
 
 mod architecture;
 mod auditor;
+mod contracts;
 mod crash;
 mod harness;
+mod openapi;
 mod scenarios;
 mod snapshot;
 
@@ -16,7 +18,7 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
     let arguments = Arguments::from_args();
-    let trials = architecture::trials().into_iter().chain(scenarios::trials()).chain(crash::trials()).collect();
+    let trials = architecture::trials().into_iter().chain(scenarios::trials()).chain(contracts::trials()).chain(openapi::trials()).chain(crash::trials()).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     scenarios::close_shops();
     conclusion.exit_code()

@@ -4,4 +4,4 @@ mod client;
 mod shop;
 
 pub use client::{Answer, Client, new_key, order_body};
-pub use shop::{Shop, Stage, runtime};
+pub use shop::{Shop, Stage, binary, runtime};

@@ -1,0 +1,209 @@
+//! Contracts: they only ever grow, and they answer the same near and far.
+
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use libtest_mimic::{Failed, Trial};
+use prost::Message;
+use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
+
+use crate::architecture::root;
+
+const CONTRACTS: [(&str, &[u8]); 8] = [
+    ("users", users_contract::DESCRIPTOR_SET),
+    ("catalog", catalog_contract::DESCRIPTOR_SET),
+    ("inventory", inventory_contract::DESCRIPTOR_SET),
+    ("orders", orders_contract::DESCRIPTOR_SET),
+    ("payments", payments_contract::DESCRIPTOR_SET),
+    ("shipping", shipping_contract::DESCRIPTOR_SET),
+    ("notifications", notifications_contract::DESCRIPTOR_SET),
+    ("event-feed", event_feed_contract::DESCRIPTOR_SET),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = CONTRACTS
+        .into_iter()
+        .map(|(name, descriptors)| Trial::test(format!("contracts::{name}_only_grows"), move || only_grows(name, descriptors)))
+        .collect();
+    trials.push(Trial::test("contracts::rejects::a_field_renumbered", || rejected(renumber, "number")));
+    trials.push(Trial::test("contracts::rejects::a_field_of_another_type", || rejected(retype, "type")));
+    trials.push(Trial::test("contracts::rejects::a_field_removed", || rejected(remove_field, "is gone")));
+    trials.push(Trial::test("contracts::rejects::an_rpc_removed", || rejected(remove_rpc, "is gone")));
+    trials.push(Trial::test("contracts::a_new_field_and_a_new_rpc_are_no_breach", growth_is_allowed));
+    trials.push(Trial::test("contracts::a_module_answers_the_same_over_grpc", || {
+        crate::harness::runtime().block_on(far::the_same_near_and_far());
+        Ok(())
+    }));
+    trials
+}
+
+/// What a contract says, one line a field and an rpc: diffs of the snapshot are readable, and a line that went is a breach.
+fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
+    fn message_in(prefix: &str, message: &DescriptorProto, into: &mut BTreeMap<String, String>) {
+        let name = format!("{prefix}.{}", message.name());
+        into.insert(format!("message {name}"), String::new());
+        for field in &message.field {
+            let repeated = if field.label() == Label::Repeated { "repeated " } else { "" };
+            let of = if field.type_name().is_empty() { format!("{:?}", field.r#type()).to_lowercase() } else { field.type_name().to_owned() };
+            let oneof = field.oneof_index.filter(|_| !field.proto3_optional()).map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
+            let optional = if field.proto3_optional() { "optional " } else { "" };
+            let kind = format!("number {}, type {optional}{repeated}{of}{}", field.number(), oneof.unwrap_or_default());
+            into.insert(format!("field {name}.{}", field.name()), kind);
+        }
+        message.nested_type.iter().for_each(|nested| message_in(&name, nested, into));
+    }
+    fn message_of(file: &prost_types::FileDescriptorProto, into: &mut BTreeMap<String, String>) {
+        file.message_type.iter().for_each(|found| message_in(file.package(), found, into));
+        for service in &file.service {
+            for rpc in &service.method {
+                let kind = format!("type {} -> {}", rpc.input_type(), rpc.output_type());
+                into.insert(format!("rpc {}.{}.{}", file.package(), service.name(), rpc.name()), kind);
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    descriptors.file.iter().filter(|file| file.package().starts_with("banyan.")).for_each(|file| message_of(file, &mut all));
+    all
+}
+
+/// Whatever an old client would trip over.
+fn breaches(committed: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    let breach = |(what, kind): (&String, &String)| match now.get(what) {
+        None => Some(format!("{what} is gone; keep it, and stop using it")),
+        Some(new) if new != kind => Some(format!("{what} was `{kind}` and is `{new}`; add a new field instead")),
+        Some(_) => None,
+    };
+    committed.iter().filter_map(breach).collect()
+}
+
+fn snapshot(name: &str) -> String {
+    format!("tests/snapshots/contracts/{name}.txt")
+}
+
+fn print(lines: &BTreeMap<String, String>) -> String {
+    lines.iter().map(|(what, kind)| format!("{what}: {kind}\n")).collect()
+}
+
+fn read(text: &str) -> BTreeMap<String, String> {
+    text.lines().filter_map(|line| line.split_once(": ")).map(|(what, kind)| (what.to_owned(), kind.to_owned())).collect()
+}
+
+fn only_grows(name: &str, descriptors: &[u8]) -> Result<(), Failed> {
+    let now = lines(&FileDescriptorSet::decode(descriptors)?);
+    let committed = read(&fs::read_to_string(root().join(snapshot(name))).unwrap_or_default());
+    let breaches = breaches(&committed, &now);
+    if !breaches.is_empty() && std::env::var_os("BANYAN_UPDATE_SNAPSHOTS").is_none() {
+        return Err(breaches.join("\n").into());
+    }
+    crate::snapshot::compare(&snapshot(name), &print(&now))
+}
+
+fn orders() -> FileDescriptorSet {
+    FileDescriptorSet::decode(orders_contract::DESCRIPTOR_SET).expect("a descriptor set")
+}
+
+fn rejected(breach: fn(&mut FileDescriptorSet), words: &str) -> Result<(), Failed> {
+    let mut changed = orders();
+    breach(&mut changed);
+    let found = breaches(&lines(&orders()), &lines(&changed));
+    if found.iter().any(|sentence| sentence.contains(words)) { Ok(()) } else { Err(format!("not rejected: {found:?}").into()) }
+}
+
+/// The message `Order` of the orders contract.
+fn order(descriptors: &mut FileDescriptorSet) -> &mut DescriptorProto {
+    let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
+    messages.into_iter().find(|message| message.name() == "Order").expect("orders have orders")
+}
+
+fn renumber(descriptors: &mut FileDescriptorSet) {
+    order(descriptors).field[0].number = Some(99);
+}
+
+fn retype(descriptors: &mut FileDescriptorSet) {
+    order(descriptors).field[0].set_type(prost_types::field_descriptor_proto::Type::Int64);
+}
+
+fn remove_field(descriptors: &mut FileDescriptorSet) {
+    order(descriptors).field.remove(0);
+}
+
+fn remove_rpc(descriptors: &mut FileDescriptorSet) {
+    let services = descriptors.file.iter_mut().flat_map(|file| &mut file.service);
+    services.into_iter().for_each(|service| drop(service.method.remove(0)));
+}
+
+fn growth_is_allowed() -> Result<(), Failed> {
+    let mut grown = orders();
+    let mut field = order(&mut grown).field[0].clone();
+    (field.name, field.number) = (Some("note".to_owned()), Some(100));
+    order(&mut grown).field.push(field);
+    let services = grown.file.iter_mut().flat_map(|file| &mut file.service);
+    for service in services {
+        let mut rpc = service.method[0].clone();
+        rpc.name = Some("CountOrders".to_owned());
+        service.method.push(rpc);
+    }
+    let found = breaches(&lines(&orders()), &lines(&grown));
+    if found.is_empty() { Ok(()) } else { Err(found.join("\n").into()) }
+}
+
+/// The same inventory, asked through its trait and through gRPC over a connection in memory.
+mod far {
+    use inventory_contract::{
+        FindStock, Inventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer, reservation::Outcome,
+    };
+    use shared_kernel::{Actor, Call, FaultKind, RandomIds, SystemClock};
+    use tokio::io::DuplexStream;
+    use tonic::transport::{Channel, Endpoint, Server, Uri};
+
+    use super::Arc;
+
+    pub async fn the_same_near_and_far() {
+        durable_testing::on_both("inventory", |db| async move {
+            let needs = inventory::Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
+            let offers = inventory::start(needs).await.expect("inventory starts");
+            (offers.seed)().await.expect("the shelves are filled");
+            let near = offers.contract;
+            let far = RemoteInventory::new(connect(near.clone()).await);
+            let call = Call::by(Actor::module("orders")).within(std::time::Duration::from_secs(3));
+
+            let question = FindStock { sku: "rare-fig".to_owned() };
+            let (here, there) = (near.find_stock(&call, question.clone()).await, far.find_stock(&call, question).await);
+            assert_eq!(here, there);
+            assert_eq!(there.expect("an answer").level.expect("rare figs").on_hand, 3);
+
+            // A command sent far and repeated near is one command.
+            let command = |sku: &str, quantity| ReserveStock {
+                command_id: uuid::Uuid::new_v4().to_string(),
+                order_id: uuid::Uuid::new_v4().to_string(),
+                lines: vec![StockLine { sku: sku.to_owned(), quantity }],
+            };
+            let reserve = command("rare-fig", 2);
+            let there = far.reserve_stock(&call, reserve.clone()).await.expect("an answer");
+            assert!(matches!(there.outcome, Some(Outcome::Reserved(_))), "{there:?}");
+            assert_eq!(near.reserve_stock(&call, reserve).await.expect("an answer"), there);
+            let refused = far.reserve_stock(&call, command("rare-fig", 2)).await.expect("an answer");
+            assert!(matches!(refused.outcome, Some(Outcome::Insufficient(ref short)) if short.available == 1), "{refused:?}");
+
+            // A fault crosses whole: kind, code, fields.
+            let wrong = ReserveStock { command_id: "no id".to_owned(), ..command("rare-fig", 1) };
+            let (here, there) = (near.reserve_stock(&call, wrong.clone()).await, far.reserve_stock(&call, wrong).await);
+            assert_eq!(here, there);
+            assert_eq!(there.expect_err("a fault").kind, FaultKind::Invalid);
+        })
+        .await;
+    }
+
+    /// A client of a server that runs over a pipe in this process.
+    async fn connect(inventory: Arc<dyn Inventory>) -> Channel {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let incoming = futures::stream::iter([Ok::<DuplexStream, std::io::Error>(server)]);
+        let service = InventoryServer::new(ServedInventory(inventory));
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        let mut pipe = Some(hyper_util::rt::TokioIo::new(client));
+        let connector = tower::service_fn(move |_: Uri| {
+            let pipe = pipe.take();
+            async move { pipe.ok_or_else(|| std::io::Error::other("the pipe is used once")) }
+        });
+        Endpoint::from_static("http://in.memory").connect_with_connector(connector).await.expect("a connection in memory")
+    }
+}
