@@ -85,6 +85,9 @@ async fn an_event_heard_again_is_not_told_again() {
         replayed.subject = format!("order/{}", Uuid::new_v4());
         module.hear(replayed).await;
         assert_eq!(module.list(user).await.len(), 1);
+        // It was heard without a fault: nothing waits to be tried again.
+        let counts = module.offers.machinery.ops().counts().await.unwrap();
+        assert_eq!((counts.waiting, counts.retrying, counts.dead_letters), (0, 0, 0));
     })
     .await;
 }

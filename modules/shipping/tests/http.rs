@@ -227,3 +227,21 @@ async fn the_list_is_newest_first_page_by_page_and_filtered() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_document_says_what_is_enforced() {
+    on_both("shipping", |db| async move {
+        let shop = Shop::open(db).await;
+        let document = shop.site.document();
+        let dispatch = &document["paths"]["/api/v1/shipments/{id}/dispatch"]["post"];
+        assert_ne!(dispatch["requestBody"]["required"], json!(true), "{dispatch}");
+        let details = &document["components"]["schemas"]["DispatchShipment"];
+        assert_eq!(details["additionalProperties"], json!(false), "{document}");
+        assert_eq!(details["properties"]["tracking_number"]["maxLength"], 64);
+        let required = document["components"]["schemas"]["Shipment"]["required"].as_array().unwrap().clone();
+        for name in shop.show().await.as_object().unwrap().keys() {
+            assert!(required.contains(&json!(name)), "{name} is always there, and the document does not say so");
+        }
+    })
+    .await;
+}
