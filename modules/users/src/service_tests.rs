@@ -13,7 +13,7 @@ use crate::{
     password::Hasher,
     seed,
     service::{Service, subject},
-    session::Tokens,
+    session::{self, RefreshToken, Tokens},
     start::{Needs, build},
     store,
     user::{ProfileChange, Registration, User},
@@ -433,4 +433,36 @@ async fn a_hash_of_the_default_settings_is_what_owasp_asks_for() {
     let hasher = Hasher::new(&Settings::default(), Arc::new(RandomSecrets)).unwrap();
     let hash = hasher.slot().await.unwrap().hash(&PASSWORD.into()).await.unwrap();
     assert!(hash.starts_with("$argon2id$v=19$m=47104,t=1,p=1$"), "{hash}");
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid.unwrap());
+        // What two transactions do that both found the token unused; here in one, so that the order is sure.
+        let both = db.write(move |tx| {
+            let hash = hash.clone();
+            async move {
+                let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
+                store::rotate_token(tx.conn(), &hash, &next("one")).await?;
+                store::rotate_token(tx.conn(), &hash, &next("other")).await
+            }
+        });
+        assert_eq!(both.await.unwrap_err().kind, FaultKind::Unavailable, "the race is lost, and the job would run again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_signing_key_is_a_lost_race_and_no_bug() {
+    on_both("users", |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        let second = db.write(|tx| async move { store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await });
+        assert_eq!(second.await.unwrap_err().kind, FaultKind::Unavailable);
+        assert_eq!(store::list_signing_seeds(db.read()).await.unwrap().len(), shop.service.jwks().len());
+    })
+    .await;
 }
