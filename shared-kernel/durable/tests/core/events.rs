@@ -167,6 +167,25 @@ async fn a_subject_that_cannot_be_published_holds_back_no_other() {
 }
 
 #[tokio::test]
+async fn an_event_that_cannot_be_published_is_not_overtaken_by_the_next_of_its_subject() {
+    on_both_with("durable", quick(), |db| async move {
+        let bus = Arc::new(TestBus::default());
+        bus.refused.lock().unwrap().push("order/1:1".to_owned());
+        for text in ["a", "b"] {
+            note(&db, "order/1", text).await;
+        }
+        let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
+        eventually("it was tried often", SOON, || async { count(&db, "select max(attempts) from outbox").await > 4 }).await;
+        assert!(bus.published().is_empty(), "{:?}", bus.published());
+        bus.refused.lock().unwrap().clear();
+        all_sent(&db).await;
+        assert_eq!(bus.published(), ["order/1:1", "order/1:2"]);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_relay_is_woken_by_the_commit_and_need_not_poll() {
     let slow_poll = Settings { poll_ms: 60_000, ..quick() };
     on_both_with("durable", slow_poll, |db| async move {

@@ -176,7 +176,7 @@ pub struct TestBus {
     pub losing: AtomicBool,
     /// Confirms nothing.
     pub down: AtomicBool,
-    /// Refuses these subjects.
+    /// Refuses these subjects, or `<subject>:<version>`.
     pub refused: Mutex<Vec<String>>,
     /// Waits so long before it confirms.
     pub slow_ms: AtomicUsize,
@@ -192,7 +192,9 @@ pub struct TestBus {
 #[async_trait]
 impl Bus for TestBus {
     async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        if self.down.load(Ordering::SeqCst) || self.refused.lock().unwrap().contains(&envelope.subject) {
+        let name = format!("{}:{}", envelope.subject, envelope.version);
+        let refused = self.refused.lock().unwrap().iter().any(|refused| *refused == envelope.subject || *refused == name);
+        if refused || self.down.load(Ordering::SeqCst) {
             return Err(Fault::unavailable("the bus is down"));
         }
         {
@@ -203,7 +205,7 @@ impl Bus for TestBus {
             flying.push(envelope.subject.clone());
             self.most.fetch_max(flying.len(), Ordering::SeqCst);
         }
-        self.published.lock().unwrap().push(format!("{}:{}", envelope.subject, envelope.version));
+        self.published.lock().unwrap().push(name);
         let slow_ms = self.slow_ms.load(Ordering::SeqCst);
         if slow_ms > 0 {
             tokio::time::sleep(Duration::from_millis(slow_ms as u64)).await;
