@@ -115,7 +115,9 @@ impl Settings {
             Some(path) => Some(path.to_owned()),
             None => Some(PathBuf::from("banyan.toml")).filter(|path| path.exists()),
         };
-        let file = given.map(|path| fs::read_to_string(&path).with_context(|| format!("reading the settings file {}", path.display())).map(|text| (path, text)));
+        let file = given.map(|path| {
+            fs::read_to_string(&path).with_context(|| format!("reading the settings file {}", path.display())).map(|text| (path, text))
+        });
         Settings::from_sources(file.transpose()?, env::vars())
     }
 
@@ -123,7 +125,10 @@ impl Settings {
     ///
     /// # Errors
     /// As [`load`](Settings::load).
-    pub fn from_sources(file: Option<(PathBuf, String)>, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Settings> {
+    pub fn from_sources(
+        file: Option<(PathBuf, String)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<Settings> {
         let known = KnownKeys::of_defaults()?;
         let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some((path, text)) = file {
@@ -189,22 +194,35 @@ impl Settings {
     /// What is allowed only together, or only in one profile.
     fn check(&self) -> anyhow::Result<()> {
         if self.is_demo() && !self.http.listen.ip().is_loopback() {
-            bail!("http.listen is {}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod", self.http.listen);
+            bail!(
+                "http.listen is {}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod",
+                self.http.listen
+            );
         }
         if self.profile == Profile::Prod {
             if self.auth.signing_key_file.is_none() {
-                bail!("the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by `openssl genpkey -algorithm ed25519`");
+                bail!(
+                    "the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by `openssl genpkey -algorithm ed25519`"
+                );
             }
             if !self.auth.issuer.starts_with("https://") {
-                bail!("auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against", self.auth.issuer);
+                bail!(
+                    "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
+                    self.auth.issuer
+                );
             }
             if !self.http.listen.ip().is_loopback() && !self.http.behind_tls {
-                bail!("http.listen is {} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS", self.http.listen);
+                bail!(
+                    "http.listen is {} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS",
+                    self.http.listen
+                );
             }
         }
         for (name, url) in self.database_urls() {
             if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-                bail!("{name} must be a postgres:// URL, such as postgres://user:password@localhost:5432/shop; without it the data is kept in SQLite files");
+                bail!(
+                    "{name} must be a postgres:// URL, such as postgres://user:password@localhost:5432/shop; without it the data is kept in SQLite files"
+                );
             }
         }
         Ok(())
@@ -255,7 +273,8 @@ impl KnownKeys {
             Some(elsewhere) => vec![elsewhere],
             None => all().filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section).map(String::as_str).collect(),
         };
-        let hint = if near.is_empty() { "`banyan config defaults` shows all".to_owned() } else { format!("did you mean {}?", near.join(", ")) };
+        let hint =
+            if near.is_empty() { "`banyan config defaults` shows all".to_owned() } else { format!("did you mean {}?", near.join(", ")) };
         bail!("{place} sets {key}, but there is no such setting; {hint}")
     }
 

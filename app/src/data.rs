@@ -1,8 +1,6 @@
 //! Where each module's data is, who may open it, and how it is brought up to date.
 
-use std::{
-    fs::{self, File, TryLockError},
-};
+use std::fs::{self, File, TryLockError};
 
 use anyhow::{Context, bail};
 use durable::Place;
@@ -40,7 +38,8 @@ pub fn lock(settings: &Settings, modules: &[&str]) -> anyhow::Result<DataLock> {
     let directory = &settings.data_dir;
     fs::create_dir_all(directory).with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
     let path = directory.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(DataLock(Some(file))),
         Err(TryLockError::WouldBlock) => bail!(
@@ -84,7 +83,8 @@ impl Login {
         let mut url = Url::parse(url).context("database.url is not a URL")?;
         let database = url.path().trim_start_matches('/').to_owned();
         let role = format!("{database}_{module}");
-        let mut mac = Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes()).context("a key of any length will do")?;
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes()).context("a key of any length will do")?;
         mac.update(role.as_bytes());
         let password: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         if url.set_username(&role).is_err() || url.set_password(Some(&password)).is_err() {
@@ -106,10 +106,9 @@ pub async fn provision(settings: &Settings, owners: &[&str]) -> anyhow::Result<V
     for owner in sharing(settings, owners) {
         let login = if settings.database.login_per_module { Some(Login::of(url, owner)?) } else { None };
         let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
-        admin
-            .make_schema(owner, login)
-            .await
-            .with_context(|| format!("making schema and login of {owner}; the login of database.url must be allowed to create roles and schemas"))?;
+        admin.make_schema(owner, login).await.with_context(|| {
+            format!("making schema and login of {owner}; the login of database.url must be allowed to create roles and schemas")
+        })?;
         made.push(owner.to_owned());
     }
     admin.close().await?;
@@ -127,7 +126,9 @@ pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
             for suffix in ["", "-wal", "-shm"] {
                 let file = format!("{}{suffix}", path.display());
                 match fs::remove_file(&file) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("removing {file}")),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("removing {file}"));
+                    }
                     _ => {}
                 }
             }
@@ -178,7 +179,9 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
     let connection = durable::migration_connection(&place, module).await.map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &place {
         Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
-        Place::Postgres { .. } => format!("is PostgreSQL running there, and has `banyan migrate --provision` made the login and schema of {module}?"),
+        Place::Postgres { .. } => {
+            format!("is PostgreSQL running there, and has `banyan migrate --provision` made the login and schema of {module}?")
+        }
     })
 }
 

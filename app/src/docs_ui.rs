@@ -11,10 +11,13 @@ use utoipa::openapi::OpenApi;
 /// Adds both; `/docs` only in a binary with the feature `docs-ui`.
 pub fn configure(config: &mut ServiceConfig, document: &Arc<OpenApi>) {
     let served = document.clone();
-    config.route("/openapi.json", web::get().to(move || {
-        let served = served.clone();
-        async move { HttpResponse::Ok().json(served.as_ref()) }
-    }));
+    config.route(
+        "/openapi.json",
+        web::get().to(move || {
+            let served = served.clone();
+            async move { HttpResponse::Ok().json(served.as_ref()) }
+        }),
+    );
     #[cfg(feature = "docs-ui")]
     config
         .service(web::redirect("/docs", "/docs/"))

@@ -17,10 +17,9 @@ mod wiring;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
 use durable::{Db, Feeds};
-use health::Checks;
 use shared_kernel::{Bus, RandomIds, SystemClock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +29,10 @@ use web::Routes;
 use bus::InProcessBus;
 use config::Settings;
 use data::DataLock;
-pub use wiring::{Placement, mermaid, modules, placements, topics};
+use health::Checks;
+use server::Listening;
 use wiring::{Ground, Wired};
+pub use wiring::{Placement, mermaid, modules, placements, topics};
 
 /// Starts writing logs, as the settings say.
 ///
@@ -44,8 +45,7 @@ pub fn start_logs(settings: &Settings) -> anyhow::Result<()> {
 /// A shop: built, listening, and running until it is told to stop.
 pub struct App {
     settings: Settings,
-    address: SocketAddr,
-    server: Server,
+    listening: Listening,
     running: Vec<JoinHandle<()>>,
     databases: Vec<Db>,
     checks: Arc<Checks>,
@@ -83,11 +83,11 @@ impl App {
             checks: checks.clone(),
             ids: ground.ids.clone(),
         };
-        let (server, address) = server::start(&settings, served)?;
+        let listening = server::start(&settings, served)?;
         let stop_work = CancellationToken::new();
         let running = wired.placed.into_iter().map(|module| module.machinery.run(bus.clone(), feeds.clone(), stop_work.clone())).collect();
         checks.started.cancel();
-        Ok(App { settings, address, server, running, databases, checks, stop_work, _lock: lock })
+        Ok(App { settings, listening, running, databases, checks, stop_work, _lock: lock })
     }
 
     /// Only puts the demo data in.
@@ -107,12 +107,13 @@ impl App {
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.api
     }
 
     /// What runs, where its data is, and which URLs to open.
     pub fn banner(&self) -> String {
-        let url = format!("http://{}", self.address);
+        let url = format!("http://{}", self.listening.api);
+        let admin = format!("http://{}", self.listening.admin);
         let data = match &self.settings.database.url {
             Some(url) => {
                 use secrecy::ExposeSecret;
@@ -124,9 +125,9 @@ impl App {
             format!("Banyan {} is ready: {}", env!("CARGO_PKG_VERSION"), modules().join(", ")),
             format!("  data     {data}"),
             format!("  API      {url}/api/v1"),
-            format!("  docs     {url}/docs"),
-            format!("  OpenAPI  {url}/openapi.json"),
-            format!("  health   {url}/health/ready   metrics {url}/metrics"),
+            format!("  docs     {admin}/docs"),
+            format!("  OpenAPI  {admin}/openapi.json"),
+            format!("  health   {admin}/health/ready   metrics {admin}/metrics"),
         ];
         if self.settings.is_demo() {
             lines.push("  profile  demo: on loopback only, with demo data and known passwords".to_owned());
@@ -140,16 +141,18 @@ impl App {
     /// # Errors
     /// The server failed.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let handle = self.server.handle();
-        let mut server = tokio::spawn(self.server);
+        let handles: Vec<ServerHandle> = self.listening.servers.iter().map(Server::handle).collect();
+        let mut servers = tokio::spawn(futures::future::try_join_all(self.listening.servers));
         tokio::select! {
-            ended = &mut server => {
+            ended = &mut servers => {
                 ended.context("the server ended")?.context("the server failed")?;
             }
             () = stop => {
-                // Readiness goes off and those who wait are answered before the server stops accepting.
+                // Readiness goes off and those who wait are answered before the API stops accepting; the admin's server ends last.
                 self.checks.stopping.cancel();
-                handle.stop(true).await;
+                for handle in handles {
+                    handle.stop(true).await;
+                }
             }
         }
         self.stop_work.cancel();
@@ -207,7 +210,12 @@ async fn seed(wired: &Wired) -> anyhow::Result<()> {
 }
 
 fn checks(wired: &Wired) -> Arc<Checks> {
-    Arc::new(Checks { databases: databases(wired), started: CancellationToken::new(), stopping: CancellationToken::new(), metrics: telemetry::metrics() })
+    Arc::new(Checks {
+        databases: databases(wired),
+        started: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+        metrics: telemetry::metrics(),
+    })
 }
 
 fn databases(wired: &Wired) -> Vec<Db> {

@@ -11,7 +11,8 @@ use crate::config::{Log, LogFormat};
 /// # Errors
 /// A filter that cannot be read.
 pub fn start_logs(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("log.filter = {:?}; write levels as in RUST_LOG, such as info,http=debug", log.filter))?;
+    let filter = EnvFilter::try_new(&log.filter)
+        .with_context(|| format!("log.filter = {:?}; write levels as in RUST_LOG, such as info,http=debug", log.filter))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first one's settings.
     let _ = match log.format {

@@ -65,9 +65,12 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
     })
     .await
     .context("starting users")?;
-    let catalog = catalog::start(catalog::Needs { db: open(ground, "catalog").await?, clock: clock.clone(), ids: ids.clone() }).await.context("starting catalog")?;
-    let inventory =
-        inventory::start(inventory::Needs { db: open(ground, "inventory").await?, clock: clock.clone(), ids: ids.clone() }).await.context("starting inventory")?;
+    let catalog = catalog::start(catalog::Needs { db: open(ground, "catalog").await?, clock: clock.clone(), ids: ids.clone() })
+        .await
+        .context("starting catalog")?;
+    let inventory = inventory::start(inventory::Needs { db: open(ground, "inventory").await?, clock: clock.clone(), ids: ids.clone() })
+        .await
+        .context("starting inventory")?;
     let payments = payments::start(payments::Needs {
         db: open(ground, "payments").await?,
         clock: clock.clone(),
@@ -77,8 +80,9 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
     })
     .await
     .context("starting payments")?;
-    let shipping =
-        shipping::start(shipping::Needs { db: open(ground, "shipping").await?, clock: clock.clone(), ids: ids.clone() }).await.context("starting shipping")?;
+    let shipping = shipping::start(shipping::Needs { db: open(ground, "shipping").await?, clock: clock.clone(), ids: ids.clone() })
+        .await
+        .context("starting shipping")?;
     let orders = orders::start(orders::Needs {
         db: open(ground, "orders").await?,
         clock: clock.clone(),

@@ -166,7 +166,11 @@ impl Shop {
         let login = match (self.email, self.password) {
             (Some(email), Some(password)) => json!({"email": email, "password": password}),
             _ if settings.is_demo() => json!({"email": "ops@banyan.example", "password": "banyan-demo"}),
-            _ => return Err(anyhow!("say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)").into()),
+            _ => {
+                return Err(
+                    anyhow!("say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)").into()
+                );
+            }
         };
         let mut session = Session { client, base, token: String::new() };
         let answer = session.ask(Method::POST, "/api/v1/sessions", Some(login)).await?;

@@ -43,7 +43,8 @@ impl Migrate {
             return print_json(&rows.collect::<Vec<_>>());
         }
         for (module, status) in all {
-            let pending = if status.pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", status.pending.join(", ")) };
+            let pending =
+                if status.pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", status.pending.join(", ")) };
             print(&format!("{module:<14} {} applied, {pending}", status.applied.len()))?;
         }
         Ok(())
@@ -66,6 +67,8 @@ impl Seed {
             banyan::data::reset(&settings, &banyan::data::owners()).await?;
         }
         App::seed(settings).await?;
-        print("the demo data is in: log in as demo@banyan.example, staff@banyan.example or ops@banyan.example with the password banyan-demo")
+        print(
+            "the demo data is in: log in as demo@banyan.example, staff@banyan.example or ops@banyan.example with the password banyan-demo",
+        )
     }
 }

@@ -199,7 +199,12 @@ fn listed(products: Products) -> Vec<Product> {
 
 impl From<Order> for OrderSummary {
     fn from(order: Order) -> Self {
-        let line = |item: orders_contract::OrderItem| OrderLine { sku: item.sku, name: item.name, quantity: item.quantity, unit_price: item.unit_price };
+        let line = |item: orders_contract::OrderItem| OrderLine {
+            sku: item.sku,
+            name: item.name,
+            quantity: item.quantity,
+            unit_price: item.unit_price,
+        };
         OrderSummary {
             id: order.id,
             user_id: order.user_id,

@@ -66,7 +66,12 @@ async fn show_outbox_event(_ops: Ops, path: Path<InModule>, operated: Data<Opera
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
     responses((status = 200, description = "Dead letters", body = Listed<DeadLetter>)), security(("bearer" = [])))]
 #[get("/ops/{module}/dead-letters")]
-async fn list_dead_letters(_ops: Ops, module: Path<String>, page: Query<PageQuery>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn list_dead_letters(
+    _ops: Ops,
+    module: Path<String>,
+    page: Query<PageQuery>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let letters = operated.load(&module.0)?.list_dead_letters(Some("dead"), &page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(letters)))
 }
@@ -85,7 +90,12 @@ async fn show_dead_letter(_ops: Ops, path: Path<InModule>, operated: Data<Operat
     request_body = Reason, responses((status = 200, description = "It is tried again", body = DeadLetter), (status = 409, description = "It is not dead")),
     security(("bearer" = [])))]
 #[post("/ops/{module}/dead-letters/{id}/retry")]
-async fn retry_dead_letter(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn retry_dead_letter(
+    ops: Ops,
+    path: Path<InModule>,
+    reason: Body<Reason>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let module = operated.load(&path.0.module)?;
     let letter = module.replay_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
     Ok(HttpResponse::Ok().json(letter))
@@ -96,7 +106,12 @@ async fn retry_dead_letter(ops: Ops, path: Path<InModule>, reason: Body<Reason>,
     request_body = Reason, responses((status = 200, description = "It is given up", body = DeadLetter), (status = 409, description = "It is not dead")),
     security(("bearer" = [])))]
 #[post("/ops/{module}/dead-letters/{id}/discard")]
-async fn discard_dead_letter(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn discard_dead_letter(
+    ops: Ops,
+    path: Path<InModule>,
+    reason: Body<Reason>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let module = operated.load(&path.0.module)?;
     let letter = module.discard_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
     Ok(HttpResponse::Ok().json(letter))

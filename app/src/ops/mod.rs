@@ -95,4 +95,3 @@ async fn list_audit(_ops: Ops, module: Path<String>, page: Query<PageQuery>, ope
     let entries = operated.load(&module.0)?.list_audit(&page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(entries)))
 }
-

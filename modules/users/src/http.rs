@@ -1,5 +1,7 @@
 //! The module's REST resources.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse, delete, get,
     http::{StatusCode, header},
@@ -21,7 +23,8 @@ use crate::{
 };
 
 /// Everything under `/api/v1`.
-pub fn routes(service: Data<Service>) -> Routes {
+pub fn routes(service: Arc<Service>) -> Routes {
+    let service = Data::from(service);
     Routes::new(move |config| {
         config.app_data(service.clone());
         config.service(register).service(log_in).service(refresh_session).service(log_out);
@@ -31,7 +34,8 @@ pub fn routes(service: Data<Service>) -> Routes {
 }
 
 /// What stands outside `/api/v1`, where the standards look for it.
-pub fn well_known(service: Data<Service>) -> Routes {
+pub fn well_known(service: Arc<Service>) -> Routes {
+    let service = Data::from(service);
     Routes::new(move |config| {
         config.app_data(service.clone());
         config.service(show_keys);

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::web::Data;
 use anyhow::{Context, ensure};
 use durable::{Db, Machinery, Seed};
 use shared_kernel::{Clock, Ids, Secrets};
@@ -60,8 +59,8 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     });
     Ok(Offers {
         contract: service.clone(),
-        routes: http::routes(Data::from(service.clone())),
-        well_known: http::well_known(Data::from(service)),
+        routes: http::routes(service.clone()),
+        well_known: http::well_known(service),
         machinery,
         seed: Arc::new(move || Box::pin(seed::demo_users(seeding.clone()))),
     })

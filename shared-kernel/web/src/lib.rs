@@ -22,6 +22,7 @@
 //! - **Unknown query parameters** are refused (400) like unknown body fields.
 //! - **431 and requests that are no HTTP** are answered by actix before the application sees them, without a body.
 
+mod address;
 mod answer;
 mod auth;
 mod body;
@@ -41,6 +42,7 @@ pub mod sse;
 mod token;
 mod unmatched;
 
+pub use address::{TrustedProxies, client_address};
 pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
@@ -50,7 +52,7 @@ pub use page::{Listed, PageQuery, bad_cursor};
 pub use prefer::{MAX_WAIT, Prefer};
 pub use problem::{Problem, ProblemBody, status_of};
 pub use query::{Path, Query};
-pub use request::{RequestContext, client_address};
+pub use request::RequestContext;
 pub use routes::Routes;
 pub use shell::{InShell, Shell, ShellSettings, shell};
 pub use sse::Stopping;

@@ -28,7 +28,7 @@ use governor::{
 };
 use shared_kernel::{Fault, FaultKind};
 
-use crate::{Problem, auth, request::address_label};
+use crate::{Problem, address, auth};
 
 /// After so many checks the buckets that have filled up again are forgotten.
 const CLEAN_EVERY: u64 = 10_000;
@@ -174,7 +174,7 @@ where
             }
             // A token that is not verified counts for nothing: made-up users would each have a bucket of their own.
             let user = auth::actor_of_service_request(&request).await.ok().filter(|actor| actor.user_id().is_some());
-            let address = || request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| address_label(peer.ip()));
+            let address = || address::client_address(request.request());
             let key = user.map_or_else(address, |actor| actor.label());
             match limit.limiter.check(&key) {
                 Ok(allowance) => {
