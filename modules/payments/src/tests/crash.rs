@@ -75,6 +75,8 @@ async fn asked_again_after_a_crash_each_command_has_exactly_one_effect() {
                 let shop = home.open().await;
                 assert_eq!(step.ask(&order, &shop).await, step.granted(), "{step:?} {mishap:?}");
                 assert_eq!(step.ask(&order, &shop).await, step.granted(), "{step:?} {mishap:?}, once more");
+                let known_to_the_provider = matches!(mishap, Mishap::LostAfter | Mishap::HangsAfter);
+                assert_eq!(shop.line.requests(), usize::from(!known_to_the_provider), "what took effect is asked about, not sent again");
                 expected = std::array::from_fn(|at| expected[at] + step.effects()[at]);
                 assert_eq!(shop.effects().await, expected, "{step:?} {mishap:?}");
                 shop.assert_books_agree().await;

@@ -6,7 +6,10 @@ mod refunds;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,7 +89,12 @@ impl Home {
         let opened = Sandbox::open(&self.books, settings.clone(), Arc::new(SystemClock), Arc::new(RandomIds)).await;
         let (sandbox, _) = opened.expect("the provider opens its books");
         let sandbox = Arc::new(sandbox);
-        let line = Arc::new(Line { sandbox: sandbox.clone(), mishaps: Mutex::default(), repairs: watch::Sender::default() });
+        let line = Arc::new(Line {
+            sandbox: sandbox.clone(),
+            mishaps: Mutex::default(),
+            repairs: watch::Sender::default(),
+            requests: AtomicUsize::new(0),
+        });
         Shop { service: Arc::new(Service::new(db.clone(), line.clone(), settings)), line, sandbox, db }
     }
 }
@@ -141,6 +149,7 @@ pub struct Line {
     /// Each with the repairs done when it was planned: it lasts until the next one.
     mishaps: Mutex<VecDeque<(Mishap, u64)>>,
     repairs: watch::Sender<u64>,
+    requests: AtomicUsize,
 }
 
 impl Line {
@@ -162,7 +171,13 @@ impl Line {
         self.repairs.send_modify(|repairs| *repairs += 1);
     }
 
+    /// Commands sent so far; asking what came of one is none.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     async fn pass<Fut: Future<Output = Result<Answer, Fault>>>(&self, request: Fut) -> Result<Answer, Fault> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let Some((mishap, planned_at)) = self.mishaps.lock().unwrap().pop_front() else { return request.await };
         let lost = || Fault::timeout("the line broke");
         let mut repairs = self.repairs.subscribe();
