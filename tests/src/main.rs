@@ -4,10 +4,13 @@
 
 mod architecture;
 mod auditor;
+mod authorisation;
 mod contracts;
 mod crash;
+mod data;
 mod harness;
 mod openapi;
+mod readme;
 mod scenarios;
 mod snapshot;
 
@@ -18,7 +21,16 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
     let arguments = Arguments::from_args();
-    let trials = architecture::trials().into_iter().chain(scenarios::trials()).chain(contracts::trials()).chain(openapi::trials()).chain(crash::trials()).collect();
+    let trials = [
+        architecture::trials(),
+        scenarios::trials(),
+        contracts::trials(),
+        openapi::trials(),
+        authorisation::trials(),
+        readme::trials(),
+        crash::trials(),
+    ];
+    let trials = trials.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     scenarios::close_shops();
     conclusion.exit_code()
