@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
 use shared_kernel::Fault;
-use tokio::sync::broadcast;
+use tokio::{runtime::Handle, sync::broadcast};
 
 use crate::{
     Change, Tx,
@@ -15,6 +15,8 @@ use crate::{
 
 pub(crate) struct Writer {
     attempt: Arc<Attempt>,
+    /// Where the database was opened. A web server's worker has a runtime of its own, which ends before the last write need have ended.
+    runtime: Handle,
 }
 
 struct Attempt {
@@ -26,13 +28,13 @@ struct Attempt {
 
 impl Writer {
     pub fn new(pool: DatabaseConnection, facts: Arc<Facts>, channel: String, changes: broadcast::Sender<Change>) -> Self {
-        Writer { attempt: Arc::new(Attempt { pool, facts, channel, changes }) }
+        Writer { attempt: Arc::new(Attempt { pool, facts, channel, changes }), runtime: Handle::current() }
     }
 
     /// In a task of its own: a caller that goes away must not split a write.
     pub async fn run(&self, job: Job) -> JobDone {
         let attempt = self.attempt.clone();
-        let work = tokio::spawn(async move { attempt.until_done(&job).await });
+        let work = self.runtime.spawn(async move { attempt.until_done(&job).await });
         work.await.unwrap_or_else(|error| Err(Fault::internal("write_panicked", error.to_string())))
     }
 }
