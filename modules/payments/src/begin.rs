@@ -113,7 +113,7 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
                     let for_command = store::find_started(tx.conn(), payment_id).await?;
                     let command = command.requested();
                     store::insert_command(&tx, &command).await?;
-                    // Also if nothing changed: the version must not move while a waiting void is added, or nobody would ever answer it.
+                    // Also if nothing changed: whoever records an outcome at this moment then loses the race, looks again and sees this void.
                     store::update(&tx, &changed).await?;
                     Ok(Begun::Waiting { void: command.id, for_command })
                 }

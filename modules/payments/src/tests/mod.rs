@@ -1,6 +1,7 @@
 //! The protocol under fire: a provider whose answers get lost, processes that die, two instances on one database.
 
 mod crash;
+mod provider;
 mod races;
 mod refunds;
 
