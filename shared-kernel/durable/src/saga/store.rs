@@ -319,10 +319,10 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
     terms.join(" or ")
 }
 
-/// Prolongs a lease. False: it is somebody else's by now.
+/// Prolongs a lease. False: it is somebody else's by now, or was given back: a renewal that comes late must not take it again.
 pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> {
     let now = now(tx.conn().get_database_backend());
-    let sql = format!("update saga set lease_until = {now} + $3 where id = $1 and lease_token = $2");
+    let sql = format!("update saga set lease_until = {now} + $3 where id = $1 and lease_token = $2 and lease_until > 0");
     Ok(tx.execute(&sql, [id.into(), token.into(), ms(tx.settings().lease_ms).into()]).await? == 1)
 }
 

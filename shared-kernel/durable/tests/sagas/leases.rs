@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use durable::{Settings, saga::SagaState};
 use durable_testing::{PostgresHome, SqliteHome, on_both_with, open};
+use sea_orm::{ConnectionTrait, Statement};
 use tokio::time::{Instant, timeout};
 
 use crate::script::{Act, LONG, Remote, Shop, done, entries, gated, quick, refuse, short_leases, unavailable};
@@ -58,7 +59,7 @@ async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
 #[tokio::test]
 async fn a_runner_that_slept_past_its_lease_cannot_write() {
     // It never renews, as if it were stopped by SIGSTOP, and finds its answer when it wakes.
-    let settings = Settings { lease_renew_ms: 600_000, saga_call_ms: 60_000, ..short_leases() };
+    let settings = Settings { lease_ms: 2_500, lease_renew_ms: 600_000, saga_call_ms: 60_000, ..quick() };
     on_both_with("orders", settings, |db| async move {
         let shop = Shop::new(&db);
         let (stale_gate, stale_answer) = gated(refuse());
@@ -144,6 +145,31 @@ async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once
     }
     one.close().await;
     two.close().await;
+    home.remove().await;
+}
+
+#[tokio::test]
+async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
+    let home = PostgresHome::new().await;
+    let db = open("orders", &home.place("orders").await, Settings { job_timeout_ms: 60_000, ..quick() }).await;
+    let shop = Shop::new(&db);
+    let (held, free) = (shop.start("held").await, shop.start("free").await);
+    let other = shop.clone();
+    let holding = db.write(move |tx| {
+        let shop = other.clone();
+        async move {
+            let backend = tx.conn().get_database_backend();
+            let lock = Statement::from_sql_and_values(backend, "select id from saga where id = $1 for update", [held.into()]);
+            tx.conn().query_one_raw(lock).await.map_err(durable::fault)?;
+            let running = shop.run();
+            shop.until(free, SagaState::Completed).await;
+            Ok(running)
+        }
+    });
+    let running = holding.await.unwrap();
+    shop.until(held, SagaState::Completed).await;
+    running.stop().await;
+    db.close().await;
     home.remove().await;
 }
 

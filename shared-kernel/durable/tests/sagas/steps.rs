@@ -104,7 +104,7 @@ async fn a_hanging_call_is_given_up_after_its_time() {
         let id = shop.start("order-1").await;
         shop.until(id, SagaState::Completed).await;
         let sent = shop.remote.sent("order-1");
-        assert!(sent[1].at - sent[0].at >= Duration::from_millis(400), "{:?}", sent[1].at - sent[0].at);
+        assert!(sent[1].at - sent[0].at >= Duration::from_millis(300), "{:?}", sent[1].at - sent[0].at);
         running.stop().await;
     })
     .await;
