@@ -28,8 +28,6 @@ use utoipa::{
 
 use crate::{Answer, Body, Problem, auth, body::BodyBytes, problem::Occurrence, request};
 
-/// How long an answer can be asked for again.
-const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the second of two equal requests waits for the first.
 const TWIN_WAIT: Duration = Duration::from_secs(2);
 const MAX_KEY_LENGTH: usize = 255;
@@ -109,7 +107,7 @@ impl Key {
         }
         let id = self.key.as_ref().map(|key| format!("{} {key}", self.caller));
         KeyedRequest {
-            command: id.as_ref().map(|id| Command::new("http", id.clone(), &bytes).keep_for(KEPT_FOR)),
+            command: id.as_ref().map(|id| Command::new("http", id.clone(), &bytes)),
             id: id.unwrap_or_default(),
             occurrence: request::occurrence(&self.request),
         }
@@ -230,6 +228,8 @@ where
     let Some(command) = request.command else {
         return Ok(Answered { answer: db.write(work).await?, replayed: false });
     };
+    let kept_for = Duration::from_secs(db.settings().idempotency_keep_days.saturating_mul(24 * 60 * 60));
+    let command = command.keep_for(kept_for);
     let turn = take_turn(db.module(), &request.id).await?;
     let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
     // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
