@@ -107,8 +107,9 @@ impl Loop {
         begun
     }
 
-    /// A transaction that SQLite ended by itself leaves the driver counting one that is not there, and every later `begin` would fail. So a
-    /// connection on which a transaction went wrong is closed, which also rolls back whatever it holds, and the next job gets a new one.
+    /// A transaction that SQLite ended by itself leaves the driver counting one that is not there: every later batch would then begin with a mere
+    /// savepoint, no longer IMMEDIATE, one level deeper with each loss. So a connection on which a transaction went wrong is closed, which also
+    /// rolls back whatever it holds, and the next job gets a new one.
     async fn give_up_connection(&mut self) {
         if let Some(connection) = self.connection.take() {
             match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {

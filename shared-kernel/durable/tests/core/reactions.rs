@@ -350,6 +350,7 @@ struct Away {
     feed: Arc<dyn EventFeed>,
     away: std::sync::atomic::AtomicBool,
     since: Mutex<Vec<i64>>,
+    asked: std::sync::atomic::AtomicUsize,
 }
 
 #[async_trait]
@@ -360,6 +361,7 @@ impl EventFeed for Away {
     }
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         if self.away.load(Ordering::SeqCst) { Err(Fault::unavailable("away")) } else { self.feed.list_events(call, request).await }
     }
 }
@@ -370,7 +372,8 @@ async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
         for text in ["a", "b"] {
             note(&orders, "order/1", text).await;
         }
-        let feed = Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: true.into(), since: Mutex::default() });
+        let feed =
+            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: true.into(), since: Mutex::default(), asked: 0.into() });
         let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
@@ -385,6 +388,33 @@ async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
             since.last().unwrap() - since[0] > 3_600_000
         })
         .await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_dead_letter_is_left_alone() {
+    with_two(quick(), |orders, mails| async move {
+        let faults = Faults::default();
+        faults.set("bug", Fault::internal("as_told", "a bug"));
+        let feed =
+            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: false.into(), since: Mutex::default(), asked: 0.into() });
+        let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![listening(&mails, &faults)], feeds).await;
+        for text in ["bug", "behind", "far behind"] {
+            note(&orders, "order/1", text).await;
+        }
+        for event in outbox_of(&orders).await {
+            bus.listener().deliver(event).await.unwrap();
+        }
+        eventually("one is dead", SOON, || async { count(&mails, "select count(*) from retry where state = 'dead'").await == 1 }).await;
+        let asked = feed.asked.load(Ordering::SeqCst);
+        let compared = feed.since.lock().unwrap().len();
+        eventually("compared twice more", SOON, || async { feed.since.lock().unwrap().len() > compared + 2 }).await;
+        assert_eq!(feed.asked.load(Ordering::SeqCst), asked, "nobody asks for what a dead letter holds back");
+        assert_eq!(count(&mails, "select cast(sum(attempts) as bigint) from retry where state = 'waiting'").await, 0);
         running.stop().await;
     })
     .await;
