@@ -14,6 +14,9 @@ use crate::config::Settings;
 /// Where the built-in payment provider keeps its own books, apart from every module.
 pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
 
+/// How a PostgreSQL is started, for sentences about one that is not there.
+const START_POSTGRESQL: &str = "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
+
 /// Whose data there is: every module of this binary, and the sandbox provider beside payments.
 pub fn owners() -> Vec<&'static str> {
     let mut owners = crate::modules();
@@ -188,10 +191,7 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
 async fn connect(url: &str) -> anyhow::Result<migrations::Admin> {
     migrations::Admin::connect(url).await.with_context(|| {
         let shown = durable::without_password(url);
-        format!(
-            "cannot reach PostgreSQL at {shown} (database.url); start it, for example with `pg_ctlcluster 15 main start` or \
-             `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`, or remove the setting to use SQLite"
-        )
+        format!("cannot reach PostgreSQL at {shown} (database.url); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
     })
 }
 

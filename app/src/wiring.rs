@@ -153,7 +153,7 @@ pub struct Placement {
     pub hears: Vec<String>,
 }
 
-/// Who asks whom, and who hears what. Compared with the dependency graph and with the reactions by tests.
+/// Who asks whom, and who hears what. A test compares what is heard with the modules' reactions.
 const CONNECTIONS: &[(&str, &[&str], &[&str])] = &[
     ("users", &[], &[]),
     ("catalog", &[], &["orders.order"]),
@@ -200,4 +200,28 @@ pub fn mermaid(placements: &[Placement]) -> String {
         lines.extend(sources.map(|(source, aggregate)| format!("    {source} -. {aggregate} .-> {}", module.name)));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_kernel::{RandomIds, SystemClock};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_said_to_be_heard_is_what_the_modules_react_to() {
+        let directory = std::env::temp_dir().join(format!("banyan-wiring-{}", std::process::id()));
+        let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
+        let settings = Settings::from_sources(None, [variable]).unwrap();
+        let lock = data::lock(&settings, &modules()).unwrap();
+        data::migrate(&settings, &modules()).await.unwrap();
+        let ground = Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
+        let wired = wire(&ground).await.unwrap();
+        for module in &wired.placed {
+            let (_, _, hears) = CONNECTIONS.iter().find(|(name, ..)| *name == module.name).unwrap();
+            assert_eq!(module.machinery.topics(), *hears, "{}", module.name);
+        }
+        drop(lock);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

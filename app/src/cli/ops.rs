@@ -198,8 +198,7 @@ impl Session {
         if status.is_success() {
             return Ok(body);
         }
-        let detail = body["detail"].as_str().unwrap_or("no reason was given");
-        Err(anyhow!("{url} answered {status}: {detail}").into())
+        Err(anyhow!("{url} answered {status}: {}", reason(&body)).into())
     }
 
     async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
@@ -244,4 +243,13 @@ impl Session {
         let answer = self.ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body())).await?;
         Ok(if answer.is_null() { print("done")? } else { print_json(&answer)? })
     }
+}
+
+/// A problem in one line: what it says, and what exactly is wrong where.
+fn reason(problem: &Value) -> String {
+    let detail = problem["detail"].as_str().unwrap_or("no reason was given");
+    let errors = problem["errors"].as_array().into_iter().flatten();
+    let errors = errors.map(|error| format!("{}: {}", error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default()));
+    let errors: Vec<String> = errors.collect();
+    if errors.is_empty() { detail.to_owned() } else { format!("{detail} ({})", errors.join("; ")) }
 }
