@@ -1,9 +1,17 @@
-//! The README, taken at its word: its commands are run against a new shop, and what it shows must be what comes.
+//! The README and the pages in `docs/`, taken at their word: the README's commands are run against a new shop, and what it shows must be what
+//! comes; what the pages link to and name must be there.
 //!
 //! Fenced `bash` blocks are run one after the other in one shell that has only the tools the README names. A block behind one, in any other
 //! language, is what the README says the answer is; `…` in it stands for anything. Blocks in `sh` are not run.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -32,6 +40,8 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("readme::every_url_of_its_tables_is_there", || runtime().block_on(urls_are_there())),
         Trial::test("readme::every_command_is_named", commands_are_named),
         Trial::test("readme::every_path_and_link_leads_somewhere", links_lead_somewhere),
+        Trial::test("readme::every_file_and_test_it_names_exists", named_things_exist),
+        Trial::test("readme::the_event_diagram_is_that_of_the_binary", event_diagram_is_real),
         Trial::test("readme::a_wrong_answer_is_noticed", wrong_answers_are_noticed),
     ]
 }
@@ -126,7 +136,8 @@ async fn commands_are_true() -> Result<(), Failed> {
 async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, String> {
     let place = shop.directory().join("reader");
     equip(&place).map_err(|error| format!("no shell for the README: {error}"))?;
-    let script: String = commands.iter().map(|block| format!("{}\necho; echo \"{MARK} $?\"\n", block.text.replace(SHOWN_BASE, shop.base()))).collect();
+    let script: String =
+        commands.iter().map(|block| format!("{}\necho; echo \"{MARK} $?\"\n", block.text.replace(SHOWN_BASE, shop.base()))).collect();
     fs::write(place.join("readme.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
     let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
     shell.args(["--noprofile", "--norc", "readme.sh"]).current_dir(&place).stdin(Stdio::null()).kill_on_drop(true).env_clear();
@@ -158,7 +169,7 @@ fn equip(place: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn tool(name: &str) -> std::io::Result<std::path::PathBuf> {
+fn tool(name: &str) -> std::io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file());
     found.ok_or_else(|| std::io::Error::other(format!("this test needs {name}")))
@@ -169,7 +180,12 @@ async fn banner_is_real() -> Result<(), Failed> {
     let shown = blocks(&text).into_iter().find(|block| block.language == "banner").ok_or("the README shows no banner")?;
     let home = durable_testing::SqliteHome::new();
     let mut command = Command::new(binary());
-    command.current_dir(home.path()).env("BANYAN__HTTP__LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command
+        .current_dir(home.path())
+        .env("BANYAN__HTTP__LISTEN", "127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     let mut shop = command.spawn()?;
     let mut lines = BufReader::new(shop.stdout.take().ok_or("no standard output")?).lines();
     let mut came = Vec::new();
@@ -192,7 +208,8 @@ async fn urls_are_there() -> Result<(), Failed> {
     let shop = Shop::start(Stage::Sqlite).await;
     let client = shop.client();
     let mut wrong = Vec::new();
-    let urls: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(&format!("| <{SHOWN_BASE}"))?.split_once('>').map(|(path, _)| path)).collect();
+    let urls: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix(&format!("| <{SHOWN_BASE}"))?.split_once('>').map(|(path, _)| path)).collect();
     for path in &urls {
         let answer = client.get(path).await;
         if answer.status != 200 {
@@ -201,7 +218,12 @@ async fn urls_are_there() -> Result<(), Failed> {
     }
     let document: Value = client.get("/openapi.json").await.json();
     let resources = resources(&text);
-    wrong.extend(resources.iter().filter(|path| document["paths"][format!("/api/v1{path}")].is_null()).map(|path| format!("/api/v1{path} is not in the document")));
+    wrong.extend(
+        resources
+            .iter()
+            .filter(|path| document["paths"][format!("/api/v1{path}")].is_null())
+            .map(|path| format!("/api/v1{path} is not in the document")),
+    );
     shop.remove().await;
     if urls.len() < 5 || resources.len() < 20 {
         wrong.push(format!("only {} URLs and {} resources in the README's tables", urls.len(), resources.len()));
@@ -225,28 +247,104 @@ fn commands_are_named() -> Result<(), Failed> {
     if missing.is_empty() { Ok(()) } else { Err(format!("the README's table of commands lacks {missing:?}").into()) }
 }
 
-/// Links between the pages, and the paths in the README's map.
-fn links_lead_somewhere() -> Result<(), Failed> {
-    let mut pages = vec![root().join("README.md")];
+/// Every page with its text.
+fn pages() -> Result<Vec<(PathBuf, String)>, Failed> {
+    let mut paths = vec![root().join("README.md")];
     for folder in ["docs", "docs/adr", "docs/how-to"] {
         let entries = fs::read_dir(root().join(folder))?.collect::<Result<Vec<_>, _>>()?;
-        pages.extend(entries.into_iter().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+        paths.extend(
+            entries.into_iter().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+        );
     }
+    Ok(paths.into_iter().map(|path| fs::read_to_string(&path).map(|text| (path, text))).collect::<Result<_, _>>()?)
+}
+
+/// Links from page to page, and the paths in the README's map.
+fn links_lead_somewhere() -> Result<(), Failed> {
     let mut wrong = Vec::new();
-    for page in pages {
-        let text = fs::read_to_string(&page)?;
+    for (page, text) in pages()? {
         let beside = page.parent().ok_or("a page in no folder")?;
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.contains("://") && !link.starts_with('#'));
-        let links = links.map(|link| (link, beside.join(link.split('#').next().unwrap_or_default())));
-        let map = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | ")).map(|(path, _)| path).filter(|path| !path.starts_with('/'));
-        let map = map.filter(|path| path.ends_with('/') || path.ends_with(".md") || path.ends_with(".rs")).map(|path| (path, root().join(path)));
-        wrong.extend(links.chain(map).filter(|(_, target)| !target.exists()).map(|(link, _)| format!("{}: there is no {link}", page.display())));
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let links =
+            links.filter(|link| !link.contains("://") && !link.starts_with('#')).map(|link| link.split('#').next().unwrap_or_default());
+        wrong.extend(links.filter(|link| !beside.join(link).exists()).map(|link| format!("{}: there is no {link}", page.display())));
+    }
+    let map = readme()?;
+    let rows = map
+        .split("## Map of the repository")
+        .nth(1)
+        .ok_or("the README has no map")?
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    wrong
+        .extend(rows.filter(|path| !root().join(path).exists()).map(|path| format!("README.md: the map shows {path}, which is not there")));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// What stands in backticks and looks like a file, or like the name of a test, must be one.
+fn named_things_exist() -> Result<(), Failed> {
+    let mut sources = String::new();
+    for room in ["app", "modules", "shared-kernel", "tests"] {
+        read_sources(&root().join(room), &mut sources)?;
+    }
+    let homes = [root(), root().join("shared-kernel"), root().join("modules")];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (page, text) in pages()? {
+        let outside_blocks = text.split("```").step_by(2);
+        for name in outside_blocks.flat_map(|part| part.split('`').skip(1).step_by(2)) {
+            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./:".contains(&byte)) && !name.starts_with('/');
+            let is_file = [".rs", ".sql", ".toml", ".json", ".txt", ".sh", "/"].iter().any(|end| name.ends_with(end))
+                && name.trim_end_matches('/').contains('/');
+            let test = name.rsplit("::").next().unwrap_or_default();
+            let is_test = test.matches('_').count() >= 4
+                && test.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            let is_there = match (is_plain && is_file, is_plain && is_test) {
+                (true, _) => homes.iter().any(|home| home.join(name).exists()),
+                (_, true) => sources.contains(test),
+                _ => continue,
+            };
+            seen += 1;
+            if !is_there {
+                wrong.push(format!("{}: there is no {name}", page.display()));
+            }
+        }
+    }
+    if seen < 50 {
+        wrong.push(format!("only {seen} files and tests are named, which is hard to believe"));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
+fn read_sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            read_sources(&path, into)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// docs/ARCHITECTURE.md draws who hears what; `banyan modules --mermaid` knows.
+fn event_diagram_is_real() -> Result<(), Failed> {
+    let arrows =
+        |text: &str| -> BTreeSet<String> { text.lines().map(str::trim).filter(|line| line.contains(" .-> ")).map(str::to_owned).collect() };
+    let drawn = arrows(&fs::read_to_string(root().join("docs/ARCHITECTURE.md"))?);
+    let output = std::process::Command::new(binary()).args(["modules", "--mermaid"]).output()?;
+    let real = arrows(&String::from_utf8(output.stdout)?);
+    if drawn == real && !real.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("docs/ARCHITECTURE.md draws {drawn:?}, the binary says {real:?}").into())
+    }
+}
+
 fn wrong_answers_are_noticed() -> Result<(), Failed> {
-    let real = "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
+    let real =
+        "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
     let shown = "HTTP/1.1 201 Created\netag: \"6\"\n\n{\n  \"id\": \"…\", \"status\": \"confirmed\", …, \"version\": 6\n}\n";
     shown_is_real(shown, real)?;
     let lies = [
