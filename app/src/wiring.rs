@@ -1,7 +1,6 @@
 //! Which modules are here, and what each is given. Read this file first.
 //!
-//! A module in this binary is started with its own database and the contracts it asks for; the order below is that of who asks whom. A module that
-//! is not here must answer at an address; without one nothing starts, and the sentence says what is missing.
+//! Each module is started with its own database and the contracts it asks for; the order below is that of who asks whom.
 
 use std::sync::Arc;
 
@@ -53,7 +52,7 @@ pub fn modules() -> Vec<&'static str> {
 /// Starts every module.
 ///
 /// # Errors
-/// A module is missing and has no address; a database that cannot be opened; a setting of a module that is wrong.
+/// A database that cannot be opened; a setting of a module that is wrong.
 pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
     let Ground { settings, clock, ids } = ground;
     let users = users::start(users::Needs {
@@ -223,5 +222,18 @@ mod tests {
         }
         drop(lock);
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn every_default_of_a_module_stands_in_the_file() {
+        fn compare<T: serde::de::DeserializeOwned + Serialize + Default>(settings: &Settings, section: &str) {
+            let in_file = serde_json::to_value(settings.section::<T>(section).unwrap()).unwrap();
+            assert_eq!(in_file, serde_json::to_value(T::default()).unwrap(), "{section}");
+        }
+        let settings = Settings::from_sources(None, []).unwrap();
+        compare::<users::Settings>(&settings, "users");
+        compare::<orders::Settings>(&settings, "orders");
+        compare::<payments::Settings>(&settings, "payments");
+        compare::<notifications::Settings>(&settings, "notifications");
     }
 }
