@@ -157,7 +157,11 @@ impl Settings {
     /// # Errors
     /// Names the key and where it stands.
     pub fn section<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
-        self.all.0.get(name).with_context(|| format!("a setting in [{name}] is wrong"))
+        let wrong = || format!("a setting in [{name}] is wrong");
+        let ValueKind::Table(sections) = &self.all.0.cache.kind else { bail!("the settings are no table") };
+        // Read from the values themselves and not by `Config::get`, whose errors name the section instead of the key.
+        let section = sections.get(name).cloned().unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new())));
+        T::deserialize(section).with_context(wrong)
     }
 
     pub fn is_demo(&self) -> bool {

@@ -15,7 +15,8 @@ use crate::config::Settings;
 pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
 
 /// How a PostgreSQL is started, for sentences about one that is not there.
-const START_POSTGRESQL: &str = "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
+const START_POSTGRESQL: &str =
+    "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
 
 /// Whose data there is: every module of this binary, and the sandbox provider beside payments.
 pub fn owners() -> Vec<&'static str> {
@@ -183,7 +184,12 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
     connection.with_context(|| match &place {
         Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
         Place::Postgres { .. } => {
-            format!("is PostgreSQL running there, and has `banyan migrate --provision` made the login and schema of {module}?")
+            let own = settings.modules.get(module).is_some_and(|at| at.database_url.is_some());
+            let setting = if own { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
+            format!(
+                "is PostgreSQL running there ({setting})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
+                 made the login and schema of {module}?"
+            )
         }
     })
 }

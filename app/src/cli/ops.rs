@@ -12,15 +12,15 @@ use super::{Failure, Output, local_url, print, print_json};
 #[derive(Args)]
 struct Shop {
     /// The shop to ask; the one the settings describe if not given.
-    #[arg(long, env = "BANYAN_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "BANYAN_URL", value_name = "URL")]
     url: Option<String>,
     /// An access token of somebody with the role ops.
-    #[arg(long, env = "BANYAN_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "BANYAN_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Logs in instead; in the demo profile as ops@banyan.example if nothing is given.
-    #[arg(long, env = "BANYAN_EMAIL")]
+    #[arg(long, global = true, env = "BANYAN_EMAIL")]
     email: Option<String>,
-    #[arg(long, env = "BANYAN_PASSWORD", hide_env_values = true)]
+    #[arg(long, global = true, env = "BANYAN_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }
 
@@ -95,7 +95,7 @@ pub struct Saga {
     #[command(subcommand)]
     what: SagaCommand,
     /// The module that owns the sagas.
-    #[arg(long, default_value = "orders")]
+    #[arg(long, global = true, default_value = "orders")]
     module: String,
     #[command(flatten)]
     shop: Shop,
@@ -167,9 +167,10 @@ impl Shop {
             (Some(email), Some(password)) => json!({"email": email, "password": password}),
             _ if settings.is_demo() => json!({"email": "ops@banyan.example", "password": "banyan-demo"}),
             _ => {
-                return Err(
-                    anyhow!("say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)").into()
-                );
+                return Err(anyhow!(
+                    "say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)"
+                )
+                .into());
             }
         };
         let mut session = Session { client, base, token: String::new() };
@@ -249,7 +250,8 @@ impl Session {
 fn reason(problem: &Value) -> String {
     let detail = problem["detail"].as_str().unwrap_or("no reason was given");
     let errors = problem["errors"].as_array().into_iter().flatten();
-    let errors = errors.map(|error| format!("{}: {}", error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default()));
+    let errors =
+        errors.map(|error| format!("{}: {}", error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default()));
     let errors: Vec<String> = errors.collect();
     if errors.is_empty() { detail.to_owned() } else { format!("{detail} ({})", errors.join("; ")) }
 }

@@ -45,7 +45,9 @@ impl Migrate {
         for (module, status) in all {
             let pending =
                 if status.pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", status.pending.join(", ")) };
-            print(&format!("{module:<14} {} applied, {pending}", status.applied.len()))?;
+            let newer =
+                if status.unknown.is_empty() { String::new() } else { format!(", by a newer banyan: {}", status.unknown.join(", ")) };
+            print(&format!("{module:<14} {} applied, {pending}{newer}", status.applied.len()))?;
         }
         Ok(())
     }
