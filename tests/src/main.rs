@@ -5,10 +5,12 @@
 mod architecture;
 mod auditor;
 mod authorisation;
+mod commands;
 mod contracts;
 mod crash;
 mod data;
 mod harness;
+mod isolation;
 mod openapi;
 mod readme;
 mod scenarios;
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         contracts::trials(),
         openapi::trials(),
         authorisation::trials(),
+        commands::trials(),
+        isolation::trials(),
         readme::trials(),
         crash::trials(),
     ];

@@ -1,6 +1,6 @@
 //! The shop's databases, read-only.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement, TryGetable};
 
@@ -17,10 +17,15 @@ pub struct Books {
 
 impl Books {
     pub async fn open(shop: &Shop) -> Books {
+        Books::open_at(&shop.directory(), shop.database_url().as_deref()).await
+    }
+
+    /// Of a shop with its files in `directory`, or with its schemas at `url`.
+    pub async fn open_at(directory: &Path, url: Option<&str>) -> Books {
         let mut connections = HashMap::new();
         for owner in MODULES.into_iter().chain([PROVIDER]) {
-            let mut options = match shop.database_url() {
-                None => ConnectOptions::new(format!("sqlite://{}?mode=ro", shop.directory().join(format!("{}.db", owner.replace('_', "-"))).display())),
+            let mut options = match url {
+                None => ConnectOptions::new(format!("sqlite://{}?mode=ro", directory.join(format!("{}.db", owner.replace('_', "-"))).display())),
                 Some(url) => {
                     let mut options = ConnectOptions::new(url);
                     options.set_schema_search_path(owner);

@@ -21,7 +21,9 @@ use policies::{Caller, Expected, POLICIES, Who};
 
 pub fn trials() -> Vec<Trial> {
     let on_stage = |stage: Stage| {
-        Trial::test(format!("authorisation[{}]::every_operation_lets_in_whom_its_policy_names", stage.name()), move || runtime().block_on(matrix(stage)))
+        Trial::test(format!("authorisation[{}]::every_operation_lets_in_whom_its_policy_names", stage.name()), move || {
+            runtime().block_on(matrix(stage))
+        })
     };
     Stage::ALL.into_iter().map(on_stage).collect()
 }
@@ -56,21 +58,24 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
 /// Every operation has a policy and every policy an operation; the document asks for a token where the policy does.
 fn compare_with_document(document: &Value) -> Vec<String> {
     let route = |template: &str| template.split('?').next().unwrap_or_default().to_owned();
-    let with_policy: BTreeSet<(String, String)> = POLICIES.iter().map(|(method, template, _)| ((*method).to_owned(), route(template))).collect();
+    let with_policy: BTreeSet<(String, String)> =
+        POLICIES.iter().map(|(method, template, _)| ((*method).to_owned(), route(template))).collect();
     let mut wrong = Vec::new();
     let mut documented = BTreeSet::new();
     for (path, method, operation) in operations(document) {
         if !with_policy.contains(&(method.clone(), path.clone())) {
             wrong.push(format!("{method} {path} has no policy: say in tests/src/authorisation/policies.rs who may call it"));
         }
-        let asked = operation["security"].as_array().is_some_and(|ways| !ways.is_empty() && ways.iter().all(|way| way.get("bearer").is_some()));
+        let asked =
+            operation["security"].as_array().is_some_and(|ways| !ways.is_empty() && ways.iter().all(|way| way.get("bearer").is_some()));
         let row = POLICIES.iter().find(|(m, template, _)| **m == method && *template == path);
         if row.is_some_and(|(.., who)| who.needs_token() != asked) {
             wrong.push(format!("{method} {path}: its policy and `security` in the document disagree on whether it needs a token"));
         }
         documented.insert((method, path));
     }
-    let gone = with_policy.difference(&documented).map(|(method, path)| format!("{method} {path} has a policy, and there is no such operation"));
+    let gone =
+        with_policy.difference(&documented).map(|(method, path)| format!("{method} {path} has a policy, and there is no such operation"));
     wrong.extend(gone);
     wrong
 }
@@ -116,7 +121,9 @@ impl Shown<'_> {
             Expected::Missing => {
                 let none = self.ask(caller, method, &missing, body.as_ref()).await;
                 if good.status != 404 || good != none {
-                    wrong.push(format!("{cell}: somebody else's object must look like a missing one:\n  theirs  {good:?}\n  missing {none:?}"));
+                    wrong.push(format!(
+                        "{cell}: somebody else's object must look like a missing one:\n  theirs  {good:?}\n  missing {none:?}"
+                    ));
                 }
                 let none = self.ask(caller, method, &missing, Some(&bad_body)).await;
                 if bad != none || bad.status < 400 {
@@ -183,7 +190,11 @@ impl Shown<'_> {
     fn is_documented(&self, cell: &str, template: &str, method: &str, status: u16) -> Vec<String> {
         let route = template.split('?').next().unwrap_or_default();
         let documented = &self.document["paths"][route][method]["responses"];
-        if documented.get(status.to_string()).is_some() { Vec::new() } else { vec![format!("{cell}: the status {status} is not in the document")] }
+        if documented.get(status.to_string()).is_some() {
+            Vec::new()
+        } else {
+            vec![format!("{cell}: the status {status} is not in the document")]
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl Objects {
         let (staff, ops) = (client.staff().await, client.ops().await);
 
         let cart = id(&owner.post("/api/v1/carts", &json!({})).await.expect(201).json());
-        owner.send(reqwest::Method::PUT, &format!("/api/v1/carts/{cart}/items/{sku}"), &[], Some(&json!({"quantity": 1}))).await.expect(200);
+        owner
+            .send(reqwest::Method::PUT, &format!("/api/v1/carts/{cart}/items/{sku}"), &[], Some(&json!({"quantity": 1})))
+            .await
+            .expect(200);
         let order = owner.order(&sku, 2, "pm_card_visa").await;
         assert_eq!(order["status"], "confirmed", "{order}");
         let payment = id(&order["payment"]);

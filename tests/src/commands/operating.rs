@@ -1,0 +1,122 @@
+//! `health`, `saga` and `dlq` against a running shop, and what a second process beside it is told.
+
+use serde_json::json;
+
+use super::{
+    checks,
+    place::{Place, Process},
+};
+use crate::{data, harness::Stage};
+
+checks![operators_see_and_act_from_the_command_line];
+
+/// One shop for all of it: what is asked here changes nothing for the next question.
+async fn operators_see_and_act_from_the_command_line() {
+    let place = Place::new(Stage::Sqlite).await;
+    let shop = place.serve().await;
+    health(&place, &shop).await;
+    sagas(&place, &shop).await;
+    dead_letters(&place, &shop).await;
+    those_who_may_not_are_told_why(&place, &shop).await;
+    a_second_process_is_refused(&place, &shop).await;
+    shop.stop().await;
+    place.remove().await;
+}
+
+async fn health(place: &Place, shop: &Process) {
+    let text = place.run(&["health", "--url", &shop.base]).await.expect(0);
+    assert!(text.out.starts_with("ready\n") && text.out.contains("database:orders: ok"), "{}", text.out);
+    // Without an address: the shop that the settings describe.
+    let json = place.run_with(&["health", "--output", "json"], &[("BANYAN__HTTP__LISTEN", shop.address())]).await.expect(0).json();
+    assert_eq!((&json["status"], &json["checks"]["database:users"]), (&json!("ready"), &json!("ok")));
+}
+
+async fn sagas(place: &Place, shop: &Process) {
+    let order = shop.client.customer().await.order("rare-fig", 1, "pm_card_visa").await;
+    let id = order["id"].as_str().expect("an id");
+    let url = ["--url", &shop.base];
+    let ops = shop.client.ops().await;
+    let path = format!("/api/v1/ops/orders/sagas?business_key={id}");
+    let done = |list: &serde_json::Value| list["items"][0]["state"] == "completed";
+    crate::scenarios::eventually(&ops, &path, "the saga is completed", done).await;
+
+    let text = place.run(&[&["saga", "list"][..], &url].concat()).await.expect(0).out;
+    assert!(text.lines().any(|line| line.contains(id) && line.contains("checkout") && line.contains("completed")), "{text}");
+    let json = place.run(&[&["saga", "list", "--output", "json", "--state", "completed"][..], &url].concat()).await.expect(0).json();
+    let saga = json[0]["item"].clone();
+    assert_eq!((&json[0]["module"], &saga["business_key"]), (&json!("orders"), &json!(id)));
+    let parked = place.run(&[&["saga", "list", "--state", "parked"][..], &url].concat()).await.expect(0).out;
+    assert_eq!(parked.trim(), "none");
+
+    let saga_id = saga["id"].as_str().expect("an id");
+    let shown = place.run(&[&["saga", "show", saga_id][..], &url].concat()).await.expect(0).json();
+    assert!(shown["log"].as_array().is_some_and(|log| log.len() > 5), "{shown}");
+    let retry = place.run(&[&["saga", "retry", saga_id, "--reason", "a test"][..], &url].concat()).await;
+    retry.expect(1).saying(&["409", saga_id]);
+    let nobody = uuid::Uuid::now_v7().to_string();
+    place.run(&[&["saga", "show", &nobody][..], &url].concat()).await.expect(1).saying(&["404", "no such saga"]);
+    place.run(&[&["saga", "list", "--state", "nonsense"][..], &url].concat()).await.expect(1).saying(&["400", "state"]);
+    place.run(&[&["saga", "list", "--module", "nonsense"][..], &url].concat()).await.expect(1).saying(&["404", "no such module"]);
+}
+
+async fn dead_letters(place: &Place, shop: &Process) {
+    let url = ["--url", &shop.base];
+    let list = [&["dlq", "list"][..], &url].concat();
+    assert_eq!(place.run(&list).await.expect(0).out.trim(), "none");
+    assert_eq!(place.run(&[&list[..], &["--output", "json"]].concat()).await.expect(0).json(), json!([]));
+
+    // It takes a bug to get one, so it is written into the table.
+    let id = uuid::Uuid::now_v7();
+    let connection = data::connect(&place.data_directory(), None, "notifications").await;
+    let columns = "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error";
+    let row = format!(
+        "(x'{}', 'orders', 'order/x', 1, 'banyan.orders.v1.Unheard', '{{\"of\": \"a bug\"}}', 'dead', 5, 5, 0, 0, 'a bug')",
+        id.simple()
+    );
+    data::execute(&connection, &format!("insert into retry ({columns}) values {row}")).await.expect("a dead letter");
+    connection.close().await.expect("the connection closes");
+
+    let id = id.to_string();
+    let listed = place.run(&list).await.expect(0).out;
+    assert!(listed.contains("notifications") && listed.contains(&id) && listed.contains("a bug"), "{listed}");
+    let shown = place.run(&[&["dlq", "show", "notifications", &id][..], &url].concat()).await.expect(0).json();
+    assert_eq!(shown["event"]["of"], "a bug", "{shown}");
+    let discard = [&["dlq", "discard", "notifications", &id, "--reason", "a test", "--comment", "not missed"][..], &url].concat();
+    place.run(&discard).await.expect(0);
+    place.run(&discard).await.expect(1).saying(&["409"]);
+    assert_eq!(place.run(&list).await.expect(0).out.trim(), "none");
+    let audit = shop.client.ops().await.get("/api/v1/ops/notifications/audit").await.expect(200).json();
+    assert!(audit["items"][0].to_string().contains("not missed"), "{audit}");
+}
+
+async fn those_who_may_not_are_told_why(place: &Place, shop: &Process) {
+    let list = ["saga", "list", "--url", shop.base.as_str()];
+    place.run(&[&list[..], &["--token", "nonsense"]].concat()).await.expect(1).saying(&["401"]);
+    let customer = ["--email", "demo@banyan.example", "--password", "banyan-demo"];
+    place.run(&[&list[..], &customer].concat()).await.expect(1).saying(&["403", "role ops"]);
+    let wrong = ["--email", "ops@banyan.example", "--password", "geheim"];
+    let ended = place.run(&[&list[..], &wrong].concat()).await.expect(1).saying(&["401"]);
+    assert!(!ended.err.contains("geheim"), "{}", ended.err);
+    // Outside the demo nobody is assumed.
+    let token = shop.client.ops().await.token().to_owned();
+    let key = place.file("key.pem", "unread");
+    let prod =
+        [("BANYAN__PROFILE", "prod"), ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()), ("BANYAN__AUTH__ISSUER", "https://shop.example")];
+    place.run_with(&list, &prod).await.expect(1).saying(&["--token", "BANYAN_TOKEN"]);
+    place.run_with(&list, &[&prod[..], &[("BANYAN_TOKEN", token.as_str())]].concat()).await.expect(0);
+}
+
+async fn a_second_process_is_refused(place: &Place, shop: &Process) {
+    for arguments in [&["serve"][..], &["migrate"], &["migrate", "status"], &["seed"], &["seed", "--reset"]] {
+        place.run(arguments).await.expect(1).saying(&["another banyan uses the data directory data", "BANYAN__DATA_DIR", "PostgreSQL"]);
+    }
+    let elsewhere = Place::new(Stage::Sqlite).await.with(&[("BANYAN__HTTP__LISTEN", shop.address())]);
+    elsewhere.run(&["serve"]).await.expect(1).saying(&[
+        shop.address(),
+        "http.listen",
+        "is another banyan running?",
+        "BANYAN__HTTP__LISTEN",
+    ]);
+    elsewhere.remove().await;
+    shop.client.get("/health/ready").await.expect(200);
+}
