@@ -222,6 +222,15 @@ impl Settings {
                 );
             }
         }
+        if self.profile == Profile::Prod && self.database.login_per_module {
+            let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
+            if derived_from.is_some_and(|url| !has_password(url)) {
+                bail!(
+                    "database.url has no password, but the modules' logins have passwords derived from it, which anybody could then compute; give it \
+                     one, or set database.login_per_module = false"
+                );
+            }
+        }
         for (name, url) in self.database_urls() {
             if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
                 bail!(
@@ -237,6 +246,11 @@ impl Settings {
         let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
         all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret()))).collect()
     }
+}
+
+fn has_password(url: &str) -> bool {
+    let login = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(login, _)| login);
+    login.and_then(|login| login.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
 }
 
 /// Which keys there are: those of the defaults, and those that stand there commented out because they have none.
@@ -392,6 +406,8 @@ mod tests {
         assert!(error(&format!("{prod}\"http://shop.example\""), &[]).contains("https://"));
         assert!(error(&format!("{prod}\"https://shop.example\""), &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("behind_tls"));
         assert_eq!(load(&format!("{prod}\"https://shop.example\""), &[]).unwrap().rate_limit(), (50, 100));
+        let without_password = [("BANYAN__DATABASE__URL", "postgres://shop@localhost/shop")];
+        assert!(error(&format!("{prod}\"https://shop.example\""), &without_password).contains("has no password"));
     }
 
     #[test]

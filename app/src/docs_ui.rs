@@ -8,7 +8,7 @@ use actix_web::{
 };
 use utoipa::openapi::OpenApi;
 
-/// Adds both; `/docs` only in a binary with the feature `docs-ui`.
+/// Adds both; `/docs`, to which `/` points, only in a binary with the feature `docs-ui`.
 pub fn configure(config: &mut ServiceConfig, document: &Arc<OpenApi>) {
     let served = document.clone();
     config.route(
@@ -20,6 +20,7 @@ pub fn configure(config: &mut ServiceConfig, document: &Arc<OpenApi>) {
     );
     #[cfg(feature = "docs-ui")]
     config
+        .service(web::redirect("/", "/docs/"))
         .service(web::redirect("/docs", "/docs/"))
         .service(utoipa_swagger_ui::SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")));
 }

@@ -65,6 +65,8 @@ impl App {
         let wired = wiring::wire(&ground).await?;
         if settings.is_demo() {
             seed(&wired).await?;
+        } else {
+            warn_of_stand_ins(&settings);
         }
         let verifier = keys::verifier(&settings, wired.asked.users.clone(), ground.clock.clone());
         let (checks, databases) = (checks(&wired), databases(&wired));
@@ -190,6 +192,14 @@ async fn document_in(directory: &Path) -> anyhow::Result<OpenApi> {
         db.close().await;
     }
     Ok(document)
+}
+
+/// Says what a shop in earnest should not be without.
+fn warn_of_stand_ins(settings: &Settings) {
+    tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
+    if settings.section::<notifications::Settings>("notifications").is_ok_and(|settings| settings.smtp_url.is_none()) {
+        tracing::warn!("notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent");
+    }
 }
 
 /// Locks, provisions and migrates the data.

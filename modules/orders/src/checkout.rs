@@ -196,7 +196,13 @@ fn authorised(outcome: Option<authorisation::Outcome>) -> Result<Answer, Fault> 
             let payment_id = parse_id("payment_id", &reference.payment_id)?;
             Answer { news: News::Done, means: Some(OrderEvent::PaymentAuthorised { payment_id }) }
         }
-        Some(authorisation::Outcome::Declined(_)) => News::Refused(CancelReason::PaymentDeclined).into(),
+        Some(authorisation::Outcome::Declined(decline)) => {
+            let payment_id = parse_id("payment_id", &decline.payment_id)?;
+            Answer {
+                news: News::Refused(CancelReason::PaymentDeclined),
+                means: Some(OrderEvent::PaymentDeclined { payment_id, code: decline.code }),
+            }
+        }
         Some(authorisation::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
         Some(authorisation::Outcome::Undone(_)) => undone("the payment"),
         None => unknown_answer("payments"),

@@ -151,6 +151,10 @@ fn outcome_of(command: &MoneyCommand) -> Result<&Outcome, Fault> {
     }
 }
 
+fn decline(command: &MoneyCommand, code: String, detail: String) -> Decline {
+    Decline { code, detail, payment_id: reference(command).payment_id }
+}
+
 fn reference(command: &MoneyCommand) -> PaymentReference {
     PaymentReference { payment_id: command.payment_id.map(|id| id.to_string()).unwrap_or_default() }
 }
@@ -194,7 +198,7 @@ impl Payments for Service {
             None => Answer::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
                 Outcome::Accepted => Answer::Authorised(reference(&command)),
-                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(Decline { code, detail }),
+                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(decline(&command, code, detail)),
                 Outcome::Undone => Answer::Undone(AlreadyVoided {}),
             },
         };
@@ -209,7 +213,7 @@ impl Payments for Service {
             None => Answer::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
                 Outcome::Accepted => Answer::Captured(reference(&command)),
-                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(Decline { code, detail }),
+                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(decline(&command, code, detail)),
                 Outcome::Undone => return Err(refused(&Outcome::Undone)),
             },
         };

@@ -327,5 +327,5 @@ fn invalid_refresh_token() -> Fault {
 }
 
 fn count_login(outcome: &'static str) {
-    metrics::counter!("users_logins_total", "outcome" => outcome).increment(1);
+    metrics::counter!("banyan_logins_total", "outcome" => outcome).increment(1);
 }

@@ -289,7 +289,7 @@ impl Payments for Neighbours {
         let goes = self.take("authorise_payment", command_id, format!("{request:?}"), order_id, Effect::Do("authorised")).await?;
         let outcome = match goes {
             Goes::Yes => authorisation::Outcome::Authorised(payment_of(order_id)),
-            Goes::No => authorisation::Outcome::Declined(decline()),
+            Goes::No => authorisation::Outcome::Declined(decline(order_id)),
             Goes::Undone => authorisation::Outcome::Undone(AlreadyVoided {}),
             Goes::InProgress => authorisation::Outcome::InProgress(wait()),
         };
@@ -301,7 +301,7 @@ impl Payments for Neighbours {
         let goes = self.take("capture_payment", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
         let outcome = match goes {
             Goes::Yes => capture::Outcome::Captured(payment_of(&request.order_id)),
-            Goes::No => capture::Outcome::Declined(decline()),
+            Goes::No => capture::Outcome::Declined(decline(&request.order_id)),
             Goes::InProgress => capture::Outcome::InProgress(wait()),
             Goes::Undone => return Err(out_of_script()),
         };
@@ -337,8 +337,9 @@ fn payment_of(order: &str) -> PaymentReference {
     PaymentReference { payment_id: id_of("payment", order).to_string() }
 }
 
-fn decline() -> Decline {
-    Decline { code: "card_declined".to_owned(), detail: "The card was declined.".to_owned() }
+fn decline(order: &str) -> Decline {
+    let payment_id = payment_of(order).payment_id;
+    Decline { code: "card_declined".to_owned(), detail: "The card was declined.".to_owned(), payment_id }
 }
 
 #[async_trait]
