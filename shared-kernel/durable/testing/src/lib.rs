@@ -123,6 +123,16 @@ impl PostgresHome {
     pub async fn remove(self) {
         let admin = connect(&self.server).await;
         admin.execute_unprepared(&format!("drop database {} with (force)", self.name)).await.expect("the test's database goes");
+        // Logins belong to the whole server; those of a shop carry its database's name.
+        let logins = format!(
+            "do $$ declare login text; begin
+                for login in select rolname from pg_roles where starts_with(rolname, '{}_') loop
+                    execute format('drop role %I', login);
+                end loop;
+            end $$",
+            self.name
+        );
+        admin.execute_unprepared(&logins).await.expect("its logins go");
         admin.close().await.expect("the connection closes");
     }
 }
