@@ -141,7 +141,7 @@ impl Settings {
             }
         }
         for (variable, text) in environment {
-            if let Some((key, kind)) = known.from_environment(&variable, text)? {
+            if let Some((key, kind)) = known.read_environment(&variable, text)? {
                 builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
             }
         }
@@ -297,7 +297,7 @@ impl KnownKeys {
     }
 
     /// What an environment variable sets, if it is one of ours.
-    fn from_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<(String, ValueKind)>> {
+    fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<(String, ValueKind)>> {
         // The tests' own variables and the name of the settings file are no settings.
         let Some(path) = variable.strip_prefix("BANYAN__") else { return Ok(None) };
         let key = path.to_lowercase().replace("__", ".");

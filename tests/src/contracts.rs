@@ -43,8 +43,10 @@ fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
         into.insert(format!("message {name}"), String::new());
         for field in &message.field {
             let repeated = if field.label() == Label::Repeated { "repeated " } else { "" };
-            let of = if field.type_name().is_empty() { format!("{:?}", field.r#type()).to_lowercase() } else { field.type_name().to_owned() };
-            let oneof = field.oneof_index.filter(|_| !field.proto3_optional()).map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
+            let of =
+                if field.type_name().is_empty() { format!("{:?}", field.r#type()).to_lowercase() } else { field.type_name().to_owned() };
+            let oneof =
+                field.oneof_index.filter(|_| !field.proto3_optional()).map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
             let optional = if field.proto3_optional() { "optional " } else { "" };
             let kind = format!("number {}, type {optional}{repeated}{of}{}", field.number(), oneof.unwrap_or_default());
             into.insert(format!("field {name}.{}", field.name()), kind);
@@ -149,7 +151,8 @@ fn growth_is_allowed() -> Result<(), Failed> {
 /// The same inventory, asked through its trait and through gRPC over a connection in memory.
 mod far {
     use inventory_contract::{
-        FindStock, Inventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer, reservation::Outcome,
+        FindStock, Inventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer,
+        reservation::Outcome,
     };
     use shared_kernel::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use tokio::io::DuplexStream;

@@ -144,7 +144,12 @@ async fn settle(shop: &Shop) {
         if pending.is_empty() {
             break;
         }
-        assert!(started.elapsed() < SETTLE_LIMIT, "not finished within {SETTLE_LIMIT:?}:\n{}\nlog:\n{}", pending.join("\n"), tail(&shop.log()));
+        assert!(
+            started.elapsed() < SETTLE_LIMIT,
+            "not finished within {SETTLE_LIMIT:?}:\n{}\nlog:\n{}",
+            pending.join("\n"),
+            tail(&shop.log())
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     books.close().await;
@@ -190,7 +195,12 @@ async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &Ato
         match client.try_send(Method::POST, path, &[("Idempotency-Key", key)], Some(body)).await {
             Ok(answer) if (200..300).contains(&answer.status) => return Some(answer.bytes),
             Ok(answer) if [404, 409, 422].contains(&answer.status) && answer.json()["code"] != "twin_in_progress" => return None,
-            Ok(answer) => assert!([409, 429, 500, 503, 504].contains(&answer.status), "{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.bytes)),
+            Ok(answer) => assert!(
+                [409, 429, 500, 503, 504].contains(&answer.status),
+                "{path}: {} {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.bytes)
+            ),
             Err(_) => {}
         }
         if stop.load(Ordering::SeqCst) {

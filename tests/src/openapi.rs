@@ -34,7 +34,11 @@ fn document_is_committed() -> Result<(), Failed> {
 pub fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let paths = document["paths"].as_object().into_iter().flatten();
     let operation = |(path, item): (&String, &Value)| {
-        let methods = item.as_object().into_iter().flatten().filter(|(method, _)| ["get", "put", "post", "delete", "patch"].contains(&method.as_str()));
+        let methods = item
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(method, _)| ["get", "put", "post", "delete", "patch"].contains(&method.as_str()));
         methods.map(|(method, operation)| (path.clone(), method.clone(), operation.clone())).collect::<Vec<_>>()
     };
     paths.flat_map(operation).collect()

@@ -15,7 +15,11 @@ pub fn compare(path: &str, actual: &str) -> Result<(), Failed> {
     if committed == actual {
         return Ok(());
     }
-    let differing = committed.lines().zip(actual.lines()).position(|(a, b)| a != b).unwrap_or_else(|| committed.lines().count().min(actual.lines().count()));
+    let differing = committed
+        .lines()
+        .zip(actual.lines())
+        .position(|(a, b)| a != b)
+        .unwrap_or_else(|| committed.lines().count().min(actual.lines().count()));
     Err(format!(
         "{path} differs from line {} on:\n  committed: {:?}\n  now:       {:?}\nIf the change is meant, run the test with BANYAN_UPDATE_SNAPSHOTS=1 and review the difference.",
         differing + 1,

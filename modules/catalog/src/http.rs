@@ -50,7 +50,10 @@ impl ProductQuery {
     fn into_filter(self, call: &Call) -> Result<Filter, Fault> {
         let include_archived = self.include_archived.unwrap_or(false);
         if include_archived && call.actor.user_id().is_none() {
-            return Err(Fault::unauthenticated("unauthenticated", "Archived products are listed for staff only; this needs an access token."));
+            return Err(Fault::unauthenticated(
+                "unauthenticated",
+                "Archived products are listed for staff only; this needs an access token.",
+            ));
         }
         if include_archived && !call.actor.has_role(Role::Staff) {
             return Err(Fault::forbidden("Archived products are listed for staff only."));

@@ -46,7 +46,8 @@ fn no_copyleft() -> Result<(), Failed> {
 /// docs/ARCHITECTURE.md draws which module asks which contract; the drawing must be the graph Cargo sees.
 fn diagram_is_real() -> Result<(), Failed> {
     let text = fs::read_to_string(workspace::root().join("docs/ARCHITECTURE.md"))?;
-    let diagram = text.split("```mermaid").nth(1).and_then(|rest| rest.split("```").next()).ok_or("docs/ARCHITECTURE.md has no mermaid diagram")?;
+    let diagram =
+        text.split("```mermaid").nth(1).and_then(|rest| rest.split("```").next()).ok_or("docs/ARCHITECTURE.md has no mermaid diagram")?;
     let drawn: BTreeSet<String> = diagram.lines().map(str::trim).filter(|line| line.contains(" --> ")).map(str::to_owned).collect();
     let real: BTreeSet<String> = Workspace::load()
         .edges()

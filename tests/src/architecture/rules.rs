@@ -88,7 +88,10 @@ const WORDS: &[Word] = &[
     },
     Word {
         words: &["cfg(feature", "cfg(not(feature"],
-        allowed: |path| matches!(path, "app/src/wiring.rs" | "app/src/bus/mod.rs" | "migrations/src/lib.rs" | "app/src/docs_ui.rs") || path.starts_with("tests/"),
+        allowed: |path| {
+            matches!(path, "app/src/wiring.rs" | "app/src/bus/mod.rs" | "migrations/src/lib.rs" | "app/src/docs_ui.rs")
+                || path.starts_with("tests/")
+        },
         rule: "features select crates in wiring.rs and bus/mod.rs; they are not sprinkled over items.",
         fix: "decide in wiring.rs and hand in a value.",
     },
@@ -112,10 +115,13 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
         }
     }
     // Rules are pure: an order, a stock item, a payment decide without waiting for anybody.
-    let is_rule = ["order.rs", "stock.rs", "payment.rs", "shipment.rs", "ledger.rs"].iter().any(|rule| source.path.ends_with(&format!("/src/{rule}")));
+    let is_rule = ["order.rs", "stock.rs", "payment.rs", "shipment.rs", "ledger.rs"]
+        .iter()
+        .any(|rule| source.path.ends_with(&format!("/src/{rule}")));
     if is_rule && source.path.starts_with("modules/") {
         for (at, line) in code_lines(source).filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await")) {
-            broken.push(format!("{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.", source.path));
+            broken
+                .push(format!("{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.", source.path));
         }
     }
 }
@@ -150,7 +156,14 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
     let tables_of = |module: &str| -> Vec<String> {
         let folder = format!("migrations/src/{module}/");
         let sources = workspace.sources.iter().filter(|source| source.path.starts_with(&folder));
-        sources.flat_map(|source| source.text.lines().filter_map(|line| line.trim().strip_prefix("create table ")?.split_whitespace().next().map(str::to_owned))).collect()
+        sources
+            .flat_map(|source| {
+                source
+                    .text
+                    .lines()
+                    .filter_map(|line| line.trim().strip_prefix("create table ")?.split_whitespace().next().map(str::to_owned))
+            })
+            .collect()
     };
     for module in MODULES {
         let own = [tables_of(module), tables_of("durable")].concat();
@@ -165,8 +178,11 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
             for (at, line) in code_lines(source) {
                 let lower = line.to_lowercase();
                 let names = |table: &str| {
-                    let queried = ["from ", "join ", "into ", "update "].iter().any(|verb| contains_word(&lower, &format!("{verb}{table}")));
-                    queried || lower.contains(&format!("table_name = \"{table}\"")) || MODULES.iter().any(|schema| lower.contains(&format!("{schema}.{table} ")))
+                    let queried =
+                        ["from ", "join ", "into ", "update "].iter().any(|verb| contains_word(&lower, &format!("{verb}{table}")));
+                    queried
+                        || lower.contains(&format!("table_name = \"{table}\""))
+                        || MODULES.iter().any(|schema| lower.contains(&format!("{schema}.{table} ")))
                 };
                 if let Some((owner, table)) = foreign.iter().find(|(_, table)| names(table)) {
                     broken.push(format!(

@@ -91,7 +91,10 @@ impl Workspace {
 pub fn licences() -> Vec<(String, String)> {
     let metadata = metadata(&[]);
     let packages = metadata["packages"].as_array().expect("packages");
-    packages.iter().map(|package| (text(&package["name"]), package["license"].as_str().unwrap_or("no stated licence").replace('/', " OR "))).collect()
+    packages
+        .iter()
+        .map(|package| (text(&package["name"]), package["license"].as_str().unwrap_or("no stated licence").replace('/', " OR ")))
+        .collect()
 }
 
 fn metadata(arguments: &[&str]) -> Value {

@@ -25,7 +25,9 @@ impl Books {
         let mut connections = HashMap::new();
         for owner in MODULES.into_iter().chain([PROVIDER]) {
             let mut options = match url {
-                None => ConnectOptions::new(format!("sqlite://{}?mode=ro", directory.join(format!("{}.db", owner.replace('_', "-"))).display())),
+                None => {
+                    ConnectOptions::new(format!("sqlite://{}?mode=ro", directory.join(format!("{}.db", owner.replace('_', "-"))).display()))
+                }
                 Some(url) => {
                     let mut options = ConnectOptions::new(url);
                     options.set_schema_search_path(owner);

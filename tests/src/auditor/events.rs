@@ -29,8 +29,12 @@ pub async fn behind(books: &Books) -> Vec<String> {
             .iter()
             .map(|row| ((get(row, "source"), get(row, "subject")), get(row, "last_version")))
             .collect();
-        let dead: HashSet<(String, String)> =
-            books.rows(listener, "select source, subject from retry where state = 'dead'").await.iter().map(|row| (get(row, "source"), get(row, "subject"))).collect();
+        let dead: HashSet<(String, String)> = books
+            .rows(listener, "select source, subject from retry where state = 'dead'")
+            .await
+            .iter()
+            .map(|row| (get(row, "source"), get(row, "subject")))
+            .collect();
         for topic in topics {
             let (source, aggregate) = topic.split_once('.').expect("<source>.<aggregate>");
             for row in books.rows(source, &format!("select subject, last_version from subject where subject like '{aggregate}/%'")).await {

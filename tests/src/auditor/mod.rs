@@ -31,7 +31,11 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
 pub async fn unfinished(books: &Books) -> Vec<String> {
     let mut pending = Vec::new();
     for module in books::MODULES {
-        for (table, waiting) in [("outbox", "state = 'pending'"), ("saga", "state in ('running', 'compensating')"), ("retry", "state in ('waiting', 'retrying')")] {
+        for (table, waiting) in [
+            ("outbox", "state = 'pending'"),
+            ("saga", "state in ('running', 'compensating')"),
+            ("retry", "state in ('waiting', 'retrying')"),
+        ] {
             let count = books.count(module, &format!("select count(*) as n from {table} where {waiting}")).await;
             if count > 0 {
                 pending.push(format!("{module}: {count} in {table}"));

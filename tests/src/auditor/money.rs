@@ -17,12 +17,22 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
         wrong.push(format!("B2: ledger transaction {} sums to {}", get::<Uuid>(&row, "transaction_id"), get::<i64>(&row, "total")));
     }
     let twice = [
-        ("authorisations", "select order_id, count(*) as n from authorisation where status <> 'voided' group by order_id having count(*) > 1"),
-        ("captures", "select a.order_id, count(*) as n from capture c join authorisation a on a.id = c.authorisation_id group by a.order_id having count(*) > 1"),
+        (
+            "authorisations",
+            "select order_id, count(*) as n from authorisation where status <> 'voided' group by order_id having count(*) > 1",
+        ),
+        (
+            "captures",
+            "select a.order_id, count(*) as n from capture c join authorisation a on a.id = c.authorisation_id group by a.order_id having count(*) > 1",
+        ),
     ];
     for (what, sql) in twice {
         for row in books.rows(PROVIDER, sql).await {
-            wrong.push(format!("B5: {} effective {what} at the provider for order {}", get::<i64>(&row, "n"), get::<Uuid>(&row, "order_id")));
+            wrong.push(format!(
+                "B5: {} effective {what} at the provider for order {}",
+                get::<i64>(&row, "n"),
+                get::<Uuid>(&row, "order_id")
+            ));
         }
     }
     wrong

@@ -25,7 +25,9 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
     for order in checkouts.into_keys() {
         wrong.push(format!("D1: there is a checkout saga for {order}, which is no order"));
     }
-    let states = |rows: Vec<sea_orm::QueryResult>, column: &'static str| -> HashMap<Uuid, String> { rows.iter().map(|row| (get(row, "order_id"), get(row, column))).collect() };
+    let states = |rows: Vec<sea_orm::QueryResult>, column: &'static str| -> HashMap<Uuid, String> {
+        rows.iter().map(|row| (get(row, "order_id"), get(row, column))).collect()
+    };
     let reservations = states(books.rows("inventory", "select order_id, state from reservation").await, "state");
     let payments = states(books.rows("payments", "select order_id, status from payment").await, "status");
     let shipments = states(books.rows("shipping", "select order_id, status from shipment").await, "status");

@@ -3,7 +3,8 @@
 use super::books::{Books, get};
 
 pub async fn audit_always(books: &Books) -> Vec<String> {
-    let broken = books.rows("inventory", "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)").await;
+    let broken =
+        books.rows("inventory", "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)").await;
     broken.iter().map(|row| format!("C1: the level of {} is impossible", get::<String>(row, "sku"))).collect()
 }
 

@@ -106,13 +106,19 @@ impl Shop {
         self.start_time = started.elapsed();
         self.child = Some(child);
         let client = self.client();
-        durable_testing::eventually("the shop is ready", Duration::from_secs(30), || async { client.get("/health/ready").await.status == 200 }).await;
+        durable_testing::eventually("the shop is ready", Duration::from_secs(30), || async {
+            client.get("/health/ready").await.status == 200
+        })
+        .await;
     }
 
     /// A command of this shop's binary, with its settings.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.current_dir(self.directory()).env("BANYAN__HTTP__LISTEN", format!("127.0.0.1:{}", self.port)).env("BANYAN__DATA_DIR", self.directory());
+        command
+            .current_dir(self.directory())
+            .env("BANYAN__HTTP__LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("BANYAN__DATA_DIR", self.directory());
         if let Some(url) = self.database_url() {
             command.env("BANYAN__DATABASE__URL", url);
         }

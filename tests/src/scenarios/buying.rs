@@ -44,13 +44,16 @@ async fn an_order_is_confirmed_and_its_history_tells_how(client: Client) {
     assert_eq!(order["items"][0]["unit_price"]["amount"], 1999);
     assert_eq!(order["items"][0]["name"], "A Test Fig");
     let history = customer.get(&format!("{}/history", order_path(&order))).await.expect(200).json();
-    let versions: Vec<i64> = history["items"].as_array().expect("items").iter().map(|event| event["version"].as_i64().expect("a version")).collect();
+    let versions: Vec<i64> =
+        history["items"].as_array().expect("items").iter().map(|event| event["version"].as_i64().expect("a version")).collect();
     assert_eq!(versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "versions are gapless from 1");
-    let types: Vec<&str> = history["items"].as_array().expect("items").iter().map(|event| event["type"].as_str().expect("a type")).collect();
+    let types: Vec<&str> =
+        history["items"].as_array().expect("items").iter().map(|event| event["type"].as_str().expect("a type")).collect();
     for expected in ["placed", "capture_decided", "confirmed"] {
         assert!(types.contains(&expected), "{expected} is missing in {types:?}");
     }
-    let payment = customer.get(&format!("/api/v1/payments/{}", order["payment"]["id"].as_str().expect("a payment"))).await.expect(200).json();
+    let payment =
+        customer.get(&format!("/api/v1/payments/{}", order["payment"]["id"].as_str().expect("a payment"))).await.expect(200).json();
     assert_eq!((payment["status"].as_str(), &payment["captured"]["amount"]), (Some("captured"), &json!(3998)), "{payment}");
     assert_eq!(stock_of(&client, &sku).await, (8, 0), "two units left the house and nothing is held");
 }
@@ -146,7 +149,9 @@ async fn a_capture_refused_for_good_undoes_everything(client: Client) {
     let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await;
     assert_eq!(order["cancel_reason"], "payment_declined");
     assert_eq!(stock_of(&client, &sku).await, (4, 0));
-    let payment = customer.get(&format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"))).await.expect(200).json()["items"][0].clone();
+    let payment =
+        customer.get(&format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"))).await.expect(200).json()["items"][0]
+            .clone();
     assert_eq!((payment["status"].as_str(), &payment["captured"]["amount"]), (Some("voided"), &json!(0)), "{payment}");
 }
 
@@ -201,7 +206,10 @@ async fn the_price_is_the_catalogs_whatever_the_client_believes(client: Client) 
     body["items"][0]["unit_price"] = json!({"amount": 1, "currency": "EUR"});
     customer.post_keyed("/api/v1/orders", &body).await.expect(422);
     let staff = client.staff().await;
-    staff.send(Method::PATCH, &format!("/api/v1/products/{sku}"), &[], Some(&json!({"price": {"amount": 250, "currency": "EUR"}}))).await.expect(200);
+    staff
+        .send(Method::PATCH, &format!("/api/v1/products/{sku}"), &[], Some(&json!({"price": {"amount": 250, "currency": "EUR"}})))
+        .await
+        .expect(200);
     assert_eq!(customer.order(&sku, 1, "pm_card_visa").await["total"]["amount"], 250);
 }
 
@@ -217,8 +225,14 @@ async fn an_order_of_somebody_else_looks_like_none(client: Client) {
         stranger.get(&format!("{}/{path}", order_path(&order))).await.expect_problem(404, "not_found");
     }
     stranger.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect_problem(404, "not_found");
-    stranger.get(&format!("/api/v1/payments/{}", order["payment"]["id"].as_str().expect("a payment"))).await.expect_problem(404, "not_found");
-    stranger.get(&format!("/api/v1/shipments/{}", order["shipment"]["id"].as_str().expect("a shipment"))).await.expect_problem(404, "not_found");
+    stranger
+        .get(&format!("/api/v1/payments/{}", order["payment"]["id"].as_str().expect("a payment")))
+        .await
+        .expect_problem(404, "not_found");
+    stranger
+        .get(&format!("/api/v1/shipments/{}", order["shipment"]["id"].as_str().expect("a shipment")))
+        .await
+        .expect_problem(404, "not_found");
     client.get(&order_path(&order)).await.expect(401);
     client.staff().await.get(&order_path(&order)).await.expect(200);
 }

@@ -24,7 +24,9 @@ async fn a_confirmed_order_is_refunded_and_restocked(client: Client) {
     let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await;
     assert_eq!(order["cancel_reason"], "customer");
     assert_eq!(stock_of(&client, &sku).await, (5, 0));
-    let payment = customer.get(&format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"))).await.expect(200).json()["items"][0].clone();
+    let payment =
+        customer.get(&format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"))).await.expect(200).json()["items"][0]
+            .clone();
     assert_eq!((payment["status"].as_str(), &payment["refunded"]["amount"]), (Some("refunded"), &json!(4000)), "{payment}");
 }
 

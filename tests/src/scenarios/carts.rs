@@ -6,7 +6,12 @@ use serde_json::json;
 use super::{eventually, new_product, scenarios};
 use crate::harness::{Client, order_body};
 
-scenarios![a_cart_is_filled_and_checked_out, an_empty_cart_cannot_be_checked_out, a_cart_of_somebody_else_looks_like_none, drafts_are_not_listed_as_orders];
+scenarios![
+    a_cart_is_filled_and_checked_out,
+    an_empty_cart_cannot_be_checked_out,
+    a_cart_of_somebody_else_looks_like_none,
+    drafts_are_not_listed_as_orders
+];
 
 async fn new_cart(customer: &Client) -> String {
     let cart = customer.post_keyed("/api/v1/carts", &json!({})).await.expect(201).json();

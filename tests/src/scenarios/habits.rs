@@ -43,7 +43,13 @@ async fn a_wrong_method_is_405_and_names_the_right_ones(client: Client) {
 }
 
 async fn malformed_json_is_a_problem(client: Client) {
-    let answer = client.request(Method::POST, "/api/v1/sessions").header("content-type", "application/json").body("{\"email\":").send().await.expect("an answer");
+    let answer = client
+        .request(Method::POST, "/api/v1/sessions")
+        .header("content-type", "application/json")
+        .body("{\"email\":")
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 400);
     assert_eq!(answer.json::<Value>().await.expect("JSON")["code"], "malformed_json");
 }
@@ -53,7 +59,11 @@ fn pointers(problem: &Value) -> Vec<&str> {
 }
 
 async fn an_unknown_field_is_refused_by_name(client: Client) {
-    let problem = client.post("/api/v1/sessions", &json!({"email": "demo@banyan.example", "password": "banyan-demo", "pasword": "x"})).await.expect(422).json();
+    let problem = client
+        .post("/api/v1/sessions", &json!({"email": "demo@banyan.example", "password": "banyan-demo", "pasword": "x"}))
+        .await
+        .expect(422)
+        .json();
     assert!(problem["errors"].to_string().contains("pasword"), "{problem}");
 }
 
@@ -85,20 +95,28 @@ async fn ten_megabytes_are_too_much(client: Client) {
     }
     client.get("/health/live").await.expect(200);
     let body = format!("{{\"email\": \"{}\"}}", "x".repeat(70_000));
-    let answer = client.request(Method::POST, "/api/v1/sessions").header("content-type", "application/json").body(body).send().await.expect("an answer");
+    let answer = client
+        .request(Method::POST, "/api/v1/sessions")
+        .header("content-type", "application/json")
+        .body(body)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 413);
 }
 
 async fn an_unknown_currency_is_refused(client: Client) {
     let staff = client.staff().await;
     for currency in ["QQQ", "eur", "EURO"] {
-        let product = json!({"sku": "never-made", "name": "x", "description": "x", "category": "figs", "price": {"amount": 1, "currency": currency}});
+        let product =
+            json!({"sku": "never-made", "name": "x", "description": "x", "category": "figs", "price": {"amount": 1, "currency": currency}});
         staff.post("/api/v1/products", &product).await.expect(422);
     }
 }
 
 async fn another_content_type_is_refused(client: Client) {
-    let answer = client.request(Method::POST, "/api/v1/sessions").header("content-type", "text/plain").body("{}").send().await.expect("an answer");
+    let answer =
+        client.request(Method::POST, "/api/v1/sessions").header("content-type", "text/plain").body("{}").send().await.expect("an answer");
     assert_eq!(answer.status(), 415);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
 }
@@ -195,5 +213,8 @@ async fn an_id_that_is_none_is_not_found(client: Client) {
     let customer = client.customer().await;
     customer.get("/api/v1/orders/not-an-id").await.expect_problem(404, "not_found");
     let key = new_key();
-    customer.send(Method::POST, "/api/v1/orders/not-an-id/cancel", &[("Idempotency-Key", &key)], Some(&json!({}))).await.expect_problem(404, "not_found");
+    customer
+        .send(Method::POST, "/api/v1/orders/not-an-id/cancel", &[("Idempotency-Key", &key)], Some(&json!({})))
+        .await
+        .expect_problem(404, "not_found");
 }

@@ -41,7 +41,11 @@ async fn products_are_found_by_word_category_and_price(client: Client) {
     let one = client.get("/api/v1/products/rare-fig").await.expect(200).json();
     let category = one["category"].as_str().expect("a category");
     let price = one["price"]["amount"].as_i64().expect("an amount");
-    let found = client.get(&format!("/api/v1/products?category={category}&min_price={price}&max_price={price}&q=fig&limit=100")).await.expect(200).json();
+    let found = client
+        .get(&format!("/api/v1/products?category={category}&min_price={price}&max_price={price}&q=fig&limit=100"))
+        .await
+        .expect(200)
+        .json();
     let items = found["items"].as_array().expect("items");
     assert!(items.iter().any(|product| product["sku"] == "rare-fig"), "{found}");
     assert!(items.iter().all(|product| product["category"] == category && product["price"]["amount"] == price), "{found}");
@@ -104,8 +108,11 @@ async fn a_partial_refund_leaves_the_rest(client: Client) {
     staff.post_keyed(&refunds, &too_much).await.expect(409);
     staff.post_keyed(&refunds, &json!({"amount": {"amount": 1, "currency": "USD"}, "reason": "abroad"})).await.expect(422);
     staff.post_keyed(&refunds, &json!({"reason": "the rest"})).await.expect(201);
-    eventually(&customer, &payment, "all is refunded", |payment| payment["status"] == "refunded" && payment["refunded"]["amount"] == 2000).await;
-    let notified = |list: &serde_json::Value| list["items"].as_array().is_some_and(|items| items.iter().filter(|mail| mail["kind"] == "payment_refunded").count() == 2);
+    eventually(&customer, &payment, "all is refunded", |payment| payment["status"] == "refunded" && payment["refunded"]["amount"] == 2000)
+        .await;
+    let notified = |list: &serde_json::Value| {
+        list["items"].as_array().is_some_and(|items| items.iter().filter(|mail| mail["kind"] == "payment_refunded").count() == 2)
+    };
     eventually(&customer, "/api/v1/notifications?limit=100", "both refunds are told", notified).await;
     eventually(&customer, &order_path(&order), "the order is untouched", |order| order["status"] == "confirmed").await;
 }

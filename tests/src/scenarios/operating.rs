@@ -43,7 +43,13 @@ async fn every_order_has_one_checkout_saga_with_its_log(client: Client) {
 }
 
 async fn only_operators_operate(client: Client) {
-    for path in ["/api/v1/ops/modules", "/api/v1/ops/orders/sagas", "/api/v1/ops/orders/outbox", "/api/v1/ops/orders/dead-letters", "/api/v1/ops/orders/audit"] {
+    for path in [
+        "/api/v1/ops/modules",
+        "/api/v1/ops/orders/sagas",
+        "/api/v1/ops/orders/outbox",
+        "/api/v1/ops/orders/dead-letters",
+        "/api/v1/ops/orders/audit",
+    ] {
         client.get(path).await.expect(401);
         client.customer().await.get(path).await.expect_problem(403, "insufficient_role");
         client.staff().await.get(path).await.expect_problem(403, "insufficient_role");
@@ -66,7 +72,9 @@ async fn sent_events_stay_in_the_outbox(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     client.new_customer().await.order(&sku, 1, "pm_card_visa").await;
     let ops = client.ops().await;
-    let sent = |list: &Value| list["items"].as_array().is_some_and(|items| !items.is_empty() && items.iter().all(|event| event["state"] == "sent"));
+    let sent = |list: &Value| {
+        list["items"].as_array().is_some_and(|items| !items.is_empty() && items.iter().all(|event| event["state"] == "sent"))
+    };
     eventually(&ops, "/api/v1/ops/orders/outbox?state=sent", "orders' events are sent", sent).await;
 }
 

@@ -36,7 +36,9 @@ async fn a_user_registers_logs_in_and_is_welcomed(client: Client) {
     let customer = client.log_in_with(&email, PASSWORD).await;
     let me = customer.get("/api/v1/users/me").await.expect(200).json();
     assert_eq!(me["id"], user["id"]);
-    let welcomed = |list: &serde_json::Value| list["items"].as_array().is_some_and(|items| items.iter().any(|mail| mail["kind"] == "welcome" && mail["status"] == "captured"));
+    let welcomed = |list: &serde_json::Value| {
+        list["items"].as_array().is_some_and(|items| items.iter().any(|mail| mail["kind"] == "welcome" && mail["status"] == "captured"))
+    };
     super::eventually(&customer, "/api/v1/notifications", "a welcome is sent", welcomed).await;
 }
 
@@ -86,7 +88,11 @@ async fn logging_out_ends_the_session(client: Client) {
 async fn a_profile_is_changed_by_its_owner(client: Client) {
     let customer = client.new_customer().await;
     let address = json!({"name": "Ada Fig", "line1": "1 Banyan Row", "city": "Berlin", "postal_code": "10115", "country": "DE"});
-    let changed = customer.send(Method::PATCH, "/api/v1/users/me", &[], Some(&json!({"name": "Ada F.", "addresses": [address]}))).await.expect(200).json();
+    let changed = customer
+        .send(Method::PATCH, "/api/v1/users/me", &[], Some(&json!({"name": "Ada F.", "addresses": [address]})))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(changed["name"], "Ada F.");
     assert_eq!(customer.get("/api/v1/users/me").await.expect(200).json()["addresses"][0]["city"], "Berlin");
     customer.send(Method::PATCH, "/api/v1/users/me", &[], Some(&json!({"roles": ["ops"]}))).await.expect(422);

@@ -23,7 +23,9 @@ async fn an_order_is_shipped_delivered_and_told_of(client: Client) {
     eventually(&customer, &order_path(&order), "the order is delivered", |order| order["status"] == "delivered").await;
     let told = |list: &serde_json::Value| {
         let kinds: Vec<&str> = list["items"].as_array().into_iter().flatten().filter_map(|mail| mail["kind"].as_str()).collect();
-        ["order_placed", "order_confirmed", "order_shipped", "order_delivered"].iter().all(|kind| kinds.iter().filter(|k| k == &kind).count() == 1)
+        ["order_placed", "order_confirmed", "order_shipped", "order_delivered"]
+            .iter()
+            .all(|kind| kinds.iter().filter(|k| k == &kind).count() == 1)
     };
     eventually(&customer, "/api/v1/notifications?limit=100", "the customer is told of every step once", told).await;
 }
