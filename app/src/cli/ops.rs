@@ -242,7 +242,8 @@ impl Session {
 
     async fn act(&self, path: &str, reason: &Reason) -> Result<(), Failure> {
         let answer = self.ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body())).await?;
-        Ok(if answer.is_null() { print("done")? } else { print_json(&answer)? })
+        let printed = if answer.is_null() { print("done") } else { print_json(&answer) };
+        Ok(printed?)
     }
 }
 

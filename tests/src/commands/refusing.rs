@@ -53,8 +53,8 @@ async fn a_postgresql_that_does_not_answer_is_named_with_the_way_to_start_it() {
     let nobody = ("BANYAN__DATABASE__URL", "postgres://shop:geheim@127.0.0.1:1/shop");
     let prod = [&PROD[..], &[("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()), nobody]].concat();
     let demo = [nobody];
-    let attempts: [(&[&str], &[(&str, &str)]); 4] =
-        [(&["serve"], &demo), (&["serve"], &prod), (&["migrate", "--provision"], &prod), (&["migrate", "status"], &demo)];
+    let attempts =
+        [(&["serve"][..], &demo[..]), (&["serve"], &prod), (&["migrate", "--provision"], &prod), (&["migrate", "status"], &demo)];
     let ended = futures::future::join_all(attempts.map(|(arguments, settings)| place.run_with(arguments, settings))).await;
     for ended in ended {
         let ended = ended.expect(1).saying(&["127.0.0.1:1", "database.url", "start it", "pg_ctlcluster", "docker run"]);

@@ -1,12 +1,6 @@
 //! Starts the `banyan` binary, as an operator would, on a free port with a database of its own.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Stdio,
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, process::Stdio, sync::OnceLock, time::Duration};
 
 use durable_testing::{PostgresHome, SqliteHome};
 use tokio::{
@@ -49,15 +43,12 @@ enum Home {
 
 /// A shop that was started by this test and is killed with it.
 pub struct Shop {
-    pub stage: Stage,
     home: Home,
     settings: Vec<(String, String)>,
     child: Option<Child>,
     /// Chosen once, so that clients find the shop again after a restart.
     port: u16,
     base: String,
-    /// From the start of the process to its banner.
-    pub start_time: Duration,
 }
 
 impl Shop {
@@ -75,7 +66,7 @@ impl Shop {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let port = free_port();
         let base = format!("http://127.0.0.1:{port}");
-        let mut shop = Shop { stage, home, settings, child: None, port, base, start_time: Duration::ZERO };
+        let mut shop = Shop { home, settings, child: None, port, base };
         shop.boot().await;
         shop
     }
@@ -86,7 +77,6 @@ impl Shop {
     /// If it does not come up within a minute; with its log.
     pub async fn boot(&mut self) {
         assert!(self.child.is_none(), "the shop is running");
-        let started = Instant::now();
         let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.command();
         command.arg("serve").stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
@@ -103,7 +93,6 @@ impl Shop {
         assert!(is_up.await.unwrap_or(false), "the shop did not come up; its log:\n{}", self.log());
         // The pipe must be read on, or the process would block on its own banner.
         tokio::spawn(async move { while let Ok(Some(_)) = banner.next_line().await {} });
-        self.start_time = started.elapsed();
         self.child = Some(child);
         let client = self.client();
         durable_testing::eventually("the shop is ready", Duration::from_secs(30), || async {
@@ -149,25 +138,10 @@ impl Shop {
         }
     }
 
-    pub fn process_id(&self) -> u32 {
-        self.child.as_ref().and_then(Child::id).expect("the shop runs")
-    }
-
     /// `kill -9`.
     pub async fn kill(&mut self) {
         let mut child = self.child.take().expect("the shop runs");
         child.kill().await.expect("it can be killed");
-    }
-
-    /// SIGTERM; answers how long it took and with which code it exited.
-    pub async fn terminate(&mut self) -> (Duration, Option<i32>) {
-        let mut child = self.child.take().expect("the shop runs");
-        let started = Instant::now();
-        let id = child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill(1)");
-        assert!(sent.success());
-        let status = tokio::time::timeout(Duration::from_secs(40), child.wait()).await.expect("it stops within 40 s").expect("it ends");
-        (started.elapsed(), status.code())
     }
 
     /// Ends the process and removes the data.
