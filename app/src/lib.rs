@@ -15,7 +15,12 @@ mod server;
 mod telemetry;
 mod wiring;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
@@ -145,12 +150,14 @@ impl App {
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let handles: Vec<ServerHandle> = self.listening.servers.iter().map(Server::handle).collect();
         let mut servers = tokio::spawn(futures::future::try_join_all(self.listening.servers));
+        let mut stopped_at = Instant::now();
         tokio::select! {
             ended = &mut servers => {
                 ended.context("the server ended")?.context("the server failed")?;
             }
             () = stop => {
                 // Readiness goes off and those who wait are answered before the API stops accepting; the admin's server ends last.
+                stopped_at = Instant::now();
                 self.checks.stopping.cancel();
                 for handle in handles {
                     handle.stop(true).await;
@@ -158,7 +165,9 @@ impl App {
             }
         }
         self.stop_work.cancel();
-        let grace = Duration::from_millis(self.settings.http.shutdown_timeout_ms);
+        // What the requests left of the time, and enough to give leases back even if they left nothing.
+        let limit = Duration::from_millis(self.settings.http.shutdown_timeout_ms);
+        let grace = limit.saturating_sub(stopped_at.elapsed()).max(Duration::from_secs(1));
         if tokio::time::timeout(grace, futures::future::join_all(self.running)).await.is_err() {
             tracing::warn!("some work did not end in time; it goes on at the next start");
         }

@@ -203,37 +203,43 @@ impl Session {
     }
 
     async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
-        let mut rows = Vec::new();
+        let mut items = Vec::new();
         for module in modules {
-            let mut cursor = String::new();
-            loop {
-                let join = if path.contains('?') { '&' } else { '?' };
-                let page = self.ask(Method::GET, &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"), None).await?;
-                for item in page["items"].as_array().into_iter().flatten() {
-                    rows.push((module.clone(), item.clone()));
-                }
-                match page["next_cursor"].as_str() {
-                    Some(next) => cursor = format!("&cursor={next}"),
-                    None => break,
-                }
-            }
+            let found = self.all_of(module, path).await?;
+            items.extend(found.into_iter().map(|item| (module.as_str(), item)));
         }
         if output == Output::Json {
-            let rows: Vec<Value> = rows.into_iter().map(|(module, item)| json!({"module": module, "item": item})).collect();
+            let rows: Vec<Value> = items.into_iter().map(|(module, item)| json!({"module": module, "item": item})).collect();
             return Ok(print_json(&rows)?);
         }
-        if rows.is_empty() {
+        if items.is_empty() {
             return Ok(print("none")?);
         }
-        for (module, item) in rows {
+        let header = std::iter::once("module").chain(columns.iter().copied()).map(str::to_owned).collect();
+        let row = |(module, item): (&str, Value)| {
             let cells = columns.iter().map(|column| match &item[*column] {
-                Value::String(text) => text.clone(),
-                Value::Null => "-".to_owned(),
+                Value::String(text) if !text.is_empty() => text.clone(),
+                Value::String(_) | Value::Null => "-".to_owned(),
                 other => other.to_string(),
             });
-            print(&format!("{module}  {}", cells.collect::<Vec<_>>().join("  ")))?;
+            std::iter::once(module.to_owned()).chain(cells).collect()
+        };
+        let rows: Vec<Vec<String>> = std::iter::once(header).chain(items.into_iter().map(row)).collect();
+        Ok(print(&aligned(&rows))?)
+    }
+
+    /// Every page of a list.
+    async fn all_of(&self, module: &str, path: &str) -> Result<Vec<Value>, Failure> {
+        let join = if path.contains('?') { '&' } else { '?' };
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.ask(Method::GET, &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"), None).await?;
+            items.extend(page["items"].as_array().into_iter().flatten().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
         }
-        Ok(())
     }
 
     async fn show(&self, path: &str) -> Result<(), Failure> {
@@ -245,6 +251,17 @@ impl Session {
         let printed = if answer.is_null() { print("done") } else { print_json(&answer) };
         Ok(printed?)
     }
+}
+
+/// Rows with their columns below each other; the first row is the header.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A problem in one line: what it says, and what exactly is wrong where.
