@@ -194,7 +194,7 @@ impl Service {
     }
 }
 
-/// A cart concerns its customer alone, not even staff.
-fn own(stream: Option<Stream>, call: &Call) -> Option<Stream> {
+/// A cart concerns its customer alone: neither staff nor other modules.
+pub(crate) fn own(stream: Option<Stream>, call: &Call) -> Option<Stream> {
     stream.filter(|stream| call.actor.user_id() == Some(stream.order().user_id))
 }

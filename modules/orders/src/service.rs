@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Settings,
     announce::{messages_of, store_and_announce},
-    basket, cancellation,
+    basket, cancellation, carts,
     checkout::{CheckoutSaga, course::Checkout},
     event::{Address, Canceller, Line, OrderEvent, Placement, Recorded, Status},
     order::{Order, Refusal},
@@ -207,7 +207,7 @@ impl Orders for Service {
         if let Some(view) = store::find_visible(self.db.read(), id, &call.actor).await? {
             return Ok(FoundOrder { order: Some(message_of(view)) });
         }
-        let cart = store::find_visible_stream(self.db.read(), id, &call.actor, self.clock.now()).await?;
+        let cart = carts::own(store::find_stream(self.db.read(), id, self.clock.now()).await?, call);
         Ok(FoundOrder { order: cart.map(|stream| message_of_cart(&stream)) })
     }
 
