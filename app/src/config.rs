@@ -197,11 +197,20 @@ impl Settings {
 
     /// What is allowed only together, or only in one profile.
     fn check(&self) -> anyhow::Result<()> {
-        if self.is_demo() && !self.http.listen.ip().is_loopback() {
-            bail!(
-                "http.listen is {}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod",
-                self.http.listen
-            );
+        let listens = [("http.listen", Some(self.http.listen)), ("admin.listen", self.admin.listen)];
+        for (name, listen) in
+            listens.into_iter().filter_map(|(name, listen)| Some((name, listen?))).filter(|(_, listen)| !listen.ip().is_loopback())
+        {
+            if self.is_demo() {
+                bail!(
+                    "{name} is {listen}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod"
+                );
+            }
+            if !self.http.behind_tls {
+                bail!(
+                    "{name} is {listen} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS"
+                );
+            }
         }
         if self.profile == Profile::Prod {
             if self.auth.signing_key_file.is_none() {
@@ -213,12 +222,6 @@ impl Settings {
                 bail!(
                     "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
                     self.auth.issuer
-                );
-            }
-            if !self.http.listen.ip().is_loopback() && !self.http.behind_tls {
-                bail!(
-                    "http.listen is {} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS",
-                    self.http.listen
                 );
             }
         }
@@ -401,6 +404,7 @@ mod tests {
     #[test]
     fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
         assert!(error("", &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("loopback"));
+        assert!(error("", &[("BANYAN__ADMIN__LISTEN", "0.0.0.0:90")]).contains("admin.listen"));
         assert!(error("profile = \"prod\"", &[]).contains("signing_key_file"));
         let prod = "profile = \"prod\"\n[auth]\nsigning_key_file = \"key.pem\"\nissuer = ";
         assert!(error(&format!("{prod}\"http://shop.example\""), &[]).contains("https://"));

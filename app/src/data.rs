@@ -1,6 +1,9 @@
 //! Where each module's data is, who may open it, and how it is brought up to date.
 
-use std::fs::{self, File, TryLockError};
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    os::unix::fs::DirBuilderExt,
+};
 
 use anyhow::{Context, bail};
 use durable::Place;
@@ -40,7 +43,12 @@ pub fn lock(settings: &Settings, modules: &[&str]) -> anyhow::Result<DataLock> {
         return Ok(DataLock(None));
     }
     let directory = &settings.data_dir;
-    fs::create_dir_all(directory).with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
+    // The files hold password hashes and the key that signs tokens: they are their owner's alone.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
     let path = directory.join("lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;

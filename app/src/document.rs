@@ -8,25 +8,40 @@ use web::Routes;
 use crate::health::{self, Checks};
 
 /// The document of these modules' routes; `x-module` on every operation says whose it is, so that it is a route table too.
-pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Checks>) -> OpenApi {
+///
+/// # Errors
+/// Two modules give different schemas the same name: one would hide the other.
+pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Checks>) -> anyhow::Result<OpenApi> {
     let mut all = base();
-    let mut add = |module: &str, api: OpenApi| {
-        let mut api = api;
+    let mut add = |module: &str, mut api: OpenApi| {
+        refuse_collisions(&all, &api, module)?;
         for item in api.paths.paths.values_mut() {
             for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten() {
                 operation.extensions.get_or_insert_with(Extensions::default).insert("x-module".to_owned(), module.into());
             }
         }
         all.merge(api);
+        anyhow::Ok(())
     };
     for (module, routes) in modules {
-        add(module, web::openapi::collect("/api/v1", std::slice::from_ref(routes)));
+        add(module, web::openapi::collect("/api/v1", std::slice::from_ref(routes)))?;
     }
-    add("users", web::openapi::collect("", std::slice::from_ref(well_known)));
+    add("users", web::openapi::collect("", std::slice::from_ref(well_known)))?;
     let health = health::routes(checks.clone());
-    add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]));
+    add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]))?;
     web::openapi::finish(&mut all);
-    all
+    Ok(all)
+}
+
+fn refuse_collisions(all: &OpenApi, api: &OpenApi, module: &str) -> anyhow::Result<()> {
+    let known = all.components.as_ref().map(|components| &components.schemas);
+    let new = api.components.iter().flat_map(|components| &components.schemas);
+    for (name, schema) in new {
+        if known.and_then(|known| known.get(name)).is_some_and(|other| other != schema) {
+            anyhow::bail!("{module} documents a schema named {name}, and so does another module, differently: rename one");
+        }
+    }
+    Ok(())
 }
 
 fn base() -> OpenApi {

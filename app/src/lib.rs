@@ -76,7 +76,7 @@ impl App {
         let verifier = keys::verifier(&settings, wired.asked.users.clone(), ground.clock.clone());
         let (checks, databases) = (checks(&wired), databases(&wired));
         let routes = routes(&settings, &wired)?;
-        let document = document::assemble(&routes, &wired.well_known, &checks);
+        let document = document::assemble(&routes, &wired.well_known, &checks)?;
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
         let feeds: Feeds = wired.placed.iter().map(|module| (module.name.to_owned(), module.machinery.feed())).collect();
         for module in &wired.placed {
@@ -196,7 +196,7 @@ async fn document_in(directory: &Path) -> anyhow::Result<OpenApi> {
     let _lock = prepare(&settings).await?;
     let ground = Ground { settings: settings.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
     let wired = wiring::wire(&ground).await?;
-    let document = document::assemble(&routes(&settings, &wired)?, &wired.well_known, &checks(&wired));
+    let document = document::assemble(&routes(&settings, &wired)?, &wired.well_known, &checks(&wired))?;
     for db in databases(&wired) {
         db.close().await;
     }

@@ -60,6 +60,7 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
         clock: clock.clone(),
         secrets: Arc::new(shared_kernel::RandomSecrets),
         ids: ids.clone(),
+        demo: settings.is_demo(),
         settings: users_settings(settings)?,
     })
     .await

@@ -40,13 +40,13 @@ pub fn routes(asked: Asked) -> Routes {
 /// An order with everything around it.
 #[derive(Serialize, ToSchema)]
 struct OrderDetails {
-    order: OrderSummary,
+    order: PageOrder,
     /// Whose order it is.
-    user: Option<Profile>,
+    user: Option<PageUser>,
     /// The ordered products as the catalog shows them today.
-    products: Option<Vec<Product>>,
-    payment: Option<Payment>,
-    shipment: Option<Shipment>,
+    products: Option<Vec<PageProduct>>,
+    payment: Option<PagePayment>,
+    shipment: Option<PageShipment>,
     /// The modules that did not answer; their parts are null.
     #[schema(example = json!(["payments"]))]
     unavailable: Vec<String>,
@@ -55,17 +55,17 @@ struct OrderDetails {
 /// A user's own start page.
 #[derive(Serialize, ToSchema)]
 struct Dashboard {
-    profile: Option<Profile>,
+    profile: Option<PageUser>,
     /// Newest first.
-    latest_orders: Option<Vec<OrderSummary>>,
+    latest_orders: Option<Vec<PageOrder>>,
     /// Best sold first.
-    popular_products: Option<Vec<Product>>,
+    popular_products: Option<Vec<PageProduct>>,
     /// The modules that did not answer; their parts are null.
     unavailable: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct OrderSummary {
+struct PageOrder {
     #[schema(format = Uuid)]
     id: String,
     #[schema(format = Uuid)]
@@ -73,14 +73,14 @@ struct OrderSummary {
     #[schema(example = "confirmed")]
     status: String,
     cancel_reason: Option<String>,
-    items: Vec<OrderLine>,
+    items: Vec<PageOrderLine>,
     total: Option<Money>,
     created_at: Timestamp,
     version: i64,
 }
 
 #[derive(Serialize, ToSchema)]
-struct OrderLine {
+struct PageOrderLine {
     sku: String,
     name: String,
     quantity: u32,
@@ -88,7 +88,7 @@ struct OrderLine {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Profile {
+struct PageUser {
     #[schema(format = Uuid)]
     id: String,
     email: String,
@@ -97,7 +97,7 @@ struct Profile {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Product {
+struct PageProduct {
     sku: String,
     name: String,
     category: String,
@@ -106,7 +106,7 @@ struct Product {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Payment {
+struct PagePayment {
     #[schema(format = Uuid)]
     id: String,
     status: String,
@@ -116,7 +116,7 @@ struct Payment {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Shipment {
+struct PageShipment {
     #[schema(format = Uuid)]
     id: String,
     status: String,
@@ -144,11 +144,11 @@ async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Asked>
     );
     let mut parts = Parts::default();
     Ok(HttpResponse::Ok().json(OrderDetails {
-        user: parts.take("users", user).and_then(|found| found.user).map(Profile::from),
+        user: parts.take("users", user).and_then(|found| found.user).map(PageUser::from),
         products: parts.take("catalog", products).map(listed),
-        payment: parts.take("payments", payment).and_then(|found| found.payment).map(Payment::from),
-        shipment: parts.take("shipping", shipment).and_then(|found| found.shipment).map(Shipment::from),
-        order: OrderSummary::from(order),
+        payment: parts.take("payments", payment).and_then(|found| found.payment).map(PagePayment::from),
+        shipment: parts.take("shipping", shipment).and_then(|found| found.shipment).map(PageShipment::from),
+        order: PageOrder::from(order),
         unavailable: parts.unavailable,
     }))
 }
@@ -166,8 +166,8 @@ async fn dashboard(caller: LoggedIn, asked: Data<Asked>) -> Result<HttpResponse,
     );
     let mut parts = Parts::default();
     Ok(HttpResponse::Ok().json(Dashboard {
-        profile: parts.take("users", profile).and_then(|found| found.user).map(Profile::from),
-        latest_orders: parts.take("orders", orders).map(|list| list.items.into_iter().map(OrderSummary::from).collect()),
+        profile: parts.take("users", profile).and_then(|found| found.user).map(PageUser::from),
+        latest_orders: parts.take("orders", orders).map(|list| list.items.into_iter().map(PageOrder::from).collect()),
         popular_products: parts.take("catalog", popular).map(listed),
         unavailable: parts.unavailable,
     }))
@@ -193,19 +193,19 @@ async fn within<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, 
     tokio::time::timeout(PART_TIMEOUT, answer).await.unwrap_or_else(|_| Err(Fault::unavailable("The module did not answer in time.")))
 }
 
-fn listed(products: Products) -> Vec<Product> {
-    products.items.into_iter().map(Product::from).collect()
+fn listed(products: Products) -> Vec<PageProduct> {
+    products.items.into_iter().map(PageProduct::from).collect()
 }
 
-impl From<Order> for OrderSummary {
+impl From<Order> for PageOrder {
     fn from(order: Order) -> Self {
-        let line = |item: orders_contract::OrderItem| OrderLine {
+        let line = |item: orders_contract::OrderItem| PageOrderLine {
             sku: item.sku,
             name: item.name,
             quantity: item.quantity,
             unit_price: item.unit_price,
         };
-        OrderSummary {
+        PageOrder {
             id: order.id,
             user_id: order.user_id,
             status: order.status,
@@ -218,26 +218,32 @@ impl From<Order> for OrderSummary {
     }
 }
 
-impl From<users_contract::User> for Profile {
+impl From<users_contract::User> for PageUser {
     fn from(user: users_contract::User) -> Self {
-        Profile { id: user.id, email: user.email, name: user.name, roles: user.roles }
+        PageUser { id: user.id, email: user.email, name: user.name, roles: user.roles }
     }
 }
 
-impl From<catalog_contract::Product> for Product {
+impl From<catalog_contract::Product> for PageProduct {
     fn from(product: catalog_contract::Product) -> Self {
-        Product { sku: product.sku, name: product.name, category: product.category, price: product.price, active: product.active }
+        PageProduct { sku: product.sku, name: product.name, category: product.category, price: product.price, active: product.active }
     }
 }
 
-impl From<payments_contract::Payment> for Payment {
+impl From<payments_contract::Payment> for PagePayment {
     fn from(payment: payments_contract::Payment) -> Self {
-        Payment { id: payment.id, status: payment.status, amount: payment.amount, captured: payment.captured, refunded: payment.refunded }
+        PagePayment {
+            id: payment.id,
+            status: payment.status,
+            amount: payment.amount,
+            captured: payment.captured,
+            refunded: payment.refunded,
+        }
     }
 }
 
-impl From<shipping_contract::Shipment> for Shipment {
+impl From<shipping_contract::Shipment> for PageShipment {
     fn from(shipment: shipping_contract::Shipment) -> Self {
-        Shipment { id: shipment.id, status: shipment.status, tracking_number: shipment.tracking_number }
+        PageShipment { id: shipment.id, status: shipment.status, tracking_number: shipment.tracking_number }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use durable::{Command, Outcome, outbox};
+use durable::{Command, Db, Outcome, outbox};
 use shared_kernel::{Call, Fault, Role};
 use uuid::Uuid;
 
@@ -22,9 +22,18 @@ const DEMO: [(&str, &str, Role); 3] = [
     ("ops@banyan.example", "Demo Operator", Role::Ops),
 ];
 
+fn demo_command() -> Command {
+    Command::new("seed", "demo_users", b"1")
+}
+
+/// Whether the demo users were ever put in.
+pub async fn has_demo_users(db: &Db) -> Result<bool, Fault> {
+    Ok(durable::recall::<serde_json::Value>(db, &demo_command()).await?.is_some())
+}
+
 /// Puts the demo's users in, once.
 pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
-    let command = Command::new("seed", "demo_users", b"1");
+    let command = demo_command();
     // Looked at first, because hashing passwords would be most of a second start's time.
     if durable::recall::<()>(&service.db, &command).await?.is_some() {
         return Ok(());

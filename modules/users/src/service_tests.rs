@@ -43,7 +43,7 @@ impl Shop {
     async fn open_with(db: Db, settings: Settings) -> Self {
         let clock = ManualClock::at(SystemClock.now());
         let (ids, secrets) = (Arc::new(RandomIds), Arc::new(RandomSecrets));
-        let service = build(Needs { db, clock: clock.clone(), ids, secrets, settings }).await.unwrap();
+        let service = build(Needs { db, clock: clock.clone(), ids, secrets, demo: true, settings }).await.unwrap();
         Shop { service: Arc::new(service), clock }
     }
 

@@ -25,6 +25,8 @@ pub struct Needs {
     pub ids: Arc<dyn Ids>,
     /// Tokens, salts and keys are made of these.
     pub secrets: Arc<dyn Secrets>,
+    /// Whether users with known passwords may be there.
+    pub demo: bool,
     pub settings: Settings,
 }
 
@@ -41,9 +43,14 @@ pub struct Offers {
 /// Starts the module; its migrations have run. Makes a signing key at the first start, unless the settings name one.
 ///
 /// # Errors
-/// Settings that cannot be, key files that cannot be read, a database that does not answer.
+/// Settings that cannot be, key files that cannot be read, a database that does not answer, demo users where none may be.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
+    let demo = needs.demo;
     let service = Arc::new(build(needs).await?);
+    ensure!(
+        demo || !seed::has_demo_users(&service.db).await?,
+        "this data has the demo users, whose passwords everybody knows; start with data of its own (data_dir, database.url), or with the profile demo"
+    );
     if let Some(first) = &service.settings.first_operator {
         seed::first_operator(&service, first).await?;
     }
@@ -67,7 +74,7 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
 }
 
 pub(crate) async fn build(needs: Needs) -> anyhow::Result<Service> {
-    let Needs { db, clock, ids, secrets, settings } = needs;
+    let Needs { db, clock, ids, secrets, settings, .. } = needs;
     ensure!(!settings.issuer.is_empty() && !settings.audience.is_empty(), "the issuer and the audience of access tokens need a name");
     ensure!((1..=86_400).contains(&settings.access_token_seconds), "access_token_seconds must be within 1..=86400");
     ensure!((1..=3_650).contains(&settings.refresh_token_days), "refresh_token_days must be within 1..=3650");

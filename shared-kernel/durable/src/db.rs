@@ -221,7 +221,8 @@ async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&
             if let Some(settings) = limits {
                 // A job that ran out of time can only be rolled back once its statement has ended; so the server ends it too. And a process that
                 // was stopped inside a transaction must not keep its locks for ever.
-                let (lock_ms, statement_ms) = (settings.job_timeout_ms, settings.job_timeout_ms.saturating_mul(10));
+                // A lock is given up before the job that waits for it, so that the job can say why.
+                let (lock_ms, statement_ms) = (settings.job_timeout_ms * 4 / 5, settings.job_timeout_ms.saturating_mul(10));
                 options.map_sqlx_postgres_opts(move |postgres| {
                     postgres.options([
                         ("lock_timeout", lock_ms),

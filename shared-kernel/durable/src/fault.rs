@@ -1,15 +1,20 @@
 //! What a database error means to the one who asked.
 
+use std::time::Duration;
+
 use sea_orm::{
     DbErr, RuntimeErr,
     sqlx::{self, error::ErrorKind},
 };
-use shared_kernel::Fault;
+use shared_kernel::{Fault, FaultKind};
 
 /// Nothing of this module's state is known to have changed. A lost connection, a full pool or a full disk may pass; anything else is a bug.
 pub fn fault(error: DbErr) -> Fault {
     if is_conflict(&error) {
         return lost_race(&error.to_string());
+    }
+    if code(&error).as_deref() == Some("55P03") {
+        return Fault::new(FaultKind::Unavailable, LOCKED, "Somebody else is changing this now.").retry_after(Duration::from_secs(1));
     }
     if is_transient(&error) {
         tracing::warn!(%error, "the database did not answer");
@@ -23,11 +28,17 @@ pub fn is_unique_violation(error: &DbErr) -> bool {
 }
 
 const LOST_RACE: &str = "lost_race";
+const LOCKED: &str = "locked";
+
+/// On PostgreSQL another transaction held the row for longer than a write may wait: an equal command of another process, most likely.
+pub fn is_locked(fault: &Fault) -> bool {
+    fault.code == LOCKED
+}
 
 /// Somebody else changed what this transaction had loaded. [`Db::write`](crate::Db::write) runs the job again, from the loading on; so a
 /// store answers this when `update ... where version = loaded` touched no row.
 pub fn lost_race(what: &str) -> Fault {
-    Fault::new(shared_kernel::FaultKind::Unavailable, LOST_RACE, what)
+    Fault::new(FaultKind::Unavailable, LOST_RACE, what)
 }
 
 pub(crate) fn is_lost_race(fault: &Fault) -> bool {

@@ -34,7 +34,7 @@ mod tx;
 
 pub use audit::audit;
 pub use db::{Change, Db, Place, migration_connection, without_password};
-pub use fault::{fault, is_unique_violation, lost_race};
+pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};

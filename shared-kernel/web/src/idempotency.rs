@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -234,21 +234,38 @@ where
     let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
     // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
     let running = tokio::spawn(async move {
-        let _turn = turn;
-        durable::once(&db, command, move |tx| {
+        let (_turn, begun) = (turn, Instant::now());
+        loop {
             let (occurrence, work) = (occurrence.clone(), work.clone());
-            async move {
-                match work(tx).await {
-                    Ok(answer) => Ok(Outcome::Done(answer)),
-                    Err(fault) if is_final(&fault) => Ok(Outcome::Refused(Answer::problem(&fault, &occurrence))),
-                    Err(fault) => Err(fault),
-                }
+            let memory = durable::once(&db, command.clone(), move |tx| answer_of(tx, occurrence.clone(), work.clone())).await;
+            match memory {
+                // A twin in another process holds the row.
+                Err(fault) if durable::is_locked(&fault) && begun.elapsed() < TWIN_WAIT => {}
+                Err(fault) if durable::is_locked(&fault) => return Err(twin_in_progress()),
+                memory => return memory,
             }
-        })
-        .await
+        }
     });
     let memory = running.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
     Ok(answered(memory.map_err(reused)?)?)
+}
+
+/// What the work came to: an answer, a refusal that is as final as one, or a fault that leaves everything open.
+async fn answer_of<F, Fut>(tx: Tx, occurrence: Occurrence, work: Arc<F>) -> Result<Outcome<Answer>, Fault>
+where
+    F: Fn(Tx) -> Fut,
+    Fut: Future<Output = Result<Answer, Fault>>,
+{
+    match work(tx).await {
+        Ok(answer) => Ok(Outcome::Done(answer)),
+        Err(fault) if is_final(&fault) => Ok(Outcome::Refused(Answer::problem(&fault, &occurrence))),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn twin_in_progress() -> Fault {
+    let fault = Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.");
+    fault.retry_after(Duration::from_secs(1))
 }
 
 /// Looks for an answer given before, and does nothing: to be asked before other modules are.
@@ -313,8 +330,7 @@ async fn take_turn(module: &str, id: &str) -> Result<Turn, Fault> {
         Ok(guard) => Ok(Turn { name, guard: Some(guard) }),
         Err(_) => {
             forget_idle(&name);
-            let fault = Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.");
-            Err(fault.retry_after(Duration::from_secs(1)))
+            Err(twin_in_progress())
         }
     }
 }

@@ -20,7 +20,8 @@
 //!   check can see another value than the one that was checked.
 //! - **NUL** in any string is refused (422, in a path 404): PostgreSQL text cannot hold it. The document says so by a pattern.
 //! - **Unknown query parameters** are refused (400) like unknown body fields.
-//! - **431 and requests that are no HTTP** are answered by actix before the application sees them, without a body.
+//! - **A head over 16 KiB** is a 431 problem. What actix's own parser refuses (a head over 128 KiB, more than 96 headers, what is no HTTP) it answers
+//!   before the application sees it, without a body.
 
 mod address;
 mod answer;

@@ -20,7 +20,7 @@ use crate::{ProblemBody, Routes, problem::PROBLEM_JSON, query, schema};
 pub const BEARER: &str = "bearer";
 
 /// Status, name and meaning of the problems that operations share.
-const PROBLEMS: [(u16, &str, &str); 16] = [
+const PROBLEMS: [(u16, &str, &str); 17] = [
     (400, "BadRequest", "The request cannot be understood: malformed JSON, a parameter that breaks its rules, a missing header."),
     (401, "Unauthenticated", "No access token, or one that is not valid."),
     (403, "Forbidden", "The token is valid, but its user may not do this."),
@@ -33,6 +33,7 @@ const PROBLEMS: [(u16, &str, &str); 16] = [
     (422, "Unprocessable", "The body breaks a rule, named in `errors`; or the Idempotency-Key was used for another request."),
     (428, "PreconditionRequired", "The change needs an If-Match."),
     (429, "TooManyRequests", "Wait as Retry-After says."),
+    (431, "HeadTooLarge", "The request line and headers have more than 16 KiB."),
     (500, "InternalError", "A fault on our side; the trace_id finds it in the logs."),
     (503, "Unavailable", "Nobody can answer this now; nothing is known to have happened."),
     (504, "Timeout", "The answer did not come in time; what happened is not known. Ask again with the same Idempotency-Key."),
@@ -159,7 +160,7 @@ fn place(parameter: &Parameter) -> &'static str {
 
 /// Adds the problems that can happen here and that the module has not described better itself.
 fn finish_responses(operation: &mut Operation) {
-    let mut statuses = BTreeSet::from([429, 500, 503, 504]);
+    let mut statuses = BTreeSet::from([429, 431, 500, 503, 504]);
     for parameter in operation.parameters.iter().flatten() {
         match parameter {
             RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path => statuses.extend([404]),

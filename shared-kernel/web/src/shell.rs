@@ -24,12 +24,13 @@ use shared_kernel::{Fault, FaultKind, Ids, RandomIds, TraceParent};
 use tracing::{Instrument, Span};
 
 use crate::{
-    Answer, Prefer, RequestContext,
+    Answer, Prefer, Problem, RequestContext,
     problem::{self, Occurrence},
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_LENGTH: usize = 128;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -99,8 +100,16 @@ where
         request.extensions_mut().insert(asked.context.clone());
         let service = self.service.clone();
         let span = asked.span();
+        let head_fits = head_bytes(&request) <= MAX_HEAD_BYTES;
         async move {
-            let working = AssertUnwindSafe(async { service.call(request).await }).catch_unwind();
+            let working = AssertUnwindSafe(async {
+                if !head_fits {
+                    let detail = format!("The request line and headers may have {MAX_HEAD_BYTES} bytes.");
+                    return Err(Problem(Fault::malformed("header_fields_too_large", detail)).into());
+                }
+                service.call(request).await
+            })
+            .catch_unwind();
             let result = match tokio::time::timeout(time_limit, working).await {
                 Ok(Ok(Ok(response))) => Ok(asked.dress_response(response.map_into_boxed_body())),
                 Ok(Ok(Err(error))) => Err(fault_of_error(&error)),
@@ -115,6 +124,12 @@ where
         .instrument(span)
         .boxed_local()
     }
+}
+
+/// As it came over the wire, or nearly: method, target and headers with their separators.
+fn head_bytes(request: &ServiceRequest) -> usize {
+    let line = request.method().as_str().len() + request.uri().to_string().len() + 12;
+    line + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
 /// What is kept of a request for the time when it is gone.

@@ -14,7 +14,7 @@ use shared_kernel::Fault;
 use tokio_stream::wrappers::IntervalStream;
 use tokio_util::sync::CancellationToken;
 use utoipa::{
-    IntoParams,
+    IntoParams, ToSchema,
     openapi::path::{Parameter, ParameterIn},
 };
 
@@ -24,6 +24,17 @@ use crate::openapi::header_parameter;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client waits before it connects again.
 const RECONNECT_MS: u64 = 2_000;
+
+/// How one event of a `text/event-stream` looks to whoever reads it: for the document. OpenAPI 3.1 has no word for "a stream of these".
+#[derive(Clone, Debug, ToSchema)]
+pub struct StreamEvent {
+    /// What to send back as `Last-Event-ID`.
+    pub id: String,
+    /// The event's type.
+    pub event: String,
+    /// JSON.
+    pub data: String,
+}
 
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

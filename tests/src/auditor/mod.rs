@@ -27,6 +27,20 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
     wrong
 }
 
+/// What waits for a person: none of it should, when nothing but processes died.
+pub async fn stuck(books: &Books) -> Vec<String> {
+    let mut stuck = Vec::new();
+    for module in books::MODULES {
+        for (table, state) in [("saga", "parked"), ("retry", "dead")] {
+            let count = books.count(module, &format!("select count(*) as n from {table} where state = '{state}'")).await;
+            if count > 0 {
+                stuck.push(format!("{module}: {count} rows of {table} are {state}"));
+            }
+        }
+    }
+    stuck
+}
+
 /// Whatever is still on its way: a shop is quiet when this is empty.
 pub async fn unfinished(books: &Books) -> Vec<String> {
     let mut pending = Vec::new();

@@ -1,5 +1,7 @@
 //! What does not start, and what the sentence says; and what the profile `prod` starts with.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 
 use super::{
@@ -11,6 +13,7 @@ use crate::harness::Stage;
 checks![
     what_is_unsafe_does_not_start,
     a_signing_key_that_is_none_is_refused,
+    prod_does_not_start_on_demo_data_and_the_data_is_its_owners_alone,
     a_postgresql_that_does_not_answer_is_named_with_the_way_to_start_it,
     postgresql_without_schemas_asks_for_provisioning;
     on both: prod_starts_with_a_key_of_its_own_and_without_demo_data,
@@ -35,6 +38,16 @@ async fn what_is_unsafe_does_not_start() {
     place.run_with(&["seed"], &[&PROD[..], &key].concat()).await.expect(1).saying(&["demo"]);
     place.run_with(&["seed", "--reset"], &[&PROD[..], &key].concat()).await.expect(1).saying(&["demo"]);
     assert!(!place.data_directory().exists(), "what is refused makes no data");
+}
+
+async fn prod_does_not_start_on_demo_data_and_the_data_is_its_owners_alone() {
+    let place = Place::new(Stage::Sqlite).await;
+    place.run_with(&["seed"], &[]).await.expect(0);
+    let mode = std::fs::metadata(place.data_directory()).expect("there is data").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "password hashes and the signing key are in there");
+    let key = place.file("key.pem", &signing_key());
+    let key = [("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str())];
+    place.run_with(&["serve"], &[&PROD[..], &key].concat()).await.expect(1).saying(&["demo users", "data_dir"]);
 }
 
 async fn a_signing_key_that_is_none_is_refused() {

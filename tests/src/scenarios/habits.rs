@@ -16,6 +16,7 @@ scenarios![
     a_wrong_type_is_refused_by_name,
     quantities_outside_their_limits_are_refused,
     ten_megabytes_are_too_much,
+    a_head_over_sixteen_kibibytes_is_too_much,
     an_unknown_currency_is_refused,
     another_content_type_is_refused,
     forged_tokens_are_refused,
@@ -103,6 +104,12 @@ async fn ten_megabytes_are_too_much(client: Client) {
         .await
         .expect("an answer");
     assert_eq!(answer.status(), 413);
+}
+
+async fn a_head_over_sixteen_kibibytes_is_too_much(client: Client) {
+    let long = "x".repeat(17_000);
+    client.send(Method::GET, "/api/v1/products", &[("X-Long", &long)], None).await.expect_problem(431, "header_fields_too_large");
+    client.send(Method::GET, "/api/v1/products", &[("X-Long", &long[..12_000])], None).await.expect(200);
 }
 
 async fn an_unknown_currency_is_refused(client: Client) {

@@ -103,7 +103,7 @@ pub(super) async fn show_history(user: LoggedIn, id: Path<Uuid>, service: Data<S
     tag = "orders",
     params(("id" = Uuid, Path), LastEventId),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 200, body = web::sse::StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "All was told and nothing more will happen")
     ),
     security(("bearer" = []))

@@ -57,7 +57,7 @@ impl Shop {
 
     pub async fn open_with(db: Db, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let (issuer, audience) = (settings.issuer.clone(), settings.audience.clone());
-        let needs = Needs { db, clock: clock.clone(), ids: Arc::new(RandomIds), secrets: Arc::new(RandomSecrets), settings };
+        let needs = Needs { db, clock: clock.clone(), ids: Arc::new(RandomIds), secrets: Arc::new(RandomSecrets), demo: true, settings };
         let offers = users::start(needs).await.unwrap();
         let keys = Arc::new(ContractKeys(offers.contract.clone()));
         let verifier = Data::new(Verifier::new(keys, issuer, audience, clock.clone()));
