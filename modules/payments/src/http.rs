@@ -1,13 +1,14 @@
 //! Payments over HTTP: owners and staff look, staff refunds, providers tell their news.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use durable::{Command, Db};
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Fault, Money, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{Answer, Body, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey, Routes, Staff};
+use web::{Answer, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey, Routes, Staff};
 
 use crate::{
     command::{Asked, Kind, MoneyCommand, Outcome, State},
@@ -158,17 +159,19 @@ async fn refund_payment(
     }
     let (id, NewRefund { amount, reason }) = (id.into_inner(), body.into_inner());
     let wanted = amount.map(|RefundAmount { amount, currency }| Money { amount, currency });
-    // The work outlives one transaction: its id comes from the key, so that a repeat after a crash in between finds it instead of refunding
-    // once more. What the client is told is remembered at the end, byte for byte.
-    let command_id = Uuid::new_v5(&id, request.id().as_bytes());
-    let fingerprint = format!("{wanted:?} {reason}");
+    // The work outlives one transaction: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
+    // refunding once more. The payment is part of what was asked and not of the id: one key never moves the money of two payments. What the
+    // client is told is remembered at the end, byte for byte.
+    let command_id = Uuid::new_v5(&REFUND_KEYS, request.id().as_bytes());
+    let fingerprint = format!("{id} {wanted:?} {reason}");
+    claim_key(&service.db, &request, fingerprint.as_bytes()).await.map_err(key_reused)?;
     let asked = Asked::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
     let refunded = service.refund_payment(staff.call(), id, asked, wanted).await;
     if let Err(fault) = &refunded
         && fault.code == "command_reused"
     {
         // Not to be remembered: the key belongs to the request that came first.
-        return Err(Fault::invalid("idempotency_key_reused", "This Idempotency-Key was used before, for a different request.").into());
+        return Err(key_reused(fault.clone()).into());
     }
     let answer = refunded.map(|command| {
         let body = RefundBody::from(&command);
@@ -179,6 +182,24 @@ async fn refund_payment(
         async move { answer }
     })
     .await
+}
+
+/// The ids of refunds are made from their requests' callers and keys within this namespace.
+const REFUND_KEYS: Uuid = Uuid::from_u128(0x6f0d_3c52_8b7e_4a19_9d44_51c6_e2b8_a073);
+
+/// Gives the key to this request before anything is started. A request that our rules refuse leaves no command behind; without this, one with
+/// the same key could be carried out beside it and then be told that its key was used before.
+async fn claim_key(db: &Db, request: &KeyedRequest, fingerprint: &[u8]) -> Result<(), Fault> {
+    let kept_for = Duration::from_secs(db.settings().idempotency_keep_days.saturating_mul(24 * 60 * 60));
+    let claim = Command::new("refund_key", request.id(), fingerprint).keep_for(kept_for);
+    durable::once(db, claim, |_| async { Ok(durable::Outcome::Done(())) }).await.map(drop)
+}
+
+fn key_reused(fault: Fault) -> Fault {
+    if fault.code != "command_reused" {
+        return fault;
+    }
+    Fault::invalid("idempotency_key_reused", "This Idempotency-Key was used before, for a different request.")
 }
 
 /// The refunds of a payment, newest first.

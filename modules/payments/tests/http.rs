@@ -5,6 +5,7 @@ mod support;
 use durable::Db;
 use durable_testing::{on_both, told};
 use hmac::{Hmac, Mac};
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use shared_kernel::{Clock, Role, SystemClock};
@@ -174,6 +175,73 @@ async fn equal_refunds_at_the_same_time_are_one() {
         assert_eq!([one.status, two.status, three.status], [201; 3]);
         assert_eq!((&one.body, &one.body), (&two.body, &three.body));
         assert_eq!(order.payment(&desk.shop).await.refunded.unwrap().amount, 1_000);
+    })
+    .await;
+}
+
+/// The amounts the payment's refunds gave back or are giving back.
+async fn refunds(desk: &Desk, payment: &str) -> Vec<i64> {
+    let listed = desk.as_staff(get(&format!("/api/v1/payments/{payment}/refunds"))).await;
+    listed.json()["items"].as_array().unwrap().iter().map(|item| item["amount"]["amount"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
+    on_both("payments", |db| async move {
+        let desk = Desk::open(db).await;
+        let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
+        let (one, two) = (one.payment(&desk.shop).await.id, two.payment(&desk.shop).await.id);
+        let body = |currency: &str| json!({ "amount": { "amount": 1_000, "currency": currency }, "reason": "r" });
+        let mut given_back = 0;
+        // A request that is refused owns its key as well: the other must then not have been carried out.
+        for (at, currency) in ["EUR", "USD", "EUR", "USD", "EUR", "USD"].into_iter().enumerate() {
+            let key = format!("shared-{at}");
+            let (first, second) = tokio::join!(desk.refund(&one, &key, body("EUR")), desk.refund(&two, &key, body(currency)));
+            let reused = [&first, &second].into_iter().filter(|reply| reply.code() == "idempotency_key_reused").count();
+            assert_eq!(reused, 1, "{} {}", first.body, second.body);
+            let mut made = 0;
+            for (payment, asked, reply) in [(&one, body("EUR"), &first), (&two, body(currency), &second)] {
+                assert!([201, 422].contains(&reply.status), "{}", reply.body);
+                made += usize::from(reply.status == 201);
+                let again = desk.refund(payment, &key, asked).await;
+                assert_eq!((again.status, again.code()), (reply.status, reply.code()));
+                if reply.code() != "idempotency_key_reused" {
+                    assert_eq!((&again.body, again.header("idempotency-replayed")), (&reply.body, "true"));
+                }
+            }
+            let now = refunds(&desk, &one).await.len() + refunds(&desk, &two).await.len();
+            assert_eq!(now - given_back, made, "a refund exists exactly if it was answered 201: {} {}", first.body, second.body);
+            given_back = now;
+        }
+        assert!(desk.shop.offers.books.compare().await.unwrap().agrees());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
+    on_both("payments", |db| async move {
+        let desk = Desk::open(db).await;
+        let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
+        let (one, two) = (one.payment(&desk.shop).await.id, two.payment(&desk.shop).await.id);
+        let body = json!({ "amount": { "amount": 1_000, "currency": "EUR" }, "reason": "r" });
+        let made = desk.refund(&one, "k", body.clone()).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        // As if the process had died before it remembered the answer; then as if the key had been forgotten altogether.
+        for lost in ["delete from inbox where kind = 'http'", "delete from inbox"] {
+            let deleting = desk.shop.db.write(move |tx| async move { tx.conn().execute_unprepared(lost).await.map_err(durable::fault) });
+            assert!(deleting.await.unwrap().rows_affected() > 0, "{lost}");
+            let other = desk.refund(&two, "k", body.clone()).await;
+            assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"), "{lost}");
+            if lost == "delete from inbox" {
+                break;
+            }
+            let again = desk.refund(&one, "k", body.clone()).await;
+            assert_eq!((again.status, &again.body, again.header("location")), (201, &made.body, made.header("location")), "{lost}");
+            let replay = desk.refund(&one, "k", body.clone()).await;
+            assert_eq!((replay.status, &replay.body, replay.header("idempotency-replayed")), (201, &made.body, "true"), "{lost}");
+        }
+        assert_eq!((refunds(&desk, &one).await, refunds(&desk, &two).await), (vec![1_000], vec![]));
     })
     .await;
 }
