@@ -106,14 +106,23 @@ impl Service {
         }
     }
 
-    /// What happens to the order after `version`, until it is delivered or cancelled.
+    /// What happens to the order after `version`, until it is delivered or cancelled and all was told that happened until then.
     pub fn follow(self: Arc<Self>, id: Uuid, version: i64, seat: Seat) -> impl Stream<Item = Result<Recorded, Fault>> + 'static {
         let changes = self.db.changes();
-        let following =
-            Following { topic: subject(id), service: self, id, version, changes, ready: VecDeque::new(), over: false, _seat: seat };
+        let following = Following {
+            topic: subject(id),
+            service: self,
+            id,
+            version,
+            changes,
+            ready: VecDeque::new(),
+            is_final: None,
+            failed: false,
+            _seat: seat,
+        };
         stream::unfold(following, |mut following| async move {
             let next = following.next().await.transpose()?;
-            following.over |= next.is_err();
+            following.failed |= next.is_err();
             Some((next, following))
         })
     }
@@ -126,30 +135,50 @@ struct Following {
     version: i64,
     changes: Receiver<Change>,
     ready: VecDeque<Recorded>,
-    over: bool,
+    /// Whether the order is delivered or cancelled as far as it was told; not known before the first look.
+    is_final: Option<bool>,
+    failed: bool,
     _seat: Seat,
 }
 
 impl Following {
     async fn next(&mut self) -> Result<Option<Recorded>, Fault> {
         loop {
-            if self.over {
+            if self.failed {
                 return Ok(None);
             }
             if let Some(recorded) = self.ready.pop_front() {
                 self.version = recorded.version;
-                self.over = is_last(&recorded.event);
+                if is_final(&recorded.event) {
+                    self.is_final = Some(true);
+                }
                 return Ok(Some(recorded));
             }
+            let is_final = self.is_final().await?;
             self.ready = store::events_after(self.service.db.read(), self.id, self.version).await?.into();
             if self.ready.is_empty() {
+                if is_final {
+                    return Ok(None);
+                }
                 let _ = tokio::time::timeout(LOOK_AT_STREAM_EVERY, heard(&mut self.changes, &self.topic)).await;
             }
         }
     }
+
+    /// Asked before the events are, so that those that made the order final are found by then. A client may have seen them long ago, and
+    /// others may have followed, such as a refund: the last event alone says nothing.
+    async fn is_final(&mut self) -> Result<bool, Fault> {
+        if let Some(known) = self.is_final {
+            return Ok(known);
+        }
+        let view = store::find_view(self.service.db.read(), self.id).await?;
+        let is_final = view.is_some_and(|view| view.status.is_final());
+        self.is_final = Some(is_final);
+        Ok(is_final)
+    }
 }
 
-fn is_last(event: &OrderEvent) -> bool {
+fn is_final(event: &OrderEvent) -> bool {
     matches!(event, OrderEvent::Delivered {} | OrderEvent::Cancelled { .. })
 }
 

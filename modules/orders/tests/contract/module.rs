@@ -11,7 +11,7 @@ use serde_json::json;
 use shared_kernel::{Actor, Call, Money, Role};
 use shipping_contract::{ShipmentDelivered, ShipmentDispatched, ShipmentScheduled};
 use uuid::Uuid;
-use web_testing::post;
+use web_testing::{get, post};
 
 use crate::{
     house::{ADA, BOB, House, id_in, quick},
@@ -137,6 +137,46 @@ async fn news_of_the_payment_shows_and_old_news_does_not() {
         house.hear("payments", &subject, 4, &refund(298, 398)).await;
         assert_eq!(house.show(order).await["payment"]["status"], "refunded");
         assert_eq!(house.show(order).await["status"], "confirmed", "a refund is no cancel");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        let order = house.place().await;
+        house.until_status(order, "confirmed").await;
+        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        let shipment = Story::of(order);
+        house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
+        house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
+        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        house.until_status(order, "delivered").await;
+        let payment_id = id_of("payment", &order.to_string()).to_string();
+        let refunded = PaymentRefunded {
+            payment_id: payment_id.clone(),
+            order_id: order.to_string(),
+            user_id: ADA.to_string(),
+            amount: Some(Money::new(398, "EUR").unwrap()),
+            refunded: Some(Money::new(398, "EUR").unwrap()),
+            reason: "broken".to_owned(),
+        };
+        house.hear("payments", &format!("payment/{payment_id}"), 1, &refunded).await;
+        let history = house.history(order).await;
+        let count = history.len();
+        assert_eq!(history[count - 2..], ["delivered", "payment_refunded"]);
+
+        let path = format!("/api/v1/orders/{order}/events");
+        // A new client; one that saw all but the delivery; one that left with the delivery.
+        for seen in [0, count - 2, count - 1] {
+            let request = get(&path).insert_header(("Last-Event-ID", seen.to_string()));
+            let stream = tokio::time::timeout(LIMIT, house.as_ada(request)).await.expect("the stream ends");
+            let told: Vec<_> = stream.body.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+            assert_eq!((stream.status, told), (200, history[seen..].iter().map(String::as_str).collect()), "after {seen}");
+        }
+        assert_eq!(house.as_ada(get(&path).insert_header(("Last-Event-ID", count.to_string()))).await.status, 204);
         house.close().await;
     })
     .await;
