@@ -5,7 +5,9 @@ use orders::Views;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
-use web::{Ops, Problem};
+use web::{Body, Ops, Problem};
+
+use super::Reason;
 
 pub fn register(config: &mut ServiceConfig<'_>) {
     config.service(compare_views).service(rebuild_views);
@@ -34,9 +36,10 @@ async fn compare_views(_ops: Ops, views: Data<Views>) -> Result<HttpResponse, Pr
 }
 
 /// Drops every read model and folds it again from its events; orders can be placed and read meanwhile.
-#[utoipa::path(tag = "operations", responses((status = 200, description = "Done", body = RebuiltViews)), security(("bearer" = [])))]
+#[utoipa::path(tag = "operations", request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
+    security(("bearer" = [])))]
 #[post("/ops/orders/views/rebuild")]
-async fn rebuild_views(_ops: Ops, views: Data<Views>) -> Result<HttpResponse, Problem> {
-    let orders = views.rebuild().await?;
+async fn rebuild_views(ops: Ops, reason: Body<Reason>, views: Data<Views>) -> Result<HttpResponse, Problem> {
+    let orders = views.rebuild(&ops.0.actor, &reason.0.reason, reason.0.comment.as_deref()).await?;
     Ok(HttpResponse::Ok().json(RebuiltViews { orders }))
 }

@@ -1,7 +1,7 @@
 //! Folding the read models again: to compare them with the live ones, and to make them anew.
 
 use durable::{Db, Tx};
-use shared_kernel::Fault;
+use shared_kernel::{Actor, Fault};
 use uuid::Uuid;
 
 use crate::{
@@ -24,11 +24,18 @@ impl Views {
     }
 
     /// Drops every view and folds it again from its stream, some at a time; answers how many there are now. Orders may change meanwhile, and
-    /// nobody finds one missing.
+    /// nobody finds one missing. Who had it done, and why, is in the audit log before anything is dropped.
     ///
     /// # Errors
     /// As any query; what was rebuilt until then stays.
-    pub async fn rebuild(&self) -> Result<u64, Fault> {
+    pub async fn rebuild(&self, actor: &Actor, reason: &str, comment: Option<&str>) -> Result<u64, Fault> {
+        let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
+        self.db
+            .write(move |tx| {
+                let (actor, reason, comment) = (actor.clone(), reason.clone(), comment.clone());
+                async move { durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await }
+            })
+            .await?;
         let (mut after, mut rebuilt) = (None, 0);
         while let Some((ids, last)) = self.batch(Table::Streams, after).await? {
             rebuilt += self.db.write(move |tx| fold_batch(tx, ids.clone())).await?;

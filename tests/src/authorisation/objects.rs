@@ -189,7 +189,7 @@ impl Objects {
             ("post", "/payments/webhooks/{provider}") => {
                 json!({"id": Uuid::new_v4(), "reference": Uuid::new_v4(), "answer": {"accepted": {"id": "auth_1"}}})
             }
-            ("post", path) if path.starts_with("/ops/") && path != "/ops/orders/views/rebuild" => reason(),
+            ("post", path) if path.starts_with("/ops/") => reason(),
             _ => return None,
         })
     }

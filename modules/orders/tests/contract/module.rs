@@ -195,6 +195,7 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
         }
         house.as_ada(post("/api/v1/carts")).await;
         assert_eq!(house.offers.views.compare().await.unwrap(), []);
+        let operator = Actor::User { id: BOB, roles: vec![Role::Ops] };
         for spoil in [
             "update order_view set status = 'shipped'",
             "update order_view set payment = null",
@@ -206,8 +207,13 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
         ] {
             db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(durable::fault) }).await.unwrap();
             assert!(!house.offers.views.compare().await.unwrap().is_empty(), "{spoil}");
-            assert_eq!(house.offers.views.rebuild().await.unwrap(), 3);
+            assert_eq!(house.offers.views.rebuild(&operator, "spoilt", Some(spoil)).await.unwrap(), 3);
             assert_eq!(house.offers.views.compare().await.unwrap(), [], "{spoil}");
+            let audit = house.offers.machinery.ops().list_audit(&Default::default()).await.unwrap();
+            let newest = &audit.items[0];
+            assert_eq!((newest.action.as_str(), newest.target.as_str()), ("views.rebuild", "order_view"));
+            let whose = (newest.actor.as_str(), newest.reason.as_str(), newest.comment.as_deref());
+            assert_eq!(whose, (operator.label().as_str(), "spoilt", Some(spoil)));
         }
         for order in orders {
             let id = Uuid::parse_str(order["id"].as_str().unwrap()).unwrap();
