@@ -55,7 +55,8 @@ postgres_stop() {
 
 postgres_as() {
   if [ "$(id -u)" = 0 ]; then
-    su postgres -s /bin/sh -c "$1"
+    # From a directory its user may enter, which the caller's need not be.
+    su postgres -s /bin/sh -c "cd / && $1"
   else
     sh -c "$1"
   fi
