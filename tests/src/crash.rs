@@ -170,7 +170,23 @@ async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, 
             let path = format!("/api/v1/orders/{}/cancel", order["id"].as_str().expect("an id"));
             repeat(&customer, &path, &new_key(), &json!({}), &stop).await;
         }
+        if let Some(answer) = &answer {
+            await_outcome(&customer, answer, &stop).await;
+        }
         placed.lock().await.push(Placed { customer: customer.clone(), key, body, answer });
+    }
+}
+
+/// Waits until the order is no longer pending, so that there are always as many in flight as there are shoppers, however slow the machine.
+async fn await_outcome(customer: &Client, answer: &[u8], stop: &AtomicBool) {
+    let order: Value = serde_json::from_slice(answer).expect("an order");
+    let path = format!("/api/v1/orders/{}", order["id"].as_str().expect("an id"));
+    while !stop.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let found = customer.try_send(Method::GET, &path, &[], None).await;
+        if found.is_ok_and(|found| found.status == 200 && found.json()["status"] != "pending") {
+            return;
+        }
     }
 }
 
