@@ -77,6 +77,10 @@ pub struct Database {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Placement {
     pub database_url: Option<SecretString>,
+    /// Where it answers other modules, if it is not in this binary: gRPC, comma-separated.
+    pub endpoint: Option<String>,
+    /// Where it answers the gateway: REST, comma-separated.
+    pub http_endpoint: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
