@@ -5,6 +5,7 @@
 pub mod bus;
 pub mod config;
 pub mod data;
+pub mod discovery;
 mod docs_ui;
 mod document;
 pub mod gateway;
