@@ -247,6 +247,6 @@ fn routes(settings: &Settings, wired: &Wired) -> anyhow::Result<Vec<(&'static st
     let mut routes: Vec<(&str, Routes)> = wired.placed.iter().map(|module| (module.name, module.routes.clone())).collect();
     routes.push(("gateway", gateway::routes(wired.asked.clone())));
     let ops = wired.placed.iter().map(|module| module.machinery.ops()).collect();
-    routes.push(("app", ops::routes(ops, placements(settings)?, wired.views.clone())));
+    routes.push(("app", ops::routes(ops, placements(settings)?)));
     Ok(routes)
 }

@@ -35,8 +35,6 @@ pub struct Placed {
 /// All modules, started and not yet running.
 pub struct Wired {
     pub placed: Vec<Placed>,
-    /// Orders' read models, for operators.
-    pub views: orders::Views,
     /// `/.well-known/...`, outside the API.
     pub well_known: Routes,
     /// For checking tokens and for pages.
@@ -121,7 +119,7 @@ pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
         Placed { name: "orders", routes: orders.routes, machinery: orders.machinery, seed: orders.seed },
         Placed { name: "notifications", routes: notifications.routes, machinery: notifications.machinery, seed: notifications.seed },
     ];
-    Ok(Wired { placed, views: orders.views, well_known: users.well_known, asked })
+    Ok(Wired { placed, well_known: users.well_known, asked })
 }
 
 /// The users module's settings: its own section, and what the whole shop says about tokens.

@@ -5,9 +5,9 @@ use durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
-use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query};
+use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
-use super::{InModule, Operated, Reason};
+use super::{InModule, Operated};
 
 pub fn register(config: &mut ServiceConfig<'_>) {
     config

@@ -3,7 +3,6 @@
 
 mod events;
 mod sagas;
-mod views;
 
 use std::collections::BTreeMap;
 
@@ -18,15 +17,13 @@ use web::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use crate::wiring::Placement;
 
 /// The routes, relative to `/api/v1`.
-pub fn routes(modules: Vec<ModuleOps>, placements: Vec<Placement>, order_views: orders::Views) -> Routes {
+pub fn routes(modules: Vec<ModuleOps>, placements: Vec<Placement>) -> Routes {
     let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
     let operated = Data::new(Operated { modules: by_name, placements });
-    let order_views = Data::new(order_views);
     Routes::new(move |config| {
-        config.app_data(operated.clone()).app_data(order_views.clone()).service(list_modules).service(list_audit);
+        config.app_data(operated.clone()).service(list_modules).service(list_audit);
         sagas::register(config);
         events::register(config);
-        views::register(config);
     })
 }
 
@@ -47,18 +44,6 @@ impl Operated {
 struct InModule {
     module: String,
     id: Uuid,
-}
-
-/// Why an operator does something. It goes into the audit log.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Reason {
-    /// Why, in a word or two.
-    #[schema(min_length = 1, max_length = 200, example = "provider is back")]
-    reason: String,
-    /// Whatever else a reader of the audit log should know.
-    #[schema(min_length = 1, max_length = 2000)]
-    comment: Option<String>,
 }
 
 /// A module: where it is, how it is connected, and how its machinery does.

@@ -5,9 +5,9 @@ use durable::{SagaDetails, SagaFilter, SagaState, SagaView};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
-use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query};
+use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
-use super::{InModule, Operated, Reason};
+use super::{InModule, Operated};
 
 pub fn register(config: &mut ServiceConfig<'_>) {
     config.service(list_sagas).service(show_saga).service(retry_saga).service(compensate_saga).service(abandon_saga);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     announce::store_and_announce,
-    checkout::retry_after,
+    checkout::{course::as_retry_after_ms, retry_after},
     event::{CancelReason, OrderEvent},
     store,
     stream::Stream,
@@ -55,19 +55,34 @@ pub struct Cancellation {
     pub refunded: Option<Money>,
 }
 
-/// What came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What came in. As JSON it stands in the saga's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "detail", rename_all = "snake_case")]
 pub enum News {
     Done,
     /// So much went back.
     Refunded(Money),
     /// The parcel has left.
     AlreadyDispatched,
-    InProgress(Duration),
+    InProgress(#[serde(serialize_with = "as_retry_after_ms")] Duration),
     /// A signal, a deadline or an operator's wish to undo: there is no way back.
     Nudge,
     /// It cannot go on by itself.
     Broken(String),
+}
+
+impl News {
+    /// As in its JSON.
+    fn outcome(&self) -> &'static str {
+        match self {
+            News::Done => "done",
+            News::Refunded(_) => "refunded",
+            News::AlreadyDispatched => "already_dispatched",
+            News::InProgress(_) => "in_progress",
+            News::Nudge => "nudge",
+            News::Broken(_) => "broken",
+        }
+    }
 }
 
 /// What comes next.
@@ -94,7 +109,7 @@ pub fn next(step: Option<Step>, news: News) -> Next {
         (Some(Step::CancelShipment), News::Done) => Next::Do(Step::RefundPayment),
         (Some(Step::RefundPayment), News::Refunded(_)) => Next::Do(Step::RestockOrder),
         (Some(Step::RestockOrder), News::Done) => Next::Cancelled,
-        (step, news) => Next::Park(format!("{news:?} is no answer to {step:?}")),
+        (step, news) => Next::Park(format!("{} is no answer to {}", news.outcome(), step.map_or("the beginning", Step::name))),
     }
 }
 
@@ -234,6 +249,15 @@ mod tests {
     fn a_parcel_that_has_left_ends_it_with_nothing_undone() {
         assert_eq!(next(Some(Step::CancelShipment), News::AlreadyDispatched), Next::TooLate);
         assert!(matches!(next(Some(Step::RefundPayment), News::AlreadyDispatched), Next::Park(_)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_in_the_words_of_the_log() {
+        assert_eq!(next(None, News::AlreadyDispatched), Next::Park("already_dispatched is no answer to the beginning".to_owned()));
+        let all = [News::Done, News::Refunded(euros()), News::AlreadyDispatched, News::InProgress(Duration::from_millis(7)), News::Nudge];
+        for news in all.into_iter().chain([News::Broken("x".to_owned())]) {
+            assert_eq!(serde_json::to_value(&news).unwrap()["outcome"], news.outcome());
+        }
     }
 
     #[test]

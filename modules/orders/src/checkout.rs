@@ -43,10 +43,12 @@ pub enum Command {
 }
 
 /// What an answer means: for the course, and for the order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Answer {
+    #[serde(flatten)]
     news: News,
     /// To be recorded if it is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
     means: Option<OrderEvent>,
 }
 

@@ -3,6 +3,7 @@
 mod bodies;
 mod carts;
 mod orders;
+mod views;
 
 use std::sync::Arc;
 
@@ -19,12 +20,14 @@ use shared_kernel::{Call, Fault};
 use uuid::Uuid;
 use web::{Answer, Answered, Prefer, Problem, Routes, Stopping};
 
-use crate::{event::Status, service::Service, views::OrderView};
+use crate::{event::Status, rebuild::Views, service::Service, views::OrderView};
 
-pub fn routes(service: Arc<Service>) -> Routes {
+pub fn routes(service: Arc<Service>, views: Views) -> Routes {
+    let views = Data::new(views);
     Routes::new(move |config| {
         config
             .app_data(Data::from(service.clone()))
+            .app_data(views.clone())
             .service(orders::place_order)
             .service(orders::list_orders)
             .service(orders::show_order)
@@ -35,7 +38,9 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(carts::show_cart)
             .service(carts::put_item)
             .service(carts::remove_item)
-            .service(carts::check_out_cart);
+            .service(carts::check_out_cart)
+            .service(views::compare_views)
+            .service(views::rebuild_views);
     })
 }
 

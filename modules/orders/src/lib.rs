@@ -1,6 +1,6 @@
 //! Orders: the heart of the shop. An order is the stream of what happened to it; its checkout is a saga across stock, payment and shipment.
 //!
-//! Nothing but [`Needs`], [`Offers`], [`Settings`], [`Views`] and [`start`] is to be seen from outside. How the parts hang together:
+//! Nothing but [`Needs`], [`Offers`], [`Settings`] and [`start`] is to be seen from outside. How the parts hang together:
 //! `order` holds the rules, `stream` what is being decided upon, `announce` stores it with its events, `views` is what is read;
 //! `checkout` and `cancellation` are the sagas, `reactions` hears of payments and shipments, `service`, `carts` and `streams` answer `http`.
 
@@ -33,11 +33,8 @@ use shipping_contract::Shipping;
 
 use cancellation::CancellationSaga;
 use checkout::CheckoutSaga;
+use rebuild::Views;
 use service::Service;
-
-pub use event::{CancelReason, Status};
-pub use rebuild::Views;
-pub use views::{Difference, OrderView};
 
 /// What orders must be given.
 pub struct Needs {
@@ -79,8 +76,6 @@ pub struct Offers {
     pub machinery: durable::Machinery,
     /// Does nothing: orders come from customers.
     pub seed: durable::Seed,
-    /// The read models, to be compared with their streams and made anew.
-    pub views: Views,
 }
 
 /// Puts the module together. Nothing runs before its machinery is started.
@@ -94,6 +89,6 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let cancellation = CancellationSaga { inventory, payments, shipping };
     let sagas = Sagas::new(db.clone()).with(checkout).with(cancellation);
     let machinery = Machinery::new(db.clone()).reactions(reactions::reactions(db.clone())).sagas(sagas);
-    let routes = http::routes(service.clone());
-    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })), views: Views::new(db) })
+    let routes = http::routes(service.clone(), Views::new(db));
+    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })) })
 }

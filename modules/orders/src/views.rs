@@ -2,6 +2,8 @@
 //!
 //! Invariant: a view knows nothing that its stream does not; it can be dropped and folded again, and a test compares the two.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Money, Timestamp};
 use utoipa::ToSchema;
@@ -176,6 +178,15 @@ pub struct Difference {
     pub live: Option<OrderView>,
     /// As it folds; `None`: there should be none.
     pub folded: Option<OrderView>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = |view: &Option<OrderView>| view.as_ref().map(serde_json::to_string).transpose().map_err(|_| fmt::Error);
+        let or_none = |view: Option<String>| view.unwrap_or_else(|| "none".to_owned());
+        let (live, folded) = (or_none(json(&self.live)?), or_none(json(&self.folded)?));
+        write!(f, "order {}: the read model is {live}, its events say {folded}", self.order_id)
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use shared_kernel::Money;
 use uuid::Uuid;
 
@@ -75,8 +75,9 @@ pub struct Moment {
     pub deadline_passed: bool,
 }
 
-/// What came in.
-#[derive(Clone, Debug)]
+/// What came in. As JSON it stands in the saga's log.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "outcome", content = "detail", rename_all = "snake_case")]
 pub enum News {
     /// The saga begins, or the command under way has taken effect.
     Done,
@@ -85,13 +86,20 @@ pub enum News {
     /// The other module answers that it will not, and does not say in its contract what that means.
     Fault(String),
     /// It is at work on it.
-    InProgress(Duration),
+    InProgress(#[serde(serialize_with = "as_retry_after_ms")] Duration),
     /// Somebody asks for a look while the outcome of the command under way is unknown: a cancel, the deadline.
     Nudge,
     /// An operator wants it undone.
     Compensate,
     /// An answer that cannot be.
     Broken(String),
+}
+
+/// A wait as it reads in the log.
+pub fn as_retry_after_ms<S: Serializer>(wait: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut object = serializer.serialize_map(Some(1))?;
+    object.serialize_entry("retry_after_ms", &wait.as_millis())?;
+    object.end()
 }
 
 /// What comes next.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use durable::SagaState;
 use durable_testing::{eventually, on_both_with};
 use orders::Settings;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared_kernel::{Actor, Role};
 use uuid::Uuid;
 
@@ -93,6 +93,31 @@ async fn a_refusal_cancels_the_order_and_undoes_what_came_before_it() {
             assert_eq!(house.told_data(order, "OrderCancelled")["refunded"], json!(null));
             assert_eq!(house.saga("checkout", order).await.unwrap().state, SagaState::Compensated);
         }
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_log_of_a_saga_says_what_was_answered_as_json() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        house.town.let_meet("authorise_payment", [Meets::InProgress]);
+        house.town.let_meet("capture_payment", [Meets::Refusal]);
+        let order = house.place().await;
+        house.until_status(order, "cancelled").await;
+        let id = house.saga("checkout", order).await.unwrap().id;
+        let reply = house.offers.machinery.ops().sagas().show(id).await.unwrap();
+        let news = reply.log.iter().filter(|entry| entry.entry == "news");
+        let news: Vec<(&str, Value)> = news.map(|entry| (entry.step.as_str(), serde_json::from_str(&entry.detail).unwrap())).collect();
+        let outcomes: Vec<_> = news.iter().map(|(step, news)| (*step, news["outcome"].as_str().unwrap_or_default())).collect();
+        let undone = [("schedule_shipment", "done"), ("authorise_payment", "done"), ("reserve_stock", "done")];
+        assert_eq!(outcomes[..2], [("reserve_stock", "done"), ("authorise_payment", "in_progress")]);
+        assert_eq!(outcomes[outcomes.len() - 4..], [&[("capture_payment", "refused")][..], &undone].concat());
+        let of = |outcome: &str| &news.iter().find(|(_, news)| news["outcome"] == outcome).unwrap().1["detail"];
+        assert_eq!((of("refused"), of("in_progress")["retry_after_ms"].is_u64()), (&json!("payment_declined"), true));
+        let scheduled = news.iter().find(|(step, _)| *step == "schedule_shipment").unwrap();
+        assert_eq!(scheduled.1["means"]["type"], "shipment_scheduled");
         house.close().await;
     })
     .await;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::Tx;
 
-/// News of whatever type the definition gives it, and how it reads in the log.
+/// News of whatever type the definition gives it, and how it reads in the log: as JSON.
 #[derive(Clone)]
 pub(super) struct Answer {
     news: Arc<dyn Any + Send + Sync>,
@@ -49,7 +49,7 @@ impl<S: Saga> Definition for Defined<S> {
     async fn send(&self, call: &Call, command_id: Uuid, command: &str) -> Result<Answer, Fault> {
         let command: S::Command = read("command", command)?;
         let news = self.0.send(call, command_id, &command).await?;
-        Ok(Answer { text: format!("{news:?}"), news: Arc::new(news) })
+        Ok(Answer { text: write("news", &news)?, news: Arc::new(news) })
     }
 
     async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<Answer>) -> Result<Decided, Fault> {

@@ -11,7 +11,7 @@
 //! Invariant: whatever a runner writes says under which lease token it was claimed. One that lost its lease, or that an operator overruled,
 //! writes nothing.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -44,8 +44,8 @@ pub trait Saga: Send + Sync + 'static {
     type State: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
     /// What it asks of other modules. Its bytes are stored before it is first sent, and sent unchanged ever after.
     type Command: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
-    /// What the answer to a command means.
-    type News: Clone + Debug + Send + Sync + 'static;
+    /// What the answer to a command means. Its JSON is what operators read in the saga's log: `{"outcome": "declined", "detail": ...}`.
+    type News: Clone + Serialize + Send + Sync + 'static;
 
     /// Asks another module. No transaction is open; the same command may be sent again with the same `command_id`.
     ///

@@ -45,7 +45,8 @@ pub fn short_leases() -> Settings {
     Settings { lease_ms: 600, lease_renew_ms: 150, ..quick() }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum News {
     Done,
     InProgress,

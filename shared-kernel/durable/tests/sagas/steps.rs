@@ -138,6 +138,8 @@ async fn work_in_progress_is_asked_for_again_with_the_same_id_and_the_same_bytes
         assert!(sent.iter().all(|one| one.command_id == sent[0].command_id && one.command == sent[0].command));
         assert!(sent[1].at - sent[0].at >= Duration::from_millis(19), "as long as the definition said");
         assert_eq!(entries(&ended).iter().filter(|entry| **entry == "repeat").count(), 1);
+        let news: Vec<&str> = ended.log.iter().filter(|entry| entry.entry == "news").map(|entry| entry.detail.as_str()).collect();
+        assert_eq!(news[..2], [r#"{"outcome":"done"}"#, r#"{"outcome":"in_progress"}"#], "news reads as JSON");
         running.stop().await;
     })
     .await;
