@@ -59,13 +59,21 @@ pub struct Settings {
     pub catalog_timeout_ms: u64,
     /// Shipping may take so long to say whether a parcel has left; then the cancellation finds out.
     pub shipping_timeout_ms: u64,
+    /// Checkouts on their way, in all processes, from which on new orders are refused with 503; 0: no limit.
+    pub open_checkouts: u64,
     /// Open event streams per user and process.
     pub streams_per_user: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { checkout_deadline_s: 300, catalog_timeout_ms: 3_000, shipping_timeout_ms: 1_000, streams_per_user: 8 }
+        Settings {
+            checkout_deadline_s: 300,
+            catalog_timeout_ms: 3_000,
+            shipping_timeout_ms: 1_000,
+            open_checkouts: 1_000,
+            streams_per_user: 8,
+        }
     }
 }
 

@@ -23,6 +23,9 @@ use crate::{
     views::OrderView,
 };
 
+/// Whoever was turned away comes back after so long.
+const SHED_RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// Orders, as the routes and other modules ask for them.
 pub struct Service {
     pub(crate) db: Db,
@@ -56,6 +59,21 @@ impl Service {
 
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// Refuses new orders while more are on their way than the machine is meant to finish soon. Asked before anything is stored; what was
+    /// accepted is finished. Requests that are being placed at that moment are not counted yet, so the limit may be passed by as many.
+    ///
+    /// # Errors
+    /// `too_many_open_orders` (503).
+    pub async fn check_room(&self) -> Result<(), Fault> {
+        let limit = self.settings.open_checkouts;
+        if limit == 0 || !saga::at_least_under_way::<CheckoutSaga>(&self.db, limit).await? {
+            return Ok(());
+        }
+        metrics::counter!("banyan_orders_shed_total").increment(1);
+        let detail = "More orders are on their way than can be finished soon; nothing was ordered.";
+        Err(Fault::new(FaultKind::Unavailable, "too_many_open_orders", detail).retry_after(SHED_RETRY_AFTER))
     }
 
     /// Names and prices of these lines' products, as the catalog has them now.

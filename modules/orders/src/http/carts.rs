@@ -100,7 +100,8 @@ pub(super) async fn remove_item(
     request_body = Checkout,
     responses(
         (status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String))),
-        (status = 409, description = "`not_a_cart`, `cart_changed`")
+        (status = 409, description = "`not_a_cart`, `cart_changed`"),
+        (status = 503, description = "`unavailable`, `too_many_open_orders`: nothing was ordered", headers(("Retry-After" = String)))
     ),
     security(("bearer" = []))
 )]
@@ -119,6 +120,7 @@ pub(super) async fn check_out_cart(
     let answered = match web::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
+            service.check_room().await?;
             let (version, lines) = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &lines).await?;
             let (work, call, checkout) = (service.clone(), call.clone(), body.into_inner());

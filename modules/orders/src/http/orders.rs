@@ -21,7 +21,10 @@ use crate::{service::Service, views::OrderView};
     tag = "orders",
     params(RequiredKey, Prefer),
     request_body = NewOrder,
-    responses((status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String)))),
+    responses(
+        (status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String))),
+        (status = 503, description = "`unavailable`, `too_many_open_orders`: nothing was ordered", headers(("Retry-After" = String)))
+    ),
     security(("bearer" = []))
 )]
 #[post("/orders")]
@@ -38,6 +41,7 @@ pub(super) async fn place_order(
     let answered = match web::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
+            service.check_room().await?;
             let (lines, terms) = body.into_inner().into_parts();
             let products = service.list_products(&call, &lines).await?;
             let (work, call) = (service.clone(), call.clone());

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use durable_testing::on_both_with;
+use durable::SagaState;
+use durable_testing::{eventually, on_both_with};
 use futures::future::join_all;
+use orders::Settings;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use uuid::Uuid;
@@ -44,6 +46,45 @@ async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
         let of_bob = house.as_bob(with_key("k1").set_json(two_figs())).await;
         assert_ne!(id_in(&of_bob), order, "a key belongs to its caller");
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was_is_finished() {
+    on_both_with("orders", quick(), |db| async move {
+        let mut house = House::open_with(db, Settings { open_checkouts: 2, ..Settings::default() }).await;
+        let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
+        house.as_ada(TestRequest::put().uri(&format!("/api/v1/carts/{cart}/items/fig")).set_json(json!({ "quantity": 1 }))).await;
+        let check_out = || {
+            let terms = json!({ "shipping_address": address(), "payment_method": "pm_card_visa" });
+            post(&format!("/api/v1/carts/{cart}/checkout")).insert_header(("Idempotency-Key", "c1")).set_json(terms)
+        };
+        let first = house.as_ada(with_key("k1").set_json(two_figs())).await;
+        let second = house.as_ada(with_key("k2").set_json(two_figs())).await;
+        assert_eq!((first.status, second.status), (201, 201));
+        for refused in [house.as_ada(with_key("k3").set_json(two_figs())).await, house.as_ada(check_out()).await] {
+            assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_open_orders"));
+            assert_eq!(refused.header("retry-after"), "5");
+        }
+        let again = house.as_ada(with_key("k2").set_json(two_figs())).await;
+        assert_eq!((again.status, &again.body), (201, &second.body), "what was accepted is answered as ever");
+        assert_eq!(house.as_ada(get(ORDERS)).await.json()["items"].as_array().unwrap().len(), 2, "nothing was stored");
+
+        house.run();
+        for order in [&first, &second] {
+            house.until_status(id_in(order), "confirmed").await;
+        }
+        eventually("the checkouts have ended", LIMIT, || async {
+            let states = [house.saga("checkout", id_in(&first)).await, house.saga("checkout", id_in(&second)).await];
+            states.into_iter().flatten().all(|saga| saga.state == SagaState::Completed)
+        })
+        .await;
+        let third = house.as_ada(with_key("k3").set_json(two_figs())).await;
+        assert_eq!(third.status, 201, "the key that was turned away is as good as new: {}", third.body);
+        house.until_status(id_in(&third), "confirmed").await;
+        eventually("the cart finds room", LIMIT, || async { house.as_ada(check_out()).await.status == 201 }).await;
         house.close().await;
     })
     .await;

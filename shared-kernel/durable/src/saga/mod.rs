@@ -147,6 +147,16 @@ pub async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Re
     Ok(heard)
 }
 
+/// Whether at least so many sagas of this kind are on their way. Those that are parked wait for a person, cost nothing and do not count.
+///
+/// It looks at no more rows than `count`, and locks none: several who ask before they start one may together start a few more.
+///
+/// # Errors
+/// As any query.
+pub async fn at_least_under_way<S: Saga>(db: &Db, count: u64) -> Result<bool, Fault> {
+    store::at_least_under_way(db, S::KIND, count).await
+}
+
 /// The id of a step's command: the same whenever and by whomever it is sent.
 pub fn command_id(saga: Uuid, step: &str, undo: bool) -> Uuid {
     let direction = if undo { "undo" } else { "do" };

@@ -338,6 +338,15 @@ pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
     tx.execute("update saga set lease_until = 0 where lease_until > 0", []).await
 }
 
+/// Whether there are so many running or compensating ones of this kind.
+pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
+    let Some(before) = count.checked_sub(1) else { return Ok(true) };
+    let sql = "select 1 from saga where state in ('running', 'compensating') and kind = $1 limit 1 offset $2";
+    let values = [Value::from(kind), ms(before).into()];
+    let row = db.read().query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values)).await.map_err(fault)?;
+    Ok(row.is_some())
+}
+
 /// How many unfinished sagas there are, by kind, version and state.
 pub(super) async fn count_unfinished(db: &Db) -> Result<Vec<(String, i64, SagaState, i64)>, Fault> {
     let sql = "select kind, definition_version, state, count(*) as sagas from saga where state in ('running', 'compensating', 'parked')
