@@ -1,0 +1,137 @@
+//! Who this process is to the other processes, and whom it believes: the certificates of `[mtls]`.
+//!
+//! Whoever has a certificate of this CA is a process of this shop and is believed, whichever module it says it is; so the CA is the shop's own
+//! and signs nothing else. Changed files are read at the next start.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+
+/// `[mtls]`: all three or none; each is described in `config/default.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub ca_file: Option<PathBuf>,
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+/// This process's certificate and key, and the CA whose certificates it believes. Checked: the key is the certificate's.
+#[derive(Clone)]
+pub struct Identity {
+    ca: Arc<[u8]>,
+    certificate: Arc<[u8]>,
+    key: Arc<[u8]>,
+    server: Arc<ServerConfig>,
+}
+
+impl Identity {
+    /// `None` without `[mtls]`: then processes talk in plaintext, which is allowed on loopback only.
+    ///
+    /// # Errors
+    /// Names the key, and the file that is missing or holds something else.
+    pub fn load(settings: &config::Settings) -> anyhow::Result<Option<Identity>> {
+        let own: Settings = settings.section("mtls")?;
+        let files = [("mtls.ca_file", &own.ca_file), ("mtls.certificate_file", &own.certificate_file), ("mtls.key_file", &own.key_file)];
+        let names = |set: bool| files.iter().filter(|(_, file)| file.is_some() == set).map(|(key, _)| *key).collect::<Vec<_>>();
+        let (Some(ca), Some(certificate), Some(key)) = (&own.ca_file, &own.certificate_file, &own.key_file) else {
+            if names(true).is_empty() {
+                return Ok(None);
+            }
+            bail!(
+                "{} set, but not {}; TLS between processes needs all three, or none",
+                names(true).join(" and "),
+                names(false).join(" and ")
+            );
+        };
+        let (ca_pem, certificate_pem, key_pem) =
+            (read("mtls.ca_file", ca)?, read("mtls.certificate_file", certificate)?, read("mtls.key_file", key)?);
+        let authorities = certificates("mtls.ca_file", ca, &ca_pem)?;
+        let chain = certificates("mtls.certificate_file", certificate, &certificate_pem)?;
+        let secret = PrivateKeyDer::from_pem_slice(&key_pem)
+            .map_err(|error| anyhow::anyhow!("{} (mtls.key_file) holds no private key in PEM: {error:?}", key.display()))?;
+        let server = server_config(authorities, chain, secret).with_context(|| {
+            format!("{} and {} (mtls.certificate_file, mtls.key_file) do not go together", certificate.display(), key.display())
+        })?;
+        Ok(Some(Identity { ca: ca_pem.into(), certificate: certificate_pem.into(), key: key_pem.into(), server: Arc::new(server) }))
+    }
+
+    /// The certificates of the CA that is believed, in PEM.
+    pub fn ca_pem(&self) -> &[u8] {
+        &self.ca
+    }
+
+    /// This process's certificate chain, in PEM.
+    pub fn certificate_pem(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Its private key, in PEM.
+    pub fn key_pem(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// For an HTTP server between processes: a client without a certificate of the CA is refused. HTTP/2 and HTTP/1.1.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// Makes an HTTP client show this process's certificate, believe the CA and no other, and speak TLS alone.
+    ///
+    /// # Errors
+    /// If the client cannot read what was read before, which would be a bug.
+    pub fn secure(&self, client: reqwest::ClientBuilder) -> anyhow::Result<reqwest::ClientBuilder> {
+        let authorities = reqwest::Certificate::from_pem_bundle(&self.ca).context("mtls.ca_file")?;
+        let both = [&self.certificate[..], b"\n", &self.key[..]].concat();
+        let identity = reqwest::Identity::from_pem(&both).context("mtls.certificate_file and mtls.key_file")?;
+        Ok(client.tls_certs_only(authorities).identity(identity).https_only(true))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(not shown)")
+    }
+}
+
+fn read(key: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("{key} names the file {}, which cannot be read", file.display()))
+}
+
+fn certificates(key: &str, file: &Path, pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match read {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => bail!("{} ({key}) holds no certificates in PEM (-----BEGIN CERTIFICATE-----)", file.display()),
+    }
+}
+
+fn server_config(
+    authorities: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<ServerConfig> {
+    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority).context("mtls.ca_file holds a certificate that is none")?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,74 @@
+//! Everything outside this process that modules may ask.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use catalog_contract::RemoteCatalog;
+use event_feed_contract::{EventFeed, RemoteEventFeed};
+use inventory_contract::RemoteInventory;
+use notifications_contract::RemoteNotifications;
+use orders_contract::RemoteOrders;
+use payments_contract::RemotePayments;
+use shipping_contract::RemoteShipping;
+use tokio_util::sync::CancellationToken;
+use users_contract::RemoteUsers;
+
+use super::{Contracts, Edge, RemoteState, Settings, instances::Instances, server::service_of};
+use crate::{
+    config::{self, MODULES},
+    discovery::{self, Discovery, Interface, rotation::Rotation},
+    mtls::Identity,
+};
+
+/// The ways to all modules. Nothing is connected before it is called for; a way to a module that has no instances costs nothing.
+#[derive(Clone)]
+pub struct Remotes {
+    edges: BTreeMap<&'static str, Edge>,
+}
+
+impl Remotes {
+    /// Must be called within a runtime; probes instances until `stop`.
+    ///
+    /// # Errors
+    /// A setting of `[rpc]`, `[discovery]` or `[mtls]` that is wrong; names the key.
+    pub fn start(settings: &config::Settings, discovery: Arc<dyn Discovery>, stop: &CancellationToken) -> anyhow::Result<Remotes> {
+        let own = Settings::read(settings)?;
+        let probing: discovery::Settings = settings.section("discovery")?;
+        let identity = Identity::load(settings)?;
+        let edge = |module: &'static str| {
+            let reach = Instances::new(service_of(module), identity.clone(), &own);
+            let addresses = discovery.watch(module, Interface::Rpc);
+            let rotation = Rotation::start(reach, addresses, &probing, stop.clone());
+            (module, Edge::new(module, rotation.measured_as(module, Interface::Rpc), &own))
+        };
+        Ok(Remotes { edges: MODULES.into_iter().map(edge).collect() })
+    }
+
+    /// Every module's contract, asked elsewhere. Whoever places modules puts those that are here in their place.
+    pub fn contracts(&self) -> Contracts {
+        Contracts {
+            users: Arc::new(RemoteUsers::new(self.edge("users"))),
+            catalog: Arc::new(RemoteCatalog::new(self.edge("catalog"))),
+            inventory: Arc::new(RemoteInventory::new(self.edge("inventory"))),
+            payments: Arc::new(RemotePayments::new(self.edge("payments"))),
+            shipping: Arc::new(RemoteShipping::new(self.edge("shipping"))),
+            orders: Arc::new(RemoteOrders::new(self.edge("orders"))),
+            notifications: Arc::new(RemoteNotifications::new(self.edge("notifications"))),
+        }
+    }
+
+    /// What a module tells about the events it keeps.
+    pub fn feed(&self, module: &str) -> Arc<dyn EventFeed> {
+        Arc::new(RemoteEventFeed::new(self.edge(module)))
+    }
+
+    /// How the ways to all modules are; those that are in this process have no instances and no calls.
+    pub fn states(&self) -> Vec<RemoteState> {
+        self.edges.values().map(Edge::state).collect()
+    }
+
+    /// # Panics
+    /// If there is no such module: their names are compiled in.
+    fn edge(&self, module: &str) -> Edge {
+        self.edges[module].clone()
+    }
+}

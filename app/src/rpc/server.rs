@@ -1,0 +1,215 @@
+//! Answers other processes: the contracts of the modules that are here, their event feeds, health, and reflection.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use catalog_contract::{ServedCatalog, catalog_server::CatalogServer};
+use durable::Feeds;
+use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer};
+use inventory_contract::{ServedInventory, inventory_server::InventoryServer};
+use notifications_contract::{ServedNotifications, notifications_server::NotificationsServer};
+use orders_contract::{ServedOrders, orders_server::OrdersServer};
+use payments_contract::{ServedPayments, payments_server::PaymentsServer};
+use shared_kernel::{Call, Fault};
+use shipping_contract::{ServedShipping, shipping_server::ShippingServer};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+    transport::{
+        Certificate, Identity as TlsIdentity, Server, ServerTlsConfig,
+        server::{Router, TcpIncoming},
+    },
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
+use users_contract::{ServedUsers, users_server::UsersServer};
+
+use super::{Contracts, MESSAGE_BYTES, Settings, reflection};
+use crate::{config, mtls::Identity};
+
+/// What is served.
+pub struct Served {
+    pub contracts: Contracts,
+    /// The event feeds of the modules that are here, by module.
+    pub feeds: Feeds,
+    /// The modules that are here.
+    pub modules: Vec<&'static str>,
+}
+
+/// A server that answers until it is told to stop.
+pub struct Serving {
+    pub address: SocketAddr,
+    /// Ends when what was accepted has been answered.
+    pub task: JoinHandle<()>,
+}
+
+/// Listens on `rpc.listen` and answers until `stop`; `None` if it is not set.
+///
+/// # Errors
+/// An address that is taken, not ours, or beyond loopback without `[mtls]`; a setting that is wrong.
+pub async fn serve(settings: &config::Settings, served: Served, stop: CancellationToken) -> anyhow::Result<Option<Serving>> {
+    let own = Settings::read(settings)?;
+    let Some(listen) = own.listen else { return Ok(None) };
+    let identity = Identity::load(settings)?;
+    if identity.is_none() && !listen.ip().is_loopback() {
+        bail!(
+            "rpc.listen is {listen} without [mtls]: whoever reaches it could act for any user; set mtls.ca_file, mtls.certificate_file and \
+             mtls.key_file (scripts/dev-certs makes some), or listen on loopback"
+        );
+    }
+    let incoming =
+        TcpIncoming::bind(listen).with_context(|| format!("cannot listen on {listen} (rpc.listen); port 0 takes any free one"))?;
+    let address = incoming.local_addr().context("rpc.listen")?;
+    let health = HealthReporter::new();
+    let (routes, services) = routes(&served, &health)?;
+    for service in &services {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let router = server(&own, identity.as_ref())?.add_routes(routes);
+    let drain = Duration::from_millis(settings.http.shutdown_timeout_ms);
+    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health, services, drain, stop));
+    tracing::info!(%address, modules = served.modules.join(", "), tls = identity.is_some(), "answering other processes");
+    Ok(Some(Serving { address, task }))
+}
+
+fn server(own: &Settings, identity: Option<&Identity>) -> anyhow::Result<Server> {
+    let keep_alive = Duration::from_millis(own.keep_alive_ms);
+    let server = Server::builder()
+        .max_concurrent_streams(own.calls_per_connection)
+        .http2_keepalive_interval(Some(keep_alive))
+        .http2_keepalive_timeout(Some(keep_alive))
+        .trace_fn(|request| {
+            let trace = request.headers().get("traceparent").and_then(|trace| trace.to_str().ok()).unwrap_or_default();
+            let trace_id = trace.get(3..35).unwrap_or_default();
+            tracing::info_span!(target: "rpc", "call", method = request.uri().path(), trace_id)
+        });
+    let Some(identity) = identity else { return Ok(server) };
+    let tls = ServerTlsConfig::new()
+        .identity(TlsIdentity::from_pem(identity.certificate_pem(), identity.key_pem()))
+        .client_ca_root(Certificate::from_pem(identity.ca_pem()))
+        .timeout(Duration::from_millis(own.connect_timeout_ms));
+    server.tls_config(tls).context("[mtls]")
+}
+
+/// Serves until `stop`, then says so, finishes what was accepted, and gives up on it after `drain`.
+async fn run(
+    router: Router,
+    incoming: TcpIncoming,
+    mut health: HealthReporter,
+    services: Vec<&'static str>,
+    drain: Duration,
+    stop: CancellationToken,
+) {
+    let stopping = async {
+        stop.cancelled().await;
+        for service in &services {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        // Ends the streams of those that watch, after they have heard the last word; they would hold the server up.
+        for service in services {
+            health.clear_service_status(service).await;
+        }
+    };
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        ended = router.serve_with_incoming_shutdown(incoming, stopping) => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the gRPC server ended");
+            }
+        }
+        () = late => tracing::warn!(?drain, "calls of other processes were still under way at the stop"),
+    }
+}
+
+/// All services, and their names; the first, empty one is the process as a whole.
+fn routes(served: &Served, health: &HealthReporter) -> anyhow::Result<(Routes, Vec<&'static str>)> {
+    let contracts = &served.contracts;
+    let mut services = Services { routes: Routes::builder(), names: vec![""] };
+    macro_rules! add {
+        ($server:ident, $served:expr) => {
+            services.add($server::new($served).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES))
+        };
+    }
+    for module in &served.modules {
+        match *module {
+            "users" => add!(UsersServer, ServedUsers(contracts.users.clone())),
+            "catalog" => add!(CatalogServer, ServedCatalog(contracts.catalog.clone())),
+            "inventory" => add!(InventoryServer, ServedInventory(contracts.inventory.clone())),
+            "payments" => add!(PaymentsServer, ServedPayments(contracts.payments.clone())),
+            "shipping" => add!(ShippingServer, ServedShipping(contracts.shipping.clone())),
+            "orders" => add!(OrdersServer, ServedOrders(contracts.orders.clone())),
+            "notifications" => add!(NotificationsServer, ServedNotifications(contracts.notifications.clone())),
+            unknown => bail!("{unknown} is no module with a contract"),
+        }
+    }
+    add!(EventFeedServer, ServedEventFeed(std::sync::Arc::new(FeedsByModule(served.feeds.clone()))));
+    let mut routes = services.routes;
+    routes.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
+    let described = reflection::descriptors(&served.modules)?;
+    let reflection = || tonic_reflection::server::Builder::configure().register_file_descriptor_set(described.clone());
+    routes.add_service(reflection().build_v1().context("reflection")?);
+    // What grpcurl spoke until 2023, and other tools still do.
+    routes.add_service(reflection().build_v1alpha().context("reflection")?);
+    Ok((routes.routes(), services.names))
+}
+
+struct Services {
+    routes: RoutesBuilder,
+    names: Vec<&'static str>,
+}
+
+impl Services {
+    fn add<S>(&mut self, service: S)
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes.add_service(service);
+    }
+}
+
+/// The full name of a module's service; empty, which is the process as a whole, for a module without one.
+pub fn service_of(module: &str) -> &'static str {
+    match module {
+        "users" => UsersServer::<ServedUsers>::NAME,
+        "catalog" => CatalogServer::<ServedCatalog>::NAME,
+        "inventory" => InventoryServer::<ServedInventory>::NAME,
+        "payments" => PaymentsServer::<ServedPayments>::NAME,
+        "shipping" => ShippingServer::<ServedShipping>::NAME,
+        "orders" => OrdersServer::<ServedOrders>::NAME,
+        "notifications" => NotificationsServer::<ServedNotifications>::NAME,
+        _ => "",
+    }
+}
+
+/// Hands a question about a module's events to that module's feed.
+struct FeedsByModule(Feeds);
+
+impl FeedsByModule {
+    fn of(&self, module: &str) -> Result<&dyn EventFeed, Fault> {
+        self.0.get(module).map(|feed| &**feed).ok_or_else(|| Fault::not_found("module"))
+    }
+}
+
+#[async_trait]
+impl EventFeed for FeedsByModule {
+    async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
+        self.of(&request.module)?.list_subjects(call, request).await
+    }
+
+    async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
+        self.of(&request.module)?.list_events(call, request).await
+    }
+}

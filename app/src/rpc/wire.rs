@@ -1,0 +1,169 @@
+//! Calls as gRPC over HTTP/2 carries them: time limits, statuses, and why there is no answer.
+
+use std::time::Duration;
+
+use http_body_util::Collected;
+use shared_kernel::{Fault, WireFault};
+use tonic::{
+    Code, ConnectError, Status, TimeoutExpired,
+    body::Body,
+    codegen::{
+        Bytes, StdError,
+        http::{HeaderMap, Response, StatusCode},
+    },
+};
+
+/// The header a call's time limit travels in.
+pub const TIMEOUT: &str = "grpc-timeout";
+
+/// A body that has arrived, with its trailers.
+pub type Whole = Collected<Bytes>;
+
+/// Why a call has no answer, as far as this side knows.
+#[derive(Debug)]
+pub enum Failure {
+    /// The breaker is open for so long.
+    Open(Duration),
+    /// Too many calls wait already.
+    Crowded,
+    /// Its turn did not come in time; nothing was sent.
+    NoTurn,
+    /// No instance is in rotation.
+    Nowhere,
+    /// No connection could be made; nothing was sent.
+    NotConnected(String),
+    /// The connection was lost after the call may have been sent.
+    Lost(String),
+    /// It was sent, and no answer came in time.
+    Late,
+    /// The other side's machinery, not the module, said that nobody can answer.
+    Unserved,
+}
+
+impl Failure {
+    pub fn of_transport(error: tonic::transport::Error) -> Self {
+        let error: StdError = error.into();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+        while let Some(at) = cause {
+            if let Some(connect) = at.downcast_ref::<ConnectError>() {
+                return Failure::NotConnected(connect.0.to_string());
+            }
+            if at.is::<TimeoutExpired>() {
+                return Failure::Late;
+            }
+            cause = at.source();
+        }
+        Failure::Lost(error.to_string())
+    }
+
+    /// For logs.
+    pub fn reason(&self) -> &str {
+        match self {
+            Failure::Open(_) => "the breaker is open",
+            Failure::Crowded => "the queue is full",
+            Failure::NoTurn => "its turn did not come in time",
+            Failure::Nowhere => "no instance is in rotation",
+            Failure::Late => "no answer in time",
+            Failure::Unserved => "its process says that it cannot answer",
+            Failure::NotConnected(reason) | Failure::Lost(reason) => reason,
+        }
+    }
+
+    /// What the caller hears: which module, and whether something may have happened; nothing about addresses or connections.
+    pub fn fault(&self, module: &str) -> Fault {
+        match self {
+            Failure::Open(wait) => Fault::unavailable(format!("{module} is away.")).retry_after(*wait),
+            Failure::Crowded | Failure::NoTurn => Fault::unavailable(format!("Too many calls to {module} are under way.")),
+            Failure::Nowhere | Failure::NotConnected(_) | Failure::Unserved => Fault::unavailable(format!("{module} cannot be reached.")),
+            Failure::Lost(_) => Fault::timeout(format!("The connection to {module} was lost before it answered.")),
+            Failure::Late => Fault::timeout(format!("{module} did not answer in time.")),
+        }
+    }
+}
+
+/// An answer, and whether it says that the module cannot answer now.
+pub struct Answer {
+    pub response: Response<Body>,
+    pub is_away: bool,
+}
+
+/// Tells what the module answered from what its process answered in its place. A module's fault carries its details; a status without them was
+/// made by a server, a proxy or a library on the way.
+///
+/// # Errors
+/// Nobody answered.
+pub fn read(response: Response<Whole>) -> Result<Answer, Failure> {
+    let (head, body) = response.into_parts();
+    if matches!(head.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+        return Err(Failure::Unserved);
+    }
+    let status = [Some(&head.headers), body.trailers()].into_iter().flatten().find_map(status_in);
+    let is_away = match status {
+        Some((Code::Unavailable, false)) => return Err(Failure::Unserved),
+        Some((Code::Cancelled | Code::DeadlineExceeded, false)) => return Err(Failure::Late),
+        Some((code, _)) => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
+        None => false,
+    };
+    Ok(Answer { response: Response::from_parts(head, Body::new(body)), is_away })
+}
+
+/// The status, and whether it has details.
+fn status_in(headers: &HeaderMap) -> Option<(Code, bool)> {
+    let code = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
+    Some((code, headers.contains_key("grpc-status-details-bin")))
+}
+
+/// A fault as the generated clients read it.
+pub fn status(fault: &Fault) -> Status {
+    let wire = WireFault::from(fault);
+    Status::with_details(wire.code.into(), wire.message, wire.details.into())
+}
+
+/// The time limit a call came with: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+pub fn told_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
+    let unit = text.chars().next_back()?;
+    let digits = text.strip_suffix(unit)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        'H' => Some(Duration::from_secs(amount * 3_600)),
+        'M' => Some(Duration::from_secs(amount * 60)),
+        'S' => Some(Duration::from_secs(amount)),
+        'm' => Some(Duration::from_millis(amount)),
+        'u' => Some(Duration::from_micros(amount)),
+        'n' => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::codegen::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_time_limit_is_read_as_it_was_set() {
+        for timeout in [Duration::from_millis(1), Duration::from_millis(2_500), Duration::from_secs(3), Duration::from_secs(86_400)] {
+            let mut request = tonic::Request::new(());
+            request.set_timeout(timeout);
+            assert_eq!(told_timeout(request.metadata().as_ref()), Some(timeout), "{timeout:?}");
+        }
+        for wrong in ["", "3", "S", "123456789m", "1x", "-1S"] {
+            let headers = HeaderMap::from_iter([(TIMEOUT.parse().unwrap(), HeaderValue::from_static(wrong))]);
+            assert_eq!(told_timeout(&headers), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_to_a_caller_names_the_module_and_nothing_behind_it() {
+        let secret = || "tcp connect error: 10.0.0.7:9000".to_owned();
+        for failure in [Failure::Nowhere, Failure::NotConnected(secret()), Failure::Lost(secret()), Failure::Late, Failure::Crowded] {
+            let fault = failure.fault("payments");
+            assert!(fault.detail.contains("payments") && !fault.detail.contains("10.0.0.7"), "{fault}");
+            assert!(fault.is_transient());
+        }
+        let fault = Failure::Open(Duration::from_millis(1_200)).fault("payments");
+        assert_eq!(fault.retry_after, Some(Duration::from_millis(1_200)));
+    }
+}
