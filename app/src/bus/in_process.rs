@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use shared_kernel::{Bus, Envelope, Fault, Listener};
 
+use super::{BusState, Carrier};
+
 /// The bus of the all-in-one binary.
 #[derive(Default)]
 pub struct InProcessBus {
@@ -41,6 +43,12 @@ impl Bus for InProcessBus {
         listeners.retain(|there| there.module() != listener.module());
         listeners.push(listener);
         Ok(())
+    }
+}
+
+impl Carrier for InProcessBus {
+    fn state(&self) -> BusState {
+        BusState::in_process()
     }
 }
 

@@ -1,0 +1,38 @@
+//! How the bus is, for health and operators.
+
+use serde::Serialize;
+use shared_kernel::Timestamp;
+
+/// What carries events, and whether it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct BusState {
+    /// `in_process` or `rabbitmq`.
+    pub kind: String,
+    /// Its connections to the broker; none in process.
+    pub links: Vec<LinkState>,
+}
+
+/// One connection to the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct LinkState {
+    /// `publishing`, or the module it receives for.
+    pub link: String,
+    pub connected: bool,
+    /// Since when it is connected, or has been trying to.
+    #[schema(value_type = i64)]
+    pub since: Timestamp,
+    /// Why it was lost, or could not be made, the last time.
+    pub last_error: Option<String>,
+}
+
+impl BusState {
+    /// The bus within a process, which is never away.
+    pub fn in_process() -> Self {
+        BusState { kind: "in_process".to_owned(), links: Vec::new() }
+    }
+
+    /// Whether every connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.links.iter().all(|link| link.connected)
+    }
+}
