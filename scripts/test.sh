@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The test command: starts a private, throw-away PostgreSQL on a free port, runs every test of the workspace against it, and removes it.
+# The test command: starts a private, throw-away PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
 #
 #   scripts/test.sh                 everything, short counts (a few minutes after the build)
 #   scripts/test.sh --full          the long counts: 50 kills per database instead of 5
 #   scripts/test.sh -- NAME         only tests whose name contains NAME (whatever follows -- goes to cargo test)
 #
-# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres uses a server of yours instead.
+# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f use servers of yours instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
+source scripts/lib/rabbitmq.sh
 
 export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}"
 while [ $# -gt 0 ]; do
@@ -23,12 +24,21 @@ done
 if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
   postgres_require
 fi
+# Some tests kill a broker of their own, so its programs are needed in any case.
+rabbitmq_require
 
 # Built before the clock of any test runs; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
 
+stop_servers() {
+  if [ -n "${POSTGRES_HOME:-}" ]; then postgres_stop; fi
+  if [ -n "${RABBITMQ_HOME:-}" ]; then rabbitmq_stop; fi
+}
+trap stop_servers EXIT
 if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
   postgres_start
-  trap postgres_stop EXIT
+fi
+if [ -z "${BANYAN_TEST_RABBITMQ:-}" ]; then
+  rabbitmq_start
 fi
 cargo test --workspace --locked "$@"
