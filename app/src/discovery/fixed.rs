@@ -14,6 +14,10 @@ impl Fixed {
     pub fn new(endpoints: Endpoints) -> Fixed {
         Fixed { endpoints }
     }
+
+    pub fn knows(&self, module: &str, interface: Interface) -> bool {
+        self.endpoints.contains_key(&(module.to_owned(), interface))
+    }
 }
 
 #[async_trait]

@@ -4,16 +4,19 @@
 //! of a [`Rotation`](rotation::Rotation). Nothing here knows what is asked of them.
 
 mod address;
+mod dns;
+mod etcd;
 mod fixed;
 pub mod rotation;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 pub use address::{Address, Instance};
 
@@ -79,6 +82,8 @@ pub struct Settings {
     pub dns_refresh_ms: u64,
     pub etcd_endpoints: Vec<String>,
     pub etcd_prefix: String,
+    pub etcd_ca_file: Option<PathBuf>,
+    pub etcd_timeout_ms: u64,
     pub etcd_lease_s: u64,
     pub probe_every_ms: u64,
     pub probe_timeout_ms: u64,
@@ -91,6 +96,8 @@ impl Default for Settings {
             dns_refresh_ms: 5_000,
             etcd_endpoints: Vec::new(),
             etcd_prefix: "/banyan".to_owned(),
+            etcd_ca_file: None,
+            etcd_timeout_ms: 2_000,
             etcd_lease_s: 10,
             probe_every_ms: 1_000,
             probe_timeout_ms: 1_000,
@@ -110,6 +117,7 @@ impl Settings {
     fn check(&self) -> anyhow::Result<()> {
         let positive = [
             ("dns_refresh_ms", self.dns_refresh_ms),
+            ("etcd_timeout_ms", self.etcd_timeout_ms),
             ("etcd_lease_s", self.etcd_lease_s),
             ("probe_every_ms", self.probe_every_ms),
             ("probe_timeout_ms", self.probe_timeout_ms),
@@ -134,11 +142,24 @@ pub fn start(settings: &crate::config::Settings, stop: &CancellationToken) -> an
     let own: Settings = settings.section("discovery")?;
     own.check()?;
     let endpoints = endpoints(settings)?;
-    let _ = stop;
-    match own.kind {
-        Kind::Static => Ok(Arc::new(fixed::Fixed::new(endpoints))),
-        kind => bail!("discovery.kind = {kind:?} is not known"),
-    }
+    Ok(match own.kind {
+        Kind::Static => Arc::new(fixed::Fixed::new(endpoints)),
+        Kind::Dns => Arc::new(dns::Dns::new(endpoints, Arc::new(dns::System), Duration::from_millis(own.dns_refresh_ms), stop)),
+        Kind::Etcd => Arc::new(etcd::Etcd::start(&own, endpoints, stop)?),
+    })
+}
+
+/// Tells who listens, if something changed.
+fn tell(told: &watch::Sender<Vec<Address>>, module: &str, interface: Interface, addresses: Vec<Address>) {
+    told.send_if_modified(|known| {
+        if *known == addresses {
+            return false;
+        }
+        let shown = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        info!(module, interface = interface.name(), instances = shown, "the instances of a module changed");
+        *known = addresses;
+        true
+    });
 }
 
 /// The endpoints of all modules in the settings.
@@ -186,10 +207,9 @@ mod tests {
             ("BANYAN__MODULES__USERS__HTTP_ENDPOINT", "https://users-1"),
         ]);
         let discovery = start(&settings, &CancellationToken::new()).unwrap();
-        let known = |module: &str, interface| {
-            let receiver = discovery.watch(module, interface);
-            let addresses = receiver.borrow().iter().map(ToString::to_string).collect::<Vec<_>>();
-            addresses
+        let known = |module: &str, interface| -> Vec<String> {
+            let addresses = discovery.watch(module, interface).borrow().clone();
+            addresses.iter().map(ToString::to_string).collect()
         };
         assert_eq!(known("users", Interface::Rpc), ["http://users-1:9000", "http://users-2:9000"]);
         assert_eq!(known("users", Interface::Http), ["https://users-1:443"]);
@@ -206,5 +226,6 @@ mod tests {
         assert!(wrong("BANYAN__MODULES__USERS__HTTP_ENDPOINT", " , ").contains("modules.users.http_endpoint"));
         assert!(wrong("BANYAN__DISCOVERY__PROBE_EVERY_MS", "0").contains("discovery.probe_every_ms"));
         assert!(wrong("BANYAN__DISCOVERY__KIND", "zookeeper").contains("[discovery]"));
+        assert!(wrong("BANYAN__DISCOVERY__KIND", "etcd").contains("discovery.etcd_endpoints"));
     }
 }

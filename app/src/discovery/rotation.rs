@@ -342,3 +342,6 @@ async fn probe<R: Reach>(reach: Arc<R>, member: Arc<Member<R::Connection>>, ever
 fn jittered(every: Duration) -> Duration {
     every.mul_f64(rand::random_range(0.8..=1.2))
 }
+
+#[cfg(test)]
+mod tests;
