@@ -36,6 +36,7 @@ stop_servers() {
 }
 trap stop_servers EXIT
 if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
+  # shellcheck disable=SC2119 # without a directory its data are thrown away
   postgres_start
 fi
 if [ -z "${BANYAN_TEST_RABBITMQ:-}" ]; then

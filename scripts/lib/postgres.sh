@@ -31,15 +31,20 @@ postgres_find() {
   return 1
 }
 
-# Starts it and exports BANYAN_TEST_POSTGRES. PostgreSQL refuses to run as root, so root hands it to the package's user.
+# postgres_start [DIRECTORY]: starts it and exports BANYAN_TEST_POSTGRES. With a directory it keeps its data there and goes on with what is there;
+# without, postgres_stop throws them away. PostgreSQL refuses to run as root, so root hands it to the package's user.
 postgres_start() {
-  POSTGRES_HOME=$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")
+  POSTGRES_KEEP=${1:-}
+  POSTGRES_HOME=${1:-$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")}
+  mkdir -p "$POSTGRES_HOME"
   local port
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
   if [ "$(id -u)" = 0 ]; then
     chown postgres "$POSTGRES_HOME"
   fi
-  postgres_as "'$POSTGRES_BIN/initdb' -D '$POSTGRES_HOME/data' -U postgres -A trust -E UTF8 --locale=C" >"$POSTGRES_HOME/initdb.log"
+  if [ ! -e "$POSTGRES_HOME/data/PG_VERSION" ]; then
+    postgres_as "'$POSTGRES_BIN/initdb' -D '$POSTGRES_HOME/data' -U postgres -A trust -E UTF8 --locale=C" >"$POSTGRES_HOME/initdb.log"
+  fi
   if ! postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -l '$POSTGRES_HOME/server.log' -w -t 60 start \
       -o '-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$POSTGRES_HOME -c max_connections=500'" >/dev/null; then
     cat "$POSTGRES_HOME/server.log" >&2
@@ -49,6 +54,10 @@ postgres_start() {
 }
 
 postgres_stop() {
+  if [ -n "$POSTGRES_KEEP" ]; then
+    postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -m fast stop" >/dev/null 2>&1 || true
+    return
+  fi
   postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -m immediate stop" >/dev/null 2>&1 || true
   rm -rf "$POSTGRES_HOME"
 }

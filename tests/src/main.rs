@@ -9,10 +9,12 @@ mod commands;
 mod contracts;
 mod crash;
 mod data;
+mod deploy;
 mod harness;
 mod isolation;
 mod openapi;
 mod readme;
+mod reference;
 mod scenarios;
 mod snapshot;
 
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         commands::trials(),
         isolation::trials(),
         readme::trials(),
+        reference::trials(),
+        deploy::trials(),
         crash::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# The shop in several processes on this machine, with one command: PostgreSQL, RabbitMQ, a process per module, the gateway in front. All of it
+# is private and thrown away at the end. Ctrl-C stops everything.
+#
+#   scripts/split.sh                          everything split: seven services and the gateway, at http://127.0.0.1:8080
+#   scripts/split.sh --group payments --group gateway,rest
+#                                             two processes: payments, and one with the gateway and all other modules
+#   scripts/split.sh stop payments            from another terminal: SIGTERM to that process; then `start payments`
+#   scripts/split.sh status                   what runs, where, with which pid and log
+#
+# Commands: up (the default), start NAME, stop NAME, kill NAME (SIGKILL), restart NAME, status, logs NAME, down (as Ctrl-C, and waits).
+#
+# Options of `up`:
+#   --group [NAME=]A,B,...   these modules share a process; `rest`: all that no other group names; `gateway`: so does the gateway. Repeatable.
+#                            A module in no group has a process of its own. The name is that of the modules with + between them, if not given
+#   --instances NAME=N       so many processes of that group; the others are called NAME.2, NAME.3 ... Repeatable
+#   --port N                 the gateway's port (8080); 0: any free one
+#   --discovery KIND         static (the default), dns, or etcd: starts a private etcd, too
+#   --mtls                   certificates for every process, and no plaintext between them
+#   --keep DIR               keeps the database in DIR, and goes on with what is there
+#   --release                builds optimised binaries
+#   --no-build               takes the binaries of the last run
+#   --print                  shows what would be built and started, and does nothing
+#   --state DIR              pids, logs and sockets (target/split/run): for two shops at a time, give one of them another
+#
+# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://... use servers of yours: a database of its own is
+# made there and dropped at the end. Every other BANYAN__* variable reaches every process.
+#
+# Exit codes: 0 stopped as asked; 1 something failed, with the reason; 2 the command line is wrong; 130, 143 interrupted before all was ready.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/lib/postgres.sh
+source scripts/lib/rabbitmq.sh
+source scripts/lib/etcd.sh
+source scripts/lib/groups.sh
+source scripts/lib/processes.sh
+
+usage() { sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0"; }
+wrong() { echo "scripts/split.sh: $1 (see --help)" >&2; exit 2; }
+fail() { echo "scripts/split.sh: $1" >&2; exit 1; }
+
+state=target/split/run
+verb=up name=
+asked_groups=() asked_instances=()
+port=8080 discovery=static mtls=0 keep='' profile=debug build=1 print=0
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --group | --instances | --port | --discovery | --keep | --state) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
+  esac
+  case "$1" in
+    --group) asked_groups+=("$2"); shift 2 ;;
+    --instances) asked_instances+=("$2"); shift 2 ;;
+    --port) port=$2; shift 2 ;;
+    --discovery) discovery=$2; shift 2 ;;
+    --keep) keep=$2; shift 2 ;;
+    --state) state=$2; shift 2 ;;
+    --mtls) mtls=1; shift ;;
+    --release) profile=release; shift ;;
+    --no-build) build=0; shift ;;
+    --print) print=1; shift ;;
+    -h | --help) usage; exit 0 ;;
+    up | status | down) verb=$1; shift ;;
+    start | stop | kill | restart | logs) [ $# -ge 2 ] || wrong "$1 which process?"; verb=$1 name=$2; shift 2 ;;
+    *) wrong "unknown option $1" ;;
+  esac
+done
+case "$port" in '' | *[!0-9]*) wrong "--port $port is no port" ;; esac
+case "$discovery" in static | dns | etcd) ;; *) wrong "--discovery $discovery: static, dns or etcd" ;; esac
+
+# --- commands for a shop that runs already ---
+
+is_running() { [ -p "$state/control" ] && kill -0 "$(cat "$state/pid" 2>/dev/null)" 2>/dev/null; }
+
+# Asks the script that runs the shop, which alone starts and stops its processes, and waits for its answer.
+request() {
+  is_running || fail "no shop runs with the state in $state; start one with scripts/split.sh"
+  local answer="$state/answer.$$"
+  echo "$1 ${2:--} $$" >"$state/control"
+  for _ in $(seq 600); do
+    if [ -e "$answer.done" ]; then
+      tail -n +2 "$answer"
+      local code
+      code=$(head -n 1 "$answer")
+      rm -f "$answer" "$answer.done"
+      return "$code"
+    fi
+    is_running || { [ "$1" = down ] && return 0; fail "the shop has ended"; }
+    sleep 0.2
+  done
+  fail "no answer within two minutes"
+}
+
+case "$verb" in
+  logs)
+    [ -e "$state/$name.log" ] || fail "there is no $state/$name.log"
+    exec tail -n 100 -f "$state/$name.log" ;;
+  up) ;;
+  *) request "$verb" "$name"; exit ;;
+esac
+
+# --- what will run ---
+
+plan_groups ${asked_groups[@]+"${asked_groups[@]}"}
+plan_instances ${asked_instances[@]+"${asked_instances[@]}"}
+if is_running; then
+  fail "a shop runs already with the state in $state (pid $(cat "$state/pid")); stop it with scripts/split.sh down, or give this one --state DIR"
+fi
+plan_ports "$port"
+if [ "$print" = 1 ]; then
+  BANYAN_TEST_RABBITMQ=${BANYAN_TEST_RABBITMQ:-amqp://127.0.0.1:PORT/%2f}
+  DATABASE_URL=${BANYAN_TEST_POSTGRES:-postgres://postgres@127.0.0.1:PORT/shop}
+  ETCD_URL=http://127.0.0.1:PORT
+  print_plan
+  exit 0
+fi
+
+# --- start ---
+
+began=$SECONDS ready=0 building='' database='' certificates=''
+mkdir -p "$state"
+state=$(cd "$state" && pwd)
+rm -f "$state"/*.pid "$state"/*.log "$state"/answer.* "$state/control"
+echo $$ >"$state/pid"
+
+# In order: the gateway takes no more requests, the services finish theirs, then what they stand on. Runs whatever ended the script.
+stop_everything() {
+  local code=$?
+  trap '' INT TERM
+  trap - EXIT
+  set +e
+  [ -z "$building" ] || { kill "$building" 2>/dev/null; wait "$building" 2>/dev/null; }
+  [ "$ready" = 0 ] || echo "Stopping."
+  stop_processes_with_gateway
+  stop_all_processes
+  stop_ground
+  [ -z "$certificates" ] || rm -rf "$certificates"
+  rm -f "$state"/*.pid "$state/control" "$state/pid"
+  [ "$code" = 0 ] || echo "The logs are in $state." >&2
+  exit "$code"
+}
+trap stop_everything EXIT
+trap '[ "$ready" = 1 ] && exit 0; exit 130' INT
+trap '[ "$ready" = 1 ] && exit 0; exit 143' TERM HUP
+
+[ -n "${BANYAN_TEST_POSTGRES:-}" ] || postgres_require
+[ -n "${BANYAN_TEST_RABBITMQ:-}" ] || rabbitmq_require
+[ "$discovery" != etcd ] || etcd_require
+if [ "$build" = 1 ]; then build_groups; else require_binaries; fi
+start_ground
+if [ "$mtls" = 1 ]; then
+  certificates=$(mktemp -d "$state/certificates.XXXXXX")
+  make_certificates
+fi
+start_services_then_gateway
+ready=1
+mkfifo "$state/control"
+# Opened for both directions, so that it never ends.
+exec 3<>"$state/control"
+print_table
+
+# --- until Ctrl-C ---
+
+while :; do
+  if read -r -t 1 verb name asker <&3; then
+    serve_request "$verb" "$name" "$asker"
+  fi
+  report_the_dead
+done

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Whether Docker and Kubernetes would understand deploy/: YAML by yamllint, compose.yaml by the Compose specification, the manifests by the schemas
+# of Kubernetes, strictly; the kustomizations, too, where kubectl or kustomize is there. Nothing is contacted but the Python package registry, once.
+#
+#   scripts/validate-deploy.sh                  deploy/
+#   scripts/validate-deploy.sh FILE...          these manifests alone
+#
+# Needs Python 3.9 or newer; its tools go to target/validate-deploy. Exit codes: 0 all is well; 1 something is not, or a tool is missing.
+set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+root=$(cd "$(dirname "$0")/.." && pwd)
+home=$root/target/validate-deploy
+tools=$home/venv/bin
+
+if [ ! -e "$home/ready-1" ]; then
+  rm -rf "$home"
+  mkdir -p "$home"
+  if ! python3 -m venv "$home/venv" >"$home/log" 2>&1; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      echo "Python cannot make a virtual environment; installing Debian's package python3-venv."
+      apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv >/dev/null
+      rm -rf "$home/venv"
+      python3 -m venv "$home/venv"
+    else
+      cat "$home/log" >&2
+      echo "scripts/validate-deploy.sh: needs Python 3.9 with venv; Debian, Ubuntu: sudo apt-get install python3-venv" >&2
+      exit 1
+    fi
+  fi
+  "$tools/pip" install --quiet --disable-pip-version-check 'kubernetes-validate>=1.32,<2' 'check-jsonschema>=0.33,<1' 'yamllint>=1.35,<2'
+  touch "$home/ready-1"
+fi
+
+manifests() { "$tools/kubernetes-validate" --strict --quiet "$@"; }
+if [ $# -gt 0 ]; then
+  manifests "$@"
+  exit
+fi
+
+cd "$root/deploy"
+echo "yaml"
+"$tools/yamllint" --strict -d '{extends: default, ignore: [secrets], rules: {line-length: {max: 150}, document-start: disable, comments-indentation: disable,
+  braces: {max-spaces-inside: 0}, brackets: {max-spaces-inside: 0}, truthy: {allowed-values: ["true", "false"]}}}' .
+echo "compose"
+"$tools/check-jsonschema" --color never --builtin-schema vendor.compose-spec compose.yaml
+echo "manifests"
+# What is no manifest by itself: lists of others, and patches.
+find kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name sidecar.yaml ! -name users-signing-key.yaml -print0 |
+  xargs -0 "$tools/kubernetes-validate" --strict --quiet
+if command -v kubectl >/dev/null; then build='kubectl kustomize'; elif command -v kustomize >/dev/null; then build='kustomize build'; else build=''; fi
+if [ -n "$build" ]; then
+  echo "kustomizations"
+  built=$(mktemp -d "$home/built.XXXXXX")
+  trap 'rm -rf "$built"' EXIT
+  # The third is the shop with what is switched off in the first.
+  mkdir "$built/with-sidecar"
+  printf 'resources:\n  - ../../../../deploy/kubernetes\ncomponents:\n  - ../../../../deploy/kubernetes/otel-collector\n' >"$built/with-sidecar/kustomization.yaml"
+  $build kubernetes >"$built/shop.yaml"
+  $build kubernetes/example-ground >"$built/ground.yaml"
+  $build "$built/with-sidecar" >"$built/with-sidecar.yaml"
+  grep -q 'SERVICE_NAME' "$built/with-sidecar.yaml"
+  manifests "$built"/*.yaml
+else
+  echo "kustomizations: left out, there is no kubectl and no kustomize"
+fi
+echo "deploy/ is well-formed."

@@ -1,0 +1,177 @@
+//! What `deploy/` and `scripts/` say to the binary, compared with what the binary understands: names of settings, their values, features, modules.
+//!
+//! That the files are what Docker and Kubernetes understand is `scripts/validate-deploy.sh`'s to say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use banyan::config::{MODULES, Settings};
+use libtest_mimic::{Failed, Trial};
+
+use crate::{architecture::root, reference::is_known};
+
+/// Long enough for a login's password, and a URL for every setting that is read from a secret.
+const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("deploy::every_variable_is_a_setting", every_variable_is_a_setting),
+        Trial::test("deploy::the_binary_takes_the_values_of_compose", || values_are_taken("deploy/compose.yaml")),
+        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || values_are_taken("deploy/kubernetes")),
+        Trial::test("deploy::every_feature_is_one_of_the_app", every_feature_is_known),
+        Trial::test("deploy::every_module_has_its_place", every_module_has_its_place),
+        Trial::test("deploy::the_modules_manifests_differ_in_names_alone", manifests_differ_in_names_alone),
+    ]
+}
+
+/// The files at or below a path, with their texts.
+fn files(path: &str) -> Result<Vec<(PathBuf, String)>, Failed> {
+    fn walk(path: &Path, into: &mut Vec<(PathBuf, String)>) -> std::io::Result<()> {
+        if path.is_dir() {
+            for entry in fs::read_dir(path)? {
+                walk(&entry?.path(), into)?;
+            }
+        } else if let Ok(text) = fs::read_to_string(path) {
+            into.push((path.to_owned(), text));
+        }
+        Ok(())
+    }
+    let mut all = Vec::new();
+    walk(&root().join(path), &mut all)?;
+    all.sort();
+    if all.is_empty() { Err(format!("there is nothing at {path}").into()) } else { Ok(all) }
+}
+
+/// Every name in a text that begins as a setting's variable does, and is complete.
+fn variables(text: &str) -> BTreeSet<&str> {
+    let of_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let starts = text.match_indices("BANYAN__").map(|(at, _)| at);
+    let names = starts.map(|at| {
+        let rest = &text[at..];
+        &rest[..rest.bytes().position(|byte| !of_name(byte)).unwrap_or(rest.len())]
+    });
+    names.filter(|name| !name.ends_with("__")).collect()
+}
+
+fn every_variable_is_a_setting() -> Result<(), Failed> {
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for place in ["deploy", "scripts", "docs/how-to"] {
+        for (file, text) in files(place)? {
+            for variable in variables(&text) {
+                if !is_known(variable) {
+                    wrong.push(format!("{}: {variable} is no setting", file.display()));
+                }
+                seen.insert(variable.to_owned());
+            }
+        }
+    }
+    if seen.len() < 20 {
+        wrong.push(format!("only {} variables were found, which is hard to believe", seen.len()));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// `NAME: value` of a mapping, and `- name: NAME` above `value: value` of a list.
+fn assignments(text: &str) -> Vec<(String, String)> {
+    let unquoted = |value: &str| value.trim().trim_matches('"').to_owned();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let in_mappings = lines.iter().filter_map(|line| line.split_once(": ").filter(|(name, _)| name.starts_with("BANYAN__")));
+    let mut all: Vec<(String, String)> = in_mappings.map(|(name, value)| (name.to_owned(), unquoted(value))).collect();
+    for pair in lines.windows(2) {
+        if let (Some(name), Some(value)) = (pair[0].strip_prefix("- name: BANYAN__"), pair[1].strip_prefix("value: ")) {
+            all.push((format!("BANYAN__{name}"), unquoted(value)));
+        }
+    }
+    all
+}
+
+/// Loads all that stands in the files, as one process would that is given everything.
+fn values_are_taken(place: &str) -> Result<(), Failed> {
+    let home = durable_testing::SqliteHome::new();
+    let secret = home.path().join("secret");
+    fs::write(&secret, A_SECRET)?;
+    let mut environment = BTreeMap::new();
+    for (_, text) in files(place)? {
+        for (name, value) in assignments(&text) {
+            // What is a file in the container is none here; one secret stands for all.
+            let value = if value.starts_with("/run/secrets/") { secret.display().to_string() } else { value };
+            // Each one is tried alone with all before it, so that the error names it.
+            environment.insert(name.clone(), value.clone());
+            let only_bad_value = Settings::from_sources(None, [(name.clone(), value.clone())]).err().map(|error| format!("{error:#}"));
+            if let Some(error) = only_bad_value.filter(|error| error.contains("a setting is wrong")) {
+                return Err(format!("{place}: {name}={value}: {error}").into());
+            }
+        }
+    }
+    if environment.len() < 20 {
+        return Err(format!("only {} settings were found in {place}, which is hard to believe", environment.len()).into());
+    }
+    Settings::from_sources(None, environment).map_err(|error| format!("{place}, all together: {error:#}"))?;
+    Ok(())
+}
+
+fn every_feature_is_known() -> Result<(), Failed> {
+    let manifest = fs::read_to_string(root().join("app/Cargo.toml"))?;
+    let section =
+        manifest.split("[features]").nth(1).and_then(|rest| rest.split("\n[").next()).ok_or("app/Cargo.toml has no [features]")?;
+    let known: BTreeSet<&str> = section.lines().filter_map(|line| line.split_once(" = ").map(|(name, _)| name.trim())).collect();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (file, text) in files("deploy")? {
+        let named = text.lines().filter_map(|line| line.trim().strip_prefix("FEATURES: "));
+        for feature in named.flat_map(|list| list.split(',')) {
+            seen += 1;
+            if !known.contains(feature.trim()) {
+                wrong.push(format!("{}: {feature} is no feature of the app; there are {known:?}", file.display()));
+            }
+        }
+    }
+    if seen < MODULES.len() {
+        wrong.push(format!("only {seen} features are named in deploy/"));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// A module that is added must be added there, too.
+fn every_module_has_its_place() -> Result<(), Failed> {
+    let groups = fs::read_to_string(root().join("scripts/lib/groups.sh"))?;
+    let compose = fs::read_to_string(root().join("deploy/compose.yaml"))?;
+    let kustomization = fs::read_to_string(root().join("deploy/kubernetes/kustomization.yaml"))?;
+    let mut wrong = Vec::new();
+    if !groups.contains(&format!("readonly MODULES=\"{}\"", MODULES.join(" "))) {
+        wrong.push("scripts/lib/groups.sh has other modules, or another order".to_owned());
+    }
+    for module in MODULES {
+        for (file, text, entry) in [
+            ("deploy/compose.yaml", &compose, format!("\n  {module}:\n")),
+            ("deploy/kubernetes/kustomization.yaml", &kustomization, format!("\n  - {module}.yaml\n")),
+        ] {
+            if !text.contains(&entry) {
+                wrong.push(format!("{file} lacks {module}"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Seven files that are to be alike stay alike.
+fn manifests_differ_in_names_alone() -> Result<(), Failed> {
+    let of = |module: &str| -> Result<String, Failed> {
+        let text = fs::read_to_string(root().join(format!("deploy/kubernetes/{module}.yaml")))?;
+        Ok(text.replace(module, "MODULE"))
+    };
+    let model = of("inventory")?;
+    for module in MODULES {
+        let text = of(module)?;
+        let own: Vec<&str> = text.lines().filter(|line| !model.contains(*line)).collect();
+        let lacks: Vec<&str> = model.lines().filter(|line| !text.contains(*line)).collect();
+        if !own.is_empty() || !lacks.is_empty() {
+            return Err(format!("deploy/kubernetes/{module}.yaml differs from inventory.yaml: it has {own:?} and lacks {lacks:?}").into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! `docs/reference/configuration.md`, made from `app/config/default.toml`, which the binary itself reads its defaults from: so the page cannot
+//! say anything else.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use banyan::config::{DEFAULTS, Settings};
+use libtest_mimic::{Failed, Trial};
+
+use crate::snapshot;
+
+const PAGE: &str = "docs/reference/configuration.md";
+
+const HEAD: &str = "# Settings
+
+Made from [app/config/default.toml](../../app/config/default.toml) by the test `reference::the_page_of_settings_is_that_of_the_defaults`; change
+that file, not this one.
+
+A setting is looked up, later ones winning: in the defaults below, in `banyan.toml` in the working directory (or `--config FILE`), in the
+environment. A list in the environment is separated by commas. With `_FILE` behind a variable's name the value is read from that file:
+`BANYAN__DATABASE__URL_FILE=/run/secrets/database-url`. An unknown key is an error that names the place. `banyan config show` prints what is in
+force, without secrets.
+
+How the variables are put to use for several processes: [run-split.md](../how-to/run-split.md).
+";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("reference::the_page_of_settings_is_that_of_the_defaults", || snapshot::compare(PAGE, &page(&sections(DEFAULTS)))),
+        Trial::test("reference::every_setting_has_a_meaning_and_is_known", every_setting_is_explained),
+    ]
+}
+
+/// One `[section]`: what stands above it, and its settings.
+struct Section {
+    name: String,
+    about: String,
+    settings: Vec<Setting>,
+}
+
+struct Setting {
+    key: String,
+    value: String,
+    /// Commented out in the file: the value is an example, and there is no default.
+    is_example: bool,
+    meaning: String,
+}
+
+/// Reads the file as a person does: a comment explains what stands below it, and an empty line ends it.
+fn sections(toml: &str) -> Vec<Section> {
+    let mut all = vec![Section { name: String::new(), about: String::new(), settings: Vec::new() }];
+    let mut comment: Vec<&str> = Vec::new();
+    for line in toml.lines().chain([""]) {
+        let spoken = |comment: &mut Vec<&str>| std::mem::take(comment).join(" ");
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            all.push(Section { name: name.to_owned(), about: spoken(&mut comment), settings: Vec::new() });
+        } else if let Some((key, value, is_example)) = setting(line) {
+            let meaning = spoken(&mut comment);
+            all.iter_mut().last().into_iter().for_each(|section| {
+                section.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), is_example, meaning: meaning.clone() });
+            });
+        } else if let Some(text) = line.strip_prefix("# ") {
+            comment.push(text.trim());
+        } else {
+            comment.clear();
+        }
+    }
+    all
+}
+
+/// `key = value`, or that commented out.
+fn setting(line: &str) -> Option<(&str, &str, bool)> {
+    let (plain, is_example) = line.strip_prefix("# ").map_or((line, false), |plain| (plain, true));
+    let (key, value) = plain.split_once(" = ")?;
+    let is_key = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.".contains(&byte));
+    is_key.then_some((key, value, is_example))
+}
+
+fn page(sections: &[Section]) -> String {
+    let mut page = HEAD.to_owned();
+    let mut shows_modules = false;
+    for section in sections.iter().filter(|section| !section.settings.is_empty()) {
+        // They have the same settings, so one table stands for all.
+        let is_placement = section.name.starts_with("modules.");
+        if is_placement && std::mem::replace(&mut shows_modules, true) {
+            continue;
+        }
+        let name = if is_placement { "modules.NAME" } else { &section.name };
+        let title = if name.is_empty() { "At the top".to_owned() } else { format!("`[{name}]`") };
+        let _ = write!(page, "\n## {title}\n\n");
+        if !section.about.is_empty() {
+            let _ = write!(page, "{}\n\n", section.about);
+        }
+        page.push_str("| Key | Environment | Default | Meaning |\n|---|---|---|---|\n");
+        for setting in &section.settings {
+            let value = setting.value.replace('|', "\\|");
+            let default = if setting.is_example { format!("none; for example `{value}`") } else { format!("`{value}`") };
+            let meaning = setting.meaning.replace('|', "\\|");
+            let _ = writeln!(page, "| `{}` | `{}` | {default} | {meaning} |", setting.key, variable(name, &setting.key));
+        }
+    }
+    page
+}
+
+/// The variable that sets a key.
+fn variable(section: &str, key: &str) -> String {
+    let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    format!("BANYAN__{}", path.to_uppercase().replace('.', "__"))
+}
+
+/// Each documented key is one the binary knows, each key the binary shows is documented, and none is without a sentence.
+fn every_setting_is_explained() -> Result<(), Failed> {
+    let sections = sections(DEFAULTS);
+    let mut wrong = Vec::new();
+    let mut documented = BTreeSet::new();
+    for section in &sections {
+        for setting in &section.settings {
+            let variable = variable(&section.name, &setting.key);
+            let is_explained = !setting.meaning.is_empty() || section.name.starts_with("modules.");
+            if !is_explained || !(setting.meaning.is_empty() || setting.meaning.ends_with('.')) {
+                wrong.push(format!("{variable} is not explained by whole sentences in app/config/default.toml: {:?}", setting.meaning));
+            }
+            if !is_known(&variable) {
+                wrong.push(format!("{variable} is documented, but the binary does not know it"));
+            }
+            documented.insert(variable);
+        }
+    }
+    let shown = Settings::from_sources(None, [])?.show()?;
+    let mut section = "";
+    for line in shown.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, ..)) = setting(line)
+            && !documented.contains(&variable(section, key))
+        {
+            wrong.push(format!("{section}.{key} is in force, but not documented"));
+        }
+    }
+    if is_known("BANYAN__HTTP__NO_SUCH_KEY") || documented.len() < 100 {
+        wrong.push(format!("this test has read {} settings and would notice no unknown one", documented.len()));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Whether the binary knows this variable, whatever it says about the value.
+pub fn is_known(variable: &str) -> bool {
+    let read = Settings::from_sources(None, [(variable.to_owned(), "x".to_owned())]);
+    !read.err().is_some_and(|error| format!("{error:#}").contains("there is no such setting"))
+}
