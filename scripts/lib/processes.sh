@@ -126,8 +126,8 @@ environment_of() {
     local of
     of=$(certificate_of "$own")
     echo "BANYAN__MTLS__CA_FILE=$certificates/ca.pem"
-    echo "BANYAN__MTLS__CERTIFICATE_FILE=$certificates/$of/certificate.pem"
-    echo "BANYAN__MTLS__KEY_FILE=$certificates/$of/key.pem"
+    echo "BANYAN__MTLS__CERTIFICATE_FILE=$certificates/$of.pem"
+    echo "BANYAN__MTLS__KEY_FILE=$certificates/$of-key.pem"
   fi
 }
 
