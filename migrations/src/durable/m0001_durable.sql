@@ -93,10 +93,11 @@ create table saga (
     traceparent text,
     created_at bigint not null,
     updated_at bigint not null,
-    unique (kind, business_key)
+    -- In this order it also finds the sagas about a key, of whatever kind.
+    unique (business_key, kind)
 );
 create index saga_due on saga (next_run_at) where state in ('running', 'compensating');
-create index saga_by_state on saga (state, created_at);
+create index saga_by_state on saga (state, id);
 
 create table saga_log (
     saga_id uuid not null references saga (id),

@@ -1,5 +1,7 @@
 //! The module's tables, and every query on them.
 
+use std::collections::BTreeSet;
+
 use sea_orm::{
     ActiveValue::{Set, Unchanged},
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -282,28 +284,22 @@ pub async fn revoke_session(conn: &impl ConnectionTrait, id: Uuid, reason: Revok
     update.exec(conn).await.map(drop).map_err(durable::fault)
 }
 
-/// Forgets refresh tokens that have expired and sessions left without any; answers how many rows went.
+/// Forgets some refresh tokens that have expired, and the sessions they were the last of; answers how many rows went. Nothing else leaves a
+/// session without a token, so only the sessions of these tokens are looked at: there may be very many others.
 pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
-    let expired = Query::select()
-        .column(refresh_token::Column::Hash)
+    use refresh_token::Column;
+    let expired = refresh_token::Entity::find().filter(Column::ExpiresAt.lte(now.as_ms())).limit(FORGET_BATCH);
+    let expired = expired.all(conn).await.map_err(durable::fault)?;
+    let hashes = expired.iter().map(|token| token.hash.as_str());
+    let tokens = refresh_token::Entity::delete_many().filter(Column::Hash.is_in(hashes)).exec(conn).await.map_err(durable::fault)?;
+    let remaining = Query::select()
+        .expr(Expr::val(1))
         .from(refresh_token::Entity)
-        .and_where(refresh_token::Column::ExpiresAt.lte(now.as_ms()))
-        .limit(FORGET_BATCH)
+        .and_where(Expr::col((refresh_token::Entity, Column::SessionId)).equals((session::Entity, session::Column::Id)))
         .to_owned();
-    let tokens = refresh_token::Entity::delete_many().filter(refresh_token::Column::Hash.in_subquery(expired));
-    let tokens = tokens.exec(conn).await.map_err(durable::fault)?.rows_affected;
-    let empty = Query::select()
-        .column((session::Entity, session::Column::Id))
-        .from(session::Entity)
-        .left_join(
-            refresh_token::Entity,
-            Expr::col((refresh_token::Entity, refresh_token::Column::SessionId)).equals((session::Entity, session::Column::Id)),
-        )
-        .and_where(Expr::col((refresh_token::Entity, refresh_token::Column::Hash)).is_null())
-        .limit(FORGET_BATCH)
-        .to_owned();
-    let sessions = session::Entity::delete_many().filter(session::Column::Id.in_subquery(empty));
-    Ok(tokens + sessions.exec(conn).await.map_err(durable::fault)?.rows_affected)
+    let touched: BTreeSet<Uuid> = expired.iter().map(|token| token.session_id).collect();
+    let empty = session::Entity::delete_many().filter(session::Column::Id.is_in(touched)).filter(Expr::exists(remaining).not());
+    Ok(tokens.rows_affected + empty.exec(conn).await.map_err(durable::fault)?.rows_affected)
 }
 
 /// When the latest failures since `since` were: of the account, and of the address; newest first, at most the given numbers.

@@ -51,13 +51,9 @@ where
     }
 }
 
-/// SQLite files belong to one process at a time, so a lease found there at its start is a dead process's.
+/// SQLite files belong to one process at a time, so a lease found there at its start is a dead process's. Those of sagas are their runner's to end.
 pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
-    db.write(|tx| async move {
-        tx.execute("update lease set until = 0", []).await?;
-        tx.execute("update saga set lease_until = 0 where lease_until > 0", []).await.map(drop)
-    })
-    .await
+    db.write(|tx| async move { tx.execute("update lease set until = 0", []).await.map(drop) }).await
 }
 
 struct Lease<'a> {

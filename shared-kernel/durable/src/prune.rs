@@ -1,4 +1,4 @@
-//! Forgets what need not be remembered any longer: answers that have expired, and events sent long ago.
+//! Forgets what need not be remembered any longer: answers that have expired, events sent and dead letters discarded long ago.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,22 +42,57 @@ async fn run(db: &Db, held: CancellationToken) {
 async fn prune(db: &Db) -> Result<bool, Fault> {
     let answers = db.write(|tx| async move { once::prune(&tx, CHUNK).await }).await?;
     let events = db.write(|tx| async move { events(&tx).await }).await?;
-    if answers + events > 0 {
-        tracing::debug!(module = db.module(), answers, events, "pruned");
+    let letters = db.write(|tx| async move { discarded(&tx).await }).await?;
+    if answers + events + letters > 0 {
+        tracing::debug!(module = db.module(), answers, events, letters, "pruned");
     }
-    Ok([answers, events].contains(&(CHUNK as u64)))
+    Ok([answers, events, letters].contains(&(CHUNK as u64)))
 }
 
-/// A subject's oldest events go first, so that its versions stay contiguous among those that are kept.
+/// A subject's oldest events go first, so that its versions stay contiguous among those that are kept. In the order of the index on `sent_at`: the
+/// outbox may be large, and what is to go stands at its beginning.
+const EXPIRED_EVENTS: &str = "select id from outbox where state = 'sent' and sent_at < $1
+     and not exists (select 1 from outbox earlier where earlier.subject = outbox.subject and earlier.version < outbox.version
+                     and (earlier.state = 'pending' or earlier.sent_at > outbox.sent_at))
+     order by sent_at, version limit $2";
+
 async fn events(tx: &Tx) -> Result<u64, Fault> {
+    let sql = format!("delete from outbox where id in ({EXPIRED_EVENTS})");
+    tx.execute(&sql, [kept_since(tx).into(), CHUNK.into()]).await
+}
+
+/// Dead letters that somebody gave up stay as long as sent events do, to be looked at. Their lanes have gone past them.
+async fn discarded(tx: &Tx) -> Result<u64, Fault> {
+    let sql = "delete from retry where id in (select id from retry where state = 'discarded' and next_attempt_at < $1 limit $2)";
+    tx.execute(sql, [kept_since(tx).into(), CHUNK.into()]).await
+}
+
+/// What was done with before this moment need not be kept.
+fn kept_since(tx: &Tx) -> i64 {
     let keep = Duration::from_secs(tx.settings().outbox_keep_days * 86_400);
-    tx.execute(
-        "delete from outbox where id in (
-             select id from outbox where state = 'sent' and sent_at < $1
-             and not exists (select 1 from outbox earlier where earlier.subject = outbox.subject and earlier.version < outbox.version
-                             and (earlier.state = 'pending' or earlier.sent_at >= $1))
-             order by subject, version limit $2)",
-        [tx.clock().now().minus(keep).as_ms().into(), CHUNK.into()],
-    )
-    .await
+    tx.clock().now().minus(keep).as_ms()
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
+
+    use super::EXPIRED_EVENTS;
+
+    /// A module with very many sent events must find those to forget without going through all of them, or one day it will not be done in time
+    /// and never forget anything again.
+    #[tokio::test]
+    async fn events_to_forget_are_found_by_when_they_were_sent() {
+        let db = Database::connect("sqlite::memory:").await.unwrap();
+        db.execute_unprepared(include_str!("../../../migrations/src/durable/m0001_durable.sql")).await.unwrap();
+        let plan = Statement::from_sql_and_values(
+            DbBackend::Sqlite,
+            format!("explain query plan {EXPIRED_EVENTS}"),
+            [1_i64.into(), super::CHUNK.into()],
+        );
+        let steps = db.query_all_raw(plan).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+        assert!(steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"), "{steps:#?}");
+        assert!(steps.iter().all(|step| !step.starts_with("SCAN")), "{steps:#?}");
+    }
 }

@@ -29,7 +29,7 @@ pub struct Settings {
     pub retry_ms: Vec<u64>,
     /// A reaction that failed so often, other than for want of another module, becomes a dead letter; a saga is parked.
     pub max_failures: i64,
-    /// Sent events stay in the outbox so long, for listeners that missed them.
+    /// Sent events stay in the outbox so long, for listeners that missed them; discarded dead letters in the retry table.
     pub outbox_keep_days: u64,
     /// How often a listener compares its lanes with the producers' feeds.
     pub feed_compare_ms: u64,

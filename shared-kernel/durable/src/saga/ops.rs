@@ -11,7 +11,7 @@ use super::{
     TOPIC,
     store::{self, Row, SagaState},
 };
-use crate::{Db, Tx, audit, fault::fault};
+use crate::{Db, Tx, audit, fault::fault, ops::before};
 
 /// A module's sagas, for operators.
 #[derive(Clone, Debug)]
@@ -108,8 +108,9 @@ impl SagaOps {
     /// # Errors
     /// `invalid_cursor` (malformed); as any query.
     pub async fn list(&self, filter: &SagaFilter, page: &PageRequest) -> Result<Page<SagaView>, Fault> {
-        let mut values: Vec<Value> = vec![i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into()];
-        let mut terms = vec!["1 = 1".to_owned()];
+        // Ids grow with time.
+        let mut values: Vec<Value> = vec![i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into(), before(page)?.into()];
+        let mut terms = vec!["id < $2".to_owned()];
         if let Some(state) = filter.state {
             values.push(state.as_str().into());
             terms.push(format!("state = ${}", values.len()));
@@ -122,16 +123,10 @@ impl SagaOps {
             values.push(business_key.as_str().into());
             terms.push(format!("business_key = ${}", values.len()));
         }
-        if let Some(cursor) = &page.after {
-            let (at, id) = read_cursor(&cursor.0)?;
-            values.extend([at.into(), id.into()]);
-            let (at, id) = (values.len() - 1, values.len());
-            terms.push(format!("(created_at < ${at} or (created_at = ${at} and id < ${id}))"));
-        }
-        let sql = format!("select {} from saga where {} order by created_at desc, id desc limit $1", store::COLUMNS, terms.join(" and "));
+        let sql = format!("select {} from saga where {} order by id desc limit $1", store::COLUMNS, terms.join(" and "));
         let rows = self.query(sql, values).await?;
         let views = rows.iter().map(|row| Row::read(row).map(SagaView::from)).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(views, |last| format!("{}:{}", last.created_at.as_ms(), last.id)))
+        Ok(page.page(views, |last| last.id.to_string()))
     }
 
     /// # Errors
@@ -255,11 +250,6 @@ fn unpark(row: &mut Row) {
         row.state = state;
         row.parked_reason = None;
     }
-}
-
-fn read_cursor(text: &str) -> Result<(i64, Uuid), Fault> {
-    let parts = text.split_once(':').and_then(|(at, id)| Some((at.parse().ok()?, Uuid::parse_str(id).ok()?)));
-    parts.ok_or_else(|| Fault::malformed("invalid_cursor", "The cursor is not one this list gave out."))
 }
 
 fn read_entry(row: &sea_orm::QueryResult) -> Result<SagaLogEntry, Fault> {

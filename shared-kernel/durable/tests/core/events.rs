@@ -258,6 +258,15 @@ async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
     execute(&db, "update outbox set state = 'sent', sent_at = created_at where subject = 'order/1' or version = 2").await;
     // Somebody's clock was wrong: version 3 seems younger than 4, which must not be forgotten before it.
     execute(&db, "update outbox set sent_at = sent_at + 1000000 where subject = 'order/1' and version = 3").await;
+    // A dead letter that was given up as long ago, one of yesterday, and one that still waits for somebody.
+    execute(
+        &db,
+        "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at) values
+         (x'01', 'payments', 'payment/1', 1, 'k', '{}', 'discarded', 1, 1, 1700000000000, 0),
+         (x'02', 'payments', 'payment/2', 1, 'k', '{}', 'discarded', 1, 1, 1700500000000, 0),
+         (x'03', 'payments', 'payment/3', 1, 'k', '{}', 'dead', 1, 1, 1700000000000, 0)",
+    )
+    .await;
     execute(
         &db,
         "insert into inbox (kind, id, fingerprint, tombstone, created_at, expires_at)
@@ -274,6 +283,8 @@ async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
         ["order/1:3", "order/1:4", "order/2:1", "order/2:2"]
     );
     eventually("forgotten", SOON, || async { count(&db, "select count(*) from inbox").await == 1 }).await;
+    eventually("given up", SOON, || async { count(&db, "select count(*) from retry").await == 2 }).await;
+    assert_eq!(texts(&db, "select subject from retry order by 1").await, ["payment/2", "payment/3"]);
     running.stop().await;
     db.close().await;
 }
