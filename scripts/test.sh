@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
 source scripts/lib/rabbitmq.sh
+source scripts/lib/etcd.sh
 
 export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}"
 while [ $# -gt 0 ]; do
@@ -26,6 +27,8 @@ if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
 fi
 # Some tests kill a broker of their own, so its programs are needed in any case.
 rabbitmq_require
+# Each test of discovery starts an etcd of its own.
+etcd_require
 
 # Built before the clock of any test runs; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
