@@ -16,7 +16,8 @@ use tokio::{
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-const LEASE_S: u64 = 1;
+/// Long enough that a busy machine does not lose it by accident.
+const LEASE_S: u64 = 2;
 
 /// An etcd of this test's own; killed when it is dropped.
 struct Server {
@@ -154,7 +155,7 @@ async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_o
     stop.cancel();
     timeout(PATIENCE, registering.withdrawn()).await.unwrap();
     assert!(server.keys().await.is_empty(), "it is still registered after it was withdrawn");
-    within(Duration::from_millis(500), &mut users, &[]).await;
+    within(Duration::from_secs(1), &mut users, &[]).await;
 }
 
 #[tokio::test]
