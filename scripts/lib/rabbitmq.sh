@@ -64,9 +64,9 @@ rabbitmq_boot() {
   # Sessions of their own, so that Ctrl-C in the terminal leaves stopping to whoever started them. Erlang would start its port mapper by itself, and
   # nobody would know which process it is; the server writes its own pid.
   if ! kill -0 "$(cat "$home/epmd.pid" 2>/dev/null)" 2>/dev/null; then
-    rabbitmq_as "$home" "echo \$\$ >'$home/epmd.pid'; exec setsid epmd >/dev/null 2>&1 </dev/null" &
+    rabbitmq_as "$home" "exec setsid sh -c 'echo \$\$ >$home/epmd.pid; exec epmd'" >/dev/null 2>&1 </dev/null &
   fi
-  rabbitmq_as "$home" "exec setsid '$RABBITMQ_BIN/rabbitmq-server' >'$home/out.log' 2>&1 </dev/null" &
+  rabbitmq_as "$home" "exec setsid '$RABBITMQ_BIN/rabbitmq-server' >'$home/out.log' 2>&1" >/dev/null 2>&1 </dev/null &
   if ! rabbitmq_wait "$home" "$port"; then
     echo "RabbitMQ did not start within 60 s; $home/out.log says:" >&2
     tail -n 30 "$home/out.log" >&2

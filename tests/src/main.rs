@@ -5,6 +5,7 @@
 mod architecture;
 mod auditor;
 mod authorisation;
+mod bus;
 mod commands;
 mod contracts;
 mod crash;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let trials = [
         architecture::trials(),
         scenarios::trials(),
+        bus::trials(),
         contracts::trials(),
         openapi::trials(),
         authorisation::trials(),

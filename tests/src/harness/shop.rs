@@ -164,7 +164,7 @@ impl Shop {
 }
 
 /// A port nobody listens on. Between this answer and its use somebody else could take it, which a test run survives by failing loudly.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

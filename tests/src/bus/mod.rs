@@ -1,0 +1,43 @@
+//! What every bus must do, checked on each of them; and what only one behind a broker can do wrong.
+
+mod any;
+mod killing;
+mod meddling;
+mod setting;
+
+use libtest_mimic::Trial;
+use shared_kernel::{Envelope, Timestamp};
+use uuid::Uuid;
+
+use crate::harness::runtime;
+
+pub fn trials() -> Vec<Trial> {
+    [any::trials(), meddling::trials(), killing::trials()].into_iter().flatten().collect()
+}
+
+/// A check of one bus.
+fn check<F>(name: String, run: impl Fn() -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
+    Trial::test(name, move || {
+        runtime().block_on(run());
+        Ok(())
+    })
+}
+
+/// An event of `source` about `subject`.
+fn event(source: &str, subject: &str, version: i64) -> Envelope {
+    Envelope {
+        specversion: "1.0".to_owned(),
+        id: Uuid::now_v7(),
+        source: source.to_owned(),
+        kind: format!("banyan.{source}.v1.Happened"),
+        subject: subject.to_owned(),
+        time: Timestamp::from_ms(0),
+        datacontenttype: "application/json".to_owned(),
+        version,
+        traceparent: None,
+        data: serde_json::value::to_raw_value(&serde_json::json!({ "version": version })).expect("JSON"),
+    }
+}
