@@ -55,6 +55,8 @@ pub enum Profile {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Http {
     pub listen: SocketAddr,
+    pub tls_certificate_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
     pub workers: usize,
     pub behind_tls: bool,
     pub trusted_proxies: Vec<IpAddr>,
@@ -71,6 +73,12 @@ pub struct Admin {
 pub struct Database {
     pub url: Option<SecretString>,
     pub login_per_module: bool,
+}
+
+impl Http {
+    fn has_tls(&self) -> bool {
+        self.tls_certificate_file.is_some() && self.tls_key_file.is_some()
+    }
 }
 
 /// Where one module is.
@@ -168,6 +176,11 @@ impl Settings {
         T::deserialize(section).with_context(wrong)
     }
 
+    /// Whether this key has a value that is not left out.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.all.0.get::<Value>(key).is_ok()
+    }
+
     pub fn is_demo(&self) -> bool {
         self.profile == Profile::Demo
     }
@@ -210,9 +223,12 @@ impl Settings {
                     "{name} is {listen}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod"
                 );
             }
-            if !self.http.behind_tls {
+            // Between processes the other side proves who it is, and the edge is never served so: the server looks at that again.
+            let between_processes = name == "http.listen" && self.is_set("mtls.certificate_file");
+            if !self.http.behind_tls && !self.http.has_tls() && !between_processes {
                 bail!(
-                    "{name} is {listen} without TLS; listen on loopback, or set http.behind_tls = true if something in front terminates TLS"
+                    "{name} is {listen} without TLS; listen on loopback, set http.tls_certificate_file and http.tls_key_file, or set \
+                     http.behind_tls = true if something in front terminates TLS"
                 );
             }
         }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpResponse,
+    http::header::ContentType,
     web::{self, ServiceConfig},
 };
-use utoipa::openapi::OpenApi;
 
 /// Adds both; `/docs`, to which `/` points, only in a binary with the feature `docs-ui`.
-pub fn configure(config: &mut ServiceConfig, document: &Arc<OpenApi>) {
+pub fn configure(config: &mut ServiceConfig, document: &Arc<str>) {
     let served = document.clone();
     config.route(
         "/openapi.json",
         web::get().to(move || {
             let served = served.clone();
-            async move { HttpResponse::Ok().json(served.as_ref()) }
+            async move { HttpResponse::Ok().content_type(ContentType::json()).body(served.to_string()) }
         }),
     );
     #[cfg(feature = "docs-ui")]

@@ -7,7 +7,8 @@ use web::Routes;
 
 use crate::health::{self, Checks};
 
-/// The document of these modules' routes; `x-module` on every operation says whose it is, so that it is a route table too.
+/// The document of these modules' routes; `x-module` on every operation says whose it is, so that it is a route table too; where it is
+/// `{module}`, the path's parameter of that name says it.
 ///
 /// # Errors
 /// Two modules give different schemas the same name: one would hide the other.
@@ -15,9 +16,10 @@ pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Ch
     let mut all = base();
     let mut add = |module: &str, mut api: OpenApi| {
         refuse_collisions(&all, &api, module)?;
-        for item in api.paths.paths.values_mut() {
+        for (path, item) in &mut api.paths.paths {
+            let owner = if module == "app" { operated(path) } else { module };
             for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten() {
-                operation.extensions.get_or_insert_with(Extensions::default).insert("x-module".to_owned(), module.into());
+                operation.extensions.get_or_insert_with(Extensions::default).insert("x-module".to_owned(), owner.into());
             }
         }
         all.merge(api);
@@ -31,6 +33,14 @@ pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Ch
     add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]))?;
     web::openapi::finish(&mut all);
     Ok(all)
+}
+
+/// Whose an operation of the app is: what operators ask about a module is answered where that module runs, and the path names it.
+fn operated(path: &str) -> &str {
+    match path.strip_prefix("/api/v1/ops/").and_then(|rest| rest.split_once('/')) {
+        Some((parameter @ "{module}", _)) => parameter,
+        _ => "app",
+    }
 }
 
 fn refuse_collisions(all: &OpenApi, api: &OpenApi, module: &str) -> anyhow::Result<()> {

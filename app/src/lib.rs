@@ -16,6 +16,7 @@ mod ops;
 pub mod rpc;
 mod server;
 mod telemetry;
+mod tls;
 mod wiring;
 
 use std::{
@@ -85,6 +86,8 @@ impl App {
         for module in &wired.placed {
             module.machinery.connect(&bus).await.map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
         }
+        let stop_work = CancellationToken::new();
+        let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop_work)?, &modules(), &stop_work)?;
         let served = server::Served {
             api: routes.into_iter().map(|(_, routes)| routes).collect(),
             well_known: wired.well_known,
@@ -92,9 +95,9 @@ impl App {
             verifier: Arc::new(verifier),
             checks: checks.clone(),
             ids: ground.ids.clone(),
+            proxy,
         };
         let listening = server::start(&settings, served)?;
-        let stop_work = CancellationToken::new();
         let running = wired.placed.into_iter().map(|module| module.machinery.run(bus.clone(), feeds.clone(), stop_work.clone())).collect();
         checks.started.cancel();
         Ok(App { settings, listening, running, databases, checks, stop_work, _lock: lock })
@@ -122,8 +125,8 @@ impl App {
 
     /// What runs, where its data is, and which URLs to open.
     pub fn banner(&self) -> String {
-        let url = format!("http://{}", self.listening.api);
-        let admin = format!("http://{}", self.listening.admin);
+        let url = format!("{}://{}", self.listening.scheme, self.listening.api);
+        let admin = format!("{}://{}", self.listening.admin_scheme, self.listening.admin);
         let data = match &self.settings.database.url {
             Some(url) => {
                 use secrecy::ExposeSecret;

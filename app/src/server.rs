@@ -1,4 +1,4 @@
-//! The HTTP server: every module's routes in one shell.
+//! The HTTP server: every module's routes in one shell, and the way to those that are elsewhere.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::Server, web::Data};
-use anyhow::Context;
+use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web::Data};
+use anyhow::{Context, bail};
+use rustls::ServerConfig;
+use serde_json::Value;
 use shared_kernel::Ids;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
@@ -16,7 +18,10 @@ use web::{Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit:
 use crate::{
     config::Settings,
     docs_ui,
+    gateway::{self, Proxy},
     health::{self, Checks},
+    mtls::Identity,
+    tls,
 };
 
 /// What is served.
@@ -28,72 +33,167 @@ pub struct Served {
     pub verifier: Arc<Verifier>,
     pub checks: Arc<Checks>,
     pub ids: Arc<dyn Ids>,
+    /// The way to the modules that are elsewhere.
+    pub proxy: Arc<Proxy>,
 }
 
 /// Servers that answer, and where.
 pub struct Listening {
     pub servers: Vec<Server>,
     pub api: SocketAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
     /// Health, metrics and documentation; the API's address unless they have their own.
     pub admin: SocketAddr,
+    pub admin_scheme: &'static str,
 }
 
 /// Binds the addresses and starts answering.
 ///
 /// # Errors
-/// An address that is taken or not ours.
+/// An address that is taken or not ours; certificates that cannot be used.
 pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
+    let edge = Edge::of(settings)?;
+    let document = Document::of(&served)?;
+    let (listener, api) = bind(settings.http.listen, "http.listen")?;
+    let mut listening = Listening { servers: Vec::new(), api, scheme: edge.scheme(), admin: api, admin_scheme: edge.scheme() };
+    if let Some(listen) = settings.admin.listen {
+        let (listener, address) = bind(listen, "admin.listen")?;
+        // Orchestrators and Prometheus have no certificates of ours; the public one they can check like anybody else.
+        let tls = if let Edge::Public(tls) = &edge { Some(tls.clone()) } else { None };
+        (listening.admin, listening.admin_scheme) = (address, if tls.is_some() { "https" } else { "http" });
+        listening.servers.push(serve_admin(listener, tls, &served, document.clone())?);
+    }
+    listening.servers.insert(0, serve_api(listener, edge.tls(), settings, served, document)?);
+    Ok(listening)
+}
+
+/// The document of everything that can be asked here.
+#[derive(Clone)]
+struct Document {
+    text: Arc<str>,
+    parsed: Arc<Value>,
+}
+
+impl Document {
+    fn of(served: &Served) -> anyhow::Result<Document> {
+        let text = served.proxy.document(&served.document)?;
+        let parsed = serde_json::from_str(&text).context("the OpenAPI document is not JSON")?;
+        Ok(Document { text: text.into(), parsed: Arc::new(parsed) })
+    }
+}
+
+/// How the API is served.
+enum Edge {
+    /// On loopback, or behind something that terminates TLS.
+    Plain,
+    /// To anybody, under the shop's own certificate.
+    Public(ServerConfig),
+    /// To the other processes of the shop, which prove that they are.
+    Internal(ServerConfig),
+}
+
+impl Edge {
+    fn of(settings: &Settings) -> anyhow::Result<Edge> {
+        let (public, between_processes) = (tls::edge(&settings.http)?, Identity::load(settings)?);
+        match (public, between_processes) {
+            (Some(_), Some(_)) if !gateway::IS_HERE => bail!(
+                "http.tls_certificate_file is for the edge, but this binary has no gateway, and with [mtls] its API answers other processes \
+                 alone, under mtls.certificate_file; leave http.tls_certificate_file and http.tls_key_file out"
+            ),
+            (Some(tls), _) => Ok(Edge::Public(tls)),
+            (None, Some(identity)) if !gateway::IS_HERE => Ok(Edge::Internal(ServerConfig::clone(&identity.server_config()))),
+            (None, _) if !settings.http.listen.ip().is_loopback() && !settings.http.behind_tls => bail!(
+                "http.listen is {} without TLS: [mtls] is for calls between processes, and this is the edge; set http.tls_certificate_file and \
+                 http.tls_key_file, or http.behind_tls = true if something in front terminates TLS",
+                settings.http.listen
+            ),
+            (None, _) => Ok(Edge::Plain),
+        }
+    }
+
+    fn tls(self) -> Option<ServerConfig> {
+        match self {
+            Edge::Plain => None,
+            Edge::Public(tls) | Edge::Internal(tls) => Some(tls),
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self {
+            Edge::Plain => "http",
+            Edge::Public(_) | Edge::Internal(_) => "https",
+        }
+    }
+}
+
+fn serve_admin(listener: TcpListener, tls: Option<ServerConfig>, served: &Served, document: Document) -> anyhow::Result<Server> {
+    let (checks, shell) = (served.checks.clone(), ShellSettings { ids: served.ids.clone(), ..ShellSettings::default() });
+    let server = HttpServer::new(move || {
+        let health = health::routes(checks.clone());
+        let (app, _) = App::new().into_utoipa_app().configure(|config| health(config)).split_for_parts();
+        app.configure(|config| docs_ui::configure(config, &document.text))
+            .default_service(web::unmatched_in(&document.parsed))
+            .wrap(web::shell(shell.clone()))
+    });
+    let server = server.workers(1).disable_signals().shutdown_timeout(1);
+    let listening = match tls {
+        None => server.listen(listener),
+        Some(tls) => server.listen_rustls_0_23(listener, tls),
+    };
+    Ok(listening.context("admin.listen")?.run())
+}
+
+fn serve_api(
+    listener: TcpListener,
+    tls: Option<ServerConfig>,
+    settings: &Settings,
+    served: Served,
+    document: Document,
+) -> anyhow::Result<Server> {
     let (per_second, burst) = settings.rate_limit();
     let rate_limit = RateLimit::new(per_second, burst);
     let proxies = TrustedProxies(settings.http.trusted_proxies.clone().into());
-    let shell = ShellSettings { ids: served.ids, ..ShellSettings::default() };
-    let Served { api, well_known, document, verifier, checks, .. } = served;
+    let own_admin = settings.admin.listen.is_some();
+    let Served { api, well_known, verifier, checks, ids, proxy, .. } = served;
     let stopping = Stopping(checks.stopping.clone());
-    let document = Arc::new(document);
-    let own_admin = settings.admin.listen;
-
-    let (listener, api_address) = bind(settings.http.listen, "http.listen")?;
-    let mut listening = Listening { servers: Vec::new(), api: api_address, admin: api_address };
-    if let Some(listen) = own_admin {
-        let (listener, address) = bind(listen, "admin.listen")?;
-        let (checks, document, shell) = (checks.clone(), document.clone(), shell.clone());
-        let server = HttpServer::new(move || {
-            let health = health::routes(checks.clone());
-            let (app, _) = App::new().into_utoipa_app().configure(|config| health(config)).split_for_parts();
-            app.configure(|config| docs_ui::configure(config, &document))
-                .default_service(web::unmatched(&document))
-                .wrap(web::shell(shell.clone()))
-        });
-        let server = server.workers(1).disable_signals().shutdown_timeout(1).listen(listener).context("admin.listen")?;
-        listening.servers.push(server.run());
-        listening.admin = address;
-    }
-    let mut server = HttpServer::new(move || {
+    let defaults = ShellSettings::default();
+    let shell = ShellSettings { ids, time_limit: defaults.time_limit.max(proxy.time_limit()) };
+    let is_proxy = !proxy.is_idle();
+    let server = HttpServer::new(move || {
         let modules = utoipa_actix_web::scope("/api/v1").configure(|config| api.iter().for_each(|routes| routes.configure(config)));
         let mut app = App::new().into_utoipa_app().service(modules).configure(|config| well_known.configure(config));
-        if own_admin.is_none() {
+        if !own_admin {
             let health = health::routes(checks.clone());
             app = app.configure(|config| health(config));
         }
         let (mut app, _) = app.split_for_parts();
-        if own_admin.is_none() {
-            app = app.configure(|config| docs_ui::configure(config, &document));
+        if !own_admin {
+            app = app.configure(|config| docs_ui::configure(config, &document.text));
         }
+        let proxy = proxy.clone();
         app.app_data(Data::from(verifier.clone()))
             .app_data(stopping.clone())
             .app_data(proxies.clone())
-            .default_service(web::unmatched(&document))
+            .default_service(web::unmatched_in(&document.parsed))
+            .wrap(from_fn(move |request, next| gateway::dispatch(proxy.clone(), request, next)))
             .wrap(rate_limit.clone())
             .wrap(web::shell(shell.clone()))
-    })
-    .disable_signals()
-    .client_request_timeout(Duration::from_millis(settings.http.receive_timeout_ms))
-    .shutdown_timeout(settings.http.shutdown_timeout_ms.div_ceil(1_000));
+    });
+    let mut server = server
+        .disable_signals()
+        .client_request_timeout(Duration::from_millis(settings.http.receive_timeout_ms))
+        .shutdown_timeout(settings.http.shutdown_timeout_ms.div_ceil(1_000))
+        // A client that hangs up ends what was asked for it elsewhere.
+        .h1_allow_half_closed(!is_proxy);
     if settings.http.workers > 0 {
         server = server.workers(settings.http.workers);
     }
-    listening.servers.insert(0, server.listen(listener).context("http.listen")?.run());
-    Ok(listening)
+    let listening = match tls {
+        None => server.listen(listener),
+        Some(tls) => server.listen_rustls_0_23(listener, tls),
+    };
+    Ok(listening.context("http.listen")?.run())
 }
 
 /// A socket that listens, and where: a setting may leave the port to the system.

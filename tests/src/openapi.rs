@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Shop, Stage, binary, runtime};
 
-const SNAPSHOT: &str = "tests/snapshots/openapi.json";
+const SNAPSHOT: &str = "app/openapi.json";
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -1,7 +1,69 @@
-//! The edge of the shop: pages composed from several modules' contracts.
+//! The edge of the shop: requests for modules that run elsewhere are passed on to them, and pages are composed from several modules'
+//! contracts.
 //!
 //! Invariant: nothing here owns data or decides anything a module should decide.
 
+mod headers;
 mod pages;
+mod proxy;
+mod routes;
+mod upstream;
+
+use std::sync::Arc;
+
+use actix_web::{
+    Error,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+};
+use serde::{Deserialize, Serialize};
 
 pub use pages::{Asked, routes};
+pub use proxy::{Proxy, proxy};
+
+/// Whether this binary is an edge.
+pub const IS_HERE: bool = true;
+
+/// `[gateway]`; each is described in `config/default.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub retry_after_s: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { timeout_ms: 10_000, connect_timeout_ms: 1_000, retry_after_s: 2 }
+    }
+}
+
+/// Middleware: what is for a module elsewhere goes there, everything else to the routes of this binary. It comes before routing, because a
+/// route may be here for some modules and elsewhere for others (`/ops/{module}/...`).
+pub async fn dispatch(proxy: Arc<Proxy>, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    if proxy.find(request.method().as_str(), request.path()).is_none() {
+        return next.call(request).await;
+    }
+    let (request, payload) = request.into_parts();
+    let response = match proxy.pass_on(request.clone(), payload).await {
+        Ok(response) => response,
+        Err(problem) => actix_web::HttpResponse::from_error(problem),
+    };
+    Ok(ServiceResponse::new(request, response))
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod settings_tests {
+    use super::*;
+
+    #[test]
+    fn every_default_stands_in_the_file() {
+        let settings = crate::config::Settings::from_sources(None, []).unwrap();
+        assert_eq!(settings.section::<Settings>("gateway").unwrap(), Settings::default());
+    }
+}

@@ -1,6 +1,8 @@
 //! What the shell knows about the request at hand, and where others find it.
 
-use actix_web::{HttpMessage, HttpRequest};
+use std::sync::Arc;
+
+use actix_web::{HttpMessage, HttpRequest, http::Method};
 use shared_kernel::{Call, TraceParent};
 
 use crate::problem::Occurrence;
@@ -12,7 +14,13 @@ pub struct RequestContext {
     pub request_id: String,
     /// The trace this request belongs to, with our own span as parent of whatever follows.
     pub trace: TraceParent,
+    /// The client's method; the shell makes a GET of a HEAD for everybody who answers here.
+    pub method: Method,
 }
+
+/// Left with a request by whoever answers it without a route of actix's: what measurements call the route.
+#[derive(Clone, Debug)]
+pub struct AnsweredAs(pub Arc<str>);
 
 impl RequestContext {
     /// `None` when no shell is around the server, as in a handler's own tests.

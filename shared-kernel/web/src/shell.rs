@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix_web::{
-    Error, HttpMessage, HttpResponse, ResponseError,
+    Error, HttpMessage, HttpRequest, HttpResponse, ResponseError,
     body::{BoxBody, MessageBody},
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
     http::{
@@ -24,7 +24,7 @@ use shared_kernel::{Fault, FaultKind, Ids, RandomIds, TraceParent};
 use tracing::{Instrument, Span};
 
 use crate::{
-    Answer, Prefer, Problem, RequestContext,
+    Answer, AnsweredAs, Prefer, Problem, RequestContext,
     problem::{self, Occurrence},
 };
 
@@ -142,7 +142,11 @@ struct Asked {
 
 impl Asked {
     fn of(request: &ServiceRequest, ids: &dyn Ids) -> Self {
-        let context = RequestContext { request_id: request_id(request.headers(), ids), trace: trace(request.headers(), ids) };
+        let context = RequestContext {
+            request_id: request_id(request.headers(), ids),
+            trace: trace(request.headers(), ids),
+            method: request.method().clone(),
+        };
         Asked { context, method: request.method().clone(), path: request.path().to_owned(), begun: Instant::now() }
     }
 
@@ -211,7 +215,7 @@ impl Asked {
 
     fn measure(&self, result: &Result<ServiceResponse<BoxBody>, Dressed>) {
         let (status, route) = match result {
-            Ok(response) => (response.status().as_u16(), response.request().match_pattern()),
+            Ok(response) => (response.status().as_u16(), route_of(response.request())),
             Err(dressed) => (dressed.0.status, None),
         };
         let elapsed = self.begun.elapsed();
@@ -230,6 +234,11 @@ impl Asked {
             tracing::info!(target: "http", status, elapsed_ms, "answered");
         }
     }
+}
+
+fn route_of(request: &HttpRequest) -> Option<String> {
+    let answered_as = request.extensions().get::<AnsweredAs>().map(|AnsweredAs(route)| route.to_string());
+    answered_as.or_else(|| request.match_pattern())
 }
 
 fn set_absent(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use actix_web::{HttpRequest, HttpResponse, Route, http::header};
+use serde_json::Value;
 use shared_kernel::Fault;
 use utoipa::openapi::OpenApi;
 
@@ -11,7 +12,12 @@ use crate::Problem;
 
 /// The default service of an app that serves what `api` documents: `App::default_service(web::unmatched(&api))`.
 pub fn unmatched(api: &OpenApi) -> Route {
-    let table = Arc::new(PathTable::of(api));
+    unmatched_in(&serde_json::to_value(api).unwrap_or_default())
+}
+
+/// As [`unmatched`], for a document that came as JSON.
+pub fn unmatched_in(document: &Value) -> Route {
+    let table = Arc::new(PathTable::of(document));
     actix_web::web::to(move |request: HttpRequest| {
         let allowed = table.methods(request.path());
         async move {
@@ -29,27 +35,19 @@ pub fn unmatched(api: &OpenApi) -> Route {
     })
 }
 
+const METHODS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"];
+
 /// The documented paths and their methods.
 struct PathTable(Vec<(Vec<String>, BTreeSet<&'static str>)>);
 
 impl PathTable {
-    fn of(api: &OpenApi) -> Self {
-        let paths = api.paths.paths.iter();
+    fn of(document: &Value) -> Self {
+        let paths = document["paths"].as_object().into_iter().flatten();
         PathTable(
             paths
                 .map(|(path, item)| {
-                    let methods = [
-                        ("GET", &item.get),
-                        ("PUT", &item.put),
-                        ("POST", &item.post),
-                        ("DELETE", &item.delete),
-                        ("OPTIONS", &item.options),
-                        ("HEAD", &item.head),
-                        ("PATCH", &item.patch),
-                        ("TRACE", &item.trace),
-                    ];
-                    let mut methods: BTreeSet<&'static str> =
-                        methods.into_iter().filter(|(_, operation)| operation.is_some()).map(|(name, _)| name).collect();
+                    let documented = METHODS.into_iter().filter(|method| item.get(method.to_lowercase()).is_some());
+                    let mut methods: BTreeSet<&'static str> = documented.collect();
                     // The shell answers HEAD wherever there is GET.
                     if methods.contains("GET") {
                         methods.insert("HEAD");

@@ -1,0 +1,290 @@
+//! Which headers pass the gateway, in both directions, and what it says itself about where a request came from.
+//!
+//! Nothing a client writes about its own address, or in our own names, is passed on; the gateway says it instead, once and in the standard's
+//! words (RFC 7239). What a trusted proxy in front says stands before that.
+
+use std::net::{IpAddr, SocketAddr};
+
+use actix_web::{
+    HttpRequest,
+    http::header::{self as outer, HeaderMap as OuterHeaders},
+};
+use hyper::{
+    Method,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use shared_kernel::TraceParent;
+use web::{RequestContext, TrustedProxies};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: &str = "tracestate";
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// They are about one connection and end with it (RFC 9110, section 7.6.1), as does everything that `Connection` names.
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What a request says that only the gateway may say, or that the gateway does itself: `Expect` has been met when the body is here, and a
+/// connection of our own has its own `Host` and length.
+const OURS_TO_SAY: [&str; 8] = ["content-length", "expect", "forwarded", "host", "traceparent", TRACESTATE, "x-real-ip", "x-request-id"];
+
+/// What the shell and the rate limit in front say about every answer.
+const SAID_IN_FRONT: [&str; 3] = ["ratelimit", "ratelimit-policy", "x-request-id"];
+
+/// The headers of a request as an instance gets them.
+pub fn for_instance(request: &HttpRequest) -> HeaderMap {
+    let from = request.headers();
+    let named = named_by_connection(from.get_all(outer::CONNECTION).map(outer::HeaderValue::as_bytes));
+    let mut headers = HeaderMap::with_capacity(from.len() + 4);
+    for (name, value) in from {
+        let name = name.as_str();
+        let stays =
+            HOP_BY_HOP.contains(&name) || OURS_TO_SAY.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("banyan-");
+        if !stays && !named.iter().any(|named| named == name) {
+            append(&mut headers, name, value.as_bytes());
+        }
+    }
+    headers.extend(HeaderValue::from_str(&forwarded(request)).ok().map(|value| (header::FORWARDED, value)));
+    headers.append(header::VIA, via(request.version()));
+    if let Some(context) = RequestContext::find(request) {
+        headers.extend(HeaderValue::from_str(&context.request_id).ok().map(|value| (X_REQUEST_ID, value)));
+        headers.extend(HeaderValue::from_str(&context.trace.to_string()).ok().map(|value| (TRACEPARENT, value)));
+        let theirs = from.get(TRACEPARENT.as_str()).and_then(|value| TraceParent::parse(value.to_str().ok()?));
+        // What vendors noted belongs to the trace they noted it in (W3C Trace Context, section 3.3).
+        if theirs.is_some_and(|theirs| theirs.trace_id() == context.trace.trace_id()) {
+            from.get_all(TRACESTATE).for_each(|value| append(&mut headers, TRACESTATE, value.as_bytes()));
+        }
+    }
+    headers
+}
+
+/// The headers of an instance's answer as the client gets them. The length is left out: whoever writes the body knows it.
+pub fn for_client(from: &HeaderMap) -> OuterHeaders {
+    let named = named_by_connection(from.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
+    let mut headers = OuterHeaders::with_capacity(from.len());
+    for (name, value) in from {
+        let name = name.as_str();
+        let stays = HOP_BY_HOP.contains(&name) || SAID_IN_FRONT.contains(&name) || name == "content-length";
+        if stays || named.iter().any(|named| named == name) {
+            continue;
+        }
+        // Both libraries accept the same names and values; what one of them took the other takes.
+        if let (Ok(name), Ok(value)) = (outer::HeaderName::from_bytes(name.as_bytes()), outer::HeaderValue::from_bytes(value.as_bytes())) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Whether doing it twice is as good as doing it once: by its method (RFC 9110, section 9.2.2), or because it carries a key that the module
+/// remembers it by.
+pub fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
+    method.is_idempotent() || (*method == Method::POST && headers.contains_key(IDEMPOTENCY_KEY))
+}
+
+/// RFC 9110, section 7.6.3: a gateway says on the way in that it was there, and what was spoken to it.
+fn via(version: actix_web::http::Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        actix_web::http::Version::HTTP_2 => "2.0 banyan",
+        actix_web::http::Version::HTTP_10 => "1.0 banyan",
+        _ => "1.1 banyan",
+    })
+}
+
+fn append(headers: &mut HeaderMap, name: &str, value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+        headers.append(name, value);
+    }
+}
+
+fn named_by_connection<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<String> {
+    let text = values.map(|value| String::from_utf8_lossy(value).into_owned());
+    let names = text.flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()).collect::<Vec<_>>());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// For whom this request is passed on: what trusted proxies said, and the peer of our own connection at the end.
+fn forwarded(request: &HttpRequest) -> String {
+    let peer = request.peer_addr();
+    let mut elements = match peer {
+        Some(peer) if is_trusted(request, peer.ip()) => said_by_proxy(request.headers()),
+        _ => Vec::new(),
+    };
+    elements.push(element(peer, request.app_config().secure(), asked_host(request)));
+    elements.join(", ")
+}
+
+fn is_trusted(request: &HttpRequest, peer: IpAddr) -> bool {
+    request.app_data::<TrustedProxies>().is_some_and(|TrustedProxies(trusted)| trusted.contains(&peer.to_canonical()))
+}
+
+/// A proxy that knows only `X-Forwarded-For` is put into the standard's words.
+fn said_by_proxy(headers: &OuterHeaders) -> Vec<String> {
+    let all =
+        |name: outer::HeaderName| headers.get_all(name).filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>();
+    let standard = all(outer::FORWARDED);
+    if !standard.is_empty() {
+        return standard;
+    }
+    let listed = all(outer::X_FORWARDED_FOR);
+    let hops = listed.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|hop| !hop.is_empty());
+    hops.map(|hop| {
+        let with_port = hop.parse::<SocketAddr>().map(|socket| socket.ip());
+        let address = with_port.or_else(|_| hop.trim_start_matches('[').trim_end_matches(']').parse());
+        address.map_or_else(|_| "for=unknown".to_owned(), |address| format!("for={}", node(address)))
+    })
+    .collect()
+}
+
+fn element(peer: Option<SocketAddr>, secure: bool, host: Option<&str>) -> String {
+    let who = peer.map_or_else(|| "unknown".to_owned(), |peer| node(peer.ip()));
+    let host = host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
+    format!("for={who}{host};proto={}", if secure { "https" } else { "http" })
+}
+
+/// RFC 7239, section 6: an IPv6 address stands in brackets, and therefore in quotes.
+fn node(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    }
+}
+
+/// The host that the client asked for, if it can stand in quotes as it is.
+fn asked_host(request: &HttpRequest) -> Option<&str> {
+    let authority = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
+    let host = authority.or_else(|| request.headers().get(outer::HOST)?.to_str().ok())?;
+    let plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte));
+    plain.then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn asked(headers: &[(&str, &str)]) -> HeaderMap {
+        asked_from("203.0.113.7:4711", &[], headers)
+    }
+
+    fn asked_from(peer: &str, trusted: &[&str], headers: &[(&str, &str)]) -> HeaderMap {
+        let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
+        let request = TestRequest::get().peer_addr(peer.parse().unwrap()).app_data(TrustedProxies(trusted.into()));
+        let request = headers.iter().fold(request, |request, (name, value)| request.append_header((*name, *value)));
+        for_instance(&request.to_http_request())
+    }
+
+    fn value<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+        headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_is_about_the_connection_ends_with_it() {
+        let headers = asked(&[
+            ("connection", "keep-alive, X-Secret-Hop"),
+            ("connection", "other"),
+            ("x-secret-hop", "1"),
+            ("other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("proxy-connection", "keep-alive"),
+            ("expect", "100-continue"),
+            ("content-length", "12"),
+            ("host", "shop.example"),
+            ("accept", "application/json"),
+            ("authorization", "Bearer x"),
+            ("idempotency-key", "k"),
+        ]);
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "authorization", "forwarded", "idempotency-key", "via"]);
+    }
+
+    #[test]
+    fn a_client_does_not_say_who_it_is() {
+        let headers = asked(&[
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-real-ip", "1.2.3.4"),
+            ("banyan-actor", "ops"),
+            ("host", "shop.example:8443"),
+        ]);
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!(value(&headers, "via"), "1.1 banyan");
+        assert_eq!(value(&headers, "forwarded"), "for=203.0.113.7;host=\"shop.example:8443\";proto=http");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_stands_before_us() {
+        let from = |headers: &[(&str, &str)]| value(&asked_from("[2001:db8::1]:9", &["2001:db8::1"], headers), "forwarded").to_owned();
+        assert_eq!(from(&[("forwarded", "for=1.2.3.4;proto=https")]), "for=1.2.3.4;proto=https, for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(
+            from(&[("x-forwarded-for", "1.2.3.4, 2001:db8::9"), ("x-forwarded-for", "x\", for=9.9.9.9")]),
+            "for=1.2.3.4, for=\"[2001:db8::9]\", for=unknown, for=unknown, for=\"[2001:db8::1]\";proto=http"
+        );
+    }
+
+    #[test]
+    fn a_host_that_would_leave_its_quotes_is_not_repeated() {
+        let headers = asked(&[("host", "a\";for=9.9.9.9")]);
+        assert_eq!(value(&headers, "forwarded"), "for=203.0.113.7;proto=http");
+    }
+
+    #[test]
+    fn an_answer_is_rid_of_its_connection_and_of_what_is_said_in_front() {
+        let mut from = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "X-Hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "timeout=5"),
+            ("content-length", "3"),
+            ("ratelimit", "\"caller\";r=1;t=1"),
+            ("ratelimit-policy", "\"caller\";q=1;w=1"),
+            ("x-request-id", "inner"),
+            ("etag", "\"7\""),
+            ("location", "/api/v1/orders/7"),
+            ("retry-after", "2"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+        ] {
+            from.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let headers = for_client(&from);
+        let mut left: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        left.sort_unstable();
+        let expected: [(&str, &[u8]); 5] =
+            [("etag", b"\"7\""), ("location", b"/api/v1/orders/7"), ("retry-after", b"2"), ("set-cookie", b"a=1"), ("set-cookie", b"b=2")];
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_post_may_be_repeated_only_under_its_key() {
+        let mut keyed = HeaderMap::new();
+        keyed.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
+        let bare = HeaderMap::new();
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+            assert!(is_idempotent(&method, &bare), "{method}");
+        }
+        assert!(!is_idempotent(&Method::POST, &bare) && is_idempotent(&Method::POST, &keyed));
+        assert!(!is_idempotent(&Method::PATCH, &keyed), "nobody remembers a PATCH by its key");
+    }
+}

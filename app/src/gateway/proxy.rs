@@ -1,0 +1,287 @@
+//! Passing requests on to modules that are not in this binary.
+//!
+//! An attempt that found no connection is made once more, with another instance. So is one whose connection broke before the answer began, if
+//! doing it twice is as good as once. When an answer has begun it is the client's, however it goes on.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, body::SizedStream, dev::Payload, http::StatusCode,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyDataStream, BodyExt, Limited};
+use hyper::{
+    Method, Response,
+    body::Incoming,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue},
+    http::uri::PathAndQuery,
+};
+use serde_json::Value;
+use shared_kernel::{Fault, FaultKind};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestContext};
+
+use super::{
+    Settings, headers,
+    routes::{DOCUMENT, Found, RouteTable},
+    upstream::{HttpReach, Lost, Question, Upstream},
+};
+use crate::{
+    config::{self, MODULES},
+    discovery::{
+        self, Discovery, Interface,
+        rotation::{InstanceState, Picked, Rotation},
+    },
+    mtls::Identity,
+};
+
+/// What [`Proxy::get_json`] takes at most.
+const MAX_JSON_BYTES: usize = 1024 * 1024;
+/// The request's body arrives before the module's time begins to run, and an answer is written after it has run out.
+const ROOM_FOR_WORDS: Duration = Duration::from_secs(9);
+
+/// The way to the modules that run elsewhere.
+pub struct Proxy {
+    table: RouteTable,
+    rotations: BTreeMap<&'static str, Rotation<HttpReach>>,
+    settings: Settings,
+}
+
+/// The way to every module that is not among the `local` ones. Must be called within a runtime, in which the connections live.
+///
+/// # Errors
+/// A setting in `[gateway]`, `[discovery]` or `[mtls]` is wrong.
+pub fn proxy(
+    settings: &config::Settings,
+    discovery: &Arc<dyn Discovery>,
+    local: &[&str],
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Proxy>> {
+    let own: Settings = settings.section("gateway")?;
+    let probing: discovery::Settings = settings.section("discovery")?;
+    let identity = Identity::load(settings)?;
+    let reach = HttpReach::new(identity.as_ref(), Duration::from_millis(own.connect_timeout_ms))?;
+    let remote = MODULES.into_iter().filter(|module| !local.contains(module));
+    let rotations = remote.map(|module| {
+        let instances = discovery.watch(module, Interface::Http);
+        (module, Rotation::start(reach.clone(), instances, &probing, stop.clone()).measured_as(module, Interface::Http))
+    });
+    Ok(Arc::new(Proxy { table: RouteTable::committed()?, rotations: rotations.collect(), settings: own }))
+}
+
+impl Proxy {
+    /// The module that this request is for, if it is one that runs elsewhere.
+    pub fn find<'p>(&'p self, method: &str, path: &'p str) -> Option<Found<'p>> {
+        self.table.find(method, path).filter(|found| self.rotations.contains_key(found.module))
+    }
+
+    /// Whether every module is in this binary.
+    pub fn is_idle(&self) -> bool {
+        self.rotations.is_empty()
+    }
+
+    /// The document of everything that can be asked here, as JSON: of this binary alone if nothing is elsewhere.
+    ///
+    /// # Errors
+    /// The document of this binary cannot be written, which would be a bug.
+    pub fn document(&self, own: &OpenApi) -> anyhow::Result<String> {
+        if self.is_idle() { Ok(own.to_json()?) } else { Ok(DOCUMENT.to_owned()) }
+    }
+
+    /// How long a request may take here until its answer begins: long enough to say in our own words that a module was too slow.
+    pub fn time_limit(&self) -> Duration {
+        if self.is_idle() { Duration::ZERO } else { Duration::from_millis(self.settings.timeout_ms) + ROOM_FOR_WORDS }
+    }
+
+    /// The remote modules and their instances.
+    pub fn states(&self) -> BTreeMap<&'static str, Vec<InstanceState>> {
+        self.rotations.iter().map(|(module, rotation)| (*module, rotation.states())).collect()
+    }
+
+    /// Has the request answered by an instance of the module it is for.
+    ///
+    /// # Errors
+    /// 401 for a token that is not valid (without one the module decides), 413 and 408 for the body, 503 `module_unavailable`, 504.
+    pub async fn pass_on(&self, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
+        let found = self.find(request.method().as_str(), request.path()).ok_or_else(|| Fault::not_found("resource"))?;
+        request.extensions_mut().insert(AnsweredAs(found.template.clone()));
+        refuse_bad_token(&request).await?;
+        let RawBody(body) = RawBody::from_request(&request, &mut payload).await?;
+        let question = question(&request, body)?;
+        let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
+        let answer = self.ask(found.module, &question, wait).await?;
+        Ok(answer.into_response())
+    }
+
+    /// Asks an instance of `module` for `path_and_query`, in the name of whoever sent `from` and in the same trace.
+    ///
+    /// # Errors
+    /// What the module answered instead; `module_unavailable`.
+    pub async fn get_json(&self, module: &str, path_and_query: &str, from: &HttpRequest) -> Result<Value, Fault> {
+        let unreadable =
+            |error: &dyn fmt::Display| Fault::internal("unreadable_answer", format!("GET {path_and_query} of {module}: {error}"));
+        let target = PathAndQuery::try_from(path_and_query).map_err(|error| unreadable(&error))?;
+        let mut headers = headers::for_instance(from);
+        let kept = [AUTHORIZATION.as_str(), "forwarded", "traceparent", "tracestate", "via", "x-request-id"];
+        let others: Vec<HeaderName> = headers.keys().filter(|name| !kept.contains(&name.as_str())).cloned().collect();
+        others.iter().for_each(|name| drop(headers.remove(name)));
+        headers.insert(hyper::header::ACCEPT, HeaderValue::from_static("application/json"));
+        let question = Question { method: Method::GET, target, headers, body: Bytes::new() };
+        let Answered { answer, picked: _picked } = self.ask(module, &question, Duration::ZERO).await?;
+        let status = answer.status();
+        let limit = Duration::from_millis(self.settings.timeout_ms);
+        let reading = tokio::time::timeout(limit, Limited::new(answer.into_body(), MAX_JSON_BYTES).collect());
+        let body = reading.await.map_err(|_| too_late(module))?.map_err(|error| unreadable(&error))?.to_bytes();
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| unreadable(&error));
+        }
+        match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) => Err(Fault::new(kind_of(problem.status), problem.code, problem.detail)),
+            Err(error) => Err(unreadable(&format!("{status}, {error}"))),
+        }
+    }
+
+    async fn ask(&self, module: &str, question: &Question, wait: Duration) -> Result<Answered, Fault> {
+        let until = Instant::now() + Duration::from_millis(self.settings.timeout_ms) + wait;
+        let rotation = self.rotations.get(module);
+        let Some((rotation, first)) = rotation.and_then(|rotation| Some((rotation, rotation.pick()?))) else {
+            measure(module, "nobody");
+            return Err(self.away(module));
+        };
+        let repeatable = headers::is_idempotent(&question.method, &question.headers);
+        let lost = match attempt(module, &first, question, until).await {
+            Ok(answer) => return Ok(Answered { answer, picked: first }),
+            Err(lost) => lost,
+        };
+        let other = match &lost {
+            Lost::Refused(_) => rotation.pick_other(&first),
+            Lost::Broken(_) if repeatable => rotation.pick_other(&first),
+            Lost::Broken(_) | Lost::TooLate => None,
+        };
+        drop(first);
+        let Some(other) = other else { return Err(self.fault(module, question, &[lost])) };
+        match attempt(module, &other, question, until).await {
+            Ok(answer) => Ok(Answered { answer, picked: other }),
+            Err(again) => Err(self.fault(module, question, &[lost, again])),
+        }
+    }
+
+    /// 503 says that nothing happened, 504 that nobody knows.
+    fn fault(&self, module: &str, question: &Question, attempts: &[Lost]) -> Fault {
+        let sent = attempts.iter().any(|lost| matches!(lost, Lost::Broken(_) | Lost::TooLate));
+        if attempts.contains(&Lost::TooLate) {
+            too_late(module)
+        } else if sent && !question.method.is_safe() {
+            let detail = format!("The connection to {module} broke before it answered; what happened is not known.");
+            Fault::new(FaultKind::Timeout, "connection_lost", detail)
+        } else {
+            self.away(module)
+        }
+    }
+
+    fn away(&self, module: &str) -> Fault {
+        let detail = format!("The module {module} cannot be reached now; nothing has happened.");
+        let fault = Fault::new(FaultKind::Unavailable, "module_unavailable", detail);
+        fault.retry_after(Duration::from_secs(self.settings.retry_after_s))
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("remote", &self.rotations.keys()).finish_non_exhaustive()
+    }
+}
+
+/// An answer that has begun, and who gives it: in flight until its last byte.
+struct Answered {
+    answer: Response<Incoming>,
+    picked: Picked<Upstream>,
+}
+
+impl Answered {
+    fn into_response(self) -> HttpResponse {
+        let (head, body) = self.answer.into_parts();
+        let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut response = HttpResponseBuilder::new(status);
+        for header in headers::for_client(&head.headers) {
+            response.append_header(header);
+        }
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let body = BodyDataStream::new(body).map(in_flight(self.picked));
+        match (status, length) {
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => response.finish(),
+            (_, Some(length)) => response.body(SizedStream::new(length, body)),
+            (_, None) => response.streaming(body),
+        }
+    }
+}
+
+/// Hands on the parts of an answer's body; whoever gives it is in flight as long as that goes on.
+fn in_flight(picked: Picked<Upstream>) -> impl FnMut(Result<Bytes, hyper::Error>) -> Result<Bytes, hyper::Error> + Unpin {
+    move |part| part.inspect_err(|error| tracing::warn!(instance = %picked.address(), %error, "an answer broke off on its way through"))
+}
+
+async fn attempt(module: &str, picked: &Picked<Upstream>, question: &Question, until: Instant) -> Result<Response<Incoming>, Lost> {
+    let asked = tokio::time::timeout_at(until, picked.connection().ask(question)).await.unwrap_or(Err(Lost::TooLate));
+    let outcome = match &asked {
+        Ok(_) => "answered",
+        Err(Lost::Refused(_)) => "refused",
+        Err(Lost::Broken(_)) => "broken",
+        Err(Lost::TooLate) => "too_late",
+    };
+    measure(module, outcome);
+    if let Err(lost) = &asked {
+        tracing::warn!(module, instance = %picked.address(), %lost, "an instance did not answer");
+        if matches!(lost, Lost::Refused(_)) {
+            picked.refused();
+        }
+    }
+    asked
+}
+
+fn measure(module: &str, outcome: &'static str) {
+    metrics::counter!("banyan_gateway_attempts_total", "module" => module.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Every module checks tokens for itself; a bad one need not get that far. Who cannot be checked here is checked there.
+async fn refuse_bad_token(request: &HttpRequest) -> Result<(), Problem> {
+    match Anyone::extract(request).await {
+        Err(Problem(fault)) if fault.kind == FaultKind::Unauthenticated => Err(Problem(fault)),
+        _ => Ok(()),
+    }
+}
+
+fn question(request: &HttpRequest, body: Bytes) -> Result<Question, Fault> {
+    let malformed = || Fault::malformed("bad_request", "The request cannot be understood.");
+    let method = RequestContext::find(request).map_or_else(|| request.method().clone(), |context| context.method);
+    let target = request.uri().path_and_query().map_or("/", actix_web::http::uri::PathAndQuery::as_str);
+    Ok(Question {
+        method: Method::from_bytes(method.as_str().as_bytes()).map_err(|_| malformed())?,
+        target: PathAndQuery::try_from(target).map_err(|_| malformed())?,
+        headers: headers::for_instance(request),
+        body,
+    })
+}
+
+fn too_late(module: &str) -> Fault {
+    Fault::timeout(format!("The module {module} did not answer in time; what happened is not known."))
+}
+
+fn kind_of(status: u16) -> FaultKind {
+    match status {
+        401 => FaultKind::Unauthenticated,
+        403 => FaultKind::Forbidden,
+        404 => FaultKind::NotFound,
+        409 => FaultKind::Conflict,
+        412 => FaultKind::PreconditionFailed,
+        422 => FaultKind::Invalid,
+        429 => FaultKind::TooMany,
+        503 => FaultKind::Unavailable,
+        504 => FaultKind::Timeout,
+        500.. => FaultKind::Internal,
+        _ => FaultKind::Malformed,
+    }
+}

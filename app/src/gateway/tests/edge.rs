@@ -1,0 +1,134 @@
+//! The real server with a gateway in it, whose modules are all elsewhere; and a client that says exactly what it is told to.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use actix_web::dev::ServerHandle;
+use async_trait::async_trait;
+use shared_kernel::{Fault, RandomIds, SystemClock};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use web::{KeySource, Routes, Verifier, VerifyingKey};
+
+use super::instance::{Instance, header};
+use crate::{config::Settings, discovery, gateway, health::Checks, server, telemetry};
+
+struct NoKeys;
+
+#[async_trait]
+impl KeySource for NoKeys {
+    async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
+        Ok(Vec::new())
+    }
+}
+
+/// A running edge; it stops when this is dropped.
+pub struct Edge {
+    pub address: SocketAddr,
+    pub scheme: &'static str,
+    pub proxy: Arc<gateway::Proxy>,
+    handles: Vec<ServerHandle>,
+    _stop: DropGuard,
+}
+
+impl Edge {
+    /// In front of these instances of a module, with more settings as variables.
+    pub async fn before(module: &str, instances: &[&Instance], settings: &[(&str, &str)]) -> Edge {
+        let endpoints: Vec<&str> = instances.iter().map(|instance| instance.base.as_str()).collect();
+        Edge::of(module, &endpoints.join(","), settings).await.unwrap()
+    }
+
+    /// As [`before`](Edge::before), wherever they may be.
+    pub async fn of(module: &str, endpoints: &str, settings: &[(&str, &str)]) -> anyhow::Result<Edge> {
+        let endpoint = format!("BANYAN__MODULES__{}__HTTP_ENDPOINT", module.to_uppercase());
+        let fixed = [(endpoint.as_str(), endpoints), ("BANYAN__HTTP__LISTEN", "127.0.0.1:0"), ("BANYAN__HTTP__WORKERS", "1")];
+        let given = fixed.iter().chain(settings).filter(|(_, value)| !value.is_empty());
+        let settings = Settings::from_sources(None, given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))?;
+        let stop = CancellationToken::new();
+        let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop)?, &[], &stop)?;
+        let checks = Checks {
+            databases: Vec::new(),
+            started: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            metrics: telemetry::metrics(),
+        };
+        checks.started.cancel();
+        let served = server::Served {
+            api: Vec::new(),
+            well_known: Routes::new(|_| ()),
+            document: utoipa::openapi::OpenApiBuilder::new().build(),
+            verifier: Arc::new(Verifier::new(Arc::new(NoKeys), "http://localhost:8080", "banyan", Arc::new(SystemClock))),
+            checks: Arc::new(checks),
+            ids: Arc::new(RandomIds),
+            proxy: proxy.clone(),
+        };
+        let listening = server::start(&settings, served)?;
+        let handles = listening.servers.iter().map(actix_web::dev::Server::handle).collect();
+        listening.servers.into_iter().for_each(|server| drop(tokio::spawn(server)));
+        Ok(Edge { address: listening.api, scheme: listening.scheme, proxy, handles, _stop: stop.drop_guard() })
+    }
+
+    /// Sends this head and body, and reads the answer to its end.
+    pub async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let mut head = format!("{line} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n");
+        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        if !body.is_empty() {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        let mut connection = self.connect().await;
+        connection.write_all(format!("{head}\r\n{body}").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.unwrap();
+        Reply::of(&String::from_utf8(answer).unwrap())
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.ask(&format!("GET {path}"), &[], "").await
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // Telling it is enough; nobody waits.
+        self.handles.iter().for_each(|handle| drop(handle.stop(false)));
+    }
+}
+
+/// An answer of the edge.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Reply {
+    fn of(text: &str) -> Reply {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {head}"));
+        Reply { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        header(&self.head, name)
+    }
+
+    pub fn count(&self, name: &str) -> usize {
+        let names = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        names.filter(|(found, _)| found.eq_ignore_ascii_case(name)).count()
+    }
+
+    /// The code of a problem, with which it must have been answered.
+    #[track_caller]
+    pub fn code(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        problem["code"].as_str().unwrap().to_owned()
+    }
+}

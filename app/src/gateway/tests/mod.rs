@@ -1,0 +1,8 @@
+//! The gateway over real sockets: what arrives behind it, and what comes back.
+
+mod attempts;
+mod edge;
+mod instance;
+mod passing;
+mod streams;
+mod tls;

@@ -1,0 +1,75 @@
+//! Answers that go on for long.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    edge::Edge,
+    instance::{Deed, Instance},
+};
+
+const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+const ASK: &[u8] = b"GET /api/v1/orders/1/events HTTP/1.1\r\nhost: a\r\n\r\n";
+
+async fn read_until(connection: &mut tokio::net::TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&read).contains(end) {
+            assert_ne!(connection.read_buf(&mut read).await.unwrap(), 0, "closed after {}", String::from_utf8_lossy(&read));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), reading).await.expect("it comes at once");
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_arrives_while_the_stream_is_open_and_the_client_may_leave() {
+    let mut orders = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
+    let edge = Edge::before("orders", &[&orders], &[]).await;
+    let mut client = edge.connect().await;
+    client.write_all(ASK).await.unwrap();
+    let read = read_until(&mut client, "data: 1").await;
+    assert!(read.contains("text/event-stream") && read.contains("transfer-encoding: chunked"), "{read}");
+    let in_flight = |edge: &Edge| edge.proxy.states()["orders"][0].in_flight;
+    assert_eq!(in_flight(&edge), 1, "a stream is in flight until it ends");
+    drop(client);
+    orders.is_left().await;
+    while in_flight(&edge) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_the_time_that_its_beginning_may_take() {
+    let orders = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
+    let edge = Edge::before("orders", &[&orders], &[("BANYAN__GATEWAY__TIMEOUT_MS", "50")]).await;
+    let mut client = edge.connect().await;
+    client.write_all(ASK).await.unwrap();
+    read_until(&mut client, "data: 1").await;
+    let more = tokio::time::timeout(Duration::from_millis(300), client.read_u8()).await;
+    assert!(more.is_err(), "the stream was ended: {more:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_before_the_answer_ends_the_request() {
+    let mut orders = Instance::that(Deed::Silence).await;
+    let edge = Edge::before("orders", &[&orders], &[]).await;
+    let mut client = edge.connect().await;
+    client.write_all(b"GET /api/v1/orders HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    while orders.heard().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    orders.is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_answer_comes_through_whole() {
+    let body = "x".repeat(3_000_000);
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let catalog = Instance::that(Deed::Answer(answer)).await;
+    let edge = Edge::before("catalog", &[&catalog], &[]).await;
+    let reply = edge.get("/api/v1/products").await;
+    assert!(reply.body == body, "{} of {} bytes", reply.body.len(), body.len());
+}

@@ -1,0 +1,151 @@
+//! TLS: of the edge, and between the edge and the instances.
+
+use std::{path::Path, process::Command};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    edge::Edge,
+    instance::{Deed, Instance},
+};
+
+/// Certificates as files, gone when this is dropped.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    /// A CA's, and that of one process.
+    fn new() -> Certificates {
+        let made = Certificates(tempfile::tempdir().unwrap());
+        made.openssl("req -x509 -subj /CN=ca -keyout ca-key.pem -out ca.pem -addext basicConstraints=critical,CA:TRUE");
+        made.issue();
+        made
+    }
+
+    /// Renews the process's certificate.
+    fn issue(&self) {
+        let extensions = "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+        self.openssl(&format!("req -x509 -subj /CN=edge -keyout key.pem -out certificate.pem -CA ca.pem -CAkey ca-key.pem {extensions}"));
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+        let mut command = Command::new("openssl");
+        let made =
+            command.current_dir(self.0.path()).args(arguments.split(' ')).args(key.split(' ')).output().expect("openssl is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn client(&self) -> reqwest::ClientBuilder {
+        let ca = reqwest::Certificate::from_pem(&std::fs::read(self.0.path().join("ca.pem")).unwrap()).unwrap();
+        reqwest::Client::builder().tls_certs_only([ca])
+    }
+}
+
+fn failure(result: anyhow::Result<Edge>) -> String {
+    format!("{:#}", result.err().expect("it does not start"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_speaks_http_2_and_http_1_over_tls() {
+    let certificates = Certificates::new();
+    let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
+    let settings = [("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate.as_str()), ("BANYAN__HTTP__TLS_KEY_FILE", key.as_str())];
+    let catalog = Instance::answering(r#"{"a": 1}"#).await;
+    let edge = Edge::before("catalog", &[&catalog], &settings).await;
+    assert_eq!(edge.scheme, "https");
+    let url = format!("https://localhost:{}/api/v1/products?q=1", edge.address.port());
+    let new = certificates.client().build().unwrap().get(&url).send().await.unwrap();
+    assert_eq!((new.version(), new.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    assert_eq!(new.headers()["content-length"], "8");
+    assert_eq!(new.text().await.unwrap(), r#"{"a": 1}"#);
+    let old = certificates.client().http1_only().build().unwrap().get(&url).send().await.unwrap();
+    assert_eq!((old.version(), old.status().as_u16()), (reqwest::Version::HTTP_11, 200));
+    let head = certificates.client().build().unwrap().head(&url).send().await.unwrap();
+    assert_eq!((head.version(), head.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    let heard = catalog.heard();
+    assert_eq!(heard[0].header("via"), "2.0 banyan");
+    let forwarded = format!("for=127.0.0.1;host=\"localhost:{}\";proto=https", edge.address.port());
+    assert_eq!((heard[0].header("forwarded"), heard[1].header("forwarded")), (forwarded.as_str(), forwarded.as_str()));
+    assert_eq!(heard[2].line(), "HEAD /api/v1/products?q=1 HTTP/1.1");
+
+    let mut plain = edge.connect().await;
+    plain.write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 2"), "plaintext was answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_what_tls_needs_is_refused_and_named() {
+    let certificates = Certificates::new();
+    let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
+    let start = async |certificate: &str, key: &str| {
+        let settings = [("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate), ("BANYAN__HTTP__TLS_KEY_FILE", key)];
+        failure(Edge::of("catalog", "http://127.0.0.1:1", &settings).await)
+    };
+    assert!(start(&certificate, "").await.contains("http.tls_key_file"));
+    assert!(start("", &key).await.contains("http.tls_certificate_file"));
+    let missing = start(&certificate, "/nowhere/key.pem").await;
+    assert!(missing.contains("http.tls_key_file") && missing.contains("/nowhere/key.pem"), "{missing}");
+    let swapped = start(&key, &key).await;
+    assert!(swapped.contains("http.tls_certificate_file") && swapped.contains("certificate chain"), "{swapped}");
+    let apart = start(&certificates.path("ca.pem"), &key).await;
+    assert!(apart.contains("do not go together"), "{apart}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintext() {
+    let certificates = Certificates::new();
+    let files = ["ca.pem", "certificate.pem", "key.pem"].map(|name| certificates.path(name));
+    let settings = [
+        ("BANYAN__MTLS__CA_FILE", files[0].as_str()),
+        ("BANYAN__MTLS__CERTIFICATE_FILE", files[1].as_str()),
+        ("BANYAN__MTLS__KEY_FILE", files[2].as_str()),
+    ];
+    // A service's own HTTP server, as the other side of it.
+    let text = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let identity = crate::mtls::Identity::load(&crate::config::Settings::from_sources(None, text).unwrap()).unwrap().unwrap();
+    let service = actix_web::HttpServer::new(|| {
+        actix_web::App::new().default_service(actix_web::web::to(|| async { actix_web::HttpResponse::Ok().json("secret") }))
+    });
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = rustls::ServerConfig::clone(&identity.server_config());
+    let service = service.workers(1).disable_signals().listen_rustls_0_23(listener, config).unwrap().run();
+    let handle = service.handle();
+    tokio::spawn(service);
+
+    let edge = Edge::of("catalog", &format!("https://127.0.0.1:{port}"), &settings).await.unwrap();
+    assert_eq!(edge.scheme, "http", "[mtls] is not how the edge itself is served");
+    let reply = edge.get("/api/v1/products").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, "\"secret\""), "{reply:?}");
+    let stranger = certificates.client().build().unwrap().get(format!("https://localhost:{port}/")).send().await;
+    assert!(stranger.is_err(), "who shows no certificate was answered: {stranger:?}");
+
+    let plain = Instance::that(Deed::Silence).await;
+    let edge = Edge::before("catalog", &[&plain], &settings).await;
+    assert_eq!(edge.get("/api/v1/products").await.code(), "module_unavailable");
+    assert_eq!(plain.heard().len(), 0);
+    handle.stop(false).await;
+}
+
+#[test]
+fn a_renewed_certificate_is_used_without_a_restart() {
+    let certificates = Certificates::new();
+    let path = |name: &str| Path::new(&certificates.path(name)).to_owned();
+    let renewed = crate::tls::Renewed::read(path("certificate.pem"), path("key.pem")).unwrap();
+    let seen = || renewed.current(std::time::Duration::ZERO).cert.clone();
+    let old = seen();
+    assert_eq!(seen(), old);
+    std::fs::write(path("certificate.pem"), "half of it").unwrap();
+    assert_eq!(seen(), old, "what cannot be used is not used");
+    certificates.issue();
+    let new = seen();
+    assert_ne!(new, old);
+    certificates.issue();
+    assert_eq!(renewed.current(std::time::Duration::from_secs(3600)).cert, new, "files are not looked at for every connection");
+}

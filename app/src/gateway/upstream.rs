@@ -1,0 +1,206 @@
+//! One instance of a module over HTTP: how it is connected, asked and probed.
+//!
+//! hyper is used directly and not through a client for browsers' URLs: those tidy a path up, and what is passed on must be the bytes that came.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
+    header::{HOST, HeaderValue},
+    http::uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::{runtime::Handle, task::JoinSet};
+
+use crate::{
+    discovery::{Address, rotation::Reach},
+    mtls::Identity,
+};
+
+/// A server closes what was idle for five seconds. Whoever writes into a connection at that moment loses a request, so we are the first to
+/// give idle connections up.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Idle connections that are kept per instance.
+const POOL_MAX_IDLE: usize = 256;
+
+/// What is asked: the same for each instance that it is asked of.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub method: Method,
+    /// As the client wrote it, byte for byte.
+    pub target: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// There was no connection: nothing was sent.
+    Refused(String),
+    /// The connection broke before an answer began: whatever was asked may have been done.
+    Broken(String),
+    /// No answer began in time.
+    TooLate,
+}
+
+/// Connects instances over HTTP/1.1, in plaintext or with both sides' certificates.
+#[derive(Clone)]
+pub struct HttpReach {
+    tls: Option<ClientConfig>,
+    connect_timeout: Duration,
+    /// Where connections live: not with the worker that happened to open them, which stops before its siblings do.
+    runtime: Handle,
+}
+
+/// One instance, and the idle connections to it.
+#[derive(Clone)]
+pub struct Upstream {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    scheme: Scheme,
+    authority: Authority,
+    host: HeaderValue,
+    runtime: Handle,
+}
+
+impl HttpReach {
+    /// Must be called within the runtime that the connections are to live in.
+    ///
+    /// # Errors
+    /// Certificates that do not go together.
+    pub fn new(identity: Option<&Identity>, connect_timeout: Duration) -> anyhow::Result<HttpReach> {
+        let tls = identity.map(client_config).transpose()?;
+        Ok(HttpReach { tls, connect_timeout, runtime: Handle::current() })
+    }
+}
+
+#[async_trait]
+impl Reach for HttpReach {
+    type Connection = Upstream;
+
+    fn connect(&self, address: &Address) -> anyhow::Result<Upstream> {
+        let tls = match (&self.tls, address.is_tls()) {
+            (Some(tls), true) => tls.clone(),
+            (None, false) => without_roots()?,
+            (Some(_), false) => bail!("{address} is plaintext, which is refused because [mtls] is set; write https://"),
+            (None, true) => bail!("{address} wants TLS, for which [mtls] must be set: ca_file, certificate_file and key_file"),
+        };
+        let name = ServerName::try_from(address.server_name().to_owned()).with_context(|| format!("{address} has no host name"))?;
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls);
+        let builder = if address.is_tls() { builder.https_only() } else { builder.https_or_http() };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.connect_timeout));
+        let connector = builder.with_server_name_resolver(FixedServerNameResolver::new(name)).enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_MAX_IDLE)
+            .build(connector);
+        let uri: Uri = address.to_string().parse().with_context(|| format!("{address} is no address"))?;
+        let parts = uri.into_parts();
+        let (scheme, authority) = parts.scheme.zip(parts.authority).with_context(|| format!("{address} is no address"))?;
+        let host = HeaderValue::from_str(&host(address)).with_context(|| format!("{address} cannot stand in Host"))?;
+        Ok(Upstream { client, scheme, authority, host, runtime: self.runtime.clone() })
+    }
+
+    async fn probe(&self, upstream: &Upstream) -> Result<(), String> {
+        let target = PathAndQuery::from_static("/health/ready");
+        let question = Question { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+        match upstream.ask(&question).await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            // Its health is told on an address of its own; that it answers at all is what can be seen here.
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => Ok(()),
+            Ok(answer) => Err(format!("GET /health/ready answered {}", answer.status())),
+            Err(lost) => Err(lost.to_string()),
+        }
+    }
+}
+
+impl Upstream {
+    /// Asks, and waits for the head of the answer. Dropping the future, or later the body, ends the request at the instance too.
+    ///
+    /// # Errors
+    /// There is no answer; never [`Lost::TooLate`], since it has no limit of its own.
+    pub async fn ask(&self, question: &Question) -> Result<Response<Incoming>, Lost> {
+        let request = self.request(question).map_err(|error| Lost::Refused(error.to_string()))?;
+        let client = self.client.clone();
+        // A set ends its tasks when it is dropped.
+        let mut asking = JoinSet::new();
+        asking.spawn_on(async move { client.request(request).await }, &self.runtime);
+        match asking.join_next().await {
+            Some(Ok(Ok(answer))) if answer.status().is_informational() => Err(Lost::Broken(format!("it answered {}", answer.status()))),
+            Some(Ok(Ok(answer))) => Ok(answer),
+            Some(Ok(Err(error))) if error.is_connect() => Err(Lost::Refused(reasons(&error))),
+            Some(Ok(Err(error))) => Err(Lost::Broken(reasons(&error))),
+            Some(Err(ended)) => Err(Lost::Broken(ended.to_string())),
+            None => Err(Lost::Broken("nobody asked".to_owned())),
+        }
+    }
+
+    fn request(&self, question: &Question) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(question.target.clone());
+        let mut request = Request::builder().method(question.method.clone()).uri(uri.build()?).body(Full::new(question.body.clone()))?;
+        *request.headers_mut() = question.headers.clone();
+        request.headers_mut().insert(HOST, self.host.clone());
+        Ok(request)
+    }
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lost::Refused(why) => write!(f, "it could not be connected: {why}"),
+            Lost::Broken(why) => write!(f, "it broke off: {why}"),
+            Lost::TooLate => f.write_str("no answer began in time"),
+        }
+    }
+}
+
+fn host(address: &Address) -> String {
+    match address.server_name() {
+        v6 if v6.contains(':') => format!("[{v6}]:{}", address.port()),
+        name => format!("{name}:{}", address.port()),
+    }
+}
+
+/// What hyper says first is only that it failed; why is said further in.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn client_config(identity: &Identity) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(identity.ca_pem()) {
+        roots.add(authority.context("mtls.ca_file")?).context("mtls.ca_file")?;
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(identity.certificate_pem()).collect();
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem()).context("mtls.key_file")?;
+    let builder = builder()?.with_root_certificates(roots);
+    builder.with_client_auth_cert(chain.context("mtls.certificate_file")?, key).context("mtls.certificate_file and mtls.key_file")
+}
+
+/// For connections without TLS: nobody would be believed.
+fn without_roots() -> anyhow::Result<ClientConfig> {
+    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn builder() -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?)
+}
