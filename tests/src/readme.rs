@@ -250,7 +250,7 @@ fn commands_are_named() -> Result<(), Failed> {
 /// Every page with its text.
 fn pages() -> Result<Vec<(PathBuf, String)>, Failed> {
     let mut paths = vec![root().join("README.md")];
-    for folder in ["docs", "docs/adr", "docs/how-to"] {
+    for folder in ["docs", "docs/adr", "docs/how-to", "docs/reference"] {
         let entries = fs::read_dir(root().join(folder))?.collect::<Result<Vec<_>, _>>()?;
         paths.extend(
             entries.into_iter().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "md")),
