@@ -24,6 +24,7 @@ struct Server {
     directory: PathBuf,
     client: u16,
     peer: u16,
+    tls: bool,
     process: Option<Child>,
 }
 
@@ -34,7 +35,7 @@ impl Server {
         let directory = std::env::temp_dir().join(format!("banyan-etcd-test-{}-{nth}", std::process::id()));
         let free = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let [client, peer] = free.map(|listener| listener.local_addr().unwrap().port());
-        Server { directory, client, peer, process: None }
+        Server { directory, client, peer, tls: false, process: None }
     }
 
     async fn started() -> Server {
@@ -44,7 +45,12 @@ impl Server {
     }
 
     fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        format!("{}://127.0.0.1:{}", if self.tls { "https" } else { "http" }, self.client)
+    }
+
+    /// What `--auto-tls` makes.
+    fn certificate(&self) -> PathBuf {
+        self.directory.join("data/fixtures/client/cert.pem")
     }
 
     async fn start(&mut self) {
@@ -54,9 +60,16 @@ impl Server {
         command.arg("--data-dir").arg(self.directory.join("data")).args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", &peer]);
         command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")]);
+        if self.tls {
+            command.arg("--auto-tls");
+        }
         let log = std::fs::File::create(self.directory.join("log")).unwrap();
         self.process = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let started = Instant::now();
+        // Its certificate is there before it listens.
+        while self.tls && !self.certificate().exists() && started.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(20)).await;
+        }
         while let Err(why) = self.asked().range("/").await {
             assert!(
                 started.elapsed() < PATIENCE,
@@ -80,7 +93,8 @@ impl Server {
     }
 
     fn asked(&self) -> Client {
-        Client::new(&settings(&[self.url()])).unwrap()
+        let trusted = self.tls.then(|| self.certificate());
+        Client::new(&Settings { etcd_ca_file: trusted, ..settings(&[self.url()]) }).unwrap()
     }
 
     async fn keys(&self) -> Vec<String> {
@@ -318,6 +332,24 @@ async fn a_watch_on_which_nothing_comes_any_more_is_noticed() {
     way.swallow.cancel();
     registering.register(instance(TWO), CancellationToken::new()).await.unwrap();
     within(PATIENCE, &mut users, &[ONE, TWO]).await;
+}
+
+#[tokio::test]
+async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
+    let mut server = Server::new();
+    server.tls = true;
+    server.start().await;
+    let trusting = Settings { etcd_ca_file: Some(server.certificate()), ..settings(&[server.url()]) };
+    let etcd = Etcd::start(&trusting, Endpoints::new(), &CancellationToken::new()).unwrap();
+    etcd.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    within(PATIENCE, &mut etcd.watch("users", Interface::Rpc), &[ONE]).await;
+    // Another one's certificate does for another one.
+    let mut other = Server::new();
+    other.tls = true;
+    other.start().await;
+    let mistaken = Settings { etcd_ca_file: Some(other.certificate()), ..settings(&[server.url()]) };
+    let why = Client::new(&mistaken).unwrap().range("/").await.err().unwrap();
+    assert!(format!("{why:#}").contains("certificate"), "{why:#}");
 }
 
 #[tokio::test]
