@@ -278,3 +278,43 @@ impl fmt::Display for Broken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(url: &str, change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = Settings { url: Some(url.to_owned().into()), ..Settings::default() };
+        change(&mut settings);
+        Broker::from_settings(&settings).err().map(|error| format!("{error:#}")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_without_the_password() {
+        for url in ["http://shop:geheim@broker", "broker:5672", "amqp://shop:geheim@broker:5672/"] {
+            let text = error(url, |_| ());
+            assert!(text.contains("bus.url") && text.contains("amqp://user:password@host:5672/%2f") && !text.contains("geheim"), "{text}");
+        }
+        let right = "amqp://broker";
+        assert!(error(right, |settings| settings.prefetch = 0).contains("bus.prefetch"));
+        assert!(error(right, |settings| settings.ca_file = Some("/no/such/file".into())).contains("bus.ca_file"));
+        assert_eq!(error("amqps://shop:geheim@broker:5671/shop", |_| ()), "");
+    }
+
+    #[test]
+    fn a_silent_peer_is_noticed_soon_unless_the_url_says_otherwise() {
+        let heartbeat = |url: &str| {
+            let settings = Settings { url: Some(url.to_owned().into()), ..Settings::default() };
+            Broker::from_settings(&settings).unwrap().uri.query.heartbeat
+        };
+        assert_eq!((heartbeat("amqp://broker"), heartbeat("amqp://broker?heartbeat=60")), (Some(HEARTBEAT_S), Some(60)));
+    }
+
+    #[test]
+    fn waits_double_up_to_ten_times_the_first() {
+        let mut backoff = Backoff::new(Duration::from_millis(100));
+        let waits: Vec<u128> = (0..6).map(|_| backoff.wait().as_millis()).collect();
+        let longest = [100, 200, 400, 800, 1_000, 1_000];
+        assert!(waits.iter().zip(longest).all(|(wait, longest)| *wait >= longest / 2 && *wait < longest), "{waits:?}");
+    }
+}
