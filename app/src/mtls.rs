@@ -135,3 +135,140 @@ fn server_config(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
+
+#[cfg(test)]
+pub mod testing {
+    //! Certificates for tests, made by the script that makes them for developers.
+
+    use std::{path::PathBuf, process::Command};
+
+    use uuid::Uuid;
+
+    /// A throw-away CA and its certificates, in a directory that goes with it.
+    pub struct Authority(PathBuf);
+
+    impl Authority {
+        pub fn new(names: &[&str]) -> Self {
+            let directory = std::env::temp_dir().join(format!("banyan-certs-{}", Uuid::now_v7()));
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dev-certs");
+            let made = Command::new(script).arg(&directory).args(names).output().expect("scripts/dev-certs runs");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            Authority(directory)
+        }
+
+        pub fn file(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        /// What a process of this name is started with.
+        pub fn settings(&self, name: &str) -> [(&'static str, String); 3] {
+            let path = |file: String| self.file(&file).display().to_string();
+            [
+                ("BANYAN__MTLS__CA_FILE", path("ca.pem".to_owned())),
+                ("BANYAN__MTLS__CERTIFICATE_FILE", path(format!("{name}.pem"))),
+                ("BANYAN__MTLS__KEY_FILE", path(format!("{name}-key.pem"))),
+            ]
+        }
+    }
+
+    impl Drop for Authority {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+    use actix_web::{App, HttpResponse, HttpServer, web};
+
+    use super::{testing::Authority, *};
+
+    fn load(variables: &[(&str, String)]) -> anyhow::Result<Option<Identity>> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        Identity::load(&config::Settings::from_sources(None, variables)?)
+    }
+
+    fn error(variables: &[(&str, String)]) -> String {
+        format!("{:#}", load(variables).unwrap_err())
+    }
+
+    #[test]
+    fn it_is_all_three_files_or_none() {
+        let authority = Authority::new(&["orders"]);
+        let all = authority.settings("orders");
+        assert!(load(&[]).unwrap().is_none());
+        assert!(load(&all).unwrap().is_some());
+        let text = error(&all[..2]);
+        assert!(text.contains("mtls.ca_file and mtls.certificate_file set, but not mtls.key_file"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_something_else_is_named_with_its_key() {
+        let authority = Authority::new(&["orders", "users"]);
+        let with = |at: usize, file: &str| {
+            let mut settings = authority.settings("orders");
+            settings[at].1 = authority.file(file).display().to_string();
+            error(&settings)
+        };
+        let text = with(2, "lost.pem");
+        assert!(text.contains("mtls.key_file") && text.contains("lost.pem"), "{text}");
+        let text = with(1, "orders-key.pem");
+        assert!(text.contains("mtls.certificate_file") && text.contains("orders-key.pem"), "{text}");
+        let text = with(2, "orders.pem");
+        assert!(text.contains("mtls.key_file") && text.contains("private key"), "{text}");
+        let text = with(2, "users-key.pem");
+        assert!(text.contains("do not go together"), "{text}");
+    }
+
+    #[test]
+    fn the_script_keeps_keys_to_their_owner_and_replaces_nothing_unasked() {
+        let authority = Authority::new(&["orders"]);
+        let key = authority.file("orders-key.pem");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let before = fs::read(&key).unwrap();
+        let again = |force: &[&str]| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dev-certs");
+            Command::new(script).args(force).arg(authority.file("")).arg("orders").output().unwrap().status.success()
+        };
+        assert!(!again(&[]));
+        assert_eq!(fs::read(&key).unwrap(), before);
+        assert!(again(&["--force"]));
+        assert_ne!(fs::read(&key).unwrap(), before);
+    }
+
+    #[actix_web::test]
+    async fn over_http_too_only_processes_of_the_same_authority_are_answered() {
+        let _ = aws_lc_rs::default_provider().install_default();
+        let (ours, theirs) = (Authority::new(&["gateway", "orders"]), Authority::new(&["gateway"]));
+        let orders = load(&ours.settings("orders")).unwrap().unwrap();
+        let server = HttpServer::new(|| App::new().default_service(web::to(|| async { HttpResponse::Ok().body("here") })))
+            .workers(1)
+            .disable_signals()
+            .listen_rustls_0_23(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), (*orders.server_config()).clone())
+            .unwrap();
+        let port = server.addrs()[0].port();
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+
+        let place = format!("https://localhost:{port}/");
+        let answered = async |client: reqwest::ClientBuilder, url: &str| client.build().unwrap().get(url).send().await.is_ok();
+        let secured = |authority: &Authority| load(&authority.settings("gateway")).unwrap().unwrap().secure(reqwest::Client::builder());
+        let trusting = || {
+            let authorities = reqwest::Certificate::from_pem_bundle(orders.ca_pem()).unwrap();
+            reqwest::Client::builder().tls_certs_only(authorities)
+        };
+        let stranger = [fs::read(theirs.file("gateway.pem")).unwrap(), fs::read(theirs.file("gateway-key.pem")).unwrap()].concat();
+        let stranger = trusting().identity(reqwest::Identity::from_pem(&stranger).unwrap());
+        assert!(answered(secured(&ours).unwrap(), &place).await, "one of ours");
+        assert!(!answered(trusting(), &place).await, "without a certificate");
+        assert!(!answered(stranger, &place).await, "with one of another authority");
+        assert!(!answered(secured(&theirs).unwrap(), &place).await, "who does not believe ours");
+        assert!(!answered(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await, "plaintext");
+        assert!(!answered(secured(&ours).unwrap(), &format!("http://localhost:{port}/")).await, "one of ours speaks no plaintext");
+        handle.stop(false).await;
+    }
+}

@@ -66,14 +66,14 @@ pub struct Breaker {
 
 #[derive(Debug)]
 enum State {
-    Closed(Window),
+    Closed(Box<Window>),
     Open { until: Instant },
     HalfOpen { under_way: u32, succeeded: u32 },
 }
 
 impl Breaker {
     pub fn new(rules: Rules, now: Instant) -> Self {
-        Breaker { rules, state: State::Closed(Window::new(rules.window, now)), phase: 0 }
+        Breaker { rules, state: State::Closed(Window::new(rules.window, now).into()), phase: 0 }
     }
 
     /// # Errors
@@ -131,7 +131,7 @@ impl Breaker {
         if opens {
             self.enter(State::Open { until: now + self.rules.open });
         } else if closes {
-            self.enter(State::Closed(Window::new(self.rules.window, now)));
+            self.enter(State::Closed(Window::new(self.rules.window, now).into()));
         }
     }
 

@@ -138,9 +138,36 @@ pub fn told_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use http_body_util::{BodyExt, Empty};
     use tonic::codegen::http::HeaderValue;
 
     use super::*;
+
+    fn response(http: u16, headers: &[(&'static str, &'static str)]) -> Response<Whole> {
+        let body = Empty::new().collect().now_or_never().unwrap().unwrap();
+        let mut response = Response::builder().status(http);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        response.body(body).unwrap()
+    }
+
+    #[test]
+    fn what_a_module_says_is_told_from_what_is_said_in_its_place() {
+        let of_the_server = |code: &'static str| read(response(200, &[("grpc-status", code)]));
+        let of_the_module = |code: &'static str| read(response(200, &[("grpc-status", code), ("grpc-status-details-bin", "e30")]));
+        assert!(matches!(of_the_server("14"), Err(Failure::Unserved)));
+        assert!(matches!(of_the_server("1"), Err(Failure::Late)), "tonic's servers say `cancelled` when the time limit is over");
+        assert!(matches!(of_the_server("4"), Err(Failure::Late)));
+        assert!(matches!(read(response(503, &[])), Err(Failure::Unserved)), "a proxy's answer");
+        for code in ["14", "4"] {
+            assert!(of_the_module(code).is_ok_and(|answer| answer.is_away), "{code}");
+        }
+        for present in [of_the_module("5"), of_the_module("9"), of_the_server("5"), of_the_server("0"), read(response(200, &[]))] {
+            assert!(present.is_ok_and(|answer| !answer.is_away));
+        }
+    }
 
     #[test]
     fn a_time_limit_is_read_as_it_was_set() {

@@ -44,11 +44,11 @@ async fn the_actor_the_trace_and_the_time_limit_arrive() {
 #[tokio::test]
 async fn a_call_ends_with_its_time_and_nobody_works_on_for_it() {
     let warehouse = Warehouse::open().await;
-    let shop = Shop::asking(&[warehouse.address], &[("BANYAN__RPC__TIMEOUT_MS", "400")]);
+    let shop = Shop::asking(&[warehouse.address], &[("BANYAN__RPC__TIMEOUT_MS", "900")]);
     warehouse.stock.is(Mood::Ponders);
     let own = Call::by_module("orders").within(Duration::from_millis(200));
     let of_the_settings = Call::by_module("orders");
-    for (call, limit_ms) in [(own, 200), (of_the_settings, 400)] {
+    for (call, limit_ms) in [(own, 200), (of_the_settings, 900)] {
         let begun = Instant::now();
         let fault = shop.inventory().find_stock(&call, find("tea-01")).await.unwrap_err();
         let waited = begun.elapsed();

@@ -1,6 +1,10 @@
 //! Contracts over real sockets: a module at one end, its callers at the other.
 
+mod cable;
 mod calls;
+mod refusals;
+mod secure;
+mod serving;
 mod stock;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -8,7 +12,7 @@ use std::{net::SocketAddr, sync::Arc};
 use durable::Feeds;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::*;
+use super::{server::service_of, *};
 use crate::{config, discovery};
 use stock::Stock;
 
@@ -27,6 +31,8 @@ impl Warehouse {
     }
 
     async fn open_with(listen: &str, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        // TLS of a test must find a provider chosen, as `main` chooses one.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let variables = [variables, &[("BANYAN__RPC__LISTEN", listen)]].concat();
         let stop = CancellationToken::new();
         let stock = Arc::new(Stock::default());

@@ -12,6 +12,7 @@ use inventory_contract::{
     StockLevel, StockRelease, StockReserved, reservation,
 };
 use shared_kernel::{Call, Fault};
+use tokio_util::sync::CancellationToken;
 
 /// What it does with a question.
 #[derive(Clone, Default)]
@@ -21,6 +22,8 @@ pub enum Mood {
     Fails(Fault),
     /// Never answers.
     Ponders,
+    /// Answers then.
+    WaitsFor(CancellationToken),
 }
 
 #[derive(Default)]
@@ -60,6 +63,10 @@ impl Stock {
         match mood {
             Mood::Answers => Ok(answer),
             Mood::Fails(fault) => Err(fault),
+            Mood::WaitsFor(gate) => {
+                gate.cancelled().await;
+                Ok(answer)
+            }
             Mood::Ponders => {
                 let _count = Count(&self.given_up);
                 pending().await

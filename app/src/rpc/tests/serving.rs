@@ -1,0 +1,131 @@
+//! What a process tells other processes about itself, and how it stops.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, stream};
+use inventory_contract::FindStock;
+use prost::Message;
+use prost_types::FileDescriptorProto;
+use shared_kernel::Call;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+    server_reflection_response::MessageResponse,
+};
+
+use super::{stock::Mood, *};
+use crate::config::MODULES;
+
+const INVENTORY: &str = "banyan.inventory.v1.Inventory";
+
+fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+}
+
+fn health_of(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest { service: service.to_owned() }
+}
+
+#[tokio::test]
+async fn health_is_told_for_the_process_and_for_each_service() {
+    let warehouse = Warehouse::open().await;
+    let mut health = HealthClient::new(channel(warehouse.address));
+    for service in ["", INVENTORY, "banyan.events.v1.EventFeed"] {
+        assert_eq!(health.check(health_of(service)).await.unwrap().get_ref().status(), ServingStatus::Serving, "{service}");
+    }
+    let elsewhere = health.check(health_of("banyan.orders.v1.Orders")).await.unwrap_err();
+    assert_eq!(elsewhere.code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_stop_says_so_first_finishes_what_was_accepted_and_is_held_up_by_nobody() {
+    let warehouse = Warehouse::open().await;
+    let mut health = HealthClient::new(channel(warehouse.address));
+    let mut watching = health.watch(health_of(INVENTORY)).await.unwrap().into_inner();
+    assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let shop = Shop::asking(&[warehouse.address], &[]);
+    let gate = CancellationToken::new();
+    warehouse.stock.is(Mood::WaitsFor(gate.clone()));
+    let inventory = shop.inventory();
+    let asking = tokio::spawn(async move { inventory.find_stock(&Call::default(), FindStock { sku: "tea-01".to_owned() }).await });
+    until("the call is under way", || warehouse.stock.calls().len() == 1).await;
+
+    let (stock, stop) = (warehouse.stock.clone(), warehouse.stop.clone());
+    let closing = tokio::spawn(warehouse.close());
+    until("it is told to stop", || stop.is_cancelled()).await;
+    assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    let over = tokio::time::timeout(Duration::from_secs(5), watching.next()).await.expect("who watches is let go");
+    assert!(over.is_none());
+    assert!(!closing.is_finished());
+    gate.cancel();
+    assert!(asking.await.unwrap().is_ok());
+    tokio::time::timeout(Duration::from_secs(5), closing).await.expect("it ends").unwrap();
+    assert_eq!(stock.given_up(), 0);
+}
+
+async fn reflect(address: SocketAddr, asked: MessageRequest) -> MessageResponse {
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
+    let mut client = ServerReflectionClient::new(channel(address));
+    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap().message_response.unwrap()
+}
+
+/// A process with all modules, which nobody asks anything but about itself.
+async fn everything() -> (SocketAddr, DropGuard) {
+    let stop = CancellationToken::new();
+    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: Feeds::new(), modules: MODULES.to_vec() };
+    let serving = serve(&settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]), served, stop.clone()).await.unwrap().unwrap();
+    (serving.address, stop.drop_guard())
+}
+
+#[tokio::test]
+async fn reflection_lists_every_service_and_describes_each_as_it_is() {
+    let (address, _stop_at_end) = everything().await;
+    let MessageResponse::ListServicesResponse(listed) = reflect(address, MessageRequest::ListServices(String::new())).await else {
+        panic!("no list");
+    };
+    let listed: BTreeSet<String> = listed.service.into_iter().map(|service| service.name).collect();
+    let expected = MODULES.map(service_of).into_iter().chain(["banyan.events.v1.EventFeed", "grpc.health.v1.Health"]);
+    for service in expected {
+        assert!(listed.contains(service), "{service} is not among {listed:?}");
+        let MessageResponse::FileDescriptorResponse(files) =
+            reflect(address, MessageRequest::FileContainingSymbol(service.to_owned())).await
+        else {
+            panic!("{service} is not described");
+        };
+        let described = files.file_descriptor_proto.iter().any(|file| {
+            let file = FileDescriptorProto::decode(&**file).unwrap();
+            file.service.iter().any(|found| format!("{}.{}", file.package(), found.name()) == service)
+        });
+        assert!(described, "{service}");
+    }
+}
+
+#[tokio::test]
+async fn files_are_found_by_the_names_that_others_import_them_by() {
+    let (address, _stop_at_end) = everything().await;
+    for name in ["banyan/orders/v1/service.proto", "banyan/orders/v1/events.proto", "banyan/kernel/v1/kernel.proto"] {
+        let found = reflect(address, MessageRequest::FileByFilename(name.to_owned())).await;
+        let MessageResponse::FileDescriptorResponse(files) = found else { panic!("{name} is not there: {found:?}") };
+        for imported in files.file_descriptor_proto.iter().flat_map(|file| FileDescriptorProto::decode(&**file).unwrap().dependency) {
+            let found = reflect(address, MessageRequest::FileByFilename(imported.clone())).await;
+            assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{name} imports {imported}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
+    let taken = Warehouse::open().await;
+    let error = |listen: String| async move { format!("{:#}", Warehouse::open_with(&listen, &[]).await.err().unwrap()) };
+    assert!(error(taken.address.to_string()).await.contains("rpc.listen"));
+    let text = error("0.0.0.0:0".to_owned()).await;
+    assert!(text.contains("rpc.listen") && text.contains("[mtls]"), "{text}");
+}
+
+#[tokio::test]
+async fn a_process_that_serves_nobody_need_not_listen() {
+    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: Feeds::new(), modules: MODULES.to_vec() };
+    assert!(serve(&settings(&[]), served, CancellationToken::new()).await.unwrap().is_none());
+}
