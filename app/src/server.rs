@@ -13,7 +13,7 @@ use serde_json::Value;
 use shared_kernel::Ids;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
-use web::{Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit};
+use web::{PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit};
 
 use crate::{
     config::Settings,
@@ -53,7 +53,7 @@ pub struct Listening {
 /// # Errors
 /// An address that is taken or not ours; certificates that cannot be used.
 pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
-    let edge = Edge::of(settings)?;
+    let edge = Edge::of(settings, gateway::IS_HERE)?;
     let document = Document::of(&served)?;
     let (listener, api) = bind(settings.http.listen, "http.listen")?;
     let mut listening = Listening { servers: Vec::new(), api, scheme: edge.scheme(), admin: api, admin_scheme: edge.scheme() };
@@ -64,7 +64,7 @@ pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
         (listening.admin, listening.admin_scheme) = (address, if tls.is_some() { "https" } else { "http" });
         listening.servers.push(serve_admin(listener, tls, &served, document.clone())?);
     }
-    listening.servers.insert(0, serve_api(listener, edge.tls(), settings, served, document)?);
+    listening.servers.insert(0, serve_api(listener, edge, settings, served, document)?);
     Ok(listening)
 }
 
@@ -84,7 +84,8 @@ impl Document {
 }
 
 /// How the API is served.
-enum Edge {
+#[derive(Debug)]
+pub enum Edge {
     /// On loopback, or behind something that terminates TLS.
     Plain,
     /// To anybody, under the shop's own certificate.
@@ -94,15 +95,17 @@ enum Edge {
 }
 
 impl Edge {
-    fn of(settings: &Settings) -> anyhow::Result<Edge> {
+    /// # Errors
+    /// What is set does not fit together, or would be served in plaintext to the world.
+    pub fn of(settings: &Settings, has_gateway: bool) -> anyhow::Result<Edge> {
         let (public, between_processes) = (tls::edge(&settings.http)?, Identity::load(settings)?);
         match (public, between_processes) {
-            (Some(_), Some(_)) if !gateway::IS_HERE => bail!(
+            (Some(_), Some(_)) if !has_gateway => bail!(
                 "http.tls_certificate_file is for the edge, but this binary has no gateway, and with [mtls] its API answers other processes \
                  alone, under mtls.certificate_file; leave http.tls_certificate_file and http.tls_key_file out"
             ),
             (Some(tls), _) => Ok(Edge::Public(tls)),
-            (None, Some(identity)) if !gateway::IS_HERE => Ok(Edge::Internal(ServerConfig::clone(&identity.server_config()))),
+            (None, Some(identity)) if !has_gateway => Ok(Edge::Internal(ServerConfig::clone(&identity.server_config()))),
             (None, _) if !settings.http.listen.ip().is_loopback() && !settings.http.behind_tls => bail!(
                 "http.listen is {} without TLS: [mtls] is for calls between processes, and this is the edge; set http.tls_certificate_file and \
                  http.tls_key_file, or http.behind_tls = true if something in front terminates TLS",
@@ -144,13 +147,7 @@ fn serve_admin(listener: TcpListener, tls: Option<ServerConfig>, served: &Served
     Ok(listening.context("admin.listen")?.run())
 }
 
-fn serve_api(
-    listener: TcpListener,
-    tls: Option<ServerConfig>,
-    settings: &Settings,
-    served: Served,
-    document: Document,
-) -> anyhow::Result<Server> {
+fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Served, document: Document) -> anyhow::Result<Server> {
     let (per_second, burst) = settings.rate_limit();
     let rate_limit = RateLimit::new(per_second, burst);
     let proxies = TrustedProxies(settings.http.trusted_proxies.clone().into());
@@ -160,6 +157,7 @@ fn serve_api(
     let defaults = ShellSettings::default();
     let shell = ShellSettings { ids, time_limit: defaults.time_limit.max(proxy.time_limit()) };
     let is_proxy = !proxy.is_idle();
+    let peers_are_ours = matches!(edge, Edge::Internal(_));
     let server = HttpServer::new(move || {
         let modules = utoipa_actix_web::scope("/api/v1").configure(|config| api.iter().for_each(|routes| routes.configure(config)));
         let mut app = App::new().into_utoipa_app().service(modules).configure(|config| well_known.configure(config));
@@ -170,6 +168,9 @@ fn serve_api(
         let (mut app, _) = app.split_for_parts();
         if !own_admin {
             app = app.configure(|config| docs_ui::configure(config, &document.text));
+        }
+        if peers_are_ours {
+            app = app.app_data(PeersAreOurs);
         }
         let proxy = proxy.clone();
         app.app_data(Data::from(verifier.clone()))
@@ -189,7 +190,7 @@ fn serve_api(
     if settings.http.workers > 0 {
         server = server.workers(settings.http.workers);
     }
-    let listening = match tls {
+    let listening = match edge.tls() {
         None => server.listen(listener),
         Some(tls) => server.listen_rustls_0_23(listener, tls),
     };

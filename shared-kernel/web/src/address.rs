@@ -12,12 +12,19 @@ use actix_web::{HttpRequest, http::header};
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(pub Arc<[IpAddr]>);
 
+/// In the app's data where every peer has proven to be a process of this shop: what they say about whom they ask for is believed.
+#[derive(Clone, Copy, Debug)]
+pub struct PeersAreOurs;
+
 /// The client's address as it is counted: behind trusted proxies the one they name, else the one the connection came from. An IPv6 client
 /// commands a whole /64, so that is what is counted.
 pub fn client_address(request: &HttpRequest) -> String {
     let Some(peer) = request.peer_addr() else { return "unknown".to_owned() };
     let trusted = request.app_data::<TrustedProxies>().cloned().unwrap_or_default();
-    address_label(client_of(peer.ip(), &trusted.0, &forwarded(request)))
+    let peer = peer.ip().to_canonical();
+    let mut trusted = trusted.0.to_vec();
+    trusted.extend(request.app_data::<PeersAreOurs>().map(|_| peer));
+    address_label(client_of(peer, &trusted, &forwarded(request)))
 }
 
 /// Each proxy appends the address it was asked from, so the list is read from its end, past our own proxies.
@@ -100,6 +107,12 @@ mod tests {
         assert_eq!(counted(&[], header), "10.0.0.1");
         assert_eq!(counted(&["10.0.0.2"], header), "10.0.0.1");
         assert_eq!(counted(&["10.0.0.1"], header), "203.0.113.9");
+    }
+
+    #[test]
+    fn a_peer_that_is_ours_is_believed() {
+        let request = TestRequest::default().peer_addr("10.0.0.1:4711".parse().unwrap()).insert_header(("forwarded", "for=203.0.113.9"));
+        assert_eq!(client_address(&request.app_data(PeersAreOurs).to_http_request()), "203.0.113.9");
     }
 
     #[test]

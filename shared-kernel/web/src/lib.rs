@@ -44,7 +44,7 @@ pub mod sse;
 mod token;
 mod unmatched;
 
-pub use address::{TrustedProxies, client_address};
+pub use address::{PeersAreOurs, TrustedProxies, client_address};
 pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};

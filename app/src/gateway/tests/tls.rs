@@ -134,6 +134,43 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
 }
 
 #[test]
+fn who_is_served_how_is_decided_by_what_is_set() {
+    use crate::{config::Settings, server};
+    let certificates = Certificates::new();
+    let path = |name: &str| certificates.path(name);
+    let mtls =
+        [("MTLS__CA_FILE", path("ca.pem")), ("MTLS__CERTIFICATE_FILE", path("certificate.pem")), ("MTLS__KEY_FILE", path("key.pem"))];
+    let public = [("HTTP__TLS_CERTIFICATE_FILE", path("certificate.pem")), ("HTTP__TLS_KEY_FILE", path("key.pem"))];
+    let beyond = [
+        ("PROFILE", "prod".to_owned()),
+        ("HTTP__LISTEN", "0.0.0.0:0".to_owned()),
+        ("AUTH__ISSUER", "https://shop.example".to_owned()),
+        ("AUTH__SIGNING_KEY_FILE", "key.pem".to_owned()),
+    ];
+    let served = |has_gateway: bool, parts: &[&[(&str, String)]]| {
+        let set = parts.iter().flat_map(|part| part.iter()).map(|(name, value)| (format!("BANYAN__{name}"), value.clone()));
+        let edge = Settings::from_sources(None, set).and_then(|settings| server::Edge::of(&settings, has_gateway));
+        match edge {
+            Ok(server::Edge::Plain) => "plain".to_owned(),
+            Ok(server::Edge::Public(_)) => "public".to_owned(),
+            Ok(server::Edge::Internal(_)) => "internal".to_owned(),
+            Err(error) => format!("{error:#}"),
+        }
+    };
+    assert_eq!(served(true, &[]), "plain");
+    assert_eq!((served(true, &[&public]), served(false, &[&public])), ("public".to_owned(), "public".to_owned()));
+    assert_eq!((served(true, &[&mtls]), served(false, &[&mtls])), ("plain".to_owned(), "internal".to_owned()));
+    assert_eq!(served(true, &[&mtls, &public]), "public");
+    assert!(served(false, &[&mtls, &public]).contains("leave http.tls_certificate_file"));
+    // Beyond loopback never in plaintext, unless somebody says that it is none.
+    assert!(served(true, &[&beyond]).contains("behind_tls"));
+    assert!(served(true, &[&beyond, &mtls]).contains("this is the edge"));
+    assert_eq!((served(true, &[&beyond, &public]), served(false, &[&beyond, &mtls])), ("public".to_owned(), "internal".to_owned()));
+    let behind = [("HTTP__BEHIND_TLS", "true".to_owned())];
+    assert_eq!(served(true, &[&beyond, &mtls, &behind]), "plain");
+}
+
+#[test]
 fn a_renewed_certificate_is_used_without_a_restart() {
     let certificates = Certificates::new();
     let path = |name: &str| Path::new(&certificates.path(name)).to_owned();
