@@ -30,7 +30,6 @@ pub struct Settings {
     pub auth: Auth,
     pub rate_limit: RateLimit,
     pub log: Log,
-    pub durable: durable::Settings,
     #[serde(skip)]
     all: Sources,
 }
@@ -55,6 +54,7 @@ pub enum Profile {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Http {
     pub listen: SocketAddr,
+    pub advertise: Option<String>,
     pub tls_certificate_file: Option<PathBuf>,
     pub tls_key_file: Option<PathBuf>,
     pub workers: usize,
@@ -176,7 +176,7 @@ impl Settings {
         T::deserialize(section).with_context(wrong)
     }
 
-    /// Whether this key has a value that is not left out.
+    /// Whether a setting that has no default was given.
     pub fn is_set(&self, key: &str) -> bool {
         self.all.0.get::<Value>(key).is_ok()
     }
@@ -370,7 +370,7 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
         ValueKind::I64(value) => toml::Value::Integer(value),
         ValueKind::Float(value) => toml::Value::Float(value),
         ValueKind::Array(items) => toml::Value::Array(items.into_iter().map(|item| shown(leaf, item)).collect::<anyhow::Result<_>>()?),
-        _ if leaf.ends_with("url") => toml::Value::String(durable::without_password(&value.into_string()?)),
+        _ if leaf.ends_with("url") => toml::Value::String(shared_kernel::without_password(&value.into_string()?)),
         _ => toml::Value::String(value.into_string()?),
     })
 }
@@ -435,9 +435,8 @@ mod tests {
     }
 
     #[test]
-    fn every_default_of_the_machinery_stands_in_the_file() {
+    fn every_module_has_a_section() {
         let settings = load("", &[]).unwrap();
-        assert_eq!(settings.durable, durable::Settings::default());
         assert!(MODULES.iter().all(|module| settings.modules.contains_key(*module)), "{:?}", settings.modules);
     }
 

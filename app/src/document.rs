@@ -12,7 +12,7 @@ use crate::health::{self, Checks};
 ///
 /// # Errors
 /// Two modules give different schemas the same name: one would hide the other.
-pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Checks>) -> anyhow::Result<OpenApi> {
+pub fn assemble(modules: &[(&str, Routes)], well_known: &[(&str, Routes)], checks: &Arc<Checks>) -> anyhow::Result<OpenApi> {
     let mut all = base();
     let mut add = |module: &str, mut api: OpenApi| {
         refuse_collisions(&all, &api, module)?;
@@ -28,7 +28,9 @@ pub fn assemble(modules: &[(&str, Routes)], well_known: &Routes, checks: &Arc<Ch
     for (module, routes) in modules {
         add(module, web::openapi::collect("/api/v1", std::slice::from_ref(routes)))?;
     }
-    add("users", web::openapi::collect("", std::slice::from_ref(well_known)))?;
+    for (module, routes) in well_known {
+        add(module, web::openapi::collect("", std::slice::from_ref(routes)))?;
+    }
     let health = health::routes(checks.clone());
     add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]))?;
     web::openapi::finish(&mut all);

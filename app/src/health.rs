@@ -3,22 +3,62 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use actix_web::{HttpResponse, get, http::header, web::Data};
-use durable::Db;
+use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+/// Something this process depends on.
+#[async_trait]
+pub trait Check: Send + Sync {
+    /// `<kind>:<name>`, as it is shown.
+    fn name(&self) -> String;
+
+    async fn state(&self) -> State;
+}
+
+/// How it stands with something this process depends on.
+pub struct State {
+    /// `ok`, or what is wrong.
+    words: String,
+    /// Requests should not be sent here while it is so.
+    keeps_from_ready: bool,
+}
+
+impl State {
+    pub fn ok() -> Self {
+        State::told("ok")
+    }
+
+    /// Whatever it is, requests can be answered all the same: an open breaker, a broker that is away.
+    pub fn told(words: impl Into<String>) -> Self {
+        State { words: words.into(), keeps_from_ready: false }
+    }
+
+    /// Without it nothing can be answered.
+    pub fn needed(what_is_wrong: impl Into<String>) -> Self {
+        State { words: what_is_wrong.into(), keeps_from_ready: true }
+    }
+}
+
 /// What the checks look at.
 #[derive(Clone)]
 pub struct Checks {
-    pub databases: Vec<Db>,
+    pub dependencies: Vec<Arc<dyn Check>>,
     /// Set once everything runs.
     pub started: CancellationToken,
     /// Set when the process is told to stop.
     pub stopping: CancellationToken,
     pub metrics: PrometheusHandle,
+}
+
+impl Checks {
+    /// Of a process that has not started yet.
+    pub fn new(dependencies: Vec<Arc<dyn Check>>) -> Self {
+        Checks { dependencies, started: CancellationToken::new(), stopping: CancellationToken::new(), metrics: crate::telemetry::metrics() }
+    }
 }
 
 /// Whether the process can take requests, and on what that depends.
@@ -58,12 +98,9 @@ async fn live() -> HttpResponse {
     (status = 503, description = "Not ready: starting, stopping, or a dependency is away", body = Readiness)))]
 #[get("/health/ready")]
 async fn ready(checks: Data<Checks>) -> HttpResponse {
-    let answers = futures::future::join_all(checks.databases.iter().map(|db| async move { (db.module(), db.ping().await) })).await;
-    let all_answer = answers.iter().all(|(_, answer)| answer.is_ok());
-    let states = answers.into_iter().map(|(module, answer)| {
-        let state = answer.map_or_else(|fault| fault.detail, |()| "ok".to_owned());
-        (format!("database:{module}"), state)
-    });
+    let states =
+        futures::future::join_all(checks.dependencies.iter().map(|check| async move { (check.name(), check.state().await) })).await;
+    let all_answer = states.iter().all(|(_, state)| !state.keeps_from_ready);
     let status = if checks.stopping.is_cancelled() {
         "stopping"
     } else if !checks.started.is_cancelled() {
@@ -73,7 +110,7 @@ async fn ready(checks: Data<Checks>) -> HttpResponse {
     } else {
         "unavailable"
     };
-    let body = Readiness { status: status.to_owned(), checks: states.collect() };
+    let body = Readiness { status: status.to_owned(), checks: states.into_iter().map(|(name, state)| (name, state.words)).collect() };
     let mut answer = if status == "ready" { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     answer.json(body)
 }

@@ -4,15 +4,18 @@
 
 pub mod bus;
 pub mod config;
-pub mod data;
+mod dependencies;
 pub mod discovery;
 mod docs_ui;
 mod document;
+#[cfg_attr(not(feature = "gateway"), path = "gateway/none.rs")]
 pub mod gateway;
 mod health;
 mod keys;
+#[cfg_attr(not(feature = "modules"), path = "local/none.rs")]
+pub mod local;
 pub mod mtls;
-mod ops;
+mod overview;
 pub mod rpc;
 mod server;
 mod telemetry;
@@ -21,27 +24,27 @@ mod wiring;
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
-use durable::{Db, Feeds};
-use shared_kernel::{Bus, RandomIds, SystemClock};
+use secrecy::ExposeSecret;
+use shared_kernel::Bus;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use web::Routes;
 
-use bus::InProcessBus;
 use config::Settings;
-use data::DataLock;
 use health::Checks;
+use local::Local;
+pub use local::{Migrated, Tables, migrate, modules};
+use rpc::{Contracts, Remotes};
 use server::Listening;
-use wiring::{Ground, Wired};
-pub use wiring::{Placement, mermaid, modules, placements, topics};
+use wiring::Ground;
+pub use wiring::{Placement, mermaid, placements, topics_of};
 
 /// Starts writing logs, as the settings say.
 ///
@@ -51,71 +54,82 @@ pub fn start_logs(settings: &Settings) -> anyhow::Result<()> {
     telemetry::start_logs(&settings.log)
 }
 
-/// A shop: built, listening, and running until it is told to stop.
+/// The modules of this binary, and whatever else it is made of: built, listening, and running until it is told to stop.
 pub struct App {
     settings: Settings,
     listening: Listening,
+    rpc: Option<rpc::Serving>,
+    local: Arc<Local>,
     running: Vec<JoinHandle<()>>,
-    databases: Vec<Db>,
     checks: Arc<Checks>,
+    discovery: Arc<dyn discovery::Discovery>,
+    /// Ends being found: nobody new is sent here.
+    stop_being_found: CancellationToken,
     /// Ends what runs beside the requests.
     stop_work: CancellationToken,
-    _lock: DataLock,
+    /// Ends the connections to other processes, which the work needs until its end.
+    stop_connections: CancellationToken,
 }
 
 impl App {
-    /// Opens and migrates the data, starts every module, and listens.
+    /// Opens and migrates the data, starts every module of this binary, connects it with those that are elsewhere, and listens.
     ///
     /// # Errors
-    /// Whatever keeps the shop from running, with what would be right.
+    /// Whatever keeps it from running, with what would be right.
     pub async fn build(settings: Settings) -> anyhow::Result<App> {
-        let lock = prepare(&settings).await?;
-        let ground = Ground { settings: settings.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-        let wired = wiring::wire(&ground).await?;
-        if settings.is_demo() {
-            seed(&wired).await?;
-        } else {
+        wiring::check(&settings)?;
+        let stop_connections = CancellationToken::new();
+        let discovery = discovery::start(&settings, &stop_connections)?;
+        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), &stop_connections)?);
+        let bus = bus::start(&settings, &stop_connections).await?;
+        let built = Built::new(&settings, remotes.clone(), &discovery, &stop_connections).await?;
+        if !settings.is_demo() {
             warn_of_stand_ins(&settings);
         }
-        let verifier = keys::verifier(&settings, wired.asked.users.clone(), ground.clock.clone());
-        let (checks, databases) = (checks(&wired), databases(&wired));
-        let routes = routes(&settings, &wired)?;
-        let document = document::assemble(&routes, &wired.well_known, &checks)?;
-        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
-        let feeds: Feeds = wired.placed.iter().map(|module| (module.name.to_owned(), module.machinery.feed())).collect();
-        for module in &wired.placed {
-            module.machinery.connect(&bus).await.map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
-        }
+        let verifier = keys::verifier(&settings, built.contracts.users.clone(), built.ground.clock.clone());
+        let mut checks = built.local.checks();
+        checks.extend(dependencies::checks(&bus, &remotes));
+        let checks = Arc::new(Checks::new(checks));
+        let routes = built.routes(&settings)?;
+        let document = document::assemble(&routes, &built.local.well_known(), &checks)?;
+        let (bus, local): (Arc<dyn Bus>, _) = (bus, built.local);
+        local.connect(&bus).await?;
         let stop_work = CancellationToken::new();
-        let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop_work)?, &modules(), &stop_work)?;
-        let served = server::Served {
-            api: routes.into_iter().map(|(_, routes)| routes).collect(),
-            well_known: wired.well_known,
-            document,
-            verifier: Arc::new(verifier),
-            checks: checks.clone(),
-            ids: ground.ids.clone(),
-            proxy,
-        };
-        let listening = server::start(&settings, served)?;
-        let running = wired.placed.into_iter().map(|module| module.machinery.run(bus.clone(), feeds.clone(), stop_work.clone())).collect();
+        let served = rpc::Served { contracts: built.contracts, feeds: local.feeds(), modules: modules() };
+        let rpc = rpc::serve(&settings, served, stop_work.clone()).await?;
+        let listening = server::start(
+            &settings,
+            server::Served {
+                api: routes.into_iter().map(|(_, routes)| routes).collect(),
+                well_known: local.well_known().into_iter().map(|(_, routes)| routes).collect(),
+                document,
+                verifier: Arc::new(verifier),
+                checks: checks.clone(),
+                ids: built.ground.ids.clone(),
+                proxy: built.proxy,
+            },
+        )?;
+        let mut feeds = local.feeds();
+        feeds.extend(wiring::elsewhere().into_iter().map(|module| (module.to_owned(), remotes.feed(module))));
+        let running = local.run(&bus, &feeds, &stop_work);
         checks.started.cancel();
-        Ok(App { settings, listening, running, databases, checks, stop_work, _lock: lock })
+        let stop_being_found = CancellationToken::new();
+        // The edge is found by clients, not by other processes.
+        if !modules().is_empty() {
+            let instance = wiring::instance(&settings, listening.api, listening.scheme, rpc.as_ref().map(|rpc| rpc.address))?;
+            discovery.register(instance, stop_being_found.clone()).await?;
+        }
+        Ok(App { settings, listening, rpc, local, running, checks, discovery, stop_being_found, stop_work, stop_connections })
     }
 
-    /// Only puts the demo data in.
+    /// Only puts the demo data in, after throwing away what was there if `reset` says so.
     ///
     /// # Errors
     /// As [`build`](App::build).
-    pub async fn seed(settings: Settings) -> anyhow::Result<()> {
-        let _lock = prepare(&settings).await?;
-        let ground = Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-        let wired = wiring::wire(&ground).await?;
-        seed(&wired).await?;
-        for db in databases(&wired) {
-            db.close().await;
-        }
-        Ok(())
+    pub async fn seed(settings: Settings, reset: bool) -> anyhow::Result<()> {
+        let stop = CancellationToken::new();
+        let mut contracts = Remotes::start(&settings, discovery::start(&settings, &stop)?, &stop)?.contracts();
+        Local::seed_only(&Ground::new(settings), &mut contracts, reset).await
     }
 
     /// Where the API listens.
@@ -125,28 +139,38 @@ impl App {
 
     /// What runs, where its data is, and which URLs to open.
     pub fn banner(&self) -> String {
-        let url = format!("{}://{}", self.listening.scheme, self.listening.api);
+        let scheme = self.listening.scheme;
+        let url = format!("{scheme}://{}", self.listening.api);
         let admin = format!("{}://{}", self.listening.admin_scheme, self.listening.admin);
-        let data = match &self.settings.database.url {
-            Some(url) => {
-                use secrecy::ExposeSecret;
-                format!("PostgreSQL, a schema per module: {}", durable::without_password(url.expose_secret()))
-            }
-            None => format!("SQLite, a file per module: {}/", self.settings.data_dir.display()),
-        };
-        let mut lines = vec![
-            format!("Banyan {} is ready: {}", env!("CARGO_PKG_VERSION"), modules().join(", ")),
-            format!("  data     {data}"),
-            format!("  API      {url}/api/v1"),
-            format!("  docs     {admin}/docs"),
-            format!("  OpenAPI  {admin}/openapi.json"),
-            format!("  health   {admin}/health/ready   metrics {admin}/metrics"),
-        ];
+        let (here, elsewhere) = (modules(), wiring::elsewhere());
+        let mut names = here.clone();
+        names.extend(gateway::IS_HERE.then_some("gateway").filter(|_| !elsewhere.is_empty()));
+        let mut lines = vec![format!("Banyan {} is ready: {}", env!("CARGO_PKG_VERSION"), names.join(", "))];
+        if !here.is_empty() {
+            lines.push(format!("  data     {}", self.data()));
+        }
+        lines.push(format!("  API      {url}/api/v1"));
+        if let Some(rpc) = &self.rpc {
+            lines.push(format!("  gRPC     {}", rpc.address));
+        }
+        if !elsewhere.is_empty() {
+            lines.push(format!("  asks     {} in other processes", elsewhere.join(", ")));
+        }
+        lines.push(format!("  docs     {admin}/docs"));
+        lines.push(format!("  OpenAPI  {admin}/openapi.json"));
+        lines.push(format!("  health   {admin}/health/ready   metrics {admin}/metrics"));
         if self.settings.is_demo() {
             lines.push("  profile  demo: on loopback only, with demo data and known passwords".to_owned());
             lines.push("           demo@banyan.example, staff@banyan.example, ops@banyan.example; password banyan-demo".to_owned());
         }
         lines.join("\n")
+    }
+
+    fn data(&self) -> String {
+        match &self.settings.database.url {
+            Some(url) => format!("PostgreSQL, a schema per module: {}", shared_kernel::without_password(url.expose_secret())),
+            None => format!("SQLite, a file per module: {}/", self.settings.data_dir.display()),
+        }
     }
 
     /// Serves until `stop`, then: no longer ready, nothing new accepted, what was accepted finished, leases given back.
@@ -164,7 +188,9 @@ impl App {
             () = stop => {
                 // Readiness goes off and those who wait are answered before the API stops accepting; the admin's server ends last.
                 stopped_at = Instant::now();
+                self.stop_being_found.cancel();
                 self.checks.stopping.cancel();
+                self.discovery.withdrawn().await;
                 for handle in handles {
                     handle.stop(true).await;
                 }
@@ -174,14 +200,54 @@ impl App {
         // What the requests left of the time, and enough to give leases back even if they left nothing.
         let limit = Duration::from_millis(self.settings.http.shutdown_timeout_ms);
         let grace = limit.saturating_sub(stopped_at.elapsed()).max(Duration::from_secs(1));
-        if tokio::time::timeout(grace, futures::future::join_all(self.running)).await.is_err() {
+        let mut work = self.running;
+        work.extend(self.rpc.map(|rpc| rpc.task));
+        if tokio::time::timeout(grace, futures::future::join_all(work)).await.is_err() {
             tracing::warn!("some work did not end in time; it goes on at the next start");
         }
-        for db in self.databases {
-            db.close().await;
-        }
+        self.stop_connections.cancel();
+        self.local.close().await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The modules of this binary, started, with the contracts of all and the way to the others.
+struct Built {
+    ground: Ground,
+    local: Arc<Local>,
+    contracts: Contracts,
+    remotes: Arc<Remotes>,
+    proxy: Arc<gateway::Proxy>,
+}
+
+impl Built {
+    async fn new(
+        settings: &Settings,
+        remotes: Arc<Remotes>,
+        discovery: &Arc<dyn discovery::Discovery>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Built> {
+        let ground = Ground::new(settings.clone());
+        let mut contracts = remotes.contracts();
+        let local = Arc::new(Local::start(&ground, &mut contracts).await?);
+        let proxy = gateway::proxy(settings, discovery, &modules(), stop)?;
+        Ok(Built { ground, local, contracts, remotes, proxy })
+    }
+
+    /// Every module's routes, the pages composed of several, and the operators'.
+    fn routes(&self, settings: &Settings) -> anyhow::Result<Vec<(&'static str, Routes)>> {
+        let mut routes = self.local.routes();
+        routes.extend(gateway::pages(&self.contracts).map(|pages| ("gateway", pages)));
+        let overview = overview::Overview {
+            placements: placements(settings)?,
+            local: self.local.clone(),
+            remotes: self.remotes.clone(),
+            proxy: self.proxy.clone(),
+        };
+        routes.push(("app", overview::routes(overview)));
+        routes.push(("app", self.local.operations()));
+        Ok(routes)
     }
 }
 
@@ -191,67 +257,33 @@ impl App {
 /// The modules cannot be started in a temporary directory.
 pub async fn openapi() -> anyhow::Result<OpenApi> {
     let directory = std::env::temp_dir().join(format!("banyan-openapi-{}", std::process::id()));
-    let document = document_in(&directory).await;
-    std::fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+    let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
+    let settings = Settings::from_sources(None, [variable])?;
+    let document = document_of(&settings).await;
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
     document
 }
 
-async fn document_in(directory: &Path) -> anyhow::Result<OpenApi> {
-    let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
-    let settings = Settings::from_sources(None, [variable])?;
-    let _lock = prepare(&settings).await?;
-    let ground = Ground { settings: settings.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-    let wired = wiring::wire(&ground).await?;
-    let document = document::assemble(&routes(&settings, &wired)?, &wired.well_known, &checks(&wired))?;
-    for db in databases(&wired) {
-        db.close().await;
-    }
+async fn document_of(settings: &Settings) -> anyhow::Result<OpenApi> {
+    let stop = CancellationToken::new();
+    let discovery = discovery::start(settings, &stop)?;
+    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), &stop)?);
+    let built = Built::new(settings, remotes, &discovery, &stop).await?;
+    let checks = Arc::new(Checks::new(built.local.checks()));
+    let document = document::assemble(&built.routes(settings)?, &built.local.well_known(), &checks)?;
+    stop.cancel();
+    built.local.close().await;
     Ok(document)
 }
 
 /// Says what a shop in earnest should not be without.
 fn warn_of_stand_ins(settings: &Settings) {
-    tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
-    if settings.section::<notifications::Settings>("notifications").is_ok_and(|settings| settings.smtp_url.is_none()) {
+    if modules().contains(&"payments") {
+        tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
+    }
+    if modules().contains(&"notifications") && !settings.is_set("notifications.smtp_url") {
         tracing::warn!("notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent");
     }
-}
-
-/// Locks, provisions and migrates the data.
-async fn prepare(settings: &Settings) -> anyhow::Result<DataLock> {
-    let lock = data::lock(settings, &data::owners())?;
-    if settings.is_demo() {
-        data::provision(settings, &data::owners()).await?;
-    }
-    data::migrate(settings, &modules()).await?;
-    Ok(lock)
-}
-
-async fn seed(wired: &Wired) -> anyhow::Result<()> {
-    for module in &wired.placed {
-        (module.seed)().await.map_err(|fault| anyhow::anyhow!("putting the demo data of {} in: {fault}", module.name))?;
-    }
-    Ok(())
-}
-
-fn checks(wired: &Wired) -> Arc<Checks> {
-    Arc::new(Checks {
-        databases: databases(wired),
-        started: CancellationToken::new(),
-        stopping: CancellationToken::new(),
-        metrics: telemetry::metrics(),
-    })
-}
-
-fn databases(wired: &Wired) -> Vec<Db> {
-    wired.placed.iter().map(|module| module.machinery.db().clone()).collect()
-}
-
-/// Every module's routes, and those that compose several.
-fn routes(settings: &Settings, wired: &Wired) -> anyhow::Result<Vec<(&'static str, Routes)>> {
-    let mut routes: Vec<(&str, Routes)> = wired.placed.iter().map(|module| (module.name, module.routes.clone())).collect();
-    routes.push(("gateway", gateway::routes(wired.asked.clone())));
-    let ops = wired.placed.iter().map(|module| module.machinery.ops()).collect();
-    routes.push(("app", ops::routes(ops, placements(settings)?)));
-    Ok(routes)
 }

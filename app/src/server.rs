@@ -28,7 +28,7 @@ use crate::{
 pub struct Served {
     /// Relative to `/api/v1`.
     pub api: Vec<Routes>,
-    pub well_known: Routes,
+    pub well_known: Vec<Routes>,
     pub document: OpenApi,
     pub verifier: Arc<Verifier>,
     pub checks: Arc<Checks>,
@@ -160,7 +160,8 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
     let peers_are_ours = matches!(edge, Edge::Internal(_));
     let server = HttpServer::new(move || {
         let modules = utoipa_actix_web::scope("/api/v1").configure(|config| api.iter().for_each(|routes| routes.configure(config)));
-        let mut app = App::new().into_utoipa_app().service(modules).configure(|config| well_known.configure(config));
+        let mut app =
+            App::new().into_utoipa_app().service(modules).configure(|config| well_known.iter().for_each(|routes| routes.configure(config)));
         if !own_admin {
             let health = health::routes(checks.clone());
             app = app.configure(|config| health(config));

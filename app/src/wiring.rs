@@ -1,19 +1,19 @@
-//! Which modules are here, and what each is given. Read this file first.
+//! Where every module is: in this binary, or at an address. Read this file first.
 //!
-//! Each module is started with its own database and the contracts it asks for; the order below is that of who asks whom.
+//! Which modules a binary contains is decided by its features ([`local`]); where the others are is configuration. Whoever asks a module
+//! cannot tell the difference: it holds the same contract.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::Context;
-use durable::{Db, Machinery, Seed};
+use anyhow::bail;
 use serde::Serialize;
-use shared_kernel::{Clock, Ids};
-use web::Routes;
+use shared_kernel::{Clock, Ids, RandomIds, SystemClock};
 
 use crate::{
+    bus::{self, LISTENERS},
     config::{MODULES, Settings},
-    data,
-    gateway::Asked,
+    discovery::{self, Address, Instance},
+    gateway, local, mtls, rpc,
 };
 
 /// What all modules are given alike.
@@ -24,147 +24,202 @@ pub struct Ground {
     pub ids: Arc<dyn Ids>,
 }
 
-/// A module that runs in this process.
-pub struct Placed {
-    pub name: &'static str,
-    pub routes: Routes,
-    pub machinery: Machinery,
-    pub seed: Seed,
+impl Ground {
+    pub fn new(settings: Settings) -> Self {
+        Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }
+    }
 }
 
-/// All modules, started and not yet running.
-pub struct Wired {
-    pub placed: Vec<Placed>,
-    /// `/.well-known/...`, outside the API.
-    pub well_known: Routes,
-    /// For checking tokens and for pages.
-    pub asked: Asked,
+/// Who asks whom. Besides, whoever checks tokens asks users for the keys they are signed with.
+const ASKS: &[(&str, &[&str])] = &[("orders", &["catalog", "inventory", "payments", "shipping"]), ("notifications", &["users"])];
+
+/// The modules that the gateway's pages are composed of.
+const PAGES_ASK: &[&str] = &["users", "catalog", "payments", "shipping", "orders"];
+
+/// The modules that `module` asks through their contracts.
+fn asked_by(module: &str) -> &'static [&'static str] {
+    ASKS.iter().find(|(asking, _)| *asking == module).map_or(&[], |(_, asked)| asked)
 }
 
-/// The modules in this binary, in the order in which they start.
-pub fn modules() -> Vec<&'static str> {
-    let known = migrations::modules();
-    MODULES.into_iter().filter(|module| known.contains(module)).collect()
+/// The aggregates that `module` hears, as `<source>.<aggregate>`.
+pub fn topics_of(module: &str) -> &'static [&'static str] {
+    LISTENERS.iter().find(|(listener, _)| *listener == module).map_or(&[], |(_, topics)| topics)
 }
 
-/// Starts every module.
+/// The modules whose events `module` hears.
+fn heard_by(module: &str) -> impl Iterator<Item = &'static str> {
+    topics_of(module).iter().filter_map(|topic| topic.split_once('.')).map(|(source, _)| source)
+}
+
+/// The modules that are not in this binary.
+pub fn elsewhere() -> Vec<&'static str> {
+    let here = local::modules();
+    MODULES.into_iter().filter(|module| !here.contains(module)).collect()
+}
+
+/// The modules that this process asks and that are not in it.
+pub fn asked_elsewhere() -> Vec<&'static str> {
+    let here = local::modules();
+    let is_asked = |module: &&'static str| {
+        let by_module = here.iter().any(|local| asked_by(local).contains(module) || heard_by(local).any(|source| source == *module));
+        by_module || *module == "users" || (gateway::IS_HERE && PAGES_ASK.contains(module))
+    };
+    elsewhere().into_iter().filter(is_asked).collect()
+}
+
+/// Whether everything that the modules of this binary need has an address, and whether they can be reached themselves.
 ///
 /// # Errors
-/// A database that cannot be opened; a setting of a module that is wrong.
-pub async fn wire(ground: &Ground) -> anyhow::Result<Wired> {
-    let Ground { settings, clock, ids } = ground;
-    let users = users::start(users::Needs {
-        db: open(ground, "users").await?,
-        clock: clock.clone(),
-        secrets: Arc::new(shared_kernel::RandomSecrets),
-        ids: ids.clone(),
-        demo: settings.is_demo(),
-        settings: users_settings(settings)?,
-    })
-    .await
-    .context("starting users")?;
-    let catalog = catalog::start(catalog::Needs { db: open(ground, "catalog").await?, clock: clock.clone(), ids: ids.clone() })
-        .await
-        .context("starting catalog")?;
-    let inventory = inventory::start(inventory::Needs { db: open(ground, "inventory").await?, clock: clock.clone(), ids: ids.clone() })
-        .await
-        .context("starting inventory")?;
-    let payments = payments::start(payments::Needs {
-        db: open(ground, "payments").await?,
-        clock: clock.clone(),
-        ids: ids.clone(),
-        provider: payments::ProviderPlace::Sandbox { books: data::place(settings, data::SANDBOX_PROVIDER)? },
-        settings: settings.section("payments")?,
-    })
-    .await
-    .context("starting payments")?;
-    let shipping = shipping::start(shipping::Needs { db: open(ground, "shipping").await?, clock: clock.clone(), ids: ids.clone() })
-        .await
-        .context("starting shipping")?;
-    let orders = orders::start(orders::Needs {
-        db: open(ground, "orders").await?,
-        clock: clock.clone(),
-        ids: ids.clone(),
-        catalog: catalog.contract.clone(),
-        inventory: inventory.contract.clone(),
-        payments: payments.contract.clone(),
-        shipping: shipping.contract.clone(),
-        settings: settings.section("orders")?,
-    })
-    .await
-    .context("starting orders")?;
-    let notifications = notifications::start(notifications::Needs {
-        db: open(ground, "notifications").await?,
-        clock: clock.clone(),
-        ids: ids.clone(),
-        users: users.contract.clone(),
-        settings: settings.section("notifications")?,
-    })
-    .await
-    .context("starting notifications")?;
-
-    let asked = Asked {
-        orders: orders.contract,
-        users: users.contract,
-        catalog: catalog.contract,
-        payments: payments.contract,
-        shipping: shipping.contract,
-    };
-    let placed = vec![
-        Placed { name: "users", routes: users.routes, machinery: users.machinery, seed: users.seed },
-        Placed { name: "catalog", routes: catalog.routes, machinery: catalog.machinery, seed: catalog.seed },
-        Placed { name: "inventory", routes: inventory.routes, machinery: inventory.machinery, seed: inventory.seed },
-        Placed { name: "payments", routes: payments.routes, machinery: payments.machinery, seed: payments.seed },
-        Placed { name: "shipping", routes: shipping.routes, machinery: shipping.machinery, seed: shipping.seed },
-        Placed { name: "orders", routes: orders.routes, machinery: orders.machinery, seed: orders.seed },
-        Placed { name: "notifications", routes: notifications.routes, machinery: notifications.machinery, seed: notifications.seed },
-    ];
-    Ok(Wired { placed, well_known: users.well_known, asked })
+/// What is missing, all of it, each with the setting that would be right.
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    let missing = Missing { here: local::modules(), edge: gateway::IS_HERE, settings }.sentences()?;
+    for module in local::modules() {
+        let at = settings.modules.get(module);
+        if at.is_some_and(|at| at.endpoint.is_some() || at.http_endpoint.is_some()) {
+            tracing::warn!(module, "the settings name an endpoint of a module that is in this binary; the one in this binary is used");
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
 }
 
-/// The users module's settings: its own section, and what the whole shop says about tokens.
-fn users_settings(settings: &Settings) -> anyhow::Result<users::Settings> {
-    let mut own: users::Settings = settings.section("users")?;
-    own.issuer.clone_from(&settings.auth.issuer);
-    own.audience.clone_from(&settings.auth.audience);
-    own.signing_key_file.clone_from(&settings.auth.signing_key_file);
-    Ok(own)
+/// Finds what a binary with these modules lacks.
+struct Missing<'a> {
+    here: Vec<&'static str>,
+    edge: bool,
+    settings: &'a Settings,
 }
 
-async fn open(ground: &Ground, module: &str) -> anyhow::Result<Db> {
-    let place = data::place(&ground.settings, module)?;
-    let opened = Db::open(module, &place, ground.settings.durable.clone(), ground.clock.clone(), ground.ids.clone()).await;
-    opened.map_err(|fault| anyhow::anyhow!("{}", fault.detail))
+impl Missing<'_> {
+    fn sentences(&self) -> anyhow::Result<Vec<String>> {
+        let mut missing = Vec::new();
+        if self.here.is_empty() && !self.edge {
+            missing.push(
+                "this binary contains neither a module nor the gateway; build it with --features, for example payments,rabbitmq".to_owned(),
+            );
+        }
+        // Instances in etcd say themselves where they are.
+        let must_be_named = self.settings.section::<discovery::Settings>("discovery")?.needs_endpoints();
+        let bus: bus::Settings = self.settings.section("bus")?;
+        let rpc: rpc::Settings = self.settings.section("rpc")?;
+        if must_be_named {
+            missing.extend(self.unknown_addresses());
+        }
+        if bus.url.is_none() {
+            missing.extend(self.unheard());
+        }
+        if rpc.listen.is_none() {
+            missing.extend(self.unreachable());
+        }
+        Ok(missing)
+    }
+
+    fn is_elsewhere(&self, module: &str) -> bool {
+        !self.here.contains(&module)
+    }
+
+    /// Modules that are asked and have no address.
+    fn unknown_addresses(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for module in MODULES.into_iter().filter(|module| self.is_elsewhere(module)) {
+            let at = self.settings.modules.get(module);
+            let key = module.to_uppercase();
+            let askers = self.askers_of(module);
+            if !askers.is_empty() && at.is_none_or(|at| at.endpoint.is_none()) {
+                sentences.push(format!(
+                    "{} {module}, which is not in this binary and has no address: set BANYAN__MODULES__{key}__ENDPOINT=http://host:port, where it \
+                     answers gRPC, or build with --features {module}",
+                    askers.join(", ")
+                ));
+            }
+            if self.edge && at.is_none_or(|at| at.http_endpoint.is_none()) {
+                sentences.push(format!(
+                    "the gateway passes requests on to {module}, which is not in this binary and has no address: set \
+                     BANYAN__MODULES__{key}__HTTP_ENDPOINT=http://host:port, where it answers REST, or build with --features {module}"
+                ));
+            }
+        }
+        sentences
+    }
+
+    /// Why this binary asks `module`, in words.
+    fn askers_of(&self, module: &str) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for here in &self.here {
+            if asked_by(here).contains(&module) {
+                reasons.push(format!("{here} asks"));
+            }
+            if heard_by(here).any(|source| source == module) {
+                reasons.push(format!("{here} follows the events of"));
+            }
+        }
+        if self.edge && PAGES_ASK.contains(&module) {
+            reasons.push("the gateway's pages ask".to_owned());
+        }
+        if module == "users" {
+            reasons.push("checking tokens asks".to_owned());
+        }
+        reasons
+    }
+
+    /// Events that would have to travel between processes without anything that carries them.
+    fn unheard(&self) -> Option<String> {
+        let between = |(listener, topics): &(&'static str, &[&str])| {
+            let crosses = |source: &str| self.is_elsewhere(listener) != self.is_elsewhere(source);
+            topics
+                .iter()
+                .filter_map(|topic| topic.split_once('.'))
+                .find(|(source, _)| crosses(source))
+                .map(|(source, _)| (*listener, source.to_owned()))
+        };
+        let (listener, source) = LISTENERS.iter().find_map(between)?;
+        Some(format!(
+            "{listener} hears the events of {source}, but only one of them is in this binary, and there is no broker to carry them: set \
+             BANYAN__BUS__URL=amqp://user:password@host:5672/%2f"
+        ))
+    }
+
+    /// Modules that others must be able to ask.
+    fn unreachable(&self) -> Option<String> {
+        let whole_shop = MODULES.iter().all(|module| !self.is_elsewhere(module));
+        let asked_from_afar = |module: &&&str| {
+            let by_module = MODULES.iter().any(|other| {
+                self.is_elsewhere(other) && (asked_by(other).contains(module) || heard_by(other).any(|source| source == **module))
+            });
+            by_module || **module == "users" || (!self.edge && PAGES_ASK.contains(module))
+        };
+        let module = self.here.iter().find(asked_from_afar).filter(|_| !whole_shop)?;
+        Some(format!(
+            "{module} is in this binary and is asked by modules that are not: set BANYAN__RPC__LISTEN=host:port, where it shall answer gRPC"
+        ))
+    }
+}
+
+/// What others are told of this process: its modules, and where they answer.
+///
+/// # Errors
+/// An address nobody could call.
+pub fn instance(settings: &Settings, http: SocketAddr, http_scheme: &str, rpc: Option<SocketAddr>) -> anyhow::Result<Instance> {
+    let over_mtls = mtls::Identity::load(settings)?.is_some();
+    let own: rpc::Settings = settings.section("rpc")?;
+    let rpc = rpc.map(|listen| Address::advertised("rpc", over_mtls, listen, own.advertise.as_deref())).transpose()?;
+    let http = Address::advertised("http", http_scheme == "https", http, settings.http.advertise.as_deref())?;
+    Ok(Instance::new(&local::modules(), rpc, Some(http)))
 }
 
 /// How one module is placed and connected, for people.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Placement {
     pub name: String,
-    /// `local`: in this binary.
+    /// `local`: in this binary; `remote`: in another.
     pub placement: String,
-    /// Where its data is.
-    pub data: String,
+    /// Where its data is; null if that is the affair of another binary.
+    pub data: Option<String>,
+    /// Where it answers, if it is in another binary.
+    pub address: Option<String>,
     /// The modules it asks through their contracts.
     pub asks: Vec<String>,
     /// The aggregates of other modules whose events it hears.
     pub hears: Vec<String>,
-}
-
-/// Who asks whom, and who hears what. A test compares what is heard with the modules' reactions.
-const CONNECTIONS: &[(&str, &[&str], &[&str])] = &[
-    ("users", &[], &[]),
-    ("catalog", &[], &["orders.order"]),
-    ("inventory", &[], &[]),
-    ("payments", &[], &[]),
-    ("shipping", &[], &[]),
-    ("orders", &["catalog", "inventory", "payments", "shipping"], &["payments.payment", "shipping.shipment"]),
-    ("notifications", &["users"], &["orders.order", "payments.payment", "users.user"]),
-];
-
-/// Who listens to what: each module of this binary with its topics, `<source>.<aggregate>`.
-pub fn topics() -> Vec<(&'static str, &'static [&'static str])> {
-    CONNECTIONS.iter().map(|(name, _, hears)| (*name, *hears)).collect()
 }
 
 /// How the modules are placed by these settings.
@@ -173,17 +228,19 @@ pub fn topics() -> Vec<(&'static str, &'static [&'static str])> {
 /// A database URL that is none.
 pub fn placements(settings: &Settings) -> anyhow::Result<Vec<Placement>> {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    modules()
-        .into_iter()
-        .map(|module| {
-            let (_, asks, hears) = CONNECTIONS.iter().find(|(name, ..)| *name == module).copied().unwrap_or((module, &[], &[]));
-            let data = match data::place(settings, module)? {
-                durable::Place::Sqlite { path } => path.display().to_string(),
-                durable::Place::Postgres { url, schema } => format!("schema {schema} at {}", durable::without_password(&url)),
-            };
-            Ok(Placement { name: module.to_owned(), placement: "local".to_owned(), data, asks: owned(asks), hears: owned(hears) })
-        })
-        .collect()
+    let here = local::modules();
+    let discovered = !settings.section::<discovery::Settings>("discovery")?.needs_endpoints();
+    let place = |module: &str| {
+        let (placement, data, address) = if here.contains(&module) {
+            ("local", Some(local::data_of(settings, module)?), None)
+        } else {
+            let named = settings.modules.get(module).and_then(|at| at.endpoint.clone().or_else(|| at.http_endpoint.clone()));
+            ("remote", None, named.or_else(|| discovered.then(|| "found by discovery".to_owned())))
+        };
+        let hears = owned(topics_of(module));
+        Ok(Placement { name: module.to_owned(), placement: placement.to_owned(), data, address, asks: owned(asked_by(module)), hears })
+    };
+    MODULES.into_iter().map(place).collect()
 }
 
 /// The same as a mermaid diagram: solid lines are questions, dotted ones events.
@@ -198,41 +255,4 @@ pub fn mermaid(placements: &[Placement]) -> String {
         lines.extend(sources.map(|(source, aggregate)| format!("    {source} -. {aggregate} .-> {}", module.name)));
     }
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use shared_kernel::{RandomIds, SystemClock};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_said_to_be_heard_is_what_the_modules_react_to() {
-        let directory = std::env::temp_dir().join(format!("banyan-wiring-{}", std::process::id()));
-        let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
-        let settings = Settings::from_sources(None, [variable]).unwrap();
-        let lock = data::lock(&settings, &modules()).unwrap();
-        data::migrate(&settings, &modules()).await.unwrap();
-        let ground = Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-        let wired = wire(&ground).await.unwrap();
-        for module in &wired.placed {
-            let (_, _, hears) = CONNECTIONS.iter().find(|(name, ..)| *name == module.name).unwrap();
-            assert_eq!(module.machinery.topics(), *hears, "{}", module.name);
-        }
-        drop(lock);
-        std::fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn every_default_of_a_module_stands_in_the_file() {
-        fn compare<T: serde::de::DeserializeOwned + Serialize + Default>(settings: &Settings, section: &str) {
-            let in_file = serde_json::to_value(settings.section::<T>(section).unwrap()).unwrap();
-            assert_eq!(in_file, serde_json::to_value(T::default()).unwrap(), "{section}");
-        }
-        let settings = Settings::from_sources(None, []).unwrap();
-        compare::<users::Settings>(&settings, "users");
-        compare::<orders::Settings>(&settings, "orders");
-        compare::<payments::Settings>(&settings, "payments");
-        compare::<notifications::Settings>(&settings, "notifications");
-    }
 }

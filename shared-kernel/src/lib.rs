@@ -27,6 +27,6 @@ pub use fault::{Fault, FaultKind, FieldError, WireFault};
 pub use ids::{Ids, RandomIds, parse_id};
 pub use money::{Money, MoneyError};
 pub use page::{Cursor, Page, PageRequest};
-pub use secrets::{RandomSecrets, Secrets};
+pub use secrets::{RandomSecrets, Secrets, without_password};
 pub use sku::{Quantity, Sku};
 pub use timestamp::Timestamp;

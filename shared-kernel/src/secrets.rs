@@ -28,6 +28,20 @@ impl Secrets for RandomSecrets {
     }
 }
 
+/// A URL of a server one logs in to, a database or a broker, as it may be shown to people.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    // A password may also stand in the query: `?password=`, `?sslpassword=`. Then the query is not shown.
+    let rest = match rest.split_once('?') {
+        Some((shown, query)) if query.to_lowercase().contains("password") => shown,
+        _ => rest,
+    };
+    match rest.rsplit_once('@') {
+        Some((login, place)) => format!("{scheme}://{}@{place}", login.split(':').next().unwrap_or_default()),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,7 +54,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 pub fn trials() -> Vec<Trial> {
-    Stage::ALL
+    Stage::WHOLE
         .into_iter()
         .map(|stage| {
             Trial::test(format!("crash[{}]::kill_9_under_load_loses_and_doubles_nothing", stage.name()), move || {

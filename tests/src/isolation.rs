@@ -101,7 +101,7 @@ async fn logins_are_kept_apart() {
     let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
     for owner in OWNERS {
         // The very login that the shop uses.
-        let DataPlace::Postgres { url, .. } = banyan::data::place(&settings, owner).expect("a place") else {
+        let DataPlace::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
             panic!("{owner} is not on PostgreSQL")
         };
         let login = data::connect(place.directory(), Some(&url), owner).await;

@@ -137,7 +137,7 @@ async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, 
     let place = shop.directory().join("reader");
     equip(&place).map_err(|error| format!("no shell for the README: {error}"))?;
     let script: String =
-        commands.iter().map(|block| format!("{}\necho; echo \"{MARK} $?\"\n", block.text.replace(SHOWN_BASE, shop.base()))).collect();
+        commands.iter().map(|block| format!("{}\necho; echo \"{MARK} $?\"\n", block.text.replace(SHOWN_BASE, &shop.base()))).collect();
     fs::write(place.join("readme.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
     let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
     shell.args(["--noprofile", "--norc", "readme.sh"]).current_dir(&place).stdin(Stdio::null()).kill_on_drop(true).env_clear();

@@ -79,7 +79,8 @@ impl Dlq {
         let session = self.shop.open(settings).await?;
         match self.what {
             DlqCommand::List { module } => {
-                let modules = module.map_or_else(|| banyan::modules().into_iter().map(str::to_owned).collect(), |module| vec![module]);
+                let modules =
+                    module.map_or_else(|| banyan::config::MODULES.into_iter().map(str::to_owned).collect(), |module| vec![module]);
                 let columns = ["id", "source", "subject", "version", "kind", "last_error"];
                 session.list(&modules, "dead-letters", &columns, output).await
             }

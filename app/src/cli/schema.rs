@@ -1,6 +1,6 @@
 //! `banyan migrate` and `banyan seed`: what changes tables and demo data. Both take the data directory's lock.
 
-use banyan::{App, config::Settings};
+use banyan::{App, Tables, config::Settings};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -25,29 +25,21 @@ enum What {
 
 impl Migrate {
     pub async fn run(self, settings: &Settings, output: Output) -> anyhow::Result<()> {
-        let _lock = banyan::data::lock(settings, &banyan::modules())?;
-        if self.provision {
-            for module in banyan::data::provision(settings, &banyan::data::owners()).await? {
-                eprintln!("{module}: schema and login are there");
-            }
+        let migrated = banyan::migrate(settings, self.provision, !matches!(self.what, Some(What::Status))).await?;
+        for module in migrated.provisioned {
+            eprintln!("{module}: schema and login are there");
         }
-        if !matches!(self.what, Some(What::Status)) {
-            banyan::data::migrate(settings, &banyan::modules()).await?;
-        }
-        let mut all = Vec::new();
-        for module in banyan::modules() {
-            all.push((module, banyan::data::migration_status(settings, module).await?));
-        }
+        let all = migrated.tables;
         if output == Output::Json {
-            let rows = all.iter().map(|(module, status)| json!({"module": module, "applied": status.applied, "pending": status.pending, "unknown": status.unknown}));
+            let rows = all.iter().map(
+                |tables| json!({"module": tables.module, "applied": tables.applied, "pending": tables.pending, "unknown": tables.unknown}),
+            );
             return print_json(&rows.collect::<Vec<_>>());
         }
-        for (module, status) in all {
-            let pending =
-                if status.pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", status.pending.join(", ")) };
-            let newer =
-                if status.unknown.is_empty() { String::new() } else { format!(", by a newer banyan: {}", status.unknown.join(", ")) };
-            print(&format!("{module:<14} {} applied, {pending}{newer}", status.applied.len()))?;
+        for Tables { module, applied, pending, unknown } in all {
+            let pending = if pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", pending.join(", ")) };
+            let newer = if unknown.is_empty() { String::new() } else { format!(", by a newer banyan: {}", unknown.join(", ")) };
+            print(&format!("{module:<14} {} applied, {pending}{newer}", applied.len()))?;
         }
         Ok(())
     }
@@ -65,10 +57,7 @@ impl Seed {
         if !settings.is_demo() {
             anyhow::bail!("demo data has known passwords; it goes into the demo profile only");
         }
-        if self.reset {
-            banyan::data::reset(&settings, &banyan::data::owners()).await?;
-        }
-        App::seed(settings).await?;
+        App::seed(settings, self.reset).await?;
         print(
             "the demo data is in: log in as demo@banyan.example, staff@banyan.example or ops@banyan.example with the password banyan-demo",
         )

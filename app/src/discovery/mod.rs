@@ -106,6 +106,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether instances must stand in the settings, because they do not say themselves where they are.
+    pub fn needs_endpoints(&self) -> bool {
+        self.kind != Kind::Etcd
+    }
+
     fn probe_every(&self) -> Duration {
         Duration::from_millis(self.probe_every_ms)
     }

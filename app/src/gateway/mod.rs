@@ -19,7 +19,7 @@ use actix_web::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use pages::{Asked, routes};
+pub use pages::pages;
 pub use proxy::{Proxy, proxy};
 
 /// Whether this binary is an edge.

@@ -1,40 +1,32 @@
 //! Pages that show several modules at once. A page can live without a part: what is away is `null` and named in `unavailable`.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use actix_web::{HttpResponse, get, web::Data};
-use catalog_contract::{Catalog, ListPopularProducts, ListProducts, Products};
-use orders_contract::{FindOrder, ListOrders, Order, Orders};
-use payments_contract::{FindPayment, Payments};
+use catalog_contract::{ListPopularProducts, ListProducts, Products};
+use orders_contract::{FindOrder, ListOrders, Order};
+use payments_contract::FindPayment;
 use serde::Serialize;
 use shared_kernel::{Call, Fault, Money, Timestamp};
-use shipping_contract::{FindShipment, Shipping};
-use users_contract::{FindUser, Users};
+use shipping_contract::FindShipment;
+use users_contract::FindUser;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use web::{LoggedIn, Problem, Routes};
+
+use crate::rpc::Contracts;
 
 /// Every part of a page must be there within so long, or it counts as away.
 const PART_TIMEOUT: Duration = Duration::from_secs(2);
 const LATEST_ORDERS: u32 = 5;
 const POPULAR_PRODUCTS: u32 = 10;
 
-/// The modules whose answers the pages show.
-#[derive(Clone)]
-pub struct Asked {
-    pub orders: Arc<dyn Orders>,
-    pub users: Arc<dyn Users>,
-    pub catalog: Arc<dyn Catalog>,
-    pub payments: Arc<dyn Payments>,
-    pub shipping: Arc<dyn Shipping>,
-}
-
 /// The pages' routes, relative to `/api/v1`.
-pub fn routes(asked: Asked) -> Routes {
-    let asked = Data::new(asked);
-    Routes::new(move |config| {
+pub fn pages(contracts: &Contracts) -> Option<Routes> {
+    let asked = Data::new(contracts.clone());
+    Some(Routes::new(move |config| {
         config.app_data(asked.clone()).service(order_details).service(dashboard);
-    })
+    }))
 }
 
 /// An order with everything around it.
@@ -127,7 +119,7 @@ struct PageShipment {
 #[utoipa::path(tag = "pages", params(("id" = Uuid, Path, description = "The order")),
     responses((status = 200, description = "The order and what is known around it", body = OrderDetails)), security(("bearer" = [])))]
 #[get("/order-details/{id}")]
-async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Asked>) -> Result<HttpResponse, Problem> {
+async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Contracts>) -> Result<HttpResponse, Problem> {
     let call = caller.call().clone().within(PART_TIMEOUT);
     let order_id = id.into_inner().to_string();
     // The order itself is what the page is about: without it there is no page.
@@ -156,7 +148,7 @@ async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Asked>
 /// The caller's profile, latest orders, and what sells best.
 #[utoipa::path(tag = "pages", responses((status = 200, description = "The caller's start page", body = Dashboard)), security(("bearer" = [])))]
 #[get("/dashboard")]
-async fn dashboard(caller: LoggedIn, asked: Data<Asked>) -> Result<HttpResponse, Problem> {
+async fn dashboard(caller: LoggedIn, asked: Data<Contracts>) -> Result<HttpResponse, Problem> {
     let call = caller.call().clone().within(PART_TIMEOUT);
     let user_id = caller.user_id().to_string();
     let (profile, orders, popular) = futures::join!(

@@ -1,11 +1,10 @@
 //! Answers other processes: the contracts of the modules that are here, their event feeds, health, and reflection.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use catalog_contract::{ServedCatalog, catalog_server::CatalogServer};
-use durable::Feeds;
 use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer};
 use inventory_contract::{ServedInventory, inventory_server::InventoryServer};
 use notifications_contract::{ServedNotifications, notifications_server::NotificationsServer};
@@ -39,7 +38,7 @@ use crate::{config, mtls::Identity};
 pub struct Served {
     pub contracts: Contracts,
     /// The event feeds of the modules that are here, by module.
-    pub feeds: Feeds,
+    pub feeds: HashMap<String, Arc<dyn EventFeed>>,
     /// The modules that are here.
     pub modules: Vec<&'static str>,
 }
@@ -153,7 +152,7 @@ fn routes(served: &Served, health: &HealthReporter) -> anyhow::Result<(Routes, V
             unknown => bail!("{unknown} is no module with a contract"),
         }
     }
-    add!(EventFeedServer, ServedEventFeed(std::sync::Arc::new(FeedsByModule(served.feeds.clone()))));
+    add!(EventFeedServer, ServedEventFeed(Arc::new(FeedsByModule(served.feeds.clone()))));
     let mut routes = services.routes;
     routes.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
     let described = reflection::descriptors(&served.modules)?;
@@ -195,7 +194,7 @@ pub fn service_of(module: &str) -> &'static str {
 }
 
 /// Hands a question about a module's events to that module's feed.
-struct FeedsByModule(Feeds);
+struct FeedsByModule(HashMap<String, Arc<dyn EventFeed>>);
 
 impl FeedsByModule {
     fn of(&self, module: &str) -> Result<&dyn EventFeed, Fault> {

@@ -12,7 +12,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
-use shared_kernel::{Clock, Fault, Ids};
+use shared_kernel::{Clock, Fault, Ids, without_password};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -244,18 +244,4 @@ async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&
         };
         Fault::unavailable(format!("cannot open {place} for {module}: {error}"))
     })
-}
-
-/// A database URL as it may be shown to people.
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may also stand in the query: `?password=`, `?sslpassword=`. Then the query is not shown.
-    let rest = match rest.split_once('?') {
-        Some((shown, query)) if query.to_lowercase().contains("password") => shown,
-        _ => rest,
-    };
-    match rest.rsplit_once('@') {
-        Some((login, place)) => format!("{scheme}://{}@{place}", login.split(':').next().unwrap_or_default()),
-        None => format!("{scheme}://{rest}"),
-    }
 }

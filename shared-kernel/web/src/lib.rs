@@ -28,6 +28,7 @@ mod answer;
 mod auth;
 mod body;
 mod conditional;
+#[cfg(feature = "idempotency")]
 mod idempotency;
 pub mod openapi;
 mod page;
@@ -49,6 +50,7 @@ pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag, require_if_match};
+#[cfg(feature = "idempotency")]
 pub use idempotency::{Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, find_answer, find_replay, idempotent};
 pub use page::{Listed, PageQuery, bad_cursor};
 pub use prefer::{MAX_WAIT, Prefer};

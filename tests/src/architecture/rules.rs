@@ -91,11 +91,13 @@ const WORDS: &[Word] = &[
     Word {
         words: &["cfg(feature", "cfg(not(feature"],
         allowed: |path| {
-            matches!(path, "app/src/wiring.rs" | "app/src/bus/mod.rs" | "migrations/src/lib.rs" | "app/src/docs_ui.rs")
+            let selects = ["app/src/lib.rs", "app/src/local/mod.rs", "app/src/bus/mod.rs", "app/src/docs_ui.rs"];
+            selects.contains(&path)
+                || ["migrations/src/lib.rs", "shared-kernel/web/src/lib.rs"].contains(&path)
                 || path.starts_with("tests/")
         },
-        rule: "features select crates in wiring.rs and bus/mod.rs; they are not sprinkled over items.",
-        fix: "decide in wiring.rs and hand in a value.",
+        rule: "features select crates and rooms, in lib.rs, local/mod.rs and bus/mod.rs; they are not sprinkled over items.",
+        fix: "decide in local/mod.rs and hand in a value.",
     },
     Word {
         words: &["actix_web", "utoipa_actix_web"],

@@ -63,7 +63,7 @@ impl Place {
     pub async fn new(stage: Stage) -> Place {
         let postgres = match stage {
             Stage::Sqlite => None,
-            Stage::Postgres => Some(PostgresHome::new().await),
+            Stage::Postgres | Stage::Extracted | Stage::Split => Some(PostgresHome::new().await),
         };
         Place { home: SqliteHome::new(), postgres, settings: Vec::new() }
     }

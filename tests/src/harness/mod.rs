@@ -1,10 +1,14 @@
-//! A real shop in a real process, and a client that talks to it over HTTP.
+//! A real shop in real processes, and a client that talks to it over HTTP.
 
 mod broker;
 mod client;
+mod process;
 mod shop;
+mod stage;
 
 pub use broker::Broker;
 pub use client::{Answer, Client, new_key, order_body};
-use shop::free_port;
-pub use shop::{Shop, Stage, binary, runtime};
+pub use process::Process;
+use process::free_port;
+pub use shop::{Plan, Shop, runtime};
+pub use stage::{Stage, binary};

@@ -1,33 +1,16 @@
-//! Starts the `banyan` binary, as an operator would, on a free port with a database of its own.
+//! Starts a shop, as an operator would: one process, or several with a broker between them, on free ports with data of its own.
 
-use std::{fs, path::PathBuf, process::Stdio, sync::OnceLock, time::Duration};
+use std::{path::PathBuf, sync::OnceLock};
 
 use durable_testing::{PostgresHome, SqliteHome};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    runtime::Runtime,
+use tokio::{process::Command, runtime::Runtime};
+use uuid::Uuid;
+
+use super::{
+    Client,
+    process::Process,
+    stage::{Role, Stage},
 };
-
-use super::Client;
-
-/// Where a shop keeps its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Sqlite,
-    Postgres,
-}
-
-impl Stage {
-    pub const ALL: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Sqlite => "sqlite",
-            Stage::Postgres => "postgres",
-        }
-    }
-}
 
 /// What every test of this binary runs on.
 pub fn runtime() -> &'static Runtime {
@@ -35,7 +18,7 @@ pub fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
 }
 
-/// The data of a shop, which outlives its process.
+/// The data of a shop, which outlives its processes.
 enum Home {
     Sqlite(SqliteHome),
     Postgres(PostgresHome, SqliteHome),
@@ -44,86 +27,159 @@ enum Home {
 /// A shop that was started by this test and is killed with it.
 pub struct Shop {
     home: Home,
+    processes: Vec<Process>,
+}
+
+/// A shop to be started, for tests that want something of their own.
+pub struct Plan {
+    stage: Stage,
     settings: Vec<(String, String)>,
-    child: Option<Child>,
-    /// Chosen once, so that clients find the shop again after a restart.
-    port: u16,
-    base: String,
+    broker_url: Option<String>,
+    /// Where another process shall be reached instead of directly: `(process, module's port)` replaced by a port of the test's.
+    endpoints: Vec<(&'static str, u16)>,
+    instances: Vec<(&'static str, usize)>,
+}
+
+impl Plan {
+    pub fn on(stage: Stage) -> Plan {
+        Plan { stage, settings: Vec::new(), broker_url: None, endpoints: Vec::new(), instances: Vec::new() }
+    }
+
+    /// Settings for all processes, as environment variables.
+    pub fn with(mut self, settings: &[(&str, &str)]) -> Plan {
+        self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
+    }
+
+    /// A broker of the test's own, instead of the one all tests share.
+    pub fn broker(mut self, url: &str) -> Plan {
+        self.broker_url = Some(url.to_owned());
+        self
+    }
+
+    /// Others reach the gRPC of the process `name` on this port, where the test listens and passes on.
+    pub fn rpc_through(mut self, name: &'static str, port: u16) -> Plan {
+        self.endpoints.push((name, port));
+        self
+    }
+
+    /// So many processes of that role instead of one.
+    pub fn instances(mut self, name: &'static str, count: usize) -> Plan {
+        self.instances.push((name, count));
+        self
+    }
+
+    pub async fn start(self) -> Shop {
+        let home = match self.stage {
+            Stage::Sqlite => Home::Sqlite(SqliteHome::new()),
+            Stage::Postgres | Stage::Extracted | Stage::Split => Home::Postgres(PostgresHome::new().await, SqliteHome::new()),
+        };
+        let mut shop = Shop { home, processes: Vec::new() };
+        for role in self.stage.roles() {
+            let count = self.instances.iter().find(|(name, _)| *name == role.name).map_or(1, |(_, count)| *count);
+            for _ in 0..count {
+                shop.processes.push(Process::new(*role, &shop.directory()));
+            }
+        }
+        self.connect(&mut shop);
+        shop.boot().await;
+        shop
+    }
+
+    /// Tells every process where the others are.
+    fn connect(&self, shop: &mut Shop) {
+        let url = shop.database_url();
+        let addresses: Vec<(Role, String, String)> = self.stage.roles().iter().map(|role| self.addresses(shop, *role)).collect();
+        let exchange = format!("banyan-{}", Uuid::new_v4().simple());
+        for process in &mut shop.processes {
+            if let Some(url) = &url {
+                process.set("BANYAN__DATABASE__URL", url);
+            }
+            let own_role = process.role.name;
+            if self.stage.is_split() {
+                let broker = self.broker_url.clone().or_else(|| std::env::var("BANYAN_TEST_RABBITMQ").ok());
+                process.set("BANYAN__BUS__URL", broker.expect("BANYAN_TEST_RABBITMQ names a broker: run scripts/test.sh, it starts one"));
+                process.set("BANYAN__BUS__EXCHANGE", &exchange);
+                process.set("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.1");
+                if !process.role.modules.is_empty() {
+                    process.set("BANYAN__RPC__LISTEN", format!("127.0.0.1:{}", process.rpc_port));
+                }
+                for (role, rpc, http) in addresses.iter().filter(|(role, ..)| role.name != own_role) {
+                    for module in role.modules {
+                        let key = module.to_uppercase();
+                        process.set(format!("BANYAN__MODULES__{key}__ENDPOINT"), rpc);
+                        process.set(format!("BANYAN__MODULES__{key}__HTTP_ENDPOINT"), http);
+                    }
+                }
+            }
+            for (name, value) in &self.settings {
+                process.set(name, value);
+            }
+        }
+    }
+
+    /// Where the instances of a role answer gRPC and REST, comma-separated.
+    fn addresses(&self, shop: &Shop, role: Role) -> (Role, String, String) {
+        let through = self.endpoints.iter().find(|(name, _)| *name == role.name).map(|(_, port)| *port);
+        let of_role = || shop.processes.iter().filter(|process| process.role.name == role.name);
+        let join = |ports: Vec<u16>| ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        let rpc = through.map_or_else(|| of_role().map(|process| process.rpc_port).collect(), |port| vec![port]);
+        (role, join(rpc), join(of_role().map(|process| process.http_port).collect()))
+    }
 }
 
 impl Shop {
     /// A new shop with demo data.
     pub async fn start(stage: Stage) -> Shop {
-        Shop::start_with(stage, &[]).await
+        Plan::on(stage).start().await
     }
 
     /// With settings of the test's own, as environment variables.
     pub async fn start_with(stage: Stage, settings: &[(&str, &str)]) -> Shop {
-        let home = match stage {
-            Stage::Sqlite => Home::Sqlite(SqliteHome::new()),
-            Stage::Postgres => Home::Postgres(PostgresHome::new().await, SqliteHome::new()),
-        };
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let port = free_port();
-        let base = format!("http://127.0.0.1:{port}");
-        let mut shop = Shop { home, settings, child: None, port, base };
-        shop.boot().await;
-        shop
+        Plan::on(stage).with(settings).start().await
     }
 
-    /// Starts the process on the data that is there.
+    /// Starts every process that does not run, on the data that is there, and waits until all are ready.
     ///
     /// # Panics
-    /// If it does not come up within a minute; with its log.
+    /// If one does not come up within a minute; with its log.
     pub async fn boot(&mut self) {
-        assert!(self.child.is_none(), "the shop is running");
-        let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = self.command();
-        command.arg("serve").stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", binary().display()));
-        let mut banner = BufReader::new(child.stdout.take().expect("its standard output")).lines();
-        let is_up = tokio::time::timeout(Duration::from_secs(60), async {
-            while let Some(line) = banner.next_line().await.expect("readable output") {
-                if line.contains(&self.base) {
-                    return true;
-                }
-            }
-            false
-        });
-        assert!(is_up.await.unwrap_or(false), "the shop did not come up; its log:\n{}", self.log());
-        // The pipe must be read on, or the process would block on its own banner.
-        tokio::spawn(async move { while let Ok(Some(_)) = banner.next_line().await {} });
-        self.child = Some(child);
-        let client = self.client();
-        durable_testing::eventually("the shop is ready", Duration::from_secs(30), || async {
-            client.get("/health/ready").await.status == 200
-        })
-        .await;
+        for process in self.processes.iter_mut().filter(|process| !process.is_running()) {
+            process.spawn();
+        }
+        for process in &mut self.processes {
+            process.ready().await;
+        }
     }
 
-    /// A command of this shop's binary, with its settings.
+    /// A command of the edge's binary, with its settings.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .current_dir(self.directory())
-            .env("BANYAN__HTTP__LISTEN", format!("127.0.0.1:{}", self.port))
-            .env("BANYAN__DATA_DIR", self.directory());
-        if let Some(url) = self.database_url() {
-            command.env("BANYAN__DATABASE__URL", url);
-        }
-        command.envs(self.settings.iter().cloned());
-        command
+        self.edge().command()
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.base)
+        self.edge().client()
     }
 
-    pub fn base(&self) -> &str {
-        &self.base
+    pub fn base(&self) -> String {
+        self.edge().base()
     }
 
-    /// Where SQLite files and the log are.
+    /// The process clients talk to; the first one if there are several.
+    fn edge(&self) -> &Process {
+        self.processes.iter().find(|process| process.role.is_edge).expect("a shop has an edge")
+    }
+
+    /// The first process of that name.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.processes.iter_mut().find(|process| process.role.name == name).unwrap_or_else(|| panic!("no process {name}"))
+    }
+
+    pub fn processes(&mut self) -> &mut Vec<Process> {
+        &mut self.processes
+    }
+
+    /// Where SQLite files and logs are.
     pub fn directory(&self) -> PathBuf {
         match &self.home {
             Home::Sqlite(home) | Home::Postgres(_, home) => home.path().to_owned(),
@@ -138,42 +194,24 @@ impl Shop {
         }
     }
 
-    /// `kill -9`.
+    /// `kill -9` for every process that runs.
     pub async fn kill(&mut self) {
-        let mut child = self.child.take().expect("the shop runs");
-        child.kill().await.expect("it can be killed");
+        for process in self.processes.iter_mut().filter(|process| process.is_running()) {
+            process.kill().await;
+        }
     }
 
-    /// Ends the process and removes the data.
+    /// Ends the processes and removes the data.
     pub async fn remove(mut self) {
-        if self.child.is_some() {
-            self.kill().await;
-        }
+        self.kill().await;
         if let Home::Postgres(home, _) = self.home {
             home.remove().await;
         }
     }
 
+    /// What all processes wrote, one after the other.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        let log = |process: &Process| format!("--- {}\n{}", process.role.name, process.log());
+        if let [only] = &self.processes[..] { only.log() } else { self.processes.iter().map(log).collect() }
     }
-
-    fn log_path(&self) -> PathBuf {
-        self.directory().join("shop.log")
-    }
-}
-
-/// A port nobody listens on. Between this answer and its use somebody else could take it, which a test run survives by failing loudly.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
-}
-
-/// The binary that was built beside this test.
-pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let target = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
-    let binary = target.join("banyan");
-    assert!(binary.exists(), "{} is not built: run scripts/test.sh, or cargo build -p banyan first", binary.display());
-    binary
 }

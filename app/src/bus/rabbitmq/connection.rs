@@ -78,7 +78,7 @@ impl Broker {
         let url = settings.url.as_ref().context("bus.url is missing")?.expose_secret();
         let wrong = "bus.url is not the URL of a broker; it should be like amqp://user:password@host:5672/%2f (amqps:// with TLS)";
         let Ok(mut uri) = url.parse::<AMQPUri>() else {
-            bail!("{wrong}, and is {}", durable::without_password(url));
+            bail!("{wrong}, and is {}", shared_kernel::without_password(url));
         };
         if uri.vhost.is_empty() {
             bail!("{wrong}: a slash with nothing behind it names a virtual host without a name; leave it out, or write /%2f");

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use web::{KeySource, Routes, Verifier, VerifyingKey};
+use web::{KeySource, Verifier, VerifyingKey};
 
 use super::instance::{Instance, header};
 use crate::{config::Settings, discovery, gateway, health::Checks, server, telemetry};
@@ -49,7 +49,7 @@ impl Edge {
         let stop = CancellationToken::new();
         let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop)?, &[], &stop)?;
         let checks = Checks {
-            databases: Vec::new(),
+            dependencies: Vec::new(),
             started: CancellationToken::new(),
             stopping: CancellationToken::new(),
             metrics: telemetry::metrics(),
@@ -57,7 +57,7 @@ impl Edge {
         checks.started.cancel();
         let served = server::Served {
             api: Vec::new(),
-            well_known: Routes::new(|_| ()),
+            well_known: Vec::new(),
             document: utoipa::openapi::OpenApiBuilder::new().build(),
             verifier: Arc::new(Verifier::new(Arc::new(NoKeys), "http://localhost:8080", "banyan", Arc::new(SystemClock))),
             checks: Arc::new(checks),

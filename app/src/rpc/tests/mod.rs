@@ -9,7 +9,7 @@ mod stock;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use durable::Feeds;
+use std::collections::HashMap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{server::service_of, *};
@@ -39,7 +39,7 @@ impl Warehouse {
         // The others are not here: they are asked nowhere.
         let mut contracts = Shop::without_instances().remotes.contracts();
         contracts.inventory = stock.clone();
-        let feeds = Feeds::from([("inventory".to_owned(), stock.clone() as Arc<dyn event_feed_contract::EventFeed>)]);
+        let feeds = HashMap::from([("inventory".to_owned(), stock.clone() as Arc<dyn event_feed_contract::EventFeed>)]);
         let served = Served { contracts, feeds, modules: vec!["inventory"] };
         let serving = serve(&settings(&variables), served, stop.clone()).await?.expect("rpc.listen is set");
         let _stop_at_end = stop.clone().drop_guard();

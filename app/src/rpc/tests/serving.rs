@@ -74,7 +74,7 @@ async fn reflect(address: SocketAddr, asked: MessageRequest) -> MessageResponse 
 /// A process with all modules, which nobody asks anything but about itself.
 async fn everything() -> (SocketAddr, DropGuard) {
     let stop = CancellationToken::new();
-    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: Feeds::new(), modules: MODULES.to_vec() };
+    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: HashMap::new(), modules: MODULES.to_vec() };
     let serving = serve(&settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]), served, stop.clone()).await.unwrap().unwrap();
     (serving.address, stop.drop_guard())
 }
@@ -126,6 +126,6 @@ async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
 
 #[tokio::test]
 async fn a_process_that_serves_nobody_need_not_listen() {
-    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: Feeds::new(), modules: MODULES.to_vec() };
+    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: HashMap::new(), modules: MODULES.to_vec() };
     assert!(serve(&settings(&[]), served, CancellationToken::new()).await.unwrap().is_none());
 }

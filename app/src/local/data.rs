@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use durable::Place;
+use durable::{Db, Place};
 use hmac::{Hmac, Mac};
 use reqwest::Url;
 use secrecy::ExposeSecret;
 use sha2::Sha256;
 
-use crate::config::Settings;
+use crate::{config::Settings, wiring::Ground};
 
 /// Where the built-in payment provider keeps its own books, apart from every module.
 pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
@@ -23,7 +23,7 @@ const START_POSTGRESQL: &str =
 
 /// Whose data there is: every module of this binary, and the sandbox provider beside payments.
 pub fn owners() -> Vec<&'static str> {
-    let mut owners = crate::modules();
+    let mut owners = super::modules();
     if owners.contains(&"payments") {
         owners.push(SANDBOX_PROVIDER);
     }
@@ -74,6 +74,17 @@ pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
     let own_database = settings.modules.get(module).is_some_and(|at| at.database_url.is_some());
     let url = if own_database || !settings.database.login_per_module { url.to_owned() } else { Login::of(url, module)?.url };
     Ok(Place::Postgres { url, schema: module.to_owned() })
+}
+
+/// Opens a module's database, which has been migrated.
+///
+/// # Errors
+/// It cannot be reached; a setting is wrong.
+pub async fn open(ground: &Ground, module: &str) -> anyhow::Result<Db> {
+    let place = place(&ground.settings, module)?;
+    let settings = ground.settings.section("durable")?;
+    let opened = Db::open(module, &place, settings, ground.clock.clone(), ground.ids.clone()).await;
+    opened.map_err(|fault| anyhow::anyhow!("{}", fault.detail))
 }
 
 fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
@@ -204,7 +215,7 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
 
 async fn connect(url: &str) -> anyhow::Result<migrations::Admin> {
     migrations::Admin::connect(url).await.with_context(|| {
-        let shown = durable::without_password(url);
+        let shown = shared_kernel::without_password(url);
         format!("cannot reach PostgreSQL at {shown} (database.url); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
     })
 }

@@ -1,0 +1,12 @@
+//! Starts catalog here.
+
+use super::{Placed, data::open};
+use crate::{rpc::Contracts, wiring::Ground};
+
+pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
+    let catalog =
+        ::catalog::start(::catalog::Needs { db: open(ground, "catalog").await?, clock: ground.clock.clone(), ids: ground.ids.clone() })
+            .await?;
+    contracts.catalog = catalog.contract;
+    Ok(Placed { name: "catalog", routes: catalog.routes, machinery: catalog.machinery, seed: catalog.seed, well_known: None })
+}

@@ -1,0 +1,300 @@
+//! The modules in this binary: started, each with its own database and the contracts it asks for, wherever those are answered.
+//!
+//! Which modules are compiled in is decided here, by features, and nowhere else. A binary without any has `none.rs` in this file's place.
+
+pub mod data;
+mod ops;
+
+#[cfg(feature = "catalog")]
+mod catalog;
+#[cfg(feature = "inventory")]
+mod inventory;
+#[cfg(feature = "notifications")]
+mod notifications;
+#[cfg(feature = "orders")]
+mod orders;
+#[cfg(feature = "payments")]
+mod payments;
+#[cfg(feature = "shipping")]
+mod shipping;
+#[cfg(feature = "users")]
+mod users;
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+pub use durable::Counts;
+use durable::{Db, Feeds, Machinery, Seed};
+use event_feed_contract::EventFeed;
+use futures::future::{BoxFuture, join_all};
+use shared_kernel::{Bus, Fault};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use web::Routes;
+
+use crate::{
+    config::Settings,
+    health::{Check, State},
+    rpc::Contracts,
+    wiring::Ground,
+};
+use data::DataLock;
+
+/// A module that was started here.
+struct Placed {
+    name: &'static str,
+    routes: Routes,
+    machinery: Machinery,
+    seed: Seed,
+    /// `/.well-known/...`, outside the API.
+    well_known: Option<Routes>,
+}
+
+type Start = for<'a> fn(&'a Ground, &'a mut Contracts) -> BoxFuture<'a, anyhow::Result<Placed>>;
+
+/// The modules compiled in, in the order in which they start: each after those it asks. Starting one puts its contract in the place of the
+/// remote one.
+const STARTS: &[(&str, Start)] = &[
+    #[cfg(feature = "users")]
+    ("users", |ground, contracts| Box::pin(users::start(ground, contracts))),
+    #[cfg(feature = "catalog")]
+    ("catalog", |ground, contracts| Box::pin(catalog::start(ground, contracts))),
+    #[cfg(feature = "inventory")]
+    ("inventory", |ground, contracts| Box::pin(inventory::start(ground, contracts))),
+    #[cfg(feature = "payments")]
+    ("payments", |ground, contracts| Box::pin(payments::start(ground, contracts))),
+    #[cfg(feature = "shipping")]
+    ("shipping", |ground, contracts| Box::pin(shipping::start(ground, contracts))),
+    #[cfg(feature = "orders")]
+    ("orders", |ground, contracts| Box::pin(orders::start(ground, contracts))),
+    #[cfg(feature = "notifications")]
+    ("notifications", |ground, contracts| Box::pin(notifications::start(ground, contracts))),
+];
+
+/// The names of the modules in this binary.
+pub fn modules() -> Vec<&'static str> {
+    STARTS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Where a module of this binary keeps its data, for people.
+///
+/// # Errors
+/// A database URL that is none.
+pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
+    Ok(match data::place(settings, module)? {
+        durable::Place::Sqlite { path } => path.display().to_string(),
+        durable::Place::Postgres { url, schema } => format!("schema {schema} at {}", shared_kernel::without_password(&url)),
+    })
+}
+
+/// What is applied and pending in one module's tables.
+#[derive(Debug)]
+pub struct Tables {
+    pub module: &'static str,
+    pub applied: Vec<String>,
+    pub pending: Vec<String>,
+    /// Applied by a newer banyan.
+    pub unknown: Vec<String>,
+}
+
+/// What `banyan migrate` did and found.
+#[derive(Debug)]
+pub struct Migrated {
+    /// Whose schemas and logins were made.
+    pub provisioned: Vec<String>,
+    pub tables: Vec<Tables>,
+}
+
+/// How every module's tables stand, after making schemas and logins, and after bringing the tables up to date, if that is wanted.
+///
+/// # Errors
+/// The data is in use; a database that cannot be reached or altered.
+pub async fn migrate(settings: &Settings, provision: bool, up: bool) -> anyhow::Result<Migrated> {
+    let _lock = data::lock(settings, &modules())?;
+    let provisioned = if provision { data::provision(settings, &data::owners()).await? } else { Vec::new() };
+    if up {
+        data::migrate(settings, &modules()).await?;
+    }
+    let mut tables = Vec::new();
+    for module in modules() {
+        let migrations::Status { applied, pending, unknown } = data::migration_status(settings, module).await?;
+        tables.push(Tables { module, applied, pending, unknown });
+    }
+    Ok(Migrated { provisioned, tables })
+}
+
+/// All modules of this binary, started and not yet running, and the lock on their data.
+pub struct Local {
+    placed: Vec<Placed>,
+    _lock: DataLock,
+}
+
+impl Local {
+    /// Locks and migrates the data, starts every module of this binary, and puts its contract into `contracts`. In the profile `demo`
+    /// the schemas are made if they are missing, and the demo data is put in.
+    ///
+    /// # Errors
+    /// A database that cannot be opened; a setting of a module that is wrong.
+    pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Local> {
+        let settings = &ground.settings;
+        let lock = data::lock(settings, &data::owners())?;
+        if settings.is_demo() {
+            data::provision(settings, &data::owners()).await?;
+        }
+        data::migrate(settings, &modules()).await?;
+        let mut placed = Vec::new();
+        for (name, start) in STARTS {
+            let module = start(ground, contracts).await;
+            placed.push(module.map_err(|error| error.context(format!("starting {name}")))?);
+        }
+        let local = Local { placed, _lock: lock };
+        if settings.is_demo() {
+            local.seed().await?;
+        }
+        Ok(local)
+    }
+
+    async fn seed(&self) -> anyhow::Result<()> {
+        for module in &self.placed {
+            (module.seed)().await.map_err(|fault| anyhow::anyhow!("putting the demo data of {} in: {fault}", module.name))?;
+        }
+        Ok(())
+    }
+
+    /// Every module's routes, relative to `/api/v1`.
+    pub fn routes(&self) -> Vec<(&'static str, Routes)> {
+        self.placed.iter().map(|module| (module.name, module.routes.clone())).collect()
+    }
+
+    /// The routes outside the API.
+    pub fn well_known(&self) -> Vec<(&'static str, Routes)> {
+        self.placed.iter().filter_map(|module| Some((module.name, module.well_known.clone()?))).collect()
+    }
+
+    /// The operations API of these modules, relative to `/api/v1`.
+    pub fn operations(&self) -> Routes {
+        ops::routes(self.placed.iter().map(|module| module.machinery.ops()).collect())
+    }
+
+    /// What waits in a module's machinery.
+    ///
+    /// # Errors
+    /// The module is not here; its database is away.
+    pub async fn counts(&self, module: &str) -> Result<Counts, Fault> {
+        let placed = self.placed.iter().find(|placed| placed.name == module).ok_or_else(|| Fault::not_found("module"))?;
+        placed.machinery.ops().counts().await
+    }
+
+    /// Where these modules' events can be asked for.
+    pub fn feeds(&self) -> HashMap<String, Arc<dyn EventFeed>> {
+        self.placed.iter().map(|module| (module.name.to_owned(), module.machinery.feed())).collect()
+    }
+
+    pub fn checks(&self) -> Vec<Arc<dyn Check>> {
+        self.databases().map(|db| Arc::new(DatabaseCheck(db.clone())) as Arc<dyn Check>).collect()
+    }
+
+    /// Makes every module hear what it listens to.
+    ///
+    /// # Errors
+    /// Whatever the bus could not do.
+    pub async fn connect(&self, bus: &Arc<dyn Bus>) -> anyhow::Result<()> {
+        for module in &self.placed {
+            module.machinery.connect(bus).await.map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
+        }
+        Ok(())
+    }
+
+    /// Runs every module's machinery until `stop`; a handle ends when all of its module's work is done.
+    pub fn run(&self, bus: &Arc<dyn Bus>, feeds: &Feeds, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        self.placed.iter().map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone())).collect()
+    }
+
+    /// Closes the databases, when nothing runs any more.
+    pub async fn close(&self) {
+        join_all(self.databases().cloned().map(|db| async move { db.close().await })).await;
+    }
+
+    /// Only puts the demo data in, after throwing away what was there if `reset` says so.
+    ///
+    /// # Errors
+    /// As [`start`](Local::start).
+    pub async fn seed_only(ground: &Ground, contracts: &mut Contracts, reset: bool) -> anyhow::Result<()> {
+        if reset {
+            data::reset(&ground.settings, &data::owners()).await?;
+        }
+        let local = Local::start(ground, contracts).await?;
+        local.close().await;
+        Ok(())
+    }
+
+    fn databases(&self) -> impl Iterator<Item = &Db> {
+        self.placed.iter().map(|module| module.machinery.db())
+    }
+}
+
+/// Whether a module's database answers.
+struct DatabaseCheck(Db);
+
+#[async_trait]
+impl Check for DatabaseCheck {
+    fn name(&self) -> String {
+        format!("database:{}", self.0.module())
+    }
+
+    async fn state(&self) -> State {
+        match self.0.ping().await {
+            Ok(()) => State::ok(),
+            Err(fault) => State::needed(fault.detail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Serialize, de::DeserializeOwned};
+    use shared_kernel::{RandomIds, SystemClock};
+
+    use super::*;
+    use crate::{config::MODULES, discovery, rpc::Remotes, wiring};
+
+    #[test]
+    fn the_modules_of_this_binary_start_each_after_those_it_asks() {
+        let known = migrations::modules();
+        assert_eq!(modules(), MODULES.into_iter().filter(|module| known.contains(module)).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_said_to_be_heard_is_what_the_modules_react_to() {
+        let directory = std::env::temp_dir().join(format!("banyan-local-{}", std::process::id()));
+        let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
+        let settings = Settings::from_sources(None, [variable]).unwrap();
+        let stop = CancellationToken::new();
+        let mut contracts = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), &stop).unwrap().contracts();
+        let ground = Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
+        let local = Local::start(&ground, &mut contracts).await.unwrap();
+        for module in &local.placed {
+            assert_eq!(module.machinery.topics(), wiring::topics_of(module.name), "{}", module.name);
+        }
+        local.close().await;
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn every_default_of_a_module_stands_in_the_file() {
+        fn compare<T: DeserializeOwned + Serialize + Default>(settings: &Settings, section: &str) {
+            let in_file = serde_json::to_value(settings.section::<T>(section).unwrap()).unwrap();
+            assert_eq!(in_file, serde_json::to_value(T::default()).unwrap(), "{section}");
+        }
+        let settings = Settings::from_sources(None, []).unwrap();
+        compare::<durable::Settings>(&settings, "durable");
+        #[cfg(feature = "users")]
+        compare::<::users::Settings>(&settings, "users");
+        #[cfg(feature = "orders")]
+        compare::<::orders::Settings>(&settings, "orders");
+        #[cfg(feature = "payments")]
+        compare::<::payments::Settings>(&settings, "payments");
+        #[cfg(feature = "notifications")]
+        compare::<::notifications::Settings>(&settings, "notifications");
+    }
+}

@@ -1,0 +1,52 @@
+//! The operations API of the modules that are here: each one's sagas, outbox, dead letters and audit log. The machinery is the same in every
+//! module, so its routes are written once, with the module in the path.
+
+mod events;
+mod sagas;
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpResponse, get, web::Data};
+use durable::{AuditEntry, Ops as ModuleOps};
+use serde::Deserialize;
+use shared_kernel::Fault;
+use uuid::Uuid;
+use web::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
+
+/// The routes, relative to `/api/v1`.
+pub fn routes(modules: Vec<ModuleOps>) -> Routes {
+    let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
+    let operated = Data::new(Operated { modules: by_name });
+    Routes::new(move |config| {
+        config.app_data(operated.clone()).service(list_audit);
+        sagas::register(config);
+        events::register(config);
+    })
+}
+
+/// What this process lets operators see.
+struct Operated {
+    modules: BTreeMap<String, ModuleOps>,
+}
+
+impl Operated {
+    fn load(&self, module: &str) -> Result<&ModuleOps, Fault> {
+        self.modules.get(module).ok_or_else(|| Fault::not_found("module"))
+    }
+}
+
+/// A thing of a module.
+#[derive(Deserialize)]
+struct InModule {
+    module: String,
+    id: Uuid,
+}
+
+/// What operators did to this module, newest first.
+#[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
+    responses((status = 200, description = "The audit log", body = Listed<AuditEntry>)), security(("bearer" = [])))]
+#[get("/ops/{module}/audit")]
+async fn list_audit(_ops: Ops, module: Path<String>, page: Query<PageQuery>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+    let entries = operated.load(&module.0)?.list_audit(&page.0.request()).await?;
+    Ok(HttpResponse::Ok().json(Listed::from(entries)))
+}

@@ -1,0 +1,20 @@
+//! Starts payments here.
+
+use super::{
+    Placed,
+    data::{SANDBOX_PROVIDER, open, place},
+};
+use crate::{rpc::Contracts, wiring::Ground};
+
+pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
+    let payments = ::payments::start(::payments::Needs {
+        db: open(ground, "payments").await?,
+        clock: ground.clock.clone(),
+        ids: ground.ids.clone(),
+        provider: ::payments::ProviderPlace::Sandbox { books: place(&ground.settings, SANDBOX_PROVIDER)? },
+        settings: ground.settings.section("payments")?,
+    })
+    .await?;
+    contracts.payments = payments.contract;
+    Ok(Placed { name: "payments", routes: payments.routes, machinery: payments.machinery, seed: payments.seed, well_known: None })
+}

@@ -1,0 +1,94 @@
+//! The placements that are tested: which processes there are, and which modules each contains.
+
+use std::path::PathBuf;
+
+/// Where the shop's data is, and how many processes it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// One process on SQLite.
+    Sqlite,
+    /// One process on PostgreSQL.
+    Postgres,
+    /// Payments and inventory in a process of their own, everything else with the gateway in another.
+    Extracted,
+    /// Every module in a process of its own behind the gateway.
+    Split,
+}
+
+/// One process of a stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    /// The name of the process, and of the binary's directory.
+    pub name: &'static str,
+    pub modules: &'static [&'static str],
+    pub is_edge: bool,
+}
+
+const WHOLE: &[Role] =
+    &[Role { name: "shop", modules: &["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"], is_edge: true }];
+
+const EXTRACTED: &[Role] = &[
+    Role { name: "stock-and-money", modules: &["inventory", "payments"], is_edge: false },
+    Role { name: "rest", modules: &["users", "catalog", "shipping", "orders", "notifications"], is_edge: true },
+];
+
+const SPLIT: &[Role] = &[
+    Role { name: "users", modules: &["users"], is_edge: false },
+    Role { name: "catalog", modules: &["catalog"], is_edge: false },
+    Role { name: "inventory", modules: &["inventory"], is_edge: false },
+    Role { name: "payments", modules: &["payments"], is_edge: false },
+    Role { name: "shipping", modules: &["shipping"], is_edge: false },
+    Role { name: "orders", modules: &["orders"], is_edge: false },
+    Role { name: "notifications", modules: &["notifications"], is_edge: false },
+    Role { name: "gateway", modules: &[], is_edge: true },
+];
+
+impl Stage {
+    pub const ALL: [Stage; 4] = [Stage::Sqlite, Stage::Postgres, Stage::Extracted, Stage::Split];
+    /// Those of one process.
+    pub const WHOLE: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Sqlite => "sqlite",
+            Stage::Postgres => "postgres",
+            Stage::Extracted => "extracted",
+            Stage::Split => "split",
+        }
+    }
+
+    pub fn roles(self) -> &'static [Role] {
+        match self {
+            Stage::Sqlite | Stage::Postgres => WHOLE,
+            Stage::Extracted => EXTRACTED,
+            Stage::Split => SPLIT,
+        }
+    }
+
+    /// Whether events need a broker.
+    pub fn is_split(self) -> bool {
+        self.roles().len() > 1
+    }
+}
+
+impl Role {
+    /// The binary that contains what this process is made of, as `scripts/lib/placements.sh` builds it.
+    pub fn binary(self) -> PathBuf {
+        let whole = binary();
+        if self.name == "shop" {
+            return whole;
+        }
+        let binary = whole.with_file_name("placements").join(self.name).join("banyan");
+        assert!(binary.exists(), "{} is not built: run scripts/test.sh, or scripts/lib/placements.sh first", binary.display());
+        binary
+    }
+}
+
+/// The binary of the whole shop that was built beside this test.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let target = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
+    let binary = target.join("banyan");
+    assert!(binary.exists(), "{} is not built: run scripts/test.sh, or cargo build -p banyan first", binary.display());
+    binary
+}
