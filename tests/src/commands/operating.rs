@@ -1,6 +1,7 @@
 //! `health`, `saga` and `dlq` against a running shop, and what a second process beside it is told.
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
     checks,
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{data, harness::Stage};
 
-checks![operators_see_and_act_from_the_command_line];
+checks![operators_see_and_act_from_the_command_line, a_shop_measures_its_sagas_and_its_outbox];
 
 /// One shop for all of it: what is asked here changes nothing for the next question.
 async fn operators_see_and_act_from_the_command_line() {
@@ -53,7 +54,7 @@ async fn sagas(place: &Place, shop: &Process) {
     assert!(shown["log"].as_array().is_some_and(|log| log.len() > 5), "{shown}");
     let retry = place.run(&[&["saga", "retry", saga_id, "--reason", "a test"][..], &url].concat()).await;
     retry.expect(1).saying(&["409", saga_id]);
-    let nobody = uuid::Uuid::now_v7().to_string();
+    let nobody = Uuid::now_v7().to_string();
     place.run(&[&["saga", "show", &nobody][..], &url].concat()).await.expect(1).saying(&["404", "no such saga"]);
     place.run(&[&["saga", "list", "--state", "nonsense"][..], &url].concat()).await.expect(1).saying(&["400", "state"]);
     place.run(&[&["saga", "list", "--module", "nonsense"][..], &url].concat()).await.expect(1).saying(&["404", "no such module"]);
@@ -66,7 +67,7 @@ async fn dead_letters(place: &Place, shop: &Process) {
     assert_eq!(place.run(&[&list[..], &["--output", "json"]].concat()).await.expect(0).json(), json!([]));
 
     // It takes a bug to get one, so it is written into the table.
-    let id = uuid::Uuid::now_v7();
+    let id = Uuid::now_v7();
     let connection = data::connect(&place.data_directory(), None, "notifications").await;
     let columns = "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error";
     let row = format!(
@@ -119,4 +120,89 @@ async fn a_second_process_is_refused(place: &Place, shop: &Process) {
     ]);
     elsewhere.remove().await;
     shop.client.get("/health/ready").await.expect(200);
+}
+
+/// What Prometheus reads. Sagas and events that are stuck are put into the tables before the start, since it takes a bug to get one.
+async fn a_shop_measures_its_sagas_and_its_outbox() {
+    let place = Place::new(Stage::Sqlite).await;
+    place.run(&["migrate"]).await.expect(0);
+    let orders = data::connect(&place.data_directory(), None, "orders").await;
+    for (at, (version, state)) in [(1, "parked"), (99, "parked"), (1, "completed")].into_iter().enumerate() {
+        let columns = "id, kind, definition_version, business_key, state, step, payload, lease_token, lease_until, next_run_at, attempts, failures, \
+                       deadline_told, compensate_asked, created_at, updated_at";
+        let row =
+            format!("(x'{}', 'checkout', {version}, 'k{at}', '{state}', '', '{{}}', 0, 0, 0, 0, 0, 0, 0, 0, 0)", Uuid::now_v7().simple());
+        data::execute(&orders, &format!("insert into saga ({columns}) values {row}")).await.expect("a saga");
+    }
+    for (at, state) in ["dead", "dead", "discarded"].into_iter().enumerate() {
+        let columns = "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at";
+        let row = format!("(x'{}', 'shipping', 'shipment/{at}', 1, 'k', '{{}}', '{state}', 5, 5, 0, 0)", Uuid::now_v7().simple());
+        data::execute(&orders, &format!("insert into retry ({columns}) values {row}")).await.expect("a dead letter");
+    }
+    orders.close().await.expect("the connection closes");
+    let shop = place.serve().await;
+    let customer = shop.client.customer().await;
+    for method in ["pm_card_visa", "pm_card_visa", "pm_card_declined"] {
+        customer.order("rare-fig", 1, method).await;
+    }
+    let ended = [("completed", 2.0), ("compensated", 1.0)];
+    let all_ended = |metrics: &Metrics| {
+        ended.iter().all(|(state, sagas)| metrics.of("banyan_sagas_ended_total", &["kind=checkout", &format!("state={state}")]) == *sagas)
+    };
+    let metrics = Metrics::until(&shop, "the checkouts have ended", all_ended).await;
+    let checkouts = |state: &str| metrics.of("banyan_sagas", &["module=orders", "kind=checkout", &format!("state={state}")]);
+    assert_eq!((checkouts("parked"), metrics.of("banyan_sagas_unknown_definition", &["module=orders"])), (2.0, 1.0));
+    assert_eq!(metrics.of("banyan_dead_letters", &["module=orders"]), 2.0, "those discarded are nobody's concern");
+    assert_eq!(metrics.of("banyan_dead_letters", &["module=notifications"]), 0.0);
+    let step = |step: &str, outcome: &str| {
+        let labels = ["kind=checkout", "direction=do", &format!("step={step}"), &format!("outcome={outcome}")];
+        metrics.of("banyan_saga_step_seconds_count", &labels)
+    };
+    assert_eq!((step("reserve_stock", "answered"), step("ready_shipment", "answered")), (3.0, 2.0));
+    assert!(metrics.of("banyan_commit_batch_jobs_count", &["module=orders"]) > 10.0);
+
+    // Three placed, two confirmed, one cancelled; on one of its turns the gauge sees that none waits any more.
+    let sent = |metrics: &Metrics| {
+        let published = metrics.of("banyan_outbox_published_total", &["module=orders"]);
+        published == 6.0 && metrics.of("banyan_outbox_pending", &["module=orders"]) == 0.0
+    };
+    let metrics = Metrics::until(&shop, "the events are sent", sent).await;
+    assert_eq!(metrics.of("banyan_outbox_publish_failures_total", &["module=orders"]), 0.0);
+    assert_eq!(metrics.of("banyan_outbox_oldest_pending_seconds", &["module=orders"]), 0.0);
+    assert_eq!(metrics.of("banyan_outbox_delay_seconds_count", &["module=orders"]), 6.0);
+    let heard = |metrics: &Metrics| metrics.of("banyan_reactions_total", &["module=notifications", "outcome=handled"]) >= 6.0;
+    Metrics::until(&shop, "the events are heard", heard).await;
+    shop.stop().await;
+    place.remove().await;
+}
+
+/// `/metrics`, as text.
+struct Metrics(String);
+
+impl Metrics {
+    /// Reads them until `holds`.
+    async fn until(shop: &Process, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
+        let begun = std::time::Instant::now();
+        loop {
+            let metrics = Metrics(String::from_utf8(shop.client.get("/metrics").await.expect(200).bytes).expect("text"));
+            if holds(&metrics) {
+                return metrics;
+            }
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "not within 30 s: {what}\n{}", metrics.0);
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The value of the one series with this name and all of these labels, written `label=value`; not a number if there is none yet.
+    fn of(&self, name: &str, labels: &[&str]) -> f64 {
+        let labels: Vec<String> =
+            labels.iter().filter_map(|label| label.split_once('=')).map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let is_it = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')) && labels.iter().all(|label| line.contains(label.as_str()))
+        };
+        let mut found = self.0.lines().filter(is_it);
+        let value = found.next().and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+        assert!(found.next().is_none(), "{name} {labels:?} is more than one series");
+        value.unwrap_or(f64::NAN)
+    }
 }

@@ -6,6 +6,7 @@ use durable::SagaState;
 use durable_testing::{eventually, on_both_with};
 use futures::future::join_all;
 use orders::Settings;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use uuid::Uuid;
@@ -27,6 +28,10 @@ async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
     on_both_with("orders", quick(), |db| async move {
         let house = House::running(db).await;
         let first = house.as_ada(with_key("k1").set_json(two_figs())).await;
+        let db = house.offers.machinery.db();
+        let kept = sea_orm::Statement::from_string(db.backend(), "select expires_at - created_at as kept_ms from inbox");
+        let kept = db.read().query_one_raw(kept).await.unwrap().unwrap();
+        assert_eq!(kept.try_get::<i64>("", "kept_ms").unwrap(), 30 * 86_400_000, "a request is remembered for 30 days");
         let order = id_in(&first);
         assert_eq!((first.status, first.header("location")), (201, format!("{ORDERS}/{order}").as_str()));
         assert_eq!(first.header("etag"), "\"1\"");

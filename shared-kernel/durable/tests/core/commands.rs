@@ -57,6 +57,19 @@ async fn the_first_time_it_is_done_and_again_it_is_only_remembered() {
 }
 
 #[tokio::test]
+async fn a_command_is_remembered_for_ever_unless_it_says_how_long() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        reserve(&db, "x").await.unwrap();
+        assert_eq!(count(&db, "select count(*) from inbox where expires_at is null").await, 1);
+        let brief = Command::new("request", "r-1", b"x").keep_for(std::time::Duration::from_secs(60));
+        once(&db, brief, |_| async { Ok(Outcome::Done(())) }).await.unwrap();
+        assert_eq!(count(&db, "select expires_at - created_at from inbox where kind = 'request'").await, 60_000);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_same_id_with_other_bytes_is_refused() {
     on_both("durable", |db| async move {
         with_table(&db).await;

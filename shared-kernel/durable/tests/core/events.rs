@@ -202,6 +202,21 @@ async fn the_relay_is_woken_by_the_commit_and_need_not_poll() {
 }
 
 #[tokio::test]
+async fn what_nobody_told_the_relay_of_is_found_by_looking() {
+    on_both_with("durable", quick(), |db| async move {
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
+        note(&db, "order/1", "a").await;
+        all_sent(&db).await;
+        // Pending again, without a word to anybody.
+        execute(&db, "update outbox set state = 'pending', sent_at = null").await;
+        eventually("it went out again", SOON, || async { bus.published() == ["order/1:1", "order/1:1"] }).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn told_to_stop_the_relay_hands_over_what_stands_in_the_outbox() {
     on_both_with("durable", Settings { relay_window: 4, ..quick() }, |db| async move {
         let bus = Arc::new(TestBus::default());

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use durable::{Db, hold};
-use durable_testing::{PostgresHome, eventually, on_both_with};
+use durable::{Db, Machinery, hold};
+use durable_testing::{PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::house::{SOON, execute, quick};
+use crate::house::{Running, SOON, TestBus, count, execute, note, quick};
 
 /// How many work now, the most that ever did, and how often work began.
 #[derive(Clone, Default)]
@@ -94,6 +94,18 @@ async fn the_lease_of_an_instance_that_died_runs_out() {
 }
 
 #[tokio::test]
+async fn a_lease_found_in_an_sqlite_file_at_the_start_is_dead() {
+    let home = SqliteHome::new();
+    let db = durable_testing::open("orders", &home.place("orders"), quick()).await;
+    execute(&db, "insert into lease (name, owner, token, until) values ('relay', 'a process that died', 7, 9999999999999)").await;
+    note(&db, "order/1", "x").await;
+    let running = Running::start(&Arc::new(TestBus::default()), vec![Machinery::new(db.clone())]).await;
+    eventually("it is relayed", SOON, || async { count(&db, "select count(*) from outbox where state = 'sent'").await == 1 }).await;
+    running.stop().await;
+    db.close().await;
+}
+
+#[tokio::test]
 async fn who_lost_the_lease_is_told_so() {
     on_both_with("durable", quick(), |db| async move {
         let (watch, stop) = (Watch::default(), CancellationToken::new());
@@ -104,7 +116,7 @@ async fn who_lost_the_lease_is_told_so() {
         eventually("it stops", SOON, || async { watch.now() == 0 }).await;
         stop.cancel();
         loser.await.unwrap();
-        assert_eq!(crate::house::count(&db, "select count(*) from lease where until > 0").await, 1, "it gives back only its own");
+        assert_eq!(count(&db, "select count(*) from lease where until > 0").await, 1, "it gives back only its own");
     })
     .await;
 }

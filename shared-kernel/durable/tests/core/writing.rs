@@ -271,3 +271,121 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     db.close().await;
     home.remove().await;
 }
+
+#[tokio::test]
+async fn a_write_on_sqlite_has_the_file_to_itself_from_its_beginning_and_is_synced() {
+    let (home, db) = sqlite().await;
+    let mut options = sea_orm::ConnectOptions::new(format!("sqlite://{}", home.path().join("durable.db").display()));
+    options.max_connections(1).sqlx_logging(false);
+    let outside = sea_orm::Database::connect(options).await.unwrap();
+    outside.execute_unprepared("pragma busy_timeout = 0").await.unwrap();
+    let inside = outside.clone();
+    let (synchronous, shut_out) = db
+        .write(move |tx| {
+            let outside = inside.clone();
+            async move {
+                // Nothing was written yet: only a transaction that began as IMMEDIATE keeps others out.
+                let shut_out = outside.execute_unprepared("begin immediate").await.is_err();
+                let asked = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma synchronous");
+                let row = tx.conn().query_one_raw(asked).await.map_err(durable::fault)?.unwrap();
+                Ok((row.try_get_by_index::<i64>(0).unwrap(), shut_out))
+            }
+        })
+        .await
+        .unwrap();
+    assert_eq!((synchronous, shut_out), (2, true), "2 is FULL");
+    outside.execute_unprepared("begin immediate").await.expect("after the write the file is free");
+    outside.execute_unprepared("rollback").await.unwrap();
+    outside.close().await.unwrap();
+    db.close().await;
+}
+
+#[tokio::test]
+async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
+    let home = SqliteHome::new();
+    let settings = Settings { write_queue: 3, commit_batch: 2, ..Settings::default() };
+    let db = durable_testing::open("durable", &home.place("durable"), settings).await;
+    with_table(&db).await;
+    let (began, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (at_work, may_end, writer) = (began.clone(), go.clone(), db.clone());
+    let first = tokio::spawn(async move {
+        writer
+            .write(move |tx| {
+                let (at_work, may_end) = (at_work.clone(), may_end.clone());
+                async move {
+                    at_work.notify_one();
+                    may_end.notified().await;
+                    say(&tx, "insert into word values ('first')").await
+                }
+            })
+            .await
+    });
+    began.notified().await;
+    // Each says how many words were committed when its turn came.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let reader = db.clone();
+        let mut write = Box::pin(db.write(move |tx| {
+            let db = reader.clone();
+            async move {
+                say(&tx, "insert into word values ('more')").await?;
+                Ok(count(&db, "select count(*) from word").await)
+            }
+        }));
+        assert!(futures::poll!(&mut write).is_pending(), "it waits");
+        waiting.push(write);
+    }
+    let refused = db.write(|tx| async move { say(&tx, "insert into word values ('too many')").await }).await.unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
+    go.notify_one();
+    first.await.unwrap().unwrap();
+    let seen: Vec<i64> = futures::future::join_all(waiting).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(seen, [0, 2, 2], "two share a commit, and the next two the next");
+    assert_eq!(count(&db, "select count(*) from word").await, 4);
+    db.close().await;
+}
+
+#[tokio::test]
+async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
+    let home = durable_testing::PostgresHome::new().await;
+    let settings = Settings { write_attempts: 3, ..Settings::default() };
+    let db = durable_testing::open("durable", &home.place("durable").await, settings).await;
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = ran.clone();
+    let lost: Result<(), Fault> = db
+        .write(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Err(durable::lost_race("as told")) }
+        })
+        .await;
+    assert_eq!((lost.unwrap_err().kind, ran.load(Ordering::SeqCst)), (FaultKind::Unavailable, 3));
+    db.close().await;
+    home.remove().await;
+}
+
+#[tokio::test]
+async fn what_another_process_commits_is_heard_on_postgresql() {
+    let home = durable_testing::PostgresHome::new().await;
+    let place = home.place("durable").await;
+    let one = durable_testing::open("durable", &place, Settings::default()).await;
+    let two = durable_testing::open("durable", &place, Settings::default()).await;
+    let heard = std::sync::Mutex::new(two.changes());
+    // Listening begins beside opening, so it is said until it is heard.
+    eventually("it is heard", SOON, || {
+        let came = heard.lock().unwrap().try_recv().is_ok_and(|change| &*change.topic == "order/7");
+        let one = one.clone();
+        async move {
+            one.write(|tx| async move {
+                tx.wake("order/7");
+                Ok(())
+            })
+            .await
+            .unwrap();
+            came
+        }
+    })
+    .await;
+    one.close().await;
+    two.close().await;
+    home.remove().await;
+}
