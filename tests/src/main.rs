@@ -14,6 +14,7 @@ mod deploy;
 mod harness;
 mod isolation;
 mod openapi;
+mod proofs;
 mod readme;
 mod reference;
 mod scenarios;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         isolation::trials(),
         readme::trials(),
         reference::trials(),
+        proofs::trials(),
         deploy::trials(),
         crash::trials(),
     ];

@@ -2,6 +2,8 @@
 //!
 //! Each function here is one transaction. A command that came before is recognised by its id, so none is begun twice.
 
+use std::sync::Arc;
+
 use durable::{Db, Tx, audit, lost_race};
 use shared_kernel::{Call, Fault, Money};
 use uuid::Uuid;
@@ -38,13 +40,9 @@ pub struct NewPayment {
 }
 
 pub async fn authorise(db: &Db, call: &Call, asked: Asked, new: NewPayment) -> Result<Begun, Fault> {
-    let call = call.clone();
-    db.write(move |tx| {
-        let (call, asked, new) = (call.clone(), asked.clone(), new.clone());
+    unless_begun(db, call, asked, move |tx, call, asked| {
+        let new = new.clone();
         async move {
-            if let Some(begun) = begun_before(&tx, &asked).await? {
-                return Ok(begun);
-            }
             let (id, now) = (tx.ids().new_id(), tx.clock().now());
             let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
             let command = MoneyCommand::started(&asked, &call, &payment, payment.amount.amount, now);
@@ -59,19 +57,12 @@ pub async fn authorise(db: &Db, call: &Call, asked: Asked, new: NewPayment) -> R
 }
 
 pub async fn capture(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
-    let call = call.clone();
-    db.write(move |tx| {
-        let (call, asked) = (call.clone(), asked.clone());
-        async move {
-            if let Some(begun) = begun_before(&tx, &asked).await? {
-                return Ok(begun);
-            }
-            let payment = payment_of(&tx, order_id).await?;
-            let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
-            match payment.capture() {
-                Ok(payment) => start(&tx, command, payment).await,
-                Err(refusal) => refuse(&tx, command, refusal).await,
-            }
+    unless_begun(db, call, asked, move |tx, call, asked| async move {
+        let payment = payment_of(&tx, order_id).await?;
+        let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+        match payment.capture() {
+            Ok(payment) => start(&tx, command, payment).await,
+            Err(refusal) => refuse(&tx, command, refusal).await,
         }
     })
     .await
@@ -80,76 +71,62 @@ pub async fn capture(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Resu
 /// `undoes` is the id of the authorisation's command. If that never came, a tombstone takes its place, so that it does nothing should it still
 /// come.
 pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
-    let call = call.clone();
-    db.write(move |tx| {
-        let (call, asked) = (call.clone(), asked.clone());
-        async move {
-            if let Some(begun) = begun_before(&tx, &asked).await? {
-                return Ok(begun);
+    unless_begun(db, call, asked, move |tx, call, asked| async move {
+        let undone = match store::find_command(tx.conn(), undoes).await? {
+            Some(undone) => undone,
+            None => {
+                let tombstone = without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
+                store::insert_command(&tx, &tombstone).await?;
+                tombstone
             }
-            let undone = match store::find_command(tx.conn(), undoes).await? {
-                Some(undone) => undone,
-                None => {
-                    let tombstone = without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
-                    store::insert_command(&tx, &tombstone).await?;
-                    tombstone
-                }
-            };
-            if undone.kind != Kind::Authorise || undone.order_id != order_id {
-                return Err(
-                    Fault::invalid("undoes_another", "undoes must name the authorisation of this order.").at("/undoes", "another command")
-                );
-            }
-            let Some(payment_id) = undone.payment_id else {
-                let command = without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
+        };
+        if undone.kind != Kind::Authorise || undone.order_id != order_id {
+            return Err(
+                Fault::invalid("undoes_another", "undoes must name the authorisation of this order.").at("/undoes", "another command")
+            );
+        }
+        let Some(payment_id) = undone.payment_id else {
+            let command = without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
+            store::insert_command(&tx, &command).await?;
+            return Ok(Begun::Answered(Box::new(command)));
+        };
+        let payment = store::load(tx.conn(), payment_id).await?;
+        let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+        match payment.void() {
+            VoidStep::Start(payment) => start(&tx, command, payment).await,
+            VoidStep::Wait(changed) => {
+                let for_command = store::find_started(tx.conn(), payment_id).await?;
+                let command = command.requested();
                 store::insert_command(&tx, &command).await?;
-                return Ok(Begun::Answered(Box::new(command)));
-            };
-            let payment = store::load(tx.conn(), payment_id).await?;
-            let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
-            match payment.void() {
-                VoidStep::Start(payment) => start(&tx, command, payment).await,
-                VoidStep::Wait(changed) => {
-                    let for_command = store::find_started(tx.conn(), payment_id).await?;
-                    let command = command.requested();
-                    store::insert_command(&tx, &command).await?;
-                    // Also if nothing changed: whoever records an outcome at this moment then loses the race, looks again and sees this void.
-                    store::update(&tx, &changed).await?;
-                    Ok(Begun::Waiting { void: command.id, for_command })
-                }
-                VoidStep::Nothing => {
-                    let command = command.answered(Outcome::Accepted);
-                    store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(Box::new(command)))
-                }
-                VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
+                // Also if nothing changed: whoever records an outcome at this moment then loses the race, looks again and sees this void.
+                store::update(&tx, &changed).await?;
+                Ok(Begun::Waiting { void: command.id, for_command })
             }
+            VoidStep::Nothing => {
+                let command = command.answered(Outcome::Accepted);
+                store::insert_command(&tx, &command).await?;
+                Ok(Begun::Answered(Box::new(command)))
+            }
+            VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
         }
     })
     .await
 }
 
 pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
-    let call = call.clone();
-    db.write(move |tx| {
-        let (call, asked) = (call.clone(), asked.clone());
-        async move {
-            if let Some(begun) = begun_before(&tx, &asked).await? {
-                return Ok(begun);
+    unless_begun(db, call, asked, move |tx, call, asked| async move {
+        let payment = payment_of(&tx, order_id).await?;
+        match payment.refund_remaining() {
+            Ok((payment, 0)) => {
+                let command = MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
+                store::insert_command(&tx, &command).await?;
+                Ok(Begun::Answered(Box::new(command)))
             }
-            let payment = payment_of(&tx, order_id).await?;
-            match payment.refund_remaining() {
-                Ok((payment, 0)) => {
-                    let command = MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
-                    store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(Box::new(command)))
-                }
-                Ok((payment, amount)) => {
-                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
-                    start(&tx, command, payment).await
-                }
-                Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+            Ok((payment, amount)) => {
+                let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
+                start(&tx, command, payment).await
             }
+            Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
         }
     })
     .await
@@ -158,13 +135,9 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
 /// A refund somebody of the staff asked for: `wanted`, or all that is left. What our own rules refuse is remembered as refused, so that asking
 /// again with the same id cannot come to anything else.
 pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted: Option<Money>) -> Result<Begun, Fault> {
-    let call = call.clone();
-    db.write(move |tx| {
-        let (call, asked, wanted) = (call.clone(), asked.clone(), wanted.clone());
+    unless_begun(db, call, asked, move |tx, call, asked| {
+        let wanted = wanted.clone();
         async move {
-            if let Some(begun) = begun_before(&tx, &asked).await? {
-                return Ok(begun);
-            }
             let payment = store::load(tx.conn(), payment_id).await?;
             if let Some(wanted) = &wanted
                 && wanted.currency != payment.amount.currency
@@ -188,6 +161,25 @@ pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted
                     Ok(Begun::Answered(Box::new(command)))
                 }
                 Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+            }
+        }
+    })
+    .await
+}
+
+/// Begins a command in one transaction, unless it came before.
+async fn unless_begun<F, Fut>(db: &Db, call: &Call, asked: Asked, begin: F) -> Result<Begun, Fault>
+where
+    F: Fn(Tx, Call, Asked) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Begun, Fault>> + Send + 'static,
+{
+    let (call, begin) = (call.clone(), Arc::new(begin));
+    db.write(move |tx| {
+        let (call, asked, begin) = (call.clone(), asked.clone(), begin.clone());
+        async move {
+            match begun_before(&tx, &asked).await? {
+                Some(begun) => Ok(begun),
+                None => begin(tx, call, asked).await,
             }
         }
     })

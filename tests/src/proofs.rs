@@ -1,0 +1,97 @@
+//! docs/RELIABILITY.md names for each rule the tests that fail when it is broken: they must be there, and no part of the page without any.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::architecture::root;
+
+const PAGE: &str = "docs/RELIABILITY.md";
+const HEADING: &str = "## Which test fails when a rule is broken";
+const PARTS: [&str; 8] = ["Writing", "Commands", "Events", "Sagas", "Checkout and cancellation", "Money", "Stock", "HTTP"];
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("proofs::each_rule_of_reliability_names_tests_that_exist", rules_name_tests),
+        Trial::test("proofs::a_test_that_is_gone_is_noticed", missing_tests_are_noticed),
+    ]
+}
+
+fn rules_name_tests() -> Result<(), Failed> {
+    let page = fs::read_to_string(root().join(PAGE))?;
+    let mut wrong = wrong_with(&page, &tests()?);
+    let rules = rows(&page);
+    wrong.extend(
+        PARTS
+            .iter()
+            .filter(|part| !rules.iter().any(|(rule, _)| rule.starts_with(&format!("{part}: "))))
+            .map(|part| format!("{PAGE} names no test for any rule of {part}")),
+    );
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+fn missing_tests_are_noticed() -> Result<(), Failed> {
+    let page = format!("{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_gone` |\n| c | later |\n");
+    let wrong = wrong_with(&page, &BTreeSet::from(["it_holds".to_owned()]));
+    match &wrong[..] {
+        [gone, none] if gone.contains("it_is_gone") && none.contains("\"c\"") => Ok(()),
+        _ => Err(format!("{wrong:?}").into()),
+    }
+}
+
+/// What the table says that is not so.
+fn wrong_with(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
+    let rows = rows(page);
+    let mut wrong = Vec::new();
+    if rows.is_empty() {
+        wrong.push(format!("{PAGE} has no table under {HEADING:?}"));
+    }
+    for (rule, named) in rows {
+        if named.is_empty() {
+            wrong.push(format!("{PAGE}: the rule {rule:?} names no test"));
+        }
+        wrong.extend(
+            named
+                .iter()
+                .filter(|name| !tests.contains(*name))
+                .map(|name| format!("{PAGE}: {rule:?} names {name}, which no test is called")),
+        );
+    }
+    wrong
+}
+
+/// Each rule with the tests it names.
+fn rows(page: &str) -> Vec<(String, Vec<String>)> {
+    let part = page.split(HEADING).nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+    let named = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    rows.filter(|(rule, _)| *rule != "Rule").map(|(rule, tests)| (rule.to_owned(), named(tests))).collect()
+}
+
+/// The names of all functions in the files that hold tests, and those that trials are named by.
+fn tests() -> std::io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for room in ["app", "modules", "shared-kernel", "tests"] {
+        read_tests(&root().join(room), &mut names)?;
+    }
+    Ok(names)
+}
+
+fn read_tests(folder: &Path, names: &mut BTreeSet<String>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            read_tests(&path, names)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path)?;
+            let is_test_file = path.components().any(|part| part.as_os_str() == "tests")
+                || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+            // Beside the code, tests come last.
+            let tests = if is_test_file { &text[..] } else { text.split("#[cfg(test)]").nth(1).unwrap_or_default() };
+            names.extend(tests.split("fn ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::to_owned));
+            let trials = tests.split("::").skip(1).filter_map(|rest| rest.split('"').next());
+            names.extend(trials.filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')).map(str::to_owned));
+        }
+    }
+    Ok(())
+}
