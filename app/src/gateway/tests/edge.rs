@@ -1,6 +1,6 @@
 //! The real server with a gateway in it, whose modules are all elsewhere; and a client that says exactly what it is told to.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::dev::ServerHandle;
 use async_trait::async_trait;
@@ -80,7 +80,8 @@ impl Edge {
         let mut connection = self.connect().await;
         connection.write_all(format!("{head}\r\n{body}").as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        connection.read_to_end(&mut answer).await.unwrap();
+        let reading = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut answer));
+        reading.await.expect("the answer ends").unwrap();
         Reply::of(&String::from_utf8(answer).unwrap())
     }
 

@@ -51,6 +51,7 @@ pub fn header<'h>(head: &'h str, name: &str) -> &'h str {
 pub struct Instance {
     pub base: String,
     heard: Arc<Mutex<Vec<Heard>>>,
+    probed: watch::Receiver<usize>,
     left: watch::Receiver<usize>,
     accepting: JoinHandle<()>,
 }
@@ -58,6 +59,7 @@ pub struct Instance {
 struct Shared {
     deed: Deed,
     heard: Arc<Mutex<Vec<Heard>>>,
+    probed: watch::Sender<usize>,
     left: watch::Sender<usize>,
 }
 
@@ -65,9 +67,9 @@ impl Instance {
     pub async fn that(deed: Deed) -> Instance {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let (left, leaving) = watch::channel(0);
+        let ((left, leaving), (probed, probes)) = (watch::channel(0), watch::channel(0));
         let heard = Arc::<Mutex<Vec<Heard>>>::default();
-        let shared = Arc::new(Shared { deed, heard: heard.clone(), left });
+        let shared = Arc::new(Shared { deed, heard: heard.clone(), probed, left });
         let accepting = tokio::spawn(async move {
             // Its connections end with it.
             let mut connections = tokio::task::JoinSet::new();
@@ -76,7 +78,7 @@ impl Instance {
                 connections.spawn(async move { converse(connection, &shared).await });
             }
         });
-        Instance { base, heard, left: leaving, accepting }
+        Instance { base, heard, probed: probes, left: leaving, accepting }
     }
 
     /// One that answers 200 with this JSON.
@@ -95,6 +97,16 @@ impl Instance {
         let heard = self.heard();
         assert_eq!(heard.len(), 1, "{heard:?}");
         heard[0].clone()
+    }
+
+    /// Waits until it was asked whether it is well, and then is there no more: whoever comes is refused.
+    pub async fn dies_after_its_first_probe(mut self) {
+        self.probed.wait_for(|probed| *probed > 0).await.unwrap();
+        self.accepting.abort();
+        let address = self.base.trim_start_matches("http://");
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits until whoever asked hung up before the answer had ended.
@@ -132,6 +144,7 @@ async fn converse(mut connection: TcpStream, shared: &Shared) {
         if connection.write_all(text.as_bytes()).await.is_err() {
             return;
         }
+        shared.probed.send_modify(|probed| *probed += usize::from(is_probe));
         if !stays {
             let mut rest = [0; 64];
             while !matches!(connection.read(&mut rest).await, Ok(0) | Err(_)) {}
