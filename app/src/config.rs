@@ -233,7 +233,8 @@ impl Settings {
             }
         }
         if self.profile == Profile::Prod {
-            if self.auth.signing_key_file.is_none() {
+            // Only users signs; the others ask it for the public keys.
+            if self.auth.signing_key_file.is_none() && crate::local::modules().contains(&"users") {
                 bail!(
                     "the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by `openssl genpkey -algorithm ed25519`"
                 );

@@ -76,7 +76,8 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     for module in local::modules() {
         let at = settings.modules.get(module);
         if at.is_some_and(|at| at.endpoint.is_some() || at.http_endpoint.is_some()) {
-            tracing::warn!(module, "the settings name an endpoint of a module that is in this binary; the one in this binary is used");
+            // As where all processes are given the same list of endpoints.
+            tracing::info!(module, "the settings name an endpoint of a module that is in this binary; the one in this binary is used");
         }
     }
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
