@@ -140,8 +140,8 @@ stop_everything() {
   exit "$code"
 }
 trap stop_everything EXIT
-trap '[ "$ready" = 1 ] && exit 0; exit 130' INT
-trap '[ "$ready" = 1 ] && exit 0; exit 143' TERM HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 [ -n "${BANYAN_TEST_POSTGRES:-}" ] || postgres_require
 [ -n "${BANYAN_TEST_RABBITMQ:-}" ] || rabbitmq_require
@@ -153,7 +153,9 @@ if [ "$mtls" = 1 ]; then
   make_certificates
 fi
 start_services_then_gateway
-ready=1
+ready=1 ending=0
+# From here on only noted: ending inside of `read` is more than some versions of bash survive.
+trap 'ending=1' INT TERM HUP
 mkfifo "$state/control"
 # Opened for both directions, so that it never ends.
 exec 3<>"$state/control"
@@ -161,9 +163,10 @@ print_table
 
 # --- until Ctrl-C ---
 
-while :; do
+while [ "$ending" = 0 ]; do
   if read -r -t 1 verb name asker <&3; then
     serve_request "$verb" "$name" "$asker"
   fi
   report_the_dead
 done
+true

@@ -206,7 +206,7 @@ stop_processes() {
     alive=0
     for p in "$@"; do ! is_alive "$p" || alive=1; done
     [ "$alive" = 0 ] || sleep 0.1
-  done
+  done 2>/dev/null # bash would say "Killed", with a line of this file
   for p in "$@"; do
     if is_alive "$p"; then
       echo "${PROCESS_NAME[p]} has not ended within $STOP_LIMIT_S s; killing it." >&2
@@ -249,7 +249,8 @@ report_the_dead() {
 serve_request() {
   local answer="$state/answer.$3" code=0 text
   if [ "$1" = down ]; then
-    exit 0
+    ending=1
+    return
   fi
   # Not in a subshell: it starts processes that are to be ours.
   act_on "$1" "$2" >"$answer.text" 2>&1 || code=$?
