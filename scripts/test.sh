@@ -11,11 +11,12 @@ cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
 source scripts/lib/rabbitmq.sh
 source scripts/lib/etcd.sh
+source scripts/lib/placements.sh
 
-export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}"
+export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}" BANYAN_TEST_FAULTS="${BANYAN_TEST_FAULTS:-1}"
 while [ $# -gt 0 ]; do
   case "$1" in
-    --full) export BANYAN_TEST_KILLS=50; shift ;;
+    --full) export BANYAN_TEST_KILLS=50 BANYAN_TEST_FAULTS=20; shift ;;
     --) shift; break ;;
     -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "scripts/test.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
@@ -30,6 +31,8 @@ rabbitmq_require
 # Each test of discovery starts an etcd of its own.
 etcd_require
 
+# The shop in several processes: a binary per role.
+placements_build_all
 # Built before the clock of any test runs; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
 

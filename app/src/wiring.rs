@@ -157,7 +157,7 @@ impl Missing<'_> {
             reasons.push("the gateway's pages ask".to_owned());
         }
         if module == "users" {
-            reasons.push("checking tokens asks".to_owned());
+            reasons.push("whoever checks tokens asks".to_owned());
         }
         reasons
     }

@@ -1,4 +1,7 @@
-# A private PostgreSQL in a directory of its own. Sourced, not run.
+# A private PostgreSQL in a directory of its own. Sourced by scripts, and run by tests that need a server of their own:
+#
+#   bash scripts/lib/postgres.sh boot DIRECTORY PORT    starts it there (again) and returns when it answers
+#   bash scripts/lib/postgres.sh kill DIRECTORY         stops it at once; the data stays
 
 # Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
 postgres_require() {
@@ -36,9 +39,16 @@ postgres_find() {
 postgres_start() {
   POSTGRES_KEEP=${1:-}
   POSTGRES_HOME=${1:-$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")}
-  mkdir -p "$POSTGRES_HOME"
   local port
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
+  postgres_boot "$port" || return 1
+  export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
+}
+
+# PORT: starts what is in POSTGRES_HOME, which may be nothing yet.
+postgres_boot() {
+  local port=$1
+  mkdir -p "$POSTGRES_HOME"
   if [ "$(id -u)" = 0 ]; then
     chown postgres "$POSTGRES_HOME"
   fi
@@ -50,7 +60,6 @@ postgres_start() {
     cat "$POSTGRES_HOME/server.log" >&2
     return 1
   fi
-  export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
 }
 
 postgres_stop() {
@@ -70,3 +79,15 @@ postgres_as() {
     sh -c "$1"
   fi
 }
+
+# Run, not sourced.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -euo pipefail
+  postgres_require
+  POSTGRES_HOME=$2
+  case "${1:-}" in
+    boot) postgres_boot "$3" ;;
+    kill) postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -m immediate stop" >/dev/null ;;
+    *) sed -n '3,4s/^# *//p' "$0" >&2; exit 2 ;;
+  esac
+fi

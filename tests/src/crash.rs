@@ -1,57 +1,19 @@
-//! `kill -9` at random moments under load. Afterwards the auditor must find nothing.
+//! `kill -9` of the whole shop at random moments under load. Afterwards the auditor must find nothing.
 //!
-//! Fifty customers' orders are in flight all the time, with every payment method, cancellations, refunds and receipts between them. The shop is
-//! killed `BANYAN_TEST_KILLS` times (5 unless set) and started again on the same data. It does not test power loss: the operating system
-//! keeps what a killed process has written.
+//! Fifty customers' orders are in flight all the time. The shop is killed `BANYAN_TEST_KILLS` times (5 unless set) and started again on the same
+//! data. It does not test power loss: the operating system keeps what a killed process has written.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
-use rand::{Rng, seq::IndexedRandom};
-use reqwest::Method;
-use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use rand::Rng;
 
 use crate::{
-    auditor::{Books, audit, audit_always, stuck, unfinished},
-    harness::{Client, Shop, Stage, new_key, order_body, runtime},
-    scenarios::new_product,
+    harness::{Shop, Stage, runtime},
+    load::{Load, SETTINGS, check_always},
 };
 
 const IN_FLIGHT: usize = 50;
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
-const METHODS: [&str; 12] = [
-    "pm_card_visa",
-    "pm_card_visa",
-    "pm_card_visa",
-    "pm_card_visa",
-    "pm_card_visa",
-    "pm_card_visa",
-    "pm_card_declined",
-    "pm_card_insufficient_funds",
-    "pm_card_timeout",
-    "pm_card_capture_fails_once",
-    "pm_card_capture_declined",
-    "pm_card_slow",
-];
-
-/// Shorter waits than an operator would set, so that a test sees what otherwise takes a minute.
-const SETTINGS: &[(&str, &str)] = &[
-    ("BANYAN__DURABLE__LEASE_MS", "2000"),
-    ("BANYAN__DURABLE__LEASE_RENEW_MS", "500"),
-    ("BANYAN__DURABLE__SAGA_RETRY_CAP_MS", "2000"),
-    ("BANYAN__DURABLE__FEED_COMPARE_MS", "3000"),
-    ("BANYAN__DURABLE__POOL", "4"),
-    ("BANYAN__PAYMENTS__RECONCILE_EVERY_MS", "1000"),
-    ("BANYAN__PAYMENTS__RECONCILE_AFTER_MS", "2000"),
-    ("BANYAN__LOG__FILTER", "warn"),
-];
 
 pub fn trials() -> Vec<Trial> {
     Stage::WHOLE
@@ -69,204 +31,16 @@ fn kills() -> u32 {
     std::env::var("BANYAN_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(5)
 }
 
-/// An order as its customer knows it.
-struct Placed {
-    customer: Client,
-    key: String,
-    body: Value,
-    /// The first 2xx answer, if one ever came.
-    answer: Option<Vec<u8>>,
-}
-
 async fn kill_under_load(stage: Stage) {
     let mut shop = Shop::start_with(stage, SETTINGS).await;
-    let client = shop.client();
-    let staff = client.staff().await;
-    let mut skus = Vec::new();
-    for units in [40, 200, 100_000] {
-        skus.push(new_product(&client, 1_000 + units, u32::try_from(units).expect("a small number")).await);
-    }
-    let mut customers = Vec::new();
-    for _ in 0..10 {
-        customers.push(client.new_customer().await);
-    }
-    let (stop, placed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-    let mut shoppers = tokio::task::JoinSet::new();
-    for at in 0..IN_FLIGHT {
-        shoppers.spawn(shop_until(stop.clone(), customers[at % customers.len()].clone(), skus.clone(), placed.clone()));
-    }
-    shoppers.spawn(keep_shop_until(stop.clone(), staff.clone(), skus.clone()));
-
+    let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..kills() {
         let wait = Duration::from_millis(rand::rng().random_range(300..1_500));
         tokio::time::sleep(wait).await;
         shop.kill().await;
-        let books = Books::open(&shop).await;
-        let wrong = audit_always(&books).await;
-        books.close().await;
-        assert!(wrong.is_empty(), "right after a kill:\n{}", wrong.join("\n"));
+        check_always(&shop).await;
         shop.boot().await;
     }
-    stop.store(true, Ordering::SeqCst);
-    while let Some(ended) = shoppers.join_next().await {
-        ended.expect("a shopper does not panic");
-    }
-    settle(&shop).await;
-
-    let books = Books::open(&shop).await;
-    let mut wrong = audit(&books).await;
-    books.close().await;
-    let placed = Arc::into_inner(placed).expect("the shoppers have gone home").into_inner();
-    let with_answer = placed.iter().filter(|order| order.answer.is_some()).count();
-    assert!(with_answer > IN_FLIGHT, "only {with_answer} orders were placed: that is no load");
-    wrong.extend(audit_answers(&client, &staff, &placed).await);
-    // Replays may have placed orders whose first answer nobody saw: the shop must be sound with them too.
-    settle(&shop).await;
-    let books = Books::open(&shop).await;
-    wrong.extend(audit(&books).await);
-    wrong.extend(stuck(&books).await);
-    books.close().await;
-    assert!(wrong.is_empty(), "{} of {with_answer} orders audited:\n{}\nlog:\n{}", wrong.len(), wrong.join("\n"), tail(&shop.log()));
+    load.end(&shop).await;
     shop.remove().await;
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
-}
-
-/// Waits until nothing is on its way.
-async fn settle(shop: &Shop) {
-    let books = Books::open(shop).await;
-    let started = Instant::now();
-    loop {
-        let pending = unfinished(&books).await;
-        if pending.is_empty() {
-            break;
-        }
-        assert!(
-            started.elapsed() < SETTLE_LIMIT,
-            "not finished within {SETTLE_LIMIT:?}:\n{}\nlog:\n{}",
-            pending.join("\n"),
-            tail(&shop.log())
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    books.close().await;
-}
-
-/// A customer who keeps ordering, repeats what was not answered, and sometimes changes their mind.
-async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, placed: Arc<Mutex<Vec<Placed>>>) {
-    while !stop.load(Ordering::SeqCst) {
-        let (sku, method, quantity, cancels) = {
-            let mut random = rand::rng();
-            let sku = skus.choose(&mut random).expect("there are products").clone();
-            (sku, *METHODS.choose(&mut random).expect("there are methods"), random.random_range(1..4), random.random_bool(0.15))
-        };
-        let (key, body) = (new_key(), order_body(&sku, quantity, method));
-        let answer = repeat(&customer, "/api/v1/orders", &key, &body, &stop).await;
-        if let Some(answer) = answer.as_ref().filter(|_| cancels) {
-            let order: Value = serde_json::from_slice(answer).expect("an order");
-            let path = format!("/api/v1/orders/{}/cancel", order["id"].as_str().expect("an id"));
-            repeat(&customer, &path, &new_key(), &json!({}), &stop).await;
-        }
-        if let Some(answer) = &answer {
-            await_outcome(&customer, answer, &stop).await;
-        }
-        placed.lock().await.push(Placed { customer: customer.clone(), key, body, answer });
-    }
-}
-
-/// Waits until the order is no longer pending, so that there are always as many in flight as there are shoppers, however slow the machine.
-async fn await_outcome(customer: &Client, answer: &[u8], stop: &AtomicBool) {
-    let order: Value = serde_json::from_slice(answer).expect("an order");
-    let path = format!("/api/v1/orders/{}", order["id"].as_str().expect("an id"));
-    while !stop.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let found = customer.try_send(Method::GET, &path, &[], None).await;
-        if found.is_ok_and(|found| found.status == 200 && found.json()["status"] != "pending") {
-            return;
-        }
-    }
-}
-
-/// Staff that receives goods and gives some money back meanwhile.
-async fn keep_shop_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>) {
-    while !stop.load(Ordering::SeqCst) {
-        repeat(&staff, &format!("/api/v1/stock/{}/receipts", skus[0]), &new_key(), &json!({"quantity": 3}), &stop).await;
-        if let Ok(page) = staff.try_send(Method::GET, "/api/v1/orders?status=confirmed&limit=1", &[], None).await
-            && page.status == 200
-            && let Some(payment) = page.json()["items"][0]["payment"]["id"].as_str()
-        {
-            let refund = json!({"amount": {"amount": 100, "currency": "EUR"}, "reason": "a bruise"});
-            repeat(&staff, &format!("/api/v1/payments/{payment}/refunds"), &new_key(), &refund, &stop).await;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Sends until there is an answer that means something, with the same key; gives up only when the load ends. Answers a 2xx body.
-async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &AtomicBool) -> Option<Vec<u8>> {
-    loop {
-        match client.try_send(Method::POST, path, &[("Idempotency-Key", key)], Some(body)).await {
-            Ok(answer) if (200..300).contains(&answer.status) => return Some(answer.bytes),
-            Ok(answer) if [404, 409, 422].contains(&answer.status) && answer.json()["code"] != "twin_in_progress" => return None,
-            Ok(answer) => assert!(
-                [409, 429, 503, 504].contains(&answer.status),
-                "{path}: {} {}",
-                answer.status,
-                String::from_utf8_lossy(&answer.bytes)
-            ),
-            Err(_) => {}
-        }
-        if stop.load(Ordering::SeqCst) {
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A1, A2, E2: what customers were told is so, a key stands for one order, and the read model is what the events say.
-async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut ids = std::collections::HashSet::new();
-    for order in placed {
-        let replay = order.customer.send(Method::POST, "/api/v1/orders", &[("Idempotency-Key", &order.key)], Some(&order.body)).await;
-        if replay.status != 201 {
-            wrong.push(format!("A2: a replay was answered {}: {}", replay.status, String::from_utf8_lossy(&replay.bytes)));
-            continue;
-        }
-        let first = order.answer.as_ref().unwrap_or(&replay.bytes);
-        if *first != replay.bytes {
-            wrong.push(format!("A2: a replay differs:\n{}\n{}", String::from_utf8_lossy(first), String::from_utf8_lossy(&replay.bytes)));
-        }
-        let told: Value = serde_json::from_slice(first).expect("an order");
-        let id = told["id"].as_str().expect("an id").to_owned();
-        let found = staff.get(&format!("/api/v1/orders/{id}")).await;
-        let is = if found.status == 200 { found.json() } else { Value::Null };
-        if ["id", "user_id", "items", "total"].iter().any(|field| is[*field] != told[*field]) {
-            wrong.push(format!("A1: the customer was told {told}, there is {is}"));
-        }
-        if !ids.insert(id.clone()) {
-            wrong.push(format!("A2: two keys stand for order {id}"));
-        }
-    }
-    let mut listed = 0;
-    let mut cursor = String::new();
-    loop {
-        let page = staff.get(&format!("/api/v1/orders?limit=100{cursor}")).await.expect(200).json();
-        listed += page["items"].as_array().map_or(0, Vec::len);
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    if listed != ids.len() {
-        wrong.push(format!("A2: {} keys, {listed} orders", ids.len()));
-    }
-    let views = client.ops().await.get("/api/v1/ops/orders/views").await.expect(200).json();
-    if views["different"] != json!([]) {
-        wrong.push(format!("E2: read models differ from their events: {views}"));
-    }
-    wrong
 }

@@ -13,12 +13,14 @@ mod data;
 mod deploy;
 mod harness;
 mod isolation;
+mod load;
 mod openapi;
 mod proofs;
 mod readme;
 mod reference;
 mod scenarios;
 mod snapshot;
+mod split;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         proofs::trials(),
         deploy::trials(),
         crash::trials(),
+        split::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -21,6 +21,9 @@ pub const SANDBOX_PROVIDER: &str = "sandbox_provider";
 const START_POSTGRESQL: &str =
     "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
 
+/// PostgreSQL cuts longer names off, and two modules could then have one login.
+const ROLE_BYTES: usize = 63;
+
 /// Whose data there is: every module of this binary, and the sandbox provider beside payments.
 pub fn owners() -> Vec<&'static str> {
     let mut owners = super::modules();
@@ -106,6 +109,12 @@ impl Login {
         let mut url = Url::parse(url).context("database.url is not a URL")?;
         let database = url.path().trim_start_matches('/').to_owned();
         let role = format!("{database}_{module}");
+        if role.len() > ROLE_BYTES {
+            bail!(
+                "the login {role} would be longer than the {ROLE_BYTES} bytes PostgreSQL allows; give the database of database.url a name of at most {} bytes",
+                ROLE_BYTES - module.len() - 1
+            );
+        }
         let mut mac =
             Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes()).context("a key of any length will do")?;
         mac.update(role.as_bytes());
@@ -231,6 +240,8 @@ mod tests {
         assert_eq!(orders.role, "shop_orders");
         assert!(orders.url.starts_with("postgres://shop_orders:") && orders.url.ends_with("@localhost:5432/shop"));
         assert_ne!(orders.password, payments.password);
+        let long = Login::of(&format!("postgres://admin:secret@localhost/{}", "s".repeat(60)), "orders").err().unwrap().to_string();
+        assert!(long.contains("63 bytes") && long.contains("at most 56 bytes"), "{long}");
         assert_ne!(orders.password, Login::of("postgres://admin:other@localhost:5432/shop", "orders").unwrap().password);
     }
 }

@@ -20,14 +20,19 @@ mod shipping;
 #[cfg(feature = "users")]
 mod users;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::bail;
 use async_trait::async_trait;
 pub use durable::Counts;
 use durable::{Db, Feeds, Machinery, Seed};
 use event_feed_contract::EventFeed;
 use futures::future::{BoxFuture, join_all};
-use shared_kernel::{Bus, Fault};
+use shared_kernel::{Bus, Fault, FaultKind};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use web::Routes;
@@ -39,6 +44,11 @@ use crate::{
     wiring::Ground,
 };
 use data::DataLock;
+
+/// A database that is busy is tried again so long with the demo data,
+const SEED_PATIENCE: Duration = Duration::from_secs(30);
+/// and so often.
+const SEED_PAUSE: Duration = Duration::from_millis(500);
 
 /// A module that was started here.
 struct Placed {
@@ -156,7 +166,14 @@ impl Local {
 
     async fn seed(&self) -> anyhow::Result<()> {
         for module in &self.placed {
-            (module.seed)().await.map_err(|fault| anyhow::anyhow!("putting the demo data of {} in: {fault}", module.name))?;
+            let begun = Instant::now();
+            // Many processes that start at once keep each other waiting; what is in already is not put in again.
+            while let Err(fault) = (module.seed)().await {
+                if fault.kind != FaultKind::Unavailable || begun.elapsed() > SEED_PATIENCE {
+                    bail!("putting the demo data of {} in: {fault}", module.name);
+                }
+                tokio::time::sleep(SEED_PAUSE).await;
+            }
         }
         Ok(())
     }

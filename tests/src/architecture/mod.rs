@@ -1,5 +1,6 @@
 //! Who may know whom. Reads `cargo metadata` and the sources, prints the rule and the fix, and compares every edge with a golden file.
 
+mod placements;
 mod rules;
 mod seeded;
 mod workspace;
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("architecture::the_diagram_shows_the_real_graph", diagram_is_real),
     ];
     trials.extend(seeded::trials());
+    trials.extend(placements::trials());
     trials
 }
 

@@ -2,12 +2,14 @@
 
 mod broker;
 mod client;
+mod postgres;
 mod process;
 mod shop;
 mod stage;
 
 pub use broker::Broker;
 pub use client::{Answer, Client, new_key, order_body};
+pub use postgres::Postgres;
 pub use process::Process;
 use process::free_port;
 pub use shop::{Plan, Shop, runtime};

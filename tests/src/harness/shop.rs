@@ -35,14 +35,15 @@ pub struct Plan {
     stage: Stage,
     settings: Vec<(String, String)>,
     broker_url: Option<String>,
-    /// Where another process shall be reached instead of directly: `(process, module's port)` replaced by a port of the test's.
+    postgres_url: Option<String>,
+    /// On which port of the test's the gRPC of a process is reached, instead of directly.
     endpoints: Vec<(&'static str, u16)>,
     instances: Vec<(&'static str, usize)>,
 }
 
 impl Plan {
     pub fn on(stage: Stage) -> Plan {
-        Plan { stage, settings: Vec::new(), broker_url: None, endpoints: Vec::new(), instances: Vec::new() }
+        Plan { stage, settings: Vec::new(), broker_url: None, postgres_url: None, endpoints: Vec::new(), instances: Vec::new() }
     }
 
     /// Settings for all processes, as environment variables.
@@ -54,6 +55,12 @@ impl Plan {
     /// A broker of the test's own, instead of the one all tests share.
     pub fn broker(mut self, url: &str) -> Plan {
         self.broker_url = Some(url.to_owned());
+        self
+    }
+
+    /// A PostgreSQL of the test's own, instead of the one all tests share.
+    pub fn postgres(mut self, url: &str) -> Plan {
+        self.postgres_url = Some(url.to_owned());
         self
     }
 
@@ -72,7 +79,13 @@ impl Plan {
     pub async fn start(self) -> Shop {
         let home = match self.stage {
             Stage::Sqlite => Home::Sqlite(SqliteHome::new()),
-            Stage::Postgres | Stage::Extracted | Stage::Split => Home::Postgres(PostgresHome::new().await, SqliteHome::new()),
+            Stage::Postgres | Stage::Extracted | Stage::Split => {
+                let database = match &self.postgres_url {
+                    Some(server) => PostgresHome::at(server).await,
+                    None => PostgresHome::new().await,
+                };
+                Home::Postgres(database, SqliteHome::new())
+            }
         };
         let mut shop = Shop { home, processes: Vec::new() };
         for role in self.stage.roles() {

@@ -99,7 +99,12 @@ impl PostgresHome {
         let server = std::env::var("BANYAN_TEST_POSTGRES").expect(
             "BANYAN_TEST_POSTGRES is not set: run scripts/test.sh, which starts a private PostgreSQL, or set it to the URL of a superuser",
         );
-        let name = format!("banyan_test_{}", Uuid::new_v4().simple());
+        PostgresHome::at(&server).await
+    }
+
+    /// On a server of the test's own.
+    pub async fn at(server: &str) -> Self {
+        let (server, name) = (server.to_owned(), format!("banyan_test_{}", Uuid::new_v4().simple()));
         let admin = connect(&server).await;
         admin.execute_unprepared(&format!("create database {name}")).await.expect("a database of the test's own");
         admin.close().await.expect("the connection closes");

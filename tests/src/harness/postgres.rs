@@ -1,0 +1,59 @@
+//! A PostgreSQL of a test's own, for tests that stop it. `scripts/lib/postgres.sh` knows how it is started.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use uuid::Uuid;
+
+/// A server in a directory of its own; gone when this is dropped.
+pub struct Postgres {
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// # Panics
+    /// If it does not start; with what it said.
+    pub fn start() -> Postgres {
+        let directory = std::env::temp_dir().join(format!("banyan-postgres-{}", Uuid::new_v4().simple()));
+        let postgres = Postgres { directory, port: super::free_port() };
+        postgres.boot();
+        postgres
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Every connection breaks, nothing is finished: what a kill of the server is, and how it comes up is recovery.
+    pub fn stop_at_once(&self) {
+        self.run("kill", None);
+    }
+
+    /// Starts it, again or for the first time.
+    pub fn boot(&self) {
+        self.run("boot", Some(&self.port.to_string()));
+    }
+
+    fn run(&self, command: &str, argument: Option<&str>) {
+        let output = self.script(command, argument);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "postgres.sh {command}: {}", String::from_utf8_lossy(&said));
+    }
+
+    fn script(&self, command: &str, argument: Option<&str>) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lib/postgres.sh");
+        let mut bash = Command::new("bash");
+        bash.arg(script).arg(command).arg(&self.directory).args(argument).stdin(Stdio::null());
+        bash.output().expect("bash runs")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.script("kill", None);
+        drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
