@@ -20,7 +20,7 @@ placements_build_all() {
   done
   placements_build gateway gateway,docs-ui
   placements_build stock-and-money inventory,payments,rabbitmq
-  placements_build rest users,catalog,shipping,orders,notifications,gateway,rabbitmq
+  placements_build rest users,catalog,shipping,orders,notifications,gateway,rabbitmq,docs-ui
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

@@ -13,7 +13,7 @@ use anyhow::Context;
 use shared_kernel::Bus;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::{config, local};
 
 pub use in_process::InProcessBus;
 #[cfg(feature = "rabbitmq")]
@@ -35,7 +35,8 @@ pub trait Carrier: Bus {
 /// A setting of `[bus]` that is wrong; a URL in a binary without the feature `rabbitmq`.
 pub async fn start(settings: &config::Settings, stop: &CancellationToken) -> anyhow::Result<Arc<dyn Carrier>> {
     let own: Settings = settings.section("bus")?;
-    if own.url.is_none() {
+    // An edge without modules tells and hears nothing; that its settings are shared with others is no reason to need a broker.
+    if own.url.is_none() || local::modules().is_empty() {
         return Ok(Arc::new(InProcessBus::new()));
     }
     through_broker(own, stop).context("a setting in [bus] is wrong")

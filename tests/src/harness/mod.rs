@@ -10,7 +10,6 @@ mod stage;
 pub use broker::Broker;
 pub use client::{Answer, Client, new_key, order_body};
 pub use postgres::Postgres;
-pub use process::Process;
 use process::free_port;
 pub use shop::{Plan, Shop, runtime};
 pub use stage::{Stage, binary};

@@ -89,9 +89,9 @@ async fn there_are_no_dead_letters(client: Client) {
 async fn the_shop_says_that_it_is_ready_and_measures_itself(client: Client) {
     let ready = client.get("/health/ready").await.expect(200).json();
     assert_eq!(ready["status"], "ready");
-    for module in MODULES {
-        assert_eq!(ready["checks"][format!("database:{module}")], "ok");
-    }
+    // Which checks there are is the placement's affair: databases here, modules elsewhere there.
+    let checks = ready["checks"].as_object().expect("checks");
+    assert!(checks.len() >= 5 && checks.values().all(|state| state == "ok"), "{ready}");
     let metrics = String::from_utf8(client.get("/metrics").await.expect(200).bytes).expect("text");
     assert!(metrics.contains("http_requests_total"), "{metrics}");
 }

@@ -44,11 +44,12 @@ async fn pass_on(mut caller: TcpStream, to: SocketAddr, mut is_cut: watch::Recei
         return;
     }
     let Ok(mut callee) = TcpStream::connect(to).await else { return };
-    tokio::select! {
-        _ = copy_bidirectional(&mut caller, &mut callee) => {}
-        _ = is_cut.wait_for(|cut| *cut) => {
-            // Held open and silent, as both ends would see it.
-            drop(is_cut.wait_for(|cut| !cut).await);
-        }
+    let is_parted = tokio::select! {
+        _ = copy_bidirectional(&mut caller, &mut callee) => false,
+        cut = is_cut.wait_for(|cut| *cut) => cut.is_ok(),
+    };
+    if is_parted {
+        // Held open and silent, as both ends would see it.
+        drop(is_cut.wait_for(|cut| !cut).await);
     }
 }
