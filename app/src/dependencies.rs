@@ -59,7 +59,8 @@ fn in_words(state: &RemoteState) -> State {
     let well = state.instances.iter().filter(|instance| instance.in_rotation).count();
     let all = state.instances.len();
     match state.breaker {
-        BreakerState::Closed if well == all && all > 0 => State::ok(),
+        // Half open with every instance well: whoever calls next closes it, and nobody may have a reason to call.
+        BreakerState::Closed | BreakerState::HalfOpen if well == all && all > 0 => State::ok(),
         BreakerState::Closed => State::told(format!("{well} of {all} instances answer")),
         BreakerState::Open => State::told(format!("breaker open; {well} of {all} instances answer")),
         BreakerState::HalfOpen => State::told(format!("breaker half open; {well} of {all} instances answer")),

@@ -86,8 +86,10 @@ impl App {
         if !settings.is_demo() {
             warn_of_stand_ins(&settings);
         }
-        let verifier = keys::verifier(&settings, built.contracts.users.clone(), built.ground.clock.clone());
+        let verifier = Arc::new(keys::verifier(&settings, built.contracts.users.clone(), built.ground.clock.clone()));
+        keys::get_first(verifier.clone(), stop_connections.clone());
         let mut checks = built.local.checks();
+        checks.push(Arc::new(keys::KeysCheck(verifier.clone())));
         checks.extend(dependencies::checks(&bus, &remotes));
         let checks = Arc::new(Checks::new(checks));
         let routes = built.routes(&settings)?;
@@ -103,7 +105,7 @@ impl App {
                 api: routes.into_iter().map(|(_, routes)| routes).collect(),
                 well_known: local.well_known().into_iter().map(|(_, routes)| routes).collect(),
                 document,
-                verifier: Arc::new(verifier),
+                verifier,
                 checks: checks.clone(),
                 ids: built.ground.ids.clone(),
                 proxy: built.proxy,

@@ -127,6 +127,20 @@ impl Verifier {
         Ok(claims)
     }
 
+    /// Whether any token can be checked: keys were got at least once.
+    pub fn has_keys(&self) -> bool {
+        self.current().got_at.is_some()
+    }
+
+    /// Asks for the first keys, so that the first caller need not wait for them. Nothing is asked once there are some.
+    pub async fn get_first_keys(&self) {
+        let _one_at_a_time = self.asking.lock().await;
+        let known = self.current();
+        if known.got_at.is_none() {
+            self.ask(&known, self.clock.now()).await;
+        }
+    }
+
     async fn find_key(&self, kid: &str) -> Result<Option<DecodingKey>, Fault> {
         let known = self.current();
         if let Some(key) = known.by_kid.get(kid).filter(|_| known.is_fresh(self.clock.now())) {

@@ -25,7 +25,10 @@ pub fn trials() -> Vec<Trial> {
     ];
     trials.extend(MODULES.into_iter().map(|module| {
         Trial::test(format!("architecture::a_binary_of_{module}_contains_{module}_alone"), move || {
-            check(&Placement { features: &format!("{module},rabbitmq"), contains: &["durable", "lapin"], lacks: &["utoipa-swagger-ui"] }, &[module])?;
+            check(
+                &Placement { features: &format!("{module},rabbitmq"), contains: &["durable", "lapin"], lacks: &["utoipa-swagger-ui"] },
+                &[module],
+            )?;
             check(&Placement { features: module, contains: &["durable"], lacks: &["lapin", "utoipa-swagger-ui"] }, &[module])
         })
     }));
@@ -60,7 +63,20 @@ fn check(placement: &Placement<'_>, modules: &[&str]) -> Result<(), Failed> {
 /// The packages of a binary with these features, each with the features it is built with itself.
 fn tree(features: &str) -> Result<Vec<(String, String)>, Failed> {
     let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args(["tree", "--locked", "--offline", "-p", "banyan", "-e", "normal", "--prefix", "none", "--no-default-features", "-f", "{p}|{f}"])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "-p",
+            "banyan",
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "--no-default-features",
+            "-f",
+            "{p}|{f}",
+        ])
         .args(["--features", features])
         .current_dir(root())
         .output()?;
@@ -86,7 +102,8 @@ fn same_source() -> Result<(), Failed> {
         if root().join(format!("modules/{module}/build.rs")).exists() {
             wrong.push(format!("modules/{module} has a build script"));
         }
-        let alone: BTreeSet<(String, String)> = tree(&format!("{module},rabbitmq"))?.into_iter().filter(|(name, _)| name == module).collect();
+        let alone: BTreeSet<(String, String)> =
+            tree(&format!("{module},rabbitmq"))?.into_iter().filter(|(name, _)| name == module).collect();
         let together = MODULES.join(",") + ",gateway";
         let in_shop: BTreeSet<(String, String)> = tree(&together)?.into_iter().filter(|(name, _)| name == module).collect();
         if alone != in_shop || alone.len() != 1 {

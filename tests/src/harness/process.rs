@@ -59,7 +59,7 @@ impl Process {
         self.child = Some(child);
     }
 
-    /// Waits until it is ready.
+    /// Waits until it is ready, and so is all it depends on.
     ///
     /// # Panics
     /// If that takes more than a minute, or it ends; with its log.
@@ -69,6 +69,7 @@ impl Process {
         loop {
             if let Ok(answer) = client.try_send(reqwest::Method::GET, "/health/ready", &[], None).await
                 && answer.status == 200
+                && answer.json()["checks"].as_object().is_some_and(|checks| checks.values().all(|state| state == "ok"))
             {
                 return;
             }

@@ -53,10 +53,8 @@ async fn without_payments() {
 
     shop.boot().await;
     eventually(&customer, &order_path(&placed), "the order goes on by itself", |order| order["status"] == "confirmed").await;
-    durable_testing::eventually("the breaker closes", Duration::from_secs(20), || async {
-        state_of(&orders, "payments").await == "ok"
-    })
-    .await;
+    durable_testing::eventually("the breaker closes", Duration::from_secs(20), || async { state_of(&orders, "payments").await == "ok" })
+        .await;
     shop.remove().await;
 }
 
