@@ -99,19 +99,10 @@ impl Process {
         child.kill().await.expect("it can be killed");
     }
 
-    /// A signal by its name: `STOP` and `CONT` for a process that hangs and goes on, `TERM` for one that shall end.
+    /// A signal by its name: `STOP` for a process that hangs, `CONT` for one that goes on.
     pub async fn signal(&self, name: &str) {
         let id = self.child.as_ref().and_then(Child::id).expect("the process runs").to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill(1)").success());
-    }
-
-    /// SIGTERM, and waits for a clean end.
-    pub async fn terminate(&mut self) {
-        self.signal("TERM").await;
-        let mut child = self.child.take().expect("the process runs");
-        let ended = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
-        let status = ended.unwrap_or_else(|_| panic!("{} does not end; its log:\n{}", self.role.name, self.log())).expect("its status");
-        assert_eq!(status.code(), Some(0), "{}", self.log());
     }
 
     pub fn log(&self) -> String {

@@ -77,6 +77,13 @@ impl Plan {
     }
 
     pub async fn start(self) -> Shop {
+        let mut shop = self.prepare().await;
+        shop.boot().await;
+        shop
+    }
+
+    /// Everything but the processes themselves, whose ports are known now; [`boot`](Shop::boot) starts them.
+    pub async fn prepare(self) -> Shop {
         let home = match self.stage {
             Stage::Sqlite => Home::Sqlite(SqliteHome::new()),
             Stage::Postgres | Stage::Extracted | Stage::Split => {
@@ -95,7 +102,6 @@ impl Plan {
             }
         }
         self.connect(&mut shop);
-        shop.boot().await;
         shop
     }
 

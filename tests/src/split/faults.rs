@@ -113,8 +113,9 @@ async fn stop_postgres() {
 async fn part_payments() {
     let (leads_to, to) = watch::channel(SocketAddr::from(([127, 0, 0, 1], 1)));
     let wire = Wire::new(to).await;
-    let mut shop: Shop = Plan::on(Stage::Split).with(SETTINGS).rpc_through("payments", wire.port).start().await;
+    let mut shop: Shop = Plan::on(Stage::Split).with(SETTINGS).rpc_through("payments", wire.port).prepare().await;
     leads_to.send_replace(SocketAddr::from(([127, 0, 0, 1], shop.process("payments").rpc_port)));
+    shop.boot().await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     // A minute in the long run; in the short one long enough for every timeout, lease and breaker to have its say.
     let away = Duration::from_secs(if faults() > 1 { 60 } else { 12 });
