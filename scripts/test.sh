@@ -2,7 +2,7 @@
 # The test command: starts a private, throw-away PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
 #
 #   scripts/test.sh                 everything, short counts (a few minutes after the build)
-#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5
+#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times
 #   scripts/test.sh -- NAME         only tests whose name contains NAME (whatever follows -- goes to cargo test)
 #
 # BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f use servers of yours instead.

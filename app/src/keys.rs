@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Until users has answered once it is asked this often.
-const FIRST_KEYS_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_KEYS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks tokens of this shop.
 pub fn verifier(settings: &Settings, users: Arc<dyn Users>, clock: Arc<dyn Clock>) -> Verifier {

@@ -24,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         .into_iter()
         .map(|(name, descriptors)| Trial::test(format!("contracts::{name}_only_grows"), move || only_grows(name, descriptors)))
         .collect();
+    trials.push(Trial::test("contracts::every_compiler_of_protobuf_finds_the_types_that_are_meant", types_are_found));
     trials.push(Trial::test("contracts::rejects::a_field_renumbered", || rejected(renumber, "number")));
     trials.push(Trial::test("contracts::rejects::a_field_of_another_type", || rejected(retype, "type")));
     trials.push(Trial::test("contracts::rejects::a_field_removed", || rejected(remove_field, "is gone")));
@@ -34,6 +35,28 @@ pub fn trials() -> Vec<Trial> {
         Ok(())
     }));
     trials
+}
+
+/// Within a service a method hides a message of its name, so `rpc FindStock(FindStock)` names the method: protoc refuses it, and with it every client
+/// in another language. The compiler used here does not mind, so this test does.
+fn types_are_found() -> Result<(), Failed> {
+    let mut hidden = Vec::new();
+    let modules =
+        CONTRACTS.iter().filter(|(name, _)| *name != "event-feed").map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
+    for path in modules.chain(["shared-kernel/durable/contract/proto/service.proto".to_owned()]) {
+        let text = fs::read_to_string(root().join(&path))?;
+        let rpcs: Vec<&str> = text.lines().map(str::trim).filter(|line| line.starts_with("rpc ")).collect();
+        assert!(!rpcs.is_empty(), "{path} has no rpc");
+        let methods: Vec<&str> = rpcs.iter().filter_map(|rpc| rpc["rpc ".len()..].split('(').next()).collect();
+        let types =
+            |rpc: &str| -> Vec<String> { rpc.split('(').skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect() };
+        hidden.extend(
+            rpcs.iter().flat_map(|rpc| types(rpc)).filter(|name| methods.contains(&name.as_str())).map(|name| {
+                format!("{path}: {name} names the method of that name; write it with its package, as .banyan.<module>.v1.{name}")
+            }),
+        );
+    }
+    if hidden.is_empty() { Ok(()) } else { Err(hidden.join("\n").into()) }
 }
 
 /// What a contract says, one line a field and an rpc: diffs of the snapshot are readable, and a line that went is a breach.
