@@ -32,6 +32,7 @@ cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
 source scripts/lib/rabbitmq.sh
 source scripts/lib/etcd.sh
+source scripts/lib/binaries.sh
 source scripts/lib/groups.sh
 source scripts/lib/processes.sh
 

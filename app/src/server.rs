@@ -59,10 +59,9 @@ pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
     let mut listening = Listening { servers: Vec::new(), api, scheme: edge.scheme(), admin: api, admin_scheme: edge.scheme() };
     if let Some(listen) = settings.admin.listen {
         let (listener, address) = bind(listen, "admin.listen")?;
-        // Orchestrators and Prometheus have no certificates of ours; the public one they can check like anybody else.
-        let tls = if let Edge::Public(tls) = &edge { Some(tls.clone()) } else { None };
-        (listening.admin, listening.admin_scheme) = (address, if tls.is_some() { "https" } else { "http" });
-        listening.servers.push(serve_admin(listener, tls, &served, document.clone())?);
+        // In plaintext: orchestrators and Prometheus ask an address, and no certificate names that.
+        (listening.admin, listening.admin_scheme) = (address, "http");
+        listening.servers.push(serve_admin(listener, &served, document.clone())?);
     }
     listening.servers.insert(0, serve_api(listener, edge, settings, served, document)?);
     Ok(listening)
@@ -130,7 +129,7 @@ impl Edge {
     }
 }
 
-fn serve_admin(listener: TcpListener, tls: Option<ServerConfig>, served: &Served, document: Document) -> anyhow::Result<Server> {
+fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> anyhow::Result<Server> {
     let (checks, shell) = (served.checks.clone(), ShellSettings { ids: served.ids.clone(), ..ShellSettings::default() });
     let server = HttpServer::new(move || {
         let health = health::routes(checks.clone());
@@ -139,12 +138,7 @@ fn serve_admin(listener: TcpListener, tls: Option<ServerConfig>, served: &Served
             .default_service(web::unmatched_in(&document.parsed))
             .wrap(web::shell(shell.clone()))
     });
-    let server = server.workers(1).disable_signals().shutdown_timeout(1);
-    let listening = match tls {
-        None => server.listen(listener),
-        Some(tls) => server.listen_rustls_0_23(listener, tls),
-    };
-    Ok(listening.context("admin.listen")?.run())
+    Ok(server.workers(1).disable_signals().shutdown_timeout(1).listen(listener).context("admin.listen")?.run())
 }
 
 fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Served, document: Document) -> anyhow::Result<Server> {

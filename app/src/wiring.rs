@@ -98,6 +98,7 @@ impl Missing<'_> {
                 "this binary contains neither a module nor the gateway; build it with --features, for example payments,rabbitmq".to_owned(),
             );
         }
+        missing.extend(self.unsigned());
         // Instances in etcd say themselves where they are.
         let must_be_named = self.settings.section::<discovery::Settings>("discovery")?.needs_endpoints();
         let bus: bus::Settings = self.settings.section("bus")?;
@@ -112,6 +113,16 @@ impl Missing<'_> {
             missing.extend(self.unreachable());
         }
         Ok(missing)
+    }
+
+    /// A key to sign tokens with. Only users signs; the others ask it for the public keys.
+    fn unsigned(&self) -> Option<String> {
+        let has_key = self.settings.is_demo() || self.settings.auth.signing_key_file.is_some();
+        (!has_key && self.here.contains(&"users")).then(|| {
+            "the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by \
+             `openssl genpkey -algorithm ed25519`"
+                .to_owned()
+        })
     }
 
     fn is_elsewhere(&self, module: &str) -> bool {

@@ -1,13 +1,12 @@
 # A private etcd in a directory of its own. Sourced, not run.
 
+# shellcheck source=scripts/lib/machine.sh
+source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
+
 # Finds the server, installs it where that is ours to do (root, Debian's packages), or says what to install.
 etcd_require() {
   command -v etcd >/dev/null && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "etcd is not installed; installing Debian's package etcd-server (its service is not started)."
-    apt-get update -q >/dev/null && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q etcd-server >/dev/null
-    command -v etcd >/dev/null && return
-  fi
+  install_package etcd etcd-server && command -v etcd >/dev/null && return
   cat >&2 <<'WHAT'
 Discovery by etcd needs etcd 3.4 or newer (its program, not a running server). Install it:
   Debian, Ubuntu:  sudo apt-get install etcd-server

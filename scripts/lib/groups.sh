@@ -80,16 +80,6 @@ modules_of() {
   echo "${parts# }"
 }
 
-# The features of a group's binary.
-features_of() {
-  local parts=${GROUP_PARTS[$1]} features
-  features=${parts// /,}
-  ! has_word gateway "$parts" || features="$features,docs-ui"
-  # The gateway alone neither publishes events nor hears any.
-  [ "$parts" = gateway ] || features="$features,rabbitmq"
-  echo "$features"
-}
-
 # plan_ports GATEWAY_PORT: known ones where they are free, so that the next run has the same; REST from 8101, gRPC from 9101, admin from 9201.
 plan_ports() {
   PROCESS_HTTP=() PROCESS_RPC=() PROCESS_ADMIN=() TAKEN=' '

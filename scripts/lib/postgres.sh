@@ -3,16 +3,17 @@
 #   bash scripts/lib/postgres.sh boot DIRECTORY PORT    starts it there (again) and returns when it answers
 #   bash scripts/lib/postgres.sh kill DIRECTORY         stops it at once; the data stays
 
+# shellcheck source=scripts/lib/machine.sh
+source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
+
 # Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
 postgres_require() {
   POSTGRES_BIN=$(postgres_find) && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "PostgreSQL is not installed; installing Debian's package postgresql (no server is started)."
-    # Without this the package would make and start a cluster of its own.
+    # Without this the package would make a cluster of its own.
     mkdir -p /etc/postgresql-common && [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null
-    POSTGRES_BIN=$(postgres_find) && return
   fi
+  install_package PostgreSQL postgresql && POSTGRES_BIN=$(postgres_find) && return
   cat >&2 <<'WHAT'
 The tests need PostgreSQL 13 or newer (its programs, not a running server). Install it:
   Debian, Ubuntu:  sudo apt-get install postgresql
@@ -40,7 +41,7 @@ postgres_start() {
   POSTGRES_KEEP=${1:-}
   POSTGRES_HOME=${1:-$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")}
   local port
-  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
+  port=$(free_port)
   postgres_boot "$port" || return 1
   export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
 }

@@ -5,29 +5,21 @@ readonly READY_LIMIT_S=60
 readonly STOP_LIMIT_S=30
 PROCESS_PID=()
 
-binary_of() { echo "${CARGO_TARGET_DIR:-target}/split/${GROUP_NAME[$1]}/banyan"; }
+binary_of() { binary_at "$profile" "${GROUP_NAME[$1]}"; }
 
-build_command() {
-  local release=''
-  [ "$profile" = debug ] || release=' --release'
-  echo "cargo build --locked -p banyan$release --no-default-features --features $(features_of "$1")"
-}
+build_command() { binary_command "$profile" "${GROUP_PARTS[$1]}"; }
 
-# Built one after the other in the usual target directory, each binary then put aside under its group's name.
+# Built one after the other in the usual target directory.
 build_groups() {
-  local g binary
+  local g
   for g in "${!GROUP_NAME[@]}"; do
-    binary=$(binary_of "$g")
     echo "Building ${GROUP_NAME[g]}: $(build_command "$g")"
     # In the background, because only then does a signal reach this script at once.
     $(build_command "$g") &
     building=$!
     wait "$building" || fail "${GROUP_NAME[g]} does not build"
     building=''
-    mkdir -p "$(dirname "$binary")"
-    # Beside it and then in its place: the old one may still run.
-    cp "${CARGO_TARGET_DIR:-target}/$profile/banyan" "$binary.new"
-    mv -f "$binary.new" "$binary"
+    binary_put "$profile" "${GROUP_NAME[g]}"
   done
 }
 

@@ -7,18 +7,13 @@
 #
 # Everything of it is in that directory: data, logs, its Erlang cookie, and the two ports and process ids that are its alone.
 
+# shellcheck source=scripts/lib/machine.sh
+source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
+
 # Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
 rabbitmq_require() {
   RABBITMQ_BIN=$(rabbitmq_find) && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "RabbitMQ is not installed; installing Debian's package rabbitmq-server (no server is started)."
-    # The package would start a broker of its own; this is how a package is told not to.
-    local policy=/usr/sbin/policy-rc.d ours=""
-    [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && ours=yes; }
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q rabbitmq-server >/dev/null
-    [ -z "$ours" ] || rm -f "$policy"
-    RABBITMQ_BIN=$(rabbitmq_find) && return
-  fi
+  install_package RabbitMQ rabbitmq-server && RABBITMQ_BIN=$(rabbitmq_find) && return
   cat >&2 <<'WHAT'
 The tests need RabbitMQ 3.10 or newer (its programs, not a running server). Install it:
   Debian, Ubuntu:  sudo apt-get install rabbitmq-server
@@ -46,7 +41,7 @@ rabbitmq_find() {
 rabbitmq_start() {
   RABBITMQ_HOME=$(mktemp -d "${TMPDIR:-/tmp}/banyan-rabbitmq.XXXXXX")
   local port
-  port=$(rabbitmq_free_port)
+  port=$(free_port)
   rabbitmq_boot "$RABBITMQ_HOME" "$port" || return 1
   export BANYAN_TEST_RABBITMQ="amqp://guest:guest@127.0.0.1:$port/%2f"
 }
@@ -77,7 +72,7 @@ rabbitmq_boot() {
 
 rabbitmq_configure() {
   local home=$1 port=$2 node epmd distribution
-  epmd=$(rabbitmq_free_port) distribution=$(rabbitmq_free_port)
+  epmd=$(free_port) distribution=$(free_port)
   node="banyan$port@localhost"
   mkdir -p "$home"
   echo '[].' >"$home/enabled_plugins"
@@ -134,10 +129,6 @@ rabbitmq_as() {
   else
     sh -c "cd / && . '$1/env.sh' && $2"
   fi
-}
-
-rabbitmq_free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000))
 }
 
 # Run, not sourced.

@@ -16,6 +16,7 @@ mod page;
 mod secrets;
 mod sku;
 mod timestamp;
+mod transaction;
 
 pub use actor::{Actor, Role};
 pub use bus::{Bus, Listener};
@@ -30,3 +31,4 @@ pub use page::{Cursor, Page, PageRequest};
 pub use secrets::{RandomSecrets, Secrets, without_password};
 pub use sku::{Quantity, Sku};
 pub use timestamp::Timestamp;
+pub use transaction::{inside_transaction, outside_transaction};

@@ -34,6 +34,10 @@ pub fn trials() -> Vec<Trial> {
         crate::harness::runtime().block_on(far::the_same_near_and_far());
         Ok(())
     }));
+    trials.push(Trial::test("contracts::nobody_is_asked_inside_a_transaction_neither_near_nor_far", || {
+        crate::harness::runtime().block_on(far::not_inside_a_transaction());
+        Ok(())
+    }));
     trials
 }
 
@@ -174,7 +178,7 @@ fn growth_is_allowed() -> Result<(), Failed> {
 /// The same inventory, asked through its trait and through gRPC over a connection in memory.
 mod far {
     use inventory_contract::{
-        FindStock, Inventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer,
+        FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer,
         reservation::Outcome,
     };
     use shared_kernel::{Actor, Call, FaultKind, RandomIds, SystemClock};
@@ -215,6 +219,24 @@ mod far {
             let (here, there) = (near.reserve_stock(&call, wrong.clone()).await, far.reserve_stock(&call, wrong).await);
             assert_eq!(here, there);
             assert_eq!(there.expect_err("a fault").kind, FaultKind::Invalid);
+        })
+        .await;
+    }
+
+    pub async fn not_inside_a_transaction() {
+        durable_testing::on_both("inventory", |db| async move {
+            let needs = inventory::Needs { db: db.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
+            let near: Arc<dyn Inventory> = Arc::new(LocalInventory(inventory::start(needs).await.expect("inventory starts").contract));
+            let far: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(near.clone()).await));
+            for contract in [near, far] {
+                let (call, question) = (Call::by_module("orders"), FindStock { sku: "rare-fig".to_owned() });
+                contract.find_stock(&call, question.clone()).await.expect("outside it answers");
+                let inside = db.write(move |_| {
+                    let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
+                    async move { contract.find_stock(&call, question).await }
+                });
+                assert_eq!(inside.await.expect_err("inside it is refused").code, "inside_transaction");
+            }
         })
         .await;
     }

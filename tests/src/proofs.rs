@@ -8,7 +8,19 @@ use crate::architecture::root;
 
 const PAGE: &str = "docs/RELIABILITY.md";
 const HEADING: &str = "## Which test fails when a rule is broken";
-const PARTS: [&str; 8] = ["Writing", "Commands", "Events", "Sagas", "Checkout and cancellation", "Money", "Stock", "HTTP"];
+const PARTS: [&str; 11] = [
+    "Rules that carry everything",
+    "Writing",
+    "Commands",
+    "Events",
+    "Between processes",
+    "Sagas",
+    "Checkout and cancellation",
+    "Money",
+    "Stock",
+    "HTTP",
+    "All together",
+];
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -89,9 +101,14 @@ fn read_tests(folder: &Path, names: &mut BTreeSet<String>) -> std::io::Result<()
             // Beside the code, tests come last.
             let tests = if is_test_file { &text[..] } else { text.split("#[cfg(test)]").nth(1).unwrap_or_default() };
             names.extend(tests.split("fn ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::to_owned));
-            let trials = tests.split("::").skip(1).filter_map(|rest| rest.split('"').next());
-            names.extend(trials.filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')).map(str::to_owned));
+            // Trials are named by strings, alone or after `part::`.
+            let trials = tests.split('"').filter_map(|literal| literal.split("::").last());
+            names.extend(trials.filter(|name| name.contains('_') && name.bytes().all(is_of_name)).map(str::to_owned));
         }
     }
     Ok(())
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }

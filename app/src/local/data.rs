@@ -74,8 +74,8 @@ pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
         let file = settings.data_dir.join(format!("{}.db", module.replace('_', "-")));
         return Ok(Place::Sqlite { path: file });
     };
-    let own_database = settings.modules.get(module).is_some_and(|at| at.database_url.is_some());
-    let url = if own_database || !settings.database.login_per_module { url.to_owned() } else { Login::of(url, module)?.url };
+    let has_login = own_url(settings, module).is_none() && settings.database.login_per_module;
+    let url = if has_login { Login::of(url, module)?.url } else { url.to_owned() };
     Ok(Place::Postgres { url, schema: module.to_owned() })
 }
 
@@ -91,8 +91,13 @@ pub async fn open(ground: &Ground, module: &str) -> anyhow::Result<Db> {
 }
 
 fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
-    let own = settings.modules.get(module).and_then(|at| at.database_url.as_ref());
-    own.or(settings.database.url.as_ref()).map(|url| url.expose_secret())
+    own_url(settings, module).or_else(|| settings.database.url.as_ref().map(|url| url.expose_secret()))
+}
+
+/// The database that is the module's alone. The sandbox provider's books go where payments goes.
+fn own_url<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
+    let module = if module == SANDBOX_PROVIDER { "payments" } else { module };
+    settings.modules.get(module).and_then(|at| at.database_url.as_ref()).map(|url| url.expose_secret())
 }
 
 /// A module's own login.
@@ -178,7 +183,7 @@ pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
 
 /// Those that keep their data in `database.url`.
 fn sharing<'a>(settings: &'a Settings, owners: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
-    owners.iter().copied().filter(|owner| settings.modules.get(*owner).is_none_or(|at| at.database_url.is_none()))
+    owners.iter().copied().filter(|owner| own_url(settings, owner).is_none())
 }
 
 /// Migrates each module's schema, one after the other.
@@ -212,8 +217,8 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
     connection.with_context(|| match &place {
         Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
         Place::Postgres { .. } => {
-            let own = settings.modules.get(module).is_some_and(|at| at.database_url.is_some());
-            let setting = if own { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
+            let setting =
+                if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
             format!(
                 "is PostgreSQL running there ({setting})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
                  made the login and schema of {module}?"

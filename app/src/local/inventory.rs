@@ -1,5 +1,9 @@
 //! Starts inventory here.
 
+use std::sync::Arc;
+
+use inventory_contract::LocalInventory;
+
 use super::{Placed, data::open};
 use crate::{rpc::Contracts, wiring::Ground};
 
@@ -10,6 +14,6 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         ids: ground.ids.clone(),
     })
     .await?;
-    contracts.inventory = inventory.contract;
+    contracts.inventory = Arc::new(LocalInventory(inventory.contract));
     Ok(Placed { name: "inventory", routes: inventory.routes, machinery: inventory.machinery, seed: inventory.seed, well_known: None })
 }

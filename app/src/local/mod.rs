@@ -30,7 +30,7 @@ use anyhow::bail;
 use async_trait::async_trait;
 pub use durable::Counts;
 use durable::{Db, Feeds, Machinery, Seed};
-use event_feed_contract::EventFeed;
+use event_feed_contract::{EventFeed, LocalEventFeed};
 use futures::future::{BoxFuture, join_all};
 use shared_kernel::{Bus, Fault, FaultKind};
 use tokio::task::JoinHandle;
@@ -40,6 +40,7 @@ use web::Routes;
 use crate::{
     config::Settings,
     health::{Check, State},
+    migrated::{Migrated, Tables},
     rpc::Contracts,
     wiring::Ground,
 };
@@ -97,30 +98,12 @@ pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     })
 }
 
-/// What is applied and pending in one module's tables.
-#[derive(Debug)]
-pub struct Tables {
-    pub module: &'static str,
-    pub applied: Vec<String>,
-    pub pending: Vec<String>,
-    /// Applied by a newer banyan.
-    pub unknown: Vec<String>,
-}
-
-/// What `banyan migrate` did and found.
-#[derive(Debug)]
-pub struct Migrated {
-    /// Whose schemas and logins were made.
-    pub provisioned: Vec<String>,
-    pub tables: Vec<Tables>,
-}
-
 /// How every module's tables stand, after making schemas and logins, and after bringing the tables up to date, if that is wanted.
 ///
 /// # Errors
 /// The data is in use; a database that cannot be reached or altered.
 pub async fn migrate(settings: &Settings, provision: bool, up: bool) -> anyhow::Result<Migrated> {
-    let _lock = data::lock(settings, &modules())?;
+    let _lock = data::lock(settings, &data::owners())?;
     let provisioned = if provision { data::provision(settings, &data::owners()).await? } else { Vec::new() };
     if up {
         data::migrate(settings, &modules()).await?;
@@ -204,7 +187,8 @@ impl Local {
 
     /// Where these modules' events can be asked for.
     pub fn feeds(&self) -> HashMap<String, Arc<dyn EventFeed>> {
-        self.placed.iter().map(|module| (module.name.to_owned(), module.machinery.feed())).collect()
+        let feed = |module: &Placed| Arc::new(LocalEventFeed(module.machinery.feed())) as Arc<dyn EventFeed>;
+        self.placed.iter().map(|module| (module.name.to_owned(), feed(module))).collect()
     }
 
     pub fn checks(&self) -> Vec<Arc<dyn Check>> {
@@ -269,8 +253,10 @@ impl Check for DatabaseCheck {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use serde::{Serialize, de::DeserializeOwned};
-    use shared_kernel::{RandomIds, SystemClock};
+    use shared_kernel::{Call, inside_transaction};
 
     use super::*;
     use crate::{config::MODULES, discovery, rpc::Remotes, wiring};
@@ -281,20 +267,64 @@ mod tests {
         assert_eq!(modules(), MODULES.into_iter().filter(|module| known.contains(module)).collect::<Vec<_>>());
     }
 
+    /// The modules of this binary in a directory of their own, with the contracts of all.
+    struct Started {
+        local: Local,
+        contracts: Contracts,
+        directory: PathBuf,
+    }
+
+    impl Started {
+        async fn new(test: &str) -> Started {
+            let directory = std::env::temp_dir().join(format!("banyan-local-{test}-{}", std::process::id()));
+            let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
+            let settings = Settings::from_sources(None, [variable]).unwrap();
+            let stop = CancellationToken::new();
+            let remotes = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), &stop).unwrap();
+            let mut contracts = remotes.contracts();
+            let local = Local::start(&Ground::new(settings), &mut contracts).await.unwrap();
+            Started { local, contracts, directory }
+        }
+
+        async fn end(self) {
+            self.local.close().await;
+            std::fs::remove_dir_all(&self.directory).unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn what_is_said_to_be_heard_is_what_the_modules_react_to() {
-        let directory = std::env::temp_dir().join(format!("banyan-local-{}", std::process::id()));
-        let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
-        let settings = Settings::from_sources(None, [variable]).unwrap();
-        let stop = CancellationToken::new();
-        let mut contracts = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), &stop).unwrap().contracts();
-        let ground = Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-        let local = Local::start(&ground, &mut contracts).await.unwrap();
-        for module in &local.placed {
+        let started = Started::new("heard").await;
+        for module in &started.local.placed {
             assert_eq!(module.machinery.topics(), wiring::topics_of(module.name), "{}", module.name);
         }
-        local.close().await;
-        std::fs::remove_dir_all(&directory).unwrap();
+        started.end().await;
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_inside_a_transaction() {
+        let started = Started::new("asked").await;
+        let Contracts { users, catalog, inventory, payments, shipping, orders, notifications } = &started.contracts;
+        let call = Call::default();
+        let mut asked = inside_transaction(async {
+            vec![
+                users.find_user(&call, Default::default()).await.err(),
+                catalog.list_products(&call, Default::default()).await.err(),
+                inventory.find_stock(&call, Default::default()).await.err(),
+                payments.find_payment(&call, Default::default()).await.err(),
+                shipping.find_shipment(&call, Default::default()).await.err(),
+                orders.find_order(&call, Default::default()).await.err(),
+                notifications.list_notifications(&call, Default::default()).await.err(),
+            ]
+        })
+        .await;
+        for feed in started.local.feeds().values() {
+            asked.push(inside_transaction(feed.list_subjects(&call, Default::default())).await.err());
+        }
+        for fault in asked {
+            assert_eq!(fault.map(|fault| fault.code).as_deref(), Some("inside_transaction"));
+        }
+        started.end().await;
     }
 
     #[test]

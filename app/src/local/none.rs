@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use web::Routes;
 
-use crate::{config::Settings, health::Check, rpc::Contracts, wiring::Ground};
+use crate::{config::Settings, health::Check, migrated::Migrated, rpc::Contracts, wiring::Ground};
 
 /// Only passed on here, as the module's own process answered.
 pub type Counts = serde_json::Value;
@@ -28,20 +28,6 @@ pub fn data_of(_: &Settings, _: &str) -> anyhow::Result<String> {
 /// Always: there is no module whose tables could be brought up to date.
 pub async fn migrate(_: &Settings, _: bool, _: bool) -> anyhow::Result<Migrated> {
     bail!("no module is in this binary, so it has no tables; use a binary with modules")
-}
-
-#[derive(Debug)]
-pub struct Migrated {
-    pub provisioned: Vec<String>,
-    pub tables: Vec<Tables>,
-}
-
-#[derive(Debug)]
-pub struct Tables {
-    pub module: &'static str,
-    pub applied: Vec<String>,
-    pub pending: Vec<String>,
-    pub unknown: Vec<String>,
 }
 
 pub struct Local;

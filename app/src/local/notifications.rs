@@ -1,5 +1,9 @@
 //! Starts notifications here.
 
+use std::sync::Arc;
+
+use notifications_contract::LocalNotifications;
+
 use super::{Placed, data::open};
 use crate::{rpc::Contracts, wiring::Ground};
 
@@ -12,7 +16,7 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         settings: ground.settings.section("notifications")?,
     })
     .await?;
-    contracts.notifications = notifications.contract;
+    contracts.notifications = Arc::new(LocalNotifications(notifications.contract));
     Ok(Placed {
         name: "notifications",
         routes: notifications.routes,

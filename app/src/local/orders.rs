@@ -1,5 +1,9 @@
 //! Starts orders here.
 
+use std::sync::Arc;
+
+use orders_contract::LocalOrders;
+
 use super::{Placed, data::open};
 use crate::{rpc::Contracts, wiring::Ground};
 
@@ -15,6 +19,6 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         settings: ground.settings.section("orders")?,
     })
     .await?;
-    contracts.orders = orders.contract;
+    contracts.orders = Arc::new(LocalOrders(orders.contract));
     Ok(Placed { name: "orders", routes: orders.routes, machinery: orders.machinery, seed: orders.seed, well_known: None })
 }

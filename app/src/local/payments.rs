@@ -1,5 +1,9 @@
 //! Starts payments here.
 
+use std::sync::Arc;
+
+use payments_contract::LocalPayments;
+
 use super::{
     Placed,
     data::{SANDBOX_PROVIDER, open, place},
@@ -15,6 +19,6 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         settings: ground.settings.section("payments")?,
     })
     .await?;
-    contracts.payments = payments.contract;
+    contracts.payments = Arc::new(LocalPayments(payments.contract));
     Ok(Placed { name: "payments", routes: payments.routes, machinery: payments.machinery, seed: payments.seed, well_known: None })
 }

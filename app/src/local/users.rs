@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use shared_kernel::RandomSecrets;
+use users_contract::LocalUsers;
 
 use super::{Placed, data::open};
 use crate::{config::Settings, rpc::Contracts, wiring::Ground};
@@ -17,7 +18,7 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         settings: own_settings(&ground.settings)?,
     })
     .await?;
-    contracts.users = users.contract;
+    contracts.users = Arc::new(LocalUsers(users.contract));
     Ok(Placed { name: "users", routes: users.routes, machinery: users.machinery, seed: users.seed, well_known: Some(users.well_known) })
 }
 

@@ -12,6 +12,7 @@ use lettre::{
     transport::smtp,
 };
 use secrecy::ExposeSecret;
+use shared_kernel::outside_transaction;
 
 use crate::{
     notification::{Attempt, Claimed},
@@ -58,6 +59,9 @@ impl Post {
         };
         let to = recipient.address.clone();
         let Some(server) = &self.server else { return Attempt::Captured { to } };
+        if let Err(fault) = outside_transaction("the mail server") {
+            return Attempt::Refused { error: fault.to_string() };
+        }
         match tokio::time::timeout(self.timeout, server.send(message)).await {
             Ok(Ok(_)) => Attempt::Sent { to },
             Ok(Err(error)) => attempt_of(&error),

@@ -1,8 +1,9 @@
-//! Turns a module's `.proto` files into its contract crate: messages, one trait per service, and the trait's two gRPC adapters.
+//! Turns a module's `.proto` files into its contract crate: messages, one trait per service, and the trait's adapters.
 //!
 //! Called from a contract's two-line `build.rs`. What comes out, for a package `banyan.inventory.v1` with a service `Inventory`:
 //! - every message, with serde (snake_case, missing fields take their defaults, so a contract may grow);
 //! - `trait Inventory`: one method per rpc, `&Call` and message in, `Result<message, Fault>` out: **what modules use**;
+//! - `LocalInventory`: the trait as a module in this process answers it; neither it nor the next can be asked inside a write transaction;
 //! - `RemoteInventory<T>`: the trait over a gRPC channel; `ServedInventory`: a gRPC service over an `Arc<dyn Inventory>`;
 //! - `impl Event` for every message of `events.proto`, and `EVENT_TYPES`;
 //! - `DESCRIPTOR_SET`: the encoded descriptors, for reflection and for the test that contracts only grow.
@@ -92,15 +93,22 @@ fn docs(comments: &prost_build::Comments, indent: &str) -> String {
 fn write_contract(service: &Service, buf: &mut String) {
     let name = &service.name;
     let module = snake_case(name);
-    let (mut methods, mut remote, mut served) = (String::new(), String::new(), String::new());
+    let (mut methods, mut local, mut remote, mut served) = (String::new(), String::new(), String::new(), String::new());
     for method in &service.methods {
         let (rpc, input, output) = (&method.name, &method.input_type, &method.output_type);
         methods.push_str(&docs(&method.comments, "    "));
         methods.push_str(&format!(
             "    async fn {rpc}(&self, call: &shared_kernel::Call, request: {input}) -> Result<{output}, shared_kernel::Fault>;\n"
         ));
+        local.push_str(&format!(
+            "    async fn {rpc}(&self, call: &shared_kernel::Call, request: {input}) -> Result<{output}, shared_kernel::Fault> {{
+        shared_kernel::outside_transaction(\"{name}.{rpc}\")?;
+        self.0.{rpc}(call, request).await
+    }}\n"
+        ));
         remote.push_str(&format!(
             "    async fn {rpc}(&self, call: &shared_kernel::Call, request: {input}) -> Result<{output}, shared_kernel::Fault> {{
+        shared_kernel::outside_transaction(\"{name}.{rpc}\")?;
         let answer = self.client.clone().{rpc}(wire::request(call, request)).await;
         answer.map(tonic::Response::into_inner).map_err(wire::fault)
     }}\n"
@@ -118,6 +126,14 @@ fn write_contract(service: &Service, buf: &mut String) {
 {docs}#[async_trait::async_trait]
 pub trait {name}: Send + Sync {{
 {methods}}}
+
+/// [`{name}`] as a module in this process answers it.
+#[derive(Clone)]
+pub struct Local{name}(pub std::sync::Arc<dyn {name}>);
+
+#[async_trait::async_trait]
+impl {name} for Local{name} {{
+{local}}}
 
 /// [`{name}`] as a service in another process answers it, over gRPC.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
-use shared_kernel::{Clock, Fault, Ids, without_password};
+use shared_kernel::{Clock, Fault, Ids, outside_transaction, without_password};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,8 @@ impl Db {
     /// Runs `job` in one transaction and commits it. The answer comes **after** the commit.
     ///
     /// The job may run more than once (PostgreSQL takes back a transaction that lost a race), and at most [`Settings::job_timeout_ms`]. Its
-    /// error rolls its effects back, and nobody else's. A caller that goes away cancels nothing.
+    /// error rolls its effects back, and nobody else's. A caller that goes away cancels nothing. Inside it nothing outside the module can be asked,
+    /// and nothing else can be written: see [`outside_transaction`].
     ///
     /// # Errors
     /// The job's own; `unavailable` when the transaction could not be committed or the queue is full; `timeout` for a job that took too long.
@@ -135,6 +136,7 @@ impl Db {
         Fut: Future<Output = Result<T, Fault>> + Send + 'static,
         T: Send + 'static,
     {
+        outside_transaction("another write")?;
         let slot: Arc<Mutex<Option<T>>> = Arc::default();
         let answer = slot.clone();
         let job: Job = Arc::new(move |tx| {

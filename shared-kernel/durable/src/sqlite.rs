@@ -8,7 +8,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
-use shared_kernel::Fault;
+use shared_kernel::{Fault, inside_transaction};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
@@ -192,7 +192,7 @@ impl Loop {
 
 /// Runs a job within its time; a panic in it is its own failure and nobody else's.
 pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
-    let work = AssertUnwindSafe(async { job(tx.clone()).await }).catch_unwind();
+    let work = AssertUnwindSafe(inside_transaction(async { job(tx.clone()).await })).catch_unwind();
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => done,
         Ok(Err(_)) => Err(Fault::internal("write_panicked", format!("a write job of {} panicked", tx.module()))),

@@ -72,14 +72,14 @@ impl Stage {
 }
 
 impl Role {
-    /// The binary that contains what this process is made of, as `scripts/lib/placements.sh` builds it.
+    /// The binary that contains what this process is made of, as `scripts/lib/binaries.sh` builds it.
     pub fn binary(self) -> PathBuf {
         let whole = binary();
         if self.name == "shop" {
             return whole;
         }
         let binary = whole.with_file_name("placements").join(self.name).join("banyan");
-        assert!(binary.exists(), "{} is not built: run scripts/test.sh, or scripts/lib/placements.sh first", binary.display());
+        assert!(binary.exists(), "{} is not built: run scripts/test.sh, or scripts/lib/binaries.sh first", binary.display());
         binary
     }
 }

@@ -23,7 +23,7 @@ pub fn all() -> Vec<Case> {
 }
 
 const IN_FLIGHT: usize = 20;
-const SERVICES: [&str; 7] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"];
+const SERVICES: [&str; 8] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications", "gateway"];
 /// Longer than the lease in [`SETTINGS`].
 const PAST_THE_LEASE: Duration = Duration::from_secs(3);
 

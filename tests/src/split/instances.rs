@@ -19,14 +19,15 @@ async fn two_of_each() {
         plan = plan.instances(name, 2);
     }
     let mut shop = plan.start().await;
-    let load = Load::start(&shop.client(), 20).await;
-    for name in ["orders", "payments"] {
+    shop.client().get("/api/v1/products").await.expect(200);
+    // The first of each dies, so whoever orders does it at the second gateway.
+    let second = shop.processes().iter().filter(|process| process.role.name == "gateway").nth(1).expect("two gateways").client();
+    let load = Load::start(&second, 20).await;
+    for name in doubled {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        // The first of the two dies, and stays away: the other takes its leases.
+        // It stays away: the other takes its leases.
         shop.process(name).kill().await;
     }
-    let second = shop.processes().iter().filter(|process| process.role.name == "gateway").nth(1).expect("two gateways").client();
-    second.get("/api/v1/products").await.expect(200);
     tokio::time::sleep(Duration::from_secs(3)).await;
     load.end(&shop).await;
     shop.remove().await;

@@ -11,7 +11,7 @@ use std::{
 use durable::{Db, Settings, Tx};
 use durable_testing::{SqliteHome, eventually, on_both};
 use sea_orm::ConnectionTrait;
-use shared_kernel::{Fault, FaultKind};
+use shared_kernel::{Fault, FaultKind, outside_transaction};
 use tokio::sync::Notify;
 
 use crate::house::{SOON, count, execute, texts};
@@ -122,6 +122,29 @@ async fn a_panic_in_a_job_is_its_own() {
         assert_eq!(panicked.unwrap_err().code, "write_panicked");
         fine.unwrap();
         assert_eq!(texts(&db, "select word from word").await, ["b"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn inside_a_job_nothing_else_is_written_or_asked() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let inside = db.clone();
+        let (written, asked) = db
+            .write(move |_| {
+                let db = inside.clone();
+                async move {
+                    let written = db.write(|tx| async move { say(&tx, "insert into word values ('inside')").await }).await;
+                    Ok((written, outside_transaction("a neighbour")))
+                }
+            })
+            .await
+            .unwrap();
+        assert_eq!(written.unwrap_err().code, "inside_transaction");
+        assert_eq!(asked.unwrap_err().code, "inside_transaction");
+        assert_eq!(outside_transaction("a neighbour"), Ok(()), "the transaction has ended");
+        assert!(texts(&db, "select word from word").await.is_empty());
     })
     .await;
 }

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds binaries that contain some of the shop, each into target/<profile>/placements/<name>/banyan. Sourced by scripts, or run by itself for those
+# that the tests start:
+#
+#   scripts/lib/binaries.sh
+
+# binary_features "PARTS": the features of a binary with these modules, of which `gateway` may be one.
+binary_features() {
+  local features=${1// /,}
+  case " $1 " in *" gateway "*) features="$features,docs-ui" ;; esac
+  # The gateway alone neither publishes events nor hears any.
+  [ "$1" = gateway ] || features="$features,rabbitmq"
+  echo "$features"
+}
+
+# binary_command PROFILE "PARTS"
+binary_command() {
+  local release=''
+  [ "$1" = debug ] || release=' --release'
+  echo "cargo build --locked -p banyan$release --no-default-features --features $(binary_features "$2")"
+}
+
+# binary_at PROFILE NAME
+binary_at() { echo "${CARGO_TARGET_DIR:-target}/$1/placements/$2/banyan"; }
+
+# binary_put PROFILE NAME: puts what was built last aside, under its name.
+binary_put() {
+  local binary
+  binary=$(binary_at "$1" "$2")
+  mkdir -p "$(dirname "$binary")"
+  # A copy, because the next build overwrites the file it comes from; beside it and then in its place, because the old one may still run.
+  cp "${CARGO_TARGET_DIR:-target}/$1/banyan" "$binary.new"
+  mv -f "$binary.new" "$binary"
+}
+
+# binary_build NAME "PARTS": quietly, for tests.
+binary_build() {
+  $(binary_command debug "$2") --quiet
+  binary_put debug "$1"
+}
+
+# Those of the stages in tests/src/harness/stage.rs.
+binaries_of_the_tests() {
+  local module
+  for module in users catalog inventory payments shipping orders notifications gateway; do
+    binary_build "$module" "$module"
+  done
+  binary_build stock-and-money "inventory payments"
+  binary_build rest "users catalog shipping orders notifications gateway"
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -euo pipefail
+  cd "$(dirname "$0")/../.."
+  binaries_of_the_tests
+fi
