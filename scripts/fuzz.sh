@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 seeds=("$@")
 [ ${#seeds[@]} -gt 0 ] || seeds=(1 2 3)
 
-home=target/fuzz
-mkdir -p "$home"
+mkdir -p target/fuzz
+home=$(cd target/fuzz && pwd)
 if [ ! -x "$home/venv/bin/st" ]; then
   python3 -m venv "$home/venv"
   "$home/venv/bin/pip" install --quiet 'schemathesis>=4.30,<5'
@@ -18,9 +18,13 @@ fi
 
 cargo build --locked -p banyan
 data=$(mktemp -d "${TMPDIR:-/tmp}/banyan-fuzz.XXXXXX")
+binary=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/banyan
+# Nobody's own shop: no settings of whoever runs this, no banyan.toml that lies here.
+for name in "${!BANYAN_@}"; do unset "$name"; done
+cd "$data"
 # The fuzzer logs in wrongly on purpose, very often.
 BANYAN__HTTP__LISTEN=127.0.0.1:0 BANYAN__DATA_DIR="$data" BANYAN__USERS__ADDRESS_FAILURES_PER_MINUTE=0 BANYAN__LOG__FILTER=warn \
-  target/debug/banyan serve >"$data/banner" 2>"$data/log" &
+  "$binary" serve >"$data/banner" 2>"$data/log" &
 shop=$!
 trap 'kill "$shop" 2>/dev/null; wait "$shop" 2>/dev/null || true; rm -rf "$data"' EXIT
 for _ in $(seq 100); do

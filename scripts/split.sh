@@ -71,11 +71,13 @@ case "$discovery" in static | dns | etcd) ;; *) wrong "--discovery $discovery: s
 
 # --- commands for a shop that runs already ---
 
-is_running() { [ -p "$state/control" ] && kill -0 "$(cat "$state/pid" 2>/dev/null)" 2>/dev/null; }
+# Also while it still builds or starts.
+is_running() { kill -0 "$(cat "$state/pid" 2>/dev/null)" 2>/dev/null; }
 
 # Asks the script that runs the shop, which alone starts and stops its processes, and waits for its answer.
 request() {
   is_running || fail "no shop runs with the state in $state; start one with scripts/split.sh"
+  [ -p "$state/control" ] || fail "the shop with the state in $state is not ready yet"
   local answer="$state/answer.$$"
   echo "$1 ${2:--} $$" >"$state/control"
   for _ in $(seq 600); do
@@ -107,8 +109,8 @@ plan_instances ${asked_instances[@]+"${asked_instances[@]}"}
 if is_running; then
   fail "a shop runs already with the state in $state (pid $(cat "$state/pid")); stop it with scripts/split.sh down, or give this one --state DIR"
 fi
-plan_ports "$port"
 if [ "$print" = 1 ]; then
+  plan_ports "$port"
   BANYAN_TEST_RABBITMQ=${BANYAN_TEST_RABBITMQ:-amqp://127.0.0.1:PORT/%2f}
   DATABASE_URL=${BANYAN_TEST_POSTGRES:-postgres://postgres@127.0.0.1:PORT/shop}
   ETCD_URL=http://127.0.0.1:PORT
@@ -148,6 +150,7 @@ trap 'exit 143' TERM HUP
 [ -n "${BANYAN_TEST_RABBITMQ:-}" ] || rabbitmq_require
 [ "$discovery" != etcd ] || etcd_require
 if [ "$build" = 1 ]; then build_groups; else require_binaries; fi
+plan_ports "$port"
 start_ground
 if [ "$mtls" = 1 ]; then
   certificates=$(mktemp -d "$state/certificates.XXXXXX")

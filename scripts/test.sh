@@ -2,7 +2,7 @@
 # The test command: starts a private, throw-away PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
 #
 #   scripts/test.sh                 everything, short counts (a few minutes after the build)
-#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times
+#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times (a minute's partition three times)
 #   scripts/test.sh -- NAME         only tests whose name contains NAME (whatever follows -- goes to cargo test)
 #
 # BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f use servers of yours instead.
@@ -23,10 +23,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
-  postgres_require
-fi
-# Some tests kill a broker of their own, so its programs are needed in any case.
+# Some tests stop a server of their own, so the programs are needed in any case.
+postgres_require
 rabbitmq_require
 # Each test of discovery starts an etcd of its own.
 etcd_require
@@ -36,9 +34,17 @@ binaries_of_the_tests
 # Built before the clock of any test runs; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
 
+# All that tests make is in here; others may enter, because servers have users of their own.
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/banyan-tests.XXXXXX")
+export TMPDIR
+chmod 755 "$TMPDIR"
+
+# The servers of all tests, and those of single tests that were interrupted.
 stop_servers() {
-  if [ -n "${POSTGRES_HOME:-}" ]; then postgres_stop; fi
-  if [ -n "${RABBITMQ_HOME:-}" ]; then rabbitmq_stop; fi
+  local home
+  for home in "$TMPDIR"/banyan-postgres*; do [ ! -d "$home" ] || POSTGRES_HOME=$home POSTGRES_KEEP='' postgres_stop; done
+  for home in "$TMPDIR"/banyan-rabbitmq* "$TMPDIR"/banyan-broker*; do [ ! -d "$home" ] || rabbitmq_end "$home"; done
+  rm -rf "$TMPDIR"
 }
 trap stop_servers EXIT
 if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then

@@ -12,6 +12,8 @@ use config::{Config, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 
+use crate::wiring;
+
 /// Every setting with its default and its comment.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
@@ -165,6 +167,7 @@ impl Settings {
         let mut settings: Settings = all.clone().try_deserialize().context("a setting is wrong")?;
         settings.all = Sources(all);
         settings.check()?;
+        wiring::check_sections(&settings)?;
         Ok(settings)
     }
 
@@ -440,6 +443,8 @@ mod tests {
     fn a_value_of_the_wrong_type_names_key_and_place() {
         let text = error("[http]\nworkers = \"many\"", &[]);
         assert!(text.contains("http.workers") && text.contains("banyan.toml") && text.contains("many"), "{text}");
+        let text = error("", &[("BANYAN__DISCOVERY__KIND", "dsn")]);
+        assert!(text.contains("BANYAN__DISCOVERY__KIND") && text.contains("dsn") && text.contains("etcd"), "{text}");
     }
 
     #[test]

@@ -83,6 +83,17 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
 }
 
+/// Whether what connects processes can be read, in whichever of them.
+///
+/// # Errors
+/// Names the key and where it stands.
+pub fn check_sections(settings: &Settings) -> anyhow::Result<()> {
+    settings.section::<discovery::Settings>("discovery")?;
+    settings.section::<bus::Settings>("bus")?;
+    settings.section::<rpc::Settings>("rpc")?;
+    Ok(())
+}
+
 /// Finds what a binary with these modules lacks.
 struct Missing<'a> {
     here: Vec<&'static str>,

@@ -26,7 +26,14 @@ impl Admin {
     /// The login may not create roles or schemas.
     pub async fn make_schema(&self, schema: &str, login: Option<(&str, &str)>) -> anyhow::Result<()> {
         let Some((role, password)) = login else {
-            self.0.execute_unprepared(&format!("create schema if not exists {}", name(schema))).await?;
+            // `if not exists` asks for the right to create also where there is nothing to create.
+            let (literal, schema) = (text(schema), name(schema));
+            let make = format!(
+                "do $provision$ begin
+                    if not exists (select from pg_namespace where nspname = {literal}) then create schema {schema}; end if;
+                end $provision$"
+            );
+            self.0.execute_unprepared(&make).await?;
             return Ok(());
         };
         // Names and passwords cannot be parameters of such statements, so they are quoted here.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds binaries that contain some of the shop, each into target/<profile>/placements/<name>/banyan. Sourced by scripts, or run by itself for those
+# Builds binaries that contain some of the shop, each into target/<profile>/placements/PART+PART/banyan. Sourced by scripts, or run by itself for those
 # that the tests start:
 #
 #   scripts/lib/binaries.sh
@@ -20,10 +20,10 @@ binary_command() {
   echo "cargo build --locked -p banyan$release --no-default-features --features $(binary_features "$2")"
 }
 
-# binary_at PROFILE NAME
-binary_at() { echo "${CARGO_TARGET_DIR:-target}/$1/placements/$2/banyan"; }
+# binary_at PROFILE "PARTS"
+binary_at() { echo "${CARGO_TARGET_DIR:-target}/$1/placements/${2// /+}/banyan"; }
 
-# binary_put PROFILE NAME: puts what was built last aside, under its name.
+# binary_put PROFILE "PARTS": puts what was built last aside.
 binary_put() {
   local binary
   binary=$(binary_at "$1" "$2")
@@ -33,9 +33,9 @@ binary_put() {
   mv -f "$binary.new" "$binary"
 }
 
-# binary_build NAME "PARTS": quietly, for tests.
+# binary_build "PARTS": quietly, for tests.
 binary_build() {
-  $(binary_command debug "$2") --quiet
+  $(binary_command debug "$1") --quiet
   binary_put debug "$1"
 }
 
@@ -43,10 +43,10 @@ binary_build() {
 binaries_of_the_tests() {
   local module
   for module in users catalog inventory payments shipping orders notifications gateway; do
-    binary_build "$module" "$module"
+    binary_build "$module"
   done
-  binary_build stock-and-money "inventory payments"
-  binary_build rest "users catalog shipping orders notifications gateway"
+  binary_build "inventory payments"
+  binary_build "gateway users catalog shipping orders notifications"
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

@@ -99,13 +99,11 @@ plan_ports() {
   done
 }
 
-is_taken() { (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Sets FOUND_PORT: the port, or any free one if it is 0 or taken. Below those that the system gives to connections.
+# Sets FOUND_PORT: the port, or any free one if it is 0 or taken.
 find_port() {
   FOUND_PORT=$1
   while [ "$FOUND_PORT" = 0 ] || has_word "$FOUND_PORT" "$TAKEN" || is_taken "$FOUND_PORT"; do
-    FOUND_PORT=$((20000 + RANDOM % 12000))
+    FOUND_PORT=$(free_port)
   done
   TAKEN="$TAKEN$FOUND_PORT "
 }

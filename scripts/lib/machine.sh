@@ -4,15 +4,22 @@
 install_package() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
   echo "$1 is not installed; installing Debian's package $2 (no server is started)."
-  # A package would start a server of its own; this is how packages are told not to.
-  local policy=/usr/sbin/policy-rc.d ours='' code=0
-  [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && ours=yes; }
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$2"; } >/dev/null || code=$?
-  [ -z "$ours" ] || rm -f "$policy"
-  return "$code"
+  (
+    # A package would start a server of its own; this is how packages are told not to. A subshell's trap also runs when it is interrupted.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+    fi
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$2"
+  ) >/dev/null
 }
 
-# A port of this machine that nobody listens on now.
+is_taken() { (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# A port that nobody listens on, below those that the system gives to connections: one of them could take it while a server restarts.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000))
+  local port=$((10000 + RANDOM % 22000))
+  while is_taken "$port"; do port=$((10000 + RANDOM % 22000)); done
+  echo "$port"
 }

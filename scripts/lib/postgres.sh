@@ -26,7 +26,8 @@ WHAT
 
 postgres_find() {
   local directory
-  for directory in "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql*/bin; do
+  for directory in "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/bin \
+    /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do
     if [ -x "$directory/initdb" ] && [ -x "$directory/postgres" ]; then
       echo "$directory"
       return
@@ -37,6 +38,7 @@ postgres_find() {
 
 # postgres_start [DIRECTORY]: starts it and exports BANYAN_TEST_POSTGRES. With a directory it keeps its data there and goes on with what is there;
 # without, postgres_stop throws them away. PostgreSQL refuses to run as root, so root hands it to the package's user.
+# shellcheck disable=SC2120 # some have no directory
 postgres_start() {
   POSTGRES_KEEP=${1:-}
   POSTGRES_HOME=${1:-$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")}
@@ -57,7 +59,7 @@ postgres_boot() {
     postgres_as "'$POSTGRES_BIN/initdb' -D '$POSTGRES_HOME/data' -U postgres -A trust -E UTF8 --locale=C" >"$POSTGRES_HOME/initdb.log"
   fi
   if ! postgres_as "'$POSTGRES_BIN/pg_ctl' -D '$POSTGRES_HOME/data' -l '$POSTGRES_HOME/server.log' -w -t 60 start \
-      -o '-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$POSTGRES_HOME -c max_connections=500'" >/dev/null; then
+      -o '-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=500'" >/dev/null; then
     cat "$POSTGRES_HOME/server.log" >&2
     return 1
   fi

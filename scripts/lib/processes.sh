@@ -5,7 +5,7 @@ readonly READY_LIMIT_S=60
 readonly STOP_LIMIT_S=30
 PROCESS_PID=()
 
-binary_of() { binary_at "$profile" "${GROUP_NAME[$1]}"; }
+binary_of() { binary_at "$profile" "${GROUP_PARTS[$1]}"; }
 
 build_command() { binary_command "$profile" "${GROUP_PARTS[$1]}"; }
 
@@ -15,11 +15,12 @@ build_groups() {
   for g in "${!GROUP_NAME[@]}"; do
     echo "Building ${GROUP_NAME[g]}: $(build_command "$g")"
     # In the background, because only then does a signal reach this script at once.
+    # shellcheck disable=SC2091 # the command's words are what is to be run
     $(build_command "$g") &
     building=$!
     wait "$building" || fail "${GROUP_NAME[g]} does not build"
     building=''
-    binary_put "$profile" "${GROUP_NAME[g]}"
+    binary_put "$profile" "${GROUP_PARTS[g]}"
   done
 }
 
@@ -34,7 +35,7 @@ require_binaries() {
 
 # One database, a schema and a login per module: the modules of a kept database can be grouped otherwise at the next start, without moving data.
 start_ground() {
-  local etcd_client etcd_peer
+  local etcd_client etcd_peer found
   if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
     if [ -n "$keep" ]; then
       mkdir -p "$keep"
@@ -49,7 +50,8 @@ start_ground() {
     database=banyan_split_$$
   fi
   DATABASE_URL=${BANYAN_TEST_POSTGRES%/*}/$database
-  if [ "$(sql "select count(*) from pg_database where datname = '$database'")" = 0 ]; then
+  found=$(sql "select count(*) from pg_database where datname = '$database'") || fail "PostgreSQL does not answer at $BANYAN_TEST_POSTGRES"
+  if [ "$found" = 0 ]; then
     sql "create database \"$database\"" >/dev/null
   fi
   if [ -z "${BANYAN_TEST_RABBITMQ:-}" ]; then
@@ -105,6 +107,8 @@ environment_of() {
     echo "BANYAN__RPC__LISTEN=127.0.0.1:${PROCESS_RPC[p]}"
     echo "BANYAN__DATABASE__URL=$DATABASE_URL"
     echo "BANYAN__BUS__URL=$BANYAN_TEST_RABBITMQ"
+    # On a broker of yours another shop may have its events.
+    [ "${own_rabbitmq:-0}" = 1 ] || echo "BANYAN__BUS__EXCHANGE=banyan-split-$$"
   fi
   echo "BANYAN__DISCOVERY__KIND=$discovery"
   if [ "$discovery" = etcd ]; then
@@ -124,7 +128,7 @@ environment_of() {
 }
 
 # The certificate of a process: its first module's, or the gateway's.
-certificate_of() { set -- $1; echo "${1:-gateway}"; }
+certificate_of() { local first=${1%% *}; echo "${first:-gateway}"; }
 
 # Where a module answers: every instance of the group it is in.
 endpoints_of() {

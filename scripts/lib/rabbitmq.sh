@@ -53,15 +53,16 @@ rabbitmq_stop() {
 
 # DIRECTORY PORT: starts the broker on what is in the directory, which may be nothing yet.
 rabbitmq_boot() {
-  local home=$1 port=$2 pid
+  local home=$1 port=$2 apart=''
   [ -e "$home/env.sh" ] || rabbitmq_configure "$home" "$port"
   rm -f "$home/pid"
-  # Sessions of their own, so that Ctrl-C in the terminal leaves stopping to whoever started them. Erlang would start its port mapper by itself, and
+  ! command -v setsid >/dev/null || apart=setsid
+  # Sessions of their own, where there is setsid, so that Ctrl-C in the terminal leaves stopping to whoever started them. Erlang would start its port mapper by itself, and
   # nobody would know which process it is; the server writes its own pid.
   if ! kill -0 "$(cat "$home/epmd.pid" 2>/dev/null)" 2>/dev/null; then
-    rabbitmq_as "$home" "exec setsid sh -c 'echo \$\$ >$home/epmd.pid; exec epmd'" >/dev/null 2>&1 </dev/null &
+    rabbitmq_as "$home" "exec $apart sh -c 'echo \$\$ >\"$home/epmd.pid\"; exec epmd'" >/dev/null 2>&1 </dev/null &
   fi
-  rabbitmq_as "$home" "exec setsid '$RABBITMQ_BIN/rabbitmq-server' >'$home/out.log' 2>&1" >/dev/null 2>&1 </dev/null &
+  rabbitmq_as "$home" "exec $apart '$RABBITMQ_BIN/rabbitmq-server' >'$home/out.log' 2>&1" >/dev/null 2>&1 </dev/null &
   if ! rabbitmq_wait "$home" "$port"; then
     echo "RabbitMQ did not start within 60 s; $home/out.log says:" >&2
     tail -n 30 "$home/out.log" >&2
@@ -97,8 +98,8 @@ ENV
 
 # Until it speaks AMQP: a port that is only open may belong to a broker that is still starting.
 rabbitmq_wait() {
-  local home=$1 port=$2 tries
-  for tries in $(seq 600); do
+  local home=$1 port=$2
+  for _ in $(seq 600); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'AMQP\0\0\11\1' >&3 && [ -n "$(head -c 1 <&3 | od -An -tx1)" ]) 2>/dev/null; then
       return 0
     fi

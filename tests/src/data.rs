@@ -1,6 +1,6 @@
 //! A shop's databases from outside, past every rule of the shop: for tests that look at its tables or put something odd into them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement};
 
@@ -8,14 +8,29 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbE
 pub const OWNERS: [&str; 8] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications", "sandbox_provider"];
 
 /// A connection to where `owner` keeps its data: the SQLite file in `directory`, or the schema at `url` with that URL's login.
-pub async fn connect(directory: &std::path::Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
+pub async fn connect(directory: &Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
+    open(directory, url, owner, true).await
+}
+
+/// As [`connect`], and the database refuses to write.
+pub async fn connect_to_read(directory: &Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
+    open(directory, url, owner, false).await
+}
+
+async fn open(directory: &Path, url: Option<&str>, owner: &str, writes: bool) -> DatabaseConnection {
     let mut options = match url {
         Some(url) => {
             let mut options = ConnectOptions::new(url);
             options.set_schema_search_path(owner);
+            if !writes {
+                options.map_sqlx_postgres_opts(|postgres| postgres.options([("default_transaction_read_only", "on")]));
+            }
             options
         }
-        None => ConnectOptions::new(format!("sqlite://{}?mode=rw", directory.join(format!("{}.db", owner.replace('_', "-"))).display())),
+        None => {
+            let (file, mode) = (directory.join(format!("{}.db", owner.replace('_', "-"))), if writes { "rw" } else { "ro" });
+            ConnectOptions::new(format!("sqlite://{}?mode={mode}", file.display()))
+        }
     };
     options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(10));
     Database::connect(options).await.unwrap_or_else(|error| panic!("the data of {owner} can be opened: {error}"))

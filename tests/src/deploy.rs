@@ -19,8 +19,8 @@ const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("deploy::every_variable_is_a_setting", every_variable_is_a_setting),
-        Trial::test("deploy::the_binary_takes_the_values_of_compose", || values_are_taken("deploy/compose.yaml")),
-        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || values_are_taken("deploy/kubernetes")),
+        Trial::test("deploy::the_binary_takes_the_values_of_compose", || values_are_taken(of_compose()?)),
+        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || values_are_taken(of_kubernetes()?)),
         Trial::test("deploy::every_feature_is_one_of_the_app", every_feature_is_known),
         Trial::test("deploy::every_module_has_its_place", every_module_has_its_place),
         Trial::test("deploy::the_modules_manifests_differ_in_names_alone", manifests_differ_in_names_alone),
@@ -89,28 +89,71 @@ fn assignments(text: &str) -> Vec<(String, String)> {
     all
 }
 
-/// Loads all that stands in the files, as one process would that is given everything.
-fn values_are_taken(place: &str) -> Result<(), Failed> {
+/// What each process of Compose is told: what all are, what services are besides, and what stands at its own name.
+fn of_compose() -> Result<Vec<Process>, Failed> {
+    let text = fs::read_to_string(root().join("deploy/compose.yaml"))?;
+    let block = |begin: &str, end: &str| {
+        let from = text.split(begin).nth(1).unwrap_or_default();
+        assignments(from.split(end).next().unwrap_or_default())
+    };
+    let (all, services) = (block("\nx-settings:", "\nx-"), block("\nx-service-settings:", "\nx-"));
+    let names = MODULES.into_iter().chain(["gateway"]);
+    Ok(names
+        .map(|name| {
+            let own = text.split(&format!("\n  {name}:\n")).nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+            let of_kind = if name == "gateway" { &[][..] } else { &services };
+            (name.to_owned(), [&all, of_kind, &assignments(own)].concat())
+        })
+        .collect())
+}
+
+/// What each process on Kubernetes is told: the ConfigMaps that its manifest names, and what stands there itself or in the patch for users.
+fn of_kubernetes() -> Result<Vec<Process>, Failed> {
+    let read = |name: &str| fs::read_to_string(root().join(format!("deploy/kubernetes/{name}.yaml")));
+    let settings = read("settings")?;
+    let maps: Vec<(&str, Vec<(String, String)>)> =
+        settings.split("\n---\n").filter_map(|map| Some((map.split("\n  name: ").nth(1)?.lines().next()?, assignments(map)))).collect();
+    let mut processes = Vec::new();
+    for name in MODULES.into_iter().chain(["gateway"]) {
+        let manifest = read(name)?;
+        let named = maps.iter().filter(|(map, _)| manifest.contains(&format!("configMapRef:\n                name: {map}\n")));
+        let mut environment: Vec<(String, String)> = named.flat_map(|(_, values)| values.clone()).collect();
+        environment.extend(assignments(&manifest));
+        if name == "users" {
+            environment.extend(assignments(&read("users-signing-key")?));
+        }
+        processes.push((name.to_owned(), environment));
+    }
+    Ok(processes)
+}
+
+/// A process by its name, and its environment.
+type Process = (String, Vec<(String, String)>);
+
+fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
     let home = durable_testing::SqliteHome::new();
     let secret = home.path().join("secret");
     fs::write(&secret, A_SECRET)?;
-    let mut environment = BTreeMap::new();
-    for (_, text) in files(place)? {
-        for (name, value) in assignments(&text) {
-            // What is a file in the container is none here; one secret stands for all.
-            let value = if value.starts_with("/run/secrets/") { secret.display().to_string() } else { value };
-            // Each one is tried alone with all before it, so that the error names it.
-            environment.insert(name.clone(), value.clone());
-            let only_bad_value = Settings::from_sources(None, [(name.clone(), value.clone())]).err().map(|error| format!("{error:#}"));
-            if let Some(error) = only_bad_value.filter(|error| error.contains("a setting is wrong")) {
-                return Err(format!("{place}: {name}={value}: {error}").into());
-            }
+    for (name, environment) in processes {
+        // What is a file in the container is none here; one secret stands for all.
+        let environment: BTreeMap<String, String> = environment
+            .into_iter()
+            .map(|(name, value)| (name, if value.starts_with("/run/") { secret.display().to_string() } else { value }))
+            .collect();
+        let has = |variable: &str| environment.contains_key(variable);
+        let needs: &[&str] = match name.as_str() {
+            "gateway" => &["BANYAN__HTTP__TLS_CERTIFICATE_FILE", "BANYAN__HTTP__TLS_KEY_FILE"],
+            "users" => &["BANYAN__AUTH__SIGNING_KEY_FILE", "BANYAN__RPC__LISTEN", "BANYAN__BUS__URL_FILE", "BANYAN__DATABASE__URL_FILE"],
+            _ => &["BANYAN__RPC__LISTEN", "BANYAN__BUS__URL_FILE", "BANYAN__DATABASE__URL_FILE"],
+        };
+        if let Some(missing) = needs.iter().find(|variable| !has(variable)) {
+            return Err(format!("{name} is not told {missing}").into());
         }
+        if environment.len() < 15 {
+            return Err(format!("only {} settings were found of {name}, which is hard to believe", environment.len()).into());
+        }
+        Settings::from_sources(None, environment).map_err(|error| format!("{name}: {error:#}"))?;
     }
-    if environment.len() < 20 {
-        return Err(format!("only {} settings were found in {place}, which is hard to believe", environment.len()).into());
-    }
-    Settings::from_sources(None, environment).map_err(|error| format!("{place}, all together: {error:#}"))?;
     Ok(())
 }
 
@@ -138,17 +181,20 @@ fn every_feature_is_known() -> Result<(), Failed> {
 
 /// A module that is added must be added there, too.
 fn every_module_has_its_place() -> Result<(), Failed> {
-    let groups = fs::read_to_string(root().join("scripts/lib/groups.sh"))?;
     let compose = fs::read_to_string(root().join("deploy/compose.yaml"))?;
     let kustomization = fs::read_to_string(root().join("deploy/kubernetes/kustomization.yaml"))?;
+    let migrate = fs::read_to_string(root().join("deploy/kubernetes/migrate.yaml"))?;
     let mut wrong = Vec::new();
-    if !groups.contains(&format!("readonly MODULES=\"{}\"", MODULES.join(" "))) {
-        wrong.push("scripts/lib/groups.sh has other modules, or another order".to_owned());
+    for file in ["scripts/lib/groups.sh", "scripts/lib/binaries.sh", "scripts/dev-certs", "deploy/make-secrets"] {
+        if !fs::read_to_string(root().join(file))?.contains(&MODULES.join(" ")) {
+            wrong.push(format!("{file} has other modules, or another order"));
+        }
     }
     for module in MODULES {
         for (file, text, entry) in [
             ("deploy/compose.yaml", &compose, format!("\n  {module}:\n")),
             ("deploy/kubernetes/kustomization.yaml", &kustomization, format!("\n  - {module}.yaml\n")),
+            ("deploy/kubernetes/migrate.yaml", &migrate, format!(" name: {module}\n")),
         ] {
             if !text.contains(&entry) {
                 wrong.push(format!("{file} lacks {module}"));
@@ -167,10 +213,11 @@ fn manifests_differ_in_names_alone() -> Result<(), Failed> {
     let model = of("inventory")?;
     for module in MODULES {
         let text = of(module)?;
-        let own: Vec<&str> = text.lines().filter(|line| !model.contains(*line)).collect();
-        let lacks: Vec<&str> = model.lines().filter(|line| !text.contains(*line)).collect();
-        if !own.is_empty() || !lacks.is_empty() {
-            return Err(format!("deploy/kubernetes/{module}.yaml differs from inventory.yaml: it has {own:?} and lacks {lacks:?}").into());
+        if let Some((line, (own, models))) = text.lines().zip(model.lines()).enumerate().find(|(_, (own, model))| own != model) {
+            return Err(format!("deploy/kubernetes/{module}.yaml:{}: {own:?}, and inventory.yaml has {models:?}", line + 1).into());
+        }
+        if text.lines().count() != model.lines().count() {
+            return Err(format!("deploy/kubernetes/{module}.yaml is longer or shorter than inventory.yaml").into());
         }
     }
     Ok(())

@@ -28,7 +28,10 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Half of the time a test waits for a process, a broker, a lease; so there are more of them than cores.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
     let trials = [
         architecture::trials(),
         scenarios::trials(),

@@ -19,7 +19,7 @@ impl Health {
         let base = match (self.url, settings.admin.listen) {
             (Some(url), _) => url,
             (None, Some(admin)) => format!("http://{admin}"),
-            (None, None) => local_url(settings),
+            (None, None) => local_url(settings)?,
         };
         let url = format!("{}/health/ready", base.trim_end_matches('/'));
         let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(5)).build().context("a HTTP client")?;

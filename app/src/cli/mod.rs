@@ -8,7 +8,7 @@ mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use banyan::config::Settings;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -133,6 +133,12 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 }
 
 /// The address of a shop on this machine, as the settings say it listens.
-fn local_url(settings: &Settings) -> String {
-    format!("http://{}", settings.http.listen)
+///
+/// # Errors
+/// It is served over TLS, under a name that only its certificate knows.
+fn local_url(settings: &Settings) -> anyhow::Result<String> {
+    if settings.http.tls_certificate_file.is_some() || settings.is_set("mtls.certificate_file") {
+        bail!("the API is served over TLS; name it as its certificate does: --url https://HOST (BANYAN_URL)");
+    }
+    Ok(format!("http://{}", settings.http.listen))
 }

@@ -159,7 +159,7 @@ struct Session {
 
 impl Shop {
     async fn open(self, settings: &Settings) -> Result<Session, Failure> {
-        let base = self.url.unwrap_or_else(|| local_url(settings)).trim_end_matches('/').to_owned();
+        let base = self.url.map_or_else(|| local_url(settings), Ok)?.trim_end_matches('/').to_owned();
         let client = Client::builder().timeout(std::time::Duration::from_secs(15)).build().context("a HTTP client")?;
         if let Some(token) = self.token {
             return Ok(Session { client, base, token });

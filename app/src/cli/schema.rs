@@ -1,5 +1,6 @@
 //! `banyan migrate` and `banyan seed`: what changes tables and demo data. Both take the data directory's lock.
 
+use anyhow::bail;
 use banyan::{App, Tables, config::Settings};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -17,7 +18,7 @@ pub struct Migrate {
 
 #[derive(Subcommand)]
 enum What {
-    /// Shows what is applied and what is pending, and changes nothing.
+    /// Shows what is applied and what is pending, and applies nothing.
     Status,
     /// Applies what is pending (the default).
     Up,
@@ -25,7 +26,11 @@ enum What {
 
 impl Migrate {
     pub async fn run(self, settings: &Settings, output: Output) -> anyhow::Result<()> {
-        let migrated = banyan::migrate(settings, self.provision, !matches!(self.what, Some(What::Status))).await?;
+        let up = !matches!(self.what, Some(What::Status));
+        if self.provision && !up {
+            bail!("`migrate status` makes nothing; leave --provision out, or use `migrate --provision`");
+        }
+        let migrated = banyan::migrate(settings, self.provision, up).await?;
         for module in migrated.provisioned {
             eprintln!("{module}: schema and login are there");
         }
@@ -55,7 +60,7 @@ pub struct Seed {
 impl Seed {
     pub async fn run(self, settings: Settings) -> anyhow::Result<()> {
         if !settings.is_demo() {
-            anyhow::bail!("demo data has known passwords; it goes into the demo profile only");
+            bail!("demo data has known passwords; it goes into the demo profile only");
         }
         App::seed(settings, self.reset).await?;
         print(

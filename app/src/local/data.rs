@@ -1,6 +1,7 @@
 //! Where each module's data is, who may open it, and how it is brought up to date.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt,
 };
@@ -74,8 +75,7 @@ pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
         let file = settings.data_dir.join(format!("{}.db", module.replace('_', "-")));
         return Ok(Place::Sqlite { path: file });
     };
-    let has_login = own_url(settings, module).is_none() && settings.database.login_per_module;
-    let url = if has_login { Login::of(url, module)?.url } else { url.to_owned() };
+    let url = if has_login(settings, module) { Login::of(url, module)?.url } else { url.to_owned() };
     Ok(Place::Postgres { url, schema: module.to_owned() })
 }
 
@@ -98,6 +98,17 @@ fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
 fn own_url<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
     let module = if module == SANDBOX_PROVIDER { "payments" } else { module };
     settings.modules.get(module).and_then(|at| at.database_url.as_ref()).map(|url| url.expose_secret())
+}
+
+/// Whether a module has a login of its own, made by us.
+fn has_login(settings: &Settings, module: &str) -> bool {
+    own_url(settings, module).is_none() && settings.database.login_per_module
+}
+
+/// The setting that says where a module's PostgreSQL is.
+fn setting_of(settings: &Settings, module: &str) -> String {
+    let owner = if module == SANDBOX_PROVIDER { "payments" } else { module };
+    if own_url(settings, module).is_some() { format!("modules.{owner}.database_url") } else { "database.url".to_owned() }
 }
 
 /// A module's own login.
@@ -131,24 +142,25 @@ impl Login {
     }
 }
 
-/// Makes the modules' schemas and logins, where they share `database.url`. Safe to repeat, and from several processes at once.
+/// Makes the modules' schemas, and their logins where they share `database.url`. Safe to repeat, and from several processes at once.
 ///
 /// # Errors
 /// The login of `database.url` may not create roles or schemas; the server cannot be reached, with the way to start it.
 pub async fn provision(settings: &Settings, owners: &[&str]) -> anyhow::Result<Vec<String>> {
-    let Some(url) = &settings.database.url else { return Ok(Vec::new()) };
-    let url = url.expose_secret();
-    let admin = connect(url).await?;
     let mut made = Vec::new();
-    for owner in sharing(settings, owners) {
-        let login = if settings.database.login_per_module { Some(Login::of(url, owner)?) } else { None };
-        let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
-        admin.make_schema(owner, login).await.with_context(|| {
-            format!("making schema and login of {owner}; the login of database.url must be allowed to create roles and schemas")
-        })?;
-        made.push(owner.to_owned());
+    for (url, owners) in by_database(settings, owners) {
+        let admin = connect(settings, owners[0], url).await?;
+        for owner in owners {
+            let login = if has_login(settings, owner) { Some(Login::of(url, owner)?) } else { None };
+            let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
+            admin.make_schema(owner, login).await.with_context(|| {
+                let setting = setting_of(settings, owner);
+                format!("making schema and login of {owner}; the login of {setting} must be allowed to create roles and schemas")
+            })?;
+            made.push(owner.to_owned());
+        }
+        admin.close().await?;
     }
-    admin.close().await?;
     Ok(made)
 }
 
@@ -171,9 +183,9 @@ pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(url) = &settings.database.url {
-        let admin = connect(url.expose_secret()).await?;
-        for owner in sharing(settings, owners) {
+    for (url, owners) in by_database(settings, owners) {
+        let admin = connect(settings, owners[0], url).await?;
+        for owner in owners {
             admin.drop_schema(owner).await.with_context(|| format!("dropping the schema {owner}"))?;
         }
         admin.close().await?;
@@ -181,9 +193,15 @@ pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Those that keep their data in `database.url`.
-fn sharing<'a>(settings: &'a Settings, owners: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
-    owners.iter().copied().filter(|owner| own_url(settings, owner).is_none())
+/// Those that keep their data in PostgreSQL, by the URLs of their databases.
+fn by_database<'a>(settings: &'a Settings, owners: &[&'a str]) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut databases: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for owner in owners {
+        if let Some(url) = url_of(settings, owner) {
+            databases.entry(url).or_default().push(*owner);
+        }
+    }
+    databases
 }
 
 /// Migrates each module's schema, one after the other.
@@ -227,10 +245,10 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
     })
 }
 
-async fn connect(url: &str) -> anyhow::Result<migrations::Admin> {
+async fn connect(settings: &Settings, owner: &str, url: &str) -> anyhow::Result<migrations::Admin> {
     migrations::Admin::connect(url).await.with_context(|| {
-        let shown = shared_kernel::without_password(url);
-        format!("cannot reach PostgreSQL at {shown} (database.url); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
+        let (shown, setting) = (shared_kernel::without_password(url), setting_of(settings, owner));
+        format!("cannot reach PostgreSQL at {shown} ({setting}); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
     })
 }
 

@@ -43,6 +43,8 @@ const SEEDS: &[Seed] = &[
         |w| write(w, "modules/shipping/src/store.rs", "#[sea_orm(table_name = \"order_event\")]"),
         "another module's table",
     ),
+    ("a_rule_that_went_elsewhere", |w| w.sources.retain(|source| !source.path.ends_with("/order.rs")), "each pure rule is in the list"),
+    ("features_combined_over_an_item", |w| write(w, "app/src/config.rs", "#[cfg(any(feature = \"orders\"))]"), "features select crates"),
     ("a_feature_sprinkled_over_an_item", |w| write(w, "app/src/config.rs", "#[cfg(feature = \"orders\")]"), "features select crates"),
     ("a_grpc_client_in_a_module", |w| write(w, "modules/orders/src/checkout.rs", "use tonic::transport::Channel;"), "tonic is named only"),
     (
@@ -73,10 +75,13 @@ fn depend(workspace: &mut Workspace, package: &str, dependency: &str) {
     workspace.package_mut(package).dependencies.push(dependency.to_owned());
 }
 
-/// Puts a line at the head of a file, or makes the file.
+/// Puts a line behind the code of a file, before its tests, or makes the file.
 fn write(workspace: &mut Workspace, path: &str, line: &str) {
     match workspace.sources.iter_mut().find(|source| source.path == path) {
-        Some(source) => source.text.insert_str(0, &format!("{line}\n")),
+        Some(source) => {
+            let end = source.text.find("#[cfg(test)]\nmod tests {").unwrap_or(source.text.len());
+            source.text.insert_str(end, &format!("{line}\n"));
+        }
         None => workspace.sources.push(Source { path: path.to_owned(), text: line.to_owned() }),
     }
 }

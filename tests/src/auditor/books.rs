@@ -1,12 +1,11 @@
 //! The shop's databases, read-only.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement, TryGetable};
+use sea_orm::{DatabaseConnection, QueryResult, TryGetable};
 
-use crate::harness::Shop;
+use crate::{data, harness::Shop};
 
-pub const MODULES: [&str; 7] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"];
 /// The payment provider's own books.
 pub const PROVIDER: &str = "sandbox_provider";
 
@@ -23,27 +22,14 @@ impl Books {
     /// Of a shop with its files in `directory`, or with its schemas at `url`.
     pub async fn open_at(directory: &Path, url: Option<&str>) -> Books {
         let mut connections = HashMap::new();
-        for owner in MODULES.into_iter().chain([PROVIDER]) {
-            let mut options = match url {
-                None => {
-                    ConnectOptions::new(format!("sqlite://{}?mode=ro", directory.join(format!("{}.db", owner.replace('_', "-"))).display()))
-                }
-                Some(url) => {
-                    let mut options = ConnectOptions::new(url);
-                    options.set_schema_search_path(owner);
-                    options
-                }
-            };
-            options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(10));
-            connections.insert(owner, Database::connect(options).await.expect("the shop's data can be read"));
+        for owner in data::OWNERS {
+            connections.insert(owner, data::connect_to_read(directory, url, owner).await);
         }
         Books { connections }
     }
 
     pub async fn rows(&self, owner: &str, sql: &str) -> Vec<QueryResult> {
-        let connection = &self.connections[owner];
-        let statement = Statement::from_string(connection.get_database_backend(), sql);
-        connection.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{owner}: {sql}: {error}"))
+        data::rows(&self.connections[owner], sql).await
     }
 
     /// The column `n` of the only row.

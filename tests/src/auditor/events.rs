@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::books::{Books, MODULES, get};
+use banyan::config::MODULES;
+
+use super::books::{Books, get};
 
 pub async fn audit_always(books: &Books) -> Vec<String> {
     let mut wrong = Vec::new();

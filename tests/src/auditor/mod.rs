@@ -7,6 +7,7 @@ mod money;
 mod orders;
 mod stock;
 
+use banyan::config::MODULES;
 pub use books::Books;
 
 /// Everything that is wrong, each with the invariant's name. Empty when the shop is sound. To be asked when the shop is quiet.
@@ -30,7 +31,7 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
 /// What waits for a person: none of it should, when nothing but processes died.
 pub async fn stuck(books: &Books) -> Vec<String> {
     let mut stuck = Vec::new();
-    for module in books::MODULES {
+    for module in MODULES {
         for (table, state) in [("saga", "parked"), ("retry", "dead")] {
             let count = books.count(module, &format!("select count(*) as n from {table} where state = '{state}'")).await;
             if count > 0 {
@@ -44,7 +45,7 @@ pub async fn stuck(books: &Books) -> Vec<String> {
 /// Whatever is still on its way: a shop is quiet when this is empty.
 pub async fn unfinished(books: &Books) -> Vec<String> {
     let mut pending = Vec::new();
-    for module in books::MODULES {
+    for module in MODULES {
         for (table, waiting) in [
             ("outbox", "state = 'pending'"),
             ("saga", "state in ('running', 'compensating')"),

@@ -1,15 +1,23 @@
 //! `health`, `saga` and `dlq` against a running shop, and what a second process beside it is told.
 
 use serde_json::json;
+use tokio::process::Command;
 use uuid::Uuid;
 
 use super::{
     checks,
     place::{Place, Process},
 };
-use crate::{data, harness::Stage};
+use crate::{
+    data,
+    harness::{Stage, free_port},
+};
 
-checks![operators_see_and_act_from_the_command_line, a_shop_measures_its_sagas_and_its_outbox];
+checks![
+    operators_see_and_act_from_the_command_line,
+    health_is_told_in_plaintext_on_an_address_of_its_own,
+    a_shop_measures_its_sagas_and_its_outbox,
+];
 
 /// One shop for all of it: what is asked here changes nothing for the next question.
 async fn operators_see_and_act_from_the_command_line() {
@@ -20,6 +28,26 @@ async fn operators_see_and_act_from_the_command_line() {
     dead_letters(&place, &shop).await;
     those_who_may_not_are_told_why(&place, &shop).await;
     a_second_process_is_refused(&place, &shop).await;
+    shop.stop().await;
+    place.remove().await;
+}
+
+/// As images and probes ask: they know the address, and no certificate names that.
+async fn health_is_told_in_plaintext_on_an_address_of_its_own() {
+    let place = Place::new(Stage::Sqlite).await;
+    let dev_certs = crate::architecture::root().join("scripts/dev-certs");
+    let made = Command::new(dev_certs).arg(place.directory()).arg("gateway").output().await.expect("scripts/dev-certs runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let admin = format!("127.0.0.1:{}", free_port());
+    let settings = [("BANYAN__HTTP__TLS_CERTIFICATE_FILE", "gateway.pem"), ("BANYAN__HTTP__TLS_KEY_FILE", "gateway-key.pem")];
+    let settings = [&settings[..], &[("BANYAN__ADMIN__LISTEN", admin.as_str())]].concat();
+    let shop = place.serve_with(&settings).await;
+    assert!(shop.base.starts_with("https://") && shop.banner.contains(&format!("http://{admin}/health/ready")), "{}", shop.banner);
+    let ready = place.run_with(&["health"], &settings).await.expect(0).out;
+    assert!(ready.starts_with("ready\n"), "{ready}");
+    // Whoever wants the API must name it as its certificate does.
+    place.run_with(&["saga", "list"], &settings).await.expect(1).saying(&["--url https://", "BANYAN_URL"]);
+    place.run_with(&["health"], &settings[..2]).await.expect(1).saying(&["--url https://"]);
     shop.stop().await;
     place.remove().await;
 }

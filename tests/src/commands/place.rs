@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::harness::{Client, Stage, binary};
+use crate::harness::{Client, Stage, binary, clean_command};
 
 /// No command may take longer than this, on however busy a machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -100,10 +100,7 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(binary());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BANYAN_")) {
-            command.env_remove(name);
-        }
+        let mut command = clean_command(&binary());
         command.current_dir(self.directory()).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
         command.env("BANYAN__HTTP__LISTEN", "127.0.0.1:0");
         if let Some(url) = self.database_url() {

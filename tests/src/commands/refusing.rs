@@ -35,6 +35,8 @@ async fn what_is_unsafe_does_not_start() {
     ]);
     place.run_with(&["serve"], &[&PROD[..1], &key].concat()).await.expect(1).saying(&["auth.issuer", "https://"]);
     place.run_with(&["serve"], &[&PROD[..], &key, &beyond].concat()).await.expect(1).saying(&["http.listen", "TLS", "http.behind_tls"]);
+    let admin = [("BANYAN__HTTP__BEHIND_TLS", "true"), ("BANYAN__ADMIN__LISTEN", "0.0.0.0:0")];
+    place.run_with(&["serve"], &[&PROD[..], &key, &admin].concat()).await.expect(1).saying(&["admin.listen", "admin.plaintext"]);
     place.run_with(&["seed"], &[&PROD[..], &key].concat()).await.expect(1).saying(&["demo"]);
     place.run_with(&["seed", "--reset"], &[&PROD[..], &key].concat()).await.expect(1).saying(&["demo"]);
     assert!(!place.data_directory().exists(), "what is refused makes no data");

@@ -1,5 +1,6 @@
 //! `migrate` and `seed` on both databases: what they make, that they can be repeated, and what an old binary says to newer tables.
 
+use durable_testing::PostgresHome;
 use serde_json::{Value, json};
 
 use super::{checks, place::Place};
@@ -9,7 +10,13 @@ use crate::{
     scenarios::{new_product, stock_of},
 };
 
-checks![; on both: tables_are_made_once_and_their_status_is_told, a_newer_schema_is_refused_by_its_name, data_and_key_outlive_the_process_and_a_reset_does_not_spare_them];
+checks![
+    a_module_with_a_database_of_its_own_keeps_everything_there;
+    on both: tables_are_made_once_and_their_status_is_told,
+    tables_are_made_without_the_key_that_signs_tokens,
+    a_newer_schema_is_refused_by_its_name,
+    data_and_key_outlive_the_process_and_a_reset_does_not_spare_them
+];
 
 fn all(status: &Value, column: &str, holds: fn(&Vec<Value>) -> bool) -> bool {
     let modules = status.as_array().expect("a list");
@@ -33,7 +40,47 @@ async fn tables_are_made_once_and_their_status_is_told(stage: Stage) {
         assert!(text.lines().count() == 7 && text.lines().all(|line| line.ends_with("up to date")), "{arguments:?}: {text}");
     }
     assert_eq!(place.run(&["migrate", "status", "--output", "json"]).await.expect(0).json(), done);
+    place.run(&["migrate", "--provision", "status"]).await.expect(1).saying(&["makes nothing", "migrate --provision"]);
     place.remove().await;
+}
+
+/// Only who serves signs tokens.
+async fn tables_are_made_without_the_key_that_signs_tokens(stage: Stage) {
+    let place = Place::new(stage).await;
+    let prod = [("BANYAN__PROFILE", "prod"), ("BANYAN__AUTH__ISSUER", "https://shop.example")];
+    place.run_with(&["migrate", "--provision"], &prod).await.expect(0).saying(&[]);
+    place.run_with(&["serve"], &prod).await.expect(1).saying(&["auth.signing_key_file"]);
+    place.remove().await;
+}
+
+/// The sandbox provider's books are part of payments' data, wherever that is.
+async fn a_module_with_a_database_of_its_own_keeps_everything_there() {
+    let (place, other) = (Place::new(Stage::Postgres).await, PostgresHome::new().await);
+    let place = place.with(&[("BANYAN__MODULES__PAYMENTS__DATABASE_URL", &other.url())]);
+    let schemas = async |url: &str| {
+        let connection = data::connect(&place.data_directory(), Some(url), "public").await;
+        let ours = "select nspname as name from pg_namespace where nspname in ('orders', 'payments', 'sandbox_provider') order by 1";
+        let names = data::names(&connection, ours).await;
+        connection.close().await.expect("the connection closes");
+        names
+    };
+    for _ in 0..2 {
+        place.run(&["seed", "--reset"]).await.expect(0);
+        assert_eq!(schemas(&place.database_url().expect("PostgreSQL")).await, ["orders"]);
+        assert_eq!(schemas(&other.url()).await, ["payments", "sandbox_provider"]);
+    }
+    let shop = place.serve().await;
+    let customer = shop.client.new_customer().await;
+    let order = customer.order("tea-01", 1, "pm_card_visa").await;
+    assert_eq!(order["status"], "confirmed", "{order}");
+    shop.stop().await;
+    assert!(!place.data_directory().join("sandbox-provider.db").exists(), "no books beside the database");
+    place.run(&["seed", "--reset"]).await.expect(0);
+    let shop = place.serve().await;
+    assert_eq!(shop.client.customer().await.get("/api/v1/payments").await.expect(200).json()["items"], json!([]), "nothing is spared");
+    shop.stop().await;
+    place.remove().await;
+    other.remove().await;
 }
 
 async fn a_newer_schema_is_refused_by_its_name(stage: Stage) {

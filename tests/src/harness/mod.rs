@@ -10,6 +10,6 @@ mod stage;
 pub use broker::Broker;
 pub use client::{Answer, Client, new_key, order_body};
 pub use postgres::Postgres;
-use process::free_port;
+pub use process::{clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};
 pub use stage::{Stage, binary};

@@ -1,9 +1,11 @@
 //! One process of a shop: started, killed, stopped for a while, and started again, as an operator or fate would.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Mutex,
     time::Duration,
 };
 
@@ -37,7 +39,7 @@ impl Process {
 
     /// A command of this process's binary, with its settings.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(self.role.binary());
+        let mut command = clean_command(&self.role.binary());
         command
             .current_dir(&self.directory)
             .env("BANYAN__HTTP__LISTEN", format!("127.0.0.1:{}", self.http_port))
@@ -114,11 +116,23 @@ impl Process {
     }
 }
 
-/// A port nobody listens on, below those the system hands out by itself, which another process could be given meanwhile.
+/// A command of a binary, with nothing of the settings that whoever runs the tests has in their environment.
+pub fn clean_command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BANYAN_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A port nobody listens on and this has not given out before, below those the system hands out by itself, which another process could be given
+/// meanwhile.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = rand::Rng::random_range(&mut rand::rng(), 10_000..32_000);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let is_new = GIVEN.lock().expect("nobody panics with it").insert(port);
+        if is_new && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }

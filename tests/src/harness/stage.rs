@@ -1,6 +1,10 @@
 //! The placements that are tested: which processes there are, and which modules each contains.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 /// Where the shop's data is, and how many processes it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +22,7 @@ pub enum Stage {
 /// One process of a stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Role {
-    /// The name of the process, and of the binary's directory.
+    /// The name of the process.
     pub name: &'static str,
     pub modules: &'static [&'static str],
     pub is_edge: bool,
@@ -74,11 +78,11 @@ impl Stage {
 impl Role {
     /// The binary that contains what this process is made of, as `scripts/lib/binaries.sh` builds it.
     pub fn binary(self) -> PathBuf {
-        let whole = binary();
         if self.name == "shop" {
-            return whole;
+            return binary();
         }
-        let binary = whole.with_file_name("placements").join(self.name).join("banyan");
+        let parts: Vec<&str> = self.is_edge.then_some("gateway").into_iter().chain(self.modules.iter().copied()).collect();
+        let binary = target().join("placements").join(parts.join("+")).join("banyan");
         assert!(binary.exists(), "{} is not built: run scripts/test.sh, or scripts/lib/binaries.sh first", binary.display());
         binary
     }
@@ -86,9 +90,21 @@ impl Role {
 
 /// The binary of the whole shop that was built beside this test.
 pub fn binary() -> PathBuf {
+    static WHOLE: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let binary = target().join("banyan");
+        // Whoever built a part of the shop last has left that part there.
+        let modules = Command::new(&binary).args(["modules", "--output", "json"]).env_clear().output();
+        let is_whole =
+            modules.is_ok_and(|modules| modules.status.success() && !String::from_utf8_lossy(&modules.stdout).contains("remote"));
+        assert!(is_whole, "{} is not the whole shop: run scripts/test.sh, or cargo build -p banyan first", binary.display());
+        binary
+    };
+    WHOLE.get_or_init(find).clone()
+}
+
+/// Where this test and all binaries were built.
+fn target() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
-    let target = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
-    let binary = target.join("banyan");
-    assert!(binary.exists(), "{} is not built: run scripts/test.sh, or cargo build -p banyan first", binary.display());
-    binary
+    test.parent().and_then(Path::parent).expect("target/<profile>/deps").to_owned()
 }

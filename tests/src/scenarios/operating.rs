@@ -1,5 +1,6 @@
 //! What operators see and do.
 
+use banyan::config::MODULES;
 use serde_json::{Value, json};
 
 use super::{eventually, new_product, scenarios};
@@ -14,8 +15,6 @@ scenarios![
     there_are_no_dead_letters,
     the_shop_says_that_it_is_ready_and_measures_itself,
 ];
-
-const MODULES: [&str; 7] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"];
 
 async fn operators_see_the_modules(client: Client) {
     let modules = client.ops().await.get("/api/v1/ops/modules").await.expect(200).json();

@@ -23,6 +23,11 @@ async fn two_of_each() {
     // The first of each dies, so whoever orders does it at the second gateway.
     let second = shop.processes().iter().filter(|process| process.role.name == "gateway").nth(1).expect("two gateways").client();
     let load = Load::start(&second, 20).await;
+    for orders in shop.processes().iter().filter(|process| process.role.name == "orders") {
+        let client = orders.client();
+        let drives_sagas = || async { String::from_utf8_lossy(&client.get("/metrics").await.bytes).contains("banyan_sagas_ended_total") };
+        durable_testing::eventually("each of the two ends sagas", Duration::from_secs(30), drives_sagas).await;
+    }
     for name in doubled {
         tokio::time::sleep(Duration::from_secs(2)).await;
         // It stays away: the other takes its leases.

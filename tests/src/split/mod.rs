@@ -1,6 +1,6 @@
 //! The shop as several processes: what stays up when one is away, several instances of one, and whatever can die, dying under load.
 //!
-//! Each fault comes once, or `BANYAN_TEST_FAULTS` times (`scripts/test.sh --full` says 20).
+//! Each fault comes once, or `BANYAN_TEST_FAULTS` times (`scripts/test.sh --full` says 20); a partition, which is long, at most three times.
 
 mod faults;
 mod instances;
