@@ -42,6 +42,7 @@ mod routes;
 mod schema;
 mod shell;
 pub mod sse;
+mod template;
 mod token;
 mod unmatched;
 
@@ -61,5 +62,6 @@ pub use request::{AnsweredAs, RequestContext};
 pub use routes::Routes;
 pub use shell::{InShell, Shell, ShellSettings, shell};
 pub use sse::Stopping;
+pub use template::PathTemplate;
 pub use token::{Claims, KeySource, Verifier, VerifyingKey};
 pub use unmatched::{unmatched, unmatched_in};

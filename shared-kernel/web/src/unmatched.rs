@@ -8,7 +8,7 @@ use serde_json::Value;
 use shared_kernel::Fault;
 use utoipa::openapi::OpenApi;
 
-use crate::Problem;
+use crate::{PathTemplate, Problem};
 
 /// The default service of an app that serves what `api` documents: `App::default_service(web::unmatched(&api))`.
 pub fn unmatched(api: &OpenApi) -> Route {
@@ -38,7 +38,7 @@ pub fn unmatched_in(document: &Value) -> Route {
 const METHODS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"];
 
 /// The documented paths and their methods.
-struct PathTable(Vec<(Vec<String>, BTreeSet<&'static str>)>);
+struct PathTable(Vec<(PathTemplate, BTreeSet<&'static str>)>);
 
 impl PathTable {
     fn of(document: &Value) -> Self {
@@ -52,23 +52,14 @@ impl PathTable {
                     if methods.contains("GET") {
                         methods.insert("HEAD");
                     }
-                    (path.split('/').map(str::to_owned).collect(), methods)
+                    (PathTemplate::of(path), methods)
                 })
                 .collect(),
         )
     }
 
     fn methods(&self, path: &str) -> BTreeSet<&'static str> {
-        let segments: Vec<&str> = path.split('/').collect();
-        let fits = |template: &[String]| {
-            template.len() == segments.len()
-                && template.iter().zip(&segments).all(
-                    |(part, segment)| {
-                        if part.starts_with('{') { !segment.is_empty() } else { part == segment }
-                    },
-                )
-        };
         // A path may fit several templates (`/users/me`, `/users/{id}`); any of their methods would have matched.
-        self.0.iter().filter(|(template, _)| fits(template)).flat_map(|(_, methods)| methods.iter().copied()).collect()
+        self.0.iter().filter(|(template, _)| template.fits(path)).flat_map(|(_, methods)| methods.iter().copied()).collect()
     }
 }
