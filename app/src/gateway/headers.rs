@@ -88,10 +88,10 @@ pub fn for_client(from: &HeaderMap) -> OuterHeaders {
     headers
 }
 
-/// Whether doing it twice is as good as doing it once: by its method (RFC 9110, section 9.2.2), or because it carries a key that the module
-/// remembers it by.
-pub fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_idempotent() || (*method == Method::POST && headers.contains_key(IDEMPOTENCY_KEY))
+/// Whether doing it twice is as good as doing it once: by its method (RFC 9110, section 9.2.2), or because it carries a key where keys are
+/// remembered. Anybody can send a key; at most operations it means nothing.
+pub fn is_idempotent(method: &Method, headers: &HeaderMap, remembers_keys: bool) -> bool {
+    method.is_idempotent() || (remembers_keys && *method == Method::POST && headers.contains_key(IDEMPOTENCY_KEY))
 }
 
 /// RFC 9110, section 7.6.3: a gateway says on the way in that it was there, and what was spoken to it.
@@ -277,14 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn a_post_may_be_repeated_only_under_its_key() {
+    fn a_post_may_be_repeated_only_under_a_key_that_is_remembered() {
         let mut keyed = HeaderMap::new();
         keyed.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
         let bare = HeaderMap::new();
         for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
-            assert!(is_idempotent(&method, &bare), "{method}");
+            assert!(is_idempotent(&method, &bare, false), "{method}");
         }
-        assert!(!is_idempotent(&Method::POST, &bare) && is_idempotent(&Method::POST, &keyed));
-        assert!(!is_idempotent(&Method::PATCH, &keyed), "nobody remembers a PATCH by its key");
+        assert!(is_idempotent(&Method::POST, &keyed, true));
+        assert!(!is_idempotent(&Method::POST, &bare, true) && !is_idempotent(&Method::POST, &keyed, false));
+        assert!(!is_idempotent(&Method::PATCH, &keyed, true), "nobody remembers a PATCH by its key");
     }
 }

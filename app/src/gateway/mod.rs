@@ -43,11 +43,9 @@ impl Default for Settings {
 /// Middleware: what is for a module elsewhere goes there, everything else to the routes of this binary. It comes before routing, because a
 /// route may be here for some modules and elsewhere for others (`/ops/{module}/...`).
 pub async fn dispatch(proxy: Arc<Proxy>, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    if proxy.find(request.method().as_str(), request.path()).is_none() {
-        return next.call(request).await;
-    }
+    let Some(found) = proxy.find(request.method().as_str(), request.path()) else { return next.call(request).await };
     let (request, payload) = request.into_parts();
-    let response = match proxy.pass_on(request.clone(), payload).await {
+    let response = match proxy.pass_on(found, request.clone(), payload).await {
         Ok(response) => response,
         Err(problem) => actix_web::HttpResponse::from_error(problem),
     };

@@ -26,7 +26,7 @@ use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestCont
 
 use super::{
     Settings, headers,
-    routes::{DOCUMENT, Found, RouteTable},
+    routes::{DOCUMENT, Found, Operation, RouteTable},
     upstream::{HttpReach, Lost, Question, Upstream},
 };
 use crate::{
@@ -73,9 +73,11 @@ pub fn proxy(
 }
 
 impl Proxy {
-    /// The module that this request is for, if it is one that runs elsewhere.
-    pub fn find<'p>(&'p self, method: &str, path: &'p str) -> Option<Found<'p>> {
-        self.table.find(method, path).filter(|found| self.rotations.contains_key(found.module))
+    /// The operation that this request is for, if its module runs elsewhere.
+    pub fn find(&self, method: &str, path: &str) -> Option<Found<'static>> {
+        let found = self.table.find(method, path)?;
+        let (module, _) = self.rotations.get_key_value(found.module)?;
+        Some(Found { module, operation: found.operation })
     }
 
     /// Whether every module is in this binary.
@@ -101,16 +103,18 @@ impl Proxy {
         self.rotations.iter().map(|(module, rotation)| (*module, rotation.states())).collect()
     }
 
-    /// Has the request answered by an instance of the module it is for.
+    /// Has the request answered by an instance of the module it was [found](Proxy::find) to be for.
     ///
     /// # Errors
-    /// 401 for a token that is not valid (without one the module decides), 413 and 408 for the body, 503 `module_unavailable`, 504.
-    pub async fn pass_on(&self, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
-        let found = self.find(request.method().as_str(), request.path()).ok_or_else(|| Fault::not_found("resource"))?;
-        request.extensions_mut().insert(AnsweredAs(found.template.clone()));
-        refuse_bad_token(&request).await?;
+    /// 401 for a token that is not valid where one is read (without one the module decides), 413 and 408 for the body, 503
+    /// `module_unavailable`, 504.
+    pub async fn pass_on(&self, found: Found<'static>, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
+        request.extensions_mut().insert(AnsweredAs(found.operation.template.clone()));
+        if found.operation.reads_tokens {
+            refuse_bad_token(&request).await?;
+        }
         let RawBody(body) = RawBody::from_request(&request, &mut payload).await?;
-        let question = question(&request, body)?;
+        let question = question(&request, &found.operation, body)?;
         let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
         let answer = self.ask(found.module, &question, wait).await?;
         Ok(answer.into_response())
@@ -129,7 +133,7 @@ impl Proxy {
         let others: Vec<HeaderName> = headers.keys().filter(|name| !kept.contains(&name.as_str())).cloned().collect();
         others.iter().for_each(|name| drop(headers.remove(name)));
         headers.insert(hyper::header::ACCEPT, HeaderValue::from_static("application/json"));
-        let question = Question { method: Method::GET, target, headers, body: Bytes::new() };
+        let question = Question { method: Method::GET, target, headers, body: Bytes::new(), repeatable: true };
         let Answered { answer, picked: _picked } = self.ask(module, &question, Duration::ZERO).await?;
         let status = answer.status();
         let limit = Duration::from_millis(self.settings.timeout_ms);
@@ -151,14 +155,13 @@ impl Proxy {
             measure(module, "nobody");
             return Err(self.away(module));
         };
-        let repeatable = headers::is_idempotent(&question.method, &question.headers);
         let lost = match attempt(module, &first, question, until).await {
             Ok(answer) => return Ok(Answered { answer, picked: first }),
             Err(lost) => lost,
         };
         let other = match &lost {
             Lost::Refused(_) => rotation.pick_other(&first),
-            Lost::Broken(_) if repeatable => rotation.pick_other(&first),
+            Lost::Broken(_) if question.repeatable => rotation.pick_other(&first),
             Lost::Broken(_) | Lost::TooLate => None,
         };
         drop(first);
@@ -254,16 +257,14 @@ async fn refuse_bad_token(request: &HttpRequest) -> Result<(), Problem> {
     }
 }
 
-fn question(request: &HttpRequest, body: Bytes) -> Result<Question, Fault> {
+fn question(request: &HttpRequest, operation: &Operation, body: Bytes) -> Result<Question, Fault> {
     let malformed = || Fault::malformed("bad_request", "The request cannot be understood.");
     let method = RequestContext::find(request).map_or_else(|| request.method().clone(), |context| context.method);
     let target = request.uri().path_and_query().map_or("/", actix_web::http::uri::PathAndQuery::as_str);
-    Ok(Question {
-        method: Method::from_bytes(method.as_str().as_bytes()).map_err(|_| malformed())?,
-        target: PathAndQuery::try_from(target).map_err(|_| malformed())?,
-        headers: headers::for_instance(request),
-        body,
-    })
+    let method = Method::from_bytes(method.as_str().as_bytes()).map_err(|_| malformed())?;
+    let headers = headers::for_instance(request);
+    let repeatable = headers::is_idempotent(&method, &headers, operation.remembers_keys);
+    Ok(Question { method, target: PathAndQuery::try_from(target).map_err(|_| malformed())?, headers, body, repeatable })
 }
 
 fn too_late(module: &str) -> Fault {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::Value;
+use web::PathTemplate;
 
 /// The document of all modules, whichever of them are in this binary.
 pub const DOCUMENT: &str = include_str!("../../openapi.json");
@@ -21,16 +22,9 @@ pub struct RouteTable(Vec<Route>);
 #[derive(Debug)]
 struct Route {
     method: String,
-    segments: Vec<Segment>,
-    template: Arc<str>,
+    template: PathTemplate,
     owner: Owner,
-}
-
-/// Words come before parameters, so that in a sorted table `/users/me` is found before `/users/{id}`.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Segment {
-    Word(String),
-    Parameter,
+    operation: Arc<Operation>,
 }
 
 #[derive(Debug)]
@@ -41,13 +35,23 @@ enum Owner {
     AtSegment(usize),
 }
 
+/// What the document says about an operation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The path with its parameters' names, for measurements.
+    pub template: Arc<str>,
+    /// A token is looked at; where it is not, a bad one does no harm, as at the log-in.
+    pub reads_tokens: bool,
+    /// A request is remembered by its `Idempotency-Key`.
+    pub remembers_keys: bool,
+}
+
 /// An operation that a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<'p> {
     /// The module's name, or what stands in its place; nobody has checked that there is such a module.
     pub module: &'p str,
-    /// The path with its parameters' names, for measurements.
-    pub template: Arc<str>,
+    pub operation: Arc<Operation>,
 }
 
 impl RouteTable {
@@ -63,52 +67,51 @@ impl RouteTable {
     fn of(document: &Value) -> anyhow::Result<RouteTable> {
         let paths = document["paths"].as_object().context("the OpenAPI document has no paths")?;
         let mut routes = Vec::new();
-        for (template, item) in paths {
-            for (method, operation) in METHODS.iter().filter_map(|method| Some((*method, item.get(method)?))) {
-                let owner = operation["x-module"].as_str().with_context(|| format!("{method} {template} has no x-module"))?;
-                let segments = || template.split('/');
-                let owner = match segments().position(|segment| segment == owner) {
-                    Some(at) if is_parameter(owner) => Owner::AtSegment(at),
-                    _ if is_parameter(owner) => anyhow::bail!("{method} {template} has the x-module {owner}, but no such parameter"),
-                    _ => Owner::Named(owner.to_owned()),
+        for (path, item) in paths {
+            for (method, documented) in METHODS.iter().filter_map(|method| Some((*method, item.get(method)?))) {
+                let owner = documented["x-module"].as_str().with_context(|| format!("{method} {path} has no x-module"))?;
+                let template = PathTemplate::of(path);
+                let owner = match owner.strip_prefix('{').and_then(|owner| owner.strip_suffix('}')) {
+                    None => Owner::Named(owner.to_owned()),
+                    Some(parameter) => Owner::AtSegment(
+                        template
+                            .place_of(parameter)
+                            .with_context(|| format!("{method} {path} has the x-module {owner}, but no such parameter"))?,
+                    ),
                 };
-                let segments = segments().map(|segment| match is_parameter(segment) {
-                    true => Segment::Parameter,
-                    false => Segment::Word(segment.to_owned()),
-                });
-                let (method, segments) = (method.to_uppercase(), segments.collect());
-                routes.push(Route { method, segments, template: template.as_str().into(), owner });
+                let operation = Operation {
+                    template: path.as_str().into(),
+                    reads_tokens: documented["security"].as_array().is_some_and(|any_of| !any_of.is_empty()),
+                    remembers_keys: takes_header(document, documented, "Idempotency-Key"),
+                };
+                routes.push(Route { method: method.to_uppercase(), template, owner, operation: Arc::new(operation) });
             }
         }
-        routes.sort_by(|one, other| one.segments.cmp(&other.segments));
+        routes.sort_by(|one, other| one.template.cmp(&other.template));
         Ok(RouteTable(routes))
     }
 
     /// Whose this request is; none if nobody documents it. The shell has made a GET of a HEAD.
     pub fn find<'p>(&'p self, method: &str, path: &'p str) -> Option<Found<'p>> {
-        let route = self.0.iter().find(|route| route.method == method && route.fits(path))?;
+        let route = self.0.iter().find(|route| route.method == method && route.template.fits(path))?;
         let module = match &route.owner {
             Owner::Named(name) => name,
             Owner::AtSegment(at) => path.split('/').nth(*at)?,
         };
-        Some(Found { module, template: route.template.clone() })
+        Some(Found { module, operation: route.operation.clone() })
     }
 }
 
-impl Route {
-    fn fits(&self, path: &str) -> bool {
-        let mut segments = path.split('/');
-        let all_fit = self.segments.iter().all(|expected| match (expected, segments.next()) {
-            (Segment::Word(word), Some(segment)) => word == segment,
-            (Segment::Parameter, Some(segment)) => !segment.is_empty(),
-            (_, None) => false,
-        });
-        all_fit && segments.next().is_none()
-    }
-}
-
-fn is_parameter(segment: &str) -> bool {
-    segment.starts_with('{') && segment.ends_with('}')
+/// Whether an operation has this header among its parameters, which stand there or among the document's components.
+fn takes_header(document: &Value, operation: &Value, name: &str) -> bool {
+    let resolved = |parameter: &Value| match parameter["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).cloned().unwrap_or_default(),
+        None => parameter.clone(),
+    };
+    let parameters = operation["parameters"].as_array().into_iter().flatten().map(resolved);
+    let is_it =
+        |parameter: &Value| parameter["in"] == "header" && parameter["name"].as_str().is_some_and(|is| is.eq_ignore_ascii_case(name));
+    parameters.into_iter().any(|parameter| is_it(&parameter))
 }
 
 #[cfg(test)]
@@ -121,7 +124,7 @@ mod tests {
     fn found(method: &str, path: &str) -> Option<(String, String)> {
         let table = RouteTable::committed().unwrap();
         let found = table.find(method, path)?;
-        Some((found.module.to_owned(), found.template.to_string()))
+        Some((found.module.to_owned(), found.operation.template.to_string()))
     }
 
     fn owner(method: &str, path: &str) -> Option<String> {
@@ -165,6 +168,25 @@ mod tests {
         }
         assert_eq!(owner("GET", "/api/v1/dashboard").as_deref(), Some("gateway"));
         assert_eq!(owner("GET", "/.well-known/jwks.json").as_deref(), Some("users"));
+    }
+
+    #[test]
+    fn the_document_says_where_tokens_are_read_and_keys_are_remembered() {
+        let table = RouteTable::committed().unwrap();
+        let operation = |method, path| table.find(method, path).unwrap().operation;
+        for path in ["/api/v1/sessions", "/api/v1/sessions/refresh", "/api/v1/payments/webhooks/sandbox"] {
+            assert!(!operation("POST", path).reads_tokens, "{path}");
+        }
+        // Where a token is welcome but not needed, it is read as well.
+        for (method, path) in [("GET", "/api/v1/products"), ("POST", "/api/v1/users"), ("POST", "/api/v1/orders")] {
+            assert!(operation(method, path).reads_tokens, "{method} {path}");
+        }
+        for path in ["/api/v1/orders", "/api/v1/carts", "/api/v1/stock/a/receipts", "/api/v1/payments/7/refunds"] {
+            assert!(operation("POST", path).remembers_keys, "{path}");
+        }
+        for path in ["/api/v1/users", "/api/v1/sessions", "/api/v1/sessions/refresh", "/api/v1/ops/orders/sagas/7/abandon"] {
+            assert!(!operation("POST", path).remembers_keys, "{path}");
+        }
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Question {
     pub target: PathAndQuery,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Doing it twice is as good as doing it once.
+    pub repeatable: bool,
 }
 
 /// Why an attempt came to nothing.
@@ -120,7 +122,7 @@ impl Reach for HttpReach {
 
     async fn probe(&self, upstream: &Upstream) -> Result<(), String> {
         let target = PathAndQuery::from_static("/health/ready");
-        let question = Question { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+        let question = Question { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new(), repeatable: true };
         match upstream.ask(&question).await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             // Its health is told on an address of its own; that it answers at all is what can be seen here.

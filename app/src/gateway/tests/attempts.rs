@@ -71,6 +71,15 @@ async fn a_post_with_a_key_is_asked_once_more_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_nobody_remembers_makes_no_request_repeatable() {
+    for line in ["POST /api/v1/ops/orders/sagas/7/retry", "POST /api/v1/ops/orders/views/rebuild"] {
+        let pair = Pair::of_orders().await;
+        let reply = pair.ask(line, &[("idempotency-key", "k")]).await;
+        assert_eq!((reply.status, reply.code().as_str()), (504, "connection_lost"), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_may_be_done_twice_is_asked_once_more_of_another() {
     for line in ["GET /api/v1/orders", "PUT /api/v1/carts/1/items/a", "DELETE /api/v1/carts/1/items/a"] {
         let pair = Pair::of_orders().await;

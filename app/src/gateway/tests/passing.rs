@@ -166,6 +166,19 @@ async fn a_bad_token_and_a_large_body_get_no_further() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_looks_at_a_token_a_bad_one_is_passed_on() {
+    let old = ("authorization", "Bearer rubbish");
+    for (module, path) in
+        [("users", "/api/v1/sessions"), ("users", "/api/v1/sessions/refresh"), ("payments", "/api/v1/payments/webhooks/sandbox")]
+    {
+        let instance = Instance::answering("{}").await;
+        let edge = Edge::before(module, &[&instance], &[]).await;
+        assert_eq!(edge.ask(&format!("POST {path}"), &[old], "{}").await.status, 200, "{path}");
+        assert_eq!(instance.heard_once().header("authorization"), "Bearer rubbish");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_in_front_is_passed_on() {
     let catalog = Instance::answering("{}").await;
     let edge = Edge::before("catalog", &[&catalog], &[("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.1")]).await;
