@@ -1,9 +1,9 @@
 //! Which headers pass the gateway, in both directions, and what it says itself about where a request came from.
 //!
 //! Nothing a client writes about its own address, or in our own names, is passed on; the gateway says it instead, once and in the standard's
-//! words (RFC 7239). What a trusted proxy in front says stands before that.
+//! words (RFC 7239). Who the client is behind a trusted proxy is what [`web::client_ip`] says of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use actix_web::{
     HttpRequest,
@@ -14,7 +14,7 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use shared_kernel::TraceParent;
-use web::{RequestContext, TrustedProxies};
+use web::RequestContext;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: &str = "tracestate";
@@ -115,43 +115,16 @@ fn named_by_connection<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<String
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// For whom this request is passed on: what trusted proxies said, and the peer of our own connection at the end.
+/// For whom this request is passed on: the client, as it is counted here. Whoever is asked knows this gateway and not the proxies in front of it, so
+/// they are not named. Host and protocol are those of our own connection, which is the client's only without a proxy.
 fn forwarded(request: &HttpRequest) -> String {
-    let peer = request.peer_addr();
-    let mut elements = match peer {
-        Some(peer) if is_trusted(request, peer.ip()) => said_by_proxy(request.headers()),
-        _ => Vec::new(),
-    };
-    elements.push(element(peer, request.app_config().secure(), asked_host(request)));
-    elements.join(", ")
-}
-
-fn is_trusted(request: &HttpRequest, peer: IpAddr) -> bool {
-    request.app_data::<TrustedProxies>().is_some_and(|TrustedProxies(trusted)| trusted.contains(&peer.to_canonical()))
-}
-
-/// A proxy that knows only `X-Forwarded-For` is put into the standard's words.
-fn said_by_proxy(headers: &OuterHeaders) -> Vec<String> {
-    let all =
-        |name: outer::HeaderName| headers.get_all(name).filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>();
-    let standard = all(outer::FORWARDED);
-    if !standard.is_empty() {
-        return standard;
+    let client = web::client_ip(request);
+    let who = client.map_or_else(|| "unknown".to_owned(), node);
+    if client != request.peer_addr().map(|peer| peer.ip().to_canonical()) {
+        return format!("for={who}");
     }
-    let listed = all(outer::X_FORWARDED_FOR);
-    let hops = listed.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|hop| !hop.is_empty());
-    hops.map(|hop| {
-        let with_port = hop.parse::<SocketAddr>().map(|socket| socket.ip());
-        let address = with_port.or_else(|_| hop.trim_start_matches('[').trim_end_matches(']').parse());
-        address.map_or_else(|_| "for=unknown".to_owned(), |address| format!("for={}", node(address)))
-    })
-    .collect()
-}
-
-fn element(peer: Option<SocketAddr>, secure: bool, host: Option<&str>) -> String {
-    let who = peer.map_or_else(|| "unknown".to_owned(), |peer| node(peer.ip()));
-    let host = host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
-    format!("for={who}{host};proto={}", if secure { "https" } else { "http" })
+    let host = asked_host(request).map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
+    format!("for={who}{host};proto={}", if request.app_config().secure() { "https" } else { "http" })
 }
 
 /// RFC 7239, section 6: an IPv6 address stands in brackets, and therefore in quotes.
@@ -173,6 +146,7 @@ fn asked_host(request: &HttpRequest) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
+    use web::TrustedProxies;
 
     use super::*;
 
@@ -233,13 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_is_believed_and_stands_before_us() {
+    fn behind_a_trusted_proxy_the_client_is_who_it_names_and_the_last_word_is_ours() {
         let from = |headers: &[(&str, &str)]| value(&asked_from("[2001:db8::1]:9", &["2001:db8::1"], headers), "forwarded").to_owned();
-        assert_eq!(from(&[("forwarded", "for=1.2.3.4;proto=https")]), "for=1.2.3.4;proto=https, for=\"[2001:db8::1]\";proto=http");
-        assert_eq!(
-            from(&[("x-forwarded-for", "1.2.3.4, 2001:db8::9"), ("x-forwarded-for", "x\", for=9.9.9.9")]),
-            "for=1.2.3.4, for=\"[2001:db8::9]\", for=unknown, for=unknown, for=\"[2001:db8::1]\";proto=http"
-        );
+        assert_eq!(from(&[("forwarded", "for=6.6.6.6, for=1.2.3.4;proto=https")]), "for=1.2.3.4");
+        assert_eq!(from(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "[2001:db8::9]:4711")]), "for=\"[2001:db8::9]\"");
+        assert_eq!(from(&[("x-forwarded-for", "x\", for=9.9.9.9")]), "for=\"[2001:db8::1]\";proto=http");
     }
 
     #[test]

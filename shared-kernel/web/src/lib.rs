@@ -46,7 +46,7 @@ mod template;
 mod token;
 mod unmatched;
 
-pub use address::{PeersAreOurs, TrustedProxies, client_address};
+pub use address::{PeersAreOurs, TrustedProxies, client_address, client_ip};
 pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};

@@ -1,13 +1,17 @@
 //! The real server with a gateway in it, whose modules are all elsewhere; and a client that says exactly what it is told to.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_web::dev::ServerHandle;
 use async_trait::async_trait;
 use shared_kernel::{Fault, RandomIds, SystemClock};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use web::{KeySource, Verifier, VerifyingKey};
@@ -77,8 +81,20 @@ impl Edge {
         if !body.is_empty() {
             head.push_str(&format!("content-length: {}\r\n", body.len()));
         }
-        let mut connection = self.connect().await;
-        connection.write_all(format!("{head}\r\n{body}").as_bytes()).await.unwrap();
+        self.converse(self.connect().await, &format!("{head}\r\n{body}")).await
+    }
+
+    /// As a client whose address is this one, on loopback.
+    pub async fn get_from(&self, client: IpAddr, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(client, 0)).unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n{headers}\r\n");
+        self.converse(socket.connect(self.address).await.unwrap(), &head).await
+    }
+
+    async fn converse(&self, mut connection: TcpStream, question: &str) -> Reply {
+        connection.write_all(question.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let reading = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut answer));
         reading.await.expect("the answer ends").unwrap();
