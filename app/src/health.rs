@@ -119,6 +119,5 @@ async fn ready(checks: Data<Checks>) -> HttpResponse {
 #[utoipa::path(tag = "operations", responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")))]
 #[get("/metrics")]
 async fn metrics(checks: Data<Checks>) -> HttpResponse {
-    checks.metrics.run_upkeep();
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(checks.metrics.render())
 }
