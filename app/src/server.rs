@@ -148,8 +148,7 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
     let own_admin = settings.admin.listen.is_some();
     let Served { api, well_known, verifier, checks, ids, proxy, .. } = served;
     let stopping = Stopping(checks.stopping.clone());
-    let defaults = ShellSettings::default();
-    let shell = ShellSettings { ids, time_limit: defaults.time_limit.max(proxy.time_limit()) };
+    let shell = ShellSettings { ids, ..ShellSettings::default() };
     let is_proxy = !proxy.is_idle();
     let peers_are_ours = matches!(edge, Edge::Internal(_));
     let server = HttpServer::new(move || {

@@ -1,6 +1,6 @@
 //! Stands in the place of `mod.rs` in a binary that is not an edge: it answers for its own modules, and passes nothing on.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use actix_web::{
     Error, HttpRequest,
@@ -46,10 +46,6 @@ impl Proxy {
     /// The document of this binary cannot be written, which would be a bug.
     pub fn document(&self, own: &OpenApi) -> anyhow::Result<String> {
         Ok(own.to_json()?)
-    }
-
-    pub fn time_limit(&self) -> Duration {
-        Duration::ZERO
     }
 
     /// # Errors

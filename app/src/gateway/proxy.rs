@@ -22,7 +22,7 @@ use shared_kernel::{Fault, FaultKind};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestContext};
+use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestContext, TimeLimit};
 
 use super::{
     Settings, headers,
@@ -40,7 +40,8 @@ use crate::{
 
 /// What [`Proxy::get_json`] takes at most.
 const MAX_JSON_BYTES: usize = 1024 * 1024;
-/// The request's body arrives before the module's time begins to run, and an answer is written after it has run out.
+/// Beyond the module's time limit a request may take so long: its body arrives before that begins to run, and what is said of a module that was too
+/// slow is said after it has run out.
 const ROOM_FOR_WORDS: Duration = Duration::from_secs(9);
 
 /// The way to the modules that run elsewhere.
@@ -93,11 +94,6 @@ impl Proxy {
         if self.is_idle() { Ok(own.to_json()?) } else { Ok(DOCUMENT.to_owned()) }
     }
 
-    /// How long a request may take here until its answer begins: long enough to say in our own words that a module was too slow.
-    pub fn time_limit(&self) -> Duration {
-        if self.is_idle() { Duration::ZERO } else { Duration::from_millis(self.settings.timeout_ms) + ROOM_FOR_WORDS }
-    }
-
     /// The remote modules and their instances.
     pub fn states(&self) -> BTreeMap<&'static str, Vec<InstanceState>> {
         self.rotations.iter().map(|(module, rotation)| (*module, rotation.states())).collect()
@@ -110,12 +106,13 @@ impl Proxy {
     /// `module_unavailable`, 504.
     pub async fn pass_on(&self, found: Found<'static>, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
         request.extensions_mut().insert(AnsweredAs(found.operation.template.clone()));
+        let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
+        TimeLimit::raise(&request, Duration::from_millis(self.settings.timeout_ms) + ROOM_FOR_WORDS + wait);
         if found.operation.reads_tokens {
             refuse_bad_token(&request).await?;
         }
         let RawBody(body) = RawBody::from_request(&request, &mut payload).await?;
         let question = question(&request, &found.operation, body)?;
-        let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
         let answer = self.ask(found.module, &question, wait).await?;
         Ok(answer.into_response())
     }

@@ -60,7 +60,7 @@ pub use query::{Path, Query};
 pub use reason::Reason;
 pub use request::{AnsweredAs, RequestContext};
 pub use routes::Routes;
-pub use shell::{InShell, Shell, ShellSettings, shell};
+pub use shell::{InShell, Shell, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
 pub use template::PathTemplate;
 pub use token::{Claims, KeySource, Verifier, VerifyingKey};

@@ -3,8 +3,10 @@
 //! Wrap it last, so that it is outermost: `App::new()...wrap(rate_limit).wrap(web::shell(settings))`.
 
 use std::{
+    cell::Cell,
     future::{Ready, ready},
     panic::AssertUnwindSafe,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,6 +23,7 @@ use actix_web::{
 };
 use futures::future::{FutureExt, LocalBoxFuture};
 use shared_kernel::{Fault, FaultKind, Ids, RandomIds, TraceParent};
+use tokio::time::{error::Elapsed, timeout_at};
 use tracing::{Instrument, Span};
 
 use crate::{
@@ -44,6 +47,31 @@ pub struct ShellSettings {
 impl Default for ShellSettings {
     fn default() -> Self {
         ShellSettings { time_limit: Duration::from_secs(10), ids: Arc::new(RandomIds) }
+    }
+}
+
+/// Put into each request by the shell: how long it may take until its answer begins.
+#[derive(Clone, Debug)]
+pub struct TimeLimit(Rc<Cell<Duration>>);
+
+impl TimeLimit {
+    /// This request, and no other, may take at least so long from its beginning: for whoever waits for somebody else's time limit.
+    pub fn raise(request: &HttpRequest, to: Duration) {
+        if let Some(TimeLimit(limit)) = request.extensions().get() {
+            limit.set(limit.get().max(to));
+        }
+    }
+
+    async fn keep<T>(&self, begun: Instant, working: impl Future<Output = T>) -> Result<T, Elapsed> {
+        let mut working = pin!(working);
+        loop {
+            let limit = self.0.get();
+            match timeout_at((begun + limit).into(), working.as_mut()).await {
+                // It was raised in the meantime.
+                Err(_) if self.0.get() > limit => {}
+                ended => return ended,
+            }
+        }
     }
 }
 
@@ -92,12 +120,14 @@ where
 
     fn call(&self, mut request: ServiceRequest) -> Self::Future {
         let asked = Asked::of(&request, self.settings.ids.as_ref());
-        let time_limit = self.settings.time_limit + Prefer::read(request.headers()).wait.unwrap_or_default();
+        let wait = Prefer::read(request.headers()).wait.unwrap_or_default();
+        let time_limit = TimeLimit(Rc::new(Cell::new(self.settings.time_limit + wait)));
         // A HEAD is a GET whose body is not sent, and not sending it is what the server does by itself (RFC 9110, section 9.3.2).
         if request.method() == Method::HEAD {
             request.head_mut().method = Method::GET;
         }
         request.extensions_mut().insert(asked.context.clone());
+        request.extensions_mut().insert(time_limit.clone());
         let service = self.service.clone();
         let span = asked.span();
         let head_fits = head_bytes(&request) <= MAX_HEAD_BYTES;
@@ -110,7 +140,7 @@ where
                 service.call(request).await
             })
             .catch_unwind();
-            let result = match tokio::time::timeout(time_limit, working).await {
+            let result = match time_limit.keep(asked.begun, working).await {
                 Ok(Ok(Ok(response))) => Ok(asked.dress_response(response.map_into_boxed_body())),
                 Ok(Ok(Err(error))) => Err(fault_of_error(&error)),
                 Ok(Err(panic)) => Err(Fault::internal("panicked", words_of(panic.as_ref()))),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, get, post};
+use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde_json::{Value, json};
 use shared_kernel::Fault;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use web::{Anyone, Body, Prefer, Problem, Routes, ShellSettings, rate_limit::RateLimit};
+use web::{Anyone, Body, Prefer, Problem, Routes, ShellSettings, TimeLimit, rate_limit::RateLimit};
 
 use crate::support::{Server, problem};
 
@@ -54,6 +54,16 @@ async fn slow(prefer: Prefer) -> HttpResponse {
     HttpResponse::Ok().json(prefer.wait.map(|wait| wait.as_secs()))
 }
 
+/// Needs longer than the others, and says so.
+#[utoipa::path(responses((status = 200)))]
+#[get("/patient")]
+async fn patient(request: HttpRequest) -> HttpResponse {
+    TimeLimit::raise(&request, Duration::from_secs(1_000));
+    TimeLimit::raise(&request, Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    HttpResponse::Ok().finish()
+}
+
 #[utoipa::path(responses((status = 200)))]
 #[get("/plain")]
 async fn plain() -> HttpResponse {
@@ -62,7 +72,7 @@ async fn plain() -> HttpResponse {
 
 fn routes() -> Routes {
     Routes::new(|config| {
-        config.service(hello).service(note).service(panicking).service(broken).service(away).service(slow).service(plain);
+        config.service(hello).service(note).service(panicking).service(broken).service(away).service(slow).service(patient).service(plain);
     })
 }
 
@@ -155,6 +165,15 @@ async fn a_client_that_sends_it_all_before_it_reads_still_sees_the_413() {
     let mut answer = vec![0; 4096];
     let read = connection.read(&mut answer).await.expect("an answer and no reset");
     assert!(answer[..read].starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer[..read]));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_request_that_may_take_longer_takes_no_longer_time_for_others() {
+    let server = server().await;
+    let (may, may_not) = futures::join!(server.ask("GET", "/api/v1/patient").send(), server.ask("GET", "/api/v1/slow").send());
+    assert_eq!(may.unwrap().status(), 200);
+    problem(may_not.unwrap(), 504, "timeout").await;
     server.stop().await;
 }
 
