@@ -31,12 +31,13 @@ pub const IS_HERE: bool = true;
 pub struct Settings {
     pub timeout_ms: u64,
     pub connect_timeout_ms: u64,
+    pub answer_silence_ms: u64,
     pub retry_after_s: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { timeout_ms: 10_000, connect_timeout_ms: 1_000, retry_after_s: 2 }
+        Settings { timeout_ms: 10_000, connect_timeout_ms: 1_000, answer_silence_ms: 60_000, retry_after_s: 2 }
     }
 }
 

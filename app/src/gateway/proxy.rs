@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, body::SizedStream, dev::Payload, http::StatusCode,
 };
+use anyhow::anyhow;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyDataStream, BodyExt, Limited};
 use hyper::{
     Method, Response,
@@ -113,8 +114,8 @@ impl Proxy {
         }
         let RawBody(body) = RawBody::from_request(&request, &mut payload).await?;
         let question = question(&request, &found.operation, body)?;
-        let answer = self.ask(found.module, &question, wait).await?;
-        Ok(answer.into_response())
+        let answered = self.ask(found.module, &question, wait).await?;
+        Ok(answered.into_response(Duration::from_millis(self.settings.answer_silence_ms)))
     }
 
     /// Asks an instance of `module` for `path_and_query`, in the name of whoever sent `from` and in the same trace.
@@ -202,7 +203,8 @@ struct Answered {
 }
 
 impl Answered {
-    fn into_response(self) -> HttpResponse {
+    /// As the client gets it; ended if nothing comes for as long as `silence`.
+    fn into_response(self, silence: Duration) -> HttpResponse {
         let (head, body) = self.answer.into_parts();
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
         let mut response = HttpResponseBuilder::new(status);
@@ -210,7 +212,7 @@ impl Answered {
             response.append_header(header);
         }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let body = BodyDataStream::new(body).map(in_flight(self.picked));
+        let body = parts(body, self.picked, silence);
         match (status, length) {
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => response.finish(),
             (_, Some(length)) => response.body(SizedStream::new(length, body)),
@@ -219,9 +221,17 @@ impl Answered {
     }
 }
 
-/// Hands on the parts of an answer's body; whoever gives it is in flight as long as that goes on.
-fn in_flight(picked: Picked<Upstream>) -> impl FnMut(Result<Bytes, hyper::Error>) -> Result<Bytes, hyper::Error> + Unpin {
-    move |part| part.inspect_err(|error| tracing::warn!(instance = %picked.address(), %error, "an answer broke off on its way through"))
+/// The parts of an answer's body; whoever gives it is in flight as long as that goes on. An instance whose host has lost its power says nothing, not
+/// even that the connection is over, so silence ends the answer as well: the client sees that it is not whole, and may ask again.
+fn parts(body: Incoming, picked: Picked<Upstream>, silence: Duration) -> impl Stream<Item = anyhow::Result<Bytes>> {
+    stream::try_unfold((BodyDataStream::new(body), picked), move |(mut body, picked)| async move {
+        let part = match tokio::time::timeout(silence, body.next()).await {
+            Ok(part) => part.transpose().map_err(anyhow::Error::from),
+            Err(_) => Err(anyhow!("nothing came for {} ms", silence.as_millis())),
+        };
+        let broken = |error: &anyhow::Error| tracing::warn!(instance = %picked.address(), %error, "an answer broke off on its way through");
+        Ok(part.inspect_err(broken)?.map(|part| (part, (body, picked))))
+    })
 }
 
 async fn attempt(module: &str, picked: &Picked<Upstream>, question: &Question, until: Instant) -> Result<Response<Incoming>, Lost> {

@@ -2,11 +2,16 @@
 //!
 //! hyper is used directly and not through a client for browsers' URLs: those tidy a path up, and what is passed on must be the bytes that came.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -24,6 +29,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::{runtime::Handle, task::JoinSet};
+use tower::{BoxError, Service};
 
 use crate::{
     discovery::{Address, rotation::Reach},
@@ -35,6 +41,12 @@ use crate::{
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections that are kept per instance.
 const POOL_MAX_IDLE: usize = 256;
+/// A connection on which nothing came for so long is asked whether the other side is still there,
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(15);
+/// so often
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// and, if no answer comes so many times, given up.
+const KEEP_ALIVE_ATTEMPTS: u32 = 3;
 
 /// What is asked: the same for each instance that it is asked of.
 #[derive(Clone, Debug)]
@@ -71,7 +83,7 @@ pub struct HttpReach {
 /// One instance, and the idle connections to it.
 #[derive(Clone)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<InTime<HttpsConnector<HttpConnector>>, Full<Bytes>>,
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
@@ -86,6 +98,44 @@ impl HttpReach {
     pub fn new(identity: Option<&Identity>, connect_timeout: Duration) -> anyhow::Result<HttpReach> {
         let tls = identity.map(client_config).transpose()?;
         Ok(HttpReach { tls, connect_timeout, runtime: Handle::current() })
+    }
+
+    fn tcp(&self) -> HttpConnector {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        // Where a name has several addresses, each is given its share of it.
+        tcp.set_connect_timeout(Some(self.connect_timeout));
+        tcp.set_keepalive(Some(KEEP_ALIVE_AFTER));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE_EVERY));
+        tcp.set_keepalive_retries(Some(KEEP_ALIVE_ATTEMPTS));
+        tcp
+    }
+}
+
+/// A connector with a limit for all it does: looking a name up, TCP, and TLS, which an instance that hangs never answers.
+#[derive(Clone)]
+struct InTime<C> {
+    connector: C,
+    limit: Duration,
+}
+
+impl<C> Service<Uri> for InTime<C>
+where
+    C: Service<Uri, Error: Into<BoxError>, Future: Send + 'static>,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<C::Response, BoxError>>;
+
+    fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(task).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, limit) = (self.connector.call(uri), self.limit);
+        let late = move |_| BoxError::from(format!("no connection within {} ms", limit.as_millis()));
+        async move { tokio::time::timeout(limit, connecting).await.map_err(late)?.map_err(Into::into) }.boxed()
     }
 }
 
@@ -103,11 +153,9 @@ impl Reach for HttpReach {
         let name = ServerName::try_from(address.server_name().to_owned()).with_context(|| format!("{address} has no host name"))?;
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls);
         let builder = if address.is_tls() { builder.https_only() } else { builder.https_or_http() };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(self.connect_timeout));
-        let connector = builder.with_server_name_resolver(FixedServerNameResolver::new(name)).enable_http1().wrap_connector(tcp);
+        let resolver = FixedServerNameResolver::new(name);
+        let connector = builder.with_server_name_resolver(resolver).enable_http1().wrap_connector(self.tcp());
+        let connector = InTime { connector, limit: self.connect_timeout };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)

@@ -1,6 +1,9 @@
 //! An instance of a module as a test needs it: it remembers every byte it got, and does with the connection what it is told.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,6 +19,8 @@ pub enum Deed {
     Answer(String),
     /// Writes this and then nothing, until the other side is gone.
     Begin(String),
+    /// Writes the first, and then the second again and again after so long, until the other side is gone.
+    Drip(String, String, Duration),
     /// Closes the connection without a word.
     Break,
     /// Says nothing, until the other side is gone.
@@ -112,7 +117,7 @@ impl Instance {
     /// Waits until whoever asked hung up before the answer had ended.
     pub async fn is_left(&mut self) {
         let waiting = self.left.wait_for(|left| *left > 0);
-        tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.expect("the asker hangs up").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the asker hangs up").unwrap();
     }
 }
 
@@ -138,6 +143,7 @@ async fn converse(mut connection: TcpStream, shared: &Shared) {
         let (text, stays) = match deed {
             Deed::Answer(text) => (text, true),
             Deed::Begin(text) => (text, false),
+            Deed::Drip(text, ..) => (text, false),
             Deed::Silence => (String::new(), false),
             Deed::Break => return,
         };
@@ -146,8 +152,17 @@ async fn converse(mut connection: TcpStream, shared: &Shared) {
         }
         shared.probed.send_modify(|probed| *probed += usize::from(is_probe));
         if !stays {
-            let mut rest = [0; 64];
-            while !matches!(connection.read(&mut rest).await, Ok(0) | Err(_)) {}
+            match &shared.deed {
+                Deed::Drip(_, drop, every) if !is_probe => {
+                    while connection.write_all(drop.as_bytes()).await.is_ok() {
+                        tokio::time::sleep(*every).await;
+                    }
+                }
+                _ => {
+                    let mut rest = [0; 64];
+                    while !matches!(connection.read(&mut rest).await, Ok(0) | Err(_)) {}
+                }
+            }
             shared.left.send_modify(|left| *left += 1);
             return;
         }

@@ -52,6 +52,47 @@ async fn a_stream_outlives_the_time_that_its_beginning_may_take() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_falls_silent_is_ended_and_one_that_shows_itself_goes_on() {
+    let silence = ("BANYAN__GATEWAY__ANSWER_SILENCE_MS", "300");
+    let mut silent = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
+    let edge = Edge::before("orders", &[&silent], &[silence]).await;
+    let mut client = edge.connect().await;
+    client.write_all(ASK).await.unwrap();
+    read_until(&mut client, "data: 1").await;
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), client.read_to_end(&mut rest)).await;
+    let ended = ended.expect("the stream is ended");
+    assert!(ended.is_err() || !String::from_utf8_lossy(&rest).contains("0\r\n\r\n"), "the client takes it for whole: {rest:?}");
+    silent.is_left().await;
+    assert_eq!(edge.proxy.states()["orders"][0].in_flight, 0);
+
+    let beats = Deed::Drip(EVENTS.to_owned(), "3\r\n:\n\n\r\n".to_owned(), Duration::from_millis(50));
+    let beating = Instance::that(beats).await;
+    let edge = Edge::before("orders", &[&beating], &[silence]).await;
+    let mut client = edge.connect().await;
+    client.write_all(ASK).await.unwrap();
+    // Half a second of it, and no piece of it longer in coming than it may be.
+    read_until(&mut client, &"3\r\n:\n\n\r\n".repeat(10)).await;
+}
+
+/// Loopback has no host that loses its power; that one would be noticed is what the system's list of connections says.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nothing_comes_is_asked_whether_it_still_is_one() {
+    let orders = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
+    let edge = Edge::before("orders", &[&orders], &[]).await;
+    let mut client = edge.connect().await;
+    client.write_all(ASK).await.unwrap();
+    read_until(&mut client, "data: 1").await;
+    let port: u16 = orders.base.rsplit(':').next().unwrap().parse().unwrap();
+    let (to_orders, established, keep_alive_timer) = (format!("0100007F:{port:04X}"), "01", "02");
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours: Vec<Vec<&str>> = rows.filter(|row| row[2] == to_orders && row[3] == established).collect();
+    assert!(!ours.is_empty() && ours.iter().all(|row| row[5].starts_with(keep_alive_timer)), "{ours:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_before_the_answer_ends_the_request() {
     let mut orders = Instance::that(Deed::Silence).await;
     let edge = Edge::before("orders", &[&orders], &[]).await;

@@ -133,6 +133,27 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
     handle.stop(false).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_nothing() {
+    let certificates = Certificates::new();
+    let files = ["ca.pem", "certificate.pem", "key.pem"].map(|name| certificates.path(name));
+    let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", frozen.local_addr().unwrap());
+    let settings = [
+        ("BANYAN__MTLS__CA_FILE", files[0].as_str()),
+        ("BANYAN__MTLS__CERTIFICATE_FILE", files[1].as_str()),
+        ("BANYAN__MTLS__KEY_FILE", files[2].as_str()),
+        ("BANYAN__GATEWAY__CONNECT_TIMEOUT_MS", "100"),
+        ("BANYAN__GATEWAY__TIMEOUT_MS", "5000"),
+        // No probe finds out before the request does.
+        ("BANYAN__DISCOVERY__PROBE_TIMEOUT_MS", "600000"),
+    ];
+    let edge = Edge::of("orders", &endpoint, &settings).await.unwrap();
+    let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "module_unavailable"), "{reply:?}");
+    assert!(!edge.proxy.states()["orders"][0].in_rotation, "who cannot be connected is asked again only after a probe");
+}
+
 #[test]
 fn who_is_served_how_is_decided_by_what_is_set() {
     use crate::{config::Settings, server};
