@@ -222,13 +222,11 @@ impl Settings {
     /// What is allowed only together, or only in one profile.
     fn check(&self) -> anyhow::Result<()> {
         self.check_listens()?;
-        if self.profile == Profile::Prod {
-            if !self.auth.issuer.starts_with("https://") {
-                bail!(
-                    "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
-                    self.auth.issuer
-                );
-            }
+        if self.profile == Profile::Prod && !self.auth.issuer.starts_with("https://") {
+            bail!(
+                "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
+                self.auth.issuer
+            );
         }
         if self.profile == Profile::Prod && self.database.login_per_module {
             let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
@@ -281,6 +279,17 @@ impl Settings {
         let of_modules = self.modules.iter().map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
         let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
         all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret()))).collect()
+    }
+}
+
+/// For settings that mean nothing at zero: a time in which nothing can be done, room for nobody.
+///
+/// # Errors
+/// Names the first of `section` that is zero.
+pub fn refuse_zero(section: &str, settings: &[(&str, u64)]) -> anyhow::Result<()> {
+    match settings.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => bail!("{section}.{key} must be at least 1"),
+        None => Ok(()),
     }
 }
 

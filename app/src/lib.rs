@@ -2,6 +2,7 @@
 //!
 //! [`App::build`] is what `main` and the tests boot alike.
 
+mod bulkhead;
 pub mod bus;
 pub mod config;
 mod dependencies;

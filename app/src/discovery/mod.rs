@@ -127,12 +127,7 @@ impl Settings {
             ("probe_every_ms", self.probe_every_ms),
             ("probe_timeout_ms", self.probe_timeout_ms),
         ];
-        for (key, value) in positive {
-            if value == 0 {
-                bail!("discovery.{key} must be at least 1");
-            }
-        }
-        Ok(())
+        crate::config::refuse_zero("discovery", &positive)
     }
 }
 

@@ -19,6 +19,8 @@ use actix_web::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::config;
+
 pub use pages::pages;
 pub use proxy::{Proxy, proxy};
 
@@ -32,12 +34,39 @@ pub struct Settings {
     pub timeout_ms: u64,
     pub connect_timeout_ms: u64,
     pub answer_silence_ms: u64,
+    pub concurrency: usize,
+    pub queue: usize,
     pub retry_after_s: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { timeout_ms: 10_000, connect_timeout_ms: 1_000, answer_silence_ms: 60_000, retry_after_s: 2 }
+        Settings {
+            timeout_ms: 10_000,
+            connect_timeout_ms: 1_000,
+            answer_silence_ms: 60_000,
+            concurrency: 256,
+            queue: 256,
+            retry_after_s: 2,
+        }
+    }
+}
+
+impl Settings {
+    /// `[gateway]`, checked.
+    ///
+    /// # Errors
+    /// Names the key and what would be right.
+    fn read(settings: &config::Settings) -> anyhow::Result<Settings> {
+        let own: Settings = settings.section("gateway")?;
+        let limits = [
+            ("timeout_ms", own.timeout_ms),
+            ("connect_timeout_ms", own.connect_timeout_ms),
+            ("answer_silence_ms", own.answer_silence_ms),
+            ("concurrency", own.concurrency as u64),
+        ];
+        config::refuse_zero("gateway", &limits)?;
+        Ok(own)
     }
 }
 
@@ -62,7 +91,16 @@ mod settings_tests {
 
     #[test]
     fn every_default_stands_in_the_file() {
-        let settings = crate::config::Settings::from_sources(None, []).unwrap();
-        assert_eq!(settings.section::<Settings>("gateway").unwrap(), Settings::default());
+        let settings = config::Settings::from_sources(None, []).unwrap();
+        assert_eq!(Settings::read(&settings).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused_and_named() {
+        for key in ["timeout_ms", "connect_timeout_ms", "answer_silence_ms", "concurrency"] {
+            let variable = (format!("BANYAN__GATEWAY__{}", key.to_uppercase()), "0".to_owned());
+            let settings = config::Settings::from_sources(None, [variable]).unwrap();
+            assert_eq!(Settings::read(&settings).unwrap_err().to_string(), format!("gateway.{key} must be at least 1"));
+        }
     }
 }

@@ -20,7 +20,7 @@ use hyper::{
 };
 use serde_json::Value;
 use shared_kernel::{Fault, FaultKind};
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestContext, TimeLimit};
@@ -31,6 +31,7 @@ use super::{
     upstream::{HttpReach, Lost, Question, Upstream},
 };
 use crate::{
+    bulkhead::Bulkhead,
     config::{self, MODULES},
     discovery::{
         self, Discovery, Interface,
@@ -48,8 +49,14 @@ const ROOM_FOR_WORDS: Duration = Duration::from_secs(9);
 /// The way to the modules that run elsewhere.
 pub struct Proxy {
     table: RouteTable,
-    rotations: BTreeMap<&'static str, Rotation<HttpReach>>,
+    remotes: BTreeMap<&'static str, Remote>,
     settings: Settings,
+}
+
+/// One module that runs elsewhere.
+struct Remote {
+    rotation: Rotation<HttpReach>,
+    bulkhead: Bulkhead,
 }
 
 /// The way to every module that is not among the `local` ones. Must be called within a runtime, in which the connections live.
@@ -62,29 +69,30 @@ pub fn proxy(
     local: &[&str],
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Proxy>> {
-    let own: Settings = settings.section("gateway")?;
+    let own = Settings::read(settings)?;
     let probing: discovery::Settings = settings.section("discovery")?;
     let identity = Identity::load(settings)?;
     let reach = HttpReach::new(identity.as_ref(), Duration::from_millis(own.connect_timeout_ms))?;
     let remote = MODULES.into_iter().filter(|module| !local.contains(module));
-    let rotations = remote.map(|module| {
+    let remotes = remote.map(|module| {
         let instances = discovery.watch(module, Interface::Http);
-        (module, Rotation::start(reach.clone(), instances, &probing, stop.clone()).measured_as(module, Interface::Http))
+        let rotation = Rotation::start(reach.clone(), instances, &probing, stop.clone()).measured_as(module, Interface::Http);
+        (module, Remote { rotation, bulkhead: Bulkhead::new(own.concurrency, own.queue) })
     });
-    Ok(Arc::new(Proxy { table: RouteTable::committed()?, rotations: rotations.collect(), settings: own }))
+    Ok(Arc::new(Proxy { table: RouteTable::committed()?, remotes: remotes.collect(), settings: own }))
 }
 
 impl Proxy {
     /// The operation that this request is for, if its module runs elsewhere.
     pub fn find(&self, method: &str, path: &str) -> Option<Found<'static>> {
         let found = self.table.find(method, path)?;
-        let (module, _) = self.rotations.get_key_value(found.module)?;
+        let (module, _) = self.remotes.get_key_value(found.module)?;
         Some(Found { module, operation: found.operation })
     }
 
     /// Whether every module is in this binary.
     pub fn is_idle(&self) -> bool {
-        self.rotations.is_empty()
+        self.remotes.is_empty()
     }
 
     /// The document of everything that can be asked here, as JSON: of this binary alone if nothing is elsewhere.
@@ -97,14 +105,14 @@ impl Proxy {
 
     /// The remote modules and their instances.
     pub fn states(&self) -> BTreeMap<&'static str, Vec<InstanceState>> {
-        self.rotations.iter().map(|(module, rotation)| (*module, rotation.states())).collect()
+        self.remotes.iter().map(|(module, remote)| (*module, remote.rotation.states())).collect()
     }
 
     /// Has the request answered by an instance of the module it was [found](Proxy::find) to be for.
     ///
     /// # Errors
     /// 401 for a token that is not valid where one is read (without one the module decides), 413 and 408 for the body, 503
-    /// `module_unavailable`, 504.
+    /// `module_unavailable` and `module_busy`, 504.
     pub async fn pass_on(&self, found: Found<'static>, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
         request.extensions_mut().insert(AnsweredAs(found.operation.template.clone()));
         let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
@@ -148,8 +156,10 @@ impl Proxy {
 
     async fn ask(&self, module: &str, question: &Question, wait: Duration) -> Result<Answered, Fault> {
         let until = Instant::now() + Duration::from_millis(self.settings.timeout_ms) + wait;
-        let rotation = self.rotations.get(module);
-        let Some((rotation, first)) = rotation.and_then(|rotation| Some((rotation, rotation.pick()?))) else {
+        let Some(Remote { rotation, bulkhead }) = self.remotes.get(module) else { return Err(self.away(module)) };
+        // A place is kept until the answer begins: streams that go on for long take none.
+        let _place = self.enter(module, bulkhead, until).await?;
+        let Some(first) = rotation.pick() else {
             measure(module, "nobody");
             return Err(self.away(module));
         };
@@ -170,6 +180,19 @@ impl Proxy {
         }
     }
 
+    /// A place among the requests to this module, so that one that hangs takes only its share of this process.
+    async fn enter<'b>(&self, module: &str, bulkhead: &'b Bulkhead, until: Instant) -> Result<SemaphorePermit<'b>, Fault> {
+        if let Some(place) = bulkhead.try_enter() {
+            return Ok(place);
+        }
+        if let Ok(Ok(place)) = tokio::time::timeout_at(until, bulkhead.enter()).await {
+            return Ok(place);
+        }
+        measure(module, "busy");
+        let detail = format!("Too many requests to the module {module} are under way; nothing has happened.");
+        Err(self.come_back(Fault::new(FaultKind::Unavailable, "module_busy", detail)))
+    }
+
     /// 503 says that nothing happened, 504 that nobody knows.
     fn fault(&self, module: &str, question: &Question, attempts: &[Lost]) -> Fault {
         let sent = attempts.iter().any(|lost| matches!(lost, Lost::Broken(_) | Lost::TooLate));
@@ -185,14 +208,17 @@ impl Proxy {
 
     fn away(&self, module: &str) -> Fault {
         let detail = format!("The module {module} cannot be reached now; nothing has happened.");
-        let fault = Fault::new(FaultKind::Unavailable, "module_unavailable", detail);
+        self.come_back(Fault::new(FaultKind::Unavailable, "module_unavailable", detail))
+    }
+
+    fn come_back(&self, fault: Fault) -> Fault {
         fault.retry_after(Duration::from_secs(self.settings.retry_after_s))
     }
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("remote", &self.rotations.keys()).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("remote", &self.remotes.keys()).finish_non_exhaustive()
     }
 }
 

@@ -31,11 +31,13 @@ use tonic::{
 use super::{
     MESSAGE_BYTES, RemoteState, Settings,
     breaker::{Admission, Breaker, BreakerState, Outcome},
-    bulkhead::Bulkhead,
     instances::Instances,
     wire::{self, Failure},
 };
-use crate::discovery::rotation::{Picked, Rotation};
+use crate::{
+    bulkhead::Bulkhead,
+    discovery::rotation::{Picked, Rotation},
+};
 
 /// A gRPC channel to whichever instances of one module are well. Clones are the same edge.
 #[derive(Clone)]

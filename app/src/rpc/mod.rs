@@ -4,7 +4,6 @@
 //! breaker) is in [`Edge`]; modules know nothing of it, except that any call may end in `unavailable` or `timeout`.
 
 mod breaker;
-mod bulkhead;
 mod edge;
 mod instances;
 mod reflection;
@@ -32,7 +31,7 @@ pub use edge::Edge;
 pub use remotes::Remotes;
 pub use server::{Served, Serving, serve};
 
-use crate::discovery::rotation::InstanceState;
+use crate::{config, discovery::rotation::InstanceState};
 
 /// The most a message may hold, in both directions; it is gRPC's usual limit, and other languages' clients have it too.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -105,7 +104,7 @@ impl Settings {
     ///
     /// # Errors
     /// Names the key and what would be right.
-    pub fn read(settings: &crate::config::Settings) -> anyhow::Result<Settings> {
+    pub fn read(settings: &config::Settings) -> anyhow::Result<Settings> {
         let own: Settings = settings.section("rpc")?;
         let limits = [
             ("timeout_ms", own.timeout_ms),
@@ -118,9 +117,7 @@ impl Settings {
             ("breaker_open_ms", own.breaker_open_ms),
             ("breaker_probes", own.breaker_probes.into()),
         ];
-        if let Some((key, _)) = limits.iter().find(|(_, value)| *value == 0) {
-            bail!("rpc.{key} must be at least 1");
-        }
+        config::refuse_zero("rpc", &limits)?;
         if !(own.breaker_failure_rate > 0.0 && own.breaker_failure_rate <= 1.0) {
             bail!("rpc.breaker_failure_rate is {}, but must be above 0 and at most 1: 0.5 is one call in two", own.breaker_failure_rate);
         }

@@ -3,6 +3,7 @@
 mod attempts;
 mod edge;
 mod instance;
+mod limits;
 mod passing;
 mod streams;
 mod tls;
