@@ -94,6 +94,7 @@ impl App {
         let mut checks = built.local.checks();
         checks.push(Arc::new(keys::KeysCheck(verifier.clone())));
         checks.extend(dependencies::checks(&bus, &remotes));
+        checks.extend(gateway::checks(&built.proxy));
         let checks = Arc::new(Checks::new(checks));
         let routes = built.routes(&settings)?;
         let document = document::assemble(&routes, &built.local.well_known(), &checks)?;

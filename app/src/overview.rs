@@ -60,7 +60,7 @@ impl Overview {
         let connection = self.remotes.states().into_iter().find(|state| state.module == placement.name);
         let told = self.proxy.get_json(&placement.name, "/api/v1/ops/modules", request).await;
         // A module that is away is what an operator looks for here, so its row is shown all the same.
-        let told = told.inspect_err(|fault| tracing::warn!(module = placement.name, %fault, "a module does not say how it does")).ok();
+        let told = told.inspect_err(|error| tracing::warn!(module = placement.name, %error, "a module does not say how it does")).ok();
         let own = told.as_ref().and_then(|told| told["items"].as_array()?.iter().find(|item| item["name"] == placement.name.as_str()));
         let machinery = own.and_then(|own| serde_json::from_value(own["machinery"].clone()).ok());
         placement.data = own.and_then(|own| own["data"].as_str().map(str::to_owned));

@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here owns data or decides anything a module should decide.
 
+mod checks;
 mod headers;
 mod pages;
 mod proxy;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 
+pub use checks::checks;
 pub use pages::pages;
 pub use proxy::{Proxy, proxy};
 

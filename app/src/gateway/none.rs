@@ -8,13 +8,13 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     middleware::Next,
 };
+use anyhow::bail;
 use serde_json::Value;
-use shared_kernel::Fault;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use web::Routes;
 
-use crate::{config::Settings, discovery::Discovery, rpc::Contracts};
+use crate::{config::Settings, discovery::Discovery, health::Check, rpc::Contracts};
 
 /// Whether this binary is an edge.
 pub const IS_HERE: bool = false;
@@ -26,6 +26,11 @@ pub struct Proxy;
 /// Never.
 pub fn proxy(_: &Settings, _: &Arc<dyn Discovery>, _: &[&str], _: &CancellationToken) -> anyhow::Result<Arc<Proxy>> {
     Ok(Arc::new(Proxy))
+}
+
+/// Nothing that it would live on.
+pub fn checks(_: &Arc<Proxy>) -> Vec<Arc<dyn Check>> {
+    Vec::new()
 }
 
 pub fn pages(_: &Contracts) -> Option<Routes> {
@@ -49,8 +54,8 @@ impl Proxy {
     }
 
     /// # Errors
-    /// Always `unavailable`.
-    pub async fn get_json(&self, module: &str, _: &str, _: &HttpRequest) -> Result<Value, Fault> {
-        Err(Fault::unavailable(format!("{module} is elsewhere, and only the gateway asks there.")))
+    /// Always.
+    pub async fn get_json(&self, module: &str, _: &str, _: &HttpRequest) -> anyhow::Result<Value> {
+        bail!("{module} is elsewhere, and only the gateway asks there")
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, body::SizedStream, dev::Payload, http::StatusCode,
 };
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyDataStream, BodyExt, Limited};
@@ -23,7 +23,7 @@ use shared_kernel::{Fault, FaultKind};
 use tokio::{sync::SemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::{AnsweredAs, Anyone, Prefer, Problem, ProblemBody, RawBody, RequestContext, TimeLimit};
+use web::{AnsweredAs, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
 
 use super::{
     Settings, headers,
@@ -129,11 +129,9 @@ impl Proxy {
     /// Asks an instance of `module` for `path_and_query`, in the name of whoever sent `from` and in the same trace.
     ///
     /// # Errors
-    /// What the module answered instead; `module_unavailable`.
-    pub async fn get_json(&self, module: &str, path_and_query: &str, from: &HttpRequest) -> Result<Value, Fault> {
-        let unreadable =
-            |error: &dyn fmt::Display| Fault::internal("unreadable_answer", format!("GET {path_and_query} of {module}: {error}"));
-        let target = PathAndQuery::try_from(path_and_query).map_err(|error| unreadable(&error))?;
+    /// There is no such answer; says why, for logs.
+    pub async fn get_json(&self, module: &str, path_and_query: &str, from: &HttpRequest) -> anyhow::Result<Value> {
+        let target = PathAndQuery::try_from(path_and_query)?;
         let mut headers = headers::for_instance(from);
         let kept = [AUTHORIZATION.as_str(), "forwarded", "traceparent", "tracestate", "via", "x-request-id"];
         let others: Vec<HeaderName> = headers.keys().filter(|name| !kept.contains(&name.as_str())).cloned().collect();
@@ -141,17 +139,11 @@ impl Proxy {
         headers.insert(hyper::header::ACCEPT, HeaderValue::from_static("application/json"));
         let question = Question { method: Method::GET, target, headers, body: Bytes::new(), repeatable: true };
         let Answered { answer, picked: _picked } = self.ask(module, &question, Duration::ZERO).await?;
-        let status = answer.status();
+        ensure!(answer.status().is_success(), "{module} answered {}", answer.status());
         let limit = Duration::from_millis(self.settings.timeout_ms);
         let reading = tokio::time::timeout(limit, Limited::new(answer.into_body(), MAX_JSON_BYTES).collect());
-        let body = reading.await.map_err(|_| too_late(module))?.map_err(|error| unreadable(&error))?.to_bytes();
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| unreadable(&error));
-        }
-        match serde_json::from_slice::<ProblemBody>(&body) {
-            Ok(problem) => Err(Fault::new(kind_of(problem.status), problem.code, problem.detail)),
-            Err(error) => Err(unreadable(&format!("{status}, {error}"))),
-        }
+        let body = reading.await.context("the answer took too long")?.map_err(|error| anyhow!(error))?.to_bytes();
+        serde_json::from_slice(&body).context("the answer is not JSON")
     }
 
     async fn ask(&self, module: &str, question: &Question, wait: Duration) -> Result<Answered, Fault> {
@@ -302,20 +294,4 @@ fn question(request: &HttpRequest, operation: &Operation, body: Bytes) -> Result
 
 fn too_late(module: &str) -> Fault {
     Fault::timeout(format!("The module {module} did not answer in time; what happened is not known."))
-}
-
-fn kind_of(status: u16) -> FaultKind {
-    match status {
-        401 => FaultKind::Unauthenticated,
-        403 => FaultKind::Forbidden,
-        404 => FaultKind::NotFound,
-        409 => FaultKind::Conflict,
-        412 => FaultKind::PreconditionFailed,
-        422 => FaultKind::Invalid,
-        429 => FaultKind::TooMany,
-        503 => FaultKind::Unavailable,
-        504 => FaultKind::Timeout,
-        500.. => FaultKind::Internal,
-        _ => FaultKind::Malformed,
-    }
 }

@@ -53,7 +53,7 @@ impl Edge {
         let stop = CancellationToken::new();
         let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop)?, &[], &stop)?;
         let checks = Checks {
-            dependencies: Vec::new(),
+            dependencies: gateway::checks(&proxy),
             started: CancellationToken::new(),
             stopping: CancellationToken::new(),
             metrics: telemetry::metrics(),
