@@ -48,6 +48,9 @@ use server::Listening;
 use wiring::Ground;
 pub use wiring::{Placement, mermaid, placements, topics_of};
 
+/// The broker gets so long to answer a goodbye.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Starts writing logs, as the settings say.
 ///
 /// # Errors
@@ -63,6 +66,7 @@ pub struct App {
     rpc: Option<rpc::Serving>,
     local: Arc<Local>,
     running: Vec<JoinHandle<()>>,
+    bus: Arc<dyn bus::Carrier>,
     checks: Arc<Checks>,
     discovery: Arc<dyn discovery::Discovery>,
     /// Ends being found: nobody new is sent here.
@@ -96,7 +100,8 @@ impl App {
         let checks = Arc::new(Checks::new(checks));
         let routes = built.routes(&settings)?;
         let document = document::assemble(&routes, &built.local.well_known(), &checks)?;
-        let (bus, local): (Arc<dyn Bus>, _) = (bus, built.local);
+        let (carrier, local) = (bus, built.local);
+        let bus: Arc<dyn Bus> = carrier.clone();
         local.connect(&bus).await?;
         let stop_work = CancellationToken::new();
         let served = rpc::Served { contracts: built.contracts, feeds: local.feeds(), modules: modules() };
@@ -123,7 +128,7 @@ impl App {
             let instance = wiring::instance(&settings, listening.api, listening.scheme, rpc.as_ref().map(|rpc| rpc.address))?;
             discovery.register(instance, stop_being_found.clone()).await?;
         }
-        Ok(App { settings, listening, rpc, local, running, checks, discovery, stop_being_found, stop_work, stop_connections })
+        Ok(App { settings, listening, rpc, local, running, bus: carrier, checks, discovery, stop_being_found, stop_work, stop_connections })
     }
 
     /// Only puts the demo data in, after throwing away what was there if `reset` says so.
@@ -206,8 +211,13 @@ impl App {
         let grace = limit.saturating_sub(stopped_at.elapsed()).max(Duration::from_secs(1));
         let mut work = self.running;
         work.extend(self.rpc.map(|rpc| rpc.task));
-        if tokio::time::timeout(grace, futures::future::join_all(work)).await.is_err() {
+        let ended = futures::future::join(futures::future::join_all(work), self.bus.stop_receiving());
+        if tokio::time::timeout(grace, ended).await.is_err() {
             tracing::warn!("some work did not end in time; it goes on at the next start");
+        }
+        // Nobody publishes any more; a broker that does not take its leave is not waited for.
+        if tokio::time::timeout(CLOSE_LIMIT, self.bus.close()).await.is_err() {
+            tracing::debug!("the broker did not answer the goodbye");
         }
         self.stop_connections.cancel();
         self.local.close().await;
