@@ -106,6 +106,9 @@ impl App {
         let stop_work = CancellationToken::new();
         let served = rpc::Served { contracts: built.contracts, feeds: local.feeds(), modules: modules() };
         let rpc = rpc::serve(&settings, served, stop_work.clone()).await?;
+        if let Some(rpc) = &rpc {
+            rpc.follow(checks.clone(), stop_work.clone());
+        }
         let listening = server::start(
             &settings,
             server::Served {

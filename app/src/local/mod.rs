@@ -243,6 +243,10 @@ impl Check for DatabaseCheck {
         format!("database:{}", self.0.module())
     }
 
+    fn module(&self) -> Option<&str> {
+        Some(self.0.module())
+    }
+
     async fn state(&self) -> State {
         match self.0.ping().await {
             Ok(()) => State::ok(),

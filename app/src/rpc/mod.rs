@@ -6,6 +6,7 @@
 mod breaker;
 mod bulkhead;
 mod edge;
+mod health;
 mod instances;
 mod reflection;
 mod remotes;

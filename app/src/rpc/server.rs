@@ -32,7 +32,7 @@ use tonic_health::{
 use users_contract::{ServedUsers, users_server::UsersServer};
 
 use super::{Contracts, MESSAGE_BYTES, Settings, reflection};
-use crate::{config, mtls::Identity};
+use crate::{config, health::Checks, mtls::Identity};
 
 /// What is served.
 pub struct Served {
@@ -48,6 +48,15 @@ pub struct Serving {
     pub address: SocketAddr,
     /// Ends when what was accepted has been answered.
     pub task: JoinHandle<()>,
+    health: HealthReporter,
+    services: Vec<&'static str>,
+}
+
+impl Serving {
+    /// Says from now on that a service is not served while the checks say so, until `stop`.
+    pub fn follow(&self, checks: Arc<Checks>, stop: CancellationToken) {
+        tokio::spawn(super::health::follow(self.health.clone(), self.services.clone(), checks, stop));
+    }
 }
 
 /// Listens on `rpc.listen` and answers until `stop`; `None` if it is not set.
@@ -74,9 +83,9 @@ pub async fn serve(settings: &config::Settings, served: Served, stop: Cancellati
     }
     let router = server(&own, identity.as_ref())?.add_routes(routes);
     let drain = Duration::from_millis(settings.http.shutdown_timeout_ms);
-    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health, services, drain, stop));
+    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health.clone(), services.clone(), drain, stop));
     tracing::info!(%address, modules = served.modules.join(", "), tls = identity.is_some(), "answering other processes");
-    Ok(Some(Serving { address, task }))
+    Ok(Some(Serving { address, task, health, services }))
 }
 
 fn server(own: &Settings, identity: Option<&Identity>) -> anyhow::Result<Server> {

@@ -13,7 +13,10 @@ use std::collections::HashMap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{server::service_of, *};
-use crate::{config, discovery};
+use crate::{
+    config, discovery,
+    health::{Check, Checks},
+};
 use stock::Stock;
 
 /// A process that serves inventory, until it is dropped.
@@ -44,6 +47,11 @@ impl Warehouse {
         let serving = serve(&settings(&variables), served, stop.clone()).await?.expect("rpc.listen is set");
         let _stop_at_end = stop.clone().drop_guard();
         Ok(Warehouse { address: serving.address, stock, serving: Some(serving), stop, _stop_at_end })
+    }
+
+    /// Lets its health follow these checks.
+    fn follow(&self, dependencies: Vec<Arc<dyn Check>>) {
+        self.serving.as_ref().expect("it is open").follow(Arc::new(Checks::new(dependencies)), self.stop.clone());
     }
 
     /// Stops as a process does, and waits for the end.
