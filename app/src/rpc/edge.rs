@@ -70,6 +70,16 @@ impl Edge {
             instances: self.0.rotation.states(),
         }
     }
+
+    /// Writes down how the breaker is, which changes with the time alone, too.
+    pub fn measure(&self) {
+        let level = match self.0.breaker().state(Instant::now()) {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        };
+        metrics::gauge!("banyan_rpc_breaker_state", "module" => self.0.module).set(level);
+    }
 }
 
 impl Service<http::Request<Body>> for Edge {
@@ -205,16 +215,9 @@ impl Drop for Admitted<'_> {
 }
 
 fn announce(module: &'static str, state: BreakerState) {
-    let level = match state {
-        BreakerState::Open => {
-            tracing::warn!(module, "the breaker opens: the module was found away");
-            2.0
-        }
-        BreakerState::HalfOpen => 1.0,
-        BreakerState::Closed => {
-            tracing::info!(module, "the breaker closes: the module is back");
-            0.0
-        }
-    };
-    metrics::gauge!("banyan_rpc_breaker_state", "module" => module).set(level);
+    match state {
+        BreakerState::Open => tracing::warn!(module, "the breaker opens: the module was found away"),
+        BreakerState::HalfOpen => {}
+        BreakerState::Closed => tracing::info!(module, "the breaker closes: the module is back"),
+    }
 }

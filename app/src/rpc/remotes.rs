@@ -1,6 +1,6 @@
 //! Everything outside this process that modules may ask.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use catalog_contract::RemoteCatalog;
 use event_feed_contract::{EventFeed, RemoteEventFeed};
@@ -9,6 +9,7 @@ use notifications_contract::RemoteNotifications;
 use orders_contract::RemoteOrders;
 use payments_contract::RemotePayments;
 use shipping_contract::RemoteShipping;
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use users_contract::RemoteUsers;
 
@@ -18,6 +19,9 @@ use crate::{
     discovery::{self, Discovery, Interface, rotation::Rotation},
     mtls::Identity,
 };
+
+/// A breaker changes with the time alone, so how they are is written down so often.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// The ways to all modules. Nothing is connected before it is called for; a way to a module that has no instances costs nothing.
 #[derive(Clone)]
@@ -40,7 +44,22 @@ impl Remotes {
             let rotation = Rotation::start(reach, addresses, &probing, stop.clone());
             (module, Edge::new(module, rotation.measured_as(module, Interface::Rpc), &own))
         };
-        Ok(Remotes { edges: MODULES.into_iter().map(edge).collect() })
+        let remotes = Remotes { edges: MODULES.into_iter().map(edge).collect() };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(remotes.clone().keep_measuring()));
+        Ok(remotes)
+    }
+
+    /// Never ends.
+    async fn keep_measuring(self) {
+        let mut again = interval(MEASURE_EVERY);
+        loop {
+            again.tick().await;
+            self.measure();
+        }
+    }
+
+    pub(super) fn measure(&self) {
+        self.edges.values().for_each(Edge::measure);
     }
 
     /// Every module's contract, asked elsewhere. Whoever places modules puts those that are here in their place.
