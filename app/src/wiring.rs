@@ -245,6 +245,12 @@ pub struct Placement {
     pub hears: Vec<String>,
 }
 
+impl Placement {
+    pub fn is_local(&self) -> bool {
+        self.placement == "local"
+    }
+}
+
 /// How the modules are placed by these settings.
 ///
 /// # Errors
