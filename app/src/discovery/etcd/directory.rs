@@ -74,7 +74,9 @@ impl Directory {
             let mut known = std::mem::take(&mut state.entries);
             // Who had no time to register anew since the loss before this one is believed as long again.
             if let Some((earlier, _)) = state.lost.take().filter(|(_, until)| Instant::now() < *until) {
-                earlier.into_iter().for_each(|(key, entry)| drop(known.entry(key).or_insert(entry)));
+                for (key, entry) in earlier {
+                    known.entry(key).or_insert(entry);
+                }
             }
             state.lost = Some((known, Instant::now() + self.grace));
         }
