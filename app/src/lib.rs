@@ -86,7 +86,7 @@ impl App {
         wiring::check(&settings)?;
         let stop_connections = CancellationToken::new();
         let discovery = discovery::start(&settings, &stop_connections)?;
-        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), &stop_connections)?);
+        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), wiring::asked_elsewhere(), &stop_connections)?);
         let bus = bus::start(&settings, &stop_connections).await?;
         let built = Built::new(&settings, remotes.clone(), &discovery, &stop_connections).await?;
         if !settings.is_demo() {
@@ -140,7 +140,8 @@ impl App {
     /// As [`build`](App::build).
     pub async fn seed(settings: Settings, reset: bool) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
-        let mut contracts = Remotes::start(&settings, discovery::start(&settings, &stop)?, &stop)?.contracts();
+        let remotes = Remotes::start(&settings, discovery::start(&settings, &stop)?, wiring::asked_elsewhere(), &stop)?;
+        let mut contracts = remotes.contracts();
         Local::seed_only(&Ground::new(settings), &mut contracts, reset).await
     }
 
@@ -286,7 +287,7 @@ pub async fn openapi() -> anyhow::Result<OpenApi> {
 async fn document_of(settings: &Settings) -> anyhow::Result<OpenApi> {
     let stop = CancellationToken::new();
     let discovery = discovery::start(settings, &stop)?;
-    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), &stop)?);
+    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), wiring::asked_elsewhere(), &stop)?);
     let built = Built::new(settings, remotes, &discovery, &stop).await?;
     let checks = Arc::new(Checks::new(built.local.checks()));
     let document = document::assemble(&built.routes(settings)?, &built.local.well_known(), &checks)?;

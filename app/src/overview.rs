@@ -41,7 +41,7 @@ struct ModuleView {
     placement: Placement,
     /// Null while the module is away.
     machinery: Option<Counts>,
-    /// How calls to it from here fare; null if it is in this binary.
+    /// How calls to it from here fare; null if it is in this binary, or never asked from here.
     connection: Option<RemoteState>,
 }
 

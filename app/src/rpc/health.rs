@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::server::service_of;
-use crate::{config::MODULES, health::Checks};
+use super::contracts::module_of;
+use crate::health::Checks;
 
 /// How often the checks are made.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -45,6 +45,8 @@ pub async fn follow(reporter: HealthReporter, services: Vec<&'static str>, check
 
 /// Whether a service cannot be answered for want of this module, or of the whole process if it is none. What is no module's own needs everything.
 fn takes_out(away: Option<&str>, service: &str) -> bool {
-    let is_of_a_module = MODULES.into_iter().any(|module| service_of(module) == service);
-    away.is_none_or(|module| !is_of_a_module || service_of(module) == service)
+    match (away, module_of(service)) {
+        (Some(away), Some(module)) => away == module,
+        _ => true,
+    }
 }

@@ -7,12 +7,13 @@ mod secure;
 mod serving;
 mod stock;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use std::collections::HashMap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{server::service_of, *};
+use inventory_contract::Inventory;
+
+use super::{contracts::service_of, *};
 use crate::{
     config, discovery,
     health::{Check, Checks},
@@ -81,7 +82,7 @@ impl Shop {
         let stop = CancellationToken::new();
         let settings = settings(variables);
         let discovery = discovery::start(&settings, &stop).unwrap();
-        let remotes = Remotes::start(&settings, discovery, &stop).unwrap();
+        let remotes = Remotes::start(&settings, discovery, vec!["inventory"], &stop).unwrap();
         Shop { remotes, _stop_at_end: stop.drop_guard() }
     }
 
