@@ -108,7 +108,7 @@ fn far() -> f64 {
     let ratio = asking.block_on(async {
         let endpoint = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
         let discovery = discovery::start(&endpoint, &stop).expect("discovery");
-        let stack = Remotes::start(&endpoint, discovery, &stop).expect("remotes").contracts().inventory;
+        let stack = Remotes::start(&endpoint, discovery, vec!["inventory"], &stop).expect("remotes").contracts().inventory;
         let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("a connection");
         let bare = InventoryClient::new(channel);
         let ask_bare = async || {
@@ -167,7 +167,7 @@ async fn crowded<F: AsyncFn()>(call: F) -> Duration {
 async fn shelf_in_another_process(stop: &CancellationToken) -> SocketAddr {
     let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
     let discovery = discovery::start(&settings, stop).expect("discovery");
-    let mut contracts = Remotes::start(&settings, discovery, stop).expect("remotes").contracts();
+    let mut contracts = Remotes::start(&settings, discovery, Vec::new(), stop).expect("remotes").contracts();
     contracts.inventory = Arc::new(Shelf);
     let modules = MODULES.into_iter().filter(|module| *module == "inventory").collect();
     let served = Served { contracts, feeds: durable::Feeds::new(), modules };

@@ -34,8 +34,9 @@ impl Check for BusCheck {
 
     async fn state(&self) -> State {
         let state = self.0.state();
-        let lost = state.links.iter().find(|link| !link.connected);
-        lost.map_or_else(State::ok, |link| State::told(format!("{}: {}", link.link, link.last_error.as_deref().unwrap_or("connecting"))))
+        state
+            .lost()
+            .map_or_else(State::ok, |link| State::told(format!("{}: {}", link.link, link.last_error.as_deref().unwrap_or("connecting"))))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use actix_web::{HttpResponse, get, http::header, web::Data};
 use async_trait::async_trait;
+use futures::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,11 @@ use utoipa_actix_web::service_config::ServiceConfig;
 pub trait Check: Send + Sync {
     /// `<kind>:<name>`, as it is shown.
     fn name(&self) -> String;
+
+    /// The module that cannot answer without it; none if that is the whole process.
+    fn module(&self) -> Option<&str> {
+        None
+    }
 
     async fn state(&self) -> State;
 }
@@ -59,6 +65,12 @@ impl Checks {
     pub fn new(dependencies: Vec<Arc<dyn Check>>) -> Self {
         Checks { dependencies, started: CancellationToken::new(), stopping: CancellationToken::new(), metrics: crate::telemetry::metrics() }
     }
+
+    /// What cannot answer now: modules, or, as `None`, the whole process.
+    pub async fn away(&self) -> Vec<Option<String>> {
+        let asked = join_all(self.dependencies.iter().map(|check| async move { (check, check.state().await) })).await;
+        asked.into_iter().filter(|(_, state)| state.keeps_from_ready).map(|(check, _)| check.module().map(str::to_owned)).collect()
+    }
 }
 
 /// Whether the process can take requests, and on what that depends.
@@ -85,6 +97,14 @@ pub fn routes(checks: Arc<Checks>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     }
 }
 
+/// Only whether requests may be sent here, for whoever sends them: where the rest of it has an address of its own.
+pub fn readiness(checks: Arc<Checks>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
+    let checks = Data::from(checks);
+    move |config| {
+        config.app_data(checks.clone()).service(ready);
+    }
+}
+
 /// Answers as long as the process runs; says nothing about what it depends on. Restart it when this fails.
 #[utoipa::path(tag = "operations", responses((status = 200, description = "The process runs", body = Liveness)))]
 #[get("/health/live")]
@@ -98,8 +118,7 @@ async fn live() -> HttpResponse {
     (status = 503, description = "Not ready: starting, stopping, or a dependency is away", body = Readiness)))]
 #[get("/health/ready")]
 async fn ready(checks: Data<Checks>) -> HttpResponse {
-    let states =
-        futures::future::join_all(checks.dependencies.iter().map(|check| async move { (check.name(), check.state().await) })).await;
+    let states = join_all(checks.dependencies.iter().map(|check| async move { (check.name(), check.state().await) })).await;
     let all_answer = states.iter().all(|(_, state)| !state.keeps_from_ready);
     let status = if checks.stopping.is_cancelled() {
         "stopping"

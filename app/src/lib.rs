@@ -49,6 +49,9 @@ use server::Listening;
 use wiring::Ground;
 pub use wiring::{Placement, mermaid, placements, topics_of};
 
+/// The broker gets so long to answer a goodbye.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Starts writing logs, as the settings say.
 ///
 /// # Errors
@@ -64,6 +67,7 @@ pub struct App {
     rpc: Option<rpc::Serving>,
     local: Arc<Local>,
     running: Vec<JoinHandle<()>>,
+    bus: Arc<dyn bus::Carrier>,
     checks: Arc<Checks>,
     discovery: Arc<dyn discovery::Discovery>,
     /// Ends being found: nobody new is sent here.
@@ -83,7 +87,7 @@ impl App {
         wiring::check(&settings)?;
         let stop_connections = CancellationToken::new();
         let discovery = discovery::start(&settings, &stop_connections)?;
-        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), &stop_connections)?);
+        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), wiring::asked_elsewhere(), &stop_connections)?);
         let bus = bus::start(&settings, &stop_connections).await?;
         let built = Built::new(&settings, remotes.clone(), &discovery, &stop_connections).await?;
         if !settings.is_demo() {
@@ -98,11 +102,15 @@ impl App {
         let checks = Arc::new(Checks::new(checks));
         let routes = built.routes(&settings)?;
         let document = document::assemble(&routes, &built.local.well_known(), &checks)?;
-        let (bus, local): (Arc<dyn Bus>, _) = (bus, built.local);
+        let (carrier, local) = (bus, built.local);
+        let bus: Arc<dyn Bus> = carrier.clone();
         local.connect(&bus).await?;
         let stop_work = CancellationToken::new();
         let served = rpc::Served { contracts: built.contracts, feeds: local.feeds(), modules: modules() };
         let rpc = rpc::serve(&settings, served, stop_work.clone()).await?;
+        if let Some(rpc) = &rpc {
+            rpc.follow(checks.clone(), stop_work.clone());
+        }
         let listening = server::start(
             &settings,
             server::Served {
@@ -125,7 +133,7 @@ impl App {
             let instance = wiring::instance(&settings, listening.api, listening.scheme, rpc.as_ref().map(|rpc| rpc.address))?;
             discovery.register(instance, stop_being_found.clone()).await?;
         }
-        Ok(App { settings, listening, rpc, local, running, checks, discovery, stop_being_found, stop_work, stop_connections })
+        Ok(App { settings, listening, rpc, local, running, bus: carrier, checks, discovery, stop_being_found, stop_work, stop_connections })
     }
 
     /// Only puts the demo data in, after throwing away what was there if `reset` says so.
@@ -134,7 +142,8 @@ impl App {
     /// As [`build`](App::build).
     pub async fn seed(settings: Settings, reset: bool) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
-        let mut contracts = Remotes::start(&settings, discovery::start(&settings, &stop)?, &stop)?.contracts();
+        let remotes = Remotes::start(&settings, discovery::start(&settings, &stop)?, wiring::asked_elsewhere(), &stop)?;
+        let mut contracts = remotes.contracts();
         Local::seed_only(&Ground::new(settings), &mut contracts, reset).await
     }
 
@@ -208,8 +217,13 @@ impl App {
         let grace = limit.saturating_sub(stopped_at.elapsed()).max(Duration::from_secs(1));
         let mut work = self.running;
         work.extend(self.rpc.map(|rpc| rpc.task));
-        if tokio::time::timeout(grace, futures::future::join_all(work)).await.is_err() {
+        let ended = futures::future::join(futures::future::join_all(work), self.bus.stop_receiving());
+        if tokio::time::timeout(grace, ended).await.is_err() {
             tracing::warn!("some work did not end in time; it goes on at the next start");
+        }
+        // Nobody publishes any more; a broker that does not take its leave is not waited for.
+        if tokio::time::timeout(CLOSE_LIMIT, self.bus.close()).await.is_err() {
+            tracing::debug!("the broker did not answer the goodbye");
         }
         self.stop_connections.cancel();
         self.local.close().await;
@@ -275,7 +289,7 @@ pub async fn openapi() -> anyhow::Result<OpenApi> {
 async fn document_of(settings: &Settings) -> anyhow::Result<OpenApi> {
     let stop = CancellationToken::new();
     let discovery = discovery::start(settings, &stop)?;
-    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), &stop)?);
+    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), wiring::asked_elsewhere(), &stop)?);
     let built = Built::new(settings, remotes, &discovery, &stop).await?;
     let checks = Arc::new(Checks::new(built.local.checks()));
     let document = document::assemble(&built.routes(settings)?, &built.local.well_known(), &checks)?;

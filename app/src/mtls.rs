@@ -88,17 +88,6 @@ impl Identity {
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
-
-    /// Makes an HTTP client show this process's certificate, believe the CA and no other, and speak TLS alone.
-    ///
-    /// # Errors
-    /// If the client cannot read what was read before, which would be a bug.
-    pub fn secure(&self, client: reqwest::ClientBuilder) -> anyhow::Result<reqwest::ClientBuilder> {
-        let authorities = reqwest::Certificate::from_pem_bundle(&self.ca).context("mtls.ca_file")?;
-        let both = [&self.certificate[..], b"\n", &self.key[..]].concat();
-        let identity = reqwest::Identity::from_pem(&both).context("mtls.certificate_file and mtls.key_file")?;
-        Ok(client.tls_certs_only(authorities).identity(identity).https_only(true))
-    }
 }
 
 impl fmt::Debug for Identity {
@@ -186,6 +175,14 @@ mod tests {
 
     use super::{testing::Authority, *};
 
+    /// An HTTP client that shows this certificate, believes the CA and no other, and speaks TLS alone.
+    fn client_of(identity: &Identity) -> reqwest::ClientBuilder {
+        let authorities = reqwest::Certificate::from_pem_bundle(identity.ca_pem()).unwrap();
+        let both = [identity.certificate_pem(), b"\n", identity.key_pem()].concat();
+        let shown = reqwest::Identity::from_pem(&both).unwrap();
+        reqwest::Client::builder().tls_certs_only(authorities).identity(shown).https_only(true)
+    }
+
     fn load(variables: &[(&str, String)]) -> anyhow::Result<Option<Identity>> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         Identity::load(&config::Settings::from_sources(None, variables)?)
@@ -256,19 +253,19 @@ mod tests {
 
         let place = format!("https://localhost:{port}/");
         let answered = async |client: reqwest::ClientBuilder, url: &str| client.build().unwrap().get(url).send().await.is_ok();
-        let secured = |authority: &Authority| load(&authority.settings("gateway")).unwrap().unwrap().secure(reqwest::Client::builder());
+        let secured = |authority: &Authority| client_of(&load(&authority.settings("gateway")).unwrap().unwrap());
         let trusting = || {
             let authorities = reqwest::Certificate::from_pem_bundle(orders.ca_pem()).unwrap();
             reqwest::Client::builder().tls_certs_only(authorities)
         };
         let stranger = [fs::read(theirs.file("gateway.pem")).unwrap(), fs::read(theirs.file("gateway-key.pem")).unwrap()].concat();
         let stranger = trusting().identity(reqwest::Identity::from_pem(&stranger).unwrap());
-        assert!(answered(secured(&ours).unwrap(), &place).await, "one of ours");
+        assert!(answered(secured(&ours), &place).await, "one of ours");
         assert!(!answered(trusting(), &place).await, "without a certificate");
         assert!(!answered(stranger, &place).await, "with one of another authority");
-        assert!(!answered(secured(&theirs).unwrap(), &place).await, "who does not believe ours");
+        assert!(!answered(secured(&theirs), &place).await, "who does not believe ours");
         assert!(!answered(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await, "plaintext");
-        assert!(!answered(secured(&ours).unwrap(), &format!("http://localhost:{port}/")).await, "one of ours speaks no plaintext");
+        assert!(!answered(secured(&ours), &format!("http://localhost:{port}/")).await, "one of ours speaks no plaintext");
         handle.stop(false).await;
     }
 }

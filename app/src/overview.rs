@@ -1,13 +1,13 @@
 //! `/ops/modules`: every module of the shop, wherever it runs, and how its machinery does.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use actix_web::{HttpRequest, HttpResponse, get, web::Data};
 use futures::future::join_all;
-use serde::Serialize;
-use shared_kernel::Fault;
-use utoipa::ToSchema;
-use web::{Ops, Problem, Routes};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use web::{Ops, Problem, Query, Routes};
 
 use crate::{
     gateway::Proxy,
@@ -40,7 +40,7 @@ struct ModuleView {
     placement: Placement,
     /// Null while the module is away.
     machinery: Option<Counts>,
-    /// How calls to it from here fare; null if it is in this binary.
+    /// How calls to it from here fare; null if it is in this binary, or never asked from here.
     connection: Option<RemoteState>,
 }
 
@@ -50,29 +50,58 @@ struct ModuleList {
     items: Vec<ModuleView>,
 }
 
+/// Whose rows are asked for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ModulesQuery {
+    /// Only the modules of the process that answers; it asks nobody else.
+    #[serde(default)]
+    #[param(required = false)]
+    here: bool,
+}
+
 impl Overview {
-    async fn view(&self, placement: &Placement, request: &HttpRequest) -> Result<ModuleView, Fault> {
+    async fn view(&self, placement: &Placement, request: &HttpRequest) -> ModuleView {
         let mut placement = placement.clone();
-        if placement.placement == "local" {
-            let machinery = Some(self.local.counts(&placement.name).await?);
-            return Ok(ModuleView { placement, machinery, connection: None });
+        // A module that is away is what an operator looks for here, so its row is shown all the same.
+        let name = placement.name.clone();
+        let silent = |error: &dyn Display| tracing::warn!(module = name, %error, "a module does not say how it does");
+        if placement.is_local() {
+            let machinery = self.local.counts(&placement.name).await.inspect_err(|fault| silent(fault)).ok();
+            return ModuleView { placement, machinery, connection: None };
         }
         let connection = self.remotes.states().into_iter().find(|state| state.module == placement.name);
-        let told = self.proxy.get_json(&placement.name, "/api/v1/ops/modules", request).await;
-        // A module that is away is what an operator looks for here, so its row is shown all the same.
-        let told = told.inspect_err(|error| tracing::warn!(module = placement.name, %error, "a module does not say how it does")).ok();
+        let told = match self.proxy.is_idle() {
+            // Only an edge knows where to ask.
+            true => None,
+            false => told_by_its_process(&self.proxy, &placement.name, request).await.inspect_err(|error| silent(error)).ok(),
+        };
         let own = told.as_ref().and_then(|told| told["items"].as_array()?.iter().find(|item| item["name"] == placement.name.as_str()));
         let machinery = own.and_then(|own| serde_json::from_value(own["machinery"].clone()).ok());
         placement.data = own.and_then(|own| own["data"].as_str().map(str::to_owned));
-        Ok(ModuleView { placement, machinery, connection })
+        ModuleView { placement, machinery, connection }
     }
 }
 
+/// What the process that `module` runs in says of its own modules. It is not asked for more: it may be an edge too, and would ask in its turn.
+///
+/// # Errors
+/// As [`Proxy::get_json`].
+pub async fn told_by_its_process(proxy: &Proxy, module: &str, request: &HttpRequest) -> anyhow::Result<Value> {
+    proxy.get_json(module, "/api/v1/ops/modules?here=true", request).await
+}
+
 /// Which modules there are, where they run, how they are connected, and what waits in them.
-#[utoipa::path(tag = "operations", responses((status = 200, description = "Every module", body = ModuleList)), security(("bearer" = [])))]
+#[utoipa::path(tag = "operations", params(ModulesQuery), responses((status = 200, description = "Every module", body = ModuleList)),
+    security(("bearer" = [])))]
 #[get("/ops/modules")]
-async fn list_modules(_ops: Ops, request: HttpRequest, overview: Data<Overview>) -> Result<HttpResponse, Problem> {
-    let views = join_all(overview.placements.iter().map(|placement| overview.view(placement, &request))).await;
-    let items = views.into_iter().collect::<Result<_, Fault>>()?;
+async fn list_modules(
+    _ops: Ops,
+    request: HttpRequest,
+    query: Query<ModulesQuery>,
+    overview: Data<Overview>,
+) -> Result<HttpResponse, Problem> {
+    let wanted = overview.placements.iter().filter(|placement| placement.is_local() || !query.here);
+    let items = join_all(wanted.map(|placement| overview.view(placement, &request))).await;
     Ok(HttpResponse::Ok().json(ModuleList { items }))
 }

@@ -151,6 +151,8 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
     let shell = ShellSettings { ids, ..ShellSettings::default() };
     let is_proxy = !proxy.is_idle();
     let peers_are_ours = matches!(edge, Edge::Internal(_));
+    // A gateway asks here, and not at the admin's address, whether to pass requests on; nobody else gets here.
+    let asked_by_gateway = !gateway::IS_HERE && (peers_are_ours || settings.http.listen.ip().is_loopback());
     let server = HttpServer::new(move || {
         let modules = utoipa_actix_web::scope("/api/v1").configure(|config| api.iter().for_each(|routes| routes.configure(config)));
         let mut app =
@@ -158,6 +160,9 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
         if !own_admin {
             let health = health::routes(checks.clone());
             app = app.configure(|config| health(config));
+        } else if asked_by_gateway {
+            let readiness = health::readiness(checks.clone());
+            app = app.configure(|config| readiness(config));
         }
         let (mut app, _) = app.split_for_parts();
         if !own_admin {

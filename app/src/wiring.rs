@@ -12,7 +12,7 @@ use shared_kernel::{Clock, Ids, RandomIds, SystemClock};
 use crate::{
     bus::{self, LISTENERS},
     config::{MODULES, Settings},
-    discovery::{self, Address, Instance},
+    discovery::{self, Address, Instance, Interface},
     gateway, local, mtls, rpc,
 };
 
@@ -110,6 +110,7 @@ impl Missing<'_> {
             );
         }
         missing.extend(self.unsigned());
+        missing.extend(self.unspeakable()?);
         // Instances in etcd say themselves where they are.
         let must_be_named = self.settings.section::<discovery::Settings>("discovery")?.needs_endpoints();
         let bus: bus::Settings = self.settings.section("bus")?;
@@ -134,6 +135,31 @@ impl Missing<'_> {
              `openssl genpkey -algorithm ed25519`"
                 .to_owned()
         })
+    }
+
+    /// Endpoints that could never be called: between two processes it is either plaintext or [mtls].
+    fn unspeakable(&self) -> anyhow::Result<Vec<String>> {
+        let secured = self.settings.section::<mtls::Settings>("mtls")? != mtls::Settings::default();
+        let mut sentences = Vec::new();
+        for ((module, interface), addresses) in discovery::endpoints(self.settings)? {
+            let is_called = match interface {
+                Interface::Rpc => !self.askers_of(&module).is_empty(),
+                Interface::Http => self.edge,
+            };
+            let Some(wrong) = addresses.iter().find(|address| address.is_tls() != secured) else { continue };
+            if !is_called || !self.is_elsewhere(&module) {
+                continue;
+            }
+            let key = discovery::endpoint_key(&module, interface);
+            sentences.push(if secured {
+                format!("{key} names {wrong}, which is plaintext, but [mtls] is set: write https://")
+            } else {
+                format!(
+                    "{key} names {wrong}, which needs certificates: set ca_file, certificate_file and key_file in [mtls], or write http://"
+                )
+            });
+        }
+        Ok(sentences)
     }
 
     fn is_elsewhere(&self, module: &str) -> bool {
@@ -245,6 +271,12 @@ pub struct Placement {
     pub hears: Vec<String>,
 }
 
+impl Placement {
+    pub fn is_local(&self) -> bool {
+        self.placement == "local"
+    }
+}
+
 /// How the modules are placed by these settings.
 ///
 /// # Errors
@@ -278,4 +310,35 @@ pub fn mermaid(placements: &[Placement]) -> String {
         lines.extend(sources.map(|(source, aggregate)| format!("    {source} -. {aggregate} .-> {}", module.name)));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a process with payments, and perhaps the gateway, lacks with these settings.
+    fn missing(edge: bool, variables: &[(&str, &str)]) -> String {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = Settings::from_sources(None, variables).unwrap();
+        Missing { here: vec!["payments"], edge, settings: &settings }.sentences().unwrap().join("\n")
+    }
+
+    #[test]
+    fn an_endpoint_that_could_never_be_called_is_named_by_its_key() {
+        let secured = ("BANYAN__MTLS__CA_FILE", "ca.pem");
+        let users = |url| ("BANYAN__MODULES__USERS__ENDPOINT", url);
+        let wrong = "modules.users.endpoint names http://users-2:9000, which is plaintext";
+        assert!(missing(false, &[secured, users("https://users-1:9000,http://users-2:9000")]).contains(wrong));
+        let wrong = "modules.users.endpoint names https://users-1:9000, which needs certificates";
+        assert!(missing(false, &[users("https://users-1:9000")]).contains(wrong));
+        let catalog = ("BANYAN__MODULES__CATALOG__HTTP_ENDPOINT", "https://catalog-1:8100");
+        assert!(missing(true, &[catalog]).contains("modules.catalog.http_endpoint names https://catalog-1:8100, which needs"));
+        // What this process never calls may be whatever it is for others.
+        let orders = ("BANYAN__MODULES__ORDERS__ENDPOINT", "https://orders-1:9000");
+        let own = ("BANYAN__MODULES__PAYMENTS__ENDPOINT", "https://payments-1:9000");
+        for fine in [catalog, orders, own, users("http://users-1:9000")] {
+            assert!(!missing(false, &[fine]).contains(" names "), "{fine:?}");
+        }
+        assert!(!missing(true, &[secured, users("https://users-1:9000"), catalog]).contains(" names "));
+    }
 }

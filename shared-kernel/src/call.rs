@@ -16,7 +16,8 @@ pub struct Call {
 
 impl Call {
     const ACTOR: &'static str = "banyan-actor";
-    const TIMEOUT: &'static str = "banyan-timeout-ms";
+    /// gRPC's own, so that servers and proxies keep it too, and whoever passes a call on says in one place what is left.
+    pub const TIMEOUT: &'static str = "grpc-timeout";
     const TRACE: &'static str = "traceparent";
 
     pub fn by(actor: Actor) -> Self {
@@ -41,7 +42,7 @@ impl Call {
     /// As metadata of a remote call.
     pub fn to_headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![(Self::ACTOR, serde_json::to_string(&self.actor).unwrap_or_default())];
-        headers.extend(self.timeout.map(|timeout| (Self::TIMEOUT, timeout.as_millis().to_string())));
+        headers.extend(self.timeout.map(|timeout| (Self::TIMEOUT, timeout_to_header(timeout))));
         headers.extend(self.trace.as_ref().map(|trace| (Self::TRACE, trace.to_string())));
         headers
     }
@@ -50,9 +51,30 @@ impl Call {
     pub fn from_headers<'a>(find: impl Fn(&'static str) -> Option<&'a str>) -> Self {
         Call {
             actor: find(Self::ACTOR).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
-            timeout: find(Self::TIMEOUT).and_then(|ms| ms.parse().ok()).map(Duration::from_millis),
+            timeout: find(Self::TIMEOUT).and_then(timeout_from_header),
             trace: find(Self::TRACE).and_then(TraceParent::parse),
         }
+    }
+}
+
+/// A time limit as gRPC over HTTP/2 writes it ("Timeout": at most eight digits and a unit), in whole milliseconds from 1 on.
+pub fn timeout_to_header(timeout: Duration) -> String {
+    format!("{}m", timeout.as_millis().clamp(1, 99_999_999))
+}
+
+/// Reads what [`timeout_to_header`] and every other gRPC client writes.
+pub fn timeout_from_header(text: &str) -> Option<Duration> {
+    let unit = text.chars().next_back()?;
+    let digits = text.strip_suffix(unit)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        'H' => Some(Duration::from_secs(amount * 3_600)),
+        'M' => Some(Duration::from_secs(amount * 60)),
+        'S' => Some(Duration::from_secs(amount)),
+        'm' => Some(Duration::from_millis(amount)),
+        'u' => Some(Duration::from_micros(amount)),
+        'n' => Some(Duration::from_nanos(amount)),
+        _ => None,
     }
 }
 
@@ -101,6 +123,21 @@ mod tests {
         let headers = sent.to_headers();
         let got = Call::from_headers(|name| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str()));
         assert_eq!((got.actor, got.timeout, got.trace), (sent.actor, sent.timeout, trace));
+    }
+
+    #[test]
+    fn a_time_limit_is_read_as_it_is_written_in_any_unit() {
+        for ms in [1, 2_500, 86_400_000] {
+            let timeout = Duration::from_millis(ms);
+            assert_eq!(timeout_from_header(&timeout_to_header(timeout)), Some(timeout));
+        }
+        assert_eq!(timeout_to_header(Duration::from_secs(1_000_000)), "99999999m");
+        for (text, timeout) in [("3S", 3_000), ("2M", 120_000), ("1H", 3_600_000), ("5000u", 5), ("7000000n", 7)] {
+            assert_eq!(timeout_from_header(text), Some(Duration::from_millis(timeout)), "{text}");
+        }
+        for wrong in ["", "3", "S", "123456789m", "1x", "-1S"] {
+            assert_eq!(timeout_from_header(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

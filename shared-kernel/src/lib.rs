@@ -20,7 +20,7 @@ mod transaction;
 
 pub use actor::{Actor, Role};
 pub use bus::{Bus, Listener};
-pub use call::{Call, TraceParent};
+pub use call::{Call, TraceParent, timeout_from_header, timeout_to_header};
 pub use clock::{Clock, SystemClock};
 pub use country::Country;
 pub use event::{Envelope, Event};

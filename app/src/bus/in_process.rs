@@ -46,6 +46,7 @@ impl Bus for InProcessBus {
     }
 }
 
+#[async_trait]
 impl Carrier for InProcessBus {
     fn state(&self) -> BusState {
         BusState::in_process()

@@ -10,6 +10,7 @@ mod topology;
 use std::sync::Arc;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use shared_kernel::Bus;
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +23,22 @@ pub use settings::{QueueType, Settings};
 pub use state::{BusState, LinkState};
 pub use topology::{LISTENERS, Queue, Topology};
 
-/// A bus that can say how it is.
+/// A bus that can say how it is, and that ends in order.
+#[async_trait]
 pub trait Carrier: Bus {
     /// Whether events get through now, for health and operators.
     fn state(&self) -> BusState;
+
+    /// Receives nothing more, and returns when what was being handled is done, or after a few seconds; what is not done then comes again, to
+    /// whoever listens next. After this nothing of the bus touches a module's database.
+    async fn stop_receiving(&self) {}
+
+    /// Ends publishing, when nobody publishes any more.
+    async fn close(&self) {}
 }
 
 /// The bus these settings ask for: in process without `bus.url`, RabbitMQ with it. Events are received until `stop`; published ones are taken
-/// until the bus is dropped, because the outboxes are emptied last. A broker that is away keeps nothing from starting.
+/// until the bus is closed or dropped, because the outboxes are emptied last. A broker that is away keeps nothing from starting.
 ///
 /// # Errors
 /// A setting of `[bus]` that is wrong; a URL in a binary without the feature `rabbitmq`.

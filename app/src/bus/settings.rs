@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,27 @@ pub struct Settings {
     pub reconnect_ms: u64,
     pub declare_every_ms: u64,
     pub prefetch: u16,
+    pub give_way_ms: u64,
+}
+
+impl Settings {
+    /// # Errors
+    /// A number that cannot be 0 and is; names the key.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let limits = [
+            ("confirm_timeout_ms", self.confirm_timeout_ms),
+            ("publish_channels", self.publish_channels as u64),
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("reconnect_ms", self.reconnect_ms),
+            ("declare_every_ms", self.declare_every_ms),
+            ("prefetch", self.prefetch.into()),
+            ("give_way_ms", self.give_way_ms),
+        ];
+        match limits.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => bail!("bus.{key} must be at least 1"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How the broker keeps a queue.
@@ -55,6 +77,7 @@ impl Default for Settings {
             reconnect_ms: 200,
             declare_every_ms: 60_000,
             prefetch: 100,
+            give_way_ms: 5_000,
         }
     }
 }
@@ -68,5 +91,19 @@ mod tests {
         let settings = crate::config::Settings::from_sources(None, []).unwrap();
         let in_file = serde_json::to_value(settings.section::<Settings>("bus").unwrap()).unwrap();
         assert_eq!(in_file, serde_json::to_value(Settings::default()).unwrap());
+    }
+
+    #[test]
+    fn a_zero_that_would_stop_everything_is_named() {
+        let numbers = serde_json::to_value(Settings::default()).unwrap();
+        let numbers = numbers.as_object().unwrap().iter().filter(|(_, value)| value.is_u64());
+        let keys: Vec<&String> = numbers.map(|(key, _)| key).collect();
+        assert_eq!(keys.len(), 7, "{keys:?}");
+        for key in keys {
+            let variable = (format!("BANYAN__BUS__{}", key.to_uppercase()), "0".to_owned());
+            let settings = crate::config::Settings::from_sources(None, [variable]).unwrap();
+            let error = settings.section::<Settings>("bus").unwrap().check().unwrap_err();
+            assert_eq!(error.to_string(), format!("bus.{key} must be at least 1"));
+        }
     }
 }

@@ -31,8 +31,13 @@ impl BusState {
         BusState { kind: "in_process".to_owned(), links: Vec::new() }
     }
 
+    /// A connection that does not stand.
+    pub fn lost(&self) -> Option<&LinkState> {
+        self.links.iter().find(|link| !link.connected)
+    }
+
     /// Whether every connection stands.
     pub fn is_connected(&self) -> bool {
-        self.links.iter().all(|link| link.connected)
+        self.lost().is_none()
     }
 }

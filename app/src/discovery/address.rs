@@ -66,6 +66,14 @@ impl Address {
         self.found_as.as_deref().unwrap_or(&self.host)
     }
 
+    /// The name and the port, as they belong into `Host` and `:authority`.
+    pub fn authority(&self) -> String {
+        match self.server_name() {
+            v6 if v6.contains(':') => format!("[{v6}]:{}", self.port),
+            name => format!("{name}:{}", self.port),
+        }
+    }
+
     /// One of the IP addresses of this address's name. The certificate must still bear the name.
     #[must_use]
     pub fn at(&self, ip: IpAddr) -> Address {
@@ -180,7 +188,8 @@ mod tests {
         let named: Address = "https://orders.internal:9443".parse().unwrap();
         let found = named.at("fd00::7".parse().unwrap());
         assert_eq!(found.to_string(), "https://[fd00::7]:9443");
-        assert_eq!((found.host(), found.server_name()), ("fd00::7", "orders.internal"));
+        assert_eq!((found.host(), found.server_name(), &*found.authority()), ("fd00::7", "orders.internal", "orders.internal:9443"));
+        assert_eq!("http://[fd00::7]:9000".parse::<Address>().unwrap().authority(), "[fd00::7]:9000");
         let by_number: Address = "https://10.0.0.1:9443".parse().unwrap();
         assert_eq!(by_number.at("10.0.0.1".parse().unwrap()), by_number);
     }

@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Address, Discovery, Endpoints, Instance, Interface, tell};
 
@@ -60,7 +60,7 @@ impl Dns {
             let names = Names {
                 module: module.to_owned(),
                 interface,
-                found: named.into_iter().map(|address| (address, Vec::new())).collect(),
+                found: named.into_iter().map(Name::new).collect(),
                 lookup: self.lookup.clone(),
                 refresh: self.refresh,
             };
@@ -92,27 +92,57 @@ impl Discovery for Dns {
 struct Names {
     module: String,
     interface: Interface,
-    /// Each name with what was found last.
-    found: Vec<(Address, Vec<Address>)>,
+    found: Vec<Name>,
     lookup: Arc<dyn Lookup>,
     refresh: Duration,
+}
+
+/// One name, with what was found last.
+struct Name {
+    name: Address,
+    found: Vec<Address>,
+    /// Why the last lookup failed, if it did.
+    failure: Option<String>,
+}
+
+impl Name {
+    fn new(name: Address) -> Name {
+        Name { name, found: Vec::new(), failure: None }
+    }
+
+    /// Whether this is news to people: that lookups fail, why they do, or that they succeed again.
+    fn take_in(&mut self, answer: Result<Vec<Address>, String>) -> bool {
+        let failure = match answer {
+            Ok(addresses) => {
+                self.found = addresses;
+                None
+            }
+            Err(why) => Some(why),
+        };
+        let news = failure != self.failure;
+        self.failure = failure;
+        news
+    }
 }
 
 impl Names {
     /// Never ends.
     async fn keep_looking(mut self, told: watch::Sender<Vec<Address>>) {
         loop {
-            let answers = futures::future::join_all(self.found.iter().map(|(name, _)| self.look_up(name))).await;
-            for ((name, found), answer) in self.found.iter_mut().zip(answers) {
-                match answer {
-                    Ok(addresses) => *found = addresses,
-                    Err(why) => warn!(module = self.module, name = name.host(), known = found.len(), "a lookup failed; {why}"),
+            let answers = futures::future::join_all(self.found.iter().map(|name| self.look_up(&name.name))).await;
+            for (name, answer) in self.found.iter_mut().zip(answers) {
+                let news = name.take_in(answer);
+                let (host, known) = (name.name.host(), name.found.len());
+                match &name.failure {
+                    Some(why) if news => warn!(module = self.module, name = host, known, "lookups fail; what is known stays in use: {why}"),
+                    None if news => info!(module = self.module, name = host, known, "lookups succeed again"),
+                    _ => {}
                 }
             }
-            let all: BTreeSet<Address> = self.found.iter().flat_map(|(_, found)| found).cloned().collect();
+            let all: BTreeSet<Address> = self.found.iter().flat_map(|name| &name.found).cloned().collect();
             tell(&told, &self.module, self.interface, all.into_iter().collect());
             // As long as a name was never found, it is asked for more often.
-            let never = self.found.iter().any(|(_, found)| found.is_empty());
+            let never = self.found.iter().any(|name| name.found.is_empty());
             sleep(if never { self.refresh / 10 } else { self.refresh }).await;
         }
     }
@@ -164,6 +194,17 @@ mod tests {
         let there = |known: &Vec<Address>| known.iter().map(ToString::to_string).eq(expected.iter().map(ToString::to_string));
         let found = timeout(Duration::from_secs(5), receiver.wait_for(there)).await.is_ok();
         assert!(found, "{:?} instead of {expected:?}", receiver.borrow());
+    }
+
+    #[test]
+    fn a_lookup_that_fails_as_before_is_no_news() {
+        let mut name = Name::new("http://users.internal:9000".parse().unwrap());
+        let (unknown, silent) = (|| Err("no such name".to_owned()), || Err("no answer".to_owned()));
+        let found = || Ok(vec!["http://10.0.0.1:9000".parse().unwrap()]);
+        let answers = [unknown(), unknown(), unknown(), silent(), found(), found(), unknown(), unknown()];
+        let news: Vec<bool> = answers.into_iter().map(|answer| name.take_in(answer)).collect();
+        assert_eq!(news, [true, false, false, true, true, false, true, false]);
+        assert_eq!(name.found, found().unwrap(), "what was found once stays");
     }
 
     #[tokio::test]

@@ -132,7 +132,7 @@ impl Settings {
 }
 
 /// What the settings say about where modules are.
-type Endpoints = BTreeMap<(String, Interface), Vec<Address>>;
+pub type Endpoints = BTreeMap<(String, Interface), Vec<Address>>;
 
 /// Starts finding modules as the settings say. Must be called within a runtime.
 ///
@@ -162,16 +162,23 @@ fn tell(told: &watch::Sender<Vec<Address>>, module: &str, interface: Interface, 
     });
 }
 
+/// The key under which the settings say where a module answers.
+pub fn endpoint_key(module: &str, interface: Interface) -> String {
+    match interface {
+        Interface::Rpc => format!("modules.{module}.endpoint"),
+        Interface::Http => format!("modules.{module}.http_endpoint"),
+    }
+}
+
 /// The endpoints of all modules in the settings.
-fn endpoints(settings: &crate::config::Settings) -> anyhow::Result<Endpoints> {
+///
+/// # Errors
+/// One that is no address; names the key.
+pub fn endpoints(settings: &crate::config::Settings) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints::new();
     for (module, placement) in &settings.modules {
-        let named = [
-            (Interface::Rpc, format!("modules.{module}.endpoint"), &placement.endpoint),
-            (Interface::Http, format!("modules.{module}.http_endpoint"), &placement.http_endpoint),
-        ];
-        for (interface, key, text) in named {
-            let Some(text) = text else { continue };
+        for (interface, text) in [(Interface::Rpc, &placement.endpoint), (Interface::Http, &placement.http_endpoint)] {
+            let (Some(text), key) = (text, endpoint_key(module, interface)) else { continue };
             let written = text.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
             let mut addresses: Vec<Address> =
                 written.map(|endpoint| endpoint.parse().context(key.clone())).collect::<anyhow::Result<_>>()?;

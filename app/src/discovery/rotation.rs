@@ -70,6 +70,8 @@ pub struct InstanceState {
 
 struct Shared<C> {
     known: RwLock<Vec<Arc<Member<C>>>>,
+    /// Those that could never be connected, with the reason.
+    impossible: RwLock<Vec<(Address, String)>>,
     /// What the measurements are called: module and interface.
     measured_as: OnceLock<(String, Interface)>,
     _running: DropGuard,
@@ -103,7 +105,12 @@ impl<R: Reach> Rotation<R> {
     /// Starts probing. Must be called within a runtime.
     pub fn start(reach: R, addresses: watch::Receiver<Vec<Address>>, settings: &Settings, stop: CancellationToken) -> Self {
         let running = stop.child_token();
-        let shared = Arc::new(Shared { known: RwLock::default(), measured_as: OnceLock::new(), _running: running.clone().drop_guard() });
+        let shared = Arc::new(Shared {
+            known: RwLock::default(),
+            impossible: RwLock::default(),
+            measured_as: OnceLock::new(),
+            _running: running.clone().drop_guard(),
+        });
         let keeper = Keeper {
             reach: Arc::new(reach),
             shared: Arc::downgrade(&shared),
@@ -136,13 +143,25 @@ impl<R: Reach> Rotation<R> {
 
     /// All instances that are known.
     pub fn states(&self) -> Vec<InstanceState> {
-        self.shared.known().iter().map(|member| member.state()).collect()
+        let mut states: Vec<InstanceState> = self.shared.known().iter().map(|member| member.state()).collect();
+        let never = |(address, reason): &(Address, String)| InstanceState {
+            address: address.clone(),
+            in_rotation: false,
+            in_flight: 0,
+            reason: Some(reason.clone()),
+        };
+        states.extend(self.shared.impossible().iter().map(never));
+        states
     }
 }
 
 impl<C> Shared<C> {
     fn known(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Member<C>>>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn impossible(&self) -> std::sync::RwLockReadGuard<'_, Vec<(Address, String)>> {
+        self.impossible.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pick(&self, suits: impl Fn(&Member<C>) -> bool) -> Option<Picked<C>> {
@@ -169,7 +188,7 @@ impl<C> Shared<C> {
         let Some((module, interface)) = self.measured_as.get() else { return };
         let (known, well) = {
             let known = self.known();
-            (known.len(), known.iter().filter(|member| member.in_rotation.load(Ordering::Relaxed)).count())
+            (known.len() + self.impossible().len(), known.iter().filter(|member| member.in_rotation.load(Ordering::Relaxed)).count())
         };
         let labels = [("module", module.clone()), ("interface", interface.name().to_owned())];
         #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 instances")]
@@ -279,7 +298,7 @@ impl<R: Reach> Keeper<R> {
         let mut before: BTreeMap<Address, Arc<Member<R::Connection>>> =
             shared.known().iter().map(|member| (member.address.clone(), member.clone())).collect();
         let mut now = Vec::with_capacity(addresses.len());
-        let mut new = Vec::new();
+        let (mut new, mut impossible) = (Vec::new(), Vec::new());
         for address in addresses {
             if let Some(member) = before.remove(address) {
                 now.push(member);
@@ -299,9 +318,15 @@ impl<R: Reach> Keeper<R> {
                     now.push(member.clone());
                     new.push(member);
                 }
-                Err(why) => error!(instance = %address, "an instance cannot be connected, and is left out: {why:#}"),
+                Err(why) => {
+                    if !shared.impossible().iter().any(|(known, _)| known == address) {
+                        error!(instance = %address, "an instance cannot be connected, and is left out: {why:#}");
+                    }
+                    impossible.push((address.clone(), format!("{why:#}")));
+                }
             }
         }
+        *shared.impossible.write().unwrap_or_else(PoisonError::into_inner) = impossible;
         *shared.known.write().unwrap_or_else(PoisonError::into_inner) = now;
         before.into_values().for_each(|member| member.gone.cancel());
         for member in new {

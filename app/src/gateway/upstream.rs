@@ -164,7 +164,7 @@ impl Reach for HttpReach {
         let uri: Uri = address.to_string().parse().with_context(|| format!("{address} is no address"))?;
         let parts = uri.into_parts();
         let (scheme, authority) = parts.scheme.zip(parts.authority).with_context(|| format!("{address} is no address"))?;
-        let host = HeaderValue::from_str(&host(address)).with_context(|| format!("{address} cannot stand in Host"))?;
+        let host = HeaderValue::from_str(&address.authority()).with_context(|| format!("{address} cannot stand in Host"))?;
         Ok(Upstream { client, scheme, authority, host, runtime: self.runtime.clone() })
     }
 
@@ -218,13 +218,6 @@ impl std::fmt::Display for Lost {
             Lost::Broken(why) => write!(f, "it broke off: {why}"),
             Lost::TooLate => f.write_str("no answer began in time"),
         }
-    }
-}
-
-fn host(address: &Address) -> String {
-    match address.server_name() {
-        v6 if v6.contains(':') => format!("[{v6}]:{}", address.port()),
-        name => format!("{name}:{}", address.port()),
     }
 }
 

@@ -243,6 +243,10 @@ impl Check for DatabaseCheck {
         format!("database:{}", self.0.module())
     }
 
+    fn module(&self) -> Option<&str> {
+        Some(self.0.module())
+    }
+
     async fn state(&self) -> State {
         match self.0.ping().await {
             Ok(()) => State::ok(),
@@ -280,7 +284,7 @@ mod tests {
             let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
             let settings = Settings::from_sources(None, [variable]).unwrap();
             let stop = CancellationToken::new();
-            let remotes = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), &stop).unwrap();
+            let remotes = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), Vec::new(), &stop).unwrap();
             let mut contracts = remotes.contracts();
             let local = Local::start(&Ground::new(settings), &mut contracts).await.unwrap();
             Started { local, contracts, directory }

@@ -17,13 +17,14 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, Full, Limited};
+use shared_kernel::{Call, timeout_from_header, timeout_to_header};
 use tokio::{sync::SemaphorePermit, time::timeout_at};
 use tonic::{
     Status,
     body::Body,
     codegen::{
         Bytes, Service,
-        http::{self, HeaderValue},
+        http::{self, HeaderMap, HeaderValue},
     },
     transport::Channel,
 };
@@ -72,6 +73,16 @@ impl Edge {
             instances: self.0.rotation.states(),
         }
     }
+
+    /// Writes down how the breaker is, which changes with the time alone, too.
+    pub fn measure(&self) {
+        let level = match self.0.breaker().state(Instant::now()) {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        };
+        metrics::gauge!("banyan_rpc_breaker_state", "module" => self.0.module).set(level);
+    }
 }
 
 impl Service<http::Request<Body>> for Edge {
@@ -93,7 +104,7 @@ impl Service<http::Request<Body>> for Edge {
 impl Inner {
     async fn call(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let begun = Instant::now();
-        let deadline = begun + patience(wire::told_timeout(request.headers()).unwrap_or(self.timeout));
+        let deadline = begun + patience(told_timeout(request.headers()).unwrap_or(self.timeout));
         let (answer, outcome) = match self.enter(deadline).await {
             Ok((_place, mut admitted)) => {
                 let answer = timeout_at(deadline.into(), self.send(request, deadline)).await;
@@ -161,15 +172,20 @@ async fn attempt(
 ) -> Result<http::Response<wire::Whole>, Failure> {
     let mut request = http::Request::from_parts(head.clone(), Body::new(Full::new(message.clone())));
     // What is left of the time, so that an instance does not work on for somebody who has gone.
-    let left = deadline.saturating_duration_since(Instant::now()).as_millis().clamp(1, 99_999_999);
-    if let Ok(left) = HeaderValue::try_from(format!("{left}m")) {
-        request.headers_mut().insert(wire::TIMEOUT, left);
+    let left = timeout_to_header(deadline.saturating_duration_since(Instant::now()));
+    if let Ok(left) = HeaderValue::try_from(left) {
+        request.headers_mut().insert(Call::TIMEOUT, left);
     }
     let mut channel = instance.connection().clone();
     poll_fn(|context| channel.poll_ready(context)).await.map_err(Failure::of_transport)?;
     let (head, body) = channel.call(request).await.map_err(Failure::of_transport)?.into_parts();
     let body = Limited::new(body, MESSAGE_BYTES).collect().await.map_err(|error| Failure::Lost(error.to_string()))?;
     Ok(http::Response::from_parts(head, body))
+}
+
+/// The time limit a call came with.
+fn told_timeout(headers: &HeaderMap) -> Option<Duration> {
+    timeout_from_header(headers.get(Call::TIMEOUT)?.to_str().ok()?)
 }
 
 /// How long a call waits that was told to wait for `told`: a little less, because its caller keeps a clock of its own, and one that gives up
@@ -207,16 +223,9 @@ impl Drop for Admitted<'_> {
 }
 
 fn announce(module: &'static str, state: BreakerState) {
-    let level = match state {
-        BreakerState::Open => {
-            tracing::warn!(module, "the breaker opens: the module was found away");
-            2.0
-        }
-        BreakerState::HalfOpen => 1.0,
-        BreakerState::Closed => {
-            tracing::info!(module, "the breaker closes: the module is back");
-            0.0
-        }
-    };
-    metrics::gauge!("banyan_rpc_breaker_state", "module" => module).set(level);
+    match state {
+        BreakerState::Open => tracing::warn!(module, "the breaker opens: the module was found away"),
+        BreakerState::HalfOpen => {}
+        BreakerState::Closed => tracing::info!(module, "the breaker closes: the module is back"),
+    }
 }

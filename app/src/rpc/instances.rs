@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use tonic::{
+    codegen::http::Uri,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity},
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::Settings;
@@ -41,8 +44,12 @@ impl Reach for Instances {
     type Connection = Channel;
 
     fn connect(&self, address: &Address) -> anyhow::Result<Channel> {
+        let scheme = if address.is_tls() { "https" } else { "http" };
+        let named = Uri::builder().scheme(scheme).authority(address.authority()).path_and_query("/").build();
         let mut endpoint = Endpoint::from_shared(address.to_string())
             .with_context(|| format!("{address} is no address"))?
+            // The name it was found by, as its certificate bears it, and not the number behind it.
+            .origin(named.with_context(|| format!("{address} has no host name"))?)
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             // A peer that vanished without a word is found out although nothing else is under way.

@@ -4,7 +4,9 @@
 //! breaker) is in [`Edge`]; modules know nothing of it, except that any call may end in `unavailable` or `timeout`.
 
 mod breaker;
+mod contracts;
 mod edge;
+mod health;
 mod instances;
 mod reflection;
 mod remotes;
@@ -13,20 +15,14 @@ mod server;
 mod tests;
 mod wire;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::bail;
-use catalog_contract::Catalog;
-use inventory_contract::Inventory;
-use notifications_contract::Notifications;
-use orders_contract::Orders;
-use payments_contract::Payments;
 use serde::{Deserialize, Serialize};
-use shipping_contract::Shipping;
-use users_contract::Users;
 use utoipa::ToSchema;
 
 pub use breaker::BreakerState;
+pub use contracts::Contracts;
 pub use edge::Edge;
 pub use remotes::Remotes;
 pub use server::{Served, Serving, serve};
@@ -35,18 +31,6 @@ use crate::{config, discovery::rotation::InstanceState};
 
 /// The most a message may hold, in both directions; it is gRPC's usual limit, and other languages' clients have it too.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Every module's contract: the module itself where it is in this process, else the way to it.
-#[derive(Clone)]
-pub struct Contracts {
-    pub users: Arc<dyn Users>,
-    pub catalog: Arc<dyn Catalog>,
-    pub inventory: Arc<dyn Inventory>,
-    pub payments: Arc<dyn Payments>,
-    pub shipping: Arc<dyn Shipping>,
-    pub orders: Arc<dyn Orders>,
-    pub notifications: Arc<dyn Notifications>,
-}
 
 /// How the way to a module that runs elsewhere is now.
 #[derive(Clone, Debug, Serialize, ToSchema)]

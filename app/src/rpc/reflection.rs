@@ -4,6 +4,8 @@ use anyhow::Context;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
+use super::contracts;
+
 /// The descriptors of the contracts of these modules, the event feed and health, as one set.
 ///
 /// Every contract's files are called `service.proto` and `events.proto`, which is enough where it is compiled alone. Side by side they need names
@@ -13,7 +15,7 @@ use prost_types::FileDescriptorSet;
 /// A descriptor set that cannot be read, which would be a bug.
 pub fn descriptors(modules: &[&str]) -> anyhow::Result<FileDescriptorSet> {
     let mut all = FileDescriptorSet::default();
-    let own = modules.iter().filter_map(|module| contract(module).map(|set| (*module, set)));
+    let own = modules.iter().filter_map(|module| contracts::find(module)).map(|contract| (contract.module, contract.descriptors));
     for (contract, encoded) in
         own.chain([("event feed", event_feed_contract::DESCRIPTOR_SET), ("health", tonic_health::pb::FILE_DESCRIPTOR_SET)])
     {
@@ -29,17 +31,4 @@ pub fn descriptors(modules: &[&str]) -> anyhow::Result<FileDescriptorSet> {
         }
     }
     Ok(all)
-}
-
-fn contract(module: &str) -> Option<&'static [u8]> {
-    match module {
-        "users" => Some(users_contract::DESCRIPTOR_SET),
-        "catalog" => Some(catalog_contract::DESCRIPTOR_SET),
-        "inventory" => Some(inventory_contract::DESCRIPTOR_SET),
-        "payments" => Some(payments_contract::DESCRIPTOR_SET),
-        "shipping" => Some(shipping_contract::DESCRIPTOR_SET),
-        "orders" => Some(orders_contract::DESCRIPTOR_SET),
-        "notifications" => Some(notifications_contract::DESCRIPTOR_SET),
-        _ => None,
-    }
 }

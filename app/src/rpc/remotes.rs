@@ -1,6 +1,6 @@
 //! Everything outside this process that modules may ask.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use catalog_contract::RemoteCatalog;
 use event_feed_contract::{EventFeed, RemoteEventFeed};
@@ -9,38 +9,68 @@ use notifications_contract::RemoteNotifications;
 use orders_contract::RemoteOrders;
 use payments_contract::RemotePayments;
 use shipping_contract::RemoteShipping;
+use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use users_contract::RemoteUsers;
 
-use super::{Contracts, Edge, RemoteState, Settings, instances::Instances, server::service_of};
+use super::{Contracts, Edge, RemoteState, Settings, contracts::service_of, instances::Instances};
 use crate::{
     config::{self, MODULES},
     discovery::{self, Discovery, Interface, rotation::Rotation},
     mtls::Identity,
 };
 
-/// The ways to all modules. Nothing is connected before it is called for; a way to a module that has no instances costs nothing.
+/// A breaker changes with the time alone, so how they are is written down so often.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+/// The ways to all modules. Only those that this process asks have instances, which are probed; a call to another one, which nobody makes, would
+/// be answered that it is away.
 #[derive(Clone)]
 pub struct Remotes {
     edges: BTreeMap<&'static str, Edge>,
+    asked: Vec<&'static str>,
 }
 
 impl Remotes {
-    /// Must be called within a runtime; probes instances until `stop`.
+    /// Must be called within a runtime; probes the instances of the modules that are `asked` until `stop`.
     ///
     /// # Errors
     /// A setting of `[rpc]`, `[discovery]` or `[mtls]` that is wrong; names the key.
-    pub fn start(settings: &config::Settings, discovery: Arc<dyn Discovery>, stop: &CancellationToken) -> anyhow::Result<Remotes> {
+    pub fn start(
+        settings: &config::Settings,
+        discovery: Arc<dyn Discovery>,
+        asked: Vec<&'static str>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Remotes> {
         let own = Settings::read(settings)?;
         let probing: discovery::Settings = settings.section("discovery")?;
         let identity = Identity::load(settings)?;
         let edge = |module: &'static str| {
             let reach = Instances::new(service_of(module), identity.clone(), &own);
-            let addresses = discovery.watch(module, Interface::Rpc);
-            let rotation = Rotation::start(reach, addresses, &probing, stop.clone());
-            (module, Edge::new(module, rotation.measured_as(module, Interface::Rpc), &own))
+            let rotation = if asked.contains(&module) {
+                let addresses = discovery.watch(module, Interface::Rpc);
+                Rotation::start(reach, addresses, &probing, stop.clone()).measured_as(module, Interface::Rpc)
+            } else {
+                Rotation::start(reach, watch::channel(Vec::new()).1, &probing, stop.clone())
+            };
+            (module, Edge::new(module, rotation, &own))
         };
-        Ok(Remotes { edges: MODULES.into_iter().map(edge).collect() })
+        let remotes = Remotes { edges: MODULES.into_iter().map(edge).collect(), asked };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(remotes.clone().keep_measuring()));
+        Ok(remotes)
+    }
+
+    /// Never ends.
+    async fn keep_measuring(self) {
+        let mut again = interval(MEASURE_EVERY);
+        loop {
+            again.tick().await;
+            self.measure();
+        }
+    }
+
+    pub(super) fn measure(&self) {
+        self.asked_edges().for_each(Edge::measure);
     }
 
     /// Every module's contract, asked elsewhere. Whoever places modules puts those that are here in their place.
@@ -61,9 +91,13 @@ impl Remotes {
         Arc::new(RemoteEventFeed::new(self.edge(module)))
     }
 
-    /// How the ways to all modules are; those that are in this process have no instances and no calls.
+    /// How the ways to the modules that this process asks are.
     pub fn states(&self) -> Vec<RemoteState> {
-        self.edges.values().map(Edge::state).collect()
+        self.asked_edges().map(Edge::state).collect()
+    }
+
+    fn asked_edges(&self) -> impl Iterator<Item = &Edge> {
+        self.edges.iter().filter(|(module, _)| self.asked.contains(module)).map(|(_, edge)| edge)
     }
 
     /// # Panics

@@ -4,14 +4,8 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use catalog_contract::{ServedCatalog, catalog_server::CatalogServer};
 use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer};
-use inventory_contract::{ServedInventory, inventory_server::InventoryServer};
-use notifications_contract::{ServedNotifications, notifications_server::NotificationsServer};
-use orders_contract::{ServedOrders, orders_server::OrdersServer};
-use payments_contract::{ServedPayments, payments_server::PaymentsServer};
 use shared_kernel::{Call, Fault};
-use shipping_contract::{ServedShipping, shipping_server::ShippingServer};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -29,10 +23,9 @@ use tonic_health::{
     pb::health_server::HealthServer,
     server::{HealthReporter, HealthService},
 };
-use users_contract::{ServedUsers, users_server::UsersServer};
 
-use super::{Contracts, MESSAGE_BYTES, Settings, reflection};
-use crate::{config, mtls::Identity};
+use super::{Contracts, MESSAGE_BYTES, Settings, contracts, reflection};
+use crate::{config, health::Checks, mtls::Identity};
 
 /// What is served.
 pub struct Served {
@@ -48,6 +41,15 @@ pub struct Serving {
     pub address: SocketAddr,
     /// Ends when what was accepted has been answered.
     pub task: JoinHandle<()>,
+    health: HealthReporter,
+    services: Vec<&'static str>,
+}
+
+impl Serving {
+    /// Says from now on that a service is not served while the checks say so, until `stop`.
+    pub fn follow(&self, checks: Arc<Checks>, stop: CancellationToken) {
+        tokio::spawn(super::health::follow(self.health.clone(), self.services.clone(), checks, stop));
+    }
 }
 
 /// Listens on `rpc.listen` and answers until `stop`; `None` if it is not set.
@@ -74,9 +76,9 @@ pub async fn serve(settings: &config::Settings, served: Served, stop: Cancellati
     }
     let router = server(&own, identity.as_ref())?.add_routes(routes);
     let drain = Duration::from_millis(settings.http.shutdown_timeout_ms);
-    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health, services, drain, stop));
+    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health.clone(), services.clone(), drain, stop));
     tracing::info!(%address, modules = served.modules.join(", "), tls = identity.is_some(), "answering other processes");
-    Ok(Some(Serving { address, task }))
+    Ok(Some(Serving { address, task, health, services }))
 }
 
 fn server(own: &Settings, identity: Option<&Identity>) -> anyhow::Result<Server> {
@@ -133,26 +135,13 @@ async fn run(
 
 /// All services, and their names; the first, empty one is the process as a whole.
 fn routes(served: &Served, health: &HealthReporter) -> anyhow::Result<(Routes, Vec<&'static str>)> {
-    let contracts = &served.contracts;
     let mut services = Services { routes: Routes::builder(), names: vec![""] };
-    macro_rules! add {
-        ($server:ident, $served:expr) => {
-            services.add($server::new($served).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES))
-        };
-    }
     for module in &served.modules {
-        match *module {
-            "users" => add!(UsersServer, ServedUsers(contracts.users.clone())),
-            "catalog" => add!(CatalogServer, ServedCatalog(contracts.catalog.clone())),
-            "inventory" => add!(InventoryServer, ServedInventory(contracts.inventory.clone())),
-            "payments" => add!(PaymentsServer, ServedPayments(contracts.payments.clone())),
-            "shipping" => add!(ShippingServer, ServedShipping(contracts.shipping.clone())),
-            "orders" => add!(OrdersServer, ServedOrders(contracts.orders.clone())),
-            "notifications" => add!(NotificationsServer, ServedNotifications(contracts.notifications.clone())),
-            unknown => bail!("{unknown} is no module with a contract"),
-        }
+        let Some(contract) = contracts::find(module) else { bail!("{module} is no module with a contract") };
+        (contract.serve)(&served.contracts, &mut services);
     }
-    add!(EventFeedServer, ServedEventFeed(Arc::new(FeedsByModule(served.feeds.clone()))));
+    let feeds = EventFeedServer::new(ServedEventFeed(Arc::new(FeedsByModule(served.feeds.clone()))));
+    services.add(feeds.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES));
     let mut routes = services.routes;
     routes.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
     let described = reflection::descriptors(&served.modules)?;
@@ -163,33 +152,20 @@ fn routes(served: &Served, health: &HealthReporter) -> anyhow::Result<(Routes, V
     Ok((routes.routes(), services.names))
 }
 
-struct Services {
+/// Services, as they come together.
+pub struct Services {
     routes: RoutesBuilder,
     names: Vec<&'static str>,
 }
 
 impl Services {
-    fn add<S>(&mut self, service: S)
+    pub fn add<S>(&mut self, service: S)
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
         self.names.push(S::NAME);
         self.routes.add_service(service);
-    }
-}
-
-/// The full name of a module's service; empty, which is the process as a whole, for a module without one.
-pub fn service_of(module: &str) -> &'static str {
-    match module {
-        "users" => UsersServer::<ServedUsers>::NAME,
-        "catalog" => CatalogServer::<ServedCatalog>::NAME,
-        "inventory" => InventoryServer::<ServedInventory>::NAME,
-        "payments" => PaymentsServer::<ServedPayments>::NAME,
-        "shipping" => ShippingServer::<ServedShipping>::NAME,
-        "orders" => OrdersServer::<ServedOrders>::NAME,
-        "notifications" => NotificationsServer::<ServedNotifications>::NAME,
-        _ => "",
     }
 }
 

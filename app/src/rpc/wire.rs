@@ -1,4 +1,4 @@
-//! Calls as gRPC over HTTP/2 carries them: time limits, statuses, and why there is no answer.
+//! Calls as gRPC over HTTP/2 carries them: statuses, and why there is no answer.
 
 use std::time::Duration;
 
@@ -12,9 +12,6 @@ use tonic::{
         http::{HeaderMap, Response, StatusCode},
     },
 };
-
-/// The header a call's time limit travels in.
-pub const TIMEOUT: &str = "grpc-timeout";
 
 /// A body that has arrived, with its trailers.
 pub type Whole = Collected<Bytes>;
@@ -119,28 +116,10 @@ pub fn status(fault: &Fault) -> Status {
     Status::with_details(wire.code.into(), wire.message, wire.details.into())
 }
 
-/// The time limit a call came with: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
-pub fn told_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(TIMEOUT)?.to_str().ok()?;
-    let unit = text.chars().next_back()?;
-    let digits = text.strip_suffix(unit)?;
-    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    match unit {
-        'H' => Some(Duration::from_secs(amount * 3_600)),
-        'M' => Some(Duration::from_secs(amount * 60)),
-        'S' => Some(Duration::from_secs(amount)),
-        'm' => Some(Duration::from_millis(amount)),
-        'u' => Some(Duration::from_micros(amount)),
-        'n' => Some(Duration::from_nanos(amount)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
     use http_body_util::{BodyExt, Empty};
-    use tonic::codegen::http::HeaderValue;
 
     use super::*;
 
@@ -166,19 +145,6 @@ mod tests {
         }
         for present in [of_the_module("5"), of_the_module("9"), of_the_server("5"), of_the_server("0"), read(response(200, &[]))] {
             assert!(present.is_ok_and(|answer| !answer.is_away));
-        }
-    }
-
-    #[test]
-    fn a_time_limit_is_read_as_it_was_set() {
-        for timeout in [Duration::from_millis(1), Duration::from_millis(2_500), Duration::from_secs(3), Duration::from_secs(86_400)] {
-            let mut request = tonic::Request::new(());
-            request.set_timeout(timeout);
-            assert_eq!(told_timeout(request.metadata().as_ref()), Some(timeout), "{timeout:?}");
-        }
-        for wrong in ["", "3", "S", "123456789m", "1x", "-1S"] {
-            let headers = HeaderMap::from_iter([(TIMEOUT.parse().unwrap(), HeaderValue::from_static(wrong))]);
-            assert_eq!(told_timeout(&headers), None, "{wrong:?}");
         }
     }
 

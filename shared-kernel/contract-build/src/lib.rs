@@ -201,9 +201,6 @@ mod wire {
                 request.metadata_mut().insert(name, value);
             }
         }
-        if let Some(timeout) = call.timeout {
-            request.set_timeout(timeout);
-        }
         request
     }
 

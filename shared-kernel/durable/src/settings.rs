@@ -33,7 +33,8 @@ pub struct Settings {
     pub outbox_keep_days: u64,
     /// How often a listener compares its lanes with the producers' feeds.
     pub feed_compare_ms: u64,
-    /// How far back that comparison looks.
+    /// Such a comparison looks back to the last complete one, if that is no longer ago than this; else, at a start, and when the bus says
+    /// that something may have been missed, over all of `outbox_keep_days`.
     pub feed_window_hours: u64,
     /// A saga waits so long for an answer to a command.
     pub saga_call_ms: u64,

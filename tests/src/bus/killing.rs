@@ -28,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         check(name("a_shop_starts_without_a_broker_and_finds_it_later"), starts_without),
         check(name("a_broker_that_forgot_everything_gets_its_queues_again"), forgot_everything),
         check(name("a_broker_that_freezes_fails_publications_in_time_and_is_used_again"), freezes),
+        check(name("a_queue_that_is_kept_short_stops_nobody_and_its_listener_asks_for_the_rest"), kept_short),
         check(name("a_broker_short_of_memory_fails_publications_at_once"), short_of_memory),
     ]
 }
@@ -147,6 +148,27 @@ async fn freezes() {
     bus.publish(&event("orders", "order/1", 6)).await.unwrap();
     durable_testing::eventually("the last is heard", SOON, || async { shipping.versions().values().any(|versions| versions.contains(&6)) })
         .await;
+}
+
+/// What an operator may do about the queue of a module that stays away: ADR 0015.
+async fn kept_short() {
+    let broker = Broker::start();
+    broker.control("set_policy short '^test[.]' '{\"max-length\":50,\"overflow\":\"drop-head\"}' --apply-to queues");
+    for queue_type in [QueueType::Quorum, QueueType::Classic] {
+        let world = World::new(&broker.url(), queue_type);
+        let (bus, mails) = (world.bus().await, Ear::of("mails"));
+        bus.subscribe(mails.clone()).await.unwrap();
+        connected(&*bus).await;
+        for order in 0..200 {
+            bus.publish(&event("orders", &format!("order/{order}"), 1)).await.unwrap();
+        }
+        mails.hears(200).await;
+        let (shipping, later) = (Ear::of("shipping"), world.bus().await);
+        later.subscribe(shipping.clone()).await.unwrap();
+        shipping.hears(50).await;
+        assert!(shipping.versions().contains_key("order/199") && !shipping.versions().contains_key("order/0"), "the newest are there");
+        assert!(shipping.caught_up() > 0, "the others are asked for");
+    }
 }
 
 async fn short_of_memory() {

@@ -1,8 +1,9 @@
 //! Somebody touches the broker behind the shop's back, or two processes share a module.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use banyan::bus::QueueType;
+use futures::FutureExt;
 use lapin::{
     BasicProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions},
@@ -26,6 +27,9 @@ pub fn trials() -> Vec<Trial> {
         check(name("an_unreadable_frame_is_rejected_and_not_lost"), unreadable),
         check(name("of_two_processes_one_listens_and_the_other_takes_over"), takes_over),
         check(name("what_a_process_could_not_take_comes_to_the_next_one"), comes_to_the_next),
+        check(name("a_process_that_takes_nothing_gives_way_to_one_that_does"), gives_way),
+        check(name("what_is_being_handled_at_a_stop_is_finished_before_the_stop_is_over"), finishes_at_a_stop),
+        check(name("a_deleted_exchange_is_made_anew_with_the_next_event"), deleted_exchange),
         check(name("a_deleted_queue_is_made_anew_and_missed_events_are_asked_for"), deleted_queue),
         check(name("a_queue_with_other_properties_is_named_with_what_to_do"), other_properties),
         check(name("a_wrong_password_or_virtual_host_is_said"), wrong_login),
@@ -172,6 +176,73 @@ async fn comes_to_the_next() {
     next_bus.subscribe(next.clone()).await.unwrap();
     next.hears(1).await;
     assert_eq!(first.distinct(), 0);
+}
+
+/// One whose database is away keeps its connection to the broker; the events it was given must not stay with it.
+async fn gives_way() {
+    let mut world = world();
+    world.settings.give_way_ms = 500;
+    let (sick_bus, well_bus) = (world.bus().await, world.bus().await);
+    let (sick, well) = (Ear::of("shipping"), Ear::of("shipping"));
+    sick_bus.subscribe(sick.clone()).await.unwrap();
+    connected(&*sick_bus).await;
+    well_bus.subscribe(well.clone()).await.unwrap();
+    connected(&*well_bus).await;
+    well_bus.publish(&event("orders", "order/0", 1)).await.unwrap();
+    sick.hears(1).await;
+    sick.refuse(usize::MAX);
+    for order in 1..=20 {
+        well_bus.publish(&event("orders", &format!("order/{order}"), 1)).await.unwrap();
+    }
+    well.hears(20).await;
+    assert_eq!(sick.distinct(), 1);
+    // Once it is well again and alone, it listens again.
+    sick.refuse(0);
+    connected(&*sick_bus).await;
+    well_bus.stop_receiving().await;
+    well_bus.publish(&event("orders", "order/21", 1)).await.unwrap();
+    sick.hears(2).await;
+}
+
+async fn finishes_at_a_stop() {
+    let world = world();
+    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    let opened = shipping.close_gate();
+    bus.subscribe(shipping.clone()).await.unwrap();
+    connected(&*bus).await;
+    for order in 1..=3 {
+        bus.publish(&event("orders", &format!("order/{order}"), 1)).await.unwrap();
+    }
+    durable_testing::eventually("all are offered", SOON, || async { shipping.offered.load(Ordering::SeqCst) == 3 }).await;
+    let mut stopped = Box::pin(bus.stop_receiving());
+    assert!(stopped.as_mut().now_or_never().is_none(), "the module is at them");
+    opened.add_permits(3);
+    stopped.await;
+    assert_eq!(shipping.distinct(), 3, "they were finished");
+    bus.publish(&event("orders", "order/4", 1)).await.unwrap();
+    bus.close().await;
+    assert!(bus.publish(&event("orders", "order/5", 1)).await.is_err());
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let queue =
+        world.back_door().await.queue_declare(world.queue("shipping").as_str().into(), options, FieldTable::default()).await.unwrap();
+    assert_eq!((queue.message_count(), queue.consumer_count()), (1, 0), "those that were finished were acknowledged");
+}
+
+async fn deleted_exchange() {
+    let world = world();
+    assert!(world.settings.declare_every_ms > 50_000, "what is looked for is not found in passing");
+    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    bus.subscribe(shipping.clone()).await.unwrap();
+    connected(&*bus).await;
+    bus.publish(&event("orders", "order/1", 1)).await.unwrap();
+    let before = shipping.caught_up();
+    world.back_door().await.exchange_delete(world.settings.exchange.as_str().into(), Default::default()).await.unwrap();
+    let lost = event("orders", "order/2", 1);
+    let fault = bus.publish(&lost).await.unwrap_err();
+    assert!(fault.is_transient(), "{fault}");
+    durable_testing::eventually("it gets through again", Duration::from_secs(10), || async { bus.publish(&lost).await.is_ok() }).await;
+    shipping.hears(2).await;
+    durable_testing::eventually("others may have published what went nowhere", SOON, || async { shipping.caught_up() > before }).await;
 }
 
 async fn deleted_queue() {

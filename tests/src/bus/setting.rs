@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
 use shared_kernel::{Envelope, Fault, Listener};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -108,6 +109,8 @@ pub struct Ear {
     rejected: Mutex<Vec<Vec<u8>>>,
     caught_up: AtomicUsize,
     refusing: AtomicUsize,
+    /// Each delivery waits for a permit of it, if there is one.
+    gate: Mutex<Option<Arc<Semaphore>>>,
     pub offered: AtomicUsize,
 }
 
@@ -119,6 +122,7 @@ impl Ear {
             rejected: Mutex::default(),
             caught_up: AtomicUsize::new(0),
             refusing: AtomicUsize::new(0),
+            gate: Mutex::default(),
             offered: AtomicUsize::new(0),
         })
     }
@@ -126,6 +130,13 @@ impl Ear {
     /// Fails so many of the next deliveries, as a module does whose database is away.
     pub fn refuse(&self, deliveries: usize) {
         self.refusing.store(deliveries, Ordering::SeqCst);
+    }
+
+    /// Lets deliveries wait; each permit added lets one of them go on.
+    pub fn close_gate(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.gate.lock().unwrap() = Some(gate.clone());
+        gate
     }
 
     pub fn heard(&self) -> Vec<Envelope> {
@@ -184,6 +195,10 @@ impl Listener for Ear {
         self.offered.fetch_add(1, Ordering::SeqCst);
         // Long enough for a later event of the same subject to overtake this one, if anything let it.
         tokio::time::sleep(Duration::from_millis(envelope.version.rem_euclid(3).unsigned_abs())).await;
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("nobody closes it").forget();
+        }
         if self.refuses() {
             return Err(Fault::unavailable("the database is away"));
         }

@@ -8,6 +8,7 @@ use crate::harness::Client;
 
 scenarios![
     operators_see_the_modules,
+    a_process_can_be_asked_for_its_own_modules_alone,
     every_order_has_one_checkout_saga_with_its_log,
     only_operators_operate,
     what_is_not_parked_cannot_be_abandoned,
@@ -20,6 +21,17 @@ async fn operators_see_the_modules(client: Client) {
     let modules = client.ops().await.get("/api/v1/ops/modules").await.expect(200).json();
     let names: Vec<&str> = modules["items"].as_array().expect("items").iter().filter_map(|module| module["name"].as_str()).collect();
     assert!(MODULES.iter().all(|module| names.contains(module)), "{modules}");
+}
+
+async fn a_process_can_be_asked_for_its_own_modules_alone(client: Client) {
+    let ops = client.ops().await;
+    let own = ops.get("/api/v1/ops/modules?here=true").await.expect(200).json();
+    let all = ops.get("/api/v1/ops/modules").await.expect(200).json();
+    let names = |list: &Value, wanted: fn(&Value) -> bool| -> Vec<String> {
+        list["items"].as_array().expect("items").iter().filter(|row| wanted(row)).map(|row| row["name"].to_string()).collect()
+    };
+    assert_eq!(names(&own, |_| true), names(&all, |row| row["placement"] == "local"));
+    ops.get("/api/v1/ops/modules?here=perhaps").await.expect(400);
 }
 
 async fn saga_of(ops: &Client, order: &Value) -> Value {

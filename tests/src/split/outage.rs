@@ -27,6 +27,14 @@ async fn without_payments() {
     let client = shop.client();
     let sku = new_product(&client, 1_000, 10).await;
     let customer = client.new_customer().await;
+    let breaker_at = async |process: &Client| {
+        let metrics = String::from_utf8(process.get("/metrics").await.expect(200).bytes).expect("text");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("banyan_rpc_breaker_state{module=\"payments\"} "));
+        line.unwrap_or_default().to_owned()
+    };
+    let orders = shop.process("orders").client();
+    let closed = || async { breaker_at(&orders).await == "0" };
+    durable_testing::eventually("the breaker is measured before anybody asks", Duration::from_secs(20), closed).await;
     shop.process("payments").kill().await;
 
     let placed = customer.post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_visa")).await.expect(201).json();
@@ -40,7 +48,6 @@ async fn without_payments() {
     assert!(gone.header("retry-after").is_some());
 
     // Orders asks payments again and again, so its breaker opens by itself.
-    let orders = shop.process("orders").client();
     let opened = Instant::now();
     while !state_of(&orders, "payments").await.contains("breaker open") {
         assert!(opened.elapsed() < OPENS_WITHIN, "the breaker of orders to payments is not open after {OPENS_WITHIN:?}");
@@ -54,6 +61,7 @@ async fn without_payments() {
     eventually(&customer, &order_path(&placed), "the order goes on by itself", |order| order["status"] == "confirmed").await;
     durable_testing::eventually("the breaker closes", Duration::from_secs(20), || async { state_of(&orders, "payments").await == "ok" })
         .await;
+    durable_testing::eventually("and is measured so", Duration::from_secs(20), || async { breaker_at(&orders).await != "2" }).await;
     shop.remove().await;
 }
 

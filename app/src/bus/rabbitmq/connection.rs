@@ -42,6 +42,11 @@ pub enum Broken {
     Lapin(lapin::Error),
     /// The broker did not answer this in time.
     Silent(&'static str),
+    /// The broker is well, but this module takes none of its events.
+    Stuck {
+        module: String,
+        since: Duration,
+    },
     /// A sentence for the operator.
     Wrong(String),
 }
@@ -83,10 +88,7 @@ impl Broker {
         if uri.vhost.is_empty() {
             bail!("{wrong}: a slash with nothing behind it names a virtual host without a name; leave it out, or write /%2f");
         }
-        let zero = [("bus.prefetch", usize::from(settings.prefetch)), ("bus.publish_channels", settings.publish_channels)];
-        if let Some((key, _)) = zero.iter().find(|(_, value)| *value == 0) {
-            bail!("{key} is 0; at least 1 is needed");
-        }
+        settings.check()?;
         uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT_S));
         let chain = settings
             .ca_file
@@ -128,7 +130,7 @@ impl Broker {
     fn explain(&self, broken: &Broken) -> String {
         let place = self.place();
         let text = broken.to_string();
-        let hint = if matches!(broken, Broken::Wrong(_)) {
+        let hint = if matches!(broken, Broken::Wrong(_) | Broken::Stuck { .. }) {
             return text;
         } else if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
             "it refuses the user or password in bus.url".to_owned()
@@ -177,7 +179,8 @@ impl Link {
             };
             met_silence = matches!(broken, Broken::Silent(_));
             self.ended(Some(&broken));
-            if was_connected {
+            // A module that takes nothing again as soon as it is connected is connected less and less often.
+            if was_connected && !matches!(broken, Broken::Stuck { .. }) {
                 backoff = Backoff::new(self.broker.reconnect);
             }
             tokio::select! {
@@ -274,6 +277,11 @@ impl fmt::Display for Broken {
         match self {
             Broken::Lapin(error) => error.fmt(f),
             Broken::Silent(what) => write!(f, "no answer in time to {what}"),
+            Broken::Stuck { module, since } => write!(
+                f,
+                "{module} took none of its events for {} ms (is its database away?) and gives way to the next process that listens for it",
+                since.as_millis()
+            ),
             Broken::Wrong(why) => f.write_str(why),
         }
     }

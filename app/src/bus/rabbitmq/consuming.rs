@@ -21,7 +21,7 @@ use lapin::{
 use shared_kernel::{Envelope, Fault, Listener};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,10 +51,14 @@ struct Received {
 /// Events being handled: those of one subject one after the other, as they came; different subjects at the same time. The broker sends no more than
 /// `prefetch` of them.
 struct Flight {
-    tasks: JoinSet<String>,
+    /// Each ends with the subject of the event that was taken.
+    tasks: JoinSet<Result<String, Broken>>,
+    /// When the module last took an event, or was given one while it had none.
+    progress: Instant,
     waiting: HashMap<String, VecDeque<Received>>,
     listener: Arc<dyn Listener>,
     retry: Duration,
+    acknowledge_within: Duration,
     stop: CancellationToken,
 }
 
@@ -93,16 +97,21 @@ impl Consuming {
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
         let mut lost = std::pin::pin!(lost(connection));
+        let give_way = Duration::from_millis(self.settings.give_way_ms);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 broken = &mut lost => return Err(broken),
+                // Of all processes that listen for a module the broker gives its events to one, and to another only when that one has gone.
+                () = sleep_until(flight.progress + give_way), if !flight.is_empty() => {
+                    return Err(Broken::Stuck { module: self.queue.module.clone(), since: flight.progress.elapsed() });
+                }
                 delivery = consumer.next() => match delivery {
                     Some(delivery) => flight.take(delivery?),
                     None => return Err(Broken::Wrong(format!("the broker ended the consumer of {}: was the queue deleted?", self.queue.name))),
                 },
                 Some(ended) = flight.tasks.join_next() => match ended {
-                    Ok(subject) => flight.next_of(subject),
+                    Ok(taken) => flight.next_of(taken?),
                     // Unreachable: panics are caught where they happen. Everything received comes again on the next connection.
                     Err(error) => return Err(Broken::Wrong(format!("handling an event ended: {error}"))),
                 },
@@ -115,14 +124,23 @@ impl Flight {
     fn new(consuming: &Consuming, stop: CancellationToken) -> Self {
         Flight {
             tasks: JoinSet::new(),
+            progress: Instant::now(),
             waiting: HashMap::new(),
             listener: consuming.listener.clone(),
             retry: Duration::from_millis(consuming.settings.reconnect_ms),
+            acknowledge_within: Duration::from_millis(consuming.settings.connect_timeout_ms),
             stop,
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     fn take(&mut self, delivery: Delivery) {
+        if self.is_empty() {
+            self.progress = Instant::now();
+        }
         let event = Envelope::from_bytes(&delivery.data);
         let subject = match &event {
             Ok(envelope) => format!("{}/{}", envelope.source, envelope.subject),
@@ -139,7 +157,9 @@ impl Flight {
         }
     }
 
+    /// An event of this subject was taken.
     fn next_of(&mut self, subject: String) {
+        self.progress = Instant::now();
         match self.waiting.get_mut(&subject).and_then(VecDeque::pop_front) {
             Some(received) => self.start(subject, received),
             None => drop(self.waiting.remove(&subject)),
@@ -147,14 +167,17 @@ impl Flight {
     }
 
     fn start(&mut self, subject: String, received: Received) {
-        let (listener, backoff, stop) = (self.listener.clone(), Backoff::new(self.retry), self.stop.clone());
+        let (listener, backoff, stop, limit) =
+            (self.listener.clone(), Backoff::new(self.retry), self.stop.clone(), self.acknowledge_within);
         self.tasks.spawn(async move {
-            tokio::select! {
-                () = handle(&*listener, received, backoff) => {}
+            let taken = tokio::select! {
+                taken = handle(&*listener, received, backoff) => taken,
                 // What cannot be handled now is not waited for; what is being handled may end, within `finish`.
-                () = async { stop.cancelled().await; sleep(FINISH_LIMIT).await; } => {}
-            }
-            subject
+                () = async { stop.cancelled().await; sleep(FINISH_LIMIT).await; } => return Ok(subject),
+            };
+            // Not told, the broker gives the event to whoever listens on the next connection.
+            within(limit, "an acknowledgement", async { Ok(taken.acker.ack(BasicAckOptions::default()).await?) }).await?;
+            Ok(subject)
         });
     }
 
@@ -165,9 +188,9 @@ impl Flight {
     }
 }
 
-/// Hands the event over until the module has it, and tells the broker. Only a module whose database is away does not take an event: giving it back to
-/// the broker would only bring it again at once.
-async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backoff) {
+/// Hands the event over until the module has it; answers what is to be acknowledged. Only a module whose database is away does not take an event: giving it back to
+/// the broker would only bring it again at once. If it is away for long, the connection ends, and all goes to the next process.
+async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backoff) -> Delivery {
     let Received { event, delivery } = received;
     loop {
         let attempt = async {
@@ -187,8 +210,5 @@ async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backof
     }
     let outcome = if event.is_ok() { "taken" } else { "unreadable" };
     metrics::counter!("banyan_bus_delivered_total", "module" => listener.module().to_owned(), "outcome" => outcome).increment(1);
-    // On a connection that is gone this fails, and the event comes again.
-    if let Err(error) = delivery.acker.ack(BasicAckOptions::default()).await {
-        tracing::debug!(%error, "an acknowledgement did not arrive");
-    }
+    delivery
 }

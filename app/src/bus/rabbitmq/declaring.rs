@@ -62,7 +62,7 @@ fn differs(error: lapin::Error, what: &str, name: &str) -> Broken {
     Broken::Wrong(format!(
         "the {what} {name} is at the broker already, with other properties than this process declares ({text}). If bus.queue_type was changed, \
          change it back; else delete the {what} (for a queue: `rabbitmqctl delete_queue {name}`), and it is made anew: what was waiting in it is \
-         fetched from the modules that sent it"
+         fetched from the modules that sent it, which keep their events for durable.outbox_keep_days"
     ))
 }
 

@@ -14,7 +14,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use shared_kernel::{Bus, Envelope, Fault, Listener};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{BusState, Carrier, Settings, Topology};
@@ -31,8 +33,11 @@ pub struct RabbitBus {
     receivers: Arc<Receivers>,
     /// Ends receiving.
     stop: CancellationToken,
-    /// Ends publishing, when nobody has the bus any more.
-    _closing: DropGuard,
+    receiving: Mutex<Vec<JoinHandle<()>>>,
+    /// Ends publishing.
+    closing: CancellationToken,
+    /// The same, when nobody has the bus any more.
+    _dropped: DropGuard,
 }
 
 /// The listening modules of this process.
@@ -56,8 +61,8 @@ impl RabbitBus {
         let receivers = Arc::new(Receivers::default());
         let closing = CancellationToken::new();
         let publishing = Publishing::start(&settings, broker.clone(), topology.clone(), receivers.clone(), closing.clone());
-        let stop = stop.clone();
-        Ok(Arc::new(RabbitBus { settings, topology, broker, publishing, receivers, stop, _closing: closing.drop_guard() }))
+        let (stop, receiving, dropped) = (stop.child_token(), Mutex::default(), closing.clone().drop_guard());
+        Ok(Arc::new(RabbitBus { settings, topology, broker, publishing, receivers, stop, receiving, closing, _dropped: dropped }))
     }
 }
 
@@ -88,16 +93,29 @@ impl Bus for RabbitBus {
         let stop = self.stop.child_token();
         let consuming = Consuming { settings: self.settings.clone(), topology: self.topology.clone(), queue, listener: listener.clone() };
         self.receivers.put(module, Receiver { listener, link: link.clone(), stop: stop.clone() });
-        tokio::spawn(async move { link.keep(&consuming, stop).await });
+        let receiving = tokio::spawn(async move { link.keep(&consuming, stop).await });
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner).push(receiving);
         Ok(())
     }
 }
 
+#[async_trait]
 impl Carrier for RabbitBus {
     fn state(&self) -> BusState {
         let publishing = std::iter::once(self.publishing.state());
         let links = publishing.chain(self.receivers.lock().values().map(|receiver| receiver.link.state())).collect();
         BusState { kind: "rabbitmq".to_owned(), links }
+    }
+
+    async fn stop_receiving(&self) {
+        self.stop.cancel();
+        let receiving = std::mem::take(&mut *self.receiving.lock().unwrap_or_else(PoisonError::into_inner));
+        join_all(receiving).await;
+    }
+
+    async fn close(&self) {
+        self.closing.cancel();
+        self.publishing.ended().await;
     }
 }
 

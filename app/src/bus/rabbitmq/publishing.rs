@@ -4,7 +4,7 @@
 //! message to whatever is confirmed next: with several on one channel an unroutable event could be confirmed, and lost, while another one fails.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use lapin::{
 use shared_kernel::{Envelope, Fault};
 use tokio::{
     sync::{Notify, Semaphore},
+    task::JoinHandle,
     time::{interval_at, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ pub struct Publishing {
     confirm_timeout: Duration,
     connect_timeout: Duration,
     declare_every: Duration,
+    running: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What belongs to one connection and ends with it.
@@ -49,7 +51,7 @@ struct Session {
     connection: Arc<Connection>,
     /// Channels that carry nothing now.
     idle: Mutex<Vec<Channel>>,
-    /// An event came back: some queue or binding is gone.
+    /// An event came back, or its channel was closed: some queue, some binding or the exchange is gone.
     incomplete: Notify,
     /// The broker does not open channels any more.
     silent: Notify,
@@ -71,11 +73,25 @@ impl Publishing {
             room: Semaphore::new(settings.publish_channels),
             confirm_timeout: Duration::from_millis(settings.confirm_timeout_ms),
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
-            declare_every: Duration::from_millis(settings.declare_every_ms.max(1)),
+            declare_every: Duration::from_millis(settings.declare_every_ms),
+            running: Mutex::default(),
         });
         let kept = publishing.clone();
-        tokio::spawn(async move { kept.link.keep(&*kept, closing).await });
+        let running = tokio::spawn(async move { kept.link.keep(&*kept, closing).await });
+        *publishing.running() = Some(running);
         publishing
+    }
+
+    /// After `closing`: waits until the connection is closed, or given up.
+    pub async fn ended(&self) {
+        let running = self.running().take();
+        if let Some(running) = running {
+            running.await.ok();
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn state(&self) -> LinkState {
@@ -100,7 +116,13 @@ impl Publishing {
         // Given up in between, the channel is dropped and with it closed: a late word on this event must not be taken for one on another.
         let confirmation = match timeout(self.confirm_timeout, self.send(&channel, envelope)).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(broken)) => return Err(failed("connection", format!("The broker did not confirm: {broken}"))),
+            Ok(Err(broken)) => {
+                // The broker closes a channel and not the connection when something is wrong with what was asked, as where the exchange is gone.
+                if session.connection.status().connected() {
+                    session.incomplete.notify_one();
+                }
+                return Err(failed("connection", format!("The broker did not confirm: {broken}")));
+            }
             Err(_) => return Err(failed("timeout", "The broker did not confirm in time.")),
         };
         session.put_back(channel);
@@ -151,7 +173,7 @@ impl Publishing {
                 broken = &mut lost => return Err(broken),
                 () = session.silent.notified() => return Err(Broken::Silent("opening a channel")),
                 () = session.incomplete.notified() => {
-                    tracing::warn!("an event came back: a queue or a binding is gone from the broker; declaring all again");
+                    tracing::warn!("an event was not taken: a queue, a binding or the exchange is gone from the broker; declaring all again");
                     declare(&session.connection, &self.topology, self.connect_timeout).await?;
                     self.receivers.catch_up();
                 }
@@ -198,7 +220,7 @@ impl Session {
         self.idle().push(channel);
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

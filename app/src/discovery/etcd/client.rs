@@ -112,10 +112,26 @@ impl Client {
 
     /// Sets all keys in one transaction, as long as the lease lives.
     pub async fn put(&self, entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> anyhow::Result<()> {
-        let puts = entries.iter().map(|(key, value)| {
-            json!({ "request_put": { "key": BASE64_STANDARD.encode(key), "value": BASE64_STANDARD.encode(value), "lease": lease } })
-        });
-        self.call("kv/txn", &json!({ "success": puts.collect::<Vec<_>>() })).await.map(|_: Value| ())
+        self.call("kv/txn", &json!({ "success": puts(entries, lease) })).await.map(|_: Value| ())
+    }
+
+    /// As [`put`](Client::put), if one of the keys is not there; says whether that was so. Where all are there nothing is written.
+    pub async fn put_missing(&self, entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> anyhow::Result<bool> {
+        #[derive(Deserialize)]
+        struct Compared {
+            // Left out where it is false.
+            #[serde(default)]
+            succeeded: bool,
+        }
+        let is_there = |key| json!({ "key": BASE64_STANDARD.encode(key), "target": "VERSION", "result": "GREATER", "version": "0" });
+        let all_there: Vec<Value> = entries.keys().map(is_there).collect();
+        let compared: Compared = self.call("kv/txn", &json!({ "compare": all_there, "failure": puts(entries, lease) })).await?;
+        Ok(!compared.succeeded)
+    }
+
+    /// How long a question may take that every endpoint is asked in turn.
+    pub fn longest(&self) -> Duration {
+        self.within.saturating_mul(u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX))
     }
 
     pub async fn range(&self, prefix: &str) -> anyhow::Result<Snapshot> {
@@ -262,6 +278,11 @@ impl KeyValue {
     fn value(&self) -> anyhow::Result<Vec<u8>> {
         Ok(BASE64_STANDARD.decode(&self.value)?)
     }
+}
+
+fn puts(entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> Vec<Value> {
+    let put = |(key, value): (&String, &Vec<u8>)| json!({ "request_put": { "key": BASE64_STANDARD.encode(key), "value": BASE64_STANDARD.encode(value), "lease": lease } });
+    entries.iter().map(put).collect()
 }
 
 /// The range of all keys that begin with `prefix`, which ends in `/`: up to what follows it.

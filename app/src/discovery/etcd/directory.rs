@@ -71,7 +71,14 @@ impl Directory {
         let first = state.revision == 0;
         if !first && (snapshot.cluster != state.cluster || snapshot.revision < state.revision) {
             warn!("etcd has lost its data; who was registered stays known for {} s, to register anew", self.grace.as_secs());
-            state.lost = Some((std::mem::take(&mut state.entries), Instant::now() + self.grace));
+            let mut known = std::mem::take(&mut state.entries);
+            // Who had no time to register anew since the loss before this one is believed as long again.
+            if let Some((earlier, _)) = state.lost.take().filter(|(_, until)| Instant::now() < *until) {
+                for (key, entry) in earlier {
+                    known.entry(key).or_insert(entry);
+                }
+            }
+            state.lost = Some((known, Instant::now() + self.grace));
         }
         if state.lost.as_ref().is_some_and(|(_, until)| Instant::now() >= *until) {
             state.lost = None;
@@ -180,6 +187,16 @@ mod tests {
         assert_eq!(shown(&users), ["http://10.0.0.2:9000"]);
         directory.replace(snapshot("another", 90, &[]));
         assert_eq!(shown(&users), ["http://10.0.0.2:9000"]);
+    }
+
+    #[test]
+    fn an_etcd_that_loses_its_data_twice_makes_nobody_forgotten() {
+        let directory = directory(Duration::from_secs(10));
+        let users = directory.watch("users", Interface::Rpc);
+        directory.replace(snapshot("c", 50, &[("users/a", ONE)]));
+        directory.replace(snapshot("c", 2, &[("users/b", TWO)]));
+        directory.replace(snapshot("another", 1, &[]));
+        assert_eq!(shown(&users), ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]);
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Discovery for Etcd {
         }
         let registration = Registration::new(self.client.clone(), entries, self.lease_s);
         let mut said = registration.said();
-        let running = tokio::spawn(registration.run(stop, self.within));
+        // At a stop an endpoint that does not answer must leave time for the others.
+        let running = tokio::spawn(registration.run(stop, self.client.longest()));
         self.registered.lock().unwrap_or_else(PoisonError::into_inner).push(running);
         if timeout(self.within, said.wait_for(|said| *said)).await.is_err() {
             warn!("etcd has not taken the registration of this process yet; it goes on being tried");
@@ -116,8 +117,20 @@ fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String,
             bail!("{address} cannot be registered in etcd, as nobody can call it; set rpc.advertise and http.advertise");
         }
     }
+    if let (Some(rpc), Some(http)) = (rpc, http)
+        && is_loopback(rpc) != is_loopback(http)
+    {
+        bail!(
+            "{rpc} (rpc.listen or rpc.advertise) and {http} (http.listen or http.advertise) cannot be registered in etcd together: one is on \
+             loopback, where other machines would look for this process in vain; let both listen where others can call, or say so by .advertise"
+        );
+    }
     let value = serde_json::to_vec(&Entry { rpc: rpc.clone(), http: http.clone() }).context("writing an instance for etcd")?;
     Ok(modules.iter().map(|module| (format!("{prefix}{module}/{id}"), value.clone())).collect())
+}
+
+fn is_loopback(address: &Address) -> bool {
+    address.host() == "localhost" || address.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Never ends.

@@ -1,7 +1,8 @@
 //! Says where this process answers, as long as it lives.
 //!
-//! The keys hang on a lease that is kept alive every third of its time. Whoever falls silent is gone when the lease ends; whoever finds its lease
-//! gone (etcd lost its data, the process was paused) registers anew; whoever stops revokes the lease and is gone at once.
+//! The keys hang on a lease that is kept alive every third of its time, and are looked after as often: one that somebody deleted is written again.
+//! Whoever falls silent is gone when the lease ends; whoever finds its lease gone (etcd lost its data, the process was paused) registers anew;
+//! whoever stops revokes the lease and is gone at once.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::client::Client;
-
-/// How long until an etcd that is away is asked again.
-const RETRY: Duration = Duration::from_millis(500);
+use super::{RETRY, client::Client};
 
 pub struct Registration {
     client: Arc<Client>,
@@ -92,7 +90,7 @@ impl Registration {
         let mut away = Away::default();
         loop {
             sleep(if away.is_so() { RETRY } else { ttl / 3 }).await;
-            match self.client.keep_alive(lease).await {
+            match self.stay(lease).await {
                 Ok(Some(left)) => {
                     away.over();
                     ttl = left;
@@ -101,6 +99,15 @@ impl Registration {
                 Err(why) => away.because(&why),
             }
         }
+    }
+
+    /// None: there is no such lease any more.
+    async fn stay(&self, lease: &str) -> anyhow::Result<Option<Duration>> {
+        let Some(left) = self.client.keep_alive(lease).await? else { return Ok(None) };
+        if self.client.put_missing(&self.entries, lease).await? {
+            warn!(lease, "somebody had deleted this process from etcd; it is registered again");
+        }
+        Ok(Some(left))
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use base64::Engine;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener as AsyncListener, TcpStream},
@@ -95,6 +96,13 @@ impl Server {
     fn asked(&self) -> Client {
         let trusted = self.tls.then(|| self.certificate());
         Client::new(&Settings { etcd_ca_file: trusted, ..settings(&[self.url()]) }).unwrap()
+    }
+
+    /// As an operator would.
+    async fn delete(&self, key: &str) {
+        let request = serde_json::json!({ "key": base64::prelude::BASE64_STANDARD.encode(key) });
+        let deleted = reqwest::Client::new().post(format!("{}/v3/kv/deleterange", self.url())).json(&request).send().await.unwrap();
+        assert!(deleted.status().is_success(), "{deleted:?}");
     }
 
     async fn keys(&self) -> Vec<String> {
@@ -255,20 +263,63 @@ async fn an_etcd_that_is_away_at_the_start_is_waited_for() {
     within(PATIENCE, &mut users, &[ONE]).await;
 }
 
+#[tokio::test]
+async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_all_is_there() {
+    let server = Server::started().await;
+    let registering = etcd(&[server.url()]);
+    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    let keys = server.keys().await;
+    assert_eq!(keys.len(), 2);
+    let asked = server.asked();
+    let before = asked.range("/banyan/services/").await.unwrap().revision;
+    sleep(Duration::from_secs(LEASE_S)).await;
+    assert_eq!(asked.range("/banyan/services/").await.unwrap().revision, before, "nothing is written for nothing");
+    server.delete(&keys[1]).await;
+    let started = Instant::now();
+    while server.keys().await.len() < 2 {
+        assert!(started.elapsed() < PATIENCE, "it was not written again");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // On the same lease, or it would stay for ever.
+    registering.registered.lock().unwrap().drain(..).for_each(|running| running.abort());
+    let started = Instant::now();
+    while !server.keys().await.is_empty() {
+        assert!(started.elapsed() < PATIENCE, "it outlives its process");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_stops_is_withdrawn_at_once_although_most_of_etcd_does_not_answer() {
+    let server = Server::started().await;
+    let (first, second) = (Way::to(server.client).await, Way::to(server.client).await);
+    let registering = etcd(&[first.url.clone(), second.url.clone(), server.url()]);
+    let stop = CancellationToken::new();
+    registering.register(instance(ONE), stop.clone()).await.unwrap();
+    assert_eq!(server.keys().await.len(), 2);
+    first.swallow_all();
+    second.swallow_all();
+    stop.cancel();
+    timeout(PATIENCE, registering.withdrawn()).await.unwrap();
+    assert!(server.keys().await.is_empty(), "it stays until its lease ends");
+}
+
 /// The way to etcd, which can be cut, or swallow what was already connected.
 struct Way {
     url: String,
     cut: Arc<AtomicBool>,
     connections: Arc<Mutex<Vec<CancellationToken>>>,
     swallow: CancellationToken,
+    /// New connections are swallowed too.
+    mute: Arc<AtomicBool>,
 }
 
 impl Way {
     async fn to(port: u16) -> Way {
         let listener = AsyncListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let way = Way { url, cut: Arc::default(), connections: Arc::default(), swallow: CancellationToken::new() };
-        let (cut, connections, swallow) = (way.cut.clone(), way.connections.clone(), way.swallow.clone());
+        let way = Way { url, cut: Arc::default(), connections: Arc::default(), swallow: CancellationToken::new(), mute: Arc::default() };
+        let (cut, connections, swallow, mute) = (way.cut.clone(), way.connections.clone(), way.swallow.clone(), way.mute.clone());
         tokio::spawn(async move {
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
@@ -277,7 +328,7 @@ impl Way {
                 }
                 let (end, muted) = (CancellationToken::new(), swallow.clone());
                 connections.lock().unwrap().push(end.clone());
-                let later = swallow.is_cancelled();
+                let later = swallow.is_cancelled() && !mute.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                     tokio::select! {
@@ -295,6 +346,12 @@ impl Way {
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         self.connections.lock().unwrap().drain(..).for_each(|connection| connection.cancel());
+    }
+
+    /// Nothing comes through any more, on connections that are there and on new ones.
+    fn swallow_all(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+        self.swallow.cancel();
     }
 
     fn mend(&self) {
@@ -365,4 +422,14 @@ fn what_nobody_could_call_is_not_registered() {
     assert!(entries(prefix, &Instance::new(&[], None, None)).unwrap().is_empty());
     assert!(entries(prefix, &Instance::new(&["users"], None, None)).unwrap_err().to_string().contains("rpc.listen"));
     assert!(entries(prefix, &instance("http://0.0.0.0:9000")).unwrap_err().to_string().contains("rpc.advertise"));
+    let at = |rpc: &str, http: &str| {
+        let instance = Instance::new(&["users"], Some(rpc.parse().unwrap()), Some(http.parse().unwrap()));
+        entries(prefix, &instance).map(drop).map_err(|why| why.to_string())
+    };
+    for (rpc, http) in [("http://10.0.0.5:9000", "http://127.0.0.1:8080"), ("http://localhost:9000", "http://users-1.internal:8080")] {
+        let why = at(rpc, http).unwrap_err();
+        assert!(why.contains("rpc.listen") && why.contains("http.listen"), "{why}");
+    }
+    at("http://10.0.0.5:9000", "http://10.0.0.5:8080").unwrap();
+    at("http://127.0.0.1:9000", "http://[::1]:8080").unwrap();
 }

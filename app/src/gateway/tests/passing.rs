@@ -227,10 +227,10 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
         .to_http_request();
     let orders = Instance::answering(r#"{"items": []}"#).await;
     let edge = Edge::before("orders", &[&orders], &[]).await;
-    let answered = edge.proxy.get_json("orders", "/api/v1/ops/modules?x=1", &request).await.unwrap();
+    let answered = crate::overview::told_by_its_process(&edge.proxy, "orders", &request).await.unwrap();
     assert_eq!(answered, serde_json::json!({"items": []}));
     let heard = orders.heard_once();
-    assert_eq!((heard.line(), heard.header("authorization")), ("GET /api/v1/ops/modules?x=1 HTTP/1.1", "Bearer t"));
+    assert_eq!((heard.line(), heard.header("authorization")), ("GET /api/v1/ops/modules?here=true HTTP/1.1", "Bearer t"));
     assert_eq!((heard.header("content-type"), heard.header("accept")), ("", "application/json"));
     let refusing = Instance::that(Deed::Answer(answer("403 Forbidden", "{}"))).await;
     let edge = Edge::before("orders", &[&refusing], &[]).await;

@@ -1,13 +1,14 @@
 //! What arrives, and what comes back.
 
-use std::time::Instant;
+use std::{sync::Mutex, time::Instant};
 
 use event_feed_contract::ListSubjects;
 use inventory_contract::{FindStock, ReserveStock};
 use shared_kernel::{Actor, Call, Fault, FaultKind, Role, TraceParent};
 use uuid::Uuid;
 
-use super::{stock::Mood, *};
+use super::{instances::Instances, stock::Mood, *};
+use crate::discovery::{Address, rotation::Reach};
 
 fn find(sku: &str) -> FindStock {
     FindStock { sku: sku.to_owned() }
@@ -38,7 +39,9 @@ async fn the_actor_the_trace_and_the_time_limit_arrive() {
     let call = Call::by(actor.clone()).within(Duration::from_secs(2)).traced(trace.clone());
     shop.inventory().find_stock(&call, find("tea-01")).await.unwrap();
     let arrived = warehouse.stock.calls().remove(0);
-    assert_eq!((arrived.actor, arrived.trace, arrived.timeout), (actor, trace, Some(Duration::from_secs(2))));
+    assert_eq!((arrived.actor, arrived.trace), (actor, trace));
+    let left = arrived.timeout.expect("a time limit");
+    assert!((Duration::from_millis(1_000)..Duration::from_secs(2)).contains(&left), "what is left of it: {left:?}");
 }
 
 #[tokio::test]
@@ -67,4 +70,37 @@ async fn a_module_is_asked_for_its_own_events_alone() {
     let call = Call::by_module("orders");
     assert_eq!(feed.list_subjects(&call, ask("inventory")).await.unwrap().items[0].subject, "stock/tea-01");
     assert_eq!(feed.list_subjects(&call, ask("orders")).await.unwrap_err().kind, FaultKind::NotFound);
+}
+
+#[tokio::test]
+async fn an_instance_is_called_by_the_name_it_was_found_by() {
+    let called = Arc::new(Mutex::new(Vec::new()));
+    let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    let seen = called.clone();
+    let server = tonic::transport::Server::builder()
+        .trace_fn(move |request| {
+            seen.lock().unwrap().push(request.uri().authority().map(ToString::to_string));
+            tracing::Span::none()
+        })
+        .add_service(tonic_health::server::health_reporter().1);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let named: Address = format!("http://users.internal:{}", address.port()).parse().unwrap();
+    for found in [named.at(address.ip()), format!("http://{address}").parse().unwrap()] {
+        let instances = Instances::new("", None, &Settings::default());
+        let connection = instances.connect(&found).unwrap();
+        instances.probe(&connection).await.unwrap();
+    }
+    let expected = [named.authority(), address.to_string()];
+    assert_eq!(*called.lock().unwrap(), expected.map(Some));
+}
+
+#[tokio::test]
+async fn only_the_modules_that_are_asked_are_watched() {
+    let (asked, other) = (nobody().await, nobody().await);
+    let shop = Shop::asking(&[asked], &[("BANYAN__MODULES__CATALOG__ENDPOINT", &*format!("http://{other}"))]);
+    let known: Vec<(String, usize)> = shop.remotes.states().into_iter().map(|state| (state.module, state.instances.len())).collect();
+    assert_eq!(known, [("inventory".to_owned(), 1)]);
+    let fault = shop.remotes.contracts().catalog.list_products(&Call::default(), Default::default()).await.unwrap_err();
+    assert_eq!((fault.kind, fault.detail.as_str()), (FaultKind::Unavailable, "catalog cannot be reached."));
 }

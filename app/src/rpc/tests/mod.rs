@@ -7,13 +7,17 @@ mod secure;
 mod serving;
 mod stock;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use std::collections::HashMap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{server::service_of, *};
-use crate::{config, discovery};
+use inventory_contract::Inventory;
+
+use super::{contracts::service_of, *};
+use crate::{
+    config, discovery,
+    health::{Check, Checks},
+};
 use stock::Stock;
 
 /// A process that serves inventory, until it is dropped.
@@ -46,6 +50,11 @@ impl Warehouse {
         Ok(Warehouse { address: serving.address, stock, serving: Some(serving), stop, _stop_at_end })
     }
 
+    /// Lets its health follow these checks.
+    fn follow(&self, dependencies: Vec<Arc<dyn Check>>) {
+        self.serving.as_ref().expect("it is open").follow(Arc::new(Checks::new(dependencies)), self.stop.clone());
+    }
+
     /// Stops as a process does, and waits for the end.
     async fn close(mut self) {
         self.stop.cancel();
@@ -73,7 +82,7 @@ impl Shop {
         let stop = CancellationToken::new();
         let settings = settings(variables);
         let discovery = discovery::start(&settings, &stop).unwrap();
-        let remotes = Remotes::start(&settings, discovery, &stop).unwrap();
+        let remotes = Remotes::start(&settings, discovery, vec!["inventory"], &stop).unwrap();
         Shop { remotes, _stop_at_end: stop.drop_guard() }
     }
 

@@ -23,13 +23,14 @@ async fn a_breaker_opens_answers_at_once_and_closes_when_the_module_is_back() {
     let warehouse = Warehouse::open().await;
     let shop = Shop::asking(&[warehouse.address], &[("BANYAN__RPC__BREAKER_OPEN_MS", "300")]);
     let inventory = shop.inventory();
+    assert_eq!(measured(&shop), "0", "it is measured before anybody asks");
     ask(&inventory).await.unwrap();
     assert_eq!(shop.state().breaker, BreakerState::Closed);
     warehouse.stock.is(Mood::Fails(Fault::unavailable("The database is away.")));
     for _ in 0..4 {
         assert_eq!(ask(&inventory).await.unwrap_err().detail, "The database is away.");
     }
-    assert_eq!(shop.state().breaker, BreakerState::Open);
+    assert_eq!((shop.state().breaker, measured(&shop).as_str()), (BreakerState::Open, "2"));
 
     let arrived = warehouse.stock.calls().len();
     let begun = Instant::now();
@@ -43,11 +44,21 @@ async fn a_breaker_opens_answers_at_once_and_closes_when_the_module_is_back() {
 
     warehouse.stock.is(Mood::Answers);
     until("the breaker lets probes through", || shop.state().breaker == BreakerState::HalfOpen).await;
+    assert_eq!(measured(&shop), "1", "although nobody has asked since");
     ask(&inventory).await.unwrap();
     assert_eq!(shop.state().breaker, BreakerState::HalfOpen, "one success is not enough");
     ask(&inventory).await.unwrap();
     let state = shop.state();
-    assert_eq!((state.breaker, state.failure_rate), (BreakerState::Closed, 0.0));
+    assert_eq!((state.breaker, state.failure_rate, measured(&shop).as_str()), (BreakerState::Closed, 0.0, "0"));
+}
+
+/// What Prometheus would read of the breaker to inventory.
+fn measured(shop: &Shop) -> String {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || shop.remotes.measure());
+    let text = recorder.handle().render();
+    let line = text.lines().find_map(|line| line.strip_prefix("banyan_rpc_breaker_state{module=\"inventory\"} "));
+    line.unwrap_or_else(|| panic!("{text}")).to_owned()
 }
 
 #[tokio::test]

@@ -74,7 +74,14 @@ async fn plaintext_is_not_spoken_with_certificates_nor_tls_without() {
     let own: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, &**value)).collect();
     let shop = Shop::asking(&[plain.address], &own);
     assert!(!answers(&*shop.inventory()).await);
-    assert!(plain.stock.calls().is_empty() && shop.state().instances.is_empty());
+    assert!(plain.stock.calls().is_empty());
+    let shown_out = |shop: &Shop, why: &str| {
+        let instances = shop.state().instances;
+        assert_eq!((instances.len(), instances[0].in_rotation), (1, false));
+        assert!(instances[0].reason.as_ref().is_some_and(|reason| reason.contains(why)), "{instances:?}");
+    };
+    shown_out(&shop, "write https://");
     let shop = Shop::with(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*format!("https://{}", plain.address))]);
     assert!(!answers(&*shop.inventory()).await);
+    shown_out(&shop, "[mtls]");
 }

@@ -1,6 +1,9 @@
 //! What a process tells other processes about itself, and how it stops.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures::{StreamExt, stream};
 use inventory_contract::FindStock;
@@ -15,7 +18,10 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{stock::Mood, *};
-use crate::config::MODULES;
+use crate::{
+    config::MODULES,
+    health::{Check, State},
+};
 
 const INVENTORY: &str = "banyan.inventory.v1.Inventory";
 
@@ -36,6 +42,61 @@ async fn health_is_told_for_the_process_and_for_each_service() {
     }
     let elsewhere = health.check(health_of("banyan.orders.v1.Orders")).await.unwrap_err();
     assert_eq!(elsewhere.code(), tonic::Code::NotFound);
+}
+
+/// What one module needs, there or not.
+struct Needed {
+    module: Option<&'static str>,
+    is_away: AtomicBool,
+}
+
+impl Needed {
+    fn of(module: Option<&'static str>) -> Arc<Self> {
+        Arc::new(Needed { module, is_away: AtomicBool::new(false) })
+    }
+}
+
+#[async_trait::async_trait]
+impl Check for Needed {
+    fn name(&self) -> String {
+        "database:of a test".to_owned()
+    }
+
+    fn module(&self) -> Option<&str> {
+        self.module
+    }
+
+    async fn state(&self) -> State {
+        if self.is_away.load(Ordering::SeqCst) { State::needed("it is away") } else { State::ok() }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_back() {
+    let (sick, well) = (Warehouse::open().await, Warehouse::open().await);
+    let (own, another, process) = (Needed::of(Some("inventory")), Needed::of(Some("orders")), Needed::of(None));
+    sick.follow(vec![own.clone(), another.clone(), process.clone()]);
+    let shop = Shop::asking(&[sick.address, well.address], &[("BANYAN__DISCOVERY__PROBE_EVERY_MS", "20")]);
+    let in_rotation = || shop.state().instances.iter().filter(|instance| instance.in_rotation).count();
+    for needed in [&own, &process] {
+        needed.is_away.store(true, Ordering::SeqCst);
+        until("it leaves", || in_rotation() == 1).await;
+        let out = shop.state().instances.into_iter().find(|instance| !instance.in_rotation).unwrap();
+        assert_eq!((out.address.port(), out.reason.as_deref()), (sick.address.port(), Some("it says NOT_SERVING")));
+        for _ in 0..20 {
+            shop.inventory().find_stock(&Call::default(), FindStock { sku: "tea-01".to_owned() }).await.unwrap();
+        }
+        assert_eq!((sick.stock.calls().len(), shop.state().breaker), (0, BreakerState::Closed));
+        needed.is_away.store(false, Ordering::SeqCst);
+        until("it is back", || in_rotation() == 2).await;
+    }
+    // What only another module of its process needs is that module's affair; the process as a whole says so.
+    another.is_away.store(true, Ordering::SeqCst);
+    let mut health = HealthClient::new(channel(sick.address));
+    while health.check(health_of("")).await.unwrap().get_ref().status() == ServingStatus::Serving {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(health.check(health_of(INVENTORY)).await.unwrap().get_ref().status(), ServingStatus::Serving);
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 impl Deliveries {
     /// Compares at once, then again and again, and whenever the carrier says that something may have been missed.
+    ///
+    /// What a queue held when it was lost may be as old as the outboxes remember, so a start and a word of the carrier's are followed by a
+    /// comparison over all of that; the others look at what may have changed since the last complete one.
     pub(super) async fn compare_until(&self, feeds: &Feeds, held: &CancellationToken) {
         // When the last complete comparison with each source began. It is forgotten with the lease: whoever takes over compares everything.
         let mut compared: HashMap<String, Timestamp> = HashMap::new();
@@ -56,7 +59,7 @@ impl Deliveries {
             }
             tokio::select! {
                 () = held.cancelled() => return,
-                () = self.missed.notified() => {}
+                () = self.missed.notified() => compared.clear(),
                 () = sleep(pause) => {}
             }
         }
@@ -70,12 +73,19 @@ impl Deliveries {
         sources
     }
 
+    /// From when on a comparison looks, the last complete one having begun at `last`: from there, if that is not too long ago; else as far back
+    /// as producers keep their events.
+    fn looks_back_to(&self, last: Option<Timestamp>) -> Timestamp {
+        let (now, settings) = (self.db().clock().now(), self.db().settings());
+        let window = Duration::from_secs(settings.feed_window_hours * 3_600);
+        let kept = Duration::from_secs(settings.outbox_keep_days * 86_400);
+        last.filter(|last| *last > now.minus(window)).map_or(now.minus(kept), |last| last.minus(OVERLAP))
+    }
+
     /// Compares the lanes with what the producer says, and fetches what is missing.
     async fn compare(&self, feeds: &Feeds, source: &str, last: Option<Timestamp>) -> Result<(), Fault> {
         let feed = feed_of(feeds, source)?;
-        let window = Duration::from_secs(self.db().settings().feed_window_hours * 3_600);
-        let start = self.db().clock().now().minus(window);
-        let since = last.map_or(start, |last| last.minus(OVERLAP).max(start));
+        let since = self.looks_back_to(last);
         let mut after = String::new();
         loop {
             let request = ListSubjects { module: source.to_owned(), since_ms: since.as_ms(), after_subject: after, limit: feed::PAGE };

@@ -6,10 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use durable::{Db, Feeds, Machinery, Reactions, Settings};
+use durable::{Db, Feeds, Machinery, Reactions, Settings, outbox};
 use durable_testing::eventually;
 use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subjects};
-use shared_kernel::{Call, Envelope, Fault, Listener};
+use sea_orm::{ConnectionTrait, Statement, Value};
+use shared_kernel::{Call, Clock, Envelope, Fault, Listener, SystemClock};
 
 use crate::house::{
     Faults, Ignored, Noted, Running, SOON, TestBus, append, count, execute, heard, listening, note, quick, texts, with_two, write_down,
@@ -340,6 +341,46 @@ async fn the_comparison_is_made_at_start_and_when_the_carrier_says_so() {
         assert_eq!(lane(&mails, "order/1").await, 1, "nobody has said anything");
         bus.listener().catch_up();
         eventually("it is heard too", SOON, || async { lane(&mails, "order/1").await == 2 }).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+/// What a module tells about a subject for the first time, so many days ago.
+async fn note_days_ago(db: &Db, subject: &str, days: i64) {
+    let (ms, subject) = (days * 86_400_000, subject.to_owned());
+    let noted = db.write(move |tx| {
+        let (subject, values): (_, [Value; 2]) = (subject.clone(), [ms.into(), subject.as_str().into()]);
+        async move {
+            outbox::append(&tx, &Call::by_module("orders"), &subject, &Noted { text: "a".to_owned() }).await?;
+            let backend = tx.conn().get_database_backend();
+            let earlier = "update subject set changed_at = changed_at - $1 where subject = $2";
+            tx.conn().execute_raw(Statement::from_sql_and_values(backend, earlier, values)).await.map(drop).map_err(durable::fault)
+        }
+    });
+    noted.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept() {
+    with_two(Settings { feed_compare_ms: 50, ..quick() }, |orders, mails| async move {
+        let feed =
+            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: false.into(), since: Mutex::default(), asked: 0.into() });
+        let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
+        note_days_ago(&orders, "order/1", 6).await;
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+        eventually("what is six days old is heard", SOON, || async { lane(&mails, "order/1").await == 1 }).await;
+
+        note_days_ago(&orders, "order/2", 6).await;
+        let compared = feed.since.lock().unwrap().len();
+        eventually("compared twice more", SOON, || async { feed.since.lock().unwrap().len() > compared + 2 }).await;
+        assert_eq!(lane(&mails, "order/2").await, 0, "as long as nobody says so, nothing that old is looked for");
+        bus.listener().catch_up();
+        eventually("it is heard too", SOON, || async { lane(&mails, "order/2").await == 1 }).await;
+        let furthest = feed.since.lock().unwrap().iter().copied().min().unwrap();
+        let kept = i64::try_from(quick().outbox_keep_days).unwrap() * 86_400_000;
+        assert!(furthest >= SystemClock.now().as_ms() - kept - 60_000, "nobody asks for what producers keep no more");
         running.stop().await;
     })
     .await;
