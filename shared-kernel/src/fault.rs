@@ -155,19 +155,14 @@ impl From<&Fault> for WireFault {
 }
 
 impl From<WireFault> for Fault {
-    /// The details are the whole fault; a status without them comes from the transport, and all that is known is its code.
+    /// The details are the whole fault. A status without them was made in the module's place, by a proxy, a library or the connection: whatever its
+    /// code, the module never said no, and the request may have reached it (RELIABILITY.md, rule 3). Only one that nobody serves is a mistake in how
+    /// the processes were put together.
     fn from(wire: WireFault) -> Self {
+        const UNIMPLEMENTED: i32 = 12;
         serde_json::from_slice(&wire.details).unwrap_or_else(|_| match wire.code {
-            3 => Fault::invalid("invalid_argument", wire.message),
-            // CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, ABORTED: the request may have taken effect.
-            1 | 2 | 4 | 10 => Fault::timeout(wire.message),
-            5 => Fault::new(FaultKind::NotFound, "not_found", wire.message),
-            7 => Fault::forbidden(wire.message),
-            8 => Fault::new(FaultKind::TooMany, "resource_exhausted", wire.message),
-            9 => Fault::conflict("failed_precondition", wire.message),
-            14 => Fault::unavailable(wire.message),
-            16 => Fault::unauthenticated("unauthenticated", wire.message),
-            _ => Fault::internal("remote_error", wire.message),
+            UNIMPLEMENTED => Fault::internal("unimplemented", wire.message),
+            _ => Fault::timeout(wire.message),
         })
     }
 }
@@ -184,9 +179,13 @@ mod tests {
 
     #[test]
     fn a_status_of_the_transport_leaves_the_outcome_open() {
-        for code in [1, 2, 4, 10, 14] {
-            let fault = Fault::from(WireFault { code, message: "broken pipe".into(), details: vec![] });
-            assert!(fault.is_transient() && !fault.is_refusal(), "{code}");
+        for code in 0..=17 {
+            for details in [&b""[..], b"{}", b"<html>403 Forbidden</html>"] {
+                let fault = Fault::from(WireFault { code, message: "denied by policy".into(), details: details.to_vec() });
+                assert!(!fault.is_refusal(), "{code}: {fault}");
+                let expected = if code == 12 { FaultKind::Internal } else { FaultKind::Timeout };
+                assert_eq!(fault.kind, expected, "{code}");
+            }
         }
     }
 }
