@@ -160,9 +160,9 @@ impl Loop {
                     }
                     Ok(())
                 }
-                (Ok(_), false) => Err(Fault::unavailable("The database could not commit.")),
-                // This job alone failed and was rolled back alone; what became of the others does not matter to it.
-                (Err(fault), _) => Err(fault),
+                // A refusal too may rest on what another job of the batch wrote, and that is gone.
+                (_, false) => Err(Fault::unavailable("The database could not commit.")),
+                (Err(fault), true) => Err(fault),
             };
             // A caller that went away hears nothing; its work stands all the same.
             let _ = answer.send(done);

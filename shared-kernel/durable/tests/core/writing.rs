@@ -188,13 +188,26 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
         async move { db.write(|tx| async move { say(&tx, "insert into word values ('small')").await }).await }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
+    // It finds what another job of the batch wrote, and refuses because of it.
+    let refused = tokio::spawn({
+        let db = db.clone();
+        async move {
+            db.write(|tx| async move {
+                let asked = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "select 1 from word where word = 'small'");
+                let written = tx.conn().query_one_raw(asked).await.map_err(durable::fault)?;
+                if written.is_some() { Err(Fault::conflict("taken", "The word is taken.")) } else { Ok(()) }
+            })
+            .await
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
     let large = tokio::spawn({
         let db = db.clone();
         async move { db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await }).await }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
     go.notify_one();
-    for job in [first, small, large] {
+    for job in [first, small, refused, large] {
         assert_eq!(job.await.unwrap().unwrap_err().kind, FaultKind::Unavailable);
     }
     assert_eq!(count(&db, "select count(*) from word").await, 0, "nothing of the batch stays");
