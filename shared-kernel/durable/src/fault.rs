@@ -53,11 +53,12 @@ fn is_conflict(error: &DbErr) -> bool {
 fn is_transient(error: &DbErr) -> bool {
     match sqlx_error(error) {
         Some(sqlx::Error::Database(_)) => {
-            // PostgreSQL: connection exceptions, out of resources, shut down, lock not available.
+            // PostgreSQL: connection exceptions, out of resources, shut down, lock not available; the limits we set on idle transactions.
             // SQLite: BUSY, LOCKED, NOMEM, IOERR, FULL with all their extended codes.
             let code = code(error).unwrap_or_default();
             let sqlite = code.parse::<i64>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
             ["08", "53", "57", "55"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+                || matches!(code.as_str(), "25P03" | "25P04")
                 || matches!(sqlite, Some(5 | 6 | 7 | 10 | 13))
         }
         Some(

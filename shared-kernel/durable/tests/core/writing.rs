@@ -425,3 +425,20 @@ async fn what_another_process_commits_is_heard_on_postgresql() {
     two.close().await;
     home.remove().await;
 }
+
+#[tokio::test]
+async fn a_transaction_that_postgresql_ended_because_it_stood_idle_may_be_tried_again() {
+    let home = durable_testing::PostgresHome::new().await;
+    let db = durable_testing::open("durable", &home.place("durable").await, Settings::default()).await;
+    let stood_idle: Result<(), Fault> = db
+        .write(|tx| async move {
+            // The session has such a limit anyway; a shorter one spares the wait.
+            say(&tx, "set local idle_in_transaction_session_timeout = 50").await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            say(&tx, "select 1").await
+        })
+        .await;
+    assert_eq!(stood_idle.unwrap_err().kind, FaultKind::Unavailable);
+    db.close().await;
+    home.remove().await;
+}
