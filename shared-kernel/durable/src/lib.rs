@@ -23,6 +23,8 @@ mod machinery;
 mod once;
 mod ops;
 pub mod outbox;
+#[cfg(test)]
+mod plan;
 mod postgres;
 mod prune;
 mod reactions;

@@ -75,23 +75,14 @@ fn kept_since(tx: &Tx) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
-
     use super::EXPIRED_EVENTS;
+    use crate::plan::steps;
 
     /// A module with very many sent events must find those to forget without going through all of them, or one day it will not be done in time
     /// and never forget anything again.
     #[tokio::test]
     async fn events_to_forget_are_found_by_when_they_were_sent() {
-        let db = Database::connect("sqlite::memory:").await.unwrap();
-        db.execute_unprepared(include_str!("../../../migrations/src/durable/m0001_durable.sql")).await.unwrap();
-        let plan = Statement::from_sql_and_values(
-            DbBackend::Sqlite,
-            format!("explain query plan {EXPIRED_EVENTS}"),
-            [1_i64.into(), super::CHUNK.into()],
-        );
-        let steps = db.query_all_raw(plan).await.unwrap();
-        let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+        let steps = steps(EXPIRED_EVENTS, [1_i64.into(), super::CHUNK.into()]).await;
         assert!(steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"), "{steps:#?}");
         assert!(steps.iter().all(|step| !step.starts_with("SCAN")), "{steps:#?}");
     }
