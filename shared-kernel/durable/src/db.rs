@@ -41,6 +41,19 @@ pub struct Change {
     pub topic: Arc<str>,
 }
 
+/// Returns once `topic` was told, or may have been: what was missed counts as told. Where nothing can be told any more it never returns, so wait for
+/// something else beside it.
+pub async fn heard(changes: &mut broadcast::Receiver<Change>, topic: &str) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if *change.topic == *topic => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
 /// One module's database. [`write`](Db::write) is the only way to change anything.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
@@ -129,7 +142,7 @@ impl Db {
     /// and nothing else can be written: see [`outside_transaction`].
     ///
     /// # Errors
-    /// The job's own; `unavailable` when the transaction could not be committed or the queue is full; `timeout` for a job that took too long.
+    /// The job's own; `unavailable` when the transaction could not be committed, the queue is full, or the job took too long and was rolled back.
     pub async fn write<T, F, Fut>(&self, job: F) -> Result<T, Fault>
     where
         F: Fn(Tx) -> Fut + Send + Sync + 'static,

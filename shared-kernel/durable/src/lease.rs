@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx};
+use crate::{Db, Tx, heard};
 
 /// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that ends when the lease is lost or `stop`
 /// comes; it must then return, and keeps the lease until it has. Should it panic or return early, the lease is given back and taken again.
@@ -36,15 +36,8 @@ where
             Err(fault) => tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be asked for now"),
         }
         // Another instance that gives it back says so; one that died says nothing, and its lease runs out.
-        let released = async {
-            while let Ok(change) = changes.recv().await {
-                if *change.topic == *topic {
-                    return;
-                }
-            }
-        };
         tokio::select! {
-            () = released => {}
+            () = heard(&mut changes, &topic) => {}
             () = tokio::time::sleep(poll) => {}
             () = stop.cancelled() => {}
         }

@@ -35,7 +35,7 @@ mod sqlite;
 mod tx;
 
 pub use audit::audit;
-pub use db::{Change, Db, Place, migration_connection};
+pub use db::{Change, Db, Place, heard, migration_connection};
 pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};

@@ -16,7 +16,8 @@ pub type Seed = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Fault>> + Send + S
 /// Where to ask each module for events that were missed, by the module's name.
 pub type Feeds = HashMap<String, Arc<dyn EventFeed>>;
 
-type Work = Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Goes on until its token ends.
+pub(crate) type Work = Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Everything of one module that runs beside its requests.
 #[derive(Clone)]

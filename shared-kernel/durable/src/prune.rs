@@ -2,19 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use shared_kernel::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Tx, lease, once};
+use crate::{Db, Tx, lease, machinery::Work, once};
 
 /// Rows forgotten in one transaction, so that it never holds up the others for long.
 const CHUNK: i64 = 500;
 const EVERY: Duration = Duration::from_secs(600);
 const BETWEEN_CHUNKS: Duration = Duration::from_millis(50);
 
-pub(crate) fn work(db: Db) -> Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync> {
+pub(crate) fn work(db: Db) -> Work {
     Arc::new(move |stop| {
         let db = db.clone();
         Box::pin(async move { lease::hold(&db, "prune", &stop, |held| run(&db, held)).await })

@@ -7,18 +7,16 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 use shared_kernel::{Bus, Envelope, Fault, Timestamp};
 use tokio::{
-    sync::broadcast::error::RecvError,
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Change, Db, Tx, fault::fault, lease, outbox};
+use crate::{Db, Tx, fault::fault, heard, lease, machinery::Work, outbox};
 
 /// The bus gets so long for one event; after that it is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
@@ -70,7 +68,7 @@ impl Relay {
         Relay { db, bus }
     }
 
-    pub fn work(self) -> Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync> {
+    pub fn work(self) -> Work {
         Arc::new(move |stop| {
             let relay = self.clone();
             Box::pin(async move {
@@ -104,7 +102,7 @@ impl Relay {
                     retry_at = retry_at.into_iter().chain(retry).min();
                     walk.more = true;
                 }
-                changed = changes.recv() => walk.more |= is_for_relay(changed),
+                () = heard(&mut changes, outbox::TOPIC) => walk.more = true,
                 () = sleep_until(wake_at) => {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
                     walk.more = true;
@@ -287,14 +285,5 @@ impl Flight {
             ended = self.tasks.try_join_next_with_id();
         }
         published
-    }
-}
-
-fn is_for_relay(changed: Result<Change, RecvError>) -> bool {
-    match changed {
-        Ok(change) => *change.topic == *outbox::TOPIC,
-        // What was missed may have been for us.
-        Err(RecvError::Lagged(_)) => true,
-        Err(RecvError::Closed) => false,
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::BoxFuture};
+use futures::StreamExt;
 use shared_kernel::{Envelope, Fault};
-use tokio::{sync::broadcast::error::RecvError, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     delivery::{By, no_version},
     retry::{self, Due},
 };
-use crate::{Db, Feeds, lease};
+use crate::{Db, Feeds, heard, lease, machinery::Work};
 
 /// Subjects tried at the same time.
 const CONCURRENCY: usize = 16;
@@ -21,7 +21,7 @@ const PAGE: i64 = 64;
 
 impl Deliveries {
     /// Retries, and compares with the producers' feeds, until stopped.
-    pub fn work(self, feeds: Feeds) -> Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync> {
+    pub fn work(self, feeds: Feeds) -> Work {
         let feeds = Arc::new(feeds);
         Arc::new(move |stop| {
             let (deliveries, feeds) = (self.clone(), feeds.clone());
@@ -49,19 +49,9 @@ impl Deliveries {
                 tracing::warn!(module = self.db().module(), %fault, "retries cannot go on now");
                 Duration::from_millis(self.db().settings().poll_ms)
             });
-            let woken = async {
-                loop {
-                    match changes.recv().await {
-                        Ok(change) if *change.topic == *retry::TOPIC => return,
-                        Ok(_) => {}
-                        Err(RecvError::Lagged(_)) => return,
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            };
             tokio::select! {
                 () = held.cancelled() => return,
-                () = woken, if !pause.is_zero() => {}
+                () = heard(&mut changes, retry::TOPIC), if !pause.is_zero() => {}
                 () = sleep(pause) => {}
             }
         }

@@ -20,7 +20,7 @@ use super::{
     rules::waiting_input,
     store::{self, Row},
 };
-use crate::{Change, Db};
+use crate::{Db, heard};
 
 /// A command under way may go on so long after the stop; then it is abandoned, its outcome open, and asked again by whoever goes on.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -81,7 +81,7 @@ impl Runner {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(nap) => {}
                 Some(_) = driven.join_next() => {}
-                () = woken(&mut changes) => {}
+                () = heard(&mut changes, TOPIC) => {}
             }
         }
         while driven.join_next().await.is_some() {}
@@ -324,18 +324,6 @@ impl Runner {
                 let sagas: i64 = counts.iter().filter(|row| row.0 == kind && row.2 == state).map(|row| row.3).sum();
                 metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.as_str()).set(sagas as f64);
             }
-        }
-    }
-}
-
-/// Returns when somebody says that a saga may have something to do.
-async fn woken(changes: &mut broadcast::Receiver<Change>) {
-    loop {
-        match changes.recv().await {
-            Ok(change) if change.topic.as_ref() == TOPIC => return,
-            Ok(_) => {}
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }
