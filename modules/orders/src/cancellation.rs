@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     announce::store_and_announce,
-    checkout::{course::as_retry_after_ms, retry_after},
+    checkout::{course::as_retry_after_ms, give_up, retry_after},
     event::{CancelReason, OrderEvent},
     store,
     stream::Stream,
@@ -53,6 +53,9 @@ pub struct Cancellation {
     pub reason: CancelReason,
     /// What went back to the customer, once it did.
     pub refunded: Option<Money>,
+    /// How often the step under way was refused for good.
+    #[serde(default)]
+    pub refusals: u32,
 }
 
 /// What came in. As JSON it stands in the saga's log.
@@ -67,6 +70,8 @@ pub enum News {
     InProgress(#[serde(serialize_with = "as_retry_after_ms")] Duration),
     /// A signal, a deadline or an operator's wish to undo: there is no way back.
     Nudge,
+    /// The other module will not, and does not say in its contract what that means.
+    Refused(String),
     /// It cannot go on by itself.
     Broken(String),
 }
@@ -80,6 +85,7 @@ impl News {
             News::AlreadyDispatched => "already_dispatched",
             News::InProgress(_) => "in_progress",
             News::Nudge => "nudge",
+            News::Refused(_) => "refused",
             News::Broken(_) => "broken",
         }
     }
@@ -96,6 +102,8 @@ pub enum Next {
     /// It was too late: the order goes on.
     TooLate,
     Park(String),
+    /// This step was refused for good: asked anew once a person has mended why.
+    ParkRefused(Step, String),
 }
 
 /// The next decision.
@@ -103,6 +111,7 @@ pub fn next(step: Option<Step>, news: News) -> Next {
     match (step, news) {
         (_, News::Broken(what)) => Next::Park(what),
         (_, News::InProgress(after)) => Next::Repeat(after),
+        (Some(step), News::Refused(what)) => Next::ParkRefused(step, format!("{} was refused: {what}", step.name())),
         (Some(_), News::Nudge) => Next::Continue,
         (None, News::Done | News::Nudge) => Next::Do(Step::CancelShipment),
         (Some(Step::CancelShipment), News::AlreadyDispatched) => Next::TooLate,
@@ -120,7 +129,7 @@ pub fn next(step: Option<Step>, news: News) -> Next {
 pub async fn start(tx: &Tx, call: &Call, stream: &Stream) -> Result<(), Fault> {
     let order = stream.order();
     let by = order.cancel_requested.ok_or_else(|| Fault::internal("no_cancel", "a cancellation that nobody asked for"))?;
-    let state = Cancellation { order_id: order.id, reason: by.into(), refunded: None };
+    let state = Cancellation { order_id: order.id, reason: by.into(), refunded: None, refusals: 0 };
     saga::start::<CancellationSaga>(tx, call, &order.id.to_string(), &state, None).await?;
     Ok(())
 }
@@ -169,7 +178,7 @@ impl Saga for CancellationSaga {
         let news = match input {
             Input::Started => News::Done,
             Input::News(news) => news,
-            Input::Refused(fault) => News::Broken(format!("{} was refused: {fault}", saga.step)),
+            Input::Refused(fault) => News::Refused(fault.to_string()),
             Input::Signal(_) | Input::DeadlinePassed | Input::Compensate => News::Nudge,
         };
         let stream = store::find_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
@@ -181,6 +190,8 @@ impl Saga for CancellationSaga {
         }
         let next = next(step, news);
         match next {
+            Next::Do(_) => saga.state.refusals = 0,
+            Next::ParkRefused(..) => saga.state.refusals += 1,
             Next::Cancelled => stream.record(stream.order().cancel(saga.state.reason, saga.state.refunded.clone())?),
             Next::TooLate => stream.record(OrderEvent::CancelRefused {}),
             _ => {}
@@ -192,7 +203,19 @@ impl Saga for CancellationSaga {
             Next::Continue => Decision::Continue,
             Next::Cancelled | Next::TooLate => Decision::Complete,
             Next::Park(reason) => Decision::Park { reason },
+            Next::ParkRefused(step, reason) => {
+                let command = command(saga.id, &saga.state, step);
+                Decision::ParkRefused { reason, attempt: saga.state.refusals, command }
+            }
         })
+    }
+
+    fn shown(state: &Cancellation) -> serde_json::Value {
+        serde_json::to_value(state).unwrap_or_default()
+    }
+
+    async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+        give_up(tx, call, business_key).await
     }
 }
 
@@ -218,7 +241,7 @@ fn record_news(stream: &mut Stream, step: Option<Step>, news: &News) {
 }
 
 fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
-    let command_id = saga::command_id(saga, step.name(), false).to_string();
+    let command_id = saga::attempt_id(saga, step.name(), false, cancellation.refusals).to_string();
     let order_id = cancellation.order_id.to_string();
     match step {
         Step::CancelShipment => Command::CancelShipment(CancelShipment { command_id, undoes: String::new(), order_id }),
@@ -255,7 +278,7 @@ mod tests {
     fn what_does_not_fit_is_said_in_the_words_of_the_log() {
         assert_eq!(next(None, News::AlreadyDispatched), Next::Park("already_dispatched is no answer to the beginning".to_owned()));
         let all = [News::Done, News::Refunded(euros()), News::AlreadyDispatched, News::InProgress(Duration::from_millis(7)), News::Nudge];
-        for news in all.into_iter().chain([News::Broken("x".to_owned())]) {
+        for news in all.into_iter().chain([News::Broken("x".to_owned()), News::Refused("x".to_owned())]) {
             assert_eq!(serde_json::to_value(&news).unwrap()["outcome"], news.outcome());
         }
     }
@@ -266,6 +289,7 @@ mod tests {
             assert_eq!(next(Some(step), News::Nudge), Next::Continue);
             assert_eq!(next(Some(step), News::InProgress(Duration::from_millis(7))), Next::Repeat(Duration::from_millis(7)));
             assert!(matches!(next(Some(step), News::Broken("x".to_owned())), Next::Park(_)));
+            assert!(matches!(next(Some(step), News::Refused("x".to_owned())), Next::ParkRefused(refused, _) if refused == step));
         }
     }
 }

@@ -147,8 +147,38 @@ impl Saga for CheckoutSaga {
             Next::Complete => Decision::Complete,
             Next::Compensated => Decision::Compensated,
             Next::Park(reason) => Decision::Park { reason },
+            Next::ParkRefused(step, reason) => match undo_command(saga.id, &saga.state, step) {
+                Some(command) => Decision::ParkRefused { reason, attempt: saga.state.refusals, command },
+                None => Decision::Park { reason },
+            },
         })
     }
+
+    fn shown(state: &Checkout) -> serde_json::Value {
+        // Neither what was ordered nor where it goes, nor how it is paid.
+        let Checkout { order_id, user_id, attempted, reason, refusals, .. } = state;
+        let attempted: Vec<&str> = attempted.iter().map(|step| step.name()).collect();
+        serde_json::json!({
+            "order_id": order_id,
+            "user_id": user_id,
+            "attempted": attempted,
+            "reason": reason.map(CancelReason::as_str),
+            "refusals": refusals,
+        })
+    }
+
+    async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+        give_up(tx, call, business_key).await
+    }
+}
+
+/// Records the end of the order whose saga, this one or the cancellation, was given up: no order is left without one.
+pub(crate) async fn give_up(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+    let order_id = parse_id("business_key", business_key)?;
+    let Some(mut stream) = store::find_stream(tx.conn(), order_id, tx.clock().now()).await? else { return Ok(()) };
+    let end = stream.order().give_up();
+    stream.record_all(end);
+    store_and_announce(tx, call, &stream).await
 }
 
 fn read(input: Input<Answer>, saga: &Progress<Checkout>) -> Answer {
@@ -274,7 +304,7 @@ fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
 
 /// `None` for a step that has no undo.
 fn undo_command(saga: Uuid, checkout: &Checkout, step: Step) -> Option<Command> {
-    let command_id = saga::command_id(saga, step.name(), true).to_string();
+    let command_id = saga::attempt_id(saga, step.name(), true, checkout.refusals).to_string();
     let undoes = saga::command_id(saga, step.name(), false).to_string();
     let order_id = checkout.order_id.to_string();
     match step {

@@ -63,6 +63,8 @@ pub enum Refusal {
     TotalTooLarge,
     AlreadyCancelled,
     AlreadyShipped,
+    /// An operator has given the checkout up: nobody would carry a cancel out.
+    CheckoutAbandoned,
     /// A cancel came before the capture was decided.
     CancelCameFirst,
     /// The step before this one has not been told yet.
@@ -92,6 +94,9 @@ impl From<Refusal> for Fault {
             Refusal::TotalTooLarge => Fault::invalid("total_too_large", "The order's total is too large."),
             Refusal::AlreadyCancelled => Fault::conflict("already_cancelled", "The order is cancelled."),
             Refusal::AlreadyShipped => Fault::conflict("already_shipped", "The order has left the house."),
+            Refusal::CheckoutAbandoned => {
+                Fault::conflict("checkout_abandoned", "This order's checkout was given up by an operator, who knows what becomes of it.")
+            }
             Refusal::CancelCameFirst => Fault::internal("cancel_came_first", "a capture was decided after a cancel"),
             Refusal::NotYet(status) => Fault::unavailable(format!("The order is still {}.", status.as_str())),
             Refusal::OutOfOrder(what, status) => Fault::internal("out_of_order", format!("{what} while {}", status.as_str())),
@@ -251,6 +256,12 @@ impl Order {
             Status::Pending | Status::Confirmed => Ok(OrderEvent::Cancelled { reason, refunded }),
             status => Err(Refusal::OutOfOrder("a cancellation", status)),
         }
+    }
+
+    /// An operator has given up the saga that was to bring the order to an end, so this is its end; what other modules still hold for it is the
+    /// operator's to put right. `None`: it has come to one.
+    pub fn give_up(&self) -> Option<OrderEvent> {
+        self.cancel(CancelReason::Operator, None).ok()
     }
 
     /// The parcel has left. `None`: known, or the order is past it.

@@ -124,6 +124,7 @@ impl Service {
             payment_method,
             attempted: Vec::new(),
             reason: None,
+            refusals: 0,
         };
         store_and_announce(tx, call, stream).await?;
         let deadline = Duration::from_secs(self.settings.checkout_deadline_s);
@@ -184,7 +185,7 @@ impl Service {
     /// carried out once the checkout has ended. `has_left`: the parcel is known to have.
     ///
     /// # Errors
-    /// `not_found`, `already_cancelled`, `already_shipped`.
+    /// `not_found`, `already_cancelled`, `already_shipped`, `checkout_abandoned`.
     pub async fn cancel(&self, tx: &Tx, call: &Call, id: Uuid, reason: Option<String>, has_left: bool) -> Result<OrderView, Fault> {
         let found = store::find_visible_stream(tx.conn(), id, &call.actor, self.clock.now()).await?;
         let mut stream = found.ok_or(Refusal::NotPlaced)?;
@@ -196,8 +197,8 @@ impl Service {
         if let Some(event) = event {
             let key = id.to_string();
             // Before the order is changed: the saga's runner takes the two locks in this order too.
-            if !stream.order().checkout_ended {
-                saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await?;
+            if !stream.order().checkout_ended && !saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await? {
+                return Err(self.unheard(tx, stream.order()).await?);
             }
             stream.record(event);
             store_and_announce(tx, call, &stream).await?;
@@ -210,6 +211,13 @@ impl Service {
             }
         }
         stream.view().ok_or_else(|| Refusal::NotPlaced.into())
+    }
+
+    /// Why no checkout heard a cancel: it has come to its end since the order was loaded, or it was given up and left the order behind.
+    async fn unheard(&self, tx: &Tx, order: &Order) -> Result<Fault, Fault> {
+        let now = store::find_stream(tx.conn(), order.id, self.clock.now()).await?;
+        let moved_on = now.is_some_and(|now| now.order().version != order.version);
+        Ok(if moved_on { durable::lost_race("the checkout has just ended") } else { Refusal::CheckoutAbandoned.into() })
     }
 }
 

@@ -2,17 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
-use crate::{Counts, Db, Ops};
+use crate::{Counts, Db, Ops, Sagas, machinery::Work};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-pub(crate) fn work(db: Db) -> Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync> {
+pub(crate) fn work(db: Db) -> Work {
     Arc::new(move |stop| {
-        let ops = Ops::new(db.clone());
+        let ops = Ops::new(db.clone(), Sagas::new(db.clone()));
         Box::pin(async move {
             loop {
                 match ops.counts().await {

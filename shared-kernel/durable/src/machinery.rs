@@ -59,7 +59,8 @@ impl Machinery {
 
     /// What operators see and may do.
     pub fn ops(&self) -> Ops {
-        Ops::new(self.db.clone())
+        let sagas = self.sagas.clone().unwrap_or_else(|| Sagas::new(self.db.clone()));
+        Ops::new(self.db.clone(), sagas)
     }
 
     /// What this module answers to listeners that missed events.

@@ -62,6 +62,9 @@ pub struct Checkout {
     pub attempted: Vec<Step>,
     /// Why it turned back.
     pub reason: Option<CancelReason>,
+    /// How often the undo under way was refused for good.
+    #[serde(default)]
+    pub refusals: u32,
 }
 
 /// How things stand when news comes in.
@@ -113,6 +116,8 @@ pub enum Next {
     Complete,
     Compensated,
     Park(String),
+    /// The undo of this step was refused for good: asked anew once a person has mended why.
+    ParkRefused(Step, String),
 }
 
 impl Checkout {
@@ -176,12 +181,23 @@ impl Checkout {
         match news {
             News::Done => {
                 self.attempted.pop();
+                self.refusals = 0;
                 self.undo_last()
             }
             News::InProgress(after) => Next::Repeat(after),
             News::Nudge | News::Compensate => Next::Continue,
             News::Refused(reason) => Next::Park(format!("an undo was refused: {}", reason.as_str())),
-            News::Fault(what) | News::Broken(what) => Next::Park(format!("an undo was refused: {what}")),
+            News::Fault(what) => {
+                let reason = format!("an undo was refused: {what}");
+                match self.attempted.last() {
+                    Some(step) => {
+                        self.refusals += 1;
+                        Next::ParkRefused(*step, reason)
+                    }
+                    None => Next::Park(reason),
+                }
+            }
+            News::Broken(what) => Next::Park(what),
         }
     }
 }

@@ -21,6 +21,7 @@ fn checkout(attempted: &[Step]) -> Checkout {
         payment_method: placement.payment_method,
         attempted: attempted.to_vec(),
         reason: None,
+        refusals: 0,
     }
 }
 
@@ -136,7 +137,13 @@ fn undoing_goes_backwards_and_is_not_stopped_by_anything() {
     let wait = Duration::from_millis(5);
     assert_eq!(checkout.next(&undoing(Step::AuthorisePayment), News::InProgress(wait)), Next::Repeat(wait));
     assert_eq!(checkout.next(&undoing(Step::AuthorisePayment), News::Done), Next::Undo(Step::ReserveStock));
-    assert!(matches!(checkout.next(&undoing(Step::ReserveStock), News::Fault("no".to_owned())), Next::Park(_)));
+    for refusals in 1..3 {
+        let refused = checkout.next(&undoing(Step::ReserveStock), News::Fault("no".to_owned()));
+        assert!(matches!(refused, Next::ParkRefused(Step::ReserveStock, _)));
+        assert_eq!(checkout.refusals, refusals, "each is asked anew under an id of its own");
+    }
+    assert!(matches!(checkout.next(&undoing(Step::ReserveStock), News::Broken("what?".to_owned())), Next::Park(_)));
+    assert_eq!(checkout.refusals, 2, "what is unknown was not refused");
     assert_eq!(checkout.next(&undoing(Step::ReserveStock), News::Done), Next::Compensated);
 }
 
@@ -175,7 +182,8 @@ struct Run {
 
 impl Run {
     fn key(&self) -> String {
-        format!("{:?} {:?} {:?} {:?}", self.checkout.attempted, self.checkout.reason, self.moment, self.world)
+        let Checkout { attempted, reason, refusals, .. } = &self.checkout;
+        format!("{attempted:?} {reason:?} {refusals} {:?} {:?}", self.moment, self.world)
     }
 }
 
@@ -217,6 +225,11 @@ impl Explorer {
                 assert_eq!(run.world.done, [], "cancelled with something left: {:?}", run.checkout);
                 assert!(run.checkout.reason.is_some());
                 self.ends += 1;
+            }
+            // An operator retries it: the undo is asked anew.
+            Next::ParkRefused(step, _) => {
+                assert_eq!(run.moment.step, Some(step));
+                self.await_answer(run);
             }
             Next::Park(why) => panic!("parked although nothing is broken: {why}"),
         }
@@ -261,6 +274,9 @@ fn happenings(run: &Run, step: Step) -> Vec<Happening> {
     let mut cancelled = arrived;
     cancelled.moment.cancel = Some(CancelReason::Operator);
     all.push(Happening { run: cancelled, news: News::Done });
+    if run.moment.compensating && run.checkout.refusals < 2 {
+        all.push(Happening { run: run.clone(), news: News::Fault("not now".to_owned()) });
+    }
     let can_be_refused = matches!(step, Step::ReserveStock | Step::AuthorisePayment | Step::CapturePayment);
     if can_be_refused && !run.moment.compensating && !run.world.done.contains(&step) {
         let mut refused = run.clone();

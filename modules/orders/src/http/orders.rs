@@ -145,7 +145,7 @@ pub(super) async fn follow_order(
     request_body = Option<CancelOrder>,
     responses(
         (status = 200, body = OrderView, headers(("ETag" = String))),
-        (status = 409, description = "`already_shipped`, `already_cancelled`")
+        (status = 409, description = "`already_shipped`, `already_cancelled`, `checkout_abandoned`")
     ),
     security(("bearer" = []))
 )]

@@ -313,6 +313,8 @@ impl Payments for Neighbours {
         let goes = self.take("void_payment", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
         let outcome = match goes {
             Goes::InProgress => void::Outcome::InProgress(wait()),
+            // Remembered under this id for ever.
+            Goes::No => return Err(Fault::conflict("void_declined", "The provider declined.")),
             _ => void::Outcome::Voided(Voided {}),
         };
         Ok(Void { outcome: Some(outcome) })
@@ -323,6 +325,7 @@ impl Payments for Neighbours {
         let goes = self.take("refund_remaining", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
         let outcome = match goes {
             Goes::InProgress => refund::Outcome::InProgress(wait()),
+            Goes::No => return Err(Fault::conflict("refund_declined", "The provider declined.")),
             _ => refund::Outcome::Refunded(Refunded { amount: Some(Money { amount: 398, currency: "EUR".to_owned() }) }),
         };
         Ok(Refund { outcome: Some(outcome) })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use durable::SagaState;
 use durable_testing::{eventually, on_both_with};
 use orders::Settings;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use shared_kernel::{Actor, Role};
 use uuid::Uuid;
@@ -108,6 +109,11 @@ async fn the_log_of_a_saga_says_what_was_answered_as_json() {
         house.until_status(order, "cancelled").await;
         let id = house.saga("checkout", order).await.unwrap().id;
         let reply = house.offers.machinery.ops().sagas().show(id).await.unwrap();
+        assert_eq!((&reply.payload["order_id"], &reply.payload["reason"]), (&json!(order), &json!("payment_declined")));
+        let all = serde_json::to_string(&reply).unwrap();
+        for personal in ["Ada", "London", "pm_card", "fig"] {
+            assert!(!all.contains(personal), "{personal} is shown to operators: {all}");
+        }
         let news = reply.log.iter().filter(|entry| entry.entry == "news");
         let news: Vec<(&str, Value)> = news.map(|entry| (entry.step.as_str(), serde_json::from_str(&entry.detail).unwrap())).collect();
         let outcomes: Vec<_> = news.iter().map(|(step, news)| (*step, news["outcome"].as_str().unwrap_or_default())).collect();
@@ -313,6 +319,82 @@ async fn a_parcel_that_has_left_is_not_cancelled() {
         assert!(!house.town.was_asked(order, "refund_remaining"));
         let again = house.cancel(order).await;
         assert_eq!((again.status, again.code().as_str()), (409, "already_shipped"));
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_undo_that_was_declined_is_asked_anew_when_an_operator_retries_it() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db).await;
+        let ops = Actor::User { id: STAFF, roles: vec![Role::Ops] };
+        let sagas = house.offers.machinery.ops().sagas();
+        // Declined twice, with an answer that is lost in between: unknown is asked under the same id, a decline is remembered under it.
+        let meets = || [Meets::Refusal, Meets::LostCommand, Meets::Refusal];
+        house.town.let_meet("capture_payment", [Meets::Refusal]);
+        house.town.let_meet("void_payment", meets());
+        house.town.let_meet("refund_remaining", meets());
+        let voided = house.place().await;
+        let refunded = confirmed(&house).await;
+        house.cancel(refunded).await;
+        for (kind, order, end) in [("checkout", voided, SagaState::Compensated), ("cancellation", refunded, SagaState::Completed)] {
+            for _ in 0..2 {
+                ended(&house, kind, order, SagaState::Parked).await;
+                let saga = house.saga(kind, order).await.unwrap();
+                assert!(saga.parked_reason.unwrap().contains("The provider declined."));
+                sagas.retry(&ops, saga.id, "the provider was told to grant it", None).await.unwrap();
+            }
+            ended(&house, kind, order, end).await;
+            assert_eq!(house.show(order).await["status"], "cancelled", "{kind}");
+            assert!(house.town.effects(order).is_empty(), "{kind}: {:?}", house.town.effects(order));
+        }
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_whose_saga_is_given_up_has_an_end() {
+    on_both_with("orders", quick(), |db| async move {
+        let house = House::running(db.clone()).await;
+        let ops = Actor::User { id: STAFF, roles: vec![Role::Ops] };
+        let sagas = house.offers.machinery.ops().sagas();
+        for (kind, command) in [("checkout", "void_payment"), ("checkout", "commit_stock"), ("cancellation", "refund_remaining")] {
+            house.town.let_always_meet(command, Meets::FaultForGood);
+            if command == "void_payment" {
+                house.town.let_meet("capture_payment", [Meets::Refusal]);
+            }
+            let order = if kind == "cancellation" { confirmed(&house).await } else { house.place().await };
+            if kind == "cancellation" {
+                house.cancel(order).await;
+            }
+            ended(&house, kind, order, SagaState::Parked).await;
+            let saga = house.saga(kind, order).await.unwrap();
+            assert_eq!(sagas.show(saga.id).await.unwrap().payload["order_id"], json!(order));
+            sagas.abandon(&ops, saga.id, "settled by hand", None).await.unwrap();
+            let shown = house.show(order).await;
+            assert_eq!((&shown["status"], &shown["cancel_reason"]), (&json!("cancelled"), &json!("operator")), "{command}");
+            eventually("told", LIMIT, || async { house.told(order).ends_with(&["OrderCancelled".to_owned()]) }).await;
+            let again = house.cancel(order).await;
+            assert_eq!((again.status, again.code().as_str()), (409, "already_cancelled"));
+            house.town.calm();
+        }
+
+        // One that was given up before it could record an end.
+        let gate = house.town.gate("reserve_stock");
+        let order = house.place().await;
+        eventually("asked", LIMIT, || async { house.town.was_asked(order, "reserve_stock") }).await;
+        let sql = format!("update saga set state = 'abandoned' where business_key = '{order}'");
+        let given_up = db.write(move |tx| {
+            let sql = sql.clone();
+            async move { tx.conn().execute_unprepared(&sql).await.map_err(durable::fault) }
+        });
+        assert_eq!(given_up.await.unwrap().rows_affected(), 1);
+        let reply = house.cancel(order).await;
+        assert_eq!((reply.status, reply.code().as_str()), (409, "checkout_abandoned"));
+        assert_eq!(house.history(order).await, ["placed"], "no cancel is stored that nobody would carry out");
+        gate.add_permits(1);
         house.close().await;
     })
     .await;

@@ -15,12 +15,13 @@ pub use audit_log::AuditEntry;
 pub use dead_letters::{DeadLetter, DeadLetterEvent};
 pub use outbox::{OutboxEntry, OutboxEvent};
 
-use crate::{Db, fault::fault, saga::SagaOps};
+use crate::{Db, SagaOps, Sagas, fault::fault};
 
 /// A module's sagas, outbox, dead letters and audit log.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ops {
     pub(crate) db: Db,
+    sagas: Sagas,
 }
 
 /// How much there is to do, and how much is stuck.
@@ -39,8 +40,9 @@ pub struct Counts {
 }
 
 impl Ops {
-    pub(crate) fn new(db: Db) -> Self {
-        Ops { db }
+    /// `sagas`: those the module drives.
+    pub(crate) fn new(db: Db, sagas: Sagas) -> Self {
+        Ops { db, sagas }
     }
 
     pub fn module(&self) -> &str {
@@ -48,7 +50,7 @@ impl Ops {
     }
 
     pub fn sagas(&self) -> SagaOps {
-        SagaOps::new(self.db.clone())
+        self.sagas.ops()
     }
 
     /// # Errors

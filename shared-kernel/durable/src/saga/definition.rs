@@ -32,6 +32,8 @@ pub(super) trait Definition: Send + Sync {
     fn version(&self) -> i64;
     async fn send(&self, call: &Call, command_id: Uuid, command: &str) -> Result<Answer, Fault>;
     async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<Answer>) -> Result<Decided, Fault>;
+    async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault>;
+    fn shown(&self, payload: &str) -> serde_json::Value;
 }
 
 pub(super) struct Defined<S>(pub S);
@@ -66,6 +68,18 @@ impl<S: Saga> Definition for Defined<S> {
         let decision = self.0.decide(tx, &mut progress, typed::<S>(input)?).await?;
         Ok(Decided { payload: write("state", &progress.state)?, decision: as_bytes(decision)? })
     }
+
+    async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault> {
+        self.0.abandon(tx, &call(tx.module(), row), &row.business_key).await
+    }
+
+    fn shown(&self, payload: &str) -> serde_json::Value {
+        match serde_json::from_str::<S::State>(payload) {
+            Ok(state) => S::shown(&state),
+            // Which may be the very reason to look. What stands there is not repeated.
+            Err(error) => format!("unreadable at line {} column {}", error.line(), error.column()).into(),
+        }
+    }
 }
 
 /// The context of what a saga sends and writes: its module's own doing, in the trace of the request that started it.
@@ -96,6 +110,9 @@ fn as_bytes<C: Serialize>(decision: Decision<C>) -> Result<Decision<String>, Fau
         Decision::Complete => Decision::Complete,
         Decision::Compensated => Decision::Compensated,
         Decision::Park { reason } => Decision::Park { reason },
+        Decision::ParkRefused { reason, attempt, command } => {
+            Decision::ParkRefused { reason, attempt, command: write("command", &command)? }
+        }
     })
 }
 

@@ -59,6 +59,22 @@ pub trait Saga: Send + Sync + 'static {
     /// # Errors
     /// A fault that is no refusal: tried again; a refusal or an internal one counts as a bug, and too many park the saga.
     async fn decide(&self, tx: &Tx, saga: &mut Progress<Self::State>, input: Input<Self::News>) -> Result<Decision<Self::Command>, Fault>;
+
+    /// What operators may see of its state: steps, ids and outcomes. Never what is personal; an operator need not be allowed to see that.
+    fn shown(state: &Self::State) -> serde_json::Value {
+        let _ = state;
+        serde_json::Value::Null
+    }
+
+    /// An operator gives the saga up as it stands: what that means for the module's own state, in the transaction that ends the saga. It is not told
+    /// the saga's state, which may be the very thing that cannot be read.
+    ///
+    /// # Errors
+    /// Told to the operator; the saga stays parked.
+    async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+        let _ = (tx, call, business_key);
+        Ok(())
+    }
 }
 
 /// A saga as its definition sees it.
@@ -113,6 +129,9 @@ pub enum Decision<C> {
     Compensated,
     /// A person must look.
     Park { reason: String },
+    /// A person must look, because the command under way was refused for good. A refusal may be remembered under the command's id, so that the same
+    /// again would be refused even if the cause were mended: retried by an operator, the saga sends this one, under the id of this attempt.
+    ParkRefused { reason: String, attempt: u32, command: C },
 }
 
 /// Begins a saga in the caller's transaction. `business_key` is unique per kind: what it is about. Topics named like it are woken when the saga
@@ -163,6 +182,12 @@ pub fn command_id(saga: Uuid, step: &str, undo: bool) -> Uuid {
     Uuid::new_v5(&saga, format!("{step}/{direction}").as_bytes())
 }
 
+/// The id of a command that is asked anew after it was refused for good so many times; after none it is [`command_id`].
+pub fn attempt_id(saga: Uuid, step: &str, undo: bool, refusals: u32) -> Uuid {
+    let first = command_id(saga, step, undo);
+    if refusals == 0 { first } else { Uuid::new_v5(&first, &refusals.to_be_bytes()) }
+}
+
 /// The sagas a module owns.
 #[derive(Clone)]
 pub struct Sagas {
@@ -179,6 +204,11 @@ impl Sagas {
     pub fn with<S: Saga>(mut self, saga: S) -> Self {
         self.definitions.add(Arc::new(definition::Defined(saga)));
         self
+    }
+
+    /// What operators see of them, and may do to one.
+    pub(crate) fn ops(&self) -> SagaOps {
+        SagaOps::new(self.db.clone(), self.definitions.clone())
     }
 
     /// Drives this module's due sagas until `stop`; then lets the commands under way end for a short while, gives the leases back and returns.

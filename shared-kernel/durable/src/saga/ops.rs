@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::{
     TOPIC,
+    definition::Definitions,
     store::{self, Row, SagaState},
 };
 use crate::{Db, Tx, audit, fault::fault, ops::before};
 
 /// A module's sagas, for operators.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SagaOps {
     db: Db,
+    definitions: Definitions,
 }
 
 /// Which sagas to list; nothing said means all.
@@ -69,9 +71,9 @@ pub struct SagaView {
 pub struct SagaDetails {
     #[serde(flatten)]
     pub saga: SagaView,
-    /// What it has learned so far, as its definition stores it.
+    /// What it has learned so far, without what is personal; null if this process does not know its definition.
     pub payload: serde_json::Value,
-    /// The command under way.
+    /// The command under way: its name and the ids in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,8 +101,8 @@ pub struct SagaLogEntry {
 }
 
 impl SagaOps {
-    pub(crate) fn new(db: Db) -> Self {
-        SagaOps { db }
+    pub(super) fn new(db: Db, definitions: Definitions) -> Self {
+        SagaOps { db, definitions }
     }
 
     /// The newest first.
@@ -139,8 +141,8 @@ impl SagaOps {
         let mut log = self.query(sql, vec![id.into()]).await?.iter().map(read_entry).collect::<Result<Vec<_>, Fault>>()?;
         log.reverse();
         Ok(SagaDetails {
-            payload: readable(&row.payload),
-            command: row.command.as_deref().map(readable),
+            payload: self.definitions.find(&row.kind, row.version).map(|definition| definition.shown(&row.payload)).unwrap_or_default(),
+            command: row.command.as_deref().map(shown_command),
             command_id: row.command_id,
             lease_owner: row.lease_owner.clone().filter(|_| row.lease_until.as_ms() > 0),
             traceparent: row.traceparent.clone(),
@@ -165,10 +167,11 @@ impl SagaOps {
         self.act(actor, id, Action { name: "saga.compensate", entry: "compensation_asked", change: compensate }, reason, comment).await
     }
 
-    /// Ends a parked saga as it stands. Whatever it left behind in other modules is the operator's to put right.
+    /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules is
+    /// the operator's to put right.
     ///
     /// # Errors
-    /// `not_found`; `saga_finished`, `saga_not_parked` (conflict); `reason_required` (invalid).
+    /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
     pub async fn abandon(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
         self.act(actor, id, Action { name: "saga.abandon", entry: "abandoned", change: abandon }, reason, comment).await
     }
@@ -178,10 +181,11 @@ impl SagaOps {
             return Err(Fault::invalid("reason_required", "Say why.").at("/reason", "must not be empty"));
         }
         let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
+        let definitions = self.definitions.clone();
         self.db
             .write(move |tx| {
-                let (actor, reason, comment) = (actor.clone(), reason.clone(), comment.clone());
-                async move { act(&tx, &actor, id, action, &reason, comment.as_deref()).await }
+                let (actor, reason, comment, definitions) = (actor.clone(), reason.clone(), comment.clone(), definitions.clone());
+                async move { act(&tx, &actor, id, &definitions, action, &reason, comment.as_deref()).await }
             })
             .await
     }
@@ -201,12 +205,28 @@ struct Action {
     change: fn(&mut Row) -> Result<(), Fault>,
 }
 
-async fn act(tx: &Tx, actor: &Actor, id: Uuid, action: Action, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+async fn act(
+    tx: &Tx,
+    actor: &Actor,
+    id: Uuid,
+    definitions: &Definitions,
+    action: Action,
+    reason: &str,
+    comment: Option<&str>,
+) -> Result<SagaView, Fault> {
     let mut row = store::load_locked(tx, id).await?.ok_or_else(|| Fault::not_found("saga"))?;
     if row.state.is_finished() {
         return Err(Fault::conflict("saga_finished", format!("The saga is {} already.", row.state.as_str())));
     }
     (action.change)(&mut row)?;
+    if row.state == SagaState::Abandoned {
+        let definition = definitions.find(&row.kind, row.version).ok_or_else(|| {
+            let what =
+                format!("Version {} of {} is not known to this process, which cannot say what giving it up means.", row.version, row.kind);
+            Fault::conflict("saga_unknown", what)
+        })?;
+        definition.abandon(tx, &row).await?;
+    }
     let token = row.lease_token;
     row.lease_token += 1;
     // A command may be on its way. Whoever goes on learns so from the holder's name, which stays.
@@ -262,9 +282,19 @@ fn read_entry(row: &sea_orm::QueryResult) -> Result<SagaLogEntry, Fault> {
     })
 }
 
-/// Stored bytes as an operator reads them; what is no JSON, which may be the very reason to look, is shown as text.
-fn readable(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
+/// A stored command as an operator reads it: what is asked, and about which things. What else is in it may be personal.
+fn shown_command(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).map_or_else(|_| "unreadable".into(), |command| ids_in(command).unwrap_or_default())
+}
+
+/// Names and ids: objects, and the strings in them that are ids.
+fn ids_in(value: serde_json::Value) -> Option<serde_json::Value> {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(|(name, value)| Some((name, ids_in(value)?))).collect())),
+        Value::String(text) => Uuid::parse_str(&text).is_ok().then_some(Value::String(text)),
+        _ => None,
+    }
 }
 
 impl From<Row> for SagaView {
@@ -288,5 +318,21 @@ impl From<Row> for SagaView {
             created_at: row.created_at,
             updated_at: row.updated_at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown_command;
+
+    #[test]
+    fn of_a_command_its_name_and_its_ids_are_shown_and_nothing_personal() {
+        let id = "0193a5b8-0000-7000-8000-0000deadbeef";
+        let command = format!(
+            r#"{{"schedule_shipment": {{"command_id": "{id}", "address": {{"name": "Ada", "city": "London"}}, "lines": [{{"sku": "fig"}}], "total": 7}}}}"#
+        );
+        let shown = serde_json::json!({"schedule_shipment": {"command_id": id, "address": {}}});
+        assert_eq!(shown_command(&command), shown);
+        assert_eq!(shown_command("Ada lives in London"), "unreadable");
     }
 }

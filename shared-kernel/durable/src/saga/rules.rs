@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use shared_kernel::{Fault, Timestamp};
+use uuid::Uuid;
 
 use super::{
-    Decision, Input, command_id,
+    Decision, Input, attempt_id, command_id,
     definition::{Answer, Decided},
     store::{Row, SagaState},
 };
@@ -71,12 +72,12 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
             if row.state == SagaState::Compensating {
                 return Err(wrong("forward_while_compensating", row, "it must not go forward once it compensates"));
             }
-            set_command(row, step, command, false)?;
+            set_command(row, step, command, command_id(row.id, step, false))?;
             "do"
         }
         Decision::Undo { step, command } => {
             row.state = SagaState::Compensating;
-            set_command(row, step, command, true)?;
+            set_command(row, step, command, command_id(row.id, step, true))?;
             "undo"
         }
         Decision::Repeat { after } => {
@@ -109,21 +110,28 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
             park(row, reason);
             "parked"
         }
+        Decision::ParkRefused { reason, attempt, command } => {
+            let (step, undo) = (row.step.clone(), row.state == SagaState::Compensating);
+            park(row, reason);
+            // Not sent yet, and so not in doubt.
+            set_command(row, &step, command, attempt_id(row.id, &step, undo, attempt))?;
+            "parked"
+        }
     };
     if decision == "repeat" && attempts_before > 0 {
         // Waiting for another module may take long; its log need not.
         return Ok(Vec::new());
     }
     let detail = match decision {
-        "do" | "undo" => row.command.clone().unwrap_or_default(),
+        // The log is shown to operators, and what is in the command may be none of their business.
+        "do" | "undo" => row.command_id.map(|id| id.to_string()).unwrap_or_default(),
         "parked" => row.parked_reason.clone().unwrap_or_default(),
         _ => String::new(),
     };
     Ok(vec![(heard.entry, answered_step, heard.detail.clone()), (decision, row.step.clone(), detail)])
 }
 
-fn set_command(row: &mut Row, step: &'static str, command: String, undo: bool) -> Result<(), Fault> {
-    let id = command_id(row.id, step, undo);
+fn set_command(row: &mut Row, step: &str, command: String, id: Uuid) -> Result<(), Fault> {
     if row.command_id == Some(id) {
         return Err(wrong("step_decided_twice", row, "a command under way is repeated or continued, not decided again"));
     }
@@ -172,8 +180,6 @@ pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Du
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_ms(1_000_000);
@@ -317,6 +323,26 @@ mod tests {
             assert!(waits.iter().any(|wait| *wait > ceiling_ms / 2) && waits.iter().any(|wait| *wait < ceiling_ms / 2), "{attempts}");
         }
         assert!(backoff(&settings, 0, Some(Duration::from_secs(60))) >= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_was_refused_for_good_is_asked_anew_under_an_id_of_its_own() {
+        let mut row = row(SagaState::Compensating);
+        let mut ids = vec![row.command_id];
+        for attempt in 1..4 {
+            let anew = |attempt| Decision::ParkRefused { reason: "no".into(), attempt, command: "new".into() };
+            decide(&mut row, &refused(), anew(attempt)).unwrap();
+            assert_eq!((row.state, row.parked_state), (SagaState::Parked, Some(SagaState::Compensating)));
+            assert_eq!((row.command.as_deref(), row.step.as_str(), row.attempts), (Some("new"), "reserve", 0));
+            assert_eq!(row.command_id, Some(attempt_id(row.id, "reserve", true, attempt)));
+            assert!(!ids.contains(&row.command_id), "{attempt}");
+            ids.push(row.command_id);
+            row.state = SagaState::Compensating;
+            let same = decide(&mut row, &refused(), anew(attempt));
+            assert_eq!(same.unwrap_err().code, "step_decided_twice", "its id is spoken for");
+            row.state = SagaState::Compensating;
+        }
+        assert_eq!(attempt_id(row.id, "reserve", true, 0), command_id(row.id, "reserve", true));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use durable::saga::{SagaDetails, SagaFilter, SagaState};
+use durable::saga::{self, SagaDetails, SagaFilter, SagaState};
 use durable_testing::{eventually, on_both_with};
-use shared_kernel::{Actor, PageRequest, Role};
+use shared_kernel::{Actor, Fault, PageRequest, Role};
 use uuid::Uuid;
 
-use crate::script::{Act, LONG, Shop, Trouble, bug, entries, gated, quick, refuse, unavailable_for};
+use crate::script::{Act, LONG, Script, Shop, Trouble, bug, entries, gated, quick, refuse, unavailable_for};
 
 const FAR: Duration = Duration::from_secs(600);
 
@@ -138,7 +138,8 @@ async fn a_definition_may_answer_an_operator_that_it_is_too_late() {
 #[tokio::test]
 async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
     on_both_with("orders", quick(), |db| async move {
-        let (shop, ops) = (Shop::new(&db), Shop::new(&db).ops());
+        let shop = Shop::new(&db);
+        let ops = shop.ops();
         shop.remote.trouble("order-1", [Trouble::Park]);
         let id = shop.start("order-1").await;
         let target = format!("saga/{id}");
@@ -147,7 +148,14 @@ async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
         shop.until(id, SagaState::Parked).await;
         assert_eq!(ops.abandon(&operator(), id, " ", None).await.unwrap_err().code, "reason_required");
         assert_eq!(shop.audits("saga.abandon", &target).await, 0, "what was refused leaves no audit row");
+        shop.remote.trouble("order-1", [Trouble::Fail(Fault::conflict("not_now", "as scripted"))]);
+        assert_eq!(ops.abandon(&operator(), id, "tired", None).await.unwrap_err().code, "not_now");
+        let of_another_binary = durable::Machinery::new(db.clone()).ops().sagas();
+        assert_eq!(of_another_binary.abandon(&operator(), id, "tired", None).await.unwrap_err().code, "saga_unknown");
+        assert_eq!(shop.show(id).await.saga.state, SagaState::Parked);
+        assert_eq!(shop.audits("given_up", "order-1").await, 0, "nothing was given up");
         let abandoned = ops.abandon(&operator(), id, "settled by hand", Some("ticket 4711")).await.unwrap();
+        assert_eq!(shop.audits("given_up", "order-1").await, 1, "the definition says what it means, in the same transaction");
         assert_eq!(abandoned.state, SagaState::Abandoned);
         assert_eq!(shop.audits("saga.abandon", &target).await, 1);
         assert_eq!(shop.show(id).await.log.last().unwrap().detail, format!("{}: settled by hand", operator().label()));
@@ -212,6 +220,27 @@ async fn sagas_are_listed_by_state_and_kind_a_page_at_a_time() {
         assert_eq!((json["state"].as_str(), json["payload"]["done"][0].as_str()), (Some("completed"), Some("reserve")));
         assert_eq!(serde_json::from_value::<SagaDetails>(json).unwrap(), shown);
         running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn those_on_their_way_are_counted_and_those_that_wait_for_a_person_are_not() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let under_way = async |count| saga::at_least_under_way::<Script>(&db, count).await.unwrap();
+        assert!(under_way(0).await && !under_way(1).await);
+        shop.remote.trouble("order-1", [Trouble::Park]);
+        let id = shop.start("order-1").await;
+        assert!(under_way(1).await && !under_way(2).await);
+        let running = shop.run();
+        shop.until(id, SagaState::Parked).await;
+        running.stop().await;
+        assert!(!under_way(1).await, "it is parked");
+        shop.start("order-2").await;
+        assert!(under_way(1).await && !under_way(2).await);
+        shop.ops().retry(&operator(), id, "looked at it", None).await.unwrap();
+        assert!(under_way(2).await);
     })
     .await;
 }

@@ -287,6 +287,16 @@ impl<const V: i64> Saga for Script<V> {
             }
         })
     }
+
+    fn shown(state: &State) -> serde_json::Value {
+        serde_json::to_value(state).unwrap()
+    }
+
+    async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+        durable::audit(tx, &call.actor, "given_up", business_key, "", None).await?;
+        let trouble = self.remote.0.troubles.lock().unwrap().get_mut(business_key).and_then(VecDeque::pop_front);
+        if let Some(Trouble::Fail(fault)) = trouble { Err(fault) } else { Ok(()) }
+    }
 }
 
 fn command(saga: &Progress<State>, what: String) -> Command {
@@ -321,7 +331,11 @@ impl Shop {
     }
 
     pub fn run(&self) -> Running {
-        Running::new(Sagas::new(self.db.clone()).with(Script::<1> { db: self.db.clone(), remote: self.remote.clone() }))
+        Running::new(self.sagas())
+    }
+
+    fn sagas(&self) -> Sagas {
+        Sagas::new(self.db.clone()).with(Script::<1> { db: self.db.clone(), remote: self.remote.clone() })
     }
 
     pub async fn start(&self, key: &str) -> Uuid {
@@ -352,7 +366,7 @@ impl Shop {
     }
 
     pub fn ops(&self) -> SagaOps {
-        Machinery::new(self.db.clone()).ops().sagas()
+        Machinery::new(self.db.clone()).sagas(self.sagas()).ops().sagas()
     }
 
     pub async fn show(&self, id: Uuid) -> SagaDetails {
