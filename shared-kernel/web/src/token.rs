@@ -63,13 +63,14 @@ fn known_roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, 
 }
 
 /// Decides whether a token is believed. One per server, as `actix_web::web::Data`.
+#[derive(Clone)]
 pub struct Verifier {
     source: Arc<dyn KeySource>,
     clock: Arc<dyn Clock>,
     rules: Validation,
-    keys: RwLock<Arc<Keys>>,
+    keys: Arc<RwLock<Arc<Keys>>>,
     /// Held while the source is asked, so that a crowd asks once.
-    asking: tokio::sync::Mutex<()>,
+    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -100,7 +101,7 @@ impl Verifier {
         // Times are compared below, with the clock we were given.
         rules.validate_exp = false;
         rules.validate_nbf = false;
-        Verifier { source, clock, rules, keys: RwLock::default(), asking: tokio::sync::Mutex::new(()) }
+        Verifier { source, clock, rules, keys: Arc::default(), asking: Arc::default() }
     }
 
     /// # Errors
@@ -143,14 +144,17 @@ impl Verifier {
 
     async fn find_key(&self, kid: &str) -> Result<Option<DecodingKey>, Fault> {
         let known = self.current();
-        if let Some(key) = known.by_kid.get(kid).filter(|_| known.is_fresh(self.clock.now())) {
+        if let Some(key) = known.by_kid.get(kid) {
+            // It may be the last good set that is used: whoever holds a key is not kept waiting for a source that may not answer.
+            if !known.is_fresh(self.clock.now()) {
+                self.refresh();
+            }
             return Ok(Some(key.clone()));
         }
         let _one_at_a_time = self.asking.lock().await;
         let now = self.clock.now();
         let known = self.current();
-        let settled = known.is_fresh(now) && known.by_kid.contains_key(kid);
-        if !settled && known.may_ask(now) {
+        if !known.by_kid.contains_key(kid) && known.may_ask(now) {
             self.ask(&known, now).await;
         }
         let known = self.current();
@@ -158,6 +162,24 @@ impl Verifier {
             return Err(Fault::unavailable("Access tokens cannot be checked right now."));
         }
         Ok(known.by_kid.get(kid).cloned())
+    }
+
+    /// Asks for the keys again beside the request that found them old, unless somebody does already.
+    fn refresh(&self) {
+        let now = self.clock.now();
+        if !self.current().may_ask(now) {
+            return;
+        }
+        let Ok(turn) = self.asking.clone().try_lock_owned() else { return };
+        let asker = self.clone();
+        tokio::spawn(async move {
+            let _turn = turn;
+            let known = asker.current();
+            // Another may have asked between the look and the turn.
+            if known.may_ask(now) {
+                asker.ask(&known, now).await;
+            }
+        });
     }
 
     /// The last good set stays in use when the source does not answer.

@@ -1,5 +1,7 @@
 //! Who gets in.
 
+use std::time::Duration;
+
 use actix_web::{App, HttpResponse, get, http::StatusCode, test, web::Data};
 use serde_json::json;
 use shared_kernel::{Actor, Role};
@@ -134,12 +136,38 @@ async fn keys_are_kept_five_minutes_and_the_last_good_ones_longer_when_nobody_an
     assert_eq!(keys.asked(), 1);
     clock.advance_s(300);
     verifier.verify(&token).await.unwrap();
-    assert_eq!(keys.asked(), 2);
+    until_asked(&keys, 2).await;
     keys.set(None);
     clock.advance_s(300);
     verifier.verify(&token).await.expect("the last good keys still serve");
+    until_asked(&keys, 3).await;
     verifier.verify(&token).await.expect("and nobody is asked for each request");
+    tokio::task::yield_now().await;
     assert_eq!(keys.asked(), 3);
+}
+
+async fn until_asked(keys: &FakeKeys, times: usize) {
+    durable_testing::eventually("the keys are asked for", Duration::from_secs(10), || async { keys.asked() == times }).await;
+}
+
+#[actix_web::test]
+async fn a_source_that_does_not_answer_keeps_nobody_waiting_whose_key_is_known() {
+    let signer = Signer::new("k1");
+    let (keys, clock) = (FakeKeys::of(&[&signer]), HandClock::new());
+    let verifier = verifier(keys.clone(), clock.clone());
+    let token = signer.token_with(|claims| claims["exp"] = json!(NOW_S + 100_000));
+    verifier.verify(&token).await.unwrap();
+    keys.hangs.store(true, std::sync::atomic::Ordering::SeqCst);
+    clock.advance_s(300);
+    let crowd = futures::future::join_all((0..20).map(|_| verifier.verify(&token)));
+    let answers = tokio::time::timeout(Duration::from_secs(5), crowd).await.expect("nobody waits");
+    assert!(answers.iter().all(Result::is_ok));
+    until_asked(&keys, 2).await;
+    clock.advance_s(300);
+    assert!(verifier.verify(&token).await.is_ok());
+    tokio::task::yield_now().await;
+    assert_eq!(keys.asked(), 2, "one question at a time");
+    keys.hangs.store(false, std::sync::atomic::Ordering::SeqCst);
 }
 
 #[actix_web::test]

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicI64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
 };
 
 use actix_web::{App, HttpServer, dev::ServerHandle, web::Data};
@@ -103,6 +103,8 @@ pub fn raw_token(header: &Value, claims: &Value, signature: &[u8]) -> String {
 pub struct FakeKeys {
     pub keys: Mutex<Option<Vec<VerifyingKey>>>,
     pub asked: AtomicUsize,
+    /// The source takes its time: no answer while this is set.
+    pub hangs: AtomicBool,
 }
 
 impl FakeKeys {
@@ -125,6 +127,9 @@ impl FakeKeys {
 impl KeySource for FakeKeys {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        while self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         self.keys.lock().unwrap().clone().ok_or_else(|| Fault::unavailable("users is away"))
     }
 }
