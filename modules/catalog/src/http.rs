@@ -104,7 +104,7 @@ async fn show_product(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, r
 )]
 #[post("/products")]
 async fn add_product(staff: Staff, key: OptionalKey, body: Body<NewProduct>, service: Data<Service>) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     let (db, call, new) = (service.db().clone(), staff.call().clone(), body.into_inner());
     web::idempotent(&db, request, move |tx| {
         let (service, call, new) = (service.clone(), call.clone(), new.clone());

@@ -128,7 +128,7 @@ async fn receive_stock(
     body: Body<Receipt>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     let (db, call, sku, Receipt { quantity, reason }) = (service.db().clone(), staff.call().clone(), sku.into_inner(), body.into_inner());
     web::idempotent(&db, request, move |tx| {
         let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
@@ -156,7 +156,7 @@ async fn adjust_stock(
     body: Body<Adjustment>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     let (db, call, sku) = (service.db().clone(), staff.call().clone(), sku.into_inner());
     let Adjustment { quantity: Difference(difference), reason } = body.into_inner();
     web::idempotent(&db, request, move |tx| {

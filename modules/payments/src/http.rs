@@ -1,14 +1,13 @@
 //! Payments over HTTP: owners and staff look, staff refunds, providers tell their news.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
-use durable::{Command, Db};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Money, Timestamp};
+use shared_kernel::{Call, Fault, Money, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{Answer, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey, Routes, Staff};
+use web::{Answer, Answered, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey, Routes, Staff};
 
 use crate::{
     command::{Asked, Kind, MoneyCommand, Outcome, State},
@@ -153,53 +152,45 @@ async fn refund_payment(
     body: Body<NewRefund>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     if let Some(replay) = web::find_replay(&service.db, &request).await? {
         return Ok(replay);
     }
-    let (id, NewRefund { amount, reason }) = (id.into_inner(), body.into_inner());
+    // In a task of its own: a client that hangs up between the refund's first transaction and the provider's call would leave it to the reconciler.
+    let refunding = tokio::spawn(refund_once(service.into_inner(), staff.call().clone(), request, id.into_inner(), body.into_inner()));
+    let answered = refunding.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
+    Ok(answered?.into())
+}
+
+/// The ids of refunds are made from their requests' callers and keys within this namespace.
+const REFUND_KEYS: Uuid = Uuid::from_u128(0x6f0d_3c52_8b7e_4a19_9d44_51c6_e2b8_a073);
+
+async fn refund_once(service: Arc<Service>, call: Call, request: KeyedRequest, id: Uuid, refund: NewRefund) -> Result<Answered, Problem> {
+    let NewRefund { amount, reason } = refund;
     let wanted = amount.map(|RefundAmount { amount, currency }| Money { amount, currency });
     // The work outlives one transaction: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
     // refunding once more. The payment is part of what was asked and not of the id: one key never moves the money of two payments. What the
     // client is told is remembered at the end, byte for byte.
     let command_id = Uuid::new_v5(&REFUND_KEYS, request.id().as_bytes());
     let fingerprint = format!("{id} {wanted:?} {reason}");
-    claim_key(&service.db, &request, fingerprint.as_bytes()).await.map_err(key_reused)?;
+    web::claim_key(&service.db, &request, "refund_key", fingerprint.as_bytes()).await?;
     let asked = Asked::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
-    let refunded = service.refund_payment(staff.call(), id, asked, wanted).await;
+    let refunded = service.refund_payment(&call, id, asked, wanted).await;
     if let Err(fault) = &refunded
         && fault.code == "command_reused"
     {
         // Not to be remembered: the key belongs to the request that came first.
-        return Err(key_reused(fault.clone()).into());
+        return Err(web::key_reused(fault.clone()).into());
     }
     let answer = refunded.map(|command| {
         let body = RefundBody::from(&command);
         web::created(&format!("/api/v1/payments/{id}/refunds/{}", body.id), None, &body)
     });
-    web::idempotent(&service.db, request, move |_| {
+    web::answer_once(&service.db, request, move |_| {
         let answer: Result<Answer, Fault> = answer.clone();
         async move { answer }
     })
     .await
-}
-
-/// The ids of refunds are made from their requests' callers and keys within this namespace.
-const REFUND_KEYS: Uuid = Uuid::from_u128(0x6f0d_3c52_8b7e_4a19_9d44_51c6_e2b8_a073);
-
-/// Gives the key to this request before anything is started. A request that our rules refuse leaves no command behind; without this, one with
-/// the same key could be carried out beside it and then be told that its key was used before.
-async fn claim_key(db: &Db, request: &KeyedRequest, fingerprint: &[u8]) -> Result<(), Fault> {
-    let kept_for = Duration::from_secs(db.settings().idempotency_keep_days.saturating_mul(24 * 60 * 60));
-    let claim = Command::new("refund_key", request.id(), fingerprint).keep_for(kept_for);
-    durable::once(db, claim, |_| async { Ok(durable::Outcome::Done(())) }).await.map(drop)
-}
-
-fn key_reused(fault: Fault) -> Fault {
-    if fault.code != "command_reused" {
-        return fault;
-    }
-    Fault::invalid("idempotency_key_reused", "This Idempotency-Key was used before, for a different request.")
 }
 
 /// The refunds of a payment, newest first.

@@ -3,7 +3,7 @@
 mod support;
 
 use durable::Db;
-use durable_testing::{on_both, told};
+use durable_testing::{eventually, on_both, told};
 use hmac::{Hmac, Mac};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
@@ -285,6 +285,33 @@ async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
         assert_eq!(desk.site.ask(signed(SECRET, &unknown, 0)).await.status, 200);
         let found = desk.shop.offers.books.compare().await.unwrap();
         assert!(found.quiet && !found.agrees(), "the provider's books know nothing of this capture: {found:?}");
+    })
+    .await;
+}
+
+/// Nobody asks the provider here but the requests themselves: no reconciler runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_whose_client_hangs_up_is_done_or_was_never_begun() {
+    on_both("payments", |db| async move {
+        let desk = Desk::open(db).await;
+        let mut payments = Vec::new();
+        for moment in 0..40 {
+            let payment = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
+            let patience = std::time::Duration::from_micros(moment * 400);
+            let _ = tokio::time::timeout(patience, desk.refund(&payment, &format!("k{moment}"), json!({ "reason": "gone" }))).await;
+            payments.push(payment);
+        }
+        let last = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
+        assert_eq!(desk.refund(&last, "last", json!({ "reason": "here" })).await.json()["status"], "succeeded");
+        let open = async || {
+            let mut open = 0;
+            for payment in &payments {
+                let refunds = desk.as_staff(get(&format!("/api/v1/payments/{payment}/refunds"))).await.json();
+                open += refunds["items"].as_array().unwrap().iter().filter(|refund| refund["status"] != "succeeded").count();
+            }
+            open
+        };
+        eventually("none is left half done", std::time::Duration::from_secs(20), || async { open().await == 0 }).await;
     })
     .await;
 }

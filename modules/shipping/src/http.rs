@@ -88,7 +88,7 @@ async fn dispatch_shipment(
 ) -> Result<HttpResponse, Problem> {
     let Dispatch { tracking_number, carrier } = body.0.unwrap_or_default();
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    web::idempotent(&db, key.without_body(), move |tx| {
+    web::idempotent(&db, key.keyed(), move |tx| {
         let (service, call, number, carrier) = (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
         async move {
             let shipment = service.dispatch(&tx, &call, id, number, carrier).await?;
@@ -108,7 +108,7 @@ async fn dispatch_shipment(
 #[post("/shipments/{id}/deliver")]
 async fn deliver_shipment(staff: Staff, id: Path<Uuid>, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    web::idempotent(&db, key.without_body(), move |tx| {
+    web::idempotent(&db, key.keyed(), move |tx| {
         let (service, call) = (service.clone(), call.clone());
         async move {
             let shipment = service.deliver(&tx, &call, id).await?;

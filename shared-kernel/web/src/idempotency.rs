@@ -26,7 +26,7 @@ use utoipa::{
     },
 };
 
-use crate::{Answer, Body, Problem, auth, body::BodyBytes, problem::Occurrence, request};
+use crate::{Answer, Problem, auth, body::BodyBytes, problem::Occurrence, request};
 
 /// How long the second of two equal requests waits for the first.
 const TWIN_WAIT: Duration = Duration::from_secs(2);
@@ -74,25 +74,15 @@ impl KeyedRequest {
 }
 
 impl RequiredKey {
-    /// The key of a request whose body was read and passed its checks: the body's bytes become part of the request's fingerprint.
-    pub fn for_body<T>(&self, _read: &Body<T>) -> KeyedRequest {
-        self.0.keyed()
-    }
-
-    /// The key of a request that has no body.
-    pub fn without_body(&self) -> KeyedRequest {
+    /// The request under its key. The bytes of a body that was read, and so passed its checks, are part of its fingerprint.
+    pub fn keyed(&self) -> KeyedRequest {
         self.0.keyed()
     }
 }
 
 impl OptionalKey {
-    /// As [`RequiredKey::for_body`].
-    pub fn for_body<T>(&self, _read: &Body<T>) -> KeyedRequest {
-        self.0.keyed()
-    }
-
-    /// As [`RequiredKey::without_body`].
-    pub fn without_body(&self) -> KeyedRequest {
+    /// As [`RequiredKey::keyed`].
+    pub fn keyed(&self) -> KeyedRequest {
         self.0.keyed()
     }
 }
@@ -228,8 +218,7 @@ where
     let Some(command) = request.command else {
         return Ok(Answered { answer: db.write(work).await?, replayed: false });
     };
-    let kept_for = Duration::from_secs(db.settings().idempotency_keep_days.saturating_mul(24 * 60 * 60));
-    let command = command.keep_for(kept_for);
+    let command = command.keep_for(kept_for(db));
     let turn = take_turn(db.module(), &request.id).await?;
     let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
     // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
@@ -247,7 +236,7 @@ where
         }
     });
     let memory = running.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
-    Ok(answered(memory.map_err(reused)?)?)
+    Ok(answered(memory.map_err(key_reused)?)?)
 }
 
 /// What the work came to: an answer, a refusal that is as final as one, or a fault that leaves everything open.
@@ -282,7 +271,7 @@ pub async fn find_replay(db: &Db, request: &KeyedRequest) -> Result<Option<HttpR
 /// As [`find_replay`].
 pub async fn find_answer(db: &Db, request: &KeyedRequest) -> Result<Option<Answered>, Problem> {
     let Some(command) = &request.command else { return Ok(None) };
-    let memory = durable::recall::<Answer>(db, command).await.map_err(reused)?;
+    let memory = durable::recall::<Answer>(db, command).await.map_err(key_reused)?;
     Ok(memory.map(answered).transpose()?)
 }
 
@@ -291,7 +280,23 @@ fn is_final(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict | FaultKind::Invalid) && fault.retry_after.is_none()
 }
 
-fn reused(fault: Fault) -> Fault {
+/// Gives the key to this request before anything is started, for work that goes on beyond one transaction and is known by [`KeyedRequest::id`]. What such
+/// work leaves behind may say nothing of the key, for example when it was refused; without this, another request with the same key could be carried
+/// out beside it and only then be told that its key was used before. `kind` names the work within the module, `asked` is what was asked for.
+///
+/// # Errors
+/// `idempotency_key_reused` (422).
+pub async fn claim_key(db: &Db, request: &KeyedRequest, kind: &'static str, asked: &[u8]) -> Result<(), Fault> {
+    let claim = Command::new(kind, request.id(), asked).keep_for(kept_for(db));
+    durable::once(db, claim, |_| async { Ok(Outcome::Done(())) }).await.map(drop).map_err(key_reused)
+}
+
+fn kept_for(db: &Db) -> Duration {
+    Duration::from_secs(db.settings().idempotency_keep_days.saturating_mul(24 * 60 * 60))
+}
+
+/// What a client is told whose key names another request; any other fault as it is.
+pub fn key_reused(fault: Fault) -> Fault {
     if fault.code != "command_reused" {
         return fault;
     }

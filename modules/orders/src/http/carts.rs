@@ -22,7 +22,7 @@ use crate::{carts::Cart, service::Service, views::OrderView};
 #[post("/carts")]
 pub(super) async fn begin_cart(customer: Customer, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
     let (work, call) = (service.clone(), customer.call().clone());
-    web::idempotent(service.db(), key.without_body(), move |tx| {
+    web::idempotent(service.db(), key.keyed(), move |tx| {
         let (service, call) = (work.clone(), call.clone());
         async move {
             let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
@@ -115,7 +115,7 @@ pub(super) async fn check_out_cart(
     service: Data<Service>,
     stopping: Stopping,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     let (call, id) = (customer.call().clone(), *id);
     let answered = match web::find_answer(service.db(), &request).await? {
         Some(answered) => answered,

@@ -36,7 +36,7 @@ pub(super) async fn place_order(
     service: Data<Service>,
     stopping: Stopping,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.for_body(&body);
+    let request = key.keyed();
     let call = customer.call().clone();
     let answered = match web::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
@@ -159,7 +159,7 @@ pub(super) async fn cancel_order(
     service: Data<Service>,
     stopping: Stopping,
 ) -> Result<HttpResponse, Problem> {
-    let request = key.without_body();
+    let request = key.keyed();
     let (call, id) = (user.call().clone(), *id);
     let answered = match web::find_answer(service.db(), &request).await? {
         Some(answered) => answered,

@@ -12,7 +12,8 @@ use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
 use durable::{Db, outbox};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared_kernel::{Event, Fault};
+use shared_kernel::{Event, Fault, FaultKind};
+use tokio::sync::{Notify, watch};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use web::{Answer, Body, Customer, OptionalKey, Problem, RequiredKey, Verifier};
@@ -73,17 +74,17 @@ impl State {
 
 #[post("/figs")]
 async fn pick(customer: Customer, key: RequiredKey, body: Body<Pick>, state: Data<State>) -> Result<HttpResponse, Problem> {
-    state.pick(key.for_body(&body), &customer, body.into_inner()).await
+    state.pick(key.keyed(), &customer, body.into_inner()).await
 }
 
 #[post("/maybe")]
 async fn maybe(customer: Customer, key: OptionalKey, body: Body<Pick>, state: Data<State>) -> Result<HttpResponse, Problem> {
-    state.pick(key.for_body(&body), &customer, body.into_inner()).await
+    state.pick(key.keyed(), &customer, body.into_inner()).await
 }
 
 #[post("/bare")]
 async fn bare(_: HttpRequest, customer: Customer, key: RequiredKey, state: Data<State>) -> Result<HttpResponse, Problem> {
-    state.pick(key.without_body(), &customer, Pick { outcome: "ok".to_owned() }).await
+    state.pick(key.keyed(), &customer, Pick { outcome: "ok".to_owned() }).await
 }
 
 /// An answer as far as a client compares it.
@@ -263,31 +264,77 @@ async fn a_syntax_error_uses_no_key_up() {
     .await;
 }
 
-#[actix_web::test]
-async fn a_twin_of_something_long_is_told_to_come_back_and_a_client_that_hangs_up_splits_nothing() {
-    durable_testing::on_both("orders", async |db| {
-        let (release, held) = tokio::sync::watch::channel(false);
-        let keyed = |app: &'static str| {
-            let db = db.clone();
-            let held = held.clone();
+/// Work that has begun and waits for the test.
+struct LongWork {
+    db: Db,
+    runs: AtomicUsize,
+    began: Notify,
+    go: watch::Sender<bool>,
+}
+
+impl LongWork {
+    fn new(db: &Db) -> Arc<Self> {
+        Arc::new(LongWork { db: db.clone(), runs: AtomicUsize::new(0), began: Notify::new(), go: watch::Sender::default() })
+    }
+
+    /// A request with the key `long`, whose work comes to this.
+    async fn ask(self: &Arc<Self>, end: Result<Answer, Fault>) -> Result<(u16, bool), Fault> {
+        let request = test::TestRequest::post().uri("/long").insert_header(("Idempotency-Key", "long")).to_http_request();
+        let key = <RequiredKey as actix_web::FromRequest>::extract(&request).await.map_err(|problem| problem.0)?;
+        let work = self.clone();
+        let response = web::idempotent(&self.db, key.keyed(), move |_| {
+            let (work, end) = (work.clone(), end.clone());
             async move {
-                let request = test::TestRequest::post().uri(app).insert_header(("Idempotency-Key", "long")).to_http_request();
-                let key = <RequiredKey as actix_web::FromRequest>::extract(&request).await.unwrap();
-                // Outlives the wait of a twin, not the second that a write may last: the turn is taken before the write begins.
-                let slow = web::idempotent(&db, key.without_body(), move |_| {
-                    let mut held = held.clone();
-                    async move {
-                        _ = tokio::time::timeout(Duration::from_millis(800), held.wait_for(|open| *open)).await;
-                        Ok(Answer::no_content())
-                    }
-                });
-                slow.await.map(|response| (response.status().as_u16(), response.headers().contains_key("idempotency-replayed")))
+                work.runs.fetch_add(1, Ordering::SeqCst);
+                work.began.notify_one();
+                let _ = work.go.subscribe().wait_for(|go| *go).await;
+                end
             }
-        };
-        let impatient = tokio::time::timeout(Duration::from_millis(50), keyed("/long")).await;
-        assert!(impatient.is_err(), "the client hung up");
-        assert_eq!(keyed("/long").await.unwrap(), (204, true), "what it had asked for was done once");
-        drop(release);
+        });
+        let response = response.await.map_err(|problem| problem.0)?;
+        Ok((response.status().as_u16(), response.headers().contains_key("idempotency-replayed")))
+    }
+
+    /// The same, but the client hangs up once the work has begun.
+    async fn ask_and_hang_up(self: &Arc<Self>, end: Result<Answer, Fault>) {
+        tokio::select! {
+            answered = self.ask(end) => panic!("answered before it was done: {answered:?}"),
+            () = self.began.notified() => {}
+        }
+    }
+}
+
+/// The work of these tests outlives the wait of a twin.
+fn patient() -> durable::Settings {
+    durable::Settings { job_timeout_ms: 20_000, ..durable::Settings::default() }
+}
+
+#[actix_web::test]
+async fn a_twin_of_something_long_is_told_to_come_back_also_if_the_first_client_has_hung_up() {
+    durable_testing::on_both_with("orders", patient(), async |db| {
+        let work = LongWork::new(&db);
+        let answer = || Ok(Answer::no_content());
+        work.ask_and_hang_up(answer()).await;
+        let twin = tokio::time::timeout(Duration::from_secs(10), work.ask(answer())).await.expect("it waits for 2 s");
+        let twin = twin.unwrap_err();
+        assert_eq!((twin.code.as_str(), twin.kind), ("twin_in_progress", FaultKind::Conflict));
+        assert!(twin.retry_after.is_some());
+        work.go.send_replace(true);
+        assert_eq!(work.ask(answer()).await.unwrap(), (204, true), "what was asked for was done");
+        assert_eq!(work.runs.load(Ordering::SeqCst), 1);
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_refusal_is_remembered_although_its_client_hung_up_before_it_was_known() {
+    durable_testing::on_both_with("orders", patient(), async |db| {
+        let work = LongWork::new(&db);
+        let refusal = || Err(Fault::conflict("no_figs_left", "There are none."));
+        work.ask_and_hang_up(refusal()).await;
+        work.go.send_replace(true);
+        assert_eq!(work.ask(refusal()).await.unwrap(), (409, true));
+        assert_eq!(work.runs.load(Ordering::SeqCst), 1, "nothing is done twice");
     })
     .await;
 }
