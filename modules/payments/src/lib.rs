@@ -5,7 +5,7 @@
 //!   RELIABILITY.md, Money commands in payments, says why.
 //! - `sandbox/` is a provider that needs no account; it keeps its own books.
 //!
-//! Invariant: no provider call inside a transaction, and no outcome recorded anywhere but in `record.rs`.
+//! Invariant: no provider call inside a transaction, and no answer of the provider recorded anywhere but in `record.rs`.
 
 mod begin;
 mod calls;
