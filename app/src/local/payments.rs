@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use payments_contract::LocalPayments;
+use shared_kernel::RandomSecrets;
 
 use super::{
     Placed,
@@ -15,6 +16,7 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         db: open(ground, "payments").await?,
         clock: ground.clock.clone(),
         ids: ground.ids.clone(),
+        secrets: Arc::new(RandomSecrets),
         provider: ::payments::ProviderPlace::Sandbox { books: place(&ground.settings, SANDBOX_PROVIDER)? },
         settings: ground.settings.section("payments")?,
     })

@@ -10,7 +10,7 @@ use std::{
 };
 
 use durable::Db;
-use shared_kernel::Fault;
+use shared_kernel::{Fault, FaultKind};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -38,7 +38,7 @@ pub struct Ask {
 pub struct Calls {
     me: Weak<Calls>,
     worker: Worker,
-    at_work: Mutex<HashMap<Uuid, watch::Sender<bool>>>,
+    at_work: Mutex<HashMap<Uuid, watch::Sender<Stand>>>,
     tasks: Mutex<JoinSet<()>>,
     places: Arc<Semaphore>,
     settings: Settings,
@@ -50,14 +50,32 @@ struct Worker {
     provider: Arc<dyn Provider>,
 }
 
+#[derive(Clone, Debug)]
+enum Stand {
+    AtWork,
+    /// The outcome is recorded, or nobody could be asked for it.
+    Over,
+    /// It met a bug, and asking again will meet it again.
+    Broken(Fault),
+}
+
 /// A call under way, or over.
-pub struct UnderWay(watch::Receiver<bool>);
+pub struct UnderWay(watch::Receiver<Stand>);
 
 impl UnderWay {
-    /// Waits until the outcome is recorded or the call has ended without one, but not beyond `until`.
-    pub async fn wait_until(mut self, until: Instant) {
-        // Whatever made the wait end, the caller looks at the command itself.
-        let _ = tokio::time::timeout_at(until, self.0.wait_for(|over| *over)).await;
+    /// Waits until the outcome is recorded or the call has ended without one, but not beyond `until`. Whatever made the wait end, the command itself
+    /// says whether it has an outcome.
+    ///
+    /// # Errors
+    /// The bug the call met, as an internal fault: the outcome remains unknown, and no refusal.
+    pub async fn wait_until(mut self, until: Instant) -> Result<(), Fault> {
+        match tokio::time::timeout_at(until, self.0.wait_for(|stand| !matches!(stand, Stand::AtWork))).await {
+            Ok(Ok(stand)) => match &*stand {
+                Stand::Broken(fault) => Err(fault.clone()),
+                Stand::AtWork | Stand::Over => Ok(()),
+            },
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -87,7 +105,7 @@ impl Calls {
     /// Lets go whoever waits for this command: its outcome has been recorded by somebody else.
     pub fn announce(&self, command: Uuid) {
         if let Some(waiters) = self.at_work.lock().unwrap_or_else(PoisonError::into_inner).get(&command) {
-            waiters.send_replace(true);
+            waiters.send_replace(Stand::Over);
         }
     }
 
@@ -96,15 +114,15 @@ impl Calls {
         if let Some(known) = at_work.get(&command) {
             return UnderWay(known.subscribe());
         }
-        let (over, waiter) = watch::channel(false);
+        let (over, waiter) = watch::channel(Stand::AtWork);
         at_work.insert(command, over);
         drop(at_work);
-        let entry = Entry { calls: self.me.clone(), command };
+        let entry = Entry { calls: self.me.clone(), command, end: Stand::Over };
         let (calls, worker, places, limit) = (self.me.clone(), self.worker.clone(), self.places.clone(), self.settings.call_give_up());
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let _entry = entry;
+            let mut entry = entry;
             let Ok(_place) = places.acquire_owned().await else { return };
             let work = async {
                 match first {
@@ -121,7 +139,13 @@ impl Calls {
                 Ok(Ok(None)) => {}
                 Ok(Err(fault)) => {
                     metrics::counter!("banyan_payments_provider_faults_total", "code" => fault.code.clone()).increment(1);
-                    tracing::warn!(%command, %fault, "the outcome of a money command is unknown; it will be asked for again");
+                    if fault.is_transient() {
+                        tracing::warn!(%command, %fault, "the outcome of a money command is unknown; it will be asked for again");
+                    } else {
+                        tracing::error!(%command, %fault, "a money command meets a bug: somebody must look into it");
+                        // Whatever the provider's fault was meant as, the command has no outcome: nobody may take this for a refusal.
+                        entry.end = Stand::Broken(Fault { kind: FaultKind::Internal, ..fault });
+                    }
                 }
                 Err(_) => tracing::warn!(%command, ?limit, "the provider did not answer; it will be asked again"),
             }
@@ -134,13 +158,14 @@ impl Calls {
 struct Entry {
     calls: Weak<Calls>,
     command: Uuid,
+    end: Stand,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(calls) = self.calls.upgrade() {
             let over = calls.at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.command);
-            over.map(|over| over.send_replace(true));
+            over.map(|over| over.send_replace(std::mem::replace(&mut self.end, Stand::Over)));
         }
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use durable::{Db, Machinery, Place, Seed};
 use payments_contract::Payments;
-use shared_kernel::{Clock, Ids};
+use shared_kernel::{Clock, Ids, Secrets};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use web::Routes;
@@ -56,6 +56,8 @@ pub struct Needs {
     pub db: Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
+    /// For the sandbox provider's webhooks, if no secret is set.
+    pub secrets: Arc<dyn Secrets>,
     pub provider: ProviderPlace,
     pub settings: Settings,
 }
@@ -75,9 +77,9 @@ pub struct Offers {
 /// # Errors
 /// If the provider's books cannot be opened.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
-    let Needs { db, clock, ids, provider, settings } = needs;
+    let Needs { db, clock, ids, secrets, provider, settings } = needs;
     let ProviderPlace::Sandbox { books } = provider;
-    let (sandbox, deliveries) = Sandbox::open(&books, settings.clone(), clock, ids).await?;
+    let (sandbox, deliveries) = Sandbox::open(&books, settings.clone(), clock, ids, secrets.as_ref()).await?;
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings));
     let deliveries = Arc::new(Mutex::new(deliveries));
     let (hears, reconciles) = (service.clone(), service.clone());

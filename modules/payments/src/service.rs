@@ -38,37 +38,34 @@ impl Service {
     }
 
     /// Sees a command through to its outcome, as far as the caller's patience goes; `None` while the outcome is unknown.
+    ///
+    /// # Errors
+    /// The bug that stands between the command and its outcome: asking again for ever would hide it.
     async fn settle(&self, call: &Call, begun: Begun) -> Result<Option<MoneyCommand>, Fault> {
         let limit = self.settings.call_limit();
         let until = Instant::now() + call.timeout.map_or(limit, |patience| patience.min(limit));
-        let id = match begun {
+        let (id, ended) = match begun {
             Begun::Answered(command) => return Ok(Some(*command)),
-            Begun::Started(ask) => {
-                let id = ask.command.id;
-                self.calls.ask(*ask).wait_until(until).await;
-                id
-            }
-            Begun::Open(id) => {
-                self.calls.resolve(id).wait_until(until).await;
-                id
-            }
+            Begun::Started(ask) => (ask.command.id, self.calls.ask(*ask).wait_until(until).await),
+            Begun::Open(id) => (id, self.calls.resolve(id).wait_until(until).await),
             Begun::Waiting { void, for_command } => {
-                self.wait_for(for_command, until).await;
-                self.calls.resolve(void).wait_until(until).await;
-                void
+                let first = self.wait_for(for_command, until).await;
+                (void, first.and(self.calls.resolve(void).wait_until(until).await))
             }
-            Begun::NotYet { for_command } => {
-                self.wait_for(for_command, until).await;
-                return Ok(None);
-            }
+            Begun::NotYet { for_command } => return self.wait_for(for_command, until).await.map(|()| None),
         };
-        let command = store::find_command(self.db.read(), id).await?;
-        Ok(command.filter(|command| !command.is_open()))
+        let command = store::find_command(self.db.read(), id).await?.filter(|command| !command.is_open());
+        match (command, ended) {
+            // Somebody else may have brought the outcome.
+            (Some(command), _) => Ok(Some(command)),
+            (None, ended) => ended.map(|()| None),
+        }
     }
 
-    async fn wait_for(&self, command: Option<Uuid>, until: Instant) {
-        if let Some(command) = command {
-            self.calls.resolve(command).wait_until(until).await;
+    async fn wait_for(&self, command: Option<Uuid>, until: Instant) -> Result<(), Fault> {
+        match command {
+            Some(command) => self.calls.resolve(command).wait_until(until).await,
+            None => Ok(()),
         }
     }
 
@@ -284,7 +281,8 @@ impl Service {
         let under_way: Vec<_> = open.iter().map(|command| self.calls.resolve(*command)).collect();
         let until = Instant::now() + self.settings.call_give_up();
         for call in under_way {
-            call.wait_until(until).await;
+            // What it met is in the log, and does not keep the others from being asked about.
+            let _ = call.wait_until(until).await;
         }
         Ok(open.len())
     }

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use durable::{Db, Place};
 use secrecy::{ExposeSecret, SecretString};
-use shared_kernel::{Clock, Fault, Ids, Money, Timestamp};
+use shared_kernel::{Clock, Fault, Ids, Money, Secrets, Timestamp};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -46,17 +46,20 @@ impl Sandbox {
     /// Opens the provider's books, making their tables if need be. The receiver gets its webhooks.
     ///
     /// # Errors
-    /// `unavailable`, with what could not be reached.
+    /// `unavailable`, with what could not be reached; `no_randomness`.
     pub async fn open(
         place: &Place,
         settings: Settings,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
+        secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<Delivery>), Fault> {
         store::create_tables(place).await?;
         let pool = durable::Settings { pool: 2, ..durable::Settings::default() };
-        let secret = settings.webhook_secret.clone();
-        let secret = secret.unwrap_or_else(|| format!("{}{}", ids.new_id().simple(), ids.new_id().simple()).into());
+        let secret = match settings.webhook_secret.clone() {
+            Some(secret) => secret,
+            None => hex::encode(secrets.new_secret()?).into(),
+        };
         let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
         let (deliveries, received) = mpsc::channel(DELIVERIES);
         Ok((Sandbox { books, settings, secret, deliveries }, received))

@@ -1,5 +1,7 @@
 //! A process dies between `started` and `answered`. Whatever had happened on the line, each command has exactly one effect in the end.
 
+use shared_kernel::FaultKind;
+
 use super::{Home, Mishap, Order, Shop, on_both};
 
 #[derive(Clone, Copy, Debug)]
@@ -159,6 +161,27 @@ async fn a_void_started_by_the_outcome_it_waited_for_is_sent_by_the_reconciler_a
         assert_eq!(shop.status(&order).await, "voided");
         assert_eq!(shop.effects().await, [1, 0, 1, 0]);
         assert_eq!(order.void(&shop).await, "voided");
+        shop.assert_books_agree().await;
+        shop.crash().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bug_is_told_to_whoever_asks_and_is_no_refusal() {
+    on_both(|home| async move {
+        let (shop, order) = (home.open().await, Order::new());
+        assert_eq!(order.authorise(&shop).await, "authorised");
+        shop.line.next(Mishap::Bug);
+        let fault = order.ask_for_capture(&shop).await.unwrap_err();
+        assert_eq!((fault.code.as_str(), fault.kind), ("confused", FaultKind::Internal));
+        assert!(!fault.is_refusal(), "the outcome is unknown");
+        assert_eq!(shop.status(&order).await, "capturing");
+        // A void that waits for it hears of the bug too, and has its turn once that is mended.
+        shop.line.next(Mishap::Bug);
+        assert_eq!(order.void(&shop).await, "confused");
+        assert_eq!(order.capture(&shop).await, "captured");
+        assert_eq!(shop.effects().await, [1, 1, 0, 0]);
         shop.assert_books_agree().await;
         shop.crash().await;
     })

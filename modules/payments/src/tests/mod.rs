@@ -21,7 +21,7 @@ use payments_contract::{
     Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void, VoidPayment,
     authorisation, capture, refund, void,
 };
-use shared_kernel::{Call, Fault, Money, RandomIds, SystemClock, Timestamp};
+use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock, Timestamp};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Home {
     payments: Place,
-    books: Place,
+    pub books: Place,
 }
 
 /// Runs a test on SQLite files and on PostgreSQL schemas.
@@ -87,7 +87,7 @@ impl Home {
     pub async fn open_with(&self, settings: Settings) -> Shop {
         let pool = durable::Settings { pool: 4, ..durable::Settings::default() };
         let db = durable_testing::open("payments", &self.payments, pool).await;
-        let opened = Sandbox::open(&self.books, settings.clone(), Arc::new(SystemClock), Arc::new(RandomIds)).await;
+        let opened = Sandbox::open(&self.books, settings.clone(), Arc::new(SystemClock), Arc::new(RandomIds), &RandomSecrets).await;
         let (sandbox, _) = opened.expect("the provider opens its books");
         let sandbox = Arc::new(sandbox);
         let line = Arc::new(Line {
@@ -138,6 +138,8 @@ pub enum Mishap {
     HangsBefore,
     /// Nothing comes back until the line is repaired, although the provider acted.
     HangsAfter,
+    /// Our side of the line is wrong, and calls it a conflict.
+    Bug,
 }
 
 impl Mishap {
@@ -185,6 +187,7 @@ impl Line {
         let repaired = repairs.wait_for(|repairs| *repairs > planned_at);
         match mishap {
             Mishap::LostBefore => Err(lost()),
+            Mishap::Bug => Err(Fault::conflict("confused", "as told")),
             Mishap::LostAfter => request.await.and_then(|_| Err(lost())),
             Mishap::HangsBefore => {
                 repaired.await.map(drop).map_err(|_| lost())?;
@@ -282,10 +285,14 @@ impl Order {
         }
     }
 
-    pub async fn capture(&self, shop: &Shop) -> String {
+    pub async fn ask_for_capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
         let request = CapturePayment { command_id: self.command("capture"), order_id: self.id.to_string() };
+        shop.service.capture_payment(&orders(), request).await.map(|Capture { outcome }| outcome.unwrap())
+    }
+
+    pub async fn capture(&self, shop: &Shop) -> String {
         use capture::Outcome;
-        match shop.service.capture_payment(&orders(), request).await.map(|Capture { outcome }| outcome.unwrap()) {
+        match self.ask_for_capture(shop).await {
             Ok(Outcome::Captured(_)) => "captured".into(),
             Ok(Outcome::Declined(decline)) => decline.code,
             Ok(Outcome::InProgress(_)) => "in_progress".into(),

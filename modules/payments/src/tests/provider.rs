@@ -1,8 +1,17 @@
 //! The sandbox provider behaves as providers do: idempotent by key, its own rules, its own books.
 
-use super::{euros, on_both};
-use crate::provider::{Answer, AuthorisationRequest, Provider};
+use std::sync::Arc;
+
+use shared_kernel::{Clock, Fault, RandomIds, Secrets, SystemClock};
 use uuid::Uuid;
+
+use super::{euros, on_both};
+use crate::{
+    provider::{Answer, AuthorisationRequest, Provider, WebhookEvent},
+    sandbox::Sandbox,
+    settings::Settings,
+    webhook,
+};
 
 fn wanted(method: &str) -> AuthorisationRequest {
     AuthorisationRequest { order_id: Uuid::now_v7(), amount: euros(100), method: method.into() }
@@ -71,6 +80,34 @@ async fn the_provider_keeps_its_own_rules() {
         id(provider.capture(capture, &fails_once, &euros(100)).await.unwrap());
         assert_eq!(shop.effects().await, [3, 2, 1, 0]);
         shop.crash().await;
+    })
+    .await;
+}
+
+/// What it gives is known, or there is none.
+#[derive(Debug)]
+struct Given(Option<[u8; 32]>);
+
+impl Secrets for Given {
+    fn new_secret(&self) -> Result<[u8; 32], Fault> {
+        self.0.ok_or_else(|| Fault::internal("no_randomness", "as told"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhooks_are_signed_with_a_secret_nobody_can_guess() {
+    on_both(|home| async move {
+        let open = async |secrets: Given| {
+            Sandbox::open(&home.books, Settings::default(), Arc::new(SystemClock), Arc::new(RandomIds), &secrets).await
+        };
+        assert_eq!(open(Given(None)).await.map(drop).unwrap_err().code, "no_randomness");
+        let (sandbox, _) = open(Given(Some([7; 32]))).await.unwrap();
+        let now = SystemClock.now();
+        let event = WebhookEvent { id: Uuid::new_v4(), reference: Uuid::new_v4(), answer: Answer::Accepted { id: "x".to_owned() } };
+        let body = serde_json::to_vec(&event).unwrap();
+        let signature = webhook::sign(hex::encode([7; 32]).as_bytes(), &body, now);
+        assert!(sandbox.read_webhook(&signature, &body, now).is_ok());
+        sandbox.close().await;
     })
     .await;
 }

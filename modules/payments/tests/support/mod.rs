@@ -9,7 +9,7 @@ use payments::{Needs, Offers, ProviderPlace, SandboxSettings, Settings, start};
 use payments_contract::{
     AuthorisePayment, CapturePayment, FindPayment, Payment, RefundRemaining, VoidPayment, authorisation, capture, refund, void,
 };
-use shared_kernel::{Call, Fault, Money, RandomIds, SystemClock};
+use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock};
 use uuid::Uuid;
 
 pub const SECRET: &str = "the provider's secret";
@@ -40,7 +40,14 @@ impl Shop {
     pub async fn open_with(db: Db, settings: Settings) -> Self {
         let books = SqliteHome::new();
         let provider = ProviderPlace::Sandbox { books: books.place("sandbox-provider") };
-        let needs = Needs { db: db.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds), provider, settings };
+        let needs = Needs {
+            db: db.clone(),
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            secrets: Arc::new(RandomSecrets),
+            provider,
+            settings,
+        };
         Shop { offers: start(needs).await.expect("payments starts"), db, _books: books }
     }
 }
