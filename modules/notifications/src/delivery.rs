@@ -2,16 +2,15 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use durable::{Db, outbox};
+use durable::{Db, heard, outbox};
 use futures::{FutureExt, future::join_all};
 use notifications_contract::MailSent;
 use shared_kernel::{Call, Clock, Fault, TraceParent};
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, Users};
 
 use crate::{
-    notification::{Attempt, Claimed, Next},
+    notification::{Attempt, Claimed, Failure, Next},
     post::{Post, Recipient},
     service::MAIL,
     settings::Settings,
@@ -41,22 +40,10 @@ impl Delivery {
                 Ok(_) => continue,
                 Err(fault) => tracing::warn!(%fault, "due mails could not be looked up"),
             }
-            let poll = tokio::time::sleep(self.settings.poll());
-            tokio::pin!(poll);
-            loop {
-                tokio::select! {
-                    () = &mut poll => break,
-                    () = stop.cancelled() => return,
-                    change = changes.recv() => match change {
-                        Ok(change) if change.topic.as_ref() != MAIL => {}
-                        Ok(_) | Err(RecvError::Lagged(_)) => break,
-                        // The database is closing: nothing more can be claimed, and polling will say so.
-                        Err(RecvError::Closed) => {
-                            poll.as_mut().await;
-                            break;
-                        }
-                    },
-                }
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.poll()) => {}
+                () = heard(&mut changes, MAIL) => {}
+                () = stop.cancelled() => {}
             }
         }
     }
@@ -73,13 +60,13 @@ impl Delivery {
         let call = Call::by_module("notifications").traced(mail.traceparent.as_deref().and_then(TraceParent::parse));
         // A bug counts as a refusal, so that one mail that cannot be handled is given up some day and holds no other back.
         let attempt = AssertUnwindSafe(self.attempt(&call, mail)).catch_unwind().await;
-        let attempt = attempt.unwrap_or_else(|_| Attempt::Refused { error: "sending it panicked".to_owned() });
+        let attempt = attempt.unwrap_or_else(|_| Attempt::Refused { error: Failure::new("panicked", "sending it panicked") });
         let next = mail.next(attempt, &self.settings.patience(), self.clock.now());
         match &next {
             Next::Again { after, error, .. } => {
-                tracing::info!(notification = %mail.id, attempts = mail.attempts, ?after, error, "a mail is not sent yet");
+                tracing::info!(notification = %mail.id, attempts = mail.attempts, ?after, %error, "a mail is not sent yet");
             }
-            Next::Failed { error } => tracing::warn!(notification = %mail.id, attempts = mail.attempts, error, "a mail is given up"),
+            Next::Failed { error } => tracing::warn!(notification = %mail.id, attempts = mail.attempts, %error, "a mail is given up"),
             Next::Sent { .. } | Next::Captured { .. } => {}
         }
         metrics::counter!("banyan_mails_total", "outcome" => outcome(&next), "kind" => mail.kind.as_str()).increment(1);
@@ -95,14 +82,14 @@ impl Delivery {
         let request = FindUser { user_id: mail.user_id.to_string() };
         let asking = tokio::time::timeout(limit, async { self.users.find_user(&call.clone().within(limit), request).await });
         let user = match asking.await {
-            Err(_) => return Attempt::Unanswered { error: "users did not answer in time".to_owned() },
-            Ok(Err(fault)) if fault.is_transient() => return Attempt::Unanswered { error: fault.to_string() },
-            Ok(Err(fault)) => return Attempt::Refused { error: fault.to_string() },
+            Err(_) => return Attempt::Unanswered { error: Failure::new("users_timeout", "users did not answer in time") },
+            Ok(Err(fault)) if fault.is_transient() => return Attempt::Unanswered { error: fault.into() },
+            Ok(Err(fault)) => return Attempt::Refused { error: fault.into() },
             Ok(Ok(found)) => found.user,
         };
         match user {
             Some(user) => self.post.send(mail, &Recipient { name: user.name, address: user.email }).await,
-            None => Attempt::Hopeless { error: "there is no such user".to_owned() },
+            None => Attempt::Hopeless { error: Failure::new("no_such_user", "there is no such user") },
         }
     }
 

@@ -1,9 +1,9 @@
 //! The rules of a notification: what it is, and what follows from each attempt to send it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use shared_kernel::Timestamp;
+use shared_kernel::{Fault, Timestamp};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -138,16 +138,42 @@ pub enum Attempt {
     },
     /// Somebody said no; it may have been a passing mistake of theirs.
     Refused {
-        error: String,
+        error: Failure,
     },
     /// Nobody took it, and nobody refused it: it may even have arrived.
     Unanswered {
-        error: String,
+        error: Failure,
     },
     /// It can never be sent.
     Hopeless {
-        error: String,
+        error: Failure,
     },
+}
+
+/// Why an attempt came to nothing. It shows as its code alone, which is for logs: what was said may hold mail addresses, and stays with the mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// A word, or the mail server's reply code.
+    pub code: String,
+    pub said: String,
+}
+
+impl Failure {
+    pub fn new(code: &str, said: impl Into<String>) -> Self {
+        Failure { code: code.to_owned(), said: said.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.code)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Failure { said: fault.to_string(), code: fault.code }
+    }
 }
 
 /// How long a mail is tried.
@@ -164,8 +190,8 @@ pub struct Patience {
 pub enum Next {
     Sent { to: String },
     Captured { to: String },
-    Again { after: Duration, refusals: u32, error: String },
-    Failed { error: String },
+    Again { after: Duration, refusals: u32, error: Failure },
+    Failed { error: Failure },
 }
 
 impl Claimed {
@@ -191,6 +217,14 @@ impl Claimed {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_log_gets_the_code_of_a_failure_and_not_what_was_said() {
+        let said = "550 5.1.1 <ada@example.com>: no such mailbox";
+        let next = claimed(3, 2).next(Attempt::Refused { error: Failure::new("550", said) }, &patience(), CREATED);
+        let Next::Failed { error } = next else { panic!("{next:?}") };
+        assert_eq!((error.to_string().as_str(), error.said.as_str()), ("550", said));
+    }
+
     const CREATED: Timestamp = Timestamp::from_ms(1_000_000);
 
     fn claimed(attempts: u32, refusals: u32) -> Claimed {
@@ -213,11 +247,11 @@ mod tests {
     }
 
     fn refused() -> Attempt {
-        Attempt::Refused { error: "550 no".into() }
+        Attempt::Refused { error: Failure::new("told", "550 no") }
     }
 
     fn unanswered() -> Attempt {
-        Attempt::Unanswered { error: "nobody there".into() }
+        Attempt::Unanswered { error: Failure::new("told", "nobody there") }
     }
 
     #[test]
@@ -232,7 +266,7 @@ mod tests {
     fn the_last_refusal_is_the_end() {
         let next = claimed(2, 1).next(refused(), &patience(), CREATED);
         assert!(matches!(next, Next::Again { refusals: 2, .. }), "{next:?}");
-        assert_eq!(claimed(3, 2).next(refused(), &patience(), CREATED), Next::Failed { error: "550 no".into() });
+        assert_eq!(claimed(3, 2).next(refused(), &patience(), CREATED), Next::Failed { error: Failure::new("told", "550 no") });
     }
 
     #[test]
@@ -240,13 +274,13 @@ mod tests {
         let before = CREATED.plus(Duration::from_secs(3_599));
         assert!(matches!(claimed(1_000, 2).next(unanswered(), &patience(), before), Next::Again { refusals: 2, .. }));
         let after = CREATED.plus(Duration::from_secs(3_600));
-        assert_eq!(claimed(1, 0).next(unanswered(), &patience(), after), Next::Failed { error: "nobody there".into() });
+        assert_eq!(claimed(1, 0).next(unanswered(), &patience(), after), Next::Failed { error: Failure::new("told", "nobody there") });
     }
 
     #[test]
     fn what_can_never_be_sent_is_not_tried_again() {
-        let hopeless = Attempt::Hopeless { error: "no such user".into() };
-        assert_eq!(claimed(1, 0).next(hopeless, &patience(), CREATED), Next::Failed { error: "no such user".into() });
+        let hopeless = Attempt::Hopeless { error: Failure::new("told", "no such user") };
+        assert_eq!(claimed(1, 0).next(hopeless, &patience(), CREATED), Next::Failed { error: Failure::new("told", "no such user") });
     }
 
     #[test]

@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use shared_kernel::outside_transaction;
 
 use crate::{
-    notification::{Attempt, Claimed},
+    notification::{Attempt, Claimed, Failure},
     settings::Settings,
 };
 
@@ -55,18 +55,23 @@ impl Post {
     pub async fn send(&self, mail: &Claimed, recipient: &Recipient) -> Attempt {
         let message = match self.write(mail, recipient) {
             Ok(message) => message,
-            Err(error) => return Attempt::Hopeless { error: format!("{error:#}") },
+            Err(error) => return Attempt::Hopeless { error: Failure::new("unwritable", format!("{error:#}")) },
         };
         let to = recipient.address.clone();
         let Some(server) = &self.server else { return Attempt::Captured { to } };
         if let Err(fault) = outside_transaction("the mail server") {
-            return Attempt::Refused { error: fault.to_string() };
+            return Attempt::Refused { error: fault.into() };
         }
-        match tokio::time::timeout(self.timeout, server.send(message)).await {
-            Ok(Ok(_)) => Attempt::Sent { to },
-            Ok(Err(error)) => attempt_of(&error),
-            Err(_) => Attempt::Unanswered { error: format!("the mail server took longer than {} ms", self.timeout.as_millis()) },
-        }
+        let sending = async {
+            match server.send(message).await {
+                Ok(_) => Attempt::Sent { to },
+                Err(error) => attempt_of(server, &error).await,
+            }
+        };
+        tokio::time::timeout(self.timeout, sending).await.unwrap_or_else(|_| {
+            let said = format!("the mail server took longer than {} ms", self.timeout.as_millis());
+            Attempt::Unanswered { error: Failure::new("timeout", said) }
+        })
     }
 
     fn write(&self, mail: &Claimed, recipient: &Recipient) -> anyhow::Result<Message> {
@@ -89,11 +94,31 @@ impl Post {
     }
 }
 
-/// Only a reply that says "no, for good" (5yz) is a refusal. A "not now" (4yz), a connection that was not made or broke off, or silence leave
-/// the outcome open.
-fn attempt_of(error: &smtp::Error) -> Attempt {
-    let said = error.to_string();
-    if error.is_permanent() || error.is_client() { Attempt::Refused { error: said } } else { Attempt::Unanswered { error: said } }
+/// Only a reply that says "no, for good" (5yz) to the mail itself is a refusal. A "not now" (4yz), a connection that was not made or broke off, or
+/// silence leave the outcome open; and so does a server that refuses us whatever the mail: a wrong password, no encryption or none it takes, our address
+/// on its list. That is for an operator to mend, and no mail is given up for it.
+async fn attempt_of(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::Error) -> Attempt {
+    let code = error.status().filter(|_| error.is_permanent()).map(u16::from);
+    let failure = Failure::new(&error.status().map_or_else(|| kind_of(error).to_owned(), |code| code.to_string()), error.to_string());
+    // Some codes, 554 above all, are said at the greeting as well as to a mail. A server that lets us in otherwise meant the mail.
+    let means_the_mail = code.is_some_and(is_said_to_mails) && server.test_connection().await.is_ok();
+    if means_the_mail { Attempt::Refused { error: failure } } else { Attempt::Unanswered { error: failure } }
+}
+
+/// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that takes no mail at all (RFC 7504), or who we are (RFC 4954).
+fn is_said_to_mails(code: u16) -> bool {
+    !matches!(code, 500 | 502..=504 | 521 | 530 | 534 | 535 | 538)
+}
+
+/// What went wrong where there was no reply.
+fn kind_of(error: &smtp::Error) -> &'static str {
+    match error {
+        _ if error.is_timeout() => "timeout",
+        _ if error.is_tls() => "tls",
+        _ if error.is_client() => "not_possible_there",
+        _ if error.is_response() => "unreadable_reply",
+        _ => "no_connection",
+    }
 }
 
 #[cfg(test)]

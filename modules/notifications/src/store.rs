@@ -118,15 +118,15 @@ pub async fn record(tx: &Tx, mail: &Claimed, next: &Next, now: Timestamp) -> Res
         Next::Captured { to } => {
             update.col_expr(Column::Status, Expr::value(Status::Captured.as_str())).col_expr(Column::Recipient, Expr::value(to.as_str()))
         }
-        Next::Failed { error } => {
-            update.col_expr(Column::Status, Expr::value(Status::Failed.as_str())).col_expr(Column::LastError, Expr::value(error.as_str()))
-        }
+        Next::Failed { error } => update
+            .col_expr(Column::Status, Expr::value(Status::Failed.as_str()))
+            .col_expr(Column::LastError, Expr::value(error.said.as_str())),
         Next::Again { after, refusals, error } => {
             let due_at = tx.database_now().await?.plus(*after);
             update
                 .col_expr(Column::NextAttemptAt, Expr::value(due_at.as_ms()))
                 .col_expr(Column::Refusals, Expr::value(i64::from(*refusals)))
-                .col_expr(Column::LastError, Expr::value(error.as_str()))
+                .col_expr(Column::LastError, Expr::value(error.said.as_str()))
         }
     };
     let recorded = update

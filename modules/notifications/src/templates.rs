@@ -41,7 +41,10 @@ pub fn order_cancelled(event: &OrderCancelled) -> Result<Mail, Fault> {
         _ => "We have cancelled your order.",
     };
     let money = match &event.refunded {
-        Some(refunded) => format!("{refunded} will be returned to your payment method."),
+        Some(refunded) if refunded.amount > 0 => format!("{refunded} will be returned to your payment method."),
+        Some(_) => "What you paid has been returned to you before.".to_owned(),
+        // An operator may have ended it at any point, also after the payment.
+        None if event.reason == "operator" => "Should anything have been charged, we write to you when it is returned.".to_owned(),
         None => "Nothing has been charged.".to_owned(),
     };
     mail(Kind::OrderCancelled, &event.user_id, format!("Your order {order} was cancelled"), &format!("{why} {money}"), &event.order_id)
@@ -148,6 +151,10 @@ mod tests {
         assert!(declined.contains("declined. Nothing has been charged."), "{declined}");
         let late = order_cancelled(&event("customer", money(500, "JPY"))).unwrap().body;
         assert!(late.contains("500 JPY will be returned"), "{late}");
+        let before = order_cancelled(&event("customer", money(0, "EUR"))).unwrap().body;
+        assert!(before.contains("returned to you before") && !before.contains("0.00"), "{before}");
+        let given_up = order_cancelled(&event("operator", None)).unwrap().body;
+        assert!(!given_up.contains("Nothing has been charged") && given_up.contains("when it is returned"), "{given_up}");
         // A reason this version does not know is still a cancellation.
         assert!(order_cancelled(&event("meteor", None)).is_ok());
     }

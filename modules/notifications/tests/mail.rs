@@ -4,10 +4,15 @@ mod support;
 
 use std::{collections::HashSet, time::Duration};
 
+use durable::Db;
 use durable_testing::{eventually, on_both, told};
 use notifications::Settings;
 use notifications_contract::MailSent;
-use support::{CURSED, LIMIT, Module, quick, smtp::Sink};
+use sea_orm::{ConnectionTrait, Statement};
+use support::{
+    CURSED, LIMIT, Module, quick,
+    smtp::{Door, Sink},
+};
 use uuid::Uuid;
 
 fn through(sink: &Sink) -> Settings {
@@ -84,6 +89,58 @@ async fn a_mail_refused_too_often_is_given_up_and_holds_no_other_back() {
         assert_eq!(sink.letters().len(), 4);
         assert_eq!(told(&db).await.len(), 1);
         module.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_let_us_in_costs_no_mail() {
+    on_both("notifications", |db| async move {
+        for door in [
+            Door::Password("535 5.7.8 wrong password"),
+            Door::Password("534 5.7.9 too weak"),
+            Door::Password("538 encrypt first"),
+            Door::UnknownMechanism,
+            Door::Greeting("554 5.7.1 your address is on a list"),
+            Door::Greeting("521 no mail here"),
+            Door::Sender("530 5.7.0 log in first"),
+        ] {
+            let sink = Sink::behind(door, &[]).await;
+            let settings = Settings { smtp_url: Some(sink.url_with_password().into()), max_refusals: 1, ..quick() };
+            let mut module = Module::open(db.clone(), settings).await;
+            let user = Uuid::new_v4();
+            module.welcome(user).await;
+            module.run();
+            let tried = || async { attempts_of_the_queued(&db).await >= 3 };
+            eventually("it is tried again and again", LIMIT, tried).await;
+            assert_eq!(module.list(user).await[0].status, "queued", "{door:?}");
+            sink.open();
+            module.all_become(user, "sent").await;
+            module.stop().await;
+        }
+    })
+    .await;
+}
+
+/// How often the mail that waits was tried.
+async fn attempts_of_the_queued(db: &Db) -> i64 {
+    let sql = "select attempts from notification where status = 'queued'";
+    let row = db.read().query_one_raw(Statement::from_string(db.backend(), sql)).await.unwrap();
+    row.map_or(0, |row| row.try_get("", "attempts").unwrap())
+}
+
+#[tokio::test]
+async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
+    on_both("notifications", |db| async move {
+        for reply in ["550 no such mailbox", "553 not a name", "554 no", "555 no such parameter"] {
+            let sink = Sink::behind(Door::Sender(reply), &[]).await;
+            let mut module = Module::open(db.clone(), Settings { max_refusals: 2, ..through(&sink) }).await;
+            let user = Uuid::new_v4();
+            module.welcome(user).await;
+            module.run();
+            module.all_become(user, "failed").await;
+            module.stop().await;
+        }
     })
     .await;
 }

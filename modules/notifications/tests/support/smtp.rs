@@ -31,7 +31,22 @@ impl Letter {
     }
 }
 
+/// What a client meets before it can hand anything over.
+#[derive(Clone, Copy, Debug)]
+pub enum Door {
+    Open,
+    /// This instead of the greeting.
+    Greeting(&'static str),
+    /// Passwords are asked for, and met with this.
+    Password(&'static str),
+    /// Passwords are asked for in a way that no client knows.
+    UnknownMechanism,
+    /// `MAIL FROM` is met with this.
+    Sender(&'static str),
+}
+
 pub struct Sink {
+    door: Arc<Mutex<Door>>,
     address: SocketAddr,
     letters: Arc<Mutex<Vec<Letter>>>,
     server: JoinHandle<()>,
@@ -40,25 +55,40 @@ pub struct Sink {
 impl Sink {
     /// Answers the first letters with these replies, one each (an empty one hangs up), and takes all others.
     pub async fn start(script: &[&str]) -> Self {
+        Sink::behind(Door::Open, script).await
+    }
+
+    pub async fn behind(door: Door, script: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let script: Arc<Mutex<VecDeque<String>>> = Arc::new(Mutex::new(script.iter().map(|reply| (*reply).to_owned()).collect()));
         let letters: Arc<Mutex<Vec<Letter>>> = Arc::default();
-        let kept = letters.clone();
+        let (kept, door) = (letters.clone(), Arc::new(Mutex::new(door)));
+        let at_door = door.clone();
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, letters) = (script.clone(), kept.clone());
+                let (script, letters, door) = (script.clone(), kept.clone(), *at_door.lock().unwrap());
                 tokio::spawn(async move {
                     // A client that hangs up in the middle is its own affair.
-                    let _ = converse(stream, &script, &letters).await;
+                    let _ = converse(stream, door, &script, &letters).await;
                 });
             }
         });
-        Sink { address, letters, server }
+        Sink { door, address, letters, server }
     }
 
     pub fn url(&self) -> String {
         format!("smtp://{}", self.address)
+    }
+
+    /// For a server that wants to know who we are.
+    pub fn url_with_password(&self) -> String {
+        format!("smtp://shop:hush@{}", self.address)
+    }
+
+    /// Somebody has mended what kept us out.
+    pub fn open(&self) {
+        *self.door.lock().unwrap() = Door::Open;
     }
 
     pub fn letters(&self) -> Vec<Letter> {
@@ -72,11 +102,12 @@ impl Drop for Sink {
     }
 }
 
-async fn converse(stream: TcpStream, script: &Mutex<VecDeque<String>>, letters: &Mutex<Vec<Letter>>) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, door: Door, script: &Mutex<VecDeque<String>>, letters: &Mutex<Vec<Letter>>) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     let (mut from, mut to) = (String::new(), String::new());
-    write.write_all(b"220 sink ready\r\n").await?;
+    let greeting = if let Door::Greeting(reply) = door { reply } else { "220 sink ready" };
+    write.write_all(format!("{greeting}\r\n").as_bytes()).await?;
     loop {
         let mut line = String::new();
         if lines.read_line(&mut line).await? == 0 {
@@ -84,10 +115,15 @@ async fn converse(stream: TcpStream, script: &Mutex<VecDeque<String>>, letters: 
         }
         let verb = line.trim_end().to_ascii_uppercase();
         let reply = if verb.starts_with("EHLO") || verb.starts_with("HELO") {
-            "250-sink\r\n250 8BITMIME"
+            match door {
+                Door::UnknownMechanism => "250-sink\r\n250-AUTH GSSAPI\r\n250 8BITMIME",
+                _ => "250-sink\r\n250-AUTH PLAIN\r\n250 8BITMIME",
+            }
+        } else if verb.starts_with("AUTH") {
+            if let Door::Password(reply) = door { reply } else { "235 welcome" }
         } else if verb.starts_with("MAIL FROM:") {
             from = inside(&line);
-            "250 ok"
+            if let Door::Sender(reply) = door { reply } else { "250 ok" }
         } else if verb.starts_with("RCPT TO:") {
             to = inside(&line);
             "250 ok"
@@ -101,6 +137,8 @@ async fn converse(stream: TcpStream, script: &Mutex<VecDeque<String>>, letters: 
             }
             write.write_all(format!("{reply}\r\n").as_bytes()).await?;
             continue;
+        } else if verb == "NOOP" {
+            "250 ok"
         } else if verb == "QUIT" {
             write.write_all(b"221 bye\r\n").await?;
             return Ok(());
