@@ -1,23 +1,53 @@
 //! Money: an amount in a currency's minor units.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use iso_currency::Currency;
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 /// An amount in integer minor units (cents for EUR, yen for JPY) with its ISO 4217 code. It is also the protobuf message
 /// `banyan.kernel.v1.Money`, so contracts carry it without mapping.
-#[derive(Clone, PartialEq, Eq, Hash, prost::Message, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message, Serialize, Deserialize)]
 pub struct Money {
     /// Integer minor units: 1999 is 19.99 EUR.
     #[prost(int64, tag = "1")]
-    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 1999)]
     pub amount: i64,
     /// ISO 4217 code, upper case.
     #[prost(string, tag = "2")]
-    #[schema(pattern = "^[A-Z]{3}$", min_length = 3, max_length = 3, example = "EUR")]
     pub currency: String,
+}
+
+/// What the document says of [`Money`], and the bodies of requests are checked against. It is stricter than reading: an event or a stored row of a
+/// newer version may say more than this one knows.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(
+    description = "An amount in integer minor units (cents for EUR, yen for JPY) with its ISO 4217 code. It is also the protobuf message\n`banyan.kernel.v1.Money`, so contracts carry it without mapping."
+)]
+#[allow(dead_code, reason = "nothing but its schema is used")]
+struct MoneySchema {
+    /// Integer minor units: 1999 is 19.99 EUR.
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 1999)]
+    amount: i64,
+    /// ISO 4217 code, upper case.
+    #[schema(pattern = "^[A-Z]{3}$", min_length = 3, max_length = 3, example = "EUR")]
+    currency: String,
+}
+
+impl PartialSchema for Money {
+    fn schema() -> RefOr<Schema> {
+        MoneySchema::schema()
+    }
+}
+
+impl ToSchema for Money {
+    fn name() -> Cow<'static, str> {
+        "Money".into()
+    }
 }
 
 /// Why two amounts do not make a third.
@@ -77,6 +107,14 @@ impl fmt::Display for Money {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newer_version_may_say_more_and_a_request_may_not() {
+        let newer: Money = serde_json::from_str(r#"{"amount": 1999, "currency": "EUR", "rounding": "half_even"}"#).unwrap();
+        assert_eq!(newer, Money { amount: 1999, currency: "EUR".to_owned() });
+        let schema = serde_json::to_value(Money::schema()).unwrap();
+        assert_eq!((&schema["additionalProperties"], &schema["required"][1]), (&false.into(), &"currency".into()));
+    }
 
     #[test]
     fn amounts_of_one_currency_add_up_and_others_do_not() {

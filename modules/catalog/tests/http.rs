@@ -203,6 +203,7 @@ async fn bodies_are_checked() {
             (with("price", euros(-1)), "invalid_body"),
             (with("price", json!({ "amount": 1.5, "currency": "EUR" })), "invalid_body"),
             (with("price", json!({ "amount": 1, "currency": "euro" })), "invalid_body"),
+            (with("price", json!({ "amount": 1, "currency": "EUR", "scale": 2 })), "invalid_body"),
             (with("price", json!({ "amount": 1, "currency": "QQQ" })), "unknown_currency"),
             (with("colour", json!("green")), "invalid_body"),
             (with("active", json!(false)), "invalid_body"),

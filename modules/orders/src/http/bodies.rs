@@ -1,7 +1,7 @@
 //! What clients send, and what they get that no other file names.
 
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Quantity, Timestamp};
+use shared_kernel::{Country, Fault, Quantity, Sku, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -10,14 +10,55 @@ use crate::{
     service::Terms,
 };
 
+/// So many of one product.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OrderLine)]
+pub struct NewLine {
+    pub sku: Sku,
+    pub quantity: Quantity,
+}
+
+impl From<NewLine> for Line {
+    fn from(NewLine { sku, quantity }: NewLine) -> Self {
+        Line { sku, quantity }
+    }
+}
+
+/// Where an order goes.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ShippingAddress)]
+pub struct NewAddress {
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "Ada Lovelace")]
+    pub name: String,
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "12 St James's Square")]
+    pub line1: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub line2: Option<String>,
+    #[schema(min_length = 1, max_length = 100, pattern = r"\S", example = "London")]
+    pub city: String,
+    #[schema(min_length = 1, max_length = 20, pattern = r"\S", example = "SW1Y 4LB")]
+    pub postal_code: String,
+    #[schema(inline, example = "GB")]
+    pub country: Country,
+}
+
+impl From<NewAddress> for Address {
+    fn from(NewAddress { name, line1, line2, city, postal_code, country }: NewAddress) -> Self {
+        Address { name, line1, line2, city, postal_code, country }
+    }
+}
+
 /// What to order, where it goes, and how it is paid.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewOrder {
     /// Lines of the same product are added up.
     #[schema(min_items = 1, max_items = 100)]
-    pub items: Vec<Line>,
-    pub shipping_address: Address,
+    pub items: Vec<NewLine>,
+    pub shipping_address: NewAddress,
     /// A token of the payment provider. The sandbox knows `pm_card_visa`, `pm_card_declined` and others.
     #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
     pub payment_method: String,
@@ -26,7 +67,8 @@ pub struct NewOrder {
 impl NewOrder {
     pub fn into_parts(self) -> (Vec<Line>, Terms) {
         let NewOrder { items, shipping_address, payment_method } = self;
-        (items, Terms { shipping_address, payment_method })
+        let terms = Terms { shipping_address: shipping_address.into(), payment_method };
+        (items.into_iter().map(Line::from).collect(), terms)
     }
 }
 
@@ -34,7 +76,7 @@ impl NewOrder {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checkout {
-    pub shipping_address: Address,
+    pub shipping_address: NewAddress,
     /// A token of the payment provider.
     #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
     pub payment_method: String,
@@ -42,7 +84,7 @@ pub struct Checkout {
 
 impl From<Checkout> for Terms {
     fn from(Checkout { shipping_address, payment_method }: Checkout) -> Self {
-        Terms { shipping_address, payment_method }
+        Terms { shipping_address: shipping_address.into(), payment_method }
     }
 }
 
