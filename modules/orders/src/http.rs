@@ -69,6 +69,8 @@ async fn answer_or_wait(
     }
     let Named { id } = serde_json::from_str(&answered.answer.body)
         .map_err(|error| Fault::internal("unreadable_answer", format!("a stored answer names no order: {error}")))?;
+    // One who has too many waiting already is answered at once, and not told that the preference was applied (RFC 7240, section 2).
+    let Ok(_seat) = service.waits.take_seat(crate::service::user_of(call)?) else { return Ok(answered.into()) };
     let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
     let mut answer = Answer::json(status, &order).with_etag(&web::etag(order.version));
     if let Some(location) = answered.answer.header(LOCATION.as_str()) {

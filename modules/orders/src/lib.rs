@@ -63,6 +63,8 @@ pub struct Settings {
     pub open_checkouts: u64,
     /// Open event streams per user and process.
     pub streams_per_user: usize,
+    /// Requests of a user that wait for an outcome in this process (`Prefer: wait`); further ones are answered at once.
+    pub waits_per_user: usize,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             shipping_timeout_ms: 1_000,
             open_checkouts: 1_000,
             streams_per_user: 8,
+            waits_per_user: 100,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Following orders: waiting for an outcome, and streams of what happens.
 //!
-//! A commit wakes whoever follows; should that get lost, the order is looked at again every 100 ms. So it does not matter which process
-//! carries the order on.
+//! A commit wakes whoever follows; should that get lost, the order is looked at again: every 100 ms by who waits, every second by a stream. So it
+//! does not matter which process carries the order on.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use durable::Change;
+use durable::{Change, heard};
 use futures::{Stream, stream};
 use shared_kernel::{Call, Fault, FaultKind};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
 use web::Stopping;
 
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The same for streams, which last long and are many.
 const LOOK_AT_STREAM_EVERY: Duration = Duration::from_secs(1);
 
-/// How many streams each user follows in this process.
+/// How many streams each user follows in this process, or how many requests of theirs wait.
 #[derive(Clone, Debug)]
 pub struct Streams {
     per_user: usize,
@@ -180,18 +180,6 @@ impl Following {
 
 fn is_final(event: &OrderEvent) -> bool {
     matches!(event, OrderEvent::Delivered {} | OrderEvent::Cancelled { .. })
-}
-
-/// Returns when the topic was told, or may have been.
-async fn heard(changes: &mut Receiver<Change>, topic: &str) {
-    loop {
-        match changes.recv().await {
-            Ok(change) if *change.topic == *topic => return,
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return,
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ pub(super) async fn follow_order(
         return Err(Fault::not_found("order").into());
     }
     // What is no version of ours was not sent by us: the stream begins at the beginning.
-    let seen = last.0.and_then(|id| id.parse::<i64>().ok()).filter(|version| *version > 0).unwrap_or(0);
+    let seen = last.0.and_then(|id| id.parse::<i64>().ok()).filter(|version| (1..=order.version).contains(version)).unwrap_or(0);
     if order.status.is_final() && seen >= order.version {
         return Ok(HttpResponse::NoContent().finish());
     }

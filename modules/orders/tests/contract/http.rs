@@ -337,6 +337,35 @@ async fn the_history_can_be_followed_and_resumed() {
         let resumed = house.as_ada(get(&path).insert_header(("Last-Event-ID", "1"))).await;
         assert!(!resumed.body.contains("id: 1\n") && resumed.body.contains("id: 2\n"), "{}", resumed.body);
         assert_eq!(house.as_ada(get(&path).insert_header(("Last-Event-ID", "2"))).await.status, 204);
+        for not_ours in ["3", "9223372036854775807", "-1", "x"] {
+            let whole = house.as_ada(get(&path).insert_header(("Last-Event-ID", not_ours))).await;
+            assert!(whole.status == 200 && whole.body.contains("id: 1\n"), "{not_ours}: {} {}", whole.status, whole.body);
+        }
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn so_many_requests_of_a_user_wait_and_the_next_is_answered_at_once() {
+    on_both_with("orders", quick(), |db| async move {
+        let mut house = House::open_with(db, Settings { waits_per_user: 1, ..Settings::default() }).await;
+        house.run();
+        let waiting = || house.as_ada(keyed(ORDERS).insert_header(("Prefer", "wait=20")).set_json(two_figs()));
+        for _ in 0..2 {
+            let asked_before = house.town.times_asked("reserve_stock");
+            let gate = house.town.gate("reserve_stock");
+            let first = waiting();
+            let second = async {
+                eventually("the first waits", LIMIT, || async { house.town.times_asked("reserve_stock") > asked_before }).await;
+                let second = waiting().await;
+                assert_eq!((second.status, &second.json()["status"]), (201, &json!("pending")), "{}", second.body);
+                assert_eq!(second.header("preference-applied"), "");
+                gate.add_permits(1);
+            };
+            let (first, ()) = tokio::join!(first, second);
+            assert_eq!((first.json()["status"].as_str(), first.header("preference-applied")), (Some("confirmed"), "wait=20"));
+        }
         house.close().await;
     })
     .await;

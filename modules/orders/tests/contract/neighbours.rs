@@ -144,6 +144,11 @@ impl Neighbours {
         self.state().log.iter().filter(|(_, of)| *of == order.to_string()).map(|(command, _)| *command).collect()
     }
 
+    /// How often a command came in, for whatever order.
+    pub fn times_asked(&self, command: &str) -> usize {
+        self.state().log.iter().filter(|(asked, _)| *asked == command).count()
+    }
+
     pub fn was_asked(&self, order: Uuid, command: &str) -> bool {
         self.commands(order).contains(&command)
     }
