@@ -261,9 +261,16 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
     if listed != ids.len() {
         wrong.push(format!("A2: {} keys, {listed} orders", ids.len()));
     }
-    let views = client.ops().await.get("/api/v1/ops/orders/views").await.expect(200).json();
-    if views["different"] != json!([]) {
-        wrong.push(format!("E2: read models differ from their events: {views}"));
+    let (ops, mut cursor) = (client.ops().await, String::new());
+    loop {
+        let views = ops.get(&format!("/api/v1/ops/orders/views{cursor}")).await.expect(200).json();
+        if views["different"] != json!([]) {
+            wrong.push(format!("E2: read models differ from their events: {views}"));
+        }
+        match views["next_cursor"].as_str() {
+            Some(next) => cursor = format!("?cursor={next}"),
+            None => break,
+        }
     }
     wrong
 }

@@ -51,17 +51,6 @@ pub fn check_if_match(request: &HttpRequest, etag: &str) -> Result<(), Fault> {
     }
 }
 
-/// As [`check_if_match`], for changes that would silently overwrite another's: the client must say which version it means.
-///
-/// # Errors
-/// `precondition_required` (428), `precondition_failed` (412).
-pub fn require_if_match(request: &HttpRequest, etag: &str) -> Result<(), Fault> {
-    if !request.headers().contains_key(header::IF_MATCH) {
-        return Err(Fault::malformed("precondition_required", "Send If-Match with the ETag of the version you mean to change."));
-    }
-    check_if_match(request, etag)
-}
-
 /// The value of `If-Match` or `If-None-Match`.
 #[derive(Debug, PartialEq, Eq)]
 enum Condition {
@@ -172,13 +161,5 @@ mod tests {
             let fault = check_if_match(&asking(header::IF_MATCH, values), "\"7\"").unwrap_err();
             assert_eq!(crate::status_of(&fault), 412, "{values:?}");
         }
-    }
-
-    #[test]
-    fn where_the_version_must_be_named_its_absence_is_428() {
-        let fault = require_if_match(&asking(header::IF_MATCH, &[]), "\"7\"").unwrap_err();
-        assert_eq!(crate::status_of(&fault), 428);
-        assert_eq!(require_if_match(&asking(header::IF_MATCH, &["\"7\""]), "\"7\""), Ok(()));
-        assert_eq!(crate::status_of(&require_if_match(&asking(header::IF_MATCH, &["\"8\""]), "\"7\"").unwrap_err()), 412);
     }
 }

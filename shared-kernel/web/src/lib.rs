@@ -50,7 +50,7 @@ pub use address::{PeersAreOurs, TrustedProxies, client_address, client_ip};
 pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, Customer, LoggedIn, Ops, Staff, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
-pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag, require_if_match};
+pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
 #[cfg(feature = "idempotency")]
 pub use idempotency::{
     Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, claim_key, find_answer, find_replay, idempotent, key_reused,

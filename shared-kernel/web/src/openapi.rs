@@ -20,7 +20,7 @@ use crate::{ProblemBody, Routes, problem::PROBLEM_JSON, query, schema};
 pub const BEARER: &str = "bearer";
 
 /// Status, name and meaning of the problems that operations share.
-const PROBLEMS: [(u16, &str, &str); 17] = [
+const PROBLEMS: [(u16, &str, &str); 16] = [
     (400, "BadRequest", "The request cannot be understood: malformed JSON, a parameter that breaks its rules, a missing header."),
     (401, "Unauthenticated", "No access token, or one that is not valid."),
     (403, "Forbidden", "The token is valid, but its user may not do this."),
@@ -31,7 +31,6 @@ const PROBLEMS: [(u16, &str, &str); 17] = [
     (413, "BodyTooLarge", "The body has more than 64 KiB."),
     (415, "UnsupportedMediaType", "The body is not JSON."),
     (422, "Unprocessable", "The body breaks a rule, named in `errors`; or the Idempotency-Key was used for another request."),
-    (428, "PreconditionRequired", "The change needs an If-Match."),
     (429, "TooManyRequests", "Wait as Retry-After says."),
     (431, "HeadTooLarge", "The request line and headers have more than 16 KiB."),
     (500, "InternalError", "A fault on our side; the trace_id finds it in the logs."),
@@ -165,7 +164,7 @@ fn finish_responses(operation: &mut Operation) {
         match parameter {
             RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path => statuses.extend([404]),
             RefOr::Ref(reference) if reference.ref_location.ends_with("IdempotencyKey") => statuses.extend([400, 409, 422]),
-            RefOr::Ref(reference) if reference.ref_location.ends_with("IfMatch") => statuses.extend([412, 428]),
+            RefOr::Ref(reference) if reference.ref_location.ends_with("IfMatch") => statuses.extend([412]),
             RefOr::Ref(reference) if reference.ref_location.ends_with("IfNoneMatch") => {
                 let unchanged = RefOr::T(Response::new("The client has the present version."));
                 operation.responses.responses.entry("304".to_owned()).or_insert(unchanged);

@@ -56,14 +56,13 @@ pub(crate) struct Occurrence {
 }
 
 /// Codes of this crate whose status is finer than their kind says. The kernel's kinds are about meaning; only HTTP makes these distinctions.
-const STATUS_OF_CODE: [(&str, StatusCode); 8] = [
+const STATUS_OF_CODE: [(&str, StatusCode); 7] = [
     ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
     ("not_acceptable", StatusCode::NOT_ACCEPTABLE),
     ("request_timeout", StatusCode::REQUEST_TIMEOUT),
     ("body_too_large", StatusCode::PAYLOAD_TOO_LARGE),
     ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE),
     ("expectation_failed", StatusCode::EXPECTATION_FAILED),
-    ("precondition_required", StatusCode::PRECONDITION_REQUIRED),
     ("header_fields_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
 ];
 

@@ -1,39 +1,63 @@
 //! The routes of the read models, for operators: are they what the events say, and make them anew.
 
 use actix_web::{HttpResponse, get, post, web::Data};
-use serde::Serialize;
-use utoipa::ToSchema;
-use web::{Body, Ops, Problem, Reason};
+use serde::{Deserialize, Serialize};
+use shared_kernel::Fault;
+use utoipa::{IntoParams, ToSchema};
+use web::{Body, Ops, Problem, Query, Reason};
 
-use crate::{rebuild::Views, views::Difference};
+use crate::{
+    rebuild::{Place, Views},
+    views::Difference,
+};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct GoOn {
+    /// Where the last call stopped: its `next_cursor`.
+    #[param(max_length = 100)]
+    cursor: Option<String>,
+}
+
+impl GoOn {
+    fn place(&self) -> Result<Option<Place>, Fault> {
+        self.cursor.as_deref().map(Place::parse).transpose()
+    }
+}
 
 /// How the read models stand to their events.
 #[derive(Serialize, ToSchema)]
 struct ViewComparison {
     /// What differs, in words; empty when all is as it should be.
     different: Vec<String>,
+    /// Where to go on; null when all was looked at.
+    next_cursor: Option<String>,
 }
 
 /// What a rebuild did.
 #[derive(Serialize, ToSchema)]
 struct RebuiltViews {
-    /// How many read models there are now.
+    /// How many read models were made.
     orders: u64,
+    /// Where to go on; null when all is done.
+    next_cursor: Option<String>,
 }
 
-/// Compares every order's read model with the fold of its events.
-#[utoipa::path(tag = "operations", responses((status = 200, description = "What differs", body = ViewComparison)), security(("bearer" = [])))]
+/// Compares every order's read model with the fold of its events. In a large shop one call looks at a part of them and says where to go on.
+#[utoipa::path(tag = "operations", params(GoOn), responses((status = 200, description = "What differs", body = ViewComparison)), security(("bearer" = [])))]
 #[get("/ops/orders/views")]
-pub(super) async fn compare_views(_ops: Ops, views: Data<Views>) -> Result<HttpResponse, Problem> {
-    let different = views.compare().await?.iter().map(Difference::to_string).collect();
-    Ok(web::ok(&ViewComparison { different }).into())
+pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<Views>) -> Result<HttpResponse, Problem> {
+    let (different, next) = views.compare(from.place()?).await?;
+    let different = different.iter().map(Difference::to_string).collect();
+    Ok(web::ok(&ViewComparison { different, next_cursor: next.map(|next| next.to_string()) }).into())
 }
 
-/// Drops every read model and folds it again from its events; orders can be placed and read meanwhile.
-#[utoipa::path(tag = "operations", request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
+/// Drops every read model and folds it again from its events; orders can be placed and read meanwhile. In a large shop one call does a part of
+/// them and says where to go on.
+#[utoipa::path(tag = "operations", params(GoOn), request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
     security(("bearer" = [])))]
 #[post("/ops/orders/views/rebuild")]
-pub(super) async fn rebuild_views(ops: Ops, reason: Body<Reason>, views: Data<Views>) -> Result<HttpResponse, Problem> {
-    let orders = views.rebuild(&ops.0.actor, &reason.0.reason, reason.0.comment.as_deref()).await?;
-    Ok(web::ok(&RebuiltViews { orders }).into())
+pub(super) async fn rebuild_views(ops: Ops, from: Query<GoOn>, reason: Body<Reason>, views: Data<Views>) -> Result<HttpResponse, Problem> {
+    let (orders, next) = views.rebuild(from.place()?, &ops.0.actor, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    Ok(web::ok(&RebuiltViews { orders, next_cursor: next.map(|next| next.to_string()) }).into())
 }
