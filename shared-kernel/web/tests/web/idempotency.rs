@@ -9,10 +9,12 @@ use std::{
 };
 
 use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
-use durable::{Db, outbox};
+use durable::{Db, Place, Settings, outbox};
+use durable_testing::PostgresHome;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared_kernel::{Event, Fault};
+use shared_kernel::{Event, Fault, RandomIds, SystemClock};
+use tokio::sync::Notify;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use web::{Answer, Body, Customer, OptionalKey, Problem, RequiredKey, Verifier};
@@ -263,31 +265,74 @@ async fn a_syntax_error_uses_no_key_up() {
     .await;
 }
 
+/// A request for something that takes long.
+async fn keyed(key: &'static str) -> web::KeyedRequest {
+    let request = test::TestRequest::post().uri("/long").insert_header(("Idempotency-Key", key)).to_http_request();
+    <RequiredKey as actix_web::FromRequest>::extract(&request).await.unwrap().without_body()
+}
+
 #[actix_web::test]
-async fn a_twin_of_something_long_is_told_to_come_back_and_a_client_that_hangs_up_splits_nothing() {
+async fn a_client_that_hangs_up_splits_nothing() {
     durable_testing::on_both("orders", async |db| {
-        let (release, held) = tokio::sync::watch::channel(false);
-        let keyed = |app: &'static str| {
-            let db = db.clone();
-            let held = held.clone();
-            async move {
-                let request = test::TestRequest::post().uri(app).insert_header(("Idempotency-Key", "long")).to_http_request();
-                let key = <RequiredKey as actix_web::FromRequest>::extract(&request).await.unwrap();
-                // Outlives the wait of a twin, not the second that a write may last: the turn is taken before the write begins.
-                let slow = web::idempotent(&db, key.without_body(), move |_| {
-                    let mut held = held.clone();
-                    async move {
-                        _ = tokio::time::timeout(Duration::from_millis(800), held.wait_for(|open| *open)).await;
-                        Ok(Answer::no_content())
+        let (gate, runs) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let ask = async || {
+            let (gate, runs) = (gate.clone(), runs.clone());
+            let refuse = move |_| {
+                let (gate, run) = (gate.clone(), runs.fetch_add(1, Ordering::SeqCst));
+                async move {
+                    if run == 0 {
+                        gate.notified().await;
                     }
-                });
-                slow.await.map(|response| (response.status().as_u16(), response.headers().contains_key("idempotency-replayed")))
-            }
+                    Err::<Answer, _>(Fault::conflict("no_figs_left", "none"))
+                }
+            };
+            let answer = web::idempotent(&db, keyed("abandoned").await, refuse).await.unwrap();
+            (answer.status().as_u16(), answer.headers().contains_key("idempotency-replayed"))
         };
-        let impatient = tokio::time::timeout(Duration::from_millis(50), keyed("/long")).await;
+        let impatient = tokio::time::timeout(Duration::from_millis(50), ask()).await;
         assert!(impatient.is_err(), "the client hung up");
-        assert_eq!(keyed("/long").await.unwrap(), (204, true), "what it had asked for was done once");
-        drop(release);
+        gate.notify_one();
+        // The work is rolled back in one write and its answer remembered in another: the second comes although nobody waits for it any more.
+        assert_eq!(ask().await, (409, true));
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
     })
     .await;
+}
+
+#[actix_web::test]
+async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_back() {
+    let home = PostgresHome::new().await;
+    let place = home.place("orders").await;
+    let patient = Settings { job_timeout_ms: 60_000, ..Settings::default() };
+    let (here, there) = (durable_testing::open("orders", &place, patient).await, open_elsewhere(&place).await);
+    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (held, told) = (gate.clone(), begun.clone());
+    let first = web::idempotent(&here, keyed("both").await, move |_| {
+        let (held, told) = (held.clone(), told.clone());
+        async move {
+            told.notify_one();
+            held.notified().await;
+            Ok(Answer::no_content())
+        }
+    });
+    let twin = async || web::idempotent(&there, keyed("both").await, |_| async { Ok(web::created("/figs/2", None, &json!({}))) }).await;
+    let meet = async {
+        begun.notified().await;
+        let asked = std::time::Instant::now();
+        let Problem(fault) = twin().await.unwrap_err();
+        assert_eq!((fault.code.as_str(), web::status_of(&fault).as_u16()), ("twin_in_progress", 409));
+        assert!(fault.retry_after.is_some() && asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+        gate.notify_one();
+    };
+    let (first, ()) = tokio::join!(first, meet);
+    assert_eq!(first.unwrap().status().as_u16(), 204);
+    assert_eq!(twin().await.unwrap().status().as_u16(), 204, "the first one's answer");
+    here.close().await;
+    there.close().await;
+    home.remove().await;
+}
+
+/// The same tables under another name, as another process would have them: requests of one process wait for each other before they get there.
+async fn open_elsewhere(place: &Place) -> Db {
+    Db::open("elsewhere", place, Settings::default(), Arc::new(SystemClock), Arc::new(RandomIds)).await.unwrap()
 }
