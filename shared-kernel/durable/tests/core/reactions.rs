@@ -231,7 +231,8 @@ async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_lo
     let faults = Faults::default();
     faults.set("away", Fault::unavailable("the catalog is away"));
     let bus = Arc::new(TestBus::default());
-    let running = Running::start(&bus, vec![Machinery::new(orders.clone()), listening(&mails, &faults)]).await;
+    // Without feeds: a comparison may fetch the event while it is being delivered, and then both tries count.
+    let running = Running::start_with(&bus, vec![Machinery::new(orders.clone()), listening(&mails, &faults)], Feeds::new()).await;
     note(&orders, "order/1", "away").await;
     for (attempts, wait_ms) in [(1, 200), (2, 1_000), (3, 5_000), (4, 15_000), (5, 15_000)] {
         let tried = || async { count(&mails, "select coalesce(max(attempts), 0) from retry").await == attempts };
