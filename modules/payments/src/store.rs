@@ -259,6 +259,21 @@ pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
 /// In the words of the index on it, or neither database would use that.
 const WITHOUT_OUTCOME: &str = "state in ('requested', 'started')";
 
+/// Holds a command's row until the transaction ends, as whoever is about to record its outcome does. For PostgreSQL.
+#[cfg(test)]
+pub async fn hold_command(tx: &Tx, id: Uuid) {
+    let held = money_command::Entity::find_by_id(id).lock_exclusive().one(tx.conn()).await;
+    held.expect("the row can be locked").expect("there is such a command");
+}
+
+/// How many wait for a row that somebody else holds.
+#[cfg(test)]
+pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
+    let sql = "select count(*) as waiting from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let row = conn.query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql)).await;
+    row.expect("the activity can be read").expect("a row").try_get("", "waiting").expect("a count")
+}
+
 const REQUESTED: &str = "requested";
 const STARTED: &str = "started";
 const ANSWERED: &str = "answered";

@@ -96,6 +96,22 @@ async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was
 }
 
 #[tokio::test]
+async fn a_checkout_that_waits_for_a_person_takes_up_no_room() {
+    on_both_with("orders", quick(), |db| async move {
+        let mut house = House::open_with(db, Settings { open_checkouts: 1, ..Settings::default() }).await;
+        house.run();
+        house.town.let_meet("capture_payment", [Meets::FaultForGood]);
+        let stuck = house.place().await;
+        let parked = || async { house.saga("checkout", stuck).await.is_some_and(|saga| saga.state == SagaState::Parked) };
+        eventually("it is parked", LIMIT, parked).await;
+        let next = house.place().await;
+        house.until_status(next, "confirmed").await;
+        house.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_would_rather_wait_gets_the_outcome() {
     on_both_with("orders", quick(), |db| async move {
         let house = House::running(db).await;

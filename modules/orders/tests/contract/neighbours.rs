@@ -198,7 +198,7 @@ impl Neighbours {
                 Effect::Do(what) => assert!(effects.insert(what), "{what} took effect twice"),
                 Effect::Undo { what, .. } => _ = effects.remove(what),
                 Effect::Turn { from, to } => {
-                    effects.remove(from);
+                    assert!(effects.remove(from), "nothing is {from} that could be {to}: it took effect twice");
                     effects.insert(to);
                 }
             }

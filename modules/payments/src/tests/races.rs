@@ -8,6 +8,7 @@ use super::{Mishap, Order, on_both, on_postgres};
 use crate::{
     provider::Answer,
     record::{Recorded, record},
+    store,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -123,6 +124,35 @@ async fn an_outcome_brought_twice_is_recorded_once() {
         let stranger = uuid::Uuid::new_v4();
         assert_eq!(record(&shop.db, stranger, Answer::Accepted { id: "x".into() }).await.unwrap(), Recorded::Unknown);
         eventually("one event is told", SOON, || async { durable_testing::told(&shop.db).await.len() == 1 }).await;
+        shop.crash().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_outcome_brought_twice_at_the_same_time_one_is_recorded() {
+    on_postgres(|home| async move {
+        let (shop, order) = (home.open_impatient().await, Order::new());
+        shop.line.next(Mishap::HangsAfter);
+        assert_eq!(order.authorise(&shop).await, "in_progress");
+        let command = order.command("authorise").parse().unwrap();
+        let db = shop.db.clone();
+        // Both have seen that the command is open, and wait to write what came of it.
+        let holding = shop.db.write(move |tx| {
+            let db = db.clone();
+            async move {
+                store::hold_command(&tx, command).await;
+                let both = [(); 2].map(|()| {
+                    let db = db.clone();
+                    tokio::spawn(async move { record(&db, command, Answer::Accepted { id: "auth".into() }).await })
+                });
+                eventually("both wait", SOON, || async { store::count_waiting(db.read()).await == 2 }).await;
+                Ok(both)
+            }
+        });
+        let [one, other] = holding.await.unwrap();
+        let recorded = [one.await.unwrap().unwrap(), other.await.unwrap().unwrap()];
+        assert!(recorded.contains(&Recorded::Now { void: None }) && recorded.contains(&Recorded::Before), "{recorded:?}");
         shop.crash().await;
     })
     .await;

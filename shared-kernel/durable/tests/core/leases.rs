@@ -9,11 +9,12 @@ use std::{
 };
 
 use durable::{Db, Machinery, hold};
-use durable_testing::{PostgresHome, SqliteHome, eventually, on_both_with};
+use durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
+use shared_kernel::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::house::{Running, SOON, TestBus, count, execute, note, quick};
+use crate::house::{Running, SOON, TestBus, count, execute, note, open_as, quick};
 
 /// How many work now, the most that ever did, and how often work began.
 #[derive(Clone, Default)]
@@ -91,6 +92,27 @@ async fn the_lease_of_an_instance_that_died_runs_out() {
         heir.await.unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
+    let home = PostgresHome::new().await;
+    let place = home.place("durable").await;
+    // Some seventy years ahead: by this clock every lease has run out.
+    let ahead = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
+    let (one, two) = (durable_testing::open("durable", &place, quick()).await, open_as("durable", &place, quick(), ahead).await);
+    let (watch, stop) = (Watch::default(), CancellationToken::new());
+    let first = work(&one, &watch, &stop);
+    eventually("one works", SOON, || async { watch.now() == 1 }).await;
+    let second = work(&two, &watch, &stop);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((watch.now(), watch.begun.load(Ordering::SeqCst)), (1, 1), "the other asked many times, and it holds");
+    stop.cancel();
+    first.await.unwrap();
+    second.await.unwrap();
+    one.close().await;
+    two.close().await;
+    home.remove().await;
 }
 
 #[tokio::test]

@@ -77,6 +77,7 @@ async fn a_discarded_dead_letter_is_passed_over_and_stays_on_record() {
         let event = serde_json::from_value(shown.event).unwrap();
         bus.listener().deliver(event).await.unwrap();
         assert_eq!(heard(&mails, "order/1").await, ["behind"]);
+        assert_eq!(ops.find_dead_letter(dead.id).await.unwrap().letter.state, "discarded");
         let audit = ops.list_audit(&PageRequest::default()).await.unwrap().items;
         assert_eq!((audit.len(), audit[0].action.as_str()), (1, "dead_letter.discard"), "refused actions leave no row");
         running.stop().await;

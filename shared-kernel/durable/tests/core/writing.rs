@@ -240,9 +240,13 @@ async fn a_caller_that_goes_away_cancels_nothing() {
                 .await
         });
         began.notified().await;
+        // Another goes away before its turn has come.
+        let mut waiting = Box::pin(db.write(|tx| async move { say(&tx, "insert into word values ('c')").await }));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(waiting);
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
-        eventually("both words", SOON, || async { count(&db, "select count(*) from word").await == 2 }).await;
+        eventually("all words", SOON, || async { count(&db, "select count(*) from word").await == 3 }).await;
     })
     .await;
 }
@@ -259,6 +263,14 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
             })
             .await;
         assert!(failed.is_err());
+        // That the parent is missing shows at the commit, and not before.
+        execute(&db, "create table parent (n integer primary key)").await;
+        execute(&db, "create table child (n integer references parent (n) deferrable initially deferred)").await;
+        let uncommitted = db.write(|tx| async move {
+            tx.wake("not-committed");
+            say(&tx, "insert into child values (1)").await
+        });
+        assert!(uncommitted.await.is_err());
         let early = Arc::new(AtomicBool::new(false));
         let (seen, mut inside) = (early.clone(), Some(db.changes()));
         let listen = std::sync::Mutex::new(inside.take());
@@ -304,6 +316,21 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     let counted = done.iter().filter(|done| done.is_ok()).count();
     assert!(counted > 4, "jobs that lost run again");
     assert_eq!(count(&db, "select n from counter").await, counted as i64, "no update is lost");
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counting = ran.clone();
+    let lose_three_times = db.write(move |tx| {
+        let run = counting.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match run {
+                0 => say(&tx, "do $$ begin raise exception 'a serialisation failure' using errcode = '40001'; end $$").await,
+                1 => say(&tx, "do $$ begin raise exception 'a deadlock' using errcode = '40P01'; end $$").await,
+                2 => Err(durable::lost_race("as told")),
+                _ => Ok(()),
+            }
+        }
+    });
+    lose_three_times.await.unwrap();
+    assert_eq!(ran.load(Ordering::SeqCst), 4);
     db.close().await;
     home.remove().await;
 }

@@ -94,6 +94,9 @@ async fn a_lease_is_kept_while_a_command_is_on_its_way() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let id = shop.start("order-1").await;
         shop.remote.until_sent("order-1", "reserve/do", 1).await;
+        // Whoever claims another meanwhile leaves it alone.
+        let other = shop.start("order-2").await;
+        shop.until(other, SagaState::Completed).await;
         // Three times the lease.
         tokio::time::sleep(Duration::from_millis(1_800)).await;
         gate.notify_one();

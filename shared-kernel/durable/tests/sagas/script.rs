@@ -102,6 +102,8 @@ pub enum Trouble {
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub key: String,
+    /// Of the definition that sent it.
+    pub version: i64,
     /// `<step>/<do or undo>`.
     pub what: String,
     pub command_id: Uuid,
@@ -215,6 +217,7 @@ impl<const V: i64> Saga for Script<V> {
         let row = self.db.read().query_one_raw(statement).await.map_err(durable::fault)?.expect("the saga's row");
         let sent = Sent {
             key: command.key.clone(),
+            version: V,
             what: command.what.clone(),
             command_id,
             command: command.clone(),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use durable::saga::{SagaState, command_id};
-use durable_testing::on_both_with;
+use durable_testing::{eventually, on_both_with};
 use shared_kernel::{Call, Fault, TraceParent};
 use tokio::time::{Instant, timeout};
 
-use crate::script::{Act, LONG, News, Shop, done, entries, quick, unavailable, unavailable_for};
+use crate::script::{Act, LONG, News, Shop, done, entries, gated, quick, unavailable, unavailable_for};
 
 #[tokio::test]
 async fn a_saga_sends_each_step_once_and_completes() {
@@ -90,6 +90,33 @@ async fn an_unknown_outcome_is_asked_again_with_the_same_id_and_the_same_bytes()
         assert_eq!(entries(&ended).iter().filter(|entry| **entry == "do").count(), 3, "each step was decided once");
         // 1, 2, 4 and 8: a log that does not grow with each attempt.
         assert_eq!(entries(&ended).iter().filter(|entry| **entry == "unknown").count(), 4);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
+    // A wait is anything up to its ceiling. After so many attempts one of the first waits would be a millisecond, and these are up to ten minutes.
+    const SAGAS: usize = 20;
+    let settings = durable::Settings { saga_retry_ms: 1, saga_retry_cap_ms: 600_000, ..quick() };
+    on_both_with("orders", settings, |db| async move {
+        let shop = Shop::new(&db);
+        let running = shop.run();
+        let mut longest = Duration::ZERO;
+        for n in 0..SAGAS {
+            let key = format!("order-{n}");
+            let (gate, lost) = gated(unavailable());
+            shop.remote.script(&key, "reserve/do", [lost]);
+            let id = shop.start(&key).await;
+            shop.remote.until_sent(&key, "reserve/do", 1).await;
+            shop.meddle("attempts = 30", id).await;
+            gate.notify_one();
+            eventually("it is put off", LONG, || async { shop.show(id).await.saga.attempts > 30 }).await;
+            let saga = shop.show(id).await.saga;
+            longest = longest.max(saga.next_run_at.since(saga.updated_at));
+        }
+        assert!(longest > Duration::from_secs(10), "{longest:?}");
         running.stop().await;
     })
     .await;

@@ -141,6 +141,7 @@ async fn a_saga_of_an_unknown_version_is_shown_and_left_alone() {
             .with(Script::<1> { db: db.clone(), remote: shop.remote.clone() });
         let running = Running::new(both);
         shop.until(id, SagaState::Completed).await;
+        assert!(shop.remote.sent("order-1").iter().all(|sent| sent.version == 1), "the version it was born with drives it");
         running.stop().await;
     })
     .await;

@@ -9,10 +9,11 @@ use std::{
 };
 
 use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
-use durable::{Db, outbox};
+use durable::{Db, Place, Settings, outbox};
+use durable_testing::PostgresHome;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared_kernel::{Event, Fault, FaultKind};
+use shared_kernel::{Event, Fault, FaultKind, RandomIds, SystemClock};
 use tokio::sync::{Notify, watch};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -264,6 +265,12 @@ async fn a_syntax_error_uses_no_key_up() {
     .await;
 }
 
+/// A request for something that takes long.
+async fn keyed(key: &'static str) -> web::KeyedRequest {
+    let request = test::TestRequest::post().uri("/long").insert_header(("Idempotency-Key", key)).to_http_request();
+    <RequiredKey as actix_web::FromRequest>::extract(&request).await.unwrap().keyed()
+}
+
 /// Work that has begun and waits for the test.
 struct LongWork {
     db: Db,
@@ -279,10 +286,8 @@ impl LongWork {
 
     /// A request with the key `long`, whose work comes to this.
     async fn ask(self: &Arc<Self>, end: Result<Answer, Fault>) -> Result<(u16, bool), Fault> {
-        let request = test::TestRequest::post().uri("/long").insert_header(("Idempotency-Key", "long")).to_http_request();
-        let key = <RequiredKey as actix_web::FromRequest>::extract(&request).await.map_err(|problem| problem.0)?;
         let work = self.clone();
-        let response = web::idempotent(&self.db, key.keyed(), move |_| {
+        let response = web::idempotent(&self.db, keyed("long").await, move |_| {
             let (work, end) = (work.clone(), end.clone());
             async move {
                 work.runs.fetch_add(1, Ordering::SeqCst);
@@ -337,4 +342,42 @@ async fn a_refusal_is_remembered_although_its_client_hung_up_before_it_was_known
         assert_eq!(work.runs.load(Ordering::SeqCst), 1, "nothing is done twice");
     })
     .await;
+}
+
+#[actix_web::test]
+async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_back() {
+    let home = PostgresHome::new().await;
+    let place = home.place("orders").await;
+    let patient = Settings { job_timeout_ms: 60_000, ..Settings::default() };
+    let (here, there) = (durable_testing::open("orders", &place, patient).await, open_elsewhere(&place).await);
+    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (held, told) = (gate.clone(), begun.clone());
+    let first = web::idempotent(&here, keyed("both").await, move |_| {
+        let (held, told) = (held.clone(), told.clone());
+        async move {
+            told.notify_one();
+            held.notified().await;
+            Ok(Answer::no_content())
+        }
+    });
+    let twin = async || web::idempotent(&there, keyed("both").await, |_| async { Ok(web::created("/figs/2", None, &json!({}))) }).await;
+    let meet = async {
+        begun.notified().await;
+        let asked = std::time::Instant::now();
+        let Problem(fault) = twin().await.unwrap_err();
+        assert_eq!((fault.code.as_str(), web::status_of(&fault).as_u16()), ("twin_in_progress", 409));
+        assert!(fault.retry_after.is_some() && asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+        gate.notify_one();
+    };
+    let (first, ()) = tokio::join!(first, meet);
+    assert_eq!(first.unwrap().status().as_u16(), 204);
+    assert_eq!(twin().await.unwrap().status().as_u16(), 204, "the first one's answer");
+    here.close().await;
+    there.close().await;
+    home.remove().await;
+}
+
+/// The same tables under another name, as another process would have them: requests of one process wait for each other before they get there.
+async fn open_elsewhere(place: &Place) -> Db {
+    Db::open("elsewhere", place, Settings::default(), Arc::new(SystemClock), Arc::new(RandomIds)).await.unwrap()
 }
