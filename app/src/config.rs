@@ -176,10 +176,14 @@ impl Settings {
     /// # Errors
     /// Names the key and where it stands.
     pub fn section<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
-        let wrong = || format!("a setting in [{name}] is wrong");
         let ValueKind::Table(sections) = &self.all.0.cache.kind else { bail!("the settings are no table") };
         // Read from the values themselves and not by `Config::get`, whose errors name the section instead of the key.
         let section = sections.get(name).cloned().unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new())));
+        let given = places_of(&section);
+        let wrong = || match &given[..] {
+            [] => format!("a setting in [{name}] is wrong"),
+            given => format!("a setting in [{name}] is wrong, which is one of those in {}", given.join(", ")),
+        };
         T::deserialize(section).with_context(wrong)
     }
 
@@ -418,6 +422,13 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
         _ if leaf.ends_with("url") => toml::Value::String(shared_kernel::without_password(&value.into_string()?)),
         _ => toml::Value::String(value.into_string()?),
     })
+}
+
+/// Where those settings of a section stand that somebody gave: variables, files. What a type itself refuses comes without its place.
+fn places_of(section: &Value) -> Vec<String> {
+    let ValueKind::Table(settings) = &section.kind else { return Vec::new() };
+    let places: BTreeSet<&str> = settings.values().filter_map(Value::origin).collect();
+    places.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +37,7 @@ impl Settings {
             ("prefetch", self.prefetch.into()),
             ("give_way_ms", self.give_way_ms),
         ];
-        match limits.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => bail!("bus.{key} must be at least 1"),
-            None => Ok(()),
-        }
+        crate::config::refuse_zero("bus", &limits)
     }
 }
 

