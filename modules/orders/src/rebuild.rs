@@ -72,7 +72,8 @@ impl Views {
             for id in ids {
                 let found = self.difference(id).await?;
                 // One that has a stream was looked at with the streams.
-                differences.extend(found.filter(|found| table == Table::Streams || found.folded.is_none()));
+                let found = found.filter(|found| table == Table::Streams || found.folded.is_none());
+                differences.extend(found.filter(|found| !differences.contains(found)));
             }
             Ok(())
         });

@@ -31,6 +31,7 @@ struct ViewComparison {
     /// What differs, in words; empty when all is as it should be.
     different: Vec<String>,
     /// Where to go on; null when all was looked at.
+    #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
@@ -40,6 +41,7 @@ struct RebuiltViews {
     /// How many read models were made.
     orders: u64,
     /// Where to go on; null when all is done.
+    #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
