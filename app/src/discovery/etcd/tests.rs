@@ -54,6 +54,11 @@ impl Server {
         self.directory.join("data/fixtures/client/cert.pem")
     }
 
+    /// Whether it is there, to its last line.
+    fn has_certificate(&self) -> bool {
+        std::fs::read_to_string(self.certificate()).is_ok_and(|pem| pem.trim_end().ends_with("-----END CERTIFICATE-----"))
+    }
+
     async fn start(&mut self) {
         std::fs::create_dir_all(&self.directory).unwrap();
         let (url, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
@@ -68,7 +73,7 @@ impl Server {
         self.process = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let started = Instant::now();
         // Its certificate is there before it listens.
-        while self.tls && !self.certificate().exists() && started.elapsed() < PATIENCE {
+        while self.tls && !self.has_certificate() && started.elapsed() < PATIENCE {
             sleep(Duration::from_millis(20)).await;
         }
         while let Err(why) = self.asked().range("/").await {
