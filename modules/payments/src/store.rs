@@ -1,6 +1,6 @@
 //! Rows and queries of payments and their commands. Every change of a payment is conditional on the version it was loaded with.
 
-use durable::{Tx, fault, lost_race};
+use durable::{Tx, fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     TryInsertResult, sea_query::Expr,
@@ -187,9 +187,12 @@ pub async fn find_command(conn: &impl ConnectionTrait, id: Uuid) -> Result<Optio
 /// [`lost_race`] if its id was taken meanwhile: the transaction then runs again and finds it.
 pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault> {
     let insert = money_command::Entity::insert(command_row(command)?).on_conflict_do_nothing();
-    match insert.exec_without_returning(tx.conn()).await.map_err(fault)? {
-        TryInsertResult::Inserted(1) => Ok(()),
-        _ => Err(lost_race("the command came in twice")),
+    match insert.exec_without_returning(tx.conn()).await {
+        Ok(TryInsertResult::Inserted(1)) => Ok(()),
+        Ok(_) => Err(lost_race("the command came in twice")),
+        // PostgreSQL may find a twin that begins at the same moment by the index on commands on their way before it finds it by its id.
+        Err(error) if is_unique_violation(&error) => Err(lost_race("the command, or another like it, came in at the same moment")),
+        Err(error) => Err(fault(error)),
     }
 }
 
