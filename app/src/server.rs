@@ -13,7 +13,7 @@ use serde_json::Value;
 use shared_kernel::Ids;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
-use web::{PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit};
+use web::{DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit};
 
 use crate::{
     config::Settings,
@@ -71,14 +71,14 @@ pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
 #[derive(Clone)]
 struct Document {
     text: Arc<str>,
-    parsed: Arc<Value>,
+    paths: DocumentedPaths,
 }
 
 impl Document {
     fn of(served: &Served) -> anyhow::Result<Document> {
         let text = served.proxy.document(&served.document)?;
-        let parsed = serde_json::from_str(&text).context("the OpenAPI document is not JSON")?;
-        Ok(Document { text: text.into(), parsed: Arc::new(parsed) })
+        let parsed: Value = serde_json::from_str(&text).context("the OpenAPI document is not JSON")?;
+        Ok(Document { text: text.into(), paths: DocumentedPaths::of(&parsed) })
     }
 }
 
@@ -135,7 +135,7 @@ fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> an
         let health = health::routes(checks.clone());
         let (app, _) = App::new().into_utoipa_app().configure(|config| health(config)).split_for_parts();
         app.configure(|config| docs_ui::configure(config, &document.text))
-            .default_service(web::unmatched_in(&document.parsed))
+            .default_service(web::unmatched_in(document.paths.clone()))
             .wrap(web::shell(shell.clone()))
     });
     Ok(server.workers(1).disable_signals().shutdown_timeout(1).listen(listener).context("admin.listen")?.run())
@@ -175,7 +175,7 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
         app.app_data(Data::from(verifier.clone()))
             .app_data(stopping.clone())
             .app_data(proxies.clone())
-            .default_service(web::unmatched_in(&document.parsed))
+            .default_service(web::unmatched_in(document.paths.clone()))
             .wrap(from_fn(move |request, next| gateway::dispatch(proxy.clone(), request, next)))
             .wrap(rate_limit.clone())
             .wrap(web::shell(shell.clone()))

@@ -16,7 +16,7 @@ pub const DOCUMENT: &str = include_str!("../../openapi.json");
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
 /// Which operations there are, and whose they are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RouteTable(Vec<Route>);
 
 #[derive(Debug)]

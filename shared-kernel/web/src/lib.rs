@@ -66,4 +66,4 @@ pub use shell::{InShell, Shell, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
 pub use template::PathTemplate;
 pub use token::{Claims, KeySource, Verifier, VerifyingKey};
-pub use unmatched::{unmatched, unmatched_in};
+pub use unmatched::{DocumentedPaths, unmatched, unmatched_in};

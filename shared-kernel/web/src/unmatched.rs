@@ -12,14 +12,13 @@ use crate::{PathTemplate, Problem};
 
 /// The default service of an app that serves what `api` documents: `App::default_service(web::unmatched(&api))`.
 pub fn unmatched(api: &OpenApi) -> Route {
-    unmatched_in(&serde_json::to_value(api).unwrap_or_default())
+    unmatched_in(DocumentedPaths::of(&serde_json::to_value(api).unwrap_or_default()))
 }
 
-/// As [`unmatched`], for a document that came as JSON.
-pub fn unmatched_in(document: &Value) -> Route {
-    let table = Arc::new(PathTable::of(document));
+/// As [`unmatched`], for the paths of a document that came as JSON.
+pub fn unmatched_in(paths: DocumentedPaths) -> Route {
     actix_web::web::to(move |request: HttpRequest| {
-        let allowed = table.methods(request.path());
+        let allowed = paths.methods(request.path());
         async move {
             if allowed.is_empty() || allowed.contains(request.method().as_str()) {
                 return HttpResponse::from_error(Problem(Fault::not_found("resource")));
@@ -37,13 +36,15 @@ pub fn unmatched_in(document: &Value) -> Route {
 
 const METHODS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"];
 
-/// The documented paths and their methods.
-struct PathTable(Vec<(PathTemplate, BTreeSet<&'static str>)>);
+/// The documented paths and their methods: all that is kept of a document.
+#[derive(Clone)]
+pub struct DocumentedPaths(Arc<[(PathTemplate, BTreeSet<&'static str>)]>);
 
-impl PathTable {
-    fn of(document: &Value) -> Self {
+impl DocumentedPaths {
+    /// Of an OpenAPI document as JSON.
+    pub fn of(document: &Value) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
-        PathTable(
+        DocumentedPaths(
             paths
                 .map(|(path, item)| {
                     let documented = METHODS.into_iter().filter(|method| item.get(method.to_lowercase()).is_some());
