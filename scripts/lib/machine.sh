@@ -17,9 +17,10 @@ install_package() {
 
 is_taken() { (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# A port that nobody listens on, below those that the system gives to connections: one of them could take it while a server restarts.
+# A port that nobody listens on, below those that the system gives to connections: one of them could take it while a server restarts. And below those
+# that the tests give to what they start (tests/src/harness/process.rs): they could have given it already to somebody who does not listen yet.
 free_port() {
-  local port=$((10000 + RANDOM % 22000))
-  while is_taken "$port"; do port=$((10000 + RANDOM % 22000)); done
+  local port=$((10000 + RANDOM % 6000))
+  while is_taken "$port"; do port=$((10000 + RANDOM % 6000)); done
   echo "$port"
 }

@@ -74,6 +74,7 @@ rabbitmq_boot() {
 rabbitmq_configure() {
   local home=$1 port=$2 node epmd distribution
   epmd=$(free_port) distribution=$(free_port)
+  while [ "$distribution" = "$epmd" ]; do distribution=$(free_port); done
   node="banyan$port@localhost"
   mkdir -p "$home"
   echo '[].' >"$home/enabled_plugins"

@@ -125,12 +125,12 @@ pub fn clean_command(binary: &Path) -> Command {
     command
 }
 
-/// A port nobody listens on and this has not given out before, below those the system hands out by itself, which another process could be given
-/// meanwhile.
+/// A port nobody listens on and this has not given out before: below those the system hands out by itself, which another process could be given
+/// meanwhile, and above those of `free_port` in `scripts/lib/machine.sh`.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
-        let port = rand::Rng::random_range(&mut rand::rng(), 10_000..32_000);
+        let port = rand::Rng::random_range(&mut rand::rng(), 16_000..32_000);
         let is_new = GIVEN.lock().expect("nobody panics with it").insert(port);
         if is_new && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
