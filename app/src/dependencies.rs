@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::{
     bus::Carrier,
+    discovery::rotation::why_not_whole,
     health::{Check, State},
     rpc::{BreakerState, RemoteState, Remotes},
     wiring,
@@ -57,13 +58,11 @@ impl Check for RemoteCheck {
 }
 
 fn in_words(state: &RemoteState) -> State {
-    let well = state.instances.iter().filter(|instance| instance.in_rotation).count();
-    let all = state.instances.len();
+    let why = why_not_whole(&state.instances);
     match state.breaker {
+        BreakerState::Closed => why.map_or_else(State::ok, State::told),
         // Half open with every instance well: whoever calls next closes it, and nobody may have a reason to call.
-        BreakerState::Closed | BreakerState::HalfOpen if well == all && all > 0 => State::ok(),
-        BreakerState::Closed => State::told(format!("{well} of {all} instances answer")),
-        BreakerState::Open => State::told(format!("breaker open; {well} of {all} instances answer")),
-        BreakerState::HalfOpen => State::told(format!("breaker half open; {well} of {all} instances answer")),
+        BreakerState::HalfOpen => why.map_or_else(State::ok, |why| State::told(format!("breaker half open; {why}"))),
+        BreakerState::Open => State::told(format!("breaker open; {}", why.as_deref().unwrap_or("every instance answers"))),
     }
 }

@@ -60,11 +60,27 @@ pub fn elsewhere() -> Vec<&'static str> {
 /// The modules that this process asks and that are not in it.
 pub fn asked_elsewhere() -> Vec<&'static str> {
     let here = local::modules();
-    let is_asked = |module: &&'static str| {
-        let by_module = here.iter().any(|local| asked_by(local).contains(module) || heard_by(local).any(|source| source == *module));
-        by_module || *module == "users" || (gateway::IS_HERE && PAGES_ASK.contains(module))
-    };
-    elsewhere().into_iter().filter(is_asked).collect()
+    elsewhere().into_iter().filter(|module| !askers_of(module, &here, gateway::IS_HERE).is_empty()).collect()
+}
+
+/// Why a binary of these modules, and of the gateway or not, asks `module`, in words.
+fn askers_of(module: &str, here: &[&str], edge: bool) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for here in here {
+        if asked_by(here).contains(&module) {
+            reasons.push(format!("{here} asks"));
+        }
+        if heard_by(here).any(|source| source == module) {
+            reasons.push(format!("{here} follows the events of"));
+        }
+    }
+    if edge && PAGES_ASK.contains(&module) {
+        reasons.push("the gateway's pages ask".to_owned());
+    }
+    if module == "users" {
+        reasons.push("whoever checks tokens asks".to_owned());
+    }
+    reasons
 }
 
 /// Whether everything that the modules of this binary need has an address, and whether they can be reached themselves.
@@ -143,7 +159,7 @@ impl Missing<'_> {
         let mut sentences = Vec::new();
         for ((module, interface), addresses) in discovery::endpoints(self.settings)? {
             let is_called = match interface {
-                Interface::Rpc => !self.askers_of(&module).is_empty(),
+                Interface::Rpc => !askers_of(&module, &self.here, self.edge).is_empty(),
                 Interface::Http => self.edge,
             };
             let Some(wrong) = addresses.iter().find(|address| address.is_tls() != secured) else { continue };
@@ -172,7 +188,7 @@ impl Missing<'_> {
         for module in MODULES.into_iter().filter(|module| self.is_elsewhere(module)) {
             let at = self.settings.modules.get(module);
             let key = module.to_uppercase();
-            let askers = self.askers_of(module);
+            let askers = askers_of(module, &self.here, self.edge);
             if !askers.is_empty() && at.is_none_or(|at| at.endpoint.is_none()) {
                 sentences.push(format!(
                     "{} {module}, which is not in this binary and has no address: set BANYAN__MODULES__{key}__ENDPOINT=http://host:port, where it \
@@ -188,26 +204,6 @@ impl Missing<'_> {
             }
         }
         sentences
-    }
-
-    /// Why this binary asks `module`, in words.
-    fn askers_of(&self, module: &str) -> Vec<String> {
-        let mut reasons = Vec::new();
-        for here in &self.here {
-            if asked_by(here).contains(&module) {
-                reasons.push(format!("{here} asks"));
-            }
-            if heard_by(here).any(|source| source == module) {
-                reasons.push(format!("{here} follows the events of"));
-            }
-        }
-        if self.edge && PAGES_ASK.contains(&module) {
-            reasons.push("the gateway's pages ask".to_owned());
-        }
-        if module == "users" {
-            reasons.push("whoever checks tokens asks".to_owned());
-        }
-        reasons
     }
 
     /// Events that would have to travel between processes without anything that carries them.

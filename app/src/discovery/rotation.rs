@@ -68,6 +68,17 @@ pub struct InstanceState {
     pub reason: Option<String>,
 }
 
+/// Why not all of a module's instances are well: how many answer, and what the first of the others says. None: all are, and there are some.
+pub fn why_not_whole(instances: &[InstanceState]) -> Option<String> {
+    let well = instances.iter().filter(|instance| instance.in_rotation).count();
+    let all = instances.len();
+    if well == all && all > 0 {
+        return None;
+    }
+    let why = instances.iter().find_map(|instance| Some(format!("; {}: {}", instance.address, instance.reason.as_ref()?)));
+    Some(format!("{well} of {all} instances answer{}", why.unwrap_or_default()))
+}
+
 struct Shared<C> {
     known: RwLock<Vec<Arc<Member<C>>>>,
     /// Those that could never be connected, with the reason.

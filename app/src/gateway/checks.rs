@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::Proxy;
 use crate::{
-    discovery::rotation::InstanceState,
+    discovery::rotation::why_not_whole,
     health::{Check, State},
 };
 
@@ -30,16 +30,7 @@ impl Check for HttpCheck {
     }
 
     async fn state(&self) -> State {
-        in_words(&self.proxy.states().remove(self.module).unwrap_or_default())
+        let instances = self.proxy.states().remove(self.module).unwrap_or_default();
+        why_not_whole(&instances).map_or_else(State::ok, State::told)
     }
-}
-
-fn in_words(instances: &[InstanceState]) -> State {
-    let well = instances.iter().filter(|instance| instance.in_rotation).count();
-    let all = instances.len();
-    if well == all && all > 0 {
-        return State::ok();
-    }
-    let why = instances.iter().find_map(|instance| Some(format!("; {}: {}", instance.address, instance.reason.as_ref()?)));
-    State::told(format!("{well} of {all} instances answer{}", why.unwrap_or_default()))
 }

@@ -267,3 +267,28 @@ impl Running {
         }
     }
 }
+
+/// The last version that was taken in of a subject of orders.
+pub async fn lane(db: &Db, subject: &str) -> i64 {
+    let sql = format!("select coalesce(max(last_version), 0) from lane where source = 'orders' and subject = '{subject}'");
+    count(db, &sql).await
+}
+
+/// What is kept to be tried again, as `<subject>:<version> <state>`.
+pub async fn retries(db: &Db) -> Vec<String> {
+    texts(db, "select subject || ':' || version || ' ' || state from retry order by subject, version").await
+}
+
+/// The events in a module's outbox, as they would travel.
+pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
+    let bodies = texts(db, "select body from outbox order by subject, version").await;
+    bodies.iter().map(|body| Envelope::from_bytes(body.as_bytes()).unwrap()).collect()
+}
+
+/// A listener whose machinery does not run: what it does is done by `deliver` alone.
+pub async fn listener(db: &Db, faults: &Faults) -> Arc<dyn Listener> {
+    let bus = Arc::new(TestBus::default());
+    let carrier: Arc<dyn shared_kernel::Bus> = bus.clone();
+    listening(db, faults).connect(&carrier).await.unwrap();
+    bus.listener()
+}

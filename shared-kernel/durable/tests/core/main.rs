@@ -4,6 +4,7 @@ mod commands;
 mod events;
 mod house;
 mod leases;
+mod missed;
 mod operators;
 mod reactions;
 mod writing;
