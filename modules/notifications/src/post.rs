@@ -95,8 +95,8 @@ impl Post {
 }
 
 /// Only a reply that says "no, for good" (5yz) to the mail itself is a refusal. A "not now" (4yz), a connection that was not made or broke off, or
-/// silence leave the outcome open; and so does a server that refuses us whatever the mail: a wrong password, no encryption or none it takes, our address
-/// on its list. That is for an operator to mend, and no mail is given up for it.
+/// silence leave the outcome open; and so does a server that refuses us whatever the mail: a wrong password, no encryption or none it takes, our
+/// address on its list. That is for an operator to mend, and no mail is given up for it.
 async fn attempt_of(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::Error) -> Attempt {
     let code = error.status().filter(|_| error.is_permanent()).map(u16::from);
     let failure = Failure::new(&error.status().map_or_else(|| kind_of(error).to_owned(), |code| code.to_string()), error.to_string());
@@ -105,7 +105,8 @@ async fn attempt_of(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::E
     if means_the_mail { Attempt::Refused { error: failure } } else { Attempt::Unanswered { error: failure } }
 }
 
-/// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that takes no mail at all (RFC 7504), or who we are (RFC 4954).
+/// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that takes no mail at all (RFC 7504), or who we are (RFC
+/// 4954).
 fn is_said_to_mails(code: u16) -> bool {
     !matches!(code, 500 | 502..=504 | 521 | 530 | 534 | 535 | 538)
 }

@@ -1,7 +1,7 @@
 //! A money command: what payments was asked to do, and what came of it.
 //!
-//! It is remembered from before the provider is asked until for ever, so the same id gives the same outcome, whatever died in between. `durable::once`
-//! cannot hold it: there the answer is part of the first transaction, here it comes later, from the provider.
+//! It is remembered from before the provider is asked until for ever, so the same id gives the same outcome, whatever died in between.
+//! `durable::once` cannot hold it: there the answer is part of the first transaction, here it comes later, from the provider.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -280,9 +280,9 @@ fn is_final(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict | FaultKind::Invalid) && fault.retry_after.is_none()
 }
 
-/// Gives the key to this request before anything is started, for work that goes on beyond one transaction and is known by [`KeyedRequest::id`]. What such
-/// work leaves behind may say nothing of the key, for example when it was refused; without this, another request with the same key could be carried
-/// out beside it and only then be told that its key was used before. `kind` names the work within the module, `asked` is what was asked for.
+/// Gives the key to this request before anything is started, for work that goes on beyond one transaction and is known by [`KeyedRequest::id`]. What
+/// such work leaves behind may say nothing of the key, for example when it was refused; without this, another request with the same key could be
+/// carried out beside it and only then be told that its key was used before. `kind` names the work within the module, `asked` is what was asked for.
 ///
 /// # Errors
 /// `idempotency_key_reused` (422).

@@ -33,7 +33,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Everything that was confirmed must be heard, also across `kill -9`. (Classic queues: RELIABILITY.md has what quorum queues do when they are young.)
+/// Everything that was confirmed must be heard, also across `kill -9`. (Classic queues: RELIABILITY.md has what quorum queues do when they are
+/// young.)
 async fn killed_while_publishing() {
     let broker = Broker::start();
     let world = World::new(&broker.url(), QueueType::Classic);

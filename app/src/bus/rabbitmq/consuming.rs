@@ -188,8 +188,8 @@ impl Flight {
     }
 }
 
-/// Hands the event over until the module has it; answers what is to be acknowledged. Only a module whose database is away does not take an event: giving it back to
-/// the broker would only bring it again at once. If it is away for long, the connection ends, and all goes to the next process.
+/// Hands the event over until the module has it; answers what is to be acknowledged. Only a module whose database is away does not take an event:
+/// giving it back to the broker would only bring it again at once. If it is away for long, the connection ends, and all goes to the next process.
 async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backoff) -> Delivery {
     let Received { event, delivery } = received;
     loop {

@@ -281,8 +281,8 @@ impl KeyValue {
 }
 
 fn puts(entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> Vec<Value> {
-    let put = |(key, value): (&String, &Vec<u8>)| json!({ "request_put": { "key": BASE64_STANDARD.encode(key), "value": BASE64_STANDARD.encode(value), "lease": lease } });
-    entries.iter().map(put).collect()
+    let encoded = entries.iter().map(|(key, value)| (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value)));
+    encoded.map(|(key, value)| json!({ "request_put": { "key": key, "value": value, "lease": lease } })).collect()
 }
 
 /// The range of all keys that begin with `prefix`, which ends in `/`: up to what follows it.

@@ -167,8 +167,8 @@ impl SagaOps {
         self.act(actor, id, Action { name: "saga.compensate", entry: "compensation_asked", change: compensate }, reason, comment).await
     }
 
-    /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules is
-    /// the operator's to put right.
+    /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules
+    /// is the operator's to put right.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
