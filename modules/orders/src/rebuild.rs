@@ -1,8 +1,9 @@
 //! Folding the read models again: to compare them with the live ones, and to make them anew.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use durable::{Db, Tx};
+use sea_orm::ConnectionTrait;
 use shared_kernel::{Actor, Fault};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -69,12 +70,10 @@ impl Views {
     pub async fn compare(&self, from: Option<Place>) -> Result<(Vec<Difference>, Option<Place>), Fault> {
         let mut differences = Vec::new();
         let next = self.walk(from, async |table, ids| {
-            for id in ids {
-                let found = self.difference(id).await?;
-                // One that has a stream was looked at with the streams.
-                let found = found.filter(|found| table == Table::Streams || found.folded.is_none());
-                differences.extend(found.filter(|found| !differences.contains(found)));
-            }
+            let found = self.lasting_differences(ids).await?;
+            // One that has a stream was looked at with the streams.
+            let found = found.into_iter().filter(|found| table == Table::Streams || found.folded.is_none());
+            differences.extend(found);
             Ok(())
         });
         let next = next.await?;
@@ -104,21 +103,23 @@ impl Views {
         }
     }
 
-    async fn difference(&self, order_id: Uuid) -> Result<Option<Difference>, Fault> {
+    async fn lasting_differences(&self, ids: Vec<Uuid>) -> Result<Vec<Difference>, Fault> {
+        let mut found = self.differences(&ids).await?;
         for _ in 0..3 {
-            let (live, folded) = self.both(order_id).await?;
-            if live == folded {
-                return Ok(None);
+            if found.is_empty() {
+                break;
             }
+            let again: Vec<Uuid> = found.iter().map(|found| found.order_id).collect();
+            found = self.differences(&again).await?;
         }
-        let (live, folded) = self.both(order_id).await?;
-        Ok((live != folded).then_some(Difference { order_id, live, folded }))
+        Ok(found)
     }
 
-    async fn both(&self, id: Uuid) -> Result<(Option<OrderView>, Option<OrderView>), Fault> {
-        let live = store::find_view(self.db.read(), id).await?;
-        let folded = OrderView::fold(id, &store::events_after(self.db.read(), id, 0).await?);
-        Ok((live, folded))
+    async fn differences(&self, ids: &[Uuid]) -> Result<Vec<Difference>, Fault> {
+        let mut live = store::views_of(self.db.read(), ids).await?;
+        let mut folded = fold(self.db.read(), ids).await?;
+        let of = |id: &Uuid| Difference { order_id: *id, live: live.remove(id), folded: folded.remove(id) };
+        Ok(ids.iter().map(of).filter(|found| found.live != found.folded).collect())
     }
 
     async fn batch(&self, Place { table, after }: Place) -> Result<Option<(Vec<Uuid>, Uuid)>, Fault> {
@@ -173,29 +174,26 @@ impl fmt::Display for Place {
 /// The views go first: on PostgreSQL that waits for whoever is changing one of these orders, so that the streams are read after it.
 async fn fold_batch(tx: Tx, ids: Vec<Uuid>) -> Result<u64, Fault> {
     store::drop_views(tx.conn(), &ids).await?;
-    let mut folded = 0;
-    for id in ids {
-        if let Some(view) = OrderView::fold(id, &store::events_after(tx.conn(), id, 0).await?) {
-            store::write_view(tx.conn(), &view).await?;
-            folded += 1;
-        }
-    }
-    Ok(folded)
+    let views: Vec<OrderView> = fold(tx.conn(), &ids).await?.into_values().collect();
+    store::write_views(tx.conn(), &views).await?;
+    Ok(views.len() as u64)
 }
 
 async fn drop_orphans(tx: Tx, ids: Vec<Uuid>) -> Result<(), Fault> {
-    for id in ids {
-        if store::events_after(tx.conn(), id, 0).await?.is_empty() {
-            store::drop_views(tx.conn(), &[id]).await?;
-        }
-    }
-    Ok(())
+    let streams = store::streams_of(tx.conn(), &ids).await?;
+    let orphans: Vec<Uuid> = ids.into_iter().filter(|id| !streams.contains_key(id)).collect();
+    store::drop_views(tx.conn(), &orphans).await
+}
+
+/// What the streams of these orders fold to; carts to nothing.
+async fn fold(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, OrderView>, Fault> {
+    let streams = store::streams_of(conn, ids).await?;
+    Ok(streams.iter().filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?))).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use durable_testing::on_both;
-    use sea_orm::ConnectionTrait;
     use shared_kernel::{Call, Timestamp};
 
     use super::*;

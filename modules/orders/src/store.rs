@@ -1,5 +1,7 @@
 //! Events and views as rows.
 
+use std::collections::HashMap;
+
 use durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set,
@@ -106,26 +108,17 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &Stream) -> Result<(), 
         inserted => inserted.map_err(fault)?,
     };
     match stream.view() {
-        Some(view) => write_view(conn, &view).await,
+        Some(view) => write_views(conn, &[view]).await,
         None => Ok(()),
     }
 }
 
-/// Puts the view in, unless a newer one is there.
-pub async fn write_view(conn: &impl ConnectionTrait, view: &OrderView) -> Result<(), Fault> {
-    let row = order_view::ActiveModel {
-        id: Set(view.id),
-        user_id: Set(view.user_id),
-        status: Set(view.status.as_str().to_owned()),
-        cancel_reason: Set(view.cancel_reason.map(|reason| reason.as_str().to_owned())),
-        items: Set(to_json(&view.items)?),
-        total_amount: Set(view.total.amount),
-        currency: Set(view.total.currency.clone()),
-        payment: Set(view.payment.as_ref().map(to_json).transpose()?),
-        shipment: Set(view.shipment.as_ref().map(to_json).transpose()?),
-        created_at: Set(view.created_at.as_ms()),
-        version: Set(view.version),
-    };
+/// Puts the views in, unless newer ones are there.
+pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Result<(), Fault> {
+    if views.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = views.iter().map(row_of_view).collect::<Result<_, _>>()?;
     let newer = OnConflict::column(order_view::Column::Id)
         .update_columns([
             order_view::Column::UserId,
@@ -141,7 +134,7 @@ pub async fn write_view(conn: &impl ConnectionTrait, view: &OrderView) -> Result
         ])
         .action_and_where(Expr::cust("order_view.version <= excluded.version"))
         .to_owned();
-    order_view::Entity::insert(row).on_conflict(newer).exec_without_returning(conn).await.map_err(fault)?;
+    order_view::Entity::insert_many(rows).on_conflict(newer).exec_without_returning(conn).await.map_err(fault)?;
     Ok(())
 }
 
@@ -152,7 +145,25 @@ pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(),
     Ok(())
 }
 
-/// The view, whoever asks: for comparing.
+/// What happened to each of these orders, whoever asks.
+pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Recorded>>, Fault> {
+    let these = order_event::Column::OrderId.is_in(ids.iter().copied());
+    let rows = order_event::Entity::find().filter(these).order_by_asc(order_event::Column::Version).all(conn).await.map_err(fault)?;
+    let mut streams: HashMap<Uuid, Vec<Recorded>> = HashMap::new();
+    for row in &rows {
+        streams.entry(row.order_id).or_default().push(recorded_of(row)?);
+    }
+    Ok(streams)
+}
+
+/// The views of these orders, whoever asks: for comparing.
+pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, OrderView>, Fault> {
+    let these = order_view::Column::Id.is_in(ids.iter().copied());
+    let rows = order_view::Entity::find().filter(these).all(conn).await.map_err(fault)?;
+    rows.iter().map(|row| Ok((row.id, view_of(row)?))).collect()
+}
+
+/// The view, whoever asks.
 pub async fn find_view(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<OrderView>, Fault> {
     let row = order_view::Entity::find_by_id(id).one(conn).await.map_err(fault)?;
     row.as_ref().map(view_of).transpose()
@@ -230,6 +241,22 @@ fn row_of(order_id: Uuid, recorded: &Recorded) -> Result<order_event::ActiveMode
 fn recorded_of(row: &order_event::Model) -> Result<Recorded, Fault> {
     let event = OrderEvent::of_parts(&row.kind, &row.data)?;
     Ok(Recorded { version: row.version, at: Timestamp::from_ms(row.at), event })
+}
+
+fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
+    Ok(order_view::ActiveModel {
+        id: Set(view.id),
+        user_id: Set(view.user_id),
+        status: Set(view.status.as_str().to_owned()),
+        cancel_reason: Set(view.cancel_reason.map(|reason| reason.as_str().to_owned())),
+        items: Set(to_json(&view.items)?),
+        total_amount: Set(view.total.amount),
+        currency: Set(view.total.currency.clone()),
+        payment: Set(view.payment.as_ref().map(to_json).transpose()?),
+        shipment: Set(view.shipment.as_ref().map(to_json).transpose()?),
+        created_at: Set(view.created_at.as_ms()),
+        version: Set(view.version),
+    })
 }
 
 fn view_of(row: &order_view::Model) -> Result<OrderView, Fault> {

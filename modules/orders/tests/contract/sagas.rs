@@ -336,6 +336,8 @@ async fn an_undo_that_was_declined_is_asked_anew_when_an_operator_retries_it() {
         house.town.let_meet("void_payment", meets());
         house.town.let_meet("refund_remaining", meets());
         let voided = house.place().await;
+        // The refusals are for this order alone, and whoever comes first meets them.
+        ended(&house, "checkout", voided, SagaState::Parked).await;
         let refunded = confirmed(&house).await;
         house.cancel(refunded).await;
         for (kind, order, end) in [("checkout", voided, SagaState::Compensated), ("cancellation", refunded, SagaState::Completed)] {
