@@ -3,12 +3,12 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use durable::{Db, Tx};
-use sea_orm::ConnectionTrait;
 use shared_kernel::{Actor, Fault};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
+    event::Recorded,
     store,
     views::{Difference, OrderView},
 };
@@ -117,7 +117,7 @@ impl Views {
 
     async fn differences(&self, ids: &[Uuid]) -> Result<Vec<Difference>, Fault> {
         let mut live = store::views_of(self.db.read(), ids).await?;
-        let mut folded = fold(self.db.read(), ids).await?;
+        let mut folded = fold(&store::streams_of(self.db.read(), ids).await?);
         let of = |id: &Uuid| Difference { order_id: *id, live: live.remove(id), folded: folded.remove(id) };
         Ok(ids.iter().map(of).filter(|found| found.live != found.folded).collect())
     }
@@ -174,7 +174,7 @@ impl fmt::Display for Place {
 /// The views go first: on PostgreSQL that waits for whoever is changing one of these orders, so that the streams are read after it.
 async fn fold_batch(tx: Tx, ids: Vec<Uuid>) -> Result<u64, Fault> {
     store::drop_views(tx.conn(), &ids).await?;
-    let views: Vec<OrderView> = fold(tx.conn(), &ids).await?.into_values().collect();
+    let views: Vec<OrderView> = fold(&store::streams_of(tx.conn(), &ids).await?).into_values().collect();
     store::write_views(tx.conn(), &views).await?;
     Ok(views.len() as u64)
 }
@@ -185,15 +185,15 @@ async fn drop_orphans(tx: Tx, ids: Vec<Uuid>) -> Result<(), Fault> {
     store::drop_views(tx.conn(), &orphans).await
 }
 
-/// What the streams of these orders fold to; carts to nothing.
-async fn fold(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, OrderView>, Fault> {
-    let streams = store::streams_of(conn, ids).await?;
-    Ok(streams.iter().filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?))).collect())
+/// What these streams fold to; carts to nothing.
+fn fold(streams: &HashMap<Uuid, Vec<Recorded>>) -> HashMap<Uuid, OrderView> {
+    streams.iter().filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use durable_testing::on_both;
+    use sea_orm::ConnectionTrait;
     use shared_kernel::{Call, Timestamp};
 
     use super::*;
