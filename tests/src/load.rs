@@ -38,13 +38,15 @@ const METHODS: [&str; 12] = [
     "pm_card_slow",
 ];
 
-/// Shorter waits than an operator would set, so that a test sees what otherwise takes a minute.
+/// Mostly shorter waits than an operator would set, so that a test sees what otherwise takes a minute.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__DURABLE__LEASE_MS", "2000"),
     ("BANYAN__DURABLE__LEASE_RENEW_MS", "500"),
     ("BANYAN__DURABLE__SAGA_RETRY_CAP_MS", "2000"),
     ("BANYAN__DURABLE__FEED_COMPARE_MS", "3000"),
     ("BANYAN__DURABLE__POOL", "4"),
+    // Shoppers log in once, and the long counts take longer than a token usually lives.
+    ("BANYAN__USERS__ACCESS_TOKEN_SECONDS", "7200"),
     ("BANYAN__PAYMENTS__RECONCILE_EVERY_MS", "1000"),
     ("BANYAN__PAYMENTS__RECONCILE_AFTER_MS", "2000"),
     ("BANYAN__LOG__FILTER", "warn"),
