@@ -26,6 +26,15 @@ impl Broker {
         broker
     }
 
+    /// How many connections to it are open at this end.
+    pub fn connections(&self) -> usize {
+        const ESTABLISHED: &str = "01";
+        let port = format!(":{:04X}", self.port);
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its connections");
+        let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        columns.filter(|columns| columns[2].ends_with(&port) && columns[3] == ESTABLISHED).count()
+    }
+
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
