@@ -1,3 +1,5 @@
+//! What is refused, and in which words.
+
 use super::*;
 
 fn load(toml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {

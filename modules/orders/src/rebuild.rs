@@ -1,6 +1,6 @@
 //! Folding the read models again: to compare them with the live ones, and to make them anew.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use durable::{Db, Tx};
 use shared_kernel::{Actor, Fault};
@@ -185,8 +185,8 @@ async fn drop_orphans(tx: Tx, ids: Vec<Uuid>) -> Result<(), Fault> {
     store::drop_views(tx.conn(), &orphans).await
 }
 
-/// What these streams fold to; carts to nothing.
-fn fold(streams: &HashMap<Uuid, Vec<Recorded>>) -> HashMap<Uuid, OrderView> {
+/// What these streams fold to, carts to nothing; in the order of ids, so that two rebuilds that write the same views never wait in a circle.
+fn fold(streams: &BTreeMap<Uuid, Vec<Recorded>>) -> BTreeMap<Uuid, OrderView> {
     streams.iter().filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?))).collect()
 }
 

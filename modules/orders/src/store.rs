@@ -1,6 +1,6 @@
 //! Events and views as rows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
@@ -146,10 +146,10 @@ pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(),
 }
 
 /// What happened to each of these orders, whoever asks.
-pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Recorded>>, Fault> {
+pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, Vec<Recorded>>, Fault> {
     let these = order_event::Column::OrderId.is_in(ids.iter().copied());
     let rows = order_event::Entity::find().filter(these).order_by_asc(order_event::Column::Version).all(conn).await.map_err(fault)?;
-    let mut streams: HashMap<Uuid, Vec<Recorded>> = HashMap::new();
+    let mut streams: BTreeMap<Uuid, Vec<Recorded>> = BTreeMap::new();
     for row in &rows {
         streams.entry(row.order_id).or_default().push(recorded_of(row)?);
     }
@@ -157,7 +157,7 @@ pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Has
 }
 
 /// The views of these orders, whoever asks: for comparing.
-pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<HashMap<Uuid, OrderView>, Fault> {
+pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, OrderView>, Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
     let rows = order_view::Entity::find().filter(these).all(conn).await.map_err(fault)?;
     rows.iter().map(|row| Ok((row.id, view_of(row)?))).collect()

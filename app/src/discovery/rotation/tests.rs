@@ -1,3 +1,5 @@
+//! Who is picked, who leaves, and who comes back.
+
 use std::{collections::HashSet, sync::atomic::AtomicU8, time::Instant};
 
 use metrics_exporter_prometheus::PrometheusBuilder;

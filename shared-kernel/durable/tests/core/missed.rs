@@ -150,9 +150,7 @@ async fn note_days_ago(db: &Db, subject: &str, days: i64) {
 #[tokio::test]
 async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept() {
     with_two(Settings { feed_compare_ms: 50, ..quick() }, |orders, mails| async move {
-        let feed =
-            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: false.into(), since: Mutex::default(), asked: 0.into() });
-        let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
+        let (feed, feeds) = Away::feed_of(&orders, false);
         note_days_ago(&orders, "order/1", 6).await;
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
@@ -180,6 +178,15 @@ struct Away {
     asked: std::sync::atomic::AtomicUsize,
 }
 
+impl Away {
+    /// The feed of orders, there or away, and as what a listener asks.
+    fn feed_of(orders: &Db, away: bool) -> (Arc<Away>, Feeds) {
+        let feed = Machinery::new(orders.clone()).feed();
+        let feed = Arc::new(Away { feed, away: away.into(), since: Mutex::default(), asked: 0.into() });
+        (feed.clone(), [("orders".to_owned(), feed as Arc<dyn EventFeed>)].into())
+    }
+}
+
 #[async_trait]
 impl EventFeed for Away {
     async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
@@ -199,9 +206,7 @@ async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
         for text in ["a", "b"] {
             note(&orders, "order/1", text).await;
         }
-        let feed =
-            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: true.into(), since: Mutex::default(), asked: 0.into() });
-        let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
+        let (feed, feeds) = Away::feed_of(&orders, true);
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
         bus.listener().deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
@@ -225,9 +230,7 @@ async fn what_waits_behind_a_dead_letter_is_left_alone() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
         faults.set("bug", Fault::internal("as_told", "a bug"));
-        let feed =
-            Arc::new(Away { feed: Machinery::new(orders.clone()).feed(), away: false.into(), since: Mutex::default(), asked: 0.into() });
-        let feeds: Feeds = [("orders".to_owned(), feed.clone() as Arc<dyn EventFeed>)].into();
+        let (feed, feeds) = Away::feed_of(&orders, false);
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![listening(&mails, &faults)], feeds).await;
         for text in ["bug", "behind", "far behind"] {
