@@ -92,7 +92,7 @@ impl Load {
         Load { stop, placed, people, client: client.clone(), staff, in_flight }
     }
 
-    /// Everybody goes home, once each has placed more than one order; the shop settles; the auditor must find nothing.
+    /// Everybody goes home, once there are more orders than shoppers; the shop settles; the auditor must find nothing.
     ///
     /// # Panics
     /// With everything that is wrong.
