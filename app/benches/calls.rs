@@ -23,8 +23,8 @@ use banyan::{
     rpc::{Remotes, Served, serve},
 };
 use inventory_contract::{
-    CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking,
-    StockCommitment, StockLevel, StockRelease, inventory_client::InventoryClient,
+    CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock,
+    RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, inventory_client::InventoryClient,
 };
 use shared_kernel::{Call, Fault};
 use tokio::runtime::{Builder, Runtime};
@@ -43,7 +43,14 @@ struct Shelf;
 
 impl Shelf {
     async fn find(&self, _: &Call, request: FindStock) -> Result<FoundStock, Fault> {
-        Ok(FoundStock { level: Some(StockLevel { sku: request.sku, on_hand: 7, reserved: 2, available: 5 }) })
+        Ok(FoundStock {
+            level: Some(StockLevel {
+                sku: request.sku,
+                on_hand: 7,
+                reserved: 2,
+                available: 5,
+            }),
+        })
     }
 }
 
@@ -71,15 +78,28 @@ impl Inventory for Shelf {
 }
 
 fn question() -> FindStock {
-    FindStock { sku: "tea-01".to_owned() }
+    FindStock {
+        sku: "tea-01".to_owned(),
+    }
 }
 
 fn main() -> ExitCode {
     let judged = !cfg!(debug_assertions);
     let (near, far) = (near(), far());
-    println!("{}", if judged { "limits: 1000 ns and 1.50" } else { "not optimised: limits (1000 ns and 1.50) are not judged" });
+    println!(
+        "{}",
+        if judged {
+            "limits: 1000 ns and 1.50"
+        } else {
+            "not optimised: limits (1000 ns and 1.50) are not judged"
+        }
+    );
     let kept = near <= NEAR_LIMIT && far <= FAR_LIMIT;
-    if judged && !kept { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if judged && !kept {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// How much more a call through the contract takes than the plain function.
@@ -90,13 +110,19 @@ fn near() -> Duration {
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     let (mut plain, mut through_contract) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        plain.push(runtime.block_on(timed(NEAR_CALLS, async || drop(black_box(black_box(&shelf).find(&call, question()).await)))));
-        through_contract
-            .push(runtime.block_on(timed(NEAR_CALLS, async || drop(black_box(black_box(&neighbour).find_stock(&call, question()).await)))));
+        plain.push(runtime.block_on(timed(NEAR_CALLS, async || {
+            drop(black_box(black_box(&shelf).find(&call, question()).await))
+        })));
+        through_contract.push(runtime.block_on(timed(NEAR_CALLS, async || {
+            drop(black_box(black_box(&neighbour).find_stock(&call, question()).await))
+        })));
     }
     let (plain, through_contract) = (median(plain), median(through_contract));
     let more = through_contract.saturating_sub(plain);
-    println!("near: plain function {plain:?}, through the contract {through_contract:?}: {} ns more", more.as_nanos());
+    println!(
+        "near: plain function {plain:?}, through the contract {through_contract:?}: {} ns more",
+        more.as_nanos()
+    );
     more
 }
 
@@ -108,8 +134,15 @@ fn far() -> f64 {
     let ratio = asking.block_on(async {
         let endpoint = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
         let discovery = discovery::start(&endpoint, &stop).expect("discovery");
-        let stack = Remotes::start(&endpoint, discovery, vec!["inventory"], &stop).expect("remotes").contracts().inventory;
-        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("a connection");
+        let stack = Remotes::start(&endpoint, discovery, vec!["inventory"], &stop)
+            .expect("remotes")
+            .contracts()
+            .inventory;
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect()
+            .await
+            .expect("a connection");
         let bare = InventoryClient::new(channel);
         let ask_bare = async || {
             bare.clone().find_stock(question()).await.expect("an answer");
@@ -118,8 +151,18 @@ fn far() -> f64 {
         let ask_stack = async || {
             stack.find_stock(&call, question()).await.expect("an answer");
         };
-        let one = compare("one caller", async || timed(FAR_CALLS, ask_bare).await, async || timed(FAR_CALLS, ask_stack).await).await;
-        let many = compare("many callers", async || crowded(ask_bare).await, async || crowded(ask_stack).await).await;
+        let one = compare(
+            "one caller",
+            async || timed(FAR_CALLS, ask_bare).await,
+            async || timed(FAR_CALLS, ask_stack).await,
+        )
+        .await;
+        let many = compare(
+            "many callers",
+            async || crowded(ask_bare).await,
+            async || crowded(ask_stack).await,
+        )
+        .await;
         one.max(many)
     });
     stop.cancel();
@@ -139,7 +182,11 @@ async fn compare(what: &str, bare: impl AsyncFn() -> Duration, stack: impl Async
     }
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios[ROUNDS / 2];
-    println!("far, {what}: bare tonic {:?}, whole stack {:?}: ratio {ratio:.2}", median(bares), median(stacks));
+    println!(
+        "far, {what}: bare tonic {:?}, whole stack {:?}: ratio {ratio:.2}",
+        median(bares),
+        median(stacks)
+    );
     ratio
 }
 
@@ -167,21 +214,36 @@ async fn crowded<F: AsyncFn()>(call: F) -> Duration {
 async fn shelf_in_another_process(stop: &CancellationToken) -> SocketAddr {
     let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
     let discovery = discovery::start(&settings, stop).expect("discovery");
-    let mut contracts = Remotes::start(&settings, discovery, Vec::new(), stop).expect("remotes").contracts();
+    let mut contracts = Remotes::start(&settings, discovery, Vec::new(), stop)
+        .expect("remotes")
+        .contracts();
     contracts.inventory = Arc::new(Shelf);
     let modules = MODULES.into_iter().filter(|module| *module == "inventory").collect();
-    let served = Served { contracts, feeds: durable::Feeds::new(), modules };
-    let serving = serve(&settings, served, stop.clone()).await.expect("a free port").expect("rpc.listen is set");
+    let served = Served {
+        contracts,
+        feeds: durable::Feeds::new(),
+        modules,
+    };
+    let serving = serve(&settings, served, stop.clone())
+        .await
+        .expect("a free port")
+        .expect("rpc.listen is set");
     serving.address
 }
 
 fn settings(variables: &[(&str, &str)]) -> Settings {
-    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Settings::from_sources(None, variables).expect("settings")
 }
 
 fn threads() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn median(mut of: Vec<Duration>) -> Duration {

@@ -18,7 +18,11 @@ pub struct Full;
 impl Bulkhead {
     /// `concurrency` calls at the same time and `queue` waiting ones.
     pub fn new(concurrency: usize, queue: usize) -> Self {
-        Bulkhead { places: Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)), waiting: AtomicUsize::new(0), queue }
+        Bulkhead {
+            places: Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)),
+            waiting: AtomicUsize::new(0),
+            queue,
+        }
     }
 
     /// A place, if one is free now.
@@ -47,7 +51,10 @@ struct Queueing<'a>(&'a AtomicUsize);
 impl<'a> Queueing<'a> {
     fn begin(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
         let more = |now: usize| (now < most).then_some(now + 1);
-        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Queueing(waiting))
+        waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_| Queueing(waiting))
     }
 }
 

@@ -18,7 +18,15 @@ use crate::wiring;
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 /// The modules, in the order in which they are started: each after those it asks.
-pub const MODULES: [&str; 7] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"];
+pub const MODULES: [&str; 7] = [
+    "users",
+    "catalog",
+    "inventory",
+    "payments",
+    "shipping",
+    "orders",
+    "notifications",
+];
 
 /// Everything that can be set, checked. A module's own section is read by [`section`](Settings::section), with that module's type.
 #[derive(Clone, Debug, Deserialize)]
@@ -131,7 +139,9 @@ impl Settings {
             None => Some(PathBuf::from("banyan.toml")).filter(|path| path.exists()),
         };
         let file = given.map(|path| {
-            fs::read_to_string(&path).with_context(|| format!("reading the settings file {}", path.display())).map(|text| (path, text))
+            fs::read_to_string(&path)
+                .with_context(|| format!("reading the settings file {}", path.display()))
+                .map(|text| (path, text))
         });
         Settings::from_sources(file.transpose()?, own_variables()?)
     }
@@ -149,7 +159,10 @@ impl Settings {
         if let Some((path, text)) = file {
             let source = File::from_str(&text, FileFormat::Toml);
             let name = path.display().to_string();
-            let alone = Config::builder().add_source(source.clone()).build().with_context(|| format!("{name} is not TOML"))?;
+            let alone = Config::builder()
+                .add_source(source.clone())
+                .build()
+                .with_context(|| format!("{name} is not TOML"))?;
             for (key, value) in flatten(&alone)? {
                 known.check(&key, &name)?;
                 builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
@@ -160,7 +173,10 @@ impl Settings {
             given.extend(known.read_environment(&variable, text)?);
         }
         given.sort_by_key(|given| given.from_file);
-        for Given { variable, key, kind, .. } in given {
+        for Given {
+            variable, key, kind, ..
+        } in given
+        {
             builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
         }
         let all = builder.build()?;
@@ -176,13 +192,21 @@ impl Settings {
     /// # Errors
     /// Names the key and where it stands.
     pub fn section<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
-        let ValueKind::Table(sections) = &self.all.0.cache.kind else { bail!("the settings are no table") };
+        let ValueKind::Table(sections) = &self.all.0.cache.kind else {
+            bail!("the settings are no table")
+        };
         // Read from the values themselves and not by `Config::get`, whose errors name the section instead of the key.
-        let section = sections.get(name).cloned().unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new())));
+        let section = sections
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new())));
         let given = places_of(&section);
         let wrong = || match &given[..] {
             [] => format!("a setting in [{name}] is wrong"),
-            given => format!("a setting in [{name}] is wrong, which is one of those in {}", given.join(", ")),
+            given => format!(
+                "a setting in [{name}] is wrong, which is one of those in {}",
+                given.join(", ")
+            ),
         };
         T::deserialize(section).with_context(wrong)
     }
@@ -199,8 +223,16 @@ impl Settings {
     /// Requests per second and caller, and how many may come at once.
     pub fn rate_limit(&self) -> (u32, u32) {
         let by_profile = if self.is_demo() { 1_000 } else { 50 };
-        let per_second = if self.rate_limit.per_second == 0 { by_profile } else { self.rate_limit.per_second };
-        let burst = if self.rate_limit.burst == 0 { per_second.saturating_mul(2) } else { self.rate_limit.burst };
+        let per_second = if self.rate_limit.per_second == 0 {
+            by_profile
+        } else {
+            self.rate_limit.per_second
+        };
+        let burst = if self.rate_limit.burst == 0 {
+            per_second.saturating_mul(2)
+        } else {
+            self.rate_limit.burst
+        };
         (per_second, burst)
     }
 
@@ -242,7 +274,10 @@ impl Settings {
             }
         }
         for (name, url) in self.database_urls() {
-            if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            if !["postgres://", "postgresql://"]
+                .iter()
+                .any(|scheme| url.starts_with(scheme))
+            {
                 bail!(
                     "{name} must be a postgres:// URL, such as postgres://user:password@localhost:5432/shop; without it the data is kept in SQLite files"
                 );
@@ -254,7 +289,10 @@ impl Settings {
     /// Who could hear the shop, and what it tells them.
     fn check_listens(&self) -> anyhow::Result<()> {
         let beyond_loopback = |listen: SocketAddr| Some(listen).filter(|listen| !listen.ip().is_loopback());
-        let (api, admin) = (beyond_loopback(self.http.listen), self.admin.listen.and_then(beyond_loopback));
+        let (api, admin) = (
+            beyond_loopback(self.http.listen),
+            self.admin.listen.and_then(beyond_loopback),
+        );
         for (name, listen) in [("http.listen", api), ("admin.listen", admin)] {
             if let Some(listen) = listen.filter(|_| self.is_demo()) {
                 bail!(
@@ -280,9 +318,13 @@ impl Settings {
     }
 
     fn database_urls(&self) -> Vec<(String, &str)> {
-        let of_modules = self.modules.iter().map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
+        let of_modules = self
+            .modules
+            .iter()
+            .map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
         let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
-        all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret()))).collect()
+        all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret())))
+            .collect()
     }
 }
 
@@ -298,8 +340,13 @@ pub fn refuse_zero(section: &str, settings: &[(&str, u64)]) -> anyhow::Result<()
 }
 
 fn has_password(url: &str) -> bool {
-    let login = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(login, _)| login);
-    login.and_then(|login| login.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
+    let login = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.rsplit_once('@'))
+        .map(|(login, _)| login);
+    login
+        .and_then(|login| login.split_once(':'))
+        .is_some_and(|(_, password)| !password.is_empty())
 }
 
 /// How the variables begin that are settings.
@@ -310,7 +357,10 @@ fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
     let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let own = named.filter(|(name, _)| name.starts_with(OF_SETTINGS));
     own.map(|(name, value)| {
-        let value = value.into_string().ok().with_context(|| format!("{name} is not UTF-8"))?;
+        let value = value
+            .into_string()
+            .ok()
+            .with_context(|| format!("{name} is not UTF-8"))?;
         Ok((name, value))
     })
     .collect()
@@ -333,19 +383,29 @@ struct KnownKeys {
 
 impl KnownKeys {
     fn of_defaults() -> anyhow::Result<Self> {
-        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
+        let defaults = Config::builder()
+            .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+            .build()?;
         let mut without_default = BTreeSet::new();
         let mut section = String::new();
         for line in DEFAULTS.lines() {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = format!("{name}.");
             }
-            let commented_out = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(key, _)| key);
-            if let Some(key) = commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b))) {
+            let commented_out = line
+                .strip_prefix("# ")
+                .and_then(|line| line.split_once(" = "))
+                .map(|(key, _)| key);
+            if let Some(key) =
+                commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b)))
+            {
                 without_default.insert(format!("{section}{key}"));
             }
         }
-        Ok(KnownKeys { with_default: flatten(&defaults)?, without_default })
+        Ok(KnownKeys {
+            with_default: flatten(&defaults)?,
+            without_default,
+        })
     }
 
     fn contains(&self, key: &str) -> bool {
@@ -361,34 +421,51 @@ impl KnownKeys {
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
         let near: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
             Some(elsewhere) => vec![elsewhere],
-            None => all().filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section).map(String::as_str).collect(),
+            None => all()
+                .filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section)
+                .map(String::as_str)
+                .collect(),
         };
-        let hint =
-            if near.is_empty() { "`banyan config defaults` shows all".to_owned() } else { format!("did you mean {}?", near.join(", ")) };
+        let hint = if near.is_empty() {
+            "`banyan config defaults` shows all".to_owned()
+        } else {
+            format!("did you mean {}?", near.join(", "))
+        };
         bail!("{place} sets {key}, but there is no such setting; {hint}")
     }
 
     /// What an environment variable sets, if it is one of ours.
     fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<Given>> {
         // The tests' own variables and the name of the settings file are no settings.
-        let Some(path) = variable.strip_prefix(OF_SETTINGS) else { return Ok(None) };
+        let Some(path) = variable.strip_prefix(OF_SETTINGS) else {
+            return Ok(None);
+        };
         let key = path.to_lowercase().replace("__", ".");
         let (from_file, key, text) = match key.strip_suffix("_file") {
             Some(plain) if !self.contains(&key) && self.contains(plain) => {
-                let text = fs::read_to_string(&text).with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
+                let text = fs::read_to_string(&text)
+                    .with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
                 (true, plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
             }
             _ => (false, key, text),
         };
         self.check(&key, variable)?;
-        let is_list = matches!(self.with_default.get(&key).map(|value| &value.kind), Some(ValueKind::Array(_)));
+        let is_list = matches!(
+            self.with_default.get(&key).map(|value| &value.kind),
+            Some(ValueKind::Array(_))
+        );
         let kind = if is_list {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             ValueKind::Array(items.map(|item| Value::new(Some(&variable.to_owned()), item)).collect())
         } else {
             ValueKind::String(text)
         };
-        Ok(Some(Given { variable: variable.to_owned(), from_file, key, kind }))
+        Ok(Some(Given {
+            variable: variable.to_owned(),
+            from_file,
+            key,
+            kind,
+        }))
     }
 }
 
@@ -398,7 +475,15 @@ fn flatten(config: &Config) -> anyhow::Result<BTreeMap<String, Value>> {
         match value.kind {
             ValueKind::Table(table) => {
                 for (key, value) in table {
-                    walk(&if prefix.is_empty() { key } else { format!("{prefix}.{key}") }, value, into);
+                    walk(
+                        &if prefix.is_empty() {
+                            key
+                        } else {
+                            format!("{prefix}.{key}")
+                        },
+                        value,
+                        into,
+                    );
                 }
             }
             _ => drop(into.insert(prefix.to_owned(), value)),
@@ -418,7 +503,12 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
         ValueKind::Boolean(value) => toml::Value::Boolean(value),
         ValueKind::I64(value) => toml::Value::Integer(value),
         ValueKind::Float(value) => toml::Value::Float(value),
-        ValueKind::Array(items) => toml::Value::Array(items.into_iter().map(|item| shown(leaf, item)).collect::<anyhow::Result<_>>()?),
+        ValueKind::Array(items) => toml::Value::Array(
+            items
+                .into_iter()
+                .map(|item| shown(leaf, item))
+                .collect::<anyhow::Result<_>>()?,
+        ),
         _ if leaf.ends_with("url") => toml::Value::String(shared_kernel::without_password(&value.into_string()?)),
         _ => toml::Value::String(value.into_string()?),
     })
@@ -426,7 +516,9 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
 
 /// Where those settings of a section stand that somebody gave: variables, files. What a type itself refuses comes without its place.
 fn places_of(section: &Value) -> Vec<String> {
-    let ValueKind::Table(settings) = &section.kind else { return Vec::new() };
+    let ValueKind::Table(settings) = &section.kind else {
+        return Vec::new();
+    };
     let places: BTreeSet<&str> = settings.values().filter_map(Value::origin).collect();
     places.into_iter().map(str::to_owned).collect()
 }

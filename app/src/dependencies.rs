@@ -20,7 +20,12 @@ pub fn checks(bus: &Arc<dyn Carrier>, remotes: &Arc<Remotes>) -> Vec<Arc<dyn Che
     if !bus.state().links.is_empty() {
         checks.push(Arc::new(BusCheck(bus.clone())));
     }
-    let remote = |module| Arc::new(RemoteCheck { module, remotes: remotes.clone() }) as Arc<dyn Check>;
+    let remote = |module| {
+        Arc::new(RemoteCheck {
+            module,
+            remotes: remotes.clone(),
+        }) as Arc<dyn Check>
+    };
     checks.extend(wiring::asked_elsewhere().into_iter().map(remote));
     checks
 }
@@ -35,9 +40,13 @@ impl Check for BusCheck {
 
     async fn state(&self) -> State {
         let state = self.0.state();
-        state
-            .lost()
-            .map_or_else(State::ok, |link| State::told(format!("{}: {}", link.link, link.last_error.as_deref().unwrap_or("connecting"))))
+        state.lost().map_or_else(State::ok, |link| {
+            State::told(format!(
+                "{}: {}",
+                link.link,
+                link.last_error.as_deref().unwrap_or("connecting")
+            ))
+        })
     }
 }
 
@@ -53,7 +62,11 @@ impl Check for RemoteCheck {
     }
 
     async fn state(&self) -> State {
-        self.remotes.states().iter().find(|state| state.module == self.module).map_or_else(State::ok, in_words)
+        self.remotes
+            .states()
+            .iter()
+            .find(|state| state.module == self.module)
+            .map_or_else(State::ok, in_words)
     }
 }
 
@@ -63,6 +76,9 @@ fn in_words(state: &RemoteState) -> State {
         BreakerState::Closed => why.map_or_else(State::ok, State::told),
         // Half open with every instance well: whoever calls next closes it, and nobody may have a reason to call.
         BreakerState::HalfOpen => why.map_or_else(State::ok, |why| State::told(format!("breaker half open; {why}"))),
-        BreakerState::Open => State::told(format!("breaker open; {}", why.as_deref().unwrap_or("every instance answers"))),
+        BreakerState::Open => State::told(format!(
+            "breaker open; {}",
+            why.as_deref().unwrap_or("every instance answers")
+        )),
     }
 }

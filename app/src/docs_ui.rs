@@ -15,12 +15,18 @@ pub fn configure(config: &mut ServiceConfig, document: &Arc<str>) {
         "/openapi.json",
         web::get().to(move || {
             let served = served.clone();
-            async move { HttpResponse::Ok().content_type(ContentType::json()).body(served.to_string()) }
+            async move {
+                HttpResponse::Ok()
+                    .content_type(ContentType::json())
+                    .body(served.to_string())
+            }
         }),
     );
     #[cfg(feature = "docs-ui")]
     config
         .service(web::redirect("/", "/docs/"))
         .service(web::redirect("/docs", "/docs/"))
-        .service(utoipa_swagger_ui::SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")));
+        .service(
+            utoipa_swagger_ui::SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
+        );
 }

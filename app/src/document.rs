@@ -12,14 +12,30 @@ use crate::health::{self, Checks};
 ///
 /// # Errors
 /// Two modules give different schemas the same name: one would hide the other.
-pub fn assemble(modules: &[(&str, Routes)], well_known: &[(&str, Routes)], checks: &Arc<Checks>) -> anyhow::Result<OpenApi> {
+pub fn assemble(
+    modules: &[(&str, Routes)],
+    well_known: &[(&str, Routes)],
+    checks: &Arc<Checks>,
+) -> anyhow::Result<OpenApi> {
     let mut all = base();
     let mut add = |module: &str, mut api: OpenApi| {
         refuse_collisions(&all, &api, module)?;
         for (path, item) in &mut api.paths.paths {
             let owner = if module == "app" { operated(path) } else { module };
-            for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten() {
-                operation.extensions.get_or_insert_with(Extensions::default).insert("x-module".to_owned(), owner.into());
+            for operation in [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.delete,
+                &mut item.patch,
+            ]
+            .into_iter()
+            .flatten()
+            {
+                operation
+                    .extensions
+                    .get_or_insert_with(Extensions::default)
+                    .insert("x-module".to_owned(), owner.into());
             }
         }
         all.merge(api);
@@ -32,7 +48,10 @@ pub fn assemble(modules: &[(&str, Routes)], well_known: &[(&str, Routes)], check
         add(module, web::openapi::collect("", std::slice::from_ref(routes)))?;
     }
     let health = health::routes(checks.clone());
-    add("app", web::openapi::collect("", &[Routes::new(move |config| health(config))]))?;
+    add(
+        "app",
+        web::openapi::collect("", &[Routes::new(move |config| health(config))]),
+    )?;
     web::openapi::finish(&mut all);
     Ok(all)
 }
@@ -49,8 +68,13 @@ fn refuse_collisions(all: &OpenApi, api: &OpenApi, module: &str) -> anyhow::Resu
     let known = all.components.as_ref().map(|components| &components.schemas);
     let new = api.components.iter().flat_map(|components| &components.schemas);
     for (name, schema) in new {
-        if known.and_then(|known| known.get(name)).is_some_and(|other| other != schema) {
-            anyhow::bail!("{module} documents a schema named {name}, and so does another module, differently: rename one");
+        if known
+            .and_then(|known| known.get(name))
+            .is_some_and(|other| other != schema)
+        {
+            anyhow::bail!(
+                "{module} documents a schema named {name}, and so does another module, differently: rename one"
+            );
         }
     }
     Ok(())
@@ -66,5 +90,8 @@ fn base() -> OpenApi {
     let mut licence = License::new("Apache-2.0");
     licence.identifier = Some("Apache-2.0".to_owned());
     info.license = Some(licence);
-    OpenApiBuilder::new().info(info).servers(Some([Server::new("/")])).build()
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([Server::new("/")]))
+        .build()
 }

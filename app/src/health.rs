@@ -40,12 +40,18 @@ impl State {
 
     /// Whatever it is, requests can be answered all the same: an open breaker, a broker that is away.
     pub fn told(words: impl Into<String>) -> Self {
-        State { words: words.into(), keeps_from_ready: false }
+        State {
+            words: words.into(),
+            keeps_from_ready: false,
+        }
     }
 
     /// Without it nothing can be answered.
     pub fn needed(what_is_wrong: impl Into<String>) -> Self {
-        State { words: what_is_wrong.into(), keeps_from_ready: true }
+        State {
+            words: what_is_wrong.into(),
+            keeps_from_ready: true,
+        }
     }
 }
 
@@ -63,13 +69,27 @@ pub struct Checks {
 impl Checks {
     /// Of a process that has not started yet.
     pub fn new(dependencies: Vec<Arc<dyn Check>>) -> Self {
-        Checks { dependencies, started: CancellationToken::new(), stopping: CancellationToken::new(), metrics: crate::telemetry::metrics() }
+        Checks {
+            dependencies,
+            started: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            metrics: crate::telemetry::metrics(),
+        }
     }
 
     /// What cannot answer now: modules, or, as `None`, the whole process.
     pub async fn away(&self) -> Vec<Option<String>> {
-        let asked = join_all(self.dependencies.iter().map(|check| async move { (check, check.state().await) })).await;
-        asked.into_iter().filter(|(_, state)| state.keeps_from_ready).map(|(check, _)| check.module().map(str::to_owned)).collect()
+        let asked = join_all(
+            self.dependencies
+                .iter()
+                .map(|check| async move { (check, check.state().await) }),
+        )
+        .await;
+        asked
+            .into_iter()
+            .filter(|(_, state)| state.keeps_from_ready)
+            .map(|(check, _)| check.module().map(str::to_owned))
+            .collect()
     }
 }
 
@@ -93,7 +113,11 @@ struct Liveness {
 pub fn routes(checks: Arc<Checks>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     let checks = Data::from(checks);
     move |config| {
-        config.app_data(checks.clone()).service(live).service(ready).service(metrics);
+        config
+            .app_data(checks.clone())
+            .service(live)
+            .service(ready)
+            .service(metrics);
     }
 }
 
@@ -109,7 +133,9 @@ pub fn readiness(checks: Arc<Checks>) -> impl Fn(&mut ServiceConfig<'_>) + Clone
 #[utoipa::path(tag = "operations", responses((status = 200, description = "The process runs", body = Liveness)))]
 #[get("/health/live")]
 async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(Liveness { status: "live".to_owned() })
+    HttpResponse::Ok().json(Liveness {
+        status: "live".to_owned(),
+    })
 }
 
 /// Whether requests may be sent here: every dependency and its state.
@@ -118,7 +144,13 @@ async fn live() -> HttpResponse {
     (status = 503, description = "Not ready: starting, stopping, or a dependency is away", body = Readiness)))]
 #[get("/health/ready")]
 async fn ready(checks: Data<Checks>) -> HttpResponse {
-    let states = join_all(checks.dependencies.iter().map(|check| async move { (check.name(), check.state().await) })).await;
+    let states = join_all(
+        checks
+            .dependencies
+            .iter()
+            .map(|check| async move { (check.name(), check.state().await) }),
+    )
+    .await;
     let all_answer = states.iter().all(|(_, state)| !state.keeps_from_ready);
     let status = if checks.stopping.is_cancelled() {
         "stopping"
@@ -129,8 +161,15 @@ async fn ready(checks: Data<Checks>) -> HttpResponse {
     } else {
         "unavailable"
     };
-    let body = Readiness { status: status.to_owned(), checks: states.into_iter().map(|(name, state)| (name, state.words)).collect() };
-    let mut answer = if status == "ready" { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let body = Readiness {
+        status: status.to_owned(),
+        checks: states.into_iter().map(|(name, state)| (name, state.words)).collect(),
+    };
+    let mut answer = if status == "ready" {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::ServiceUnavailable()
+    };
     answer.json(body)
 }
 
@@ -138,5 +177,7 @@ async fn ready(checks: Data<Checks>) -> HttpResponse {
 #[utoipa::path(tag = "operations", responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")))]
 #[get("/metrics")]
 async fn metrics(checks: Data<Checks>) -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(checks.metrics.render())
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .body(checks.metrics.render())
 }

@@ -18,7 +18,12 @@ const FIRST_KEYS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks tokens of this shop.
 pub fn verifier(settings: &Settings, users: Arc<dyn Users>, clock: Arc<dyn Clock>) -> Verifier {
-    Verifier::new(Arc::new(UsersKeys(users)), &settings.auth.issuer, &settings.auth.audience, clock)
+    Verifier::new(
+        Arc::new(UsersKeys(users)),
+        &settings.auth.issuer,
+        &settings.auth.audience,
+        clock,
+    )
 }
 
 /// Gets the first keys as soon as users answers, so that no caller has to wait for them; ends then, or with `stop`.
@@ -41,7 +46,11 @@ impl Check for KeysCheck {
     }
 
     async fn state(&self) -> State {
-        if self.0.has_keys() { State::ok() } else { State::told("users has not yet told the keys that tokens are signed with") }
+        if self.0.has_keys() {
+            State::ok()
+        } else {
+            State::told("users has not yet told the keys that tokens are signed with")
+        }
     }
 }
 
@@ -50,7 +59,14 @@ struct UsersKeys(Arc<dyn Users>);
 #[async_trait]
 impl KeySource for UsersKeys {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
-        let keys = self.0.list_signing_keys(&Call::by_module("web"), ListSigningKeys {}).await?;
-        Ok(keys.items.into_iter().map(|key| VerifyingKey { kid: key.kid, x: key.x }).collect())
+        let keys = self
+            .0
+            .list_signing_keys(&Call::by_module("web"), ListSigningKeys {})
+            .await?;
+        Ok(keys
+            .items
+            .into_iter()
+            .map(|key| VerifyingKey { kid: key.kid, x: key.x })
+            .collect())
     }
 }

@@ -87,13 +87,22 @@ impl App {
         wiring::check(&settings)?;
         let stop_connections = CancellationToken::new();
         let discovery = discovery::start(&settings, &stop_connections)?;
-        let remotes = Arc::new(Remotes::start(&settings, discovery.clone(), wiring::asked_elsewhere(), &stop_connections)?);
+        let remotes = Arc::new(Remotes::start(
+            &settings,
+            discovery.clone(),
+            wiring::asked_elsewhere(),
+            &stop_connections,
+        )?);
         let bus = bus::start(&settings, &stop_connections).await?;
         let built = Built::new(&settings, remotes.clone(), &discovery, &stop_connections).await?;
         if !settings.is_demo() {
             warn_of_stand_ins(&settings);
         }
-        let verifier = Arc::new(keys::verifier(&settings, built.contracts.users.clone(), built.ground.clock.clone()));
+        let verifier = Arc::new(keys::verifier(
+            &settings,
+            built.contracts.users.clone(),
+            built.ground.clock.clone(),
+        ));
         keys::get_first(verifier.clone(), stop_connections.clone());
         let mut checks = built.local.checks();
         checks.push(Arc::new(keys::KeysCheck(verifier.clone())));
@@ -106,7 +115,11 @@ impl App {
         let bus: Arc<dyn Bus> = carrier.clone();
         local.connect(&bus).await?;
         let stop_work = CancellationToken::new();
-        let served = rpc::Served { contracts: built.contracts, feeds: local.feeds(), modules: modules() };
+        let served = rpc::Served {
+            contracts: built.contracts,
+            feeds: local.feeds(),
+            modules: modules(),
+        };
         let rpc = rpc::serve(&settings, served, stop_work.clone()).await?;
         if let Some(rpc) = &rpc {
             rpc.follow(checks.clone(), stop_work.clone());
@@ -124,16 +137,37 @@ impl App {
             },
         )?;
         let mut feeds = local.feeds();
-        feeds.extend(wiring::elsewhere().into_iter().map(|module| (module.to_owned(), remotes.feed(module))));
+        feeds.extend(
+            wiring::elsewhere()
+                .into_iter()
+                .map(|module| (module.to_owned(), remotes.feed(module))),
+        );
         let running = local.run(&bus, &feeds, &stop_work);
         checks.started.cancel();
         let stop_being_found = CancellationToken::new();
         // The edge is found by clients, not by other processes.
         if !modules().is_empty() {
-            let instance = wiring::instance(&settings, listening.api, listening.scheme, rpc.as_ref().map(|rpc| rpc.address))?;
+            let instance = wiring::instance(
+                &settings,
+                listening.api,
+                listening.scheme,
+                rpc.as_ref().map(|rpc| rpc.address),
+            )?;
             discovery.register(instance, stop_being_found.clone()).await?;
         }
-        Ok(App { settings, listening, rpc, local, running, bus: carrier, checks, discovery, stop_being_found, stop_work, stop_connections })
+        Ok(App {
+            settings,
+            listening,
+            rpc,
+            local,
+            running,
+            bus: carrier,
+            checks,
+            discovery,
+            stop_being_found,
+            stop_work,
+            stop_connections,
+        })
     }
 
     /// Only puts the demo data in, after throwing away what was there if `reset` says so.
@@ -142,7 +176,12 @@ impl App {
     /// As [`build`](App::build).
     pub async fn seed(settings: Settings, reset: bool) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
-        let remotes = Remotes::start(&settings, discovery::start(&settings, &stop)?, wiring::asked_elsewhere(), &stop)?;
+        let remotes = Remotes::start(
+            &settings,
+            discovery::start(&settings, &stop)?,
+            wiring::asked_elsewhere(),
+            &stop,
+        )?;
         let mut contracts = remotes.contracts();
         Local::seed_only(&Ground::new(settings), &mut contracts, reset).await
     }
@@ -160,7 +199,11 @@ impl App {
         let (here, elsewhere) = (modules(), wiring::elsewhere());
         let mut names = here.clone();
         names.extend(gateway::IS_HERE.then_some("gateway").filter(|_| !elsewhere.is_empty()));
-        let mut lines = vec![format!("Banyan {} is ready: {}", env!("CARGO_PKG_VERSION"), names.join(", "))];
+        let mut lines = vec![format!(
+            "Banyan {} is ready: {}",
+            env!("CARGO_PKG_VERSION"),
+            names.join(", ")
+        )];
         if !here.is_empty() {
             lines.push(format!("  data     {}", self.data()));
         }
@@ -176,14 +219,20 @@ impl App {
         lines.push(format!("  health   {admin}/health/ready   metrics {admin}/metrics"));
         if self.settings.is_demo() {
             lines.push("  profile  demo: on loopback only, with demo data and known passwords".to_owned());
-            lines.push("           demo@banyan.example, staff@banyan.example, ops@banyan.example; password banyan-demo".to_owned());
+            lines.push(
+                "           demo@banyan.example, staff@banyan.example, ops@banyan.example; password banyan-demo"
+                    .to_owned(),
+            );
         }
         lines.join("\n")
     }
 
     fn data(&self) -> String {
         match &self.settings.database.url {
-            Some(url) => format!("PostgreSQL, a schema per module: {}", shared_kernel::without_password(url.expose_secret())),
+            Some(url) => format!(
+                "PostgreSQL, a schema per module: {}",
+                shared_kernel::without_password(url.expose_secret())
+            ),
             None => format!("SQLite, a file per module: {}/", self.settings.data_dir.display()),
         }
     }
@@ -252,7 +301,13 @@ impl Built {
         let mut contracts = remotes.contracts();
         let local = Arc::new(Local::start(&ground, &mut contracts).await?);
         let proxy = gateway::proxy(settings, discovery, &modules(), stop)?;
-        Ok(Built { ground, local, contracts, remotes, proxy })
+        Ok(Built {
+            ground,
+            local,
+            contracts,
+            remotes,
+            proxy,
+        })
     }
 
     /// Every module's routes, the pages composed of several, and the operators'.
@@ -289,7 +344,12 @@ pub async fn openapi() -> anyhow::Result<OpenApi> {
 async fn document_of(settings: &Settings) -> anyhow::Result<OpenApi> {
     let stop = CancellationToken::new();
     let discovery = discovery::start(settings, &stop)?;
-    let remotes = Arc::new(Remotes::start(settings, discovery.clone(), wiring::asked_elsewhere(), &stop)?);
+    let remotes = Arc::new(Remotes::start(
+        settings,
+        discovery.clone(),
+        wiring::asked_elsewhere(),
+        &stop,
+    )?);
     let built = Built::new(settings, remotes, &discovery, &stop).await?;
     let checks = Arc::new(Checks::new(built.local.checks()));
     let document = document::assemble(&built.routes(settings)?, &built.local.well_known(), &checks)?;
@@ -304,6 +364,8 @@ fn warn_of_stand_ins(settings: &Settings) {
         tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
     }
     if modules().contains(&"notifications") && !settings.is_set("notifications.smtp_url") {
-        tracing::warn!("notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent");
+        tracing::warn!(
+            "notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent"
+        );
     }
 }

@@ -45,8 +45,18 @@ impl Identity {
     /// Names the key, and the file that is missing or holds something else.
     pub fn load(settings: &config::Settings) -> anyhow::Result<Option<Identity>> {
         let own: Settings = settings.section("mtls")?;
-        let files = [("mtls.ca_file", &own.ca_file), ("mtls.certificate_file", &own.certificate_file), ("mtls.key_file", &own.key_file)];
-        let names = |set: bool| files.iter().filter(|(_, file)| file.is_some() == set).map(|(key, _)| *key).collect::<Vec<_>>();
+        let files = [
+            ("mtls.ca_file", &own.ca_file),
+            ("mtls.certificate_file", &own.certificate_file),
+            ("mtls.key_file", &own.key_file),
+        ];
+        let names = |set: bool| {
+            files
+                .iter()
+                .filter(|(_, file)| file.is_some() == set)
+                .map(|(key, _)| *key)
+                .collect::<Vec<_>>()
+        };
         let (Some(ca), Some(certificate), Some(key)) = (&own.ca_file, &own.certificate_file, &own.key_file) else {
             if names(true).is_empty() {
                 return Ok(None);
@@ -57,16 +67,32 @@ impl Identity {
                 names(false).join(" and ")
             );
         };
-        let (ca_pem, certificate_pem, key_pem) =
-            (read("mtls.ca_file", ca)?, read("mtls.certificate_file", certificate)?, read("mtls.key_file", key)?);
+        let (ca_pem, certificate_pem, key_pem) = (
+            read("mtls.ca_file", ca)?,
+            read("mtls.certificate_file", certificate)?,
+            read("mtls.key_file", key)?,
+        );
         let authorities = certificates("mtls.ca_file", ca, &ca_pem)?;
         let chain = certificates("mtls.certificate_file", certificate, &certificate_pem)?;
-        let secret = PrivateKeyDer::from_pem_slice(&key_pem)
-            .map_err(|error| anyhow::anyhow!("{} (mtls.key_file) holds no private key in PEM: {error:?}", key.display()))?;
-        let server = server_config(authorities, chain, secret).with_context(|| {
-            format!("{} and {} (mtls.certificate_file, mtls.key_file) do not go together", certificate.display(), key.display())
+        let secret = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| {
+            anyhow::anyhow!(
+                "{} (mtls.key_file) holds no private key in PEM: {error:?}",
+                key.display()
+            )
         })?;
-        Ok(Some(Identity { ca: ca_pem.into(), certificate: certificate_pem.into(), key: key_pem.into(), server: Arc::new(server) }))
+        let server = server_config(authorities, chain, secret).with_context(|| {
+            format!(
+                "{} and {} (mtls.certificate_file, mtls.key_file) do not go together",
+                certificate.display(),
+                key.display()
+            )
+        })?;
+        Ok(Some(Identity {
+            ca: ca_pem.into(),
+            certificate: certificate_pem.into(),
+            key: key_pem.into(),
+            server: Arc::new(server),
+        }))
     }
 
     /// The certificates of the CA that is believed, in PEM.
@@ -104,7 +130,10 @@ fn certificates(key: &str, file: &Path, pem: &[u8]) -> anyhow::Result<Vec<Certif
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(found) if !found.is_empty() => Ok(found),
-        _ => bail!("{} ({key}) holds no certificates in PEM (-----BEGIN CERTIFICATE-----)", file.display()),
+        _ => bail!(
+            "{} ({key}) holds no certificates in PEM (-----BEGIN CERTIFICATE-----)",
+            file.display()
+        ),
     }
 }
 
@@ -113,14 +142,20 @@ fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> anyhow::Result<ServerConfig> {
-    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
+    let provider = CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
     let mut roots = RootCertStore::empty();
     for authority in authorities {
-        roots.add(authority).context("mtls.ca_file holds a certificate that is none")?;
+        roots
+            .add(authority)
+            .context("mtls.ca_file holds a certificate that is none")?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+    let mut config = builder
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -140,7 +175,11 @@ pub mod testing {
         pub fn new(names: &[&str]) -> Self {
             let directory = std::env::temp_dir().join(format!("banyan-certs-{}", Uuid::now_v7()));
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dev-certs");
-            let made = Command::new(script).arg(&directory).args(names).output().expect("scripts/dev-certs runs");
+            let made = Command::new(script)
+                .arg(&directory)
+                .args(names)
+                .output()
+                .expect("scripts/dev-certs runs");
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
             Authority(directory)
         }
@@ -180,11 +219,16 @@ mod tests {
         let authorities = reqwest::Certificate::from_pem_bundle(identity.ca_pem()).unwrap();
         let both = [identity.certificate_pem(), b"\n", identity.key_pem()].concat();
         let shown = reqwest::Identity::from_pem(&both).unwrap();
-        reqwest::Client::builder().tls_certs_only(authorities).identity(shown).https_only(true)
+        reqwest::Client::builder()
+            .tls_certs_only(authorities)
+            .identity(shown)
+            .https_only(true)
     }
 
     fn load(variables: &[(&str, String)]) -> anyhow::Result<Option<Identity>> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()));
         Identity::load(&config::Settings::from_sources(None, variables)?)
     }
 
@@ -199,7 +243,10 @@ mod tests {
         assert!(load(&[]).unwrap().is_none());
         assert!(load(&all).unwrap().is_some());
         let text = error(&all[..2]);
-        assert!(text.contains("mtls.ca_file and mtls.certificate_file set, but not mtls.key_file"), "{text}");
+        assert!(
+            text.contains("mtls.ca_file and mtls.certificate_file set, but not mtls.key_file"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -213,7 +260,10 @@ mod tests {
         let text = with(2, "lost.pem");
         assert!(text.contains("mtls.key_file") && text.contains("lost.pem"), "{text}");
         let text = with(1, "orders-key.pem");
-        assert!(text.contains("mtls.certificate_file") && text.contains("orders-key.pem"), "{text}");
+        assert!(
+            text.contains("mtls.certificate_file") && text.contains("orders-key.pem"),
+            "{text}"
+        );
         let text = with(2, "orders.pem");
         assert!(text.contains("mtls.key_file") && text.contains("private key"), "{text}");
         let text = with(2, "users-key.pem");
@@ -228,7 +278,14 @@ mod tests {
         let before = fs::read(&key).unwrap();
         let again = |force: &[&str]| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dev-certs");
-            Command::new(script).args(force).arg(authority.file("")).arg("orders").output().unwrap().status.success()
+            Command::new(script)
+                .args(force)
+                .arg(authority.file(""))
+                .arg("orders")
+                .output()
+                .unwrap()
+                .status
+                .success()
         };
         assert!(!again(&[]));
         assert_eq!(fs::read(&key).unwrap(), before);
@@ -241,31 +298,46 @@ mod tests {
         let _ = aws_lc_rs::default_provider().install_default();
         let (ours, theirs) = (Authority::new(&["gateway", "orders"]), Authority::new(&["gateway"]));
         let orders = load(&ours.settings("orders")).unwrap().unwrap();
-        let server = HttpServer::new(|| App::new().default_service(web::to(|| async { HttpResponse::Ok().body("here") })))
-            .workers(1)
-            .disable_signals()
-            .listen_rustls_0_23(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), (*orders.server_config()).clone())
-            .unwrap();
+        let server =
+            HttpServer::new(|| App::new().default_service(web::to(|| async { HttpResponse::Ok().body("here") })))
+                .workers(1)
+                .disable_signals()
+                .listen_rustls_0_23(
+                    std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+                    (*orders.server_config()).clone(),
+                )
+                .unwrap();
         let port = server.addrs()[0].port();
         let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
 
         let place = format!("https://localhost:{port}/");
-        let answered = async |client: reqwest::ClientBuilder, url: &str| client.build().unwrap().get(url).send().await.is_ok();
+        let answered =
+            async |client: reqwest::ClientBuilder, url: &str| client.build().unwrap().get(url).send().await.is_ok();
         let secured = |authority: &Authority| client_of(&load(&authority.settings("gateway")).unwrap().unwrap());
         let trusting = || {
             let authorities = reqwest::Certificate::from_pem_bundle(orders.ca_pem()).unwrap();
             reqwest::Client::builder().tls_certs_only(authorities)
         };
-        let stranger = [fs::read(theirs.file("gateway.pem")).unwrap(), fs::read(theirs.file("gateway-key.pem")).unwrap()].concat();
+        let stranger = [
+            fs::read(theirs.file("gateway.pem")).unwrap(),
+            fs::read(theirs.file("gateway-key.pem")).unwrap(),
+        ]
+        .concat();
         let stranger = trusting().identity(reqwest::Identity::from_pem(&stranger).unwrap());
         assert!(answered(secured(&ours), &place).await, "one of ours");
         assert!(!answered(trusting(), &place).await, "without a certificate");
         assert!(!answered(stranger, &place).await, "with one of another authority");
         assert!(!answered(secured(&theirs), &place).await, "who does not believe ours");
-        assert!(!answered(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await, "plaintext");
-        assert!(!answered(secured(&ours), &format!("http://localhost:{port}/")).await, "one of ours speaks no plaintext");
+        assert!(
+            !answered(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await,
+            "plaintext"
+        );
+        assert!(
+            !answered(secured(&ours), &format!("http://localhost:{port}/")).await,
+            "one of ours speaks no plaintext"
+        );
         handle.stop(false).await;
     }
 }

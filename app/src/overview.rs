@@ -67,19 +67,44 @@ impl Overview {
         let name = placement.name.clone();
         let silent = |error: &dyn Display| tracing::warn!(module = name, %error, "a module does not say how it does");
         if placement.is_local() {
-            let machinery = self.local.counts(&placement.name).await.inspect_err(|fault| silent(fault)).ok();
-            return ModuleView { placement, machinery, connection: None };
+            let machinery = self
+                .local
+                .counts(&placement.name)
+                .await
+                .inspect_err(|fault| silent(fault))
+                .ok();
+            return ModuleView {
+                placement,
+                machinery,
+                connection: None,
+            };
         }
-        let connection = self.remotes.states().into_iter().find(|state| state.module == placement.name);
+        let connection = self
+            .remotes
+            .states()
+            .into_iter()
+            .find(|state| state.module == placement.name);
         let told = match self.proxy.is_idle() {
             // Only an edge knows where to ask.
             true => None,
-            false => told_by_its_process(&self.proxy, &placement.name, request).await.inspect_err(|error| silent(error)).ok(),
+            false => told_by_its_process(&self.proxy, &placement.name, request)
+                .await
+                .inspect_err(|error| silent(error))
+                .ok(),
         };
-        let own = told.as_ref().and_then(|told| told["items"].as_array()?.iter().find(|item| item["name"] == placement.name.as_str()));
+        let own = told.as_ref().and_then(|told| {
+            told["items"]
+                .as_array()?
+                .iter()
+                .find(|item| item["name"] == placement.name.as_str())
+        });
         let machinery = own.and_then(|own| serde_json::from_value(own["machinery"].clone()).ok());
         placement.data = own.and_then(|own| own["data"].as_str().map(str::to_owned));
-        ModuleView { placement, machinery, connection }
+        ModuleView {
+            placement,
+            machinery,
+            connection,
+        }
     }
 }
 
@@ -101,7 +126,10 @@ async fn list_modules(
     query: Query<ModulesQuery>,
     overview: Data<Overview>,
 ) -> Result<HttpResponse, Problem> {
-    let wanted = overview.placements.iter().filter(|placement| placement.is_local() || !query.here);
+    let wanted = overview
+        .placements
+        .iter()
+        .filter(|placement| placement.is_local() || !query.here);
     let items = join_all(wanted.map(|placement| overview.view(placement, &request))).await;
     Ok(HttpResponse::Ok().json(ModuleList { items }))
 }

@@ -13,7 +13,9 @@ use serde_json::Value;
 use shared_kernel::Ids;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
-use web::{DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit};
+use web::{
+    DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit,
+};
 
 use crate::{
     config::Settings,
@@ -56,14 +58,24 @@ pub fn start(settings: &Settings, served: Served) -> anyhow::Result<Listening> {
     let edge = Edge::of(settings, gateway::IS_HERE)?;
     let document = Document::of(&served)?;
     let (listener, api) = bind(settings.http.listen, "http.listen")?;
-    let mut listening = Listening { servers: Vec::new(), api, scheme: edge.scheme(), admin: api, admin_scheme: edge.scheme() };
+    let mut listening = Listening {
+        servers: Vec::new(),
+        api,
+        scheme: edge.scheme(),
+        admin: api,
+        admin_scheme: edge.scheme(),
+    };
     if let Some(listen) = settings.admin.listen {
         let (listener, address) = bind(listen, "admin.listen")?;
         // In plaintext: orchestrators and Prometheus ask an address, and no certificate names that.
         (listening.admin, listening.admin_scheme) = (address, "http");
-        listening.servers.push(serve_admin(listener, &served, document.clone())?);
+        listening
+            .servers
+            .push(serve_admin(listener, &served, document.clone())?);
     }
-    listening.servers.insert(0, serve_api(listener, edge, settings, served, document)?);
+    listening
+        .servers
+        .insert(0, serve_api(listener, edge, settings, served, document)?);
     Ok(listening)
 }
 
@@ -78,7 +90,10 @@ impl Document {
     fn of(served: &Served) -> anyhow::Result<Document> {
         let text = served.proxy.document(&served.document)?;
         let parsed: Value = serde_json::from_str(&text).context("the OpenAPI document is not JSON")?;
-        Ok(Document { text: text.into(), paths: DocumentedPaths::of(&parsed) })
+        Ok(Document {
+            text: text.into(),
+            paths: DocumentedPaths::of(&parsed),
+        })
     }
 }
 
@@ -104,7 +119,9 @@ impl Edge {
                  alone, under mtls.certificate_file; leave http.tls_certificate_file and http.tls_key_file out"
             ),
             (Some(tls), _) => Ok(Edge::Public(tls)),
-            (None, Some(identity)) if !has_gateway => Ok(Edge::Internal(ServerConfig::clone(&identity.server_config()))),
+            (None, Some(identity)) if !has_gateway => {
+                Ok(Edge::Internal(ServerConfig::clone(&identity.server_config())))
+            }
             (None, _) if !settings.http.listen.ip().is_loopback() && !settings.http.behind_tls => bail!(
                 "http.listen is {} without TLS: [mtls] is for calls between processes, and this is the edge; set http.tls_certificate_file and \
                  http.tls_key_file, or http.behind_tls = true if something in front terminates TLS",
@@ -130,33 +147,68 @@ impl Edge {
 }
 
 fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> anyhow::Result<Server> {
-    let (checks, shell) = (served.checks.clone(), ShellSettings { ids: served.ids.clone(), ..ShellSettings::default() });
+    let (checks, shell) = (
+        served.checks.clone(),
+        ShellSettings {
+            ids: served.ids.clone(),
+            ..ShellSettings::default()
+        },
+    );
     let server = HttpServer::new(move || {
         let health = health::routes(checks.clone());
-        let (app, _) = App::new().into_utoipa_app().configure(|config| health(config)).split_for_parts();
+        let (app, _) = App::new()
+            .into_utoipa_app()
+            .configure(|config| health(config))
+            .split_for_parts();
         app.configure(|config| docs_ui::configure(config, &document.text))
             .default_service(web::unmatched_in(document.paths.clone()))
             .wrap(web::shell(shell.clone()))
     });
-    Ok(server.workers(1).disable_signals().shutdown_timeout(1).listen(listener).context("admin.listen")?.run())
+    Ok(server
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)
+        .context("admin.listen")?
+        .run())
 }
 
-fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Served, document: Document) -> anyhow::Result<Server> {
+fn serve_api(
+    listener: TcpListener,
+    edge: Edge,
+    settings: &Settings,
+    served: Served,
+    document: Document,
+) -> anyhow::Result<Server> {
     let (per_second, burst) = settings.rate_limit();
     let rate_limit = RateLimit::new(per_second, burst);
     let proxies = TrustedProxies(settings.http.trusted_proxies.clone().into());
     let own_admin = settings.admin.listen.is_some();
-    let Served { api, well_known, verifier, checks, ids, proxy, .. } = served;
+    let Served {
+        api,
+        well_known,
+        verifier,
+        checks,
+        ids,
+        proxy,
+        ..
+    } = served;
     let stopping = Stopping(checks.stopping.clone());
-    let shell = ShellSettings { ids, ..ShellSettings::default() };
+    let shell = ShellSettings {
+        ids,
+        ..ShellSettings::default()
+    };
     let is_proxy = !proxy.is_idle();
     let peers_are_ours = matches!(edge, Edge::Internal(_));
     // A gateway asks here, and not at the admin's address, whether to pass requests on; nobody else gets here.
     let asked_by_gateway = !gateway::IS_HERE && (peers_are_ours || settings.http.listen.ip().is_loopback());
     let server = HttpServer::new(move || {
-        let modules = utoipa_actix_web::scope("/api/v1").configure(|config| api.iter().for_each(|routes| routes.configure(config)));
-        let mut app =
-            App::new().into_utoipa_app().service(modules).configure(|config| well_known.iter().for_each(|routes| routes.configure(config)));
+        let modules = utoipa_actix_web::scope("/api/v1")
+            .configure(|config| api.iter().for_each(|routes| routes.configure(config)));
+        let mut app = App::new()
+            .into_utoipa_app()
+            .service(modules)
+            .configure(|config| well_known.iter().for_each(|routes| routes.configure(config)));
         if !own_admin {
             let health = health::routes(checks.clone());
             app = app.configure(|config| health(config));
@@ -176,7 +228,9 @@ fn serve_api(listener: TcpListener, edge: Edge, settings: &Settings, served: Ser
             .app_data(stopping.clone())
             .app_data(proxies.clone())
             .default_service(web::unmatched_in(document.paths.clone()))
-            .wrap(from_fn(move |request, next| gateway::dispatch(proxy.clone(), request, next)))
+            .wrap(from_fn(move |request, next| {
+                gateway::dispatch(proxy.clone(), request, next)
+            }))
             .wrap(rate_limit.clone())
             .wrap(web::shell(shell.clone()))
     });

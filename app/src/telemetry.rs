@@ -17,10 +17,17 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// A filter that cannot be read.
 pub fn start_logs(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter)
-        .with_context(|| format!("log.filter = {:?}; write levels as in RUST_LOG, such as info,http=debug", log.filter))?;
+    let filter = EnvFilter::try_new(&log.filter).with_context(|| {
+        format!(
+            "log.filter = {:?}; write levels as in RUST_LOG, such as info,http=debug",
+            log.filter
+        )
+    })?;
     // Colours are for terminals; in a file they are noise.
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process (tests) keeps the first one's settings.
     let _ = match log.format {
         LogFormat::Text => logs.compact().try_init(),
@@ -68,16 +75,26 @@ mod tests {
     #[test]
     fn what_is_measured_is_put_together_although_nobody_reads_it() {
         let recorder = recorder(Duration::from_millis(5));
-        metrics::with_local_recorder(&recorder, || metrics::histogram!("nobody_reads_this_seconds").record(1.5));
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("nobody_reads_this_seconds").record(1.5)
+        });
         // Reading would do it, too; this looks without reading.
         let put_together = || {
             let inside = format!("{:?}", recorder.handle());
-            let distributions = inside.split("distributions: ").nth(1).and_then(|rest| rest.split("distribution_builder").next());
-            distributions.expect("the distributions").contains("nobody_reads_this_seconds")
+            let distributions = inside
+                .split("distributions: ")
+                .nth(1)
+                .and_then(|rest| rest.split("distribution_builder").next());
+            distributions
+                .expect("the distributions")
+                .contains("nobody_reads_this_seconds")
         };
         let begun = Instant::now();
         while !put_together() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "what was measured is still kept piece by piece");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "what was measured is still kept piece by piece"
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }

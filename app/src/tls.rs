@@ -29,12 +29,19 @@ pub fn edge(http: &Http) -> anyhow::Result<Option<ServerConfig>> {
     let (certificate, key) = match (&http.tls_certificate_file, &http.tls_key_file) {
         (None, None) => return Ok(None),
         (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-        (Some(_), None) => bail!("http.tls_certificate_file is set without http.tls_key_file, the private key of that certificate"),
-        (None, Some(_)) => bail!("http.tls_key_file is set without http.tls_certificate_file, the certificate of that key"),
+        (Some(_), None) => {
+            bail!("http.tls_certificate_file is set without http.tls_key_file, the private key of that certificate")
+        }
+        (None, Some(_)) => {
+            bail!("http.tls_key_file is set without http.tls_certificate_file, the certificate of that key")
+        }
     };
     let renewed = Renewed::read(certificate, key)?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions()?;
-    Ok(Some(builder.with_no_client_auth().with_cert_resolver(Arc::new(renewed))))
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(Some(
+        builder.with_no_client_auth().with_cert_resolver(Arc::new(renewed)),
+    ))
 }
 
 /// The certificate of two files.
@@ -55,7 +62,15 @@ impl Renewed {
         // When they changed is asked first: a change in between is then seen again.
         let changed = changed(&certificate, &key);
         let certified = certified(&certificate, &key)?;
-        Ok(Renewed { certificate, key, seen: Mutex::new(Seen { certified, changed, looked: Instant::now() }) })
+        Ok(Renewed {
+            certificate,
+            key,
+            seen: Mutex::new(Seen {
+                certified,
+                changed,
+                looked: Instant::now(),
+            }),
+        })
     }
 
     pub(crate) fn current(&self, look_every: Duration) -> Arc<CertifiedKey> {
@@ -71,7 +86,9 @@ impl Renewed {
                         seen.changed = changed;
                     }
                     // Half a renewal, perhaps; the old one stays until both files fit.
-                    Err(error) => tracing::warn!("the renewed certificate cannot be used, the old one stays: {error:#}"),
+                    Err(error) => {
+                        tracing::warn!("the renewed certificate cannot be used, the old one stays: {error:#}")
+                    }
                 }
             }
         }
@@ -87,7 +104,9 @@ impl ResolvesServerCert for Renewed {
 
 impl fmt::Debug for Renewed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewed").field("certificate", &self.certificate).finish_non_exhaustive()
+        f.debug_struct("Renewed")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,8 +115,12 @@ fn changed(certificate: &Path, key: &Path) -> [Option<SystemTime>; 2] {
 }
 
 fn certified(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>> {
-    let unreadable =
-        |name: &str, file: &Path, what: &str| format!("{name} names the file {}, which must hold {what} in PEM", file.display());
+    let unreadable = |name: &str, file: &Path, what: &str| {
+        format!(
+            "{name} names the file {}, which must hold {what} in PEM",
+            file.display()
+        )
+    };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
     let of_certificate = || unreadable("http.tls_certificate_file", certificate, "a certificate chain");
     let chain = chain.map_err(anyhow::Error::from).with_context(of_certificate)?;
@@ -107,7 +130,12 @@ fn certified(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>
     let secret = PrivateKeyDer::from_pem_file(key).map_err(anyhow::Error::from);
     let secret = secret.with_context(|| unreadable("http.tls_key_file", key, "a private key"))?;
     let certified = CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider());
-    let apart =
-        || format!("{} and {} (http.tls_certificate_file, http.tls_key_file) do not go together", certificate.display(), key.display());
+    let apart = || {
+        format!(
+            "{} and {} (http.tls_certificate_file, http.tls_key_file) do not go together",
+            certificate.display(),
+            key.display()
+        )
+    };
     Ok(Arc::new(certified.with_context(apart)?))
 }

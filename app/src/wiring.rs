@@ -26,29 +26,44 @@ pub struct Ground {
 
 impl Ground {
     pub fn new(settings: Settings) -> Self {
-        Ground { settings, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }
+        Ground {
+            settings,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        }
     }
 }
 
 /// Who asks whom. Besides, whoever checks tokens asks users for the keys they are signed with.
-const ASKS: &[(&str, &[&str])] = &[("orders", &["catalog", "inventory", "payments", "shipping"]), ("notifications", &["users"])];
+const ASKS: &[(&str, &[&str])] = &[
+    ("orders", &["catalog", "inventory", "payments", "shipping"]),
+    ("notifications", &["users"]),
+];
 
 /// The modules that the gateway's pages are composed of.
 const PAGES_ASK: &[&str] = &["users", "catalog", "payments", "shipping", "orders"];
 
 /// The modules that `module` asks through their contracts.
 fn asked_by(module: &str) -> &'static [&'static str] {
-    ASKS.iter().find(|(asking, _)| *asking == module).map_or(&[], |(_, asked)| asked)
+    ASKS.iter()
+        .find(|(asking, _)| *asking == module)
+        .map_or(&[], |(_, asked)| asked)
 }
 
 /// The aggregates that `module` hears, as `<source>.<aggregate>`.
 pub fn topics_of(module: &str) -> &'static [&'static str] {
-    LISTENERS.iter().find(|(listener, _)| *listener == module).map_or(&[], |(_, topics)| topics)
+    LISTENERS
+        .iter()
+        .find(|(listener, _)| *listener == module)
+        .map_or(&[], |(_, topics)| topics)
 }
 
 /// The modules whose events `module` hears.
 fn heard_by(module: &str) -> impl Iterator<Item = &'static str> {
-    topics_of(module).iter().filter_map(|topic| topic.split_once('.')).map(|(source, _)| source)
+    topics_of(module)
+        .iter()
+        .filter_map(|topic| topic.split_once('.'))
+        .map(|(source, _)| source)
 }
 
 /// The modules that are not in this binary.
@@ -60,7 +75,10 @@ pub fn elsewhere() -> Vec<&'static str> {
 /// The modules that this process asks and that are not in it.
 pub fn asked_elsewhere() -> Vec<&'static str> {
     let here = local::modules();
-    elsewhere().into_iter().filter(|module| !askers_of(module, &here, gateway::IS_HERE).is_empty()).collect()
+    elsewhere()
+        .into_iter()
+        .filter(|module| !askers_of(module, &here, gateway::IS_HERE).is_empty())
+        .collect()
 }
 
 /// Why a binary of these modules, and of the gateway or not, asks `module`, in words.
@@ -88,15 +106,27 @@ fn askers_of(module: &str, here: &[&str], edge: bool) -> Vec<String> {
 /// # Errors
 /// What is missing, all of it, each with the setting that would be right.
 pub fn check(settings: &Settings) -> anyhow::Result<()> {
-    let missing = Missing { here: local::modules(), edge: gateway::IS_HERE, settings }.sentences()?;
+    let missing = Missing {
+        here: local::modules(),
+        edge: gateway::IS_HERE,
+        settings,
+    }
+    .sentences()?;
     for module in local::modules() {
         let at = settings.modules.get(module);
         if at.is_some_and(|at| at.endpoint.is_some() || at.http_endpoint.is_some()) {
             // As where all processes are given the same list of endpoints.
-            tracing::info!(module, "the settings name an endpoint of a module that is in this binary; the one in this binary is used");
+            tracing::info!(
+                module,
+                "the settings name an endpoint of a module that is in this binary; the one in this binary is used"
+            );
         }
     }
-    if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", missing.join("\n"))
+    }
 }
 
 /// Whether what connects processes can be read, in whichever of them.
@@ -128,7 +158,10 @@ impl Missing<'_> {
         missing.extend(self.unsigned());
         missing.extend(self.unspeakable()?);
         // Instances in etcd say themselves where they are.
-        let must_be_named = self.settings.section::<discovery::Settings>("discovery")?.needs_endpoints();
+        let must_be_named = self
+            .settings
+            .section::<discovery::Settings>("discovery")?
+            .needs_endpoints();
         let bus: bus::Settings = self.settings.section("bus")?;
         let rpc: rpc::Settings = self.settings.section("rpc")?;
         if must_be_named {
@@ -162,7 +195,9 @@ impl Missing<'_> {
                 Interface::Rpc => !askers_of(&module, &self.here, self.edge).is_empty(),
                 Interface::Http => self.edge,
             };
-            let Some(wrong) = addresses.iter().find(|address| address.is_tls() != secured) else { continue };
+            let Some(wrong) = addresses.iter().find(|address| address.is_tls() != secured) else {
+                continue;
+            };
             if !is_called || !self.is_elsewhere(&module) {
                 continue;
             }
@@ -228,7 +263,8 @@ impl Missing<'_> {
         let whole_shop = MODULES.iter().all(|module| !self.is_elsewhere(module));
         let asked_from_afar = |module: &&&str| {
             let by_module = MODULES.iter().any(|other| {
-                self.is_elsewhere(other) && (asked_by(other).contains(module) || heard_by(other).any(|source| source == **module))
+                self.is_elsewhere(other)
+                    && (asked_by(other).contains(module) || heard_by(other).any(|source| source == **module))
             });
             by_module || **module == "users" || (!self.edge && PAGES_ASK.contains(module))
         };
@@ -243,10 +279,17 @@ impl Missing<'_> {
 ///
 /// # Errors
 /// An address nobody could call.
-pub fn instance(settings: &Settings, http: SocketAddr, http_scheme: &str, rpc: Option<SocketAddr>) -> anyhow::Result<Instance> {
+pub fn instance(
+    settings: &Settings,
+    http: SocketAddr,
+    http_scheme: &str,
+    rpc: Option<SocketAddr>,
+) -> anyhow::Result<Instance> {
     let over_mtls = mtls::Identity::load(settings)?.is_some();
     let own: rpc::Settings = settings.section("rpc")?;
-    let rpc = rpc.map(|listen| Address::advertised("rpc", over_mtls, listen, own.advertise.as_deref())).transpose()?;
+    let rpc = rpc
+        .map(|listen| Address::advertised("rpc", over_mtls, listen, own.advertise.as_deref()))
+        .transpose()?;
     let http = Address::advertised("http", http_scheme == "https", http, settings.http.advertise.as_deref())?;
     Ok(Instance::new(&local::modules(), rpc, Some(http)))
 }
@@ -285,11 +328,25 @@ pub fn placements(settings: &Settings) -> anyhow::Result<Vec<Placement>> {
         let (placement, data, address) = if here.contains(&module) {
             ("local", Some(local::data_of(settings, module)?), None)
         } else {
-            let named = settings.modules.get(module).and_then(|at| at.endpoint.clone().or_else(|| at.http_endpoint.clone()));
-            ("remote", None, named.or_else(|| discovered.then(|| "found by discovery".to_owned())))
+            let named = settings
+                .modules
+                .get(module)
+                .and_then(|at| at.endpoint.clone().or_else(|| at.http_endpoint.clone()));
+            (
+                "remote",
+                None,
+                named.or_else(|| discovered.then(|| "found by discovery".to_owned())),
+            )
         };
         let hears = owned(topics_of(module));
-        Ok(Placement { name: module.to_owned(), placement: placement.to_owned(), data, address, asks: owned(asked_by(module)), hears })
+        Ok(Placement {
+            name: module.to_owned(),
+            placement: placement.to_owned(),
+            data,
+            address,
+            asks: owned(asked_by(module)),
+            hears,
+        })
     };
     MODULES.into_iter().map(place).collect()
 }
@@ -298,10 +355,18 @@ pub fn placements(settings: &Settings) -> anyhow::Result<Vec<Placement>> {
 pub fn mermaid(placements: &[Placement]) -> String {
     let mut lines = vec!["flowchart LR".to_owned()];
     for module in placements {
-        lines.push(format!("    {}[\"{} ({})\"]", module.name, module.name, module.placement));
+        lines.push(format!(
+            "    {}[\"{} ({})\"]",
+            module.name, module.name, module.placement
+        ));
     }
     for module in placements {
-        lines.extend(module.asks.iter().map(|asked| format!("    {} --> {asked}", module.name)));
+        lines.extend(
+            module
+                .asks
+                .iter()
+                .map(|asked| format!("    {} --> {asked}", module.name)),
+        );
         let sources = module.hears.iter().filter_map(|topic| topic.split_once('.'));
         lines.extend(sources.map(|(source, aggregate)| format!("    {source} -. {aggregate} .-> {}", module.name)));
     }
@@ -314,9 +379,18 @@ mod tests {
 
     /// What a process with payments, and perhaps the gateway, lacks with these settings.
     fn missing(edge: bool, variables: &[(&str, &str)]) -> String {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let settings = Settings::from_sources(None, variables).unwrap();
-        Missing { here: vec!["payments"], edge, settings: &settings }.sentences().unwrap().join("\n")
+        Missing {
+            here: vec!["payments"],
+            edge,
+            settings: &settings,
+        }
+        .sentences()
+        .unwrap()
+        .join("\n")
     }
 
     #[test]
@@ -328,7 +402,10 @@ mod tests {
         let wrong = "modules.users.endpoint names https://users-1:9000, which needs certificates";
         assert!(missing(false, &[users("https://users-1:9000")]).contains(wrong));
         let catalog = ("BANYAN__MODULES__CATALOG__HTTP_ENDPOINT", "https://catalog-1:8100");
-        assert!(missing(true, &[catalog]).contains("modules.catalog.http_endpoint names https://catalog-1:8100, which needs"));
+        assert!(
+            missing(true, &[catalog])
+                .contains("modules.catalog.http_endpoint names https://catalog-1:8100, which needs")
+        );
         // What this process never calls may be whatever it is for others.
         let orders = ("BANYAN__MODULES__ORDERS__ENDPOINT", "https://orders-1:9000");
         let own = ("BANYAN__MODULES__PAYMENTS__ENDPOINT", "https://payments-1:9000");

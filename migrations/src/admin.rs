@@ -14,9 +14,14 @@ impl Admin {
     /// The server cannot be reached, or refuses the login.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
         let mut options = ConnectOptions::new(url);
-        options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(5));
+        options
+            .max_connections(1)
+            .sqlx_logging(false)
+            .acquire_timeout(Duration::from_secs(5));
         let connection = Database::connect(options).await?;
-        connection.execute_unprepared("select pg_advisory_lock(hashtext('banyan provision'))").await?;
+        connection
+            .execute_unprepared("select pg_advisory_lock(hashtext('banyan provision'))")
+            .await?;
         Ok(Admin(connection))
     }
 
@@ -58,7 +63,9 @@ impl Admin {
     /// # Errors
     /// The login does not own the schema.
     pub async fn drop_schema(&self, schema: &str) -> anyhow::Result<()> {
-        self.0.execute_unprepared(&format!("drop schema if exists {} cascade", name(schema))).await?;
+        self.0
+            .execute_unprepared(&format!("drop schema if exists {} cascade", name(schema)))
+            .await?;
         Ok(())
     }
 

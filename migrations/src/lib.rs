@@ -85,7 +85,10 @@ struct Set {
 
 impl MigratorTraitSelf for Set {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
-        self.migrations.iter().map(|migration| Box::new(*migration) as Box<dyn MigrationTrait>).collect()
+        self.migrations
+            .iter()
+            .map(|migration| Box::new(*migration) as Box<dyn MigrationTrait>)
+            .collect()
     }
 }
 
@@ -95,9 +98,15 @@ impl Set {
             Some((_, own)) => own,
             // The machinery's own tests run on its tables alone.
             None if module == "durable" => &[][..],
-            None => bail!("this binary knows no module named {module}; it knows {}", modules().join(", ")),
+            None => bail!(
+                "this binary knows no module named {module}; it knows {}",
+                modules().join(", ")
+            ),
         };
-        Ok(Set { module: module.to_owned(), migrations: [durable::MIGRATIONS, own].concat() })
+        Ok(Set {
+            module: module.to_owned(),
+            migrations: [durable::MIGRATIONS, own].concat(),
+        })
     }
 
     async fn bring_up(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
@@ -112,17 +121,29 @@ impl Set {
         if status.pending.is_empty() {
             return Ok(status);
         }
-        MigratorTraitSelf::up(self, connection, None).await.with_context(|| format!("migrating {module}"))?;
+        MigratorTraitSelf::up(self, connection, None)
+            .await
+            .with_context(|| format!("migrating {module}"))?;
         self.status(connection).await
     }
 
     async fn status(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
         let recorded = self.get_migration_models(connection).await?;
         let known: Vec<&str> = self.migrations.iter().map(MigrationName::name).collect();
-        let (applied, unknown): (Vec<String>, Vec<String>) =
-            recorded.into_iter().map(|row| row.version).partition(|name| known.contains(&name.as_str()));
-        let pending = known.into_iter().filter(|name| !applied.iter().any(|done| done == name)).map(str::to_owned).collect();
-        Ok(Status { applied, pending, unknown })
+        let (applied, unknown): (Vec<String>, Vec<String>) = recorded
+            .into_iter()
+            .map(|row| row.version)
+            .partition(|name| known.contains(&name.as_str()));
+        let pending = known
+            .into_iter()
+            .filter(|name| !applied.iter().any(|done| done == name))
+            .map(str::to_owned)
+            .collect();
+        Ok(Status {
+            applied,
+            pending,
+            unknown,
+        })
     }
 }
 
@@ -132,7 +153,10 @@ async fn lock(connection: &DatabaseConnection, module: &str, function: &str) -> 
     if connection.get_database_backend() == DbBackend::Postgres {
         let sql = format!("select {function}(hashtext(current_schema() || $1))");
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [module.into()]);
-        connection.query_one_raw(statement).await.with_context(|| format!("locking the schema of {module}"))?;
+        connection
+            .query_one_raw(statement)
+            .await
+            .with_context(|| format!("locking the schema of {module}"))?;
     }
     Ok(())
 }

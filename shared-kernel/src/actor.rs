@@ -26,7 +26,9 @@ impl Role {
 
     /// `None` for a role this build does not know, which then grants nothing.
     pub fn find(name: &str) -> Option<Role> {
-        [Role::Customer, Role::Staff, Role::Ops].into_iter().find(|role| role.as_str() == name)
+        [Role::Customer, Role::Staff, Role::Ops]
+            .into_iter()
+            .find(|role| role.as_str() == name)
     }
 }
 
@@ -86,10 +88,25 @@ mod tests {
     #[test]
     fn a_customer_sees_only_their_own_and_staff_sees_all() {
         let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let customer = Actor::User { id: me, roles: vec![Role::Customer] };
+        let customer = Actor::User {
+            id: me,
+            roles: vec![Role::Customer],
+        };
         assert!(customer.may_see(me) && !customer.may_see(other));
-        assert!(Actor::User { id: me, roles: vec![Role::Staff] }.may_see(other));
-        assert!(!Actor::User { id: me, roles: vec![Role::Ops] }.may_see(other));
+        assert!(
+            Actor::User {
+                id: me,
+                roles: vec![Role::Staff]
+            }
+            .may_see(other)
+        );
+        assert!(
+            !Actor::User {
+                id: me,
+                roles: vec![Role::Ops]
+            }
+            .may_see(other)
+        );
         assert!(!Actor::Anonymous.may_see(me));
     }
 }

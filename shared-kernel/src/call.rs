@@ -21,7 +21,10 @@ impl Call {
     const TRACE: &'static str = "traceparent";
 
     pub fn by(actor: Actor) -> Self {
-        Call { actor, ..Call::default() }
+        Call {
+            actor,
+            ..Call::default()
+        }
     }
 
     /// A module acting on its own.
@@ -50,7 +53,9 @@ impl Call {
     /// From the metadata of a remote call; what is absent or unreadable counts as not said.
     pub fn from_headers<'a>(find: impl Fn(&'static str) -> Option<&'a str>) -> Self {
         Call {
-            actor: find(Self::ACTOR).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
+            actor: find(Self::ACTOR)
+                .and_then(|json| serde_json::from_str(json).ok())
+                .unwrap_or_default(),
             timeout: find(Self::TIMEOUT).and_then(timeout_from_header),
             trace: find(Self::TRACE).and_then(TraceParent::parse),
         }
@@ -85,9 +90,12 @@ pub struct TraceParent(String);
 impl TraceParent {
     /// `None` unless it is `00-<32 hex>-<16 hex>-<2 hex>` with neither id all zeros, as the recommendation demands.
     pub fn parse(text: &str) -> Option<Self> {
-        let is_hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hex =
+            |part: &str, len: usize| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let parts: Vec<&str> = text.split('-').collect();
-        let [version, trace_id, parent_id, flags] = parts[..] else { return None };
+        let [version, trace_id, parent_id, flags] = parts[..] else {
+            return None;
+        };
         let valid = version == "00" && is_hex(trace_id, 32) && is_hex(parent_id, 16) && is_hex(flags, 2);
         let zero = |part: &str| part.bytes().all(|b| b == b'0');
         (valid && !zero(trace_id) && !zero(parent_id)).then(|| TraceParent(text.to_owned()))
@@ -117,9 +125,12 @@ mod tests {
     #[test]
     fn a_call_arrives_as_it_was_sent() {
         let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let sent = Call::by(Actor::User { id: uuid::Uuid::from_u128(7), roles: vec![Role::Customer] })
-            .within(Duration::from_secs(3))
-            .traced(trace.clone());
+        let sent = Call::by(Actor::User {
+            id: uuid::Uuid::from_u128(7),
+            roles: vec![Role::Customer],
+        })
+        .within(Duration::from_secs(3))
+        .traced(trace.clone());
         let headers = sent.to_headers();
         let got = Call::from_headers(|name| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str()));
         assert_eq!((got.actor, got.timeout, got.trace), (sent.actor, sent.timeout, trace));
@@ -132,8 +143,18 @@ mod tests {
             assert_eq!(timeout_from_header(&timeout_to_header(timeout)), Some(timeout));
         }
         assert_eq!(timeout_to_header(Duration::from_secs(1_000_000)), "99999999m");
-        for (text, timeout) in [("3S", 3_000), ("2M", 120_000), ("1H", 3_600_000), ("5000u", 5), ("7000000n", 7)] {
-            assert_eq!(timeout_from_header(text), Some(Duration::from_millis(timeout)), "{text}");
+        for (text, timeout) in [
+            ("3S", 3_000),
+            ("2M", 120_000),
+            ("1H", 3_600_000),
+            ("5000u", 5),
+            ("7000000n", 7),
+        ] {
+            assert_eq!(
+                timeout_from_header(text),
+                Some(Duration::from_millis(timeout)),
+                "{text}"
+            );
         }
         for wrong in ["", "3", "S", "123456789m", "1x", "-1S"] {
             assert_eq!(timeout_from_header(wrong), None, "{wrong:?}");

@@ -21,7 +21,10 @@ impl Country {
     /// `None` for anything but an assigned code in upper case.
     pub fn find(code: &str) -> Option<Self> {
         let bytes: [u8; 2] = code.as_bytes().try_into().ok()?;
-        ASSIGNED.split(' ').any(|assigned| assigned == code).then_some(Country(bytes))
+        ASSIGNED
+            .split(' ')
+            .any(|assigned| assigned == code)
+            .then_some(Country(bytes))
     }
 
     pub fn as_str(&self) -> &str {
@@ -84,7 +87,10 @@ mod tests {
     fn it_reads_back_what_it_writes() {
         let json = serde_json::to_string(&Country::find("NL").unwrap()).unwrap();
         assert_eq!(json, "\"NL\"");
-        assert_eq!(serde_json::from_str::<Country>(&json).unwrap(), Country::find("NL").unwrap());
+        assert_eq!(
+            serde_json::from_str::<Country>(&json).unwrap(),
+            Country::find("NL").unwrap()
+        );
         assert!(serde_json::from_str::<Country>("\"nl\"").is_err());
     }
 }

@@ -60,7 +60,13 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(kind: FaultKind, code: impl Into<String>, detail: impl Into<String>) -> Self {
-        Fault { kind, code: code.into(), detail: detail.into(), retry_after: None, errors: Vec::new() }
+        Fault {
+            kind,
+            code: code.into(),
+            detail: detail.into(),
+            retry_after: None,
+            errors: Vec::new(),
+        }
     }
 
     pub fn malformed(code: &str, detail: impl Into<String>) -> Self {
@@ -107,19 +113,28 @@ impl Fault {
 
     /// Names a field and the rule it broke.
     pub fn at(mut self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.errors.push(FieldError { pointer: pointer.into(), detail: detail.into() });
+        self.errors.push(FieldError {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        });
         self
     }
 
     /// Whether the question itself was answered "no", for good: asking the same again gives the same. The other kinds leave the
     /// outcome open (RELIABILITY.md, rule 3: unknown is never failed).
     pub fn is_refusal(&self) -> bool {
-        !matches!(self.kind, FaultKind::Internal | FaultKind::Unavailable | FaultKind::Timeout | FaultKind::TooMany)
+        !matches!(
+            self.kind,
+            FaultKind::Internal | FaultKind::Unavailable | FaultKind::Timeout | FaultKind::TooMany
+        )
     }
 
     /// Whether waiting and asking again may help without anybody fixing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind, FaultKind::Unavailable | FaultKind::Timeout | FaultKind::TooMany)
+        matches!(
+            self.kind,
+            FaultKind::Unavailable | FaultKind::Timeout | FaultKind::TooMany
+        )
     }
 }
 
@@ -150,7 +165,11 @@ impl From<&Fault> for WireFault {
             FaultKind::Unavailable => 14,
             FaultKind::Unauthenticated => 16,
         };
-        WireFault { code, message: fault.to_string(), details: serde_json::to_vec(fault).unwrap_or_default() }
+        WireFault {
+            code,
+            message: fault.to_string(),
+            details: serde_json::to_vec(fault).unwrap_or_default(),
+        }
     }
 }
 
@@ -173,7 +192,9 @@ mod tests {
 
     #[test]
     fn a_fault_crosses_the_wire_whole() {
-        let fault = Fault::conflict("already_dispatched", "gone").retry_after(Duration::from_secs(2)).at("/id", "rule");
+        let fault = Fault::conflict("already_dispatched", "gone")
+            .retry_after(Duration::from_secs(2))
+            .at("/id", "rule");
         assert_eq!(Fault::from(WireFault::from(&fault)), fault);
     }
 
@@ -181,9 +202,17 @@ mod tests {
     fn a_status_of_the_transport_leaves_the_outcome_open() {
         for code in 0..=17 {
             for details in [&b""[..], b"{}", b"<html>403 Forbidden</html>"] {
-                let fault = Fault::from(WireFault { code, message: "denied by policy".into(), details: details.to_vec() });
+                let fault = Fault::from(WireFault {
+                    code,
+                    message: "denied by policy".into(),
+                    details: details.to_vec(),
+                });
                 assert!(!fault.is_refusal(), "{code}: {fault}");
-                let expected = if code == 12 { FaultKind::Internal } else { FaultKind::Timeout };
+                let expected = if code == 12 {
+                    FaultKind::Internal
+                } else {
+                    FaultKind::Timeout
+                };
                 assert_eq!(fault.kind, expected, "{code}");
             }
         }

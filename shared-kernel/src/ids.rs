@@ -25,6 +25,7 @@ impl Ids for RandomIds {
 /// # Errors
 /// `invalid_id`, naming the field, if it is no UUID.
 pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Fault> {
-    Uuid::parse_str(text)
-        .map_err(|_| Fault::invalid("invalid_id", format!("{field} must be a UUID")).at(format!("/{field}"), "must be a UUID"))
+    Uuid::parse_str(text).map_err(|_| {
+        Fault::invalid("invalid_id", format!("{field} must be a UUID")).at(format!("/{field}"), "must be a UUID")
+    })
 }

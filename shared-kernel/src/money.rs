@@ -66,41 +66,65 @@ impl Money {
     /// `UnknownCurrency` unless `currency` is an upper-case code of ISO 4217.
     pub fn new(amount: i64, currency: &str) -> Result<Self, MoneyError> {
         let known = Currency::from_code(currency).ok_or_else(|| MoneyError::UnknownCurrency(currency.to_owned()))?;
-        Ok(Money { amount, currency: known.code().to_owned() })
+        Ok(Money {
+            amount,
+            currency: known.code().to_owned(),
+        })
     }
 
     /// The same currency, another amount.
     pub fn with_amount(&self, amount: i64) -> Self {
-        Money { amount, currency: self.currency.clone() }
+        Money {
+            amount,
+            currency: self.currency.clone(),
+        }
     }
 
     /// # Errors
     /// `MixedCurrencies`, `Overflow`.
     pub fn checked_add(&self, other: &Money) -> Result<Money, MoneyError> {
         if self.currency != other.currency {
-            return Err(MoneyError::MixedCurrencies(self.currency.clone(), other.currency.clone()));
+            return Err(MoneyError::MixedCurrencies(
+                self.currency.clone(),
+                other.currency.clone(),
+            ));
         }
-        self.amount.checked_add(other.amount).map(|amount| self.with_amount(amount)).ok_or(MoneyError::Overflow)
+        self.amount
+            .checked_add(other.amount)
+            .map(|amount| self.with_amount(amount))
+            .ok_or(MoneyError::Overflow)
     }
 
     /// # Errors
     /// `Overflow`.
     pub fn checked_mul(&self, quantity: u32) -> Result<Money, MoneyError> {
-        self.amount.checked_mul(i64::from(quantity)).map(|amount| self.with_amount(amount)).ok_or(MoneyError::Overflow)
+        self.amount
+            .checked_mul(i64::from(quantity))
+            .map(|amount| self.with_amount(amount))
+            .ok_or(MoneyError::Overflow)
     }
 }
 
 impl fmt::Display for Money {
     /// As people read it: `19.99 EUR`, `500 JPY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exponent = Currency::from_code(&self.currency).and_then(Currency::exponent).unwrap_or(0);
+        let exponent = Currency::from_code(&self.currency)
+            .and_then(Currency::exponent)
+            .unwrap_or(0);
         if exponent == 0 {
             return write!(f, "{} {}", self.amount, self.currency);
         }
         let unit = 10_u64.pow(u32::from(exponent));
         let sign = if self.amount < 0 { "-" } else { "" };
         let amount = self.amount.unsigned_abs();
-        write!(f, "{sign}{}.{:0width$} {}", amount / unit, amount % unit, self.currency, width = usize::from(exponent))
+        write!(
+            f,
+            "{sign}{}.{:0width$} {}",
+            amount / unit,
+            amount % unit,
+            self.currency,
+            width = usize::from(exponent)
+        )
     }
 }
 
@@ -110,17 +134,30 @@ mod tests {
 
     #[test]
     fn a_newer_version_may_say_more_and_a_request_may_not() {
-        let newer: Money = serde_json::from_str(r#"{"amount": 1999, "currency": "EUR", "rounding": "half_even"}"#).unwrap();
-        assert_eq!(newer, Money { amount: 1999, currency: "EUR".to_owned() });
+        let newer: Money =
+            serde_json::from_str(r#"{"amount": 1999, "currency": "EUR", "rounding": "half_even"}"#).unwrap();
+        assert_eq!(
+            newer,
+            Money {
+                amount: 1999,
+                currency: "EUR".to_owned()
+            }
+        );
         let schema = serde_json::to_value(Money::schema()).unwrap();
-        assert_eq!((&schema["additionalProperties"], &schema["required"][1]), (&false.into(), &"currency".into()));
+        assert_eq!(
+            (&schema["additionalProperties"], &schema["required"][1]),
+            (&false.into(), &"currency".into())
+        );
     }
 
     #[test]
     fn amounts_of_one_currency_add_up_and_others_do_not() {
         let euros = Money::new(1999, "EUR").unwrap();
         assert_eq!(euros.checked_add(&euros).unwrap().amount, 3998);
-        assert!(matches!(euros.checked_add(&Money::new(1, "USD").unwrap()), Err(MoneyError::MixedCurrencies(..))));
+        assert!(matches!(
+            euros.checked_add(&Money::new(1, "USD").unwrap()),
+            Err(MoneyError::MixedCurrencies(..))
+        ));
         assert_eq!(euros.with_amount(i64::MAX).checked_mul(2), Err(MoneyError::Overflow));
     }
 

@@ -40,20 +40,30 @@ impl PageRequest {
     pub fn page<T>(&self, mut items: Vec<T>, cursor_of: impl Fn(&T) -> String) -> Page<T> {
         let more = items.len() > self.limit as usize;
         items.truncate(self.limit as usize);
-        let next = if more { items.last().map(|last| Cursor(cursor_of(last))) } else { None };
+        let next = if more {
+            items.last().map(|last| Cursor(cursor_of(last)))
+        } else {
+            None
+        };
         Page { items, next }
     }
 }
 
 impl Default for PageRequest {
     fn default() -> Self {
-        PageRequest { limit: Self::DEFAULT_LIMIT, after: None }
+        PageRequest {
+            limit: Self::DEFAULT_LIMIT,
+            after: None,
+        }
     }
 }
 
 impl<T> Page<T> {
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
-        Page { items: self.items.into_iter().map(f).collect(), next: self.next }
+        Page {
+            items: self.items.into_iter().map(f).collect(),
+            next: self.next,
+        }
     }
 }
 

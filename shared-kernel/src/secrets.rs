@@ -23,14 +23,18 @@ pub struct RandomSecrets;
 impl Secrets for RandomSecrets {
     fn new_secret(&self) -> Result<[u8; 32], Fault> {
         let mut secret = [0; 32];
-        OsRng.try_fill_bytes(&mut secret).map_err(|error| Fault::internal("no_randomness", error.to_string()))?;
+        OsRng
+            .try_fill_bytes(&mut secret)
+            .map_err(|error| Fault::internal("no_randomness", error.to_string()))?;
         Ok(secret)
     }
 }
 
 /// A URL of a server one logs in to, a database or a broker, as it may be shown to people.
 pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
     // A password may also stand in the query: `?password=`, `?sslpassword=`. Then the query is not shown.
     let rest = match rest.split_once('?') {
         Some((shown, query)) if query.to_lowercase().contains("password") => shown,

@@ -28,7 +28,14 @@ impl Sku {
         let fits = text.len() <= Self::MAX_LENGTH
             && text.bytes().next().is_some_and(letter)
             && text.bytes().all(|byte| letter(byte) || byte == b'-');
-        if fits { Ok(Sku(text.to_owned())) } else { Err(Fault::invalid("invalid_sku", format!("A sku must match {}.", Self::PATTERN))) }
+        if fits {
+            Ok(Sku(text.to_owned()))
+        } else {
+            Err(Fault::invalid(
+                "invalid_sku",
+                format!("A sku must match {}.", Self::PATTERN),
+            ))
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -94,7 +101,10 @@ impl Quantity {
         if (Self::MIN..=Self::MAX).contains(&quantity) {
             Ok(Quantity(quantity))
         } else {
-            Err(Fault::invalid("invalid_quantity", format!("A quantity must be {} to {}.", Self::MIN, Self::MAX)))
+            Err(Fault::invalid(
+                "invalid_quantity",
+                format!("A quantity must be {} to {}.", Self::MIN, Self::MAX),
+            ))
         }
     }
 
@@ -154,7 +164,17 @@ mod tests {
         for good in ["a", "7", "rare-fig", "mug-", &"k".repeat(64)] {
             assert_eq!(Sku::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "-fig", "Fig", "rare fig", "rare_fig", "fig\n", "fïg", "fig/1", &"k".repeat(65)] {
+        for bad in [
+            "",
+            "-fig",
+            "Fig",
+            "rare fig",
+            "rare_fig",
+            "fig\n",
+            "fïg",
+            "fig/1",
+            &"k".repeat(65),
+        ] {
             assert_eq!(Sku::parse(bad).unwrap_err().code, "invalid_sku", "{bad:?}");
         }
     }
@@ -165,15 +185,28 @@ mod tests {
         assert_eq!(Quantity::new(1).unwrap().get(), 1);
         assert_eq!(Quantity::new(999).unwrap().get(), 999);
         assert!(Quantity::new(1000).is_err());
-        assert_eq!(Quantity::new(998).unwrap().plus(Quantity::new(1).unwrap()).unwrap().get(), 999);
+        assert_eq!(
+            Quantity::new(998)
+                .unwrap()
+                .plus(Quantity::new(1).unwrap())
+                .unwrap()
+                .get(),
+            999
+        );
         assert!(Quantity::new(998).unwrap().plus(Quantity::new(2).unwrap()).is_err());
     }
 
     #[test]
     fn what_breaks_the_rule_does_not_come_in_by_json_either() {
-        assert_eq!(serde_json::from_str::<Sku>("\"rare-fig\"").unwrap(), Sku::parse("rare-fig").unwrap());
+        assert_eq!(
+            serde_json::from_str::<Sku>("\"rare-fig\"").unwrap(),
+            Sku::parse("rare-fig").unwrap()
+        );
         assert!(serde_json::from_str::<Sku>("\"Rare Fig\"").is_err());
-        assert_eq!(serde_json::to_string(&Sku::parse("rare-fig").unwrap()).unwrap(), "\"rare-fig\"");
+        assert_eq!(
+            serde_json::to_string(&Sku::parse("rare-fig").unwrap()).unwrap(),
+            "\"rare-fig\""
+        );
         assert_eq!(serde_json::from_str::<Quantity>("999").unwrap().get(), 999);
         for bad in ["0", "1000", "-1", "1.5", "\"1\""] {
             assert!(serde_json::from_str::<Quantity>(bad).is_err(), "{bad}");

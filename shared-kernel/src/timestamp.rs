@@ -92,6 +92,9 @@ mod tests {
     #[test]
     fn time_that_has_not_come_is_no_time_ago() {
         assert_eq!(Timestamp::from_ms(5).since(Timestamp::from_ms(9)), Duration::ZERO);
-        assert_eq!(Timestamp::from_ms(9).since(Timestamp::from_ms(5)), Duration::from_millis(4));
+        assert_eq!(
+            Timestamp::from_ms(9).since(Timestamp::from_ms(5)),
+            Duration::from_millis(4)
+        );
     }
 }

@@ -36,7 +36,10 @@ pub async fn inside_transaction<F: Future>(work: F) -> F::Output {
 /// `inside_transaction` (internal): the caller is inside a write transaction, which is a bug.
 pub fn outside_transaction(what: &str) -> Result<(), Fault> {
     if OPEN.get() {
-        return Err(Fault::internal("inside_transaction", format!("{what} was asked inside a write transaction")));
+        return Err(Fault::internal(
+            "inside_transaction",
+            format!("{what} was asked inside a write transaction"),
+        ));
     }
     Ok(())
 }
@@ -81,7 +84,9 @@ mod tests {
 
     #[test]
     fn a_panic_inside_leaves_the_thread_outside() {
-        let panicked = catch_unwind(AssertUnwindSafe(|| block_on(inside_transaction(async { panic!("as told") }))));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            block_on(inside_transaction(async { panic!("as told") }))
+        }));
         assert!(panicked.is_err() && !is_inside());
     }
 }

@@ -22,22 +22,43 @@ const CONTRACTS: [(&str, &[u8]); 8] = [
 pub fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = CONTRACTS
         .into_iter()
-        .map(|(name, descriptors)| Trial::test(format!("contracts::{name}_only_grows"), move || only_grows(name, descriptors)))
+        .map(|(name, descriptors)| {
+            Trial::test(format!("contracts::{name}_only_grows"), move || {
+                only_grows(name, descriptors)
+            })
+        })
         .collect();
-    trials.push(Trial::test("contracts::every_compiler_of_protobuf_finds_the_types_that_are_meant", types_are_found));
-    trials.push(Trial::test("contracts::rejects::a_field_renumbered", || rejected(renumber, "number")));
-    trials.push(Trial::test("contracts::rejects::a_field_of_another_type", || rejected(retype, "type")));
-    trials.push(Trial::test("contracts::rejects::a_field_removed", || rejected(remove_field, "is gone")));
-    trials.push(Trial::test("contracts::rejects::an_rpc_removed", || rejected(remove_rpc, "is gone")));
-    trials.push(Trial::test("contracts::a_new_field_and_a_new_rpc_are_no_breach", growth_is_allowed));
+    trials.push(Trial::test(
+        "contracts::every_compiler_of_protobuf_finds_the_types_that_are_meant",
+        types_are_found,
+    ));
+    trials.push(Trial::test("contracts::rejects::a_field_renumbered", || {
+        rejected(renumber, "number")
+    }));
+    trials.push(Trial::test("contracts::rejects::a_field_of_another_type", || {
+        rejected(retype, "type")
+    }));
+    trials.push(Trial::test("contracts::rejects::a_field_removed", || {
+        rejected(remove_field, "is gone")
+    }));
+    trials.push(Trial::test("contracts::rejects::an_rpc_removed", || {
+        rejected(remove_rpc, "is gone")
+    }));
+    trials.push(Trial::test(
+        "contracts::a_new_field_and_a_new_rpc_are_no_breach",
+        growth_is_allowed,
+    ));
     trials.push(Trial::test("contracts::a_module_answers_the_same_over_grpc", || {
         crate::harness::runtime().block_on(far::the_same_near_and_far());
         Ok(())
     }));
-    trials.push(Trial::test("contracts::nobody_is_asked_inside_a_transaction_neither_near_nor_far", || {
-        crate::harness::runtime().block_on(far::not_inside_a_transaction());
-        Ok(())
-    }));
+    trials.push(Trial::test(
+        "contracts::nobody_is_asked_inside_a_transaction_neither_near_nor_far",
+        || {
+            crate::harness::runtime().block_on(far::not_inside_a_transaction());
+            Ok(())
+        },
+    ));
     trials
 }
 
@@ -45,22 +66,39 @@ pub fn trials() -> Vec<Trial> {
 /// in another language. The compiler used here does not mind, so this test does.
 fn types_are_found() -> Result<(), Failed> {
     let mut hidden = Vec::new();
-    let modules =
-        CONTRACTS.iter().filter(|(name, _)| *name != "event-feed").map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
+    let modules = CONTRACTS
+        .iter()
+        .filter(|(name, _)| *name != "event-feed")
+        .map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
     for path in modules.chain(["shared-kernel/durable/contract/proto/service.proto".to_owned()]) {
         let text = fs::read_to_string(root().join(&path))?;
-        let rpcs: Vec<&str> = text.lines().map(str::trim).filter(|line| line.starts_with("rpc ")).collect();
+        let rpcs: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("rpc "))
+            .collect();
         assert!(!rpcs.is_empty(), "{path} has no rpc");
-        let methods: Vec<&str> = rpcs.iter().filter_map(|rpc| rpc["rpc ".len()..].split('(').next()).collect();
-        let types =
-            |rpc: &str| -> Vec<String> { rpc.split('(').skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect() };
+        let methods: Vec<&str> = rpcs
+            .iter()
+            .filter_map(|rpc| rpc["rpc ".len()..].split('(').next())
+            .collect();
+        let types = |rpc: &str| -> Vec<String> {
+            rpc.split('(')
+                .skip(1)
+                .filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()))
+                .collect()
+        };
         hidden.extend(
             rpcs.iter().flat_map(|rpc| types(rpc)).filter(|name| methods.contains(&name.as_str())).map(|name| {
                 format!("{path}: {name} names the method of that name; write it with its package, as .banyan.<module>.v1.{name}")
             }),
         );
     }
-    if hidden.is_empty() { Ok(()) } else { Err(hidden.join("\n").into()) }
+    if hidden.is_empty() {
+        Ok(())
+    } else {
+        Err(hidden.join("\n").into())
+    }
 }
 
 /// What a contract says, one line a field and an rpc: diffs of the snapshot are readable, and a line that went is a breach.
@@ -69,28 +107,53 @@ fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
         let name = format!("{prefix}.{}", message.name());
         into.insert(format!("message {name}"), String::new());
         for field in &message.field {
-            let repeated = if field.label() == Label::Repeated { "repeated " } else { "" };
-            let of =
-                if field.type_name().is_empty() { format!("{:?}", field.r#type()).to_lowercase() } else { field.type_name().to_owned() };
-            let oneof =
-                field.oneof_index.filter(|_| !field.proto3_optional()).map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
+            let repeated = if field.label() == Label::Repeated {
+                "repeated "
+            } else {
+                ""
+            };
+            let of = if field.type_name().is_empty() {
+                format!("{:?}", field.r#type()).to_lowercase()
+            } else {
+                field.type_name().to_owned()
+            };
+            let oneof = field
+                .oneof_index
+                .filter(|_| !field.proto3_optional())
+                .map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
             let optional = if field.proto3_optional() { "optional " } else { "" };
-            let kind = format!("number {}, type {optional}{repeated}{of}{}", field.number(), oneof.unwrap_or_default());
+            let kind = format!(
+                "number {}, type {optional}{repeated}{of}{}",
+                field.number(),
+                oneof.unwrap_or_default()
+            );
             into.insert(format!("field {name}.{}", field.name()), kind);
         }
-        message.nested_type.iter().for_each(|nested| message_in(&name, nested, into));
+        message
+            .nested_type
+            .iter()
+            .for_each(|nested| message_in(&name, nested, into));
     }
     fn message_of(file: &prost_types::FileDescriptorProto, into: &mut BTreeMap<String, String>) {
-        file.message_type.iter().for_each(|found| message_in(file.package(), found, into));
+        file.message_type
+            .iter()
+            .for_each(|found| message_in(file.package(), found, into));
         for service in &file.service {
             for rpc in &service.method {
                 let kind = format!("type {} -> {}", rpc.input_type(), rpc.output_type());
-                into.insert(format!("rpc {}.{}.{}", file.package(), service.name(), rpc.name()), kind);
+                into.insert(
+                    format!("rpc {}.{}.{}", file.package(), service.name(), rpc.name()),
+                    kind,
+                );
             }
         }
     }
     let mut all = BTreeMap::new();
-    descriptors.file.iter().filter(|file| file.package().starts_with("banyan.")).for_each(|file| message_of(file, &mut all));
+    descriptors
+        .file
+        .iter()
+        .filter(|file| file.package().starts_with("banyan."))
+        .for_each(|file| message_of(file, &mut all));
     all
 }
 
@@ -113,7 +176,10 @@ fn print(lines: &BTreeMap<String, String>) -> String {
 }
 
 fn read(text: &str) -> BTreeMap<String, String> {
-    text.lines().filter_map(|line| line.split_once(": ")).map(|(what, kind)| (what.to_owned(), kind.to_owned())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(what, kind)| (what.to_owned(), kind.to_owned()))
+        .collect()
 }
 
 fn only_grows(name: &str, descriptors: &[u8]) -> Result<(), Failed> {
@@ -134,13 +200,20 @@ fn rejected(breach: fn(&mut FileDescriptorSet), words: &str) -> Result<(), Faile
     let mut changed = orders();
     breach(&mut changed);
     let found = breaches(&lines(&orders()), &lines(&changed));
-    if found.iter().any(|sentence| sentence.contains(words)) { Ok(()) } else { Err(format!("not rejected: {found:?}").into()) }
+    if found.iter().any(|sentence| sentence.contains(words)) {
+        Ok(())
+    } else {
+        Err(format!("not rejected: {found:?}").into())
+    }
 }
 
 /// The message `Order` of the orders contract.
 fn order(descriptors: &mut FileDescriptorSet) -> &mut DescriptorProto {
     let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
-    messages.into_iter().find(|message| message.name() == "Order").expect("orders have orders")
+    messages
+        .into_iter()
+        .find(|message| message.name() == "Order")
+        .expect("orders have orders")
 }
 
 fn renumber(descriptors: &mut FileDescriptorSet) {
@@ -172,14 +245,18 @@ fn growth_is_allowed() -> Result<(), Failed> {
         service.method.push(rpc);
     }
     let found = breaches(&lines(&orders()), &lines(&grown));
-    if found.is_empty() { Ok(()) } else { Err(found.join("\n").into()) }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(found.join("\n").into())
+    }
 }
 
 /// The same inventory, asked through its trait and through gRPC over a connection in memory.
 mod far {
     use inventory_contract::{
-        FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine, inventory_server::InventoryServer,
-        reservation::Outcome,
+        FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine,
+        inventory_server::InventoryServer, reservation::Outcome,
     };
     use shared_kernel::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use tokio::io::DuplexStream;
@@ -189,15 +266,24 @@ mod far {
 
     pub async fn the_same_near_and_far() {
         durable_testing::on_both("inventory", |db| async move {
-            let needs = inventory::Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
+            let needs = inventory::Needs {
+                db,
+                clock: Arc::new(SystemClock),
+                ids: Arc::new(RandomIds),
+            };
             let offers = inventory::start(needs).await.expect("inventory starts");
             (offers.seed)().await.expect("the shelves are filled");
             let near = offers.contract;
             let far = RemoteInventory::new(connect(near.clone()).await);
             let call = Call::by(Actor::module("orders")).within(std::time::Duration::from_secs(3));
 
-            let question = FindStock { sku: "rare-fig".to_owned() };
-            let (here, there) = (near.find_stock(&call, question.clone()).await, far.find_stock(&call, question).await);
+            let question = FindStock {
+                sku: "rare-fig".to_owned(),
+            };
+            let (here, there) = (
+                near.find_stock(&call, question.clone()).await,
+                far.find_stock(&call, question).await,
+            );
             assert_eq!(here, there);
             assert_eq!(there.expect("an answer").level.expect("rare figs").on_hand, 3);
 
@@ -205,18 +291,33 @@ mod far {
             let command = |sku: &str, quantity| ReserveStock {
                 command_id: uuid::Uuid::new_v4().to_string(),
                 order_id: uuid::Uuid::new_v4().to_string(),
-                lines: vec![StockLine { sku: sku.to_owned(), quantity }],
+                lines: vec![StockLine {
+                    sku: sku.to_owned(),
+                    quantity,
+                }],
             };
             let reserve = command("rare-fig", 2);
             let there = far.reserve_stock(&call, reserve.clone()).await.expect("an answer");
             assert!(matches!(there.outcome, Some(Outcome::Reserved(_))), "{there:?}");
             assert_eq!(near.reserve_stock(&call, reserve).await.expect("an answer"), there);
-            let refused = far.reserve_stock(&call, command("rare-fig", 2)).await.expect("an answer");
-            assert!(matches!(refused.outcome, Some(Outcome::Insufficient(ref short)) if short.available == 1), "{refused:?}");
+            let refused = far
+                .reserve_stock(&call, command("rare-fig", 2))
+                .await
+                .expect("an answer");
+            assert!(
+                matches!(refused.outcome, Some(Outcome::Insufficient(ref short)) if short.available == 1),
+                "{refused:?}"
+            );
 
             // A fault crosses whole: kind, code, fields.
-            let wrong = ReserveStock { command_id: "no id".to_owned(), ..command("rare-fig", 1) };
-            let (here, there) = (near.reserve_stock(&call, wrong.clone()).await, far.reserve_stock(&call, wrong).await);
+            let wrong = ReserveStock {
+                command_id: "no id".to_owned(),
+                ..command("rare-fig", 1)
+            };
+            let (here, there) = (
+                near.reserve_stock(&call, wrong.clone()).await,
+                far.reserve_stock(&call, wrong).await,
+            );
             assert_eq!(here, there);
             assert_eq!(there.expect_err("a fault").kind, FaultKind::Invalid);
         })
@@ -225,17 +326,34 @@ mod far {
 
     pub async fn not_inside_a_transaction() {
         durable_testing::on_both("inventory", |db| async move {
-            let needs = inventory::Needs { db: db.clone(), clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) };
-            let near: Arc<dyn Inventory> = Arc::new(LocalInventory(inventory::start(needs).await.expect("inventory starts").contract));
+            let needs = inventory::Needs {
+                db: db.clone(),
+                clock: Arc::new(SystemClock),
+                ids: Arc::new(RandomIds),
+            };
+            let near: Arc<dyn Inventory> = Arc::new(LocalInventory(
+                inventory::start(needs).await.expect("inventory starts").contract,
+            ));
             let far: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(near.clone()).await));
             for contract in [near, far] {
-                let (call, question) = (Call::by_module("orders"), FindStock { sku: "rare-fig".to_owned() });
-                contract.find_stock(&call, question.clone()).await.expect("outside it answers");
+                let (call, question) = (
+                    Call::by_module("orders"),
+                    FindStock {
+                        sku: "rare-fig".to_owned(),
+                    },
+                );
+                contract
+                    .find_stock(&call, question.clone())
+                    .await
+                    .expect("outside it answers");
                 let inside = db.write(move |_| {
                     let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
                     async move { contract.find_stock(&call, question).await }
                 });
-                assert_eq!(inside.await.expect_err("inside it is refused").code, "inside_transaction");
+                assert_eq!(
+                    inside.await.expect_err("inside it is refused").code,
+                    "inside_transaction"
+                );
             }
         })
         .await;
@@ -252,6 +370,9 @@ mod far {
             let pipe = pipe.take();
             async move { pipe.ok_or_else(|| std::io::Error::other("the pipe is used once")) }
         });
-        Endpoint::from_static("http://in.memory").connect_with_connector(connector).await.expect("a connection in memory")
+        Endpoint::from_static("http://in.memory")
+            .connect_with_connector(connector)
+            .await
+            .expect("a connection in memory")
     }
 }

@@ -19,16 +19,22 @@ pub fn trials() -> Vec<Trial> {
     Stage::WHOLE
         .into_iter()
         .map(|stage| {
-            Trial::test(format!("crash[{}]::kill_9_under_load_loses_and_doubles_nothing", stage.name()), move || {
-                runtime().block_on(kill_under_load(stage));
-                Ok(())
-            })
+            Trial::test(
+                format!("crash[{}]::kill_9_under_load_loses_and_doubles_nothing", stage.name()),
+                move || {
+                    runtime().block_on(kill_under_load(stage));
+                    Ok(())
+                },
+            )
         })
         .collect()
 }
 
 fn kills() -> u32 {
-    std::env::var("BANYAN_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(5)
+    std::env::var("BANYAN_TEST_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(5)
 }
 
 async fn kill_under_load(stage: Stage) {

@@ -19,11 +19,18 @@ const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("deploy::every_variable_is_a_setting", every_variable_is_a_setting),
-        Trial::test("deploy::the_binary_takes_the_values_of_compose", || values_are_taken(of_compose()?)),
-        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || values_are_taken(of_kubernetes()?)),
+        Trial::test("deploy::the_binary_takes_the_values_of_compose", || {
+            values_are_taken(of_compose()?)
+        }),
+        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || {
+            values_are_taken(of_kubernetes()?)
+        }),
         Trial::test("deploy::every_feature_is_one_of_the_app", every_feature_is_known),
         Trial::test("deploy::every_module_has_its_place", every_module_has_its_place),
-        Trial::test("deploy::the_modules_manifests_differ_in_names_alone", manifests_differ_in_names_alone),
+        Trial::test(
+            "deploy::the_modules_manifests_differ_in_names_alone",
+            manifests_differ_in_names_alone,
+        ),
     ]
 }
 
@@ -42,7 +49,11 @@ fn files(path: &str) -> Result<Vec<(PathBuf, String)>, Failed> {
     let mut all = Vec::new();
     walk(&root().join(path), &mut all)?;
     all.sort();
-    if all.is_empty() { Err(format!("there is nothing at {path}").into()) } else { Ok(all) }
+    if all.is_empty() {
+        Err(format!("there is nothing at {path}").into())
+    } else {
+        Ok(all)
+    }
 }
 
 /// Every name in a text that begins as a setting's variable does, and is complete.
@@ -70,19 +81,33 @@ fn every_variable_is_a_setting() -> Result<(), Failed> {
         }
     }
     if seen.len() < 20 {
-        wrong.push(format!("only {} variables were found, which is hard to believe", seen.len()));
+        wrong.push(format!(
+            "only {} variables were found, which is hard to believe",
+            seen.len()
+        ));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// `NAME: value` of a mapping, and `- name: NAME` above `value: value` of a list.
 fn assignments(text: &str) -> Vec<(String, String)> {
     let unquoted = |value: &str| value.trim().trim_matches('"').to_owned();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let in_mappings = lines.iter().filter_map(|line| line.split_once(": ").filter(|(name, _)| name.starts_with("BANYAN__")));
-    let mut all: Vec<(String, String)> = in_mappings.map(|(name, value)| (name.to_owned(), unquoted(value))).collect();
+    let in_mappings = lines
+        .iter()
+        .filter_map(|line| line.split_once(": ").filter(|(name, _)| name.starts_with("BANYAN__")));
+    let mut all: Vec<(String, String)> = in_mappings
+        .map(|(name, value)| (name.to_owned(), unquoted(value)))
+        .collect();
     for pair in lines.windows(2) {
-        if let (Some(name), Some(value)) = (pair[0].strip_prefix("- name: BANYAN__"), pair[1].strip_prefix("value: ")) {
+        if let (Some(name), Some(value)) = (
+            pair[0].strip_prefix("- name: BANYAN__"),
+            pair[1].strip_prefix("value: "),
+        ) {
             all.push((format!("BANYAN__{name}"), unquoted(value)));
         }
     }
@@ -100,7 +125,11 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
     let names = MODULES.into_iter().chain(["gateway"]);
     Ok(names
         .map(|name| {
-            let own = text.split(&format!("\n  {name}:\n")).nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+            let own = text
+                .split(&format!("\n  {name}:\n"))
+                .nth(1)
+                .and_then(|rest| rest.split("\n\n").next())
+                .unwrap_or_default();
             let of_kind = if name == "gateway" { &[][..] } else { &services };
             (name.to_owned(), [&all, of_kind, &assignments(own)].concat())
         })
@@ -111,12 +140,16 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
 fn of_kubernetes() -> Result<Vec<Process>, Failed> {
     let read = |name: &str| fs::read_to_string(root().join(format!("deploy/kubernetes/{name}.yaml")));
     let settings = read("settings")?;
-    let maps: Vec<(&str, Vec<(String, String)>)> =
-        settings.split("\n---\n").filter_map(|map| Some((map.split("\n  name: ").nth(1)?.lines().next()?, assignments(map)))).collect();
+    let maps: Vec<(&str, Vec<(String, String)>)> = settings
+        .split("\n---\n")
+        .filter_map(|map| Some((map.split("\n  name: ").nth(1)?.lines().next()?, assignments(map))))
+        .collect();
     let mut processes = Vec::new();
     for name in MODULES.into_iter().chain(["gateway"]) {
         let manifest = read(name)?;
-        let named = maps.iter().filter(|(map, _)| manifest.contains(&format!("configMapRef:\n                name: {map}\n")));
+        let named = maps
+            .iter()
+            .filter(|(map, _)| manifest.contains(&format!("configMapRef:\n                name: {map}\n")));
         let mut environment: Vec<(String, String)> = named.flat_map(|(_, values)| values.clone()).collect();
         environment.extend(assignments(&manifest));
         if name == "users" {
@@ -138,19 +171,41 @@ fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
         // What is a file in the container is none here; one secret stands for all.
         let environment: BTreeMap<String, String> = environment
             .into_iter()
-            .map(|(name, value)| (name, if value.starts_with("/run/") { secret.display().to_string() } else { value }))
+            .map(|(name, value)| {
+                (
+                    name,
+                    if value.starts_with("/run/") {
+                        secret.display().to_string()
+                    } else {
+                        value
+                    },
+                )
+            })
             .collect();
         let has = |variable: &str| environment.contains_key(variable);
         let needs: &[&str] = match name.as_str() {
             "gateway" => &["BANYAN__HTTP__TLS_CERTIFICATE_FILE", "BANYAN__HTTP__TLS_KEY_FILE"],
-            "users" => &["BANYAN__AUTH__SIGNING_KEY_FILE", "BANYAN__RPC__LISTEN", "BANYAN__BUS__URL_FILE", "BANYAN__DATABASE__URL_FILE"],
-            _ => &["BANYAN__RPC__LISTEN", "BANYAN__BUS__URL_FILE", "BANYAN__DATABASE__URL_FILE"],
+            "users" => &[
+                "BANYAN__AUTH__SIGNING_KEY_FILE",
+                "BANYAN__RPC__LISTEN",
+                "BANYAN__BUS__URL_FILE",
+                "BANYAN__DATABASE__URL_FILE",
+            ],
+            _ => &[
+                "BANYAN__RPC__LISTEN",
+                "BANYAN__BUS__URL_FILE",
+                "BANYAN__DATABASE__URL_FILE",
+            ],
         };
         if let Some(missing) = needs.iter().find(|variable| !has(variable)) {
             return Err(format!("{name} is not told {missing}").into());
         }
         if environment.len() < 15 {
-            return Err(format!("only {} settings were found of {name}, which is hard to believe", environment.len()).into());
+            return Err(format!(
+                "only {} settings were found of {name}, which is hard to believe",
+                environment.len()
+            )
+            .into());
         }
         Settings::from_sources(None, environment).map_err(|error| format!("{name}: {error:#}"))?;
     }
@@ -159,9 +214,15 @@ fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
 
 fn every_feature_is_known() -> Result<(), Failed> {
     let manifest = fs::read_to_string(root().join("app/Cargo.toml"))?;
-    let section =
-        manifest.split("[features]").nth(1).and_then(|rest| rest.split("\n[").next()).ok_or("app/Cargo.toml has no [features]")?;
-    let known: BTreeSet<&str> = section.lines().filter_map(|line| line.split_once(" = ").map(|(name, _)| name.trim())).collect();
+    let section = manifest
+        .split("[features]")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .ok_or("app/Cargo.toml has no [features]")?;
+    let known: BTreeSet<&str> = section
+        .lines()
+        .filter_map(|line| line.split_once(" = ").map(|(name, _)| name.trim()))
+        .collect();
     let mut wrong = Vec::new();
     let mut seen = 0;
     for (file, text) in files("deploy")? {
@@ -169,14 +230,21 @@ fn every_feature_is_known() -> Result<(), Failed> {
         for feature in named.flat_map(|list| list.split(',')) {
             seen += 1;
             if !known.contains(feature.trim()) {
-                wrong.push(format!("{}: {feature} is no feature of the app; there are {known:?}", file.display()));
+                wrong.push(format!(
+                    "{}: {feature} is no feature of the app; there are {known:?}",
+                    file.display()
+                ));
             }
         }
     }
     if seen < MODULES.len() {
         wrong.push(format!("only {seen} features are named in deploy/"));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// A module that is added must be added there, too.
@@ -185,7 +253,12 @@ fn every_module_has_its_place() -> Result<(), Failed> {
     let kustomization = fs::read_to_string(root().join("deploy/kubernetes/kustomization.yaml"))?;
     let migrate = fs::read_to_string(root().join("deploy/kubernetes/migrate.yaml"))?;
     let mut wrong = Vec::new();
-    for file in ["scripts/lib/groups.sh", "scripts/lib/binaries.sh", "scripts/dev-certs", "deploy/make-secrets"] {
+    for file in [
+        "scripts/lib/groups.sh",
+        "scripts/lib/binaries.sh",
+        "scripts/dev-certs",
+        "deploy/make-secrets",
+    ] {
         if !fs::read_to_string(root().join(file))?.contains(&MODULES.join(" ")) {
             wrong.push(format!("{file} has other modules, or another order"));
         }
@@ -193,7 +266,11 @@ fn every_module_has_its_place() -> Result<(), Failed> {
     for module in MODULES {
         for (file, text, entry) in [
             ("deploy/compose.yaml", &compose, format!("\n  {module}:\n")),
-            ("deploy/kubernetes/kustomization.yaml", &kustomization, format!("\n  - {module}.yaml\n")),
+            (
+                "deploy/kubernetes/kustomization.yaml",
+                &kustomization,
+                format!("\n  - {module}.yaml\n"),
+            ),
             ("deploy/kubernetes/migrate.yaml", &migrate, format!(" name: {module}\n")),
         ] {
             if !text.contains(&entry) {
@@ -201,7 +278,11 @@ fn every_module_has_its_place() -> Result<(), Failed> {
             }
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// Seven files that are to be alike stay alike.
@@ -213,8 +294,17 @@ fn manifests_differ_in_names_alone() -> Result<(), Failed> {
     let model = of("inventory")?;
     for module in MODULES {
         let text = of(module)?;
-        if let Some((line, (own, models))) = text.lines().zip(model.lines()).enumerate().find(|(_, (own, model))| own != model) {
-            return Err(format!("deploy/kubernetes/{module}.yaml:{}: {own:?}, and inventory.yaml has {models:?}", line + 1).into());
+        if let Some((line, (own, models))) = text
+            .lines()
+            .zip(model.lines())
+            .enumerate()
+            .find(|(_, (own, model))| own != model)
+        {
+            return Err(format!(
+                "deploy/kubernetes/{module}.yaml:{}: {own:?}, and inventory.yaml has {models:?}",
+                line + 1
+            )
+            .into());
         }
         if text.lines().count() != model.lines().count() {
             return Err(format!("deploy/kubernetes/{module}.yaml is longer or shorter than inventory.yaml").into());

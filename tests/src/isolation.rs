@@ -16,10 +16,13 @@ use crate::{
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("isolation[postgres]::a_login_reads_and_writes_its_own_schema_and_no_other", || {
-            runtime().block_on(logins_are_kept_apart());
-            Ok(())
-        }),
+        Trial::test(
+            "isolation[postgres]::a_login_reads_and_writes_its_own_schema_and_no_other",
+            || {
+                runtime().block_on(logins_are_kept_apart());
+                Ok(())
+            },
+        ),
         Trial::test("isolation[sqlite]::a_file_holds_its_own_modules_tables_alone", || {
             runtime().block_on(files_hold_their_own());
             Ok(())
@@ -34,7 +37,9 @@ fn tables_of(module: &str) -> BTreeSet<String> {
     for folder in ["durable", module] {
         for file in fs::read_dir(root.join(folder)).expect("migrations of this module") {
             let sql = fs::read_to_string(file.expect("a file").path()).expect("a readable file");
-            let made = sql.lines().filter_map(|line| line.trim_start().strip_prefix("create table "));
+            let made = sql
+                .lines()
+                .filter_map(|line| line.trim_start().strip_prefix("create table "));
             tables.extend(made.filter_map(|rest| rest.split([' ', '(']).next()).map(str::to_owned));
         }
     }
@@ -56,7 +61,11 @@ fn expect_own_tables(found: &[(&str, BTreeSet<String>)]) {
             let others: BTreeSet<String> = OWNERS[..7].iter().flat_map(|module| tables_of(module)).collect();
             assert!(tables.is_disjoint(&others), "the provider's {tables:?} are others' too");
         } else {
-            assert_eq!(*tables, tables_of(owner), "what {owner} keeps is not what its migrations make");
+            assert_eq!(
+                *tables,
+                tables_of(owner),
+                "what {owner} keeps is not what its migrations make"
+            );
             assert!(tables.len() > 10, "{tables:?}");
         }
     }
@@ -67,8 +76,11 @@ async fn files_hold_their_own() {
     let mut found = Vec::new();
     for owner in OWNERS {
         let connection = data::connect(&place.data_directory(), None, owner).await;
-        let tables =
-            data::names(&connection, "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'").await;
+        let tables = data::names(
+            &connection,
+            "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'",
+        )
+        .await;
         found.push((owner, tables.into_iter().collect()));
         connection.close().await.expect("the connection closes");
     }
@@ -89,14 +101,20 @@ async fn logins_are_kept_apart() {
     let mut found = Vec::new();
     for owner in OWNERS {
         let sql = format!("select tablename::text as name from pg_tables where schemaname = '{owner}'");
-        found.push((owner, data::names(&admin, &sql).await.into_iter().collect::<BTreeSet<_>>()));
+        found.push((
+            owner,
+            data::names(&admin, &sql).await.into_iter().collect::<BTreeSet<_>>(),
+        ));
     }
     expect_own_tables(&found);
-    let schemas =
-        "select distinct schemaname::text as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema') order by 1";
+    let schemas = "select distinct schemaname::text as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema') order by 1";
     let mut owners = OWNERS.map(str::to_owned);
     owners.sort_unstable();
-    assert_eq!(data::names(&admin, schemas).await, owners, "there are tables of nobody's");
+    assert_eq!(
+        data::names(&admin, schemas).await,
+        owners,
+        "there are tables of nobody's"
+    );
 
     let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
     for owner in OWNERS {
@@ -119,7 +137,11 @@ async fn has_no_powers(login: &DatabaseConnection, owner: &str) {
     let who = data::names(login, "select current_user::text as name").await.remove(0);
     assert!(who.ends_with(&format!("_{owner}")), "{owner} logs in as {who}");
     let powers = "select 'x' as name from pg_roles where rolname = current_user and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)";
-    assert_eq!(data::names(login, powers).await, [""; 0], "{who} may more than a module needs");
+    assert_eq!(
+        data::names(login, powers).await,
+        [""; 0],
+        "{who} may more than a module needs"
+    );
     let groups = "select r.rolname::text as name from pg_auth_members m join pg_roles r on r.oid = m.roleid join pg_roles me on me.oid = m.member where me.rolname = current_user";
     assert_eq!(data::names(login, groups).await, [""; 0], "{who} has others' rights");
 }
@@ -127,12 +149,20 @@ async fn has_no_powers(login: &DatabaseConnection, owner: &str) {
 async fn own_is_open(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
     let (_, tables) = found.iter().find(|(name, _)| *name == owner).expect("its tables");
     for table in tables {
-        for statement in [format!("select * from {owner}.{table} limit 1"), format!("delete from {owner}.{table} where false")] {
-            data::execute(login, &statement).await.unwrap_or_else(|error| panic!("{owner} may not: {statement}: {error}"));
+        for statement in [
+            format!("select * from {owner}.{table} limit 1"),
+            format!("delete from {owner}.{table} where false"),
+        ] {
+            data::execute(login, &statement)
+                .await
+                .unwrap_or_else(|error| panic!("{owner} may not: {statement}: {error}"));
         }
     }
-    let written = "create table probe (n bigint); insert into probe values (1); update probe set n = 2; drop table probe";
-    data::execute(login, written).await.unwrap_or_else(|error| panic!("{owner} may not write its own schema: {error}"));
+    let written =
+        "create table probe (n bigint); insert into probe values (1); update probe set n = 2; drop table probe";
+    data::execute(login, written)
+        .await
+        .unwrap_or_else(|error| panic!("{owner} may not write its own schema: {error}"));
 }
 
 async fn others_are_closed(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
@@ -168,14 +198,20 @@ async fn others_are_closed(login: &DatabaseConnection, owner: &str, found: &[(&s
             Ok(_) => let_through.push(format!("{statement}: done")),
         }
     }
-    assert!(let_through.is_empty(), "the login of {owner}:\n{}", let_through.join("\n"));
+    assert!(
+        let_through.is_empty(),
+        "the login of {owner}:\n{}",
+        let_through.join("\n")
+    );
 }
 
 fn is_denied(error: &sea_orm::DbErr) -> bool {
-    let (sea_orm::DbErr::Exec(sea_orm::RuntimeErr::SqlxError(error)) | sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(error))) =
-        error
+    let (sea_orm::DbErr::Exec(sea_orm::RuntimeErr::SqlxError(error))
+    | sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(error))) = error
     else {
         return false;
     };
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42501"))
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("42501"))
 }

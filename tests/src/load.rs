@@ -86,10 +86,22 @@ impl Load {
         let (stop, placed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let mut people = JoinSet::new();
         for at in 0..in_flight {
-            people.spawn(shop_until(stop.clone(), customers[at % customers.len()].clone(), skus.clone(), placed.clone()));
+            people.spawn(shop_until(
+                stop.clone(),
+                customers[at % customers.len()].clone(),
+                skus.clone(),
+                placed.clone(),
+            ));
         }
         people.spawn(keep_shop_until(stop.clone(), staff.clone(), skus.clone()));
-        Load { stop, placed, people, client: client.clone(), staff, in_flight }
+        Load {
+            stop,
+            placed,
+            people,
+            client: client.clone(),
+            staff,
+            in_flight,
+        }
     }
 
     /// Everybody goes home, once there are more orders than shoppers; the shop settles; the auditor must find nothing.
@@ -107,7 +119,9 @@ impl Load {
         let books = Books::open(shop).await;
         let mut wrong = audit(&books).await;
         books.close().await;
-        let placed = Arc::into_inner(self.placed).expect("the shoppers have gone home").into_inner();
+        let placed = Arc::into_inner(self.placed)
+            .expect("the shoppers have gone home")
+            .into_inner();
         wrong.extend(audit_answers(&self.client, &self.staff, &placed).await);
         // Replays may have placed orders whose first answer nobody saw: the shop must be sound with them too.
         settle(shop).await;
@@ -173,7 +187,12 @@ async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, 
         let (sku, method, quantity, cancels) = {
             let mut random = rand::rng();
             let sku = skus.choose(&mut random).expect("there are products").clone();
-            (sku, *METHODS.choose(&mut random).expect("there are methods"), random.random_range(1..4), random.random_bool(0.15))
+            (
+                sku,
+                *METHODS.choose(&mut random).expect("there are methods"),
+                random.random_range(1..4),
+                random.random_bool(0.15),
+            )
         };
         let (key, body) = (new_key(), order_body(&sku, quantity, method));
         let answer = repeat(&customer, "/api/v1/orders", &key, &body, &stop).await;
@@ -185,7 +204,12 @@ async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, 
         if let Some(answer) = &answer {
             await_outcome(&customer, answer, &stop).await;
         }
-        placed.lock().await.push(Placed { customer: customer.clone(), key, body, answer });
+        placed.lock().await.push(Placed {
+            customer: customer.clone(),
+            key,
+            body,
+            answer,
+        });
     }
 }
 
@@ -205,13 +229,29 @@ async fn await_outcome(customer: &Client, answer: &[u8], stop: &AtomicBool) {
 /// Staff that receives goods and gives some money back meanwhile.
 async fn keep_shop_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>) {
     while !stop.load(Ordering::SeqCst) {
-        repeat(&staff, &format!("/api/v1/stock/{}/receipts", skus[0]), &new_key(), &json!({"quantity": 3}), &stop).await;
-        if let Ok(page) = staff.try_send(Method::GET, "/api/v1/orders?status=confirmed&limit=1", &[], None).await
+        repeat(
+            &staff,
+            &format!("/api/v1/stock/{}/receipts", skus[0]),
+            &new_key(),
+            &json!({"quantity": 3}),
+            &stop,
+        )
+        .await;
+        if let Ok(page) = staff
+            .try_send(Method::GET, "/api/v1/orders?status=confirmed&limit=1", &[], None)
+            .await
             && page.status == 200
             && let Some(payment) = page.json()["items"][0]["payment"]["id"].as_str()
         {
             let refund = json!({"amount": {"amount": 100, "currency": "EUR"}, "reason": "a bruise"});
-            repeat(&staff, &format!("/api/v1/payments/{payment}/refunds"), &new_key(), &refund, &stop).await;
+            repeat(
+                &staff,
+                &format!("/api/v1/payments/{payment}/refunds"),
+                &new_key(),
+                &refund,
+                &stop,
+            )
+            .await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -220,9 +260,14 @@ async fn keep_shop_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>
 /// Sends until there is an answer that means something, with the same key; gives up only when the load ends. Answers a 2xx body.
 async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &AtomicBool) -> Option<Vec<u8>> {
     loop {
-        match client.try_send(Method::POST, path, &[("Idempotency-Key", key)], Some(body)).await {
+        match client
+            .try_send(Method::POST, path, &[("Idempotency-Key", key)], Some(body))
+            .await
+        {
             Ok(answer) if (200..300).contains(&answer.status) => return Some(answer.bytes),
-            Ok(answer) if [404, 409, 422].contains(&answer.status) && answer.json()["code"] != "twin_in_progress" => return None,
+            Ok(answer) if [404, 409, 422].contains(&answer.status) && answer.json()["code"] != "twin_in_progress" => {
+                return None;
+            }
             Ok(answer) => assert!(
                 [409, 429, 503, 504].contains(&answer.status),
                 "{path}: {} {}",
@@ -243,20 +288,39 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
     let mut wrong = Vec::new();
     let mut ids = HashSet::new();
     for order in placed {
-        let replay = order.customer.send(Method::POST, "/api/v1/orders", &[("Idempotency-Key", &order.key)], Some(&order.body)).await;
+        let replay = order
+            .customer
+            .send(
+                Method::POST,
+                "/api/v1/orders",
+                &[("Idempotency-Key", &order.key)],
+                Some(&order.body),
+            )
+            .await;
         if replay.status != 201 {
-            wrong.push(format!("A2: a replay was answered {}: {}", replay.status, String::from_utf8_lossy(&replay.bytes)));
+            wrong.push(format!(
+                "A2: a replay was answered {}: {}",
+                replay.status,
+                String::from_utf8_lossy(&replay.bytes)
+            ));
             continue;
         }
         let first = order.answer.as_ref().unwrap_or(&replay.bytes);
         if *first != replay.bytes {
-            wrong.push(format!("A2: a replay differs:\n{}\n{}", String::from_utf8_lossy(first), String::from_utf8_lossy(&replay.bytes)));
+            wrong.push(format!(
+                "A2: a replay differs:\n{}\n{}",
+                String::from_utf8_lossy(first),
+                String::from_utf8_lossy(&replay.bytes)
+            ));
         }
         let told: Value = serde_json::from_slice(first).expect("an order");
         let id = told["id"].as_str().expect("an id").to_owned();
         let found = staff.get(&format!("/api/v1/orders/{id}")).await;
         let is = if found.status == 200 { found.json() } else { Value::Null };
-        if ["id", "user_id", "items", "total"].iter().any(|field| is[*field] != told[*field]) {
+        if ["id", "user_id", "items", "total"]
+            .iter()
+            .any(|field| is[*field] != told[*field])
+        {
             wrong.push(format!("A1: the customer was told {told}, there is {is}"));
         }
         if !ids.insert(id.clone()) {
@@ -266,7 +330,11 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
     let mut listed = 0;
     let mut cursor = String::new();
     loop {
-        let page = staff.get(&format!("/api/v1/orders?limit=100{cursor}")).await.expect(200).json();
+        let page = staff
+            .get(&format!("/api/v1/orders?limit=100{cursor}"))
+            .await
+            .expect(200)
+            .json();
         listed += page["items"].as_array().map_or(0, Vec::len);
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -278,7 +346,11 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
     }
     let (ops, mut cursor) = (client.ops().await, String::new());
     loop {
-        let views = ops.get(&format!("/api/v1/ops/orders/views{cursor}")).await.expect(200).json();
+        let views = ops
+            .get(&format!("/api/v1/ops/orders/views{cursor}"))
+            .await
+            .expect(200)
+            .json();
         if views["different"] != json!([]) {
             wrong.push(format!("E2: read models differ from their events: {views}"));
         }

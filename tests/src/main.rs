@@ -27,7 +27,9 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no TLS provider was chosen before");
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("no TLS provider was chosen before");
     let mut arguments = Arguments::from_args();
     // Half of the time a test waits for a process, a broker, a lease; so there are more of them than cores.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -12,7 +12,10 @@ const SNAPSHOT: &str = "app/openapi.json";
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("openapi::the_document_is_the_committed_one", document_is_committed),
-        Trial::test("openapi::every_operation_has_a_module_an_id_and_a_summary", every_operation_is_described),
+        Trial::test(
+            "openapi::every_operation_has_a_module_an_id_and_a_summary",
+            every_operation_is_described,
+        ),
         Trial::test("openapi::every_reference_leads_somewhere", references_resolve),
         Trial::test("openapi::the_running_shop_serves_this_document", the_shop_serves_it),
     ]
@@ -39,7 +42,9 @@ pub fn operations(document: &Value) -> Vec<(String, String, Value)> {
             .into_iter()
             .flatten()
             .filter(|(method, _)| ["get", "put", "post", "delete", "patch"].contains(&method.as_str()));
-        methods.map(|(method, operation)| (path.clone(), method.clone(), operation.clone())).collect::<Vec<_>>()
+        methods
+            .map(|(method, operation)| (path.clone(), method.clone(), operation.clone()))
+            .collect::<Vec<_>>()
     };
     paths.flat_map(operation).collect()
 }
@@ -57,7 +62,11 @@ fn every_operation_is_described() -> Result<(), Failed> {
             wrong.push(format!("{method} {path}: its operationId is another's too"));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 fn references_resolve() -> Result<(), Failed> {
@@ -65,7 +74,10 @@ fn references_resolve() -> Result<(), Failed> {
         match value {
             Value::Object(fields) => {
                 if let Some(reference) = fields.get("$ref").and_then(Value::as_str)
-                    && reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer)).is_none()
+                    && reference
+                        .strip_prefix('#')
+                        .and_then(|pointer| document.pointer(pointer))
+                        .is_none()
                 {
                     broken.insert(reference.to_owned());
                 }
@@ -78,7 +90,11 @@ fn references_resolve() -> Result<(), Failed> {
     let document: Value = serde_json::from_str(&printed()?)?;
     let mut broken = BTreeSet::new();
     walk(&document, &document, &mut broken);
-    if broken.is_empty() { Ok(()) } else { Err(format!("{broken:?}").into()) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{broken:?}").into())
+    }
 }
 
 fn the_shop_serves_it() -> Result<(), Failed> {
@@ -89,5 +105,9 @@ fn the_shop_serves_it() -> Result<(), Failed> {
         served
     });
     let printed: Value = serde_json::from_str(&printed()?)?;
-    if served == printed { Ok(()) } else { Err("the served document is not the printed one".into()) }
+    if served == printed {
+        Ok(())
+    } else {
+        Err("the served document is not the printed one".into())
+    }
 }

@@ -24,7 +24,10 @@ const PARTS: [&str; 11] = [
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("proofs::each_rule_of_reliability_names_tests_that_exist", rules_name_tests),
+        Trial::test(
+            "proofs::each_rule_of_reliability_names_tests_that_exist",
+            rules_name_tests,
+        ),
         Trial::test("proofs::a_test_that_is_gone_is_noticed", missing_tests_are_noticed),
     ]
 }
@@ -39,11 +42,16 @@ fn rules_name_tests() -> Result<(), Failed> {
             .filter(|part| !rules.iter().any(|(rule, _)| rule.starts_with(&format!("{part}: "))))
             .map(|part| format!("{PAGE} names no test for any rule of {part}")),
     );
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 fn missing_tests_are_noticed() -> Result<(), Failed> {
-    let page = format!("{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_gone` |\n| c | later |\n");
+    let page =
+        format!("{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_gone` |\n| c | later |\n");
     let wrong = wrong_with(&page, &BTreeSet::from(["it_holds".to_owned()]));
     match &wrong[..] {
         [gone, none] if gone.contains("it_is_gone") && none.contains("\"c\"") => Ok(()),
@@ -74,10 +82,18 @@ fn wrong_with(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
 
 /// Each rule with the tests it names.
 fn rows(page: &str) -> Vec<(String, Vec<String>)> {
-    let part = page.split(HEADING).nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
-    let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+    let part = page
+        .split(HEADING)
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .unwrap_or_default();
+    let rows = part
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
     let named = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    rows.filter(|(rule, _)| *rule != "Rule").map(|(rule, tests)| (rule.to_owned(), named(tests))).collect()
+    rows.filter(|(rule, _)| *rule != "Rule")
+        .map(|(rule, tests)| (rule.to_owned(), named(tests)))
+        .collect()
 }
 
 /// The names of all functions in the files that hold tests, and those that trials are named by.
@@ -97,13 +113,29 @@ fn read_tests(folder: &Path, names: &mut BTreeSet<String>) -> std::io::Result<()
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path)?;
             let is_test_file = path.components().any(|part| part.as_os_str() == "tests")
-                || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+                || path
+                    .file_stem()
+                    .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
             // Beside the code, tests come last.
-            let tests = if is_test_file { &text[..] } else { text.split("#[cfg(test)]").nth(1).unwrap_or_default() };
-            names.extend(tests.split("fn ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::to_owned));
+            let tests = if is_test_file {
+                &text[..]
+            } else {
+                text.split("#[cfg(test)]").nth(1).unwrap_or_default()
+            };
+            names.extend(
+                tests
+                    .split("fn ")
+                    .skip(1)
+                    .filter_map(|rest| rest.split('(').next())
+                    .map(str::to_owned),
+            );
             // Trials are named by strings, alone or after `part::`.
             let trials = tests.split('"').filter_map(|literal| literal.split("::").last());
-            names.extend(trials.filter(|name| name.contains('_') && name.bytes().all(is_of_name)).map(str::to_owned));
+            names.extend(
+                trials
+                    .filter(|name| name.contains('_') && name.bytes().all(is_of_name))
+                    .map(str::to_owned),
+            );
         }
     }
     Ok(())

@@ -35,9 +35,15 @@ const MARK: &str = "--- end of a block, exit code";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("readme::its_commands_give_what_it_shows", || runtime().block_on(commands_are_true())),
-        Trial::test("readme::the_banner_is_the_real_one", || runtime().block_on(banner_is_real())),
-        Trial::test("readme::every_url_of_its_tables_is_there", || runtime().block_on(urls_are_there())),
+        Trial::test("readme::its_commands_give_what_it_shows", || {
+            runtime().block_on(commands_are_true())
+        }),
+        Trial::test("readme::the_banner_is_the_real_one", || {
+            runtime().block_on(banner_is_real())
+        }),
+        Trial::test("readme::every_url_of_its_tables_is_there", || {
+            runtime().block_on(urls_are_there())
+        }),
         Trial::test("readme::every_command_is_named", commands_are_named),
         Trial::test("readme::every_path_and_link_leads_somewhere", links_lead_somewhere),
         Trial::test("readme::every_file_and_test_it_names_exists", named_things_exist),
@@ -62,8 +68,16 @@ fn blocks(markdown: &str) -> Vec<Block> {
     let mut open = false;
     for (at, line) in markdown.lines().enumerate() {
         match (line.strip_prefix("```"), open) {
-            (Some(language), false) => blocks.push(Block { line: at + 1, language: language.to_owned(), text: String::new() }),
-            (None, true) => blocks.iter_mut().last().into_iter().for_each(|block| block.text.push_str(&format!("{line}\n"))),
+            (Some(language), false) => blocks.push(Block {
+                line: at + 1,
+                language: language.to_owned(),
+                text: String::new(),
+            }),
+            (None, true) => blocks
+                .iter_mut()
+                .last()
+                .into_iter()
+                .for_each(|block| block.text.push_str(&format!("{line}\n"))),
             (None, false) => continue,
             (Some(_), true) => {}
         }
@@ -89,15 +103,23 @@ fn shown_is_real(shown: &str, real: &str) -> Result<(), String> {
             return Err(format!("no header is {missing:?}"));
         }
     }
-    if is_like(shown_body, real_body) { Ok(()) } else { Err(format!("it does not read {:?}", shown_body.trim())) }
+    if is_like(shown_body, real_body) {
+        Ok(())
+    } else {
+        Err(format!("it does not read {:?}", shown_body.trim()))
+    }
 }
 
 /// Compares without white space; `…` stands for any text.
 fn is_like(shown: &str, real: &str) -> bool {
     let squeeze = |text: &str| text.split_whitespace().collect::<String>();
     let (shown, real) = (squeeze(shown), squeeze(real));
-    let Some((head, rest)) = shown.split_once('…') else { return shown == real };
-    let Some(mut left) = real.strip_prefix(head) else { return false };
+    let Some((head, rest)) = shown.split_once('…') else {
+        return shown == real;
+    };
+    let Some(mut left) = real.strip_prefix(head) else {
+        return false;
+    };
     let mut pieces: Vec<&str> = rest.split('…').collect();
     let last = pieces.pop().unwrap_or_default();
     for piece in pieces {
@@ -123,29 +145,60 @@ async fn commands_are_true() -> Result<(), Failed> {
         if exit_code != "0" {
             wrong.push(format!("README.md:{} exits with {exit_code}:\n{output}", block.line));
         }
-        let shown = blocks.iter().find(|shown| shown.line > block.line).filter(|shown| !["bash", "sh"].contains(&shown.language.as_str()));
+        let shown = blocks
+            .iter()
+            .find(|shown| shown.line > block.line)
+            .filter(|shown| !["bash", "sh"].contains(&shown.language.as_str()));
         let Some(shown) = shown else { continue };
         if let Err(why) = shown_is_real(&shown.text, &output) {
-            wrong.push(format!("README.md:{} shows what does not come from line {}: {why}\nwhat came:\n{output}", shown.line, block.line));
+            wrong.push(format!(
+                "README.md:{} shows what does not come from line {}: {why}\nwhat came:\n{output}",
+                shown.line, block.line
+            ));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n\n").into())
+    }
 }
 
 /// Runs the blocks in one shell; answers each one's output with its exit code.
 async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, String> {
     let place = shop.directory().join("reader");
     equip(&place).map_err(|error| format!("no shell for the README: {error}"))?;
-    let script: String =
-        commands.iter().map(|block| format!("{}\necho; echo \"{MARK} $?\"\n", block.text.replace(SHOWN_BASE, &shop.base()))).collect();
+    let script: String = commands
+        .iter()
+        .map(|block| {
+            format!(
+                "{}\necho; echo \"{MARK} $?\"\n",
+                block.text.replace(SHOWN_BASE, &shop.base())
+            )
+        })
+        .collect();
     fs::write(place.join("readme.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
     let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
-    shell.args(["--noprofile", "--norc", "readme.sh"]).current_dir(&place).stdin(Stdio::null()).kill_on_drop(true).env_clear();
+    shell
+        .args(["--noprofile", "--norc", "readme.sh"])
+        .current_dir(&place)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .env_clear();
     // The settings that the reader of the README has left at their defaults.
     let of_shop = shop.command();
-    shell.envs(of_shop.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", place.join("bin"));
+    shell
+        .envs(
+            of_shop
+                .as_std()
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", place.join("bin"));
     let ended = tokio::time::timeout(ALL_COMMANDS_LIMIT, shell.output()).await;
-    let output = ended.map_err(|_| format!("the commands take longer than {ALL_COMMANDS_LIMIT:?}"))?.map_err(|error| error.to_string())?;
+    let output = ended
+        .map_err(|_| format!("the commands take longer than {ALL_COMMANDS_LIMIT:?}"))?
+        .map_err(|error| error.to_string())?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut rest = output.as_str();
     let mut all = Vec::new();
@@ -154,7 +207,11 @@ async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, 
         all.push((of_block.trim().to_owned(), exit_code.trim().to_owned()));
         rest = next;
     }
-    if all.len() == commands.len() { Ok(all) } else { Err(format!("the shell ended early:\n{output}")) }
+    if all.len() == commands.len() {
+        Ok(all)
+    } else {
+        Err(format!("the shell ended early:\n{output}"))
+    }
 }
 
 /// A directory with the binary where Cargo puts it, and the few tools the README names.
@@ -171,13 +228,18 @@ fn equip(place: &Path) -> std::io::Result<()> {
 
 fn tool(name: &str) -> std::io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file());
     found.ok_or_else(|| std::io::Error::other(format!("this test needs {name}")))
 }
 
 async fn banner_is_real() -> Result<(), Failed> {
     let text = readme()?;
-    let shown = blocks(&text).into_iter().find(|block| block.language == "banner").ok_or("the README shows no banner")?;
+    let shown = blocks(&text)
+        .into_iter()
+        .find(|block| block.language == "banner")
+        .ok_or("the README shows no banner")?;
     let home = durable_testing::SqliteHome::new();
     let mut command = Command::new(binary());
     command
@@ -191,16 +253,30 @@ async fn banner_is_real() -> Result<(), Failed> {
     let mut came = Vec::new();
     let reading = async {
         while came.len() < shown.text.lines().count() {
-            came.push(lines.next_line().await?.ok_or_else(|| std::io::Error::other("the shop ended"))?);
+            came.push(
+                lines
+                    .next_line()
+                    .await?
+                    .ok_or_else(|| std::io::Error::other("the shop ended"))?,
+            );
         }
         Ok::<(), std::io::Error>(())
     };
-    tokio::time::timeout(BANNER_LIMIT, reading).await.map_err(|_| format!("no whole banner within {BANNER_LIMIT:?}"))??;
+    tokio::time::timeout(BANNER_LIMIT, reading)
+        .await
+        .map_err(|_| format!("no whole banner within {BANNER_LIMIT:?}"))??;
     shop.kill().await?;
     let came = came.join("\n");
-    let base = came.split_whitespace().find_map(|word| word.strip_suffix("/api/v1")).ok_or("the banner names no API")?;
+    let base = came
+        .split_whitespace()
+        .find_map(|word| word.strip_suffix("/api/v1"))
+        .ok_or("the banner names no API")?;
     let came = came.replace(base, SHOWN_BASE);
-    if came == shown.text.trim_end() { Ok(()) } else { Err(format!("the README shows:\n{}\nthe shop says:\n{came}", shown.text).into()) }
+    if came == shown.text.trim_end() {
+        Ok(())
+    } else {
+        Err(format!("the README shows:\n{}\nthe shop says:\n{came}", shown.text).into())
+    }
 }
 
 async fn urls_are_there() -> Result<(), Failed> {
@@ -208,8 +284,14 @@ async fn urls_are_there() -> Result<(), Failed> {
     let shop = Shop::start(Stage::Sqlite).await;
     let client = shop.client();
     let mut wrong = Vec::new();
-    let urls: Vec<&str> =
-        text.lines().filter_map(|line| line.strip_prefix(&format!("| <{SHOWN_BASE}"))?.split_once('>').map(|(path, _)| path)).collect();
+    let urls: Vec<&str> = text
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix(&format!("| <{SHOWN_BASE}"))?
+                .split_once('>')
+                .map(|(path, _)| path)
+        })
+        .collect();
     for path in &urls {
         let answer = client.get(path).await;
         if answer.status != 200 {
@@ -226,25 +308,51 @@ async fn urls_are_there() -> Result<(), Failed> {
     );
     shop.remove().await;
     if urls.len() < 5 || resources.len() < 20 {
-        wrong.push(format!("only {} URLs and {} resources in the README's tables", urls.len(), resources.len()));
+        wrong.push(format!(
+            "only {} URLs and {} resources in the README's tables",
+            urls.len(),
+            resources.len()
+        ));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// What stands in backticks in the first column of a table whose row begins with a path.
 fn resources(text: &str) -> BTreeSet<String> {
-    let first_columns = text.lines().filter(|line| line.starts_with("| `/")).filter_map(|line| line.split(" | ").next());
-    first_columns.flat_map(|column| column.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+    let first_columns = text
+        .lines()
+        .filter(|line| line.starts_with("| `/"))
+        .filter_map(|line| line.split(" | ").next());
+    first_columns
+        .flat_map(|column| column.split('`').skip(1).step_by(2).map(str::to_owned))
+        .collect()
 }
 
 fn commands_are_named() -> Result<(), Failed> {
     let text = readme()?;
     let output = std::process::Command::new(binary()).arg("--help").output()?;
     let help = String::from_utf8(output.stdout)?;
-    let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).ok_or("--help lists no commands")?;
-    let commands = list.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).filter(|command| *command != "help");
-    let missing: Vec<&str> = commands.filter(|command| !text.contains(&format!("`banyan {command}"))).collect();
-    if missing.is_empty() { Ok(()) } else { Err(format!("the README's table of commands lacks {missing:?}").into()) }
+    let list = help
+        .split("Commands:\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .ok_or("--help lists no commands")?;
+    let commands = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        .filter(|command| *command != "help");
+    let missing: Vec<&str> = commands
+        .filter(|command| !text.contains(&format!("`banyan {command}")))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the README's table of commands lacks {missing:?}").into())
+    }
 }
 
 /// Every page with its text.
@@ -253,10 +361,16 @@ fn pages() -> Result<Vec<(PathBuf, String)>, Failed> {
     for folder in ["docs", "docs/adr", "docs/how-to", "docs/reference"] {
         let entries = fs::read_dir(root().join(folder))?.collect::<Result<Vec<_>, _>>()?;
         paths.extend(
-            entries.into_iter().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+            entries
+                .into_iter()
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == "md")),
         );
     }
-    Ok(paths.into_iter().map(|path| fs::read_to_string(&path).map(|text| (path, text))).collect::<Result<_, _>>()?)
+    Ok(paths
+        .into_iter()
+        .map(|path| fs::read_to_string(&path).map(|text| (path, text)))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Links from page to page, and the paths in the README's map.
@@ -265,9 +379,14 @@ fn links_lead_somewhere() -> Result<(), Failed> {
     for (page, text) in pages()? {
         let beside = page.parent().ok_or("a page in no folder")?;
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        let links =
-            links.filter(|link| !link.contains("://") && !link.starts_with('#')).map(|link| link.split('#').next().unwrap_or_default());
-        wrong.extend(links.filter(|link| !beside.join(link).exists()).map(|link| format!("{}: there is no {link}", page.display())));
+        let links = links
+            .filter(|link| !link.contains("://") && !link.starts_with('#'))
+            .map(|link| link.split('#').next().unwrap_or_default());
+        wrong.extend(
+            links
+                .filter(|link| !beside.join(link).exists())
+                .map(|link| format!("{}: there is no {link}", page.display())),
+        );
     }
     let map = readme()?;
     let rows = map
@@ -276,9 +395,15 @@ fn links_lead_somewhere() -> Result<(), Failed> {
         .ok_or("the README has no map")?
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    wrong
-        .extend(rows.filter(|path| !root().join(path).exists()).map(|path| format!("README.md: the map shows {path}, which is not there")));
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    wrong.extend(
+        rows.filter(|path| !root().join(path).exists())
+            .map(|path| format!("README.md: the map shows {path}, which is not there")),
+    );
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// What stands in backticks and looks like a file, or like the name of a test, must be one.
@@ -293,12 +418,19 @@ fn named_things_exist() -> Result<(), Failed> {
     for (page, text) in pages()? {
         let outside_blocks = text.split("```").step_by(2);
         for name in outside_blocks.flat_map(|part| part.split('`').skip(1).step_by(2)) {
-            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./:".contains(&byte)) && !name.starts_with('/');
-            let is_file = [".rs", ".sql", ".toml", ".json", ".txt", ".sh", "/"].iter().any(|end| name.ends_with(end))
+            let is_plain = name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-./:".contains(&byte))
+                && !name.starts_with('/');
+            let is_file = [".rs", ".sql", ".toml", ".json", ".txt", ".sh", "/"]
+                .iter()
+                .any(|end| name.ends_with(end))
                 && name.trim_end_matches('/').contains('/');
             let test = name.rsplit("::").next().unwrap_or_default();
             let is_test = test.matches('_').count() >= 4
-                && test.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+                && test
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
             let is_there = match (is_plain && is_file, is_plain && is_test) {
                 (true, _) => homes.iter().any(|home| home.join(name).exists()),
                 (_, true) => sources.contains(test),
@@ -311,9 +443,15 @@ fn named_things_exist() -> Result<(), Failed> {
         }
     }
     if seen < 50 {
-        wrong.push(format!("only {seen} files and tests are named, which is hard to believe"));
+        wrong.push(format!(
+            "only {seen} files and tests are named, which is hard to believe"
+        ));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 fn read_sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
@@ -330,10 +468,17 @@ fn read_sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
 
 /// docs/ARCHITECTURE.md draws who hears what; `banyan modules --mermaid` knows.
 fn event_diagram_is_real() -> Result<(), Failed> {
-    let arrows =
-        |text: &str| -> BTreeSet<String> { text.lines().map(str::trim).filter(|line| line.contains(" .-> ")).map(str::to_owned).collect() };
+    let arrows = |text: &str| -> BTreeSet<String> {
+        text.lines()
+            .map(str::trim)
+            .filter(|line| line.contains(" .-> "))
+            .map(str::to_owned)
+            .collect()
+    };
     let drawn = arrows(&fs::read_to_string(root().join("docs/ARCHITECTURE.md"))?);
-    let output = std::process::Command::new(binary()).args(["modules", "--mermaid"]).output()?;
+    let output = std::process::Command::new(binary())
+        .args(["modules", "--mermaid"])
+        .output()?;
     let real = arrows(&String::from_utf8(output.stdout)?);
     if drawn == real && !real.is_empty() {
         Ok(())
@@ -343,9 +488,9 @@ fn event_diagram_is_real() -> Result<(), Failed> {
 }
 
 fn wrong_answers_are_noticed() -> Result<(), Failed> {
-    let real =
-        "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
-    let shown = "HTTP/1.1 201 Created\netag: \"6\"\n\n{\n  \"id\": \"…\", \"status\": \"confirmed\", …, \"version\": 6\n}\n";
+    let real = "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
+    let shown =
+        "HTTP/1.1 201 Created\netag: \"6\"\n\n{\n  \"id\": \"…\", \"status\": \"confirmed\", …, \"version\": 6\n}\n";
     shown_is_real(shown, real)?;
     let lies = [
         ("201 Created", "200 OK"),
@@ -355,6 +500,13 @@ fn wrong_answers_are_noticed() -> Result<(), Failed> {
         ("\"version\": 6\n}", "\"version\": 6"),
         ("\"version\": 6", "\"version\": 6, \"total\": 1"),
     ];
-    let believed: Vec<_> = lies.iter().filter(|(truth, lie)| shown_is_real(&shown.replace(truth, lie), real).is_ok()).collect();
-    if believed.is_empty() { Ok(()) } else { Err(format!("these went unnoticed: {believed:?}").into()) }
+    let believed: Vec<_> = lies
+        .iter()
+        .filter(|(truth, lie)| shown_is_real(&shown.replace(truth, lie), real).is_ok())
+        .collect();
+    if believed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("these went unnoticed: {believed:?}").into())
+    }
 }

@@ -25,8 +25,13 @@ How the variables are put to use for several processes: [run-split.md](../how-to
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("reference::the_page_of_settings_is_that_of_the_defaults", || snapshot::compare(PAGE, &page(&sections(DEFAULTS)))),
-        Trial::test("reference::every_setting_has_a_meaning_and_is_known", every_setting_is_explained),
+        Trial::test("reference::the_page_of_settings_is_that_of_the_defaults", || {
+            snapshot::compare(PAGE, &page(&sections(DEFAULTS)))
+        }),
+        Trial::test(
+            "reference::every_setting_has_a_meaning_and_is_known",
+            every_setting_is_explained,
+        ),
     ]
 }
 
@@ -47,16 +52,29 @@ struct Setting {
 
 /// Reads the file as a person does: a comment explains what stands below it, and an empty line ends it.
 fn sections(toml: &str) -> Vec<Section> {
-    let mut all = vec![Section { name: String::new(), about: String::new(), settings: Vec::new() }];
+    let mut all = vec![Section {
+        name: String::new(),
+        about: String::new(),
+        settings: Vec::new(),
+    }];
     let mut comment: Vec<&str> = Vec::new();
     for line in toml.lines().chain([""]) {
         let spoken = |comment: &mut Vec<&str>| std::mem::take(comment).join(" ");
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            all.push(Section { name: name.to_owned(), about: spoken(&mut comment), settings: Vec::new() });
+            all.push(Section {
+                name: name.to_owned(),
+                about: spoken(&mut comment),
+                settings: Vec::new(),
+            });
         } else if let Some((key, value, is_example)) = setting(line) {
             let meaning = spoken(&mut comment);
             all.iter_mut().last().into_iter().for_each(|section| {
-                section.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), is_example, meaning: meaning.clone() });
+                section.settings.push(Setting {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                    is_example,
+                    meaning: meaning.clone(),
+                });
             });
         } else if let Some(text) = line.strip_prefix("# ") {
             comment.push(text.trim());
@@ -71,7 +89,9 @@ fn sections(toml: &str) -> Vec<Section> {
 fn setting(line: &str) -> Option<(&str, &str, bool)> {
     let (plain, is_example) = line.strip_prefix("# ").map_or((line, false), |plain| (plain, true));
     let (key, value) = plain.split_once(" = ")?;
-    let is_key = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.".contains(&byte));
+    let is_key = key
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.".contains(&byte));
     is_key.then_some((key, value, is_example))
 }
 
@@ -85,7 +105,11 @@ fn page(sections: &[Section]) -> String {
             continue;
         }
         let name = if is_placement { "modules.NAME" } else { &section.name };
-        let title = if name.is_empty() { "At the top".to_owned() } else { format!("`[{name}]`") };
+        let title = if name.is_empty() {
+            "At the top".to_owned()
+        } else {
+            format!("`[{name}]`")
+        };
         let _ = write!(page, "\n## {title}\n\n");
         if !section.about.is_empty() {
             let _ = write!(page, "{}\n\n", section.about);
@@ -93,9 +117,18 @@ fn page(sections: &[Section]) -> String {
         page.push_str("| Key | Environment | Default | Meaning |\n|---|---|---|---|\n");
         for setting in &section.settings {
             let value = setting.value.replace('|', "\\|");
-            let default = if setting.is_example { format!("none; for example `{value}`") } else { format!("`{value}`") };
+            let default = if setting.is_example {
+                format!("none; for example `{value}`")
+            } else {
+                format!("`{value}`")
+            };
             let meaning = setting.meaning.replace('|', "\\|");
-            let _ = writeln!(page, "| `{}` | `{}` | {default} | {meaning} |", setting.key, variable(name, &setting.key));
+            let _ = writeln!(
+                page,
+                "| `{}` | `{}` | {default} | {meaning} |",
+                setting.key,
+                variable(name, &setting.key)
+            );
         }
     }
     page
@@ -103,7 +136,11 @@ fn page(sections: &[Section]) -> String {
 
 /// The variable that sets a key.
 fn variable(section: &str, key: &str) -> String {
-    let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    let path = if section.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{section}.{key}")
+    };
     format!("BANYAN__{}", path.to_uppercase().replace('.', "__"))
 }
 
@@ -117,7 +154,10 @@ fn every_setting_is_explained() -> Result<(), Failed> {
             let variable = variable(&section.name, &setting.key);
             let is_explained = !setting.meaning.is_empty() || section.name.starts_with("modules.");
             if !is_explained || !(setting.meaning.is_empty() || setting.meaning.ends_with('.')) {
-                wrong.push(format!("{variable} is not explained by whole sentences in app/config/default.toml: {:?}", setting.meaning));
+                wrong.push(format!(
+                    "{variable} is not explained by whole sentences in app/config/default.toml: {:?}",
+                    setting.meaning
+                ));
             }
             if !is_known(&variable) {
                 wrong.push(format!("{variable} is documented, but the binary does not know it"));
@@ -137,13 +177,22 @@ fn every_setting_is_explained() -> Result<(), Failed> {
         }
     }
     if is_known("BANYAN__HTTP__NO_SUCH_KEY") || documented.len() < 100 {
-        wrong.push(format!("this test has read {} settings and would notice no unknown one", documented.len()));
+        wrong.push(format!(
+            "this test has read {} settings and would notice no unknown one",
+            documented.len()
+        ));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// Whether the binary knows this variable, whatever it says about the value.
 pub fn is_known(variable: &str) -> bool {
     let read = Settings::from_sources(None, [(variable.to_owned(), "x".to_owned())]);
-    !read.err().is_some_and(|error| format!("{error:#}").contains("there is no such setting"))
+    !read
+        .err()
+        .is_some_and(|error| format!("{error:#}").contains("there is no such setting"))
 }

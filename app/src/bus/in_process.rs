@@ -24,7 +24,11 @@ impl InProcessBus {
 
     fn listening_to(&self, topic: &str) -> Vec<Arc<dyn Listener>> {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
-        listeners.iter().filter(|listener| listener.topics().iter().any(|listened| listened == topic)).cloned().collect()
+        listeners
+            .iter()
+            .filter(|listener| listener.topics().iter().any(|listened| listened == topic))
+            .cloned()
+            .collect()
     }
 }
 
@@ -72,7 +76,11 @@ mod tests {
 
     impl Ear {
         fn new(module: &'static str) -> Arc<Self> {
-            Arc::new(Ear { module, heard: AtomicUsize::new(0), down: AtomicBool::new(false) })
+            Arc::new(Ear {
+                module,
+                heard: AtomicUsize::new(0),
+                down: AtomicBool::new(false),
+            })
         }
     }
 
@@ -123,7 +131,11 @@ mod tests {
         bus.subscribe(mails.clone()).await.unwrap();
         mails.down.store(true, Ordering::SeqCst);
         assert!(bus.publish(&event("order/1")).await.is_err());
-        assert_eq!(shipping.heard.load(Ordering::SeqCst), 1, "one that is down holds back no other");
+        assert_eq!(
+            shipping.heard.load(Ordering::SeqCst),
+            1,
+            "one that is down holds back no other"
+        );
         mails.down.store(false, Ordering::SeqCst);
         assert!(bus.publish(&event("order/1")).await.is_ok());
         assert_eq!(mails.heard.load(Ordering::SeqCst), 1);
@@ -136,6 +148,9 @@ mod tests {
         bus.subscribe(second.clone()).await.unwrap();
         bus.publish(&event("cart/1")).await.unwrap();
         bus.publish(&event("order/1")).await.unwrap();
-        assert_eq!((first.heard.load(Ordering::SeqCst), second.heard.load(Ordering::SeqCst)), (0, 1));
+        assert_eq!(
+            (first.heard.load(Ordering::SeqCst), second.heard.load(Ordering::SeqCst)),
+            (0, 1)
+        );
     }
 }

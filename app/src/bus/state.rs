@@ -28,7 +28,10 @@ pub struct LinkState {
 impl BusState {
     /// The bus within a process, which is never away.
     pub fn in_process() -> Self {
-        BusState { kind: "in_process".to_owned(), links: Vec::new() }
+        BusState {
+            kind: "in_process".to_owned(),
+            links: Vec::new(),
+        }
     }
 
     /// A connection that does not stand.

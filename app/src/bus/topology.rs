@@ -40,12 +40,18 @@ impl Topology {
             name: format!("{}.{module}", settings.exchange),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
         };
-        Topology { exchange: settings.exchange.clone(), queue_type: settings.queue_type, queues: listeners.iter().map(queue).collect() }
+        Topology {
+            exchange: settings.exchange.clone(),
+            queue_type: settings.queue_type,
+            queues: listeners.iter().map(queue).collect(),
+        }
     }
 
     /// Whether some module listens to this aggregate: then the broker must have a queue for it.
     pub fn is_heard(&self, topic: &str) -> bool {
-        self.queues.iter().any(|queue| queue.topics.iter().any(|heard| heard == topic))
+        self.queues
+            .iter()
+            .any(|queue| queue.topics.iter().any(|heard| heard == topic))
     }
 
     pub fn queue_of(&self, module: &str) -> Option<&Queue> {
@@ -70,6 +76,9 @@ mod tests {
         assert!(topology.is_heard("orders.order") && !topology.is_heard("orders.cart") && !topology.is_heard("orders"));
         let queue = topology.queue_of("orders").unwrap();
         assert_eq!(queue.name, "banyan.events.orders");
-        assert_eq!(queue.patterns().collect::<Vec<_>>(), ["payments.payment.#", "shipping.shipment.#"]);
+        assert_eq!(
+            queue.patterns().collect::<Vec<_>>(),
+            ["payments.payment.#", "shipping.shipment.#"]
+        );
     }
 }

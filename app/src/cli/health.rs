@@ -22,18 +22,35 @@ impl Health {
             (None, None) => local_url(settings)?,
         };
         let url = format!("{}/health/ready", base.trim_end_matches('/'));
-        let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(5)).build().context("a HTTP client")?;
-        let answer = client.get(&url).send().await.map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
+        let client = reqwest::Client::builder()
+            .timeout(std::time::Duration::from_secs(5))
+            .build()
+            .context("a HTTP client")?;
+        let answer = client
+            .get(&url)
+            .send()
+            .await
+            .map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
         let ready = answer.status().is_success();
-        let body: Value = answer.json().await.map_err(|error| Failure::NotReady(format!("{url} answered no JSON: {error}")))?;
+        let body: Value = answer
+            .json()
+            .await
+            .map_err(|error| Failure::NotReady(format!("{url} answered no JSON: {error}")))?;
         if output == Output::Json {
             print_json(&body)?;
         } else {
             print(if ready { "ready" } else { "not ready" })?;
             for (name, state) in body["checks"].as_object().into_iter().flatten() {
-                print(&format!("  {name}: {}", state.as_str().map_or_else(|| state.to_string(), str::to_owned)))?;
+                print(&format!(
+                    "  {name}: {}",
+                    state.as_str().map_or_else(|| state.to_string(), str::to_owned)
+                ))?;
             }
         }
-        if ready { Ok(()) } else { Err(Failure::NotReady("the shop is not ready".to_owned())) }
+        if ready {
+            Ok(())
+        } else {
+            Err(Failure::NotReady("the shop is not ready".to_owned()))
+        }
     }
 }

@@ -22,10 +22,24 @@ impl Modules {
             return print_json(&placements);
         }
         for module in placements {
-            let asks = if module.asks.is_empty() { "-".to_owned() } else { module.asks.join(", ") };
-            let hears = if module.hears.is_empty() { "-".to_owned() } else { module.hears.join(", ") };
-            let place = module.data.or(module.address).unwrap_or_else(|| "no address".to_owned());
-            print(&format!("{:<14} {:<7} {place}\n               asks {asks}; hears {hears}", module.name, module.placement))?;
+            let asks = if module.asks.is_empty() {
+                "-".to_owned()
+            } else {
+                module.asks.join(", ")
+            };
+            let hears = if module.hears.is_empty() {
+                "-".to_owned()
+            } else {
+                module.hears.join(", ")
+            };
+            let place = module
+                .data
+                .or(module.address)
+                .unwrap_or_else(|| "no address".to_owned());
+            print(&format!(
+                "{:<14} {:<7} {place}\n               asks {asks}; hears {hears}",
+                module.name, module.placement
+            ))?;
         }
         Ok(())
     }

@@ -78,7 +78,9 @@ impl From<anyhow::Error> for Failure {
 
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let ended = runtime().map_err(Failure::from).and_then(|runtime| runtime.block_on(execute(cli)));
+    let ended = runtime()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(execute(cli)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => {
@@ -93,7 +95,10 @@ pub fn run() -> ExitCode {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
 }
 
 async fn execute(cli: Cli) -> Result<(), Failure> {

@@ -79,14 +79,22 @@ impl Dlq {
         let session = self.shop.open(settings).await?;
         match self.what {
             DlqCommand::List { module } => {
-                let modules =
-                    module.map_or_else(|| banyan::config::MODULES.into_iter().map(str::to_owned).collect(), |module| vec![module]);
+                let modules = module.map_or_else(
+                    || banyan::config::MODULES.into_iter().map(str::to_owned).collect(),
+                    |module| vec![module],
+                );
                 let columns = ["id", "source", "subject", "version", "kind", "last_error"];
                 session.list(&modules, "dead-letters", &columns, output).await
             }
             DlqCommand::Show { module, id } => session.show(&format!("{module}/dead-letters/{id}")).await,
-            DlqCommand::Retry { module, id, reason } => session.act(&format!("{module}/dead-letters/{id}/retry"), &reason).await,
-            DlqCommand::Discard { module, id, reason } => session.act(&format!("{module}/dead-letters/{id}/discard"), &reason).await,
+            DlqCommand::Retry { module, id, reason } => {
+                session.act(&format!("{module}/dead-letters/{id}/retry"), &reason).await
+            }
+            DlqCommand::Discard { module, id, reason } => {
+                session
+                    .act(&format!("{module}/dead-letters/{id}/discard"), &reason)
+                    .await
+            }
         }
     }
 }
@@ -139,12 +147,22 @@ impl Saga {
         match self.what {
             SagaCommand::List { state } => {
                 let path = state.map_or_else(|| "sagas".to_owned(), |state| format!("sagas?state={state}"));
-                let columns = ["id", "kind", "business_key", "state", "step", "attempts", "parked_reason"];
+                let columns = [
+                    "id",
+                    "kind",
+                    "business_key",
+                    "state",
+                    "step",
+                    "attempts",
+                    "parked_reason",
+                ];
                 session.list(&[module], &path, &columns, output).await
             }
             SagaCommand::Show { id } => session.show(&format!("{module}/sagas/{id}")).await,
             SagaCommand::Retry { id, reason } => session.act(&format!("{module}/sagas/{id}/retry"), &reason).await,
-            SagaCommand::Compensate { id, reason } => session.act(&format!("{module}/sagas/{id}/compensate"), &reason).await,
+            SagaCommand::Compensate { id, reason } => {
+                session.act(&format!("{module}/sagas/{id}/compensate"), &reason).await
+            }
             SagaCommand::Abandon { id, reason } => session.act(&format!("{module}/sagas/{id}/abandon"), &reason).await,
         }
     }
@@ -159,8 +177,15 @@ struct Session {
 
 impl Shop {
     async fn open(self, settings: &Settings) -> Result<Session, Failure> {
-        let base = self.url.map_or_else(|| local_url(settings), Ok)?.trim_end_matches('/').to_owned();
-        let client = Client::builder().timeout(std::time::Duration::from_secs(15)).build().context("a HTTP client")?;
+        let base = self
+            .url
+            .map_or_else(|| local_url(settings), Ok)?
+            .trim_end_matches('/')
+            .to_owned();
+        let client = Client::builder()
+            .timeout(std::time::Duration::from_secs(15))
+            .build()
+            .context("a HTTP client")?;
         if let Some(token) = self.token {
             return Ok(Session { client, base, token });
         }
@@ -174,9 +199,16 @@ impl Shop {
                 .into());
             }
         };
-        let mut session = Session { client, base, token: String::new() };
+        let mut session = Session {
+            client,
+            base,
+            token: String::new(),
+        };
         let answer = session.ask(Method::POST, "/api/v1/sessions", Some(login)).await?;
-        answer["access_token"].as_str().unwrap_or_default().clone_into(&mut session.token);
+        answer["access_token"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut session.token);
         Ok(session)
     }
 }
@@ -191,7 +223,10 @@ impl Session {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
         let status = answer.status();
         if status == StatusCode::NO_CONTENT {
             return Ok(Value::Null);
@@ -210,13 +245,19 @@ impl Session {
             items.extend(found.into_iter().map(|item| (module.as_str(), item)));
         }
         if output == Output::Json {
-            let rows: Vec<Value> = items.into_iter().map(|(module, item)| json!({"module": module, "item": item})).collect();
+            let rows: Vec<Value> = items
+                .into_iter()
+                .map(|(module, item)| json!({"module": module, "item": item}))
+                .collect();
             return Ok(print_json(&rows)?);
         }
         if items.is_empty() {
             return Ok(print("none")?);
         }
-        let header = std::iter::once("module").chain(columns.iter().copied()).map(str::to_owned).collect();
+        let header = std::iter::once("module")
+            .chain(columns.iter().copied())
+            .map(str::to_owned)
+            .collect();
         let row = |(module, item): (&str, Value)| {
             let cells = columns.iter().map(|column| match &item[*column] {
                 Value::String(text) if !text.is_empty() => text.clone(),
@@ -234,7 +275,13 @@ impl Session {
         let join = if path.contains('?') { '&' } else { '?' };
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page = self.ask(Method::GET, &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"), None).await?;
+            let page = self
+                .ask(
+                    Method::GET,
+                    &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"),
+                    None,
+                )
+                .await?;
             items.extend(page["items"].as_array().into_iter().flatten().cloned());
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
@@ -244,12 +291,20 @@ impl Session {
     }
 
     async fn show(&self, path: &str) -> Result<(), Failure> {
-        Ok(print_json(&self.ask(Method::GET, &format!("/api/v1/ops/{path}"), None).await?)?)
+        Ok(print_json(
+            &self.ask(Method::GET, &format!("/api/v1/ops/{path}"), None).await?,
+        )?)
     }
 
     async fn act(&self, path: &str, reason: &Reason) -> Result<(), Failure> {
-        let answer = self.ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body())).await?;
-        let printed = if answer.is_null() { print("done") } else { print_json(&answer) };
+        let answer = self
+            .ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body()))
+            .await?;
+        let printed = if answer.is_null() {
+            print("done")
+        } else {
+            print_json(&answer)
+        };
         Ok(printed?)
     }
 }
@@ -257,7 +312,9 @@ impl Session {
 /// Rows with their columns below each other; the first row is the header.
 fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0))
+        .collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -269,8 +326,17 @@ fn aligned(rows: &[Vec<String>]) -> String {
 fn reason(problem: &Value) -> String {
     let detail = problem["detail"].as_str().unwrap_or("no reason was given");
     let errors = problem["errors"].as_array().into_iter().flatten();
-    let errors =
-        errors.map(|error| format!("{}: {}", error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default()));
+    let errors = errors.map(|error| {
+        format!(
+            "{}: {}",
+            error["pointer"].as_str().unwrap_or_default(),
+            error["detail"].as_str().unwrap_or_default()
+        )
+    });
     let errors: Vec<String> = errors.collect();
-    if errors.is_empty() { detail.to_owned() } else { format!("{detail} ({})", errors.join("; ")) }
+    if errors.is_empty() {
+        detail.to_owned()
+    } else {
+        format!("{detail} ({})", errors.join("; "))
+    }
 }

@@ -41,9 +41,23 @@ impl Migrate {
             );
             return print_json(&rows.collect::<Vec<_>>());
         }
-        for Tables { module, applied, pending, unknown } in all {
-            let pending = if pending.is_empty() { "up to date".to_owned() } else { format!("pending: {}", pending.join(", ")) };
-            let newer = if unknown.is_empty() { String::new() } else { format!(", by a newer banyan: {}", unknown.join(", ")) };
+        for Tables {
+            module,
+            applied,
+            pending,
+            unknown,
+        } in all
+        {
+            let pending = if pending.is_empty() {
+                "up to date".to_owned()
+            } else {
+                format!("pending: {}", pending.join(", "))
+            };
+            let newer = if unknown.is_empty() {
+                String::new()
+            } else {
+                format!(", by a newer banyan: {}", unknown.join(", "))
+            };
             print(&format!("{module:<14} {} applied, {pending}{newer}", applied.len()))?;
         }
         Ok(())

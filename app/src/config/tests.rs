@@ -4,7 +4,10 @@ use super::*;
 
 fn load(toml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
     let file = (PathBuf::from("banyan.toml"), toml.to_owned());
-    Settings::from_sources(Some(file), environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    Settings::from_sources(
+        Some(file),
+        environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+    )
 }
 
 fn error(toml: &str, environment: &[(&str, &str)]) -> String {
@@ -13,7 +16,11 @@ fn error(toml: &str, environment: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
-    let settings = load("data_dir = \"here\"\n[http]\nworkers = 3", &[("BANYAN__HTTP__WORKERS", "5")]).unwrap();
+    let settings = load(
+        "data_dir = \"here\"\n[http]\nworkers = 3",
+        &[("BANYAN__HTTP__WORKERS", "5")],
+    )
+    .unwrap();
     assert_eq!((settings.http.workers, settings.data_dir), (5, PathBuf::from("here")));
     assert_eq!(settings.http.listen.port(), 8080);
 }
@@ -21,17 +28,29 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
 #[test]
 fn an_unknown_key_is_refused_with_its_place_and_what_was_meant() {
     let text = error("[htpp]\nlisten = \"127.0.0.1:1\"", &[]);
-    assert!(text.contains("banyan.toml sets htpp.listen") && text.contains("http.listen"), "{text}");
+    assert!(
+        text.contains("banyan.toml sets htpp.listen") && text.contains("http.listen"),
+        "{text}"
+    );
     let text = error("", &[("BANYAN__HTTP__LISTN", "x")]);
-    assert!(text.contains("BANYAN__HTTP__LISTN") && text.contains("http.listen"), "{text}");
+    assert!(
+        text.contains("BANYAN__HTTP__LISTN") && text.contains("http.listen"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_value_of_the_wrong_type_names_key_and_place() {
     let text = error("[http]\nworkers = \"many\"", &[]);
-    assert!(text.contains("http.workers") && text.contains("banyan.toml") && text.contains("many"), "{text}");
+    assert!(
+        text.contains("http.workers") && text.contains("banyan.toml") && text.contains("many"),
+        "{text}"
+    );
     let text = error("", &[("BANYAN__DISCOVERY__KIND", "dsn")]);
-    assert!(text.contains("BANYAN__DISCOVERY__KIND") && text.contains("dsn") && text.contains("etcd"), "{text}");
+    assert!(
+        text.contains("BANYAN__DISCOVERY__KIND") && text.contains("dsn") && text.contains("etcd"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -40,11 +59,21 @@ fn a_value_can_be_read_from_a_file_and_is_not_shown() {
     fs::write(&path, "postgres://shop:geheim@localhost/shop\n").unwrap();
     let in_file = ("BANYAN__DATABASE__URL_FILE", path.to_str().unwrap());
     // Whichever stands first in the environment, the file wins.
-    let settings = load("", &[in_file, ("BANYAN__DATABASE__URL", "postgres://other@localhost/other")]).unwrap();
+    let settings = load(
+        "",
+        &[in_file, ("BANYAN__DATABASE__URL", "postgres://other@localhost/other")],
+    )
+    .unwrap();
     fs::remove_file(&path).unwrap();
-    assert_eq!(settings.database.url.as_ref().unwrap().expose_secret(), "postgres://shop:geheim@localhost/shop");
+    assert_eq!(
+        settings.database.url.as_ref().unwrap().expose_secret(),
+        "postgres://shop:geheim@localhost/shop"
+    );
     let shown = settings.show().unwrap();
-    assert!(shown.contains("postgres://shop@localhost/shop") && !shown.contains("geheim"), "{shown}");
+    assert!(
+        shown.contains("postgres://shop@localhost/shop") && !shown.contains("geheim"),
+        "{shown}"
+    );
     assert!(!format!("{settings:?}").contains("geheim"));
 }
 
@@ -55,9 +84,23 @@ fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
     assert!(error("profile = \"prod\"", &[]).contains("https://"));
     let prod = "profile = \"prod\"\n[auth]\nsigning_key_file = \"key.pem\"\nissuer = ";
     assert!(error(&format!("{prod}\"http://shop.example\""), &[]).contains("https://"));
-    assert!(error(&format!("{prod}\"https://shop.example\""), &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]).contains("behind_tls"));
-    assert_eq!(load(&format!("{prod}\"https://shop.example\""), &[]).unwrap().rate_limit(), (50, 100));
-    let admin = [("BANYAN__ADMIN__LISTEN", "0.0.0.0:90"), ("BANYAN__HTTP__BEHIND_TLS", "true")];
+    assert!(
+        error(
+            &format!("{prod}\"https://shop.example\""),
+            &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]
+        )
+        .contains("behind_tls")
+    );
+    assert_eq!(
+        load(&format!("{prod}\"https://shop.example\""), &[])
+            .unwrap()
+            .rate_limit(),
+        (50, 100)
+    );
+    let admin = [
+        ("BANYAN__ADMIN__LISTEN", "0.0.0.0:90"),
+        ("BANYAN__HTTP__BEHIND_TLS", "true"),
+    ];
     assert!(error(&format!("{prod}\"https://shop.example\""), &admin).contains("admin.plaintext"));
     let without_password = [("BANYAN__DATABASE__URL", "postgres://shop@localhost/shop")];
     assert!(error(&format!("{prod}\"https://shop.example\""), &without_password).contains("has no password"));
@@ -66,5 +109,9 @@ fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
 #[test]
 fn every_module_has_a_section() {
     let settings = load("", &[]).unwrap();
-    assert!(MODULES.iter().all(|module| settings.modules.contains_key(*module)), "{:?}", settings.modules);
+    assert!(
+        MODULES.iter().all(|module| settings.modules.contains_key(*module)),
+        "{:?}",
+        settings.modules
+    );
 }

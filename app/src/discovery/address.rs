@@ -27,7 +27,12 @@ impl Address {
     ///
     /// # Errors
     /// Names the key (`section.advertise`) if it is no `host:port`, or if it is missing although the listener takes any address.
-    pub fn advertised(section: &str, tls: bool, listen: SocketAddr, advertise: Option<&str>) -> anyhow::Result<Address> {
+    pub fn advertised(
+        section: &str,
+        tls: bool,
+        listen: SocketAddr,
+        advertise: Option<&str>,
+    ) -> anyhow::Result<Address> {
         let scheme = if tls { "https" } else { "http" };
         let Some(advertise) = advertise else {
             if listen.ip().is_unspecified() {
@@ -37,10 +42,18 @@ impl Address {
                     listen.port()
                 );
             }
-            return Ok(Address { tls, host: listen.ip().to_string(), port: listen.port(), found_as: None });
+            return Ok(Address {
+                tls,
+                host: listen.ip().to_string(),
+                port: listen.port(),
+                found_as: None,
+            });
         };
-        let wrong = || format!("{section}.advertise = {advertise:?} must be `host:port`, such as \"orders-1.internal:9000\"");
-        let has_port = advertise.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+        let wrong =
+            || format!("{section}.advertise = {advertise:?} must be `host:port`, such as \"orders-1.internal:9000\"");
+        let has_port = advertise
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
         if advertise.contains("://") || !has_port {
             bail!(wrong());
         }
@@ -80,7 +93,12 @@ impl Address {
         if self.host.parse::<IpAddr>().is_ok() {
             return self.clone();
         }
-        Address { tls: self.tls, host: ip.to_string(), port: self.port, found_as: Some(self.host.clone()) }
+        Address {
+            tls: self.tls,
+            host: ip.to_string(),
+            port: self.port,
+            found_as: Some(self.host.clone()),
+        }
     }
 }
 
@@ -103,14 +121,26 @@ impl FromStr for Address {
         if !matches!(url.scheme(), "http" | "https") {
             bail!("{}: the scheme must be http or https", wrong());
         }
-        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        let plain =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
         if !plain || url.path() != "/" {
             bail!("{}, and nothing more: no login, path or query", wrong());
         }
         let host = url.host_str().with_context(wrong)?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = url.port_or_known_default().filter(|port| *port > 0).with_context(wrong)?;
-        Ok(Address { tls: url.scheme() == "https", host: host.to_owned(), port, found_as: None })
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        let port = url
+            .port_or_known_default()
+            .filter(|port| *port > 0)
+            .with_context(wrong)?;
+        Ok(Address {
+            tls: url.scheme() == "https",
+            host: host.to_owned(),
+            port,
+            found_as: None,
+        })
     }
 }
 
@@ -145,7 +175,12 @@ impl Instance {
     /// This process, under a new id.
     pub fn new(modules: &[&str], rpc: Option<Address>, http: Option<Address>) -> Instance {
         let modules = modules.iter().map(|module| (*module).to_owned()).collect();
-        Instance { id: Uuid::now_v7().to_string(), modules, rpc, http }
+        Instance {
+            id: Uuid::now_v7().to_string(),
+            modules,
+            rpc,
+            http,
+        }
     }
 }
 
@@ -179,7 +214,10 @@ mod tests {
             "http://",
         ] {
             let error = format!("{:#}", text.parse::<Address>().unwrap_err());
-            assert!(error.contains("write http://host:port or https://host:port"), "{text:?}: {error}");
+            assert!(
+                error.contains("write http://host:port or https://host:port"),
+                "{text:?}: {error}"
+            );
         }
     }
 
@@ -188,8 +226,14 @@ mod tests {
         let named: Address = "https://orders.internal:9443".parse().unwrap();
         let found = named.at("fd00::7".parse().unwrap());
         assert_eq!(found.to_string(), "https://[fd00::7]:9443");
-        assert_eq!((found.host(), found.server_name(), &*found.authority()), ("fd00::7", "orders.internal", "orders.internal:9443"));
-        assert_eq!("http://[fd00::7]:9000".parse::<Address>().unwrap().authority(), "[fd00::7]:9000");
+        assert_eq!(
+            (found.host(), found.server_name(), &*found.authority()),
+            ("fd00::7", "orders.internal", "orders.internal:9443")
+        );
+        assert_eq!(
+            "http://[fd00::7]:9000".parse::<Address>().unwrap().authority(),
+            "[fd00::7]:9000"
+        );
         let by_number: Address = "https://10.0.0.1:9443".parse().unwrap();
         assert_eq!(by_number.at("10.0.0.1".parse().unwrap()), by_number);
     }
@@ -198,14 +242,27 @@ mod tests {
     fn others_are_told_what_they_can_call() {
         let any: SocketAddr = "0.0.0.0:9000".parse().unwrap();
         let here: SocketAddr = "10.0.0.1:9000".parse().unwrap();
-        let told = |listen, advertise| Address::advertised("rpc", false, listen, advertise).map(|address| address.to_string());
+        let told =
+            |listen, advertise| Address::advertised("rpc", false, listen, advertise).map(|address| address.to_string());
         assert_eq!(told(here, None).unwrap(), "http://10.0.0.1:9000");
-        assert_eq!(told(any, Some("orders-1.internal:9001")).unwrap(), "http://orders-1.internal:9001");
+        assert_eq!(
+            told(any, Some("orders-1.internal:9001")).unwrap(),
+            "http://orders-1.internal:9001"
+        );
         assert_eq!(told(any, Some("[fd00::7]:9001")).unwrap(), "http://[fd00::7]:9001");
         assert!(told(any, None).unwrap_err().to_string().contains("rpc.advertise"));
-        for wrong in ["orders-1.internal", "http://orders-1.internal:9000", "orders:0", ":9000", "[fd00::7]"] {
+        for wrong in [
+            "orders-1.internal",
+            "http://orders-1.internal:9000",
+            "orders:0",
+            ":9000",
+            "[fd00::7]",
+        ] {
             let error = told(any, Some(wrong)).unwrap_err().to_string();
-            assert!(error.contains("rpc.advertise") && error.contains("host:port"), "{wrong}: {error}");
+            assert!(
+                error.contains("rpc.advertise") && error.contains("host:port"),
+                "{wrong}: {error}"
+            );
         }
     }
 }

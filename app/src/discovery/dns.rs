@@ -33,7 +33,10 @@ pub struct System;
 #[async_trait]
 impl Lookup for System {
     async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.map(|address| address.ip()).collect())
+        Ok(tokio::net::lookup_host((host, port))
+            .await?
+            .map(|address| address.ip())
+            .collect())
     }
 }
 
@@ -50,12 +53,22 @@ pub struct Dns {
 
 impl Dns {
     pub fn new(endpoints: Endpoints, lookup: Arc<dyn Lookup>, refresh: Duration, stop: &CancellationToken) -> Dns {
-        Dns { endpoints, lookup, refresh, stop: stop.clone(), watched: Mutex::default() }
+        Dns {
+            endpoints,
+            lookup,
+            refresh,
+            stop: stop.clone(),
+            watched: Mutex::default(),
+        }
     }
 
     fn start(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
         let (told, receiver) = watch::channel(Vec::new());
-        let named = self.endpoints.get(&(module.to_owned(), interface)).cloned().unwrap_or_default();
+        let named = self
+            .endpoints
+            .get(&(module.to_owned(), interface))
+            .cloned()
+            .unwrap_or_default();
         if !named.is_empty() {
             let names = Names {
                 module: module.to_owned(),
@@ -80,7 +93,10 @@ impl Dns {
 impl Discovery for Dns {
     fn watch(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.entry((module.to_owned(), interface)).or_insert_with(|| self.start(module, interface)).clone()
+        watched
+            .entry((module.to_owned(), interface))
+            .or_insert_with(|| self.start(module, interface))
+            .clone()
     }
 
     async fn register(&self, _: Instance, _: CancellationToken) -> anyhow::Result<()> {
@@ -107,7 +123,11 @@ struct Name {
 
 impl Name {
     fn new(name: Address) -> Name {
-        Name { name, found: Vec::new(), failure: None }
+        Name {
+            name,
+            found: Vec::new(),
+            failure: None,
+        }
     }
 
     /// Whether this is news to people: that lookups fail, why they do, or that they succeed again.
@@ -134,7 +154,12 @@ impl Names {
                 let news = name.take_in(answer);
                 let (host, known) = (name.name.host(), name.found.len());
                 match &name.failure {
-                    Some(why) if news => warn!(module = self.module, name = host, known, "lookups fail; what is known stays in use: {why}"),
+                    Some(why) if news => warn!(
+                        module = self.module,
+                        name = host,
+                        known,
+                        "lookups fail; what is known stays in use: {why}"
+                    ),
                     None if news => info!(module = self.module, name = host, known, "lookups succeed again"),
                     _ => {}
                 }
@@ -180,7 +205,12 @@ mod tests {
     #[async_trait]
     impl Lookup for InMemory {
         async fn look_up(&self, host: &str, _: u16) -> io::Result<Vec<IpAddr>> {
-            self.0.lock().unwrap().get(host).cloned().ok_or_else(|| io::Error::other("no such name"))
+            self.0
+                .lock()
+                .unwrap()
+                .get(host)
+                .cloned()
+                .ok_or_else(|| io::Error::other("no such name"))
         }
     }
 
@@ -191,7 +221,12 @@ mod tests {
     }
 
     async fn until(receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-        let there = |known: &Vec<Address>| known.iter().map(ToString::to_string).eq(expected.iter().map(ToString::to_string));
+        let there = |known: &Vec<Address>| {
+            known
+                .iter()
+                .map(ToString::to_string)
+                .eq(expected.iter().map(ToString::to_string))
+        };
         let found = timeout(Duration::from_secs(5), receiver.wait_for(there)).await.is_ok();
         assert!(found, "{:?} instead of {expected:?}", receiver.borrow());
     }
@@ -201,7 +236,16 @@ mod tests {
         let mut name = Name::new("http://users.internal:9000".parse().unwrap());
         let (unknown, silent) = (|| Err("no such name".to_owned()), || Err("no answer".to_owned()));
         let found = || Ok(vec!["http://10.0.0.1:9000".parse().unwrap()]);
-        let answers = [unknown(), unknown(), unknown(), silent(), found(), found(), unknown(), unknown()];
+        let answers = [
+            unknown(),
+            unknown(),
+            unknown(),
+            silent(),
+            found(),
+            found(),
+            unknown(),
+            unknown(),
+        ];
         let news: Vec<bool> = answers.into_iter().map(|answer| name.take_in(answer)).collect();
         assert_eq!(news, [true, false, false, true, true, false, true, false]);
         assert_eq!(name.found, found().unwrap(), "what was found once stays");
@@ -211,9 +255,22 @@ mod tests {
     async fn every_address_of_a_name_is_an_instance_and_changes_are_picked_up() {
         let (names, stop) = (Arc::new(InMemory::default()), CancellationToken::new());
         names.set("users.internal", &["10.0.0.2", "10.0.0.1", "fd00::1"]);
-        let dns = dns(&["https://users.internal:9000", "http://10.9.9.9:9000"], names.clone(), &stop);
+        let dns = dns(
+            &["https://users.internal:9000", "http://10.9.9.9:9000"],
+            names.clone(),
+            &stop,
+        );
         let mut users = dns.watch("users", Interface::Rpc);
-        until(&mut users, &["http://10.9.9.9:9000", "https://10.0.0.1:9000", "https://10.0.0.2:9000", "https://[fd00::1]:9000"]).await;
+        until(
+            &mut users,
+            &[
+                "http://10.9.9.9:9000",
+                "https://10.0.0.1:9000",
+                "https://10.0.0.2:9000",
+                "https://[fd00::1]:9000",
+            ],
+        )
+        .await;
         assert_eq!(users.borrow()[1].server_name(), "users.internal");
         names.set("users.internal", &["10.0.0.3"]);
         until(&mut users, &["http://10.9.9.9:9000", "https://10.0.0.3:9000"]).await;
@@ -224,7 +281,11 @@ mod tests {
     async fn a_lookup_that_fails_changes_nothing() {
         let (names, stop) = (Arc::new(InMemory::default()), CancellationToken::new());
         names.set("users-1.internal", &["10.0.0.1"]);
-        let dns = dns(&["http://users-1.internal:9000", "http://users-2.internal:9000"], names.clone(), &stop);
+        let dns = dns(
+            &["http://users-1.internal:9000", "http://users-2.internal:9000"],
+            names.clone(),
+            &stop,
+        );
         let mut users = dns.watch("users", Interface::Rpc);
         until(&mut users, &["http://10.0.0.1:9000"]).await;
         names.0.lock().unwrap().clear();
@@ -240,8 +301,21 @@ mod tests {
         let stop = CancellationToken::new();
         let dns = dns(&["http://localhost:9000"], Arc::new(System), &stop);
         let mut users = dns.watch("users", Interface::Rpc);
-        timeout(Duration::from_secs(5), users.wait_for(|known| !known.is_empty())).await.unwrap().unwrap();
-        assert!(users.borrow().iter().all(|address| ["127.0.0.1", "::1"].contains(&address.host())));
-        assert!(users.borrow().iter().all(|address| address.server_name() == "localhost"));
+        timeout(Duration::from_secs(5), users.wait_for(|known| !known.is_empty()))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            users
+                .borrow()
+                .iter()
+                .all(|address| ["127.0.0.1", "::1"].contains(&address.host()))
+        );
+        assert!(
+            users
+                .borrow()
+                .iter()
+                .all(|address| address.server_name() == "localhost")
+        );
     }
 }

@@ -23,7 +23,11 @@ impl Fixed {
 #[async_trait]
 impl Discovery for Fixed {
     fn watch(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
-        let known = self.endpoints.get(&(module.to_owned(), interface)).cloned().unwrap_or_default();
+        let known = self
+            .endpoints
+            .get(&(module.to_owned(), interface))
+            .cloned()
+            .unwrap_or_default();
         // That the sender is gone says that nothing will change.
         watch::channel(known).1
     }

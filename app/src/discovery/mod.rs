@@ -157,7 +157,12 @@ pub fn start(settings: &crate::config::Settings, stop: &CancellationToken) -> an
     let endpoints = endpoints(settings)?;
     Ok(match own.kind {
         Kind::Static => Arc::new(fixed::Fixed::new(endpoints)),
-        Kind::Dns => Arc::new(dns::Dns::new(endpoints, Arc::new(dns::System), Duration::from_millis(own.dns_refresh_ms), stop)),
+        Kind::Dns => Arc::new(dns::Dns::new(
+            endpoints,
+            Arc::new(dns::System),
+            Duration::from_millis(own.dns_refresh_ms),
+            stop,
+        )),
         Kind::Etcd => Arc::new(etcd::Etcd::start(&own, endpoints, stop)?),
     })
 }
@@ -169,7 +174,12 @@ fn tell(told: &watch::Sender<Vec<Address>>, module: &str, interface: Interface, 
             return false;
         }
         let shown = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        info!(module, interface = interface.name(), instances = shown, "the instances of a module changed");
+        info!(
+            module,
+            interface = interface.name(),
+            instances = shown,
+            "the instances of a module changed"
+        );
         *known = addresses;
         true
     });
@@ -190,11 +200,17 @@ pub fn endpoint_key(module: &str, interface: Interface) -> String {
 pub fn endpoints(settings: &crate::config::Settings) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints::new();
     for (module, placement) in &settings.modules {
-        for (interface, text) in [(Interface::Rpc, &placement.endpoint), (Interface::Http, &placement.http_endpoint)] {
-            let (Some(text), key) = (text, endpoint_key(module, interface)) else { continue };
+        for (interface, text) in [
+            (Interface::Rpc, &placement.endpoint),
+            (Interface::Http, &placement.http_endpoint),
+        ] {
+            let (Some(text), key) = (text, endpoint_key(module, interface)) else {
+                continue;
+            };
             let written = text.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
-            let mut addresses: Vec<Address> =
-                written.map(|endpoint| endpoint.parse().context(key.clone())).collect::<anyhow::Result<_>>()?;
+            let mut addresses: Vec<Address> = written
+                .map(|endpoint| endpoint.parse().context(key.clone()))
+                .collect::<anyhow::Result<_>>()?;
             addresses.sort();
             addresses.dedup();
             if addresses.is_empty() {
@@ -211,19 +227,27 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> crate::config::Settings {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         crate::config::Settings::from_sources(None, variables).unwrap()
     }
 
     #[test]
     fn every_default_stands_in_the_file() {
-        assert_eq!(settings(&[]).section::<Settings>("discovery").unwrap(), Settings::default());
+        assert_eq!(
+            settings(&[]).section::<Settings>("discovery").unwrap(),
+            Settings::default()
+        );
     }
 
     #[tokio::test]
     async fn static_instances_are_the_endpoints_of_the_settings() {
         let settings = settings(&[
-            ("BANYAN__MODULES__USERS__ENDPOINT", "http://users-2:9000, http://users-1:9000,http://users-2:9000"),
+            (
+                "BANYAN__MODULES__USERS__ENDPOINT",
+                "http://users-2:9000, http://users-1:9000,http://users-2:9000",
+            ),
             ("BANYAN__MODULES__USERS__HTTP_ENDPOINT", "https://users-1"),
         ]);
         let discovery = start(&settings, &CancellationToken::new()).unwrap();
@@ -231,7 +255,10 @@ mod tests {
             let addresses = discovery.watch(module, interface).borrow().clone();
             addresses.iter().map(ToString::to_string).collect()
         };
-        assert_eq!(known("users", Interface::Rpc), ["http://users-1:9000", "http://users-2:9000"]);
+        assert_eq!(
+            known("users", Interface::Rpc),
+            ["http://users-1:9000", "http://users-2:9000"]
+        );
         assert_eq!(known("users", Interface::Http), ["https://users-1:443"]);
         assert!(known("orders", Interface::Rpc).is_empty());
     }
@@ -242,7 +269,9 @@ mod tests {
             let settings = settings(&[(variable, value)]);
             format!("{:#}", start(&settings, &CancellationToken::new()).err().unwrap())
         };
-        assert!(wrong("BANYAN__MODULES__USERS__ENDPOINT", "http://users:9000,users-2").contains("modules.users.endpoint"));
+        assert!(
+            wrong("BANYAN__MODULES__USERS__ENDPOINT", "http://users:9000,users-2").contains("modules.users.endpoint")
+        );
         assert!(wrong("BANYAN__MODULES__USERS__HTTP_ENDPOINT", " , ").contains("modules.users.http_endpoint"));
         assert!(wrong("BANYAN__DISCOVERY__PROBE_EVERY_MS", "0").contains("discovery.probe_every_ms"));
         assert!(wrong("BANYAN__DISCOVERY__KIND", "etcd").contains("discovery.etcd_endpoints"));

@@ -49,7 +49,9 @@ pub struct Rotation<R: Reach> {
 
 impl<R: Reach> Clone for Rotation<R> {
     fn clone(&self) -> Self {
-        Rotation { shared: self.shared.clone() }
+        Rotation {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -75,7 +77,9 @@ pub fn why_not_whole(instances: &[InstanceState]) -> Option<String> {
     if well == all && all > 0 {
         return None;
     }
-    let why = instances.iter().find_map(|instance| Some(format!("; {}: {}", instance.address, instance.reason.as_ref()?)));
+    let why = instances
+        .iter()
+        .find_map(|instance| Some(format!("; {}: {}", instance.address, instance.reason.as_ref()?)));
     Some(format!("{well} of {all} instances answer{}", why.unwrap_or_default()))
 }
 
@@ -114,7 +118,12 @@ pub struct Picked<C> {
 
 impl<R: Reach> Rotation<R> {
     /// Starts probing. Must be called within a runtime.
-    pub fn start(reach: R, addresses: watch::Receiver<Vec<Address>>, settings: &Settings, stop: CancellationToken) -> Self {
+    pub fn start(
+        reach: R,
+        addresses: watch::Receiver<Vec<Address>>,
+        settings: &Settings,
+        stop: CancellationToken,
+    ) -> Self {
         let running = stop.child_token();
         let shared = Arc::new(Shared {
             known: RwLock::default(),
@@ -177,7 +186,11 @@ impl<C> Shared<C> {
 
     fn pick(&self, suits: impl Fn(&Member<C>) -> bool) -> Option<Picked<C>> {
         let known = self.known();
-        let suiting = || known.iter().filter(|member| member.in_rotation.load(Ordering::Relaxed) && suits(member));
+        let suiting = || {
+            known
+                .iter()
+                .filter(|member| member.in_rotation.load(Ordering::Relaxed) && suits(member))
+        };
         // An instance may leave while we look; whoever is found is then as good as another.
         let nth = |n| suiting().nth(n).or_else(|| suiting().next());
         let member = match suiting().count() {
@@ -196,10 +209,18 @@ impl<C> Shared<C> {
     }
 
     fn measure(&self) {
-        let Some((module, interface)) = self.measured_as.get() else { return };
+        let Some((module, interface)) = self.measured_as.get() else {
+            return;
+        };
         let (known, well) = {
             let known = self.known();
-            (known.len() + self.impossible().len(), known.iter().filter(|member| member.in_rotation.load(Ordering::Relaxed)).count())
+            (
+                known.len() + self.impossible().len(),
+                known
+                    .iter()
+                    .filter(|member| member.in_rotation.load(Ordering::Relaxed))
+                    .count(),
+            )
         };
         let labels = [("module", module.clone()), ("interface", interface.name().to_owned())];
         #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 instances")]
@@ -306,8 +327,11 @@ impl<R: Reach> Keeper<R> {
     /// Who stays keeps its connection and its state; who is new is in rotation and probed at once; calls to who is gone may finish.
     fn take_in(&self, addresses: &[Address]) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let mut before: BTreeMap<Address, Arc<Member<R::Connection>>> =
-            shared.known().iter().map(|member| (member.address.clone(), member.clone())).collect();
+        let mut before: BTreeMap<Address, Arc<Member<R::Connection>>> = shared
+            .known()
+            .iter()
+            .map(|member| (member.address.clone(), member.clone()))
+            .collect();
         let mut now = Vec::with_capacity(addresses.len());
         let (mut new, mut impossible) = (Vec::new(), Vec::new());
         for address in addresses {
@@ -361,7 +385,10 @@ async fn probe<R: Reach>(reach: Arc<R>, member: Arc<Member<R::Connection>>, ever
                     Ok(Ok(())) if verdict.refusals != refusals => {}
                     Ok(Ok(())) => member.come_back(&mut verdict),
                     Ok(Err(reason)) => member.leave(&mut verdict, reason),
-                    Err(_) => member.leave(&mut verdict, format!("no answer to a probe within {} ms", within.as_millis())),
+                    Err(_) => member.leave(
+                        &mut verdict,
+                        format!("no answer to a probe within {} ms", within.as_millis()),
+                    ),
                 }
             }
             member.measure();

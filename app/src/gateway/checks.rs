@@ -14,7 +14,12 @@ use crate::{
 
 /// One for each module elsewhere.
 pub fn checks(proxy: &Arc<Proxy>) -> Vec<Arc<dyn Check>> {
-    let check = |module| Arc::new(HttpCheck { module, proxy: proxy.clone() }) as Arc<dyn Check>;
+    let check = |module| {
+        Arc::new(HttpCheck {
+            module,
+            proxy: proxy.clone(),
+        }) as Arc<dyn Check>
+    };
     proxy.states().into_keys().map(check).collect()
 }
 

@@ -38,7 +38,16 @@ const HOP_BY_HOP: [&str; 11] = [
 
 /// What a request says that only the gateway may say, or that the gateway does itself: `Expect` has been met when the body is here, and a
 /// connection of our own has its own `Host` and length.
-const OURS_TO_SAY: [&str; 8] = ["content-length", "expect", "forwarded", "host", "traceparent", TRACESTATE, "x-real-ip", "x-request-id"];
+const OURS_TO_SAY: [&str; 8] = [
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "traceparent",
+    TRACESTATE,
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// What the shell and the rate limit in front say about every answer.
 const SAID_IN_FRONT: [&str; 3] = ["ratelimit", "ratelimit-policy", "x-request-id"];
@@ -50,21 +59,38 @@ pub fn for_instance(request: &HttpRequest) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + 4);
     for (name, value) in from {
         let name = name.as_str();
-        let stays =
-            HOP_BY_HOP.contains(&name) || OURS_TO_SAY.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("banyan-");
+        let stays = HOP_BY_HOP.contains(&name)
+            || OURS_TO_SAY.contains(&name)
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("banyan-");
         if !stays && !named.iter().any(|named| named == name) {
             append(&mut headers, name, value.as_bytes());
         }
     }
-    headers.extend(HeaderValue::from_str(&forwarded(request)).ok().map(|value| (header::FORWARDED, value)));
+    headers.extend(
+        HeaderValue::from_str(&forwarded(request))
+            .ok()
+            .map(|value| (header::FORWARDED, value)),
+    );
     headers.append(header::VIA, via(request.version()));
     if let Some(context) = RequestContext::find(request) {
-        headers.extend(HeaderValue::from_str(&context.request_id).ok().map(|value| (X_REQUEST_ID, value)));
-        headers.extend(HeaderValue::from_str(&context.trace.to_string()).ok().map(|value| (TRACEPARENT, value)));
-        let theirs = from.get(TRACEPARENT.as_str()).and_then(|value| TraceParent::parse(value.to_str().ok()?));
+        headers.extend(
+            HeaderValue::from_str(&context.request_id)
+                .ok()
+                .map(|value| (X_REQUEST_ID, value)),
+        );
+        headers.extend(
+            HeaderValue::from_str(&context.trace.to_string())
+                .ok()
+                .map(|value| (TRACEPARENT, value)),
+        );
+        let theirs = from
+            .get(TRACEPARENT.as_str())
+            .and_then(|value| TraceParent::parse(value.to_str().ok()?));
         // What vendors noted belongs to the trace they noted it in (W3C Trace Context, section 3.3).
         if theirs.is_some_and(|theirs| theirs.trace_id() == context.trace.trace_id()) {
-            from.get_all(TRACESTATE).for_each(|value| append(&mut headers, TRACESTATE, value.as_bytes()));
+            from.get_all(TRACESTATE)
+                .for_each(|value| append(&mut headers, TRACESTATE, value.as_bytes()));
         }
     }
     headers
@@ -81,7 +107,10 @@ pub fn for_client(from: &HeaderMap) -> OuterHeaders {
             continue;
         }
         // Both libraries accept the same names and values; what one of them took the other takes.
-        if let (Ok(name), Ok(value)) = (outer::HeaderName::from_bytes(name.as_bytes()), outer::HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) = (
+            outer::HeaderName::from_bytes(name.as_bytes()),
+            outer::HeaderValue::from_bytes(value.as_bytes()),
+        ) {
             headers.append(name, value);
         }
     }
@@ -111,7 +140,12 @@ fn append(headers: &mut HeaderMap, name: &str, value: &[u8]) {
 
 fn named_by_connection<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<String> {
     let text = values.map(|value| String::from_utf8_lossy(value).into_owned());
-    let names = text.flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()).collect::<Vec<_>>());
+    let names = text.flat_map(|value| {
+        value
+            .split(',')
+            .map(|name| name.trim().to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    });
     names.filter(|name| !name.is_empty()).collect()
 }
 
@@ -123,8 +157,13 @@ fn forwarded(request: &HttpRequest) -> String {
     if client != request.peer_addr().map(|peer| peer.ip().to_canonical()) {
         return format!("for={who}");
     }
-    let host = asked_host(request).map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
-    format!("for={who}{host};proto={}", if request.app_config().secure() { "https" } else { "http" })
+    let host = asked_host(request)
+        .map(|host| format!(";host=\"{host}\""))
+        .unwrap_or_default();
+    format!(
+        "for={who}{host};proto={}",
+        if request.app_config().secure() { "https" } else { "http" }
+    )
 }
 
 /// RFC 7239, section 6: an IPv6 address stands in brackets, and therefore in quotes.
@@ -139,7 +178,10 @@ fn node(address: IpAddr) -> String {
 fn asked_host(request: &HttpRequest) -> Option<&str> {
     let authority = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
     let host = authority.or_else(|| request.headers().get(outer::HOST)?.to_str().ok())?;
-    let plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte));
+    let plain = !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte));
     plain.then_some(host)
 }
 
@@ -156,13 +198,20 @@ mod tests {
 
     fn asked_from(peer: &str, trusted: &[&str], headers: &[(&str, &str)]) -> HeaderMap {
         let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
-        let request = TestRequest::get().peer_addr(peer.parse().unwrap()).app_data(TrustedProxies(trusted.into()));
-        let request = headers.iter().fold(request, |request, (name, value)| request.append_header((*name, *value)));
+        let request = TestRequest::get()
+            .peer_addr(peer.parse().unwrap())
+            .app_data(TrustedProxies(trusted.into()));
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.append_header((*name, *value)));
         for_instance(&request.to_http_request())
     }
 
     fn value<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
-        headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -188,7 +237,10 @@ mod tests {
         ]);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "authorization", "forwarded", "idempotency-key", "via"]);
+        assert_eq!(
+            names,
+            ["accept", "authorization", "forwarded", "idempotency-key", "via"]
+        );
     }
 
     #[test]
@@ -203,15 +255,32 @@ mod tests {
         ]);
         assert_eq!(headers.len(), 2, "{headers:?}");
         assert_eq!(value(&headers, "via"), "1.1 banyan");
-        assert_eq!(value(&headers, "forwarded"), "for=203.0.113.7;host=\"shop.example:8443\";proto=http");
+        assert_eq!(
+            value(&headers, "forwarded"),
+            "for=203.0.113.7;host=\"shop.example:8443\";proto=http"
+        );
     }
 
     #[test]
     fn behind_a_trusted_proxy_the_client_is_who_it_names_and_the_last_word_is_ours() {
-        let from = |headers: &[(&str, &str)]| value(&asked_from("[2001:db8::1]:9", &["2001:db8::1"], headers), "forwarded").to_owned();
-        assert_eq!(from(&[("forwarded", "for=6.6.6.6, for=1.2.3.4;proto=https")]), "for=1.2.3.4");
-        assert_eq!(from(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "[2001:db8::9]:4711")]), "for=\"[2001:db8::9]\"");
-        assert_eq!(from(&[("x-forwarded-for", "x\", for=9.9.9.9")]), "for=\"[2001:db8::1]\";proto=http");
+        let from = |headers: &[(&str, &str)]| {
+            value(&asked_from("[2001:db8::1]:9", &["2001:db8::1"], headers), "forwarded").to_owned()
+        };
+        assert_eq!(
+            from(&[("forwarded", "for=6.6.6.6, for=1.2.3.4;proto=https")]),
+            "for=1.2.3.4"
+        );
+        assert_eq!(
+            from(&[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-for", "[2001:db8::9]:4711")
+            ]),
+            "for=\"[2001:db8::9]\""
+        );
+        assert_eq!(
+            from(&[("x-forwarded-for", "x\", for=9.9.9.9")]),
+            "for=\"[2001:db8::1]\";proto=http"
+        );
     }
 
     #[test]
@@ -241,10 +310,18 @@ mod tests {
             from.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let headers = for_client(&from);
-        let mut left: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let mut left: Vec<(&str, &[u8])> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
         left.sort_unstable();
-        let expected: [(&str, &[u8]); 5] =
-            [("etag", b"\"7\""), ("location", b"/api/v1/orders/7"), ("retry-after", b"2"), ("set-cookie", b"a=1"), ("set-cookie", b"b=2")];
+        let expected: [(&str, &[u8]); 5] = [
+            ("etag", b"\"7\""),
+            ("location", b"/api/v1/orders/7"),
+            ("retry-after", b"2"),
+            ("set-cookie", b"a=1"),
+            ("set-cookie", b"b=2"),
+        ];
         assert_eq!(left, expected);
     }
 
@@ -258,6 +335,9 @@ mod tests {
         }
         assert!(is_idempotent(&Method::POST, &keyed, true));
         assert!(!is_idempotent(&Method::POST, &bare, true) && !is_idempotent(&Method::POST, &keyed, false));
-        assert!(!is_idempotent(&Method::PATCH, &keyed, true), "nobody remembers a PATCH by its key");
+        assert!(
+            !is_idempotent(&Method::PATCH, &keyed, true),
+            "nobody remembers a PATCH by its key"
+        );
     }
 }

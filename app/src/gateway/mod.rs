@@ -74,8 +74,14 @@ impl Settings {
 
 /// Middleware: what is for a module elsewhere goes there, everything else to the routes of this binary. It comes before routing, because a
 /// route may be here for some modules and elsewhere for others (`/ops/{module}/...`).
-pub async fn dispatch(proxy: Arc<Proxy>, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    let Some(found) = proxy.find(request.method().as_str(), request.path()) else { return next.call(request).await };
+pub async fn dispatch(
+    proxy: Arc<Proxy>,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let Some(found) = proxy.find(request.method().as_str(), request.path()) else {
+        return next.call(request).await;
+    };
     let (request, payload) = request.into_parts();
     let response = match proxy.pass_on(found, request.clone(), payload).await {
         Ok(response) => response,
@@ -102,7 +108,10 @@ mod settings_tests {
         for key in ["timeout_ms", "connect_timeout_ms", "answer_silence_ms", "concurrency"] {
             let variable = (format!("BANYAN__GATEWAY__{}", key.to_uppercase()), "0".to_owned());
             let settings = config::Settings::from_sources(None, [variable]).unwrap();
-            assert_eq!(Settings::read(&settings).unwrap_err().to_string(), format!("gateway.{key} must be at least 1"));
+            assert_eq!(
+                Settings::read(&settings).unwrap_err().to_string(),
+                format!("gateway.{key} must be at least 1")
+            );
         }
     }
 }

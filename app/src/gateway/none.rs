@@ -38,7 +38,11 @@ pub fn pages(_: &Contracts) -> Option<Routes> {
 }
 
 /// Everything is for the routes of this binary.
-pub async fn dispatch(_: Arc<Proxy>, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+pub async fn dispatch(
+    _: Arc<Proxy>,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
     next.call(request).await
 }
 

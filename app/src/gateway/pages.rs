@@ -123,23 +123,50 @@ async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Contra
     let call = caller.call().clone().within(PART_TIMEOUT);
     let order_id = id.into_inner().to_string();
     // The order itself is what the page is about: without it there is no page.
-    let found = within(asked.orders.find_order(&call, FindOrder { order_id: order_id.clone() })).await?;
+    let found = within(asked.orders.find_order(
+        &call,
+        FindOrder {
+            order_id: order_id.clone(),
+        },
+    ))
+    .await?;
     let order = found.order.ok_or_else(|| Fault::not_found("order"))?;
     let skus = order.items.iter().map(|item| item.sku.clone()).collect();
     // The customer's profile is shown to whoever may see the order, so it is asked for by the page, not by the caller.
-    let user = Call::by_module("gateway").traced(call.trace.clone()).within(PART_TIMEOUT);
+    let user = Call::by_module("gateway")
+        .traced(call.trace.clone())
+        .within(PART_TIMEOUT);
     let (user, products, payment, shipment) = futures::join!(
-        within(asked.users.find_user(&user, FindUser { user_id: order.user_id.clone() })),
+        within(asked.users.find_user(
+            &user,
+            FindUser {
+                user_id: order.user_id.clone()
+            }
+        )),
         within(asked.catalog.list_products(&call, ListProducts { skus })),
-        within(asked.payments.find_payment(&call, FindPayment { order_id: order_id.clone() })),
+        within(asked.payments.find_payment(
+            &call,
+            FindPayment {
+                order_id: order_id.clone()
+            }
+        )),
         within(asked.shipping.find_shipment(&call, FindShipment { order_id })),
     );
     let mut parts = Parts::default();
     Ok(HttpResponse::Ok().json(OrderDetails {
-        user: parts.take("users", user).and_then(|found| found.user).map(PageUser::from),
+        user: parts
+            .take("users", user)
+            .and_then(|found| found.user)
+            .map(PageUser::from),
         products: parts.take("catalog", products).map(listed),
-        payment: parts.take("payments", payment).and_then(|found| found.payment).map(PagePayment::from),
-        shipment: parts.take("shipping", shipment).and_then(|found| found.shipment).map(PageShipment::from),
+        payment: parts
+            .take("payments", payment)
+            .and_then(|found| found.payment)
+            .map(PagePayment::from),
+        shipment: parts
+            .take("shipping", shipment)
+            .and_then(|found| found.shipment)
+            .map(PageShipment::from),
         order: PageOrder::from(order),
         unavailable: parts.unavailable,
     }))
@@ -152,14 +179,35 @@ async fn dashboard(caller: LoggedIn, asked: Data<Contracts>) -> Result<HttpRespo
     let call = caller.call().clone().within(PART_TIMEOUT);
     let user_id = caller.user_id().to_string();
     let (profile, orders, popular) = futures::join!(
-        within(asked.users.find_user(&call, FindUser { user_id: user_id.clone() })),
-        within(asked.orders.list_orders(&call, ListOrders { user_id, limit: LATEST_ORDERS })),
-        within(asked.catalog.list_popular_products(&call, ListPopularProducts { limit: POPULAR_PRODUCTS })),
+        within(asked.users.find_user(
+            &call,
+            FindUser {
+                user_id: user_id.clone()
+            }
+        )),
+        within(asked.orders.list_orders(
+            &call,
+            ListOrders {
+                user_id,
+                limit: LATEST_ORDERS
+            }
+        )),
+        within(asked.catalog.list_popular_products(
+            &call,
+            ListPopularProducts {
+                limit: POPULAR_PRODUCTS
+            }
+        )),
     );
     let mut parts = Parts::default();
     Ok(HttpResponse::Ok().json(Dashboard {
-        profile: parts.take("users", profile).and_then(|found| found.user).map(PageUser::from),
-        latest_orders: parts.take("orders", orders).map(|list| list.items.into_iter().map(PageOrder::from).collect()),
+        profile: parts
+            .take("users", profile)
+            .and_then(|found| found.user)
+            .map(PageUser::from),
+        latest_orders: parts
+            .take("orders", orders)
+            .map(|list| list.items.into_iter().map(PageOrder::from).collect()),
         popular_products: parts.take("catalog", popular).map(listed),
         unavailable: parts.unavailable,
     }))
@@ -182,7 +230,9 @@ impl Parts {
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    tokio::time::timeout(PART_TIMEOUT, answer).await.unwrap_or_else(|_| Err(Fault::unavailable("The module did not answer in time.")))
+    tokio::time::timeout(PART_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| Err(Fault::unavailable("The module did not answer in time.")))
 }
 
 fn listed(products: Products) -> Vec<PageProduct> {
@@ -212,13 +262,24 @@ impl From<Order> for PageOrder {
 
 impl From<users_contract::User> for PageUser {
     fn from(user: users_contract::User) -> Self {
-        PageUser { id: user.id, email: user.email, name: user.name, roles: user.roles }
+        PageUser {
+            id: user.id,
+            email: user.email,
+            name: user.name,
+            roles: user.roles,
+        }
     }
 }
 
 impl From<catalog_contract::Product> for PageProduct {
     fn from(product: catalog_contract::Product) -> Self {
-        PageProduct { sku: product.sku, name: product.name, category: product.category, price: product.price, active: product.active }
+        PageProduct {
+            sku: product.sku,
+            name: product.name,
+            category: product.category,
+            price: product.price,
+            active: product.active,
+        }
     }
 }
 
@@ -236,6 +297,10 @@ impl From<payments_contract::Payment> for PagePayment {
 
 impl From<shipping_contract::Shipment> for PageShipment {
     fn from(shipment: shipping_contract::Shipment) -> Self {
-        PageShipment { id: shipment.id, status: shipment.status, tracking_number: shipment.tracking_number }
+        PageShipment {
+            id: shipment.id,
+            status: shipment.status,
+            tracking_number: shipment.tracking_number,
+        }
     }
 }

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, body::SizedStream, dev::Payload, http::StatusCode,
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, body::SizedStream, dev::Payload,
+    http::StatusCode,
 };
 use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
@@ -76,13 +77,28 @@ pub fn proxy(
     let remote = MODULES.into_iter().filter(|module| !local.contains(module));
     let remotes = remote.map(|module| {
         let instances = discovery.watch(module, Interface::Http);
-        let rotation = Rotation::start(reach.clone(), instances, &probing, stop.clone()).measured_as(module, Interface::Http);
-        (module, Remote { rotation, bulkhead: Bulkhead::new(own.concurrency, own.queue) })
+        let rotation =
+            Rotation::start(reach.clone(), instances, &probing, stop.clone()).measured_as(module, Interface::Http);
+        (
+            module,
+            Remote {
+                rotation,
+                bulkhead: Bulkhead::new(own.concurrency, own.queue),
+            },
+        )
     });
     let remotes: BTreeMap<_, _> = remotes.collect();
     // Where every module is here nobody looks anything up in it.
-    let table = if remotes.is_empty() { RouteTable::default() } else { RouteTable::committed()? };
-    Ok(Arc::new(Proxy { table, remotes, settings: own }))
+    let table = if remotes.is_empty() {
+        RouteTable::default()
+    } else {
+        RouteTable::committed()?
+    };
+    Ok(Arc::new(Proxy {
+        table,
+        remotes,
+        settings: own,
+    }))
 }
 
 impl Proxy {
@@ -90,7 +106,10 @@ impl Proxy {
     pub fn find(&self, method: &str, path: &str) -> Option<Found<'static>> {
         let found = self.table.find(method, path)?;
         let (module, _) = self.remotes.get_key_value(found.module)?;
-        Some(Found { module, operation: found.operation })
+        Some(Found {
+            module,
+            operation: found.operation,
+        })
     }
 
     /// Whether every module is in this binary.
@@ -103,12 +122,19 @@ impl Proxy {
     /// # Errors
     /// The document of this binary cannot be written, which would be a bug.
     pub fn document(&self, own: &OpenApi) -> anyhow::Result<String> {
-        if self.is_idle() { Ok(own.to_json()?) } else { Ok(DOCUMENT.to_owned()) }
+        if self.is_idle() {
+            Ok(own.to_json()?)
+        } else {
+            Ok(DOCUMENT.to_owned())
+        }
     }
 
     /// The remote modules and their instances.
     pub fn states(&self) -> BTreeMap<&'static str, Vec<InstanceState>> {
-        self.remotes.iter().map(|(module, remote)| (*module, remote.rotation.states())).collect()
+        self.remotes
+            .iter()
+            .map(|(module, remote)| (*module, remote.rotation.states()))
+            .collect()
     }
 
     /// Has the request answered by an instance of the module it was [found](Proxy::find) to be for.
@@ -116,10 +142,24 @@ impl Proxy {
     /// # Errors
     /// 401 for a token that is not valid where one is read (without one the module decides), 413 and 408 for the body, 503
     /// `module_unavailable` and `module_busy`, 504.
-    pub async fn pass_on(&self, found: Found<'static>, request: HttpRequest, mut payload: Payload) -> Result<HttpResponse, Problem> {
-        request.extensions_mut().insert(AnsweredAs(found.operation.template.clone()));
-        let wait = Prefer::extract(&request).await.unwrap_or_default().wait.unwrap_or_default();
-        TimeLimit::raise(&request, Duration::from_millis(self.settings.timeout_ms) + ROOM_FOR_WORDS + wait);
+    pub async fn pass_on(
+        &self,
+        found: Found<'static>,
+        request: HttpRequest,
+        mut payload: Payload,
+    ) -> Result<HttpResponse, Problem> {
+        request
+            .extensions_mut()
+            .insert(AnsweredAs(found.operation.template.clone()));
+        let wait = Prefer::extract(&request)
+            .await
+            .unwrap_or_default()
+            .wait
+            .unwrap_or_default();
+        TimeLimit::raise(
+            &request,
+            Duration::from_millis(self.settings.timeout_ms) + ROOM_FOR_WORDS + wait,
+        );
         if found.operation.reads_tokens {
             refuse_bad_token(&request).await?;
         }
@@ -136,22 +176,48 @@ impl Proxy {
     pub async fn get_json(&self, module: &str, path_and_query: &str, from: &HttpRequest) -> anyhow::Result<Value> {
         let target = PathAndQuery::try_from(path_and_query)?;
         let mut headers = headers::for_instance(from);
-        let kept = [AUTHORIZATION.as_str(), "forwarded", "traceparent", "tracestate", "via", "x-request-id"];
-        let others: Vec<HeaderName> = headers.keys().filter(|name| !kept.contains(&name.as_str())).cloned().collect();
+        let kept = [
+            AUTHORIZATION.as_str(),
+            "forwarded",
+            "traceparent",
+            "tracestate",
+            "via",
+            "x-request-id",
+        ];
+        let others: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| !kept.contains(&name.as_str()))
+            .cloned()
+            .collect();
         others.iter().for_each(|name| drop(headers.remove(name)));
         headers.insert(hyper::header::ACCEPT, HeaderValue::from_static("application/json"));
-        let question = Question { method: Method::GET, target, headers, body: Bytes::new(), repeatable: true };
-        let Answered { answer, picked: _picked } = self.ask(module, &question, Duration::ZERO).await?;
+        let question = Question {
+            method: Method::GET,
+            target,
+            headers,
+            body: Bytes::new(),
+            repeatable: true,
+        };
+        let Answered {
+            answer,
+            picked: _picked,
+        } = self.ask(module, &question, Duration::ZERO).await?;
         ensure!(answer.status().is_success(), "{module} answered {}", answer.status());
         let limit = Duration::from_millis(self.settings.timeout_ms);
         let reading = tokio::time::timeout(limit, Limited::new(answer.into_body(), MAX_JSON_BYTES).collect());
-        let body = reading.await.context("the answer took too long")?.map_err(|error| anyhow!(error))?.to_bytes();
+        let body = reading
+            .await
+            .context("the answer took too long")?
+            .map_err(|error| anyhow!(error))?
+            .to_bytes();
         serde_json::from_slice(&body).context("the answer is not JSON")
     }
 
     async fn ask(&self, module: &str, question: &Question, wait: Duration) -> Result<Answered, Fault> {
         let until = Instant::now() + Duration::from_millis(self.settings.timeout_ms) + wait;
-        let Some(Remote { rotation, bulkhead }) = self.remotes.get(module) else { return Err(self.away(module)) };
+        let Some(Remote { rotation, bulkhead }) = self.remotes.get(module) else {
+            return Err(self.away(module));
+        };
         // A place is kept until the answer begins: streams that go on for long take none.
         let _place = self.enter(module, bulkhead, until).await?;
         let Some(first) = rotation.pick() else {
@@ -168,7 +234,9 @@ impl Proxy {
             Lost::Broken(_) | Lost::TooLate => None,
         };
         drop(first);
-        let Some(other) = other else { return Err(self.fault(module, question, &[lost])) };
+        let Some(other) = other else {
+            return Err(self.fault(module, question, &[lost]));
+        };
         match attempt(module, &other, question, until).await {
             Ok(answer) => Ok(Answered { answer, picked: other }),
             Err(again) => Err(self.fault(module, question, &[lost, again])),
@@ -176,7 +244,12 @@ impl Proxy {
     }
 
     /// A place among the requests to this module, so that one that hangs takes only its share of this process.
-    async fn enter<'b>(&self, module: &str, bulkhead: &'b Bulkhead, until: Instant) -> Result<SemaphorePermit<'b>, Fault> {
+    async fn enter<'b>(
+        &self,
+        module: &str,
+        bulkhead: &'b Bulkhead,
+        until: Instant,
+    ) -> Result<SemaphorePermit<'b>, Fault> {
         if let Some(place) = bulkhead.try_enter() {
             return Ok(place);
         }
@@ -190,7 +263,9 @@ impl Proxy {
 
     /// 503 says that nothing happened, 504 that nobody knows.
     fn fault(&self, module: &str, question: &Question, attempts: &[Lost]) -> Fault {
-        let sent = attempts.iter().any(|lost| matches!(lost, Lost::Broken(_) | Lost::TooLate));
+        let sent = attempts
+            .iter()
+            .any(|lost| matches!(lost, Lost::Broken(_) | Lost::TooLate));
         if attempts.contains(&Lost::TooLate) {
             too_late(module)
         } else if sent && !question.method.is_safe() {
@@ -213,7 +288,9 @@ impl Proxy {
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("remote", &self.remotes.keys()).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("remote", &self.remotes.keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -232,7 +309,10 @@ impl Answered {
         for header in headers::for_client(&head.headers) {
             response.append_header(header);
         }
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length = head
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let body = parts(body, self.picked, silence);
         match (status, length) {
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => response.finish(),
@@ -245,18 +325,28 @@ impl Answered {
 /// The parts of an answer's body; whoever gives it is in flight as long as that goes on. An instance whose host has lost its power says nothing, not
 /// even that the connection is over, so silence ends the answer as well: the client sees that it is not whole, and may ask again.
 fn parts(body: Incoming, picked: Picked<Upstream>, silence: Duration) -> impl Stream<Item = anyhow::Result<Bytes>> {
-    stream::try_unfold((BodyDataStream::new(body), picked), move |(mut body, picked)| async move {
-        let part = match tokio::time::timeout(silence, body.next()).await {
-            Ok(part) => part.transpose().map_err(anyhow::Error::from),
-            Err(_) => Err(anyhow!("nothing came for {} ms", silence.as_millis())),
-        };
-        let broken = |error: &anyhow::Error| tracing::warn!(instance = %picked.address(), %error, "an answer broke off on its way through");
-        Ok(part.inspect_err(broken)?.map(|part| (part, (body, picked))))
-    })
+    stream::try_unfold(
+        (BodyDataStream::new(body), picked),
+        move |(mut body, picked)| async move {
+            let part = match tokio::time::timeout(silence, body.next()).await {
+                Ok(part) => part.transpose().map_err(anyhow::Error::from),
+                Err(_) => Err(anyhow!("nothing came for {} ms", silence.as_millis())),
+            };
+            let broken = |error: &anyhow::Error| tracing::warn!(instance = %picked.address(), %error, "an answer broke off on its way through");
+            Ok(part.inspect_err(broken)?.map(|part| (part, (body, picked))))
+        },
+    )
 }
 
-async fn attempt(module: &str, picked: &Picked<Upstream>, question: &Question, until: Instant) -> Result<Response<Incoming>, Lost> {
-    let asked = tokio::time::timeout_at(until, picked.connection().ask(question)).await.unwrap_or(Err(Lost::TooLate));
+async fn attempt(
+    module: &str,
+    picked: &Picked<Upstream>,
+    question: &Question,
+    until: Instant,
+) -> Result<Response<Incoming>, Lost> {
+    let asked = tokio::time::timeout_at(until, picked.connection().ask(question))
+        .await
+        .unwrap_or(Err(Lost::TooLate));
     let outcome = match &asked {
         Ok(_) => "answered",
         Err(Lost::Refused(_)) => "refused",
@@ -274,7 +364,8 @@ async fn attempt(module: &str, picked: &Picked<Upstream>, question: &Question, u
 }
 
 fn measure(module: &str, outcome: &'static str) {
-    metrics::counter!("banyan_gateway_attempts_total", "module" => module.to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!("banyan_gateway_attempts_total", "module" => module.to_owned(), "outcome" => outcome)
+        .increment(1);
 }
 
 /// Every module checks tokens for itself; a bad one need not get that far. Who cannot be checked here is checked there.
@@ -288,13 +379,24 @@ async fn refuse_bad_token(request: &HttpRequest) -> Result<(), Problem> {
 fn question(request: &HttpRequest, operation: &Operation, body: Bytes) -> Result<Question, Fault> {
     let malformed = || Fault::malformed("bad_request", "The request cannot be understood.");
     let method = RequestContext::find(request).map_or_else(|| request.method().clone(), |context| context.method);
-    let target = request.uri().path_and_query().map_or("/", actix_web::http::uri::PathAndQuery::as_str);
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", actix_web::http::uri::PathAndQuery::as_str);
     let method = Method::from_bytes(method.as_str().as_bytes()).map_err(|_| malformed())?;
     let headers = headers::for_instance(request);
     let repeatable = headers::is_idempotent(&method, &headers, operation.remembers_keys);
-    Ok(Question { method, target: PathAndQuery::try_from(target).map_err(|_| malformed())?, headers, body, repeatable })
+    Ok(Question {
+        method,
+        target: PathAndQuery::try_from(target).map_err(|_| malformed())?,
+        headers,
+        body,
+        repeatable,
+    })
 }
 
 fn too_late(module: &str) -> Fault {
-    Fault::timeout(format!("The module {module} did not answer in time; what happened is not known."))
+    Fault::timeout(format!(
+        "The module {module} did not answer in time; what happened is not known."
+    ))
 }

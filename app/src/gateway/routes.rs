@@ -65,26 +65,36 @@ impl RouteTable {
     }
 
     fn of(document: &Value) -> anyhow::Result<RouteTable> {
-        let paths = document["paths"].as_object().context("the OpenAPI document has no paths")?;
+        let paths = document["paths"]
+            .as_object()
+            .context("the OpenAPI document has no paths")?;
         let mut routes = Vec::new();
         for (path, item) in paths {
             for (method, documented) in METHODS.iter().filter_map(|method| Some((*method, item.get(method)?))) {
-                let owner = documented["x-module"].as_str().with_context(|| format!("{method} {path} has no x-module"))?;
+                let owner = documented["x-module"]
+                    .as_str()
+                    .with_context(|| format!("{method} {path} has no x-module"))?;
                 let template = PathTemplate::of(path);
-                let owner = match owner.strip_prefix('{').and_then(|owner| owner.strip_suffix('}')) {
-                    None => Owner::Named(owner.to_owned()),
-                    Some(parameter) => Owner::AtSegment(
-                        template
-                            .place_of(parameter)
-                            .with_context(|| format!("{method} {path} has the x-module {owner}, but no such parameter"))?,
-                    ),
-                };
+                let owner =
+                    match owner.strip_prefix('{').and_then(|owner| owner.strip_suffix('}')) {
+                        None => Owner::Named(owner.to_owned()),
+                        Some(parameter) => Owner::AtSegment(template.place_of(parameter).with_context(|| {
+                            format!("{method} {path} has the x-module {owner}, but no such parameter")
+                        })?),
+                    };
                 let operation = Operation {
                     template: path.as_str().into(),
-                    reads_tokens: documented["security"].as_array().is_some_and(|any_of| !any_of.is_empty()),
+                    reads_tokens: documented["security"]
+                        .as_array()
+                        .is_some_and(|any_of| !any_of.is_empty()),
                     remembers_keys: takes_header(document, documented, "Idempotency-Key"),
                 };
-                routes.push(Route { method: method.to_uppercase(), template, owner, operation: Arc::new(operation) });
+                routes.push(Route {
+                    method: method.to_uppercase(),
+                    template,
+                    owner,
+                    operation: Arc::new(operation),
+                });
             }
         }
         routes.sort_by(|one, other| one.template.cmp(&other.template));
@@ -93,24 +103,37 @@ impl RouteTable {
 
     /// Whose this request is; none if nobody documents it. The shell has made a GET of a HEAD.
     pub fn find<'p>(&'p self, method: &str, path: &'p str) -> Option<Found<'p>> {
-        let route = self.0.iter().find(|route| route.method == method && route.template.fits(path))?;
+        let route = self
+            .0
+            .iter()
+            .find(|route| route.method == method && route.template.fits(path))?;
         let module = match &route.owner {
             Owner::Named(name) => name,
             Owner::AtSegment(at) => path.split('/').nth(*at)?,
         };
-        Some(Found { module, operation: route.operation.clone() })
+        Some(Found {
+            module,
+            operation: route.operation.clone(),
+        })
     }
 }
 
 /// Whether an operation has this header among its parameters, which stand there or among the document's components.
 fn takes_header(document: &Value, operation: &Value, name: &str) -> bool {
     let resolved = |parameter: &Value| match parameter["$ref"].as_str() {
-        Some(reference) => document.pointer(reference.trim_start_matches('#')).cloned().unwrap_or_default(),
+        Some(reference) => document
+            .pointer(reference.trim_start_matches('#'))
+            .cloned()
+            .unwrap_or_default(),
         None => parameter.clone(),
     };
     let parameters = operation["parameters"].as_array().into_iter().flatten().map(resolved);
-    let is_it =
-        |parameter: &Value| parameter["in"] == "header" && parameter["name"].as_str().is_some_and(|is| is.eq_ignore_ascii_case(name));
+    let is_it = |parameter: &Value| {
+        parameter["in"] == "header"
+            && parameter["name"]
+                .as_str()
+                .is_some_and(|is| is.eq_ignore_ascii_case(name))
+    };
     parameters.into_iter().any(|parameter| is_it(&parameter))
 }
 
@@ -138,7 +161,8 @@ mod tests {
         for (template, item) in document["paths"].as_object().unwrap() {
             for method in METHODS.iter().filter(|method| item.get(method).is_some()) {
                 let path = template.replace("{module}", "orders").replace(['{', '}'], "");
-                let (module, _) = found(&method.to_uppercase(), &path).unwrap_or_else(|| panic!("{method} {template} is not in the table"));
+                let (module, _) = found(&method.to_uppercase(), &path)
+                    .unwrap_or_else(|| panic!("{method} {template} is not in the table"));
                 assert!(
                     MODULES.contains(&module.as_str()) || ["app", "gateway"].contains(&module.as_str()),
                     "{method} {template}: {module}"
@@ -153,14 +177,20 @@ mod tests {
     fn words_win_over_parameters() {
         let template = |method, path| found(method, path).map(|(_, template)| template);
         assert_eq!(template("GET", "/api/v1/users/me").as_deref(), Some("/api/v1/users/me"));
-        assert_eq!(template("GET", "/api/v1/users/7").as_deref(), Some("/api/v1/users/{id}"));
+        assert_eq!(
+            template("GET", "/api/v1/users/7").as_deref(),
+            Some("/api/v1/users/{id}")
+        );
         assert_eq!(template("PATCH", "/api/v1/users/7"), None);
     }
 
     #[test]
     fn what_operators_ask_of_a_module_is_that_modules() {
         assert_eq!(owner("GET", "/api/v1/ops/payments/sagas").as_deref(), Some("payments"));
-        assert_eq!(owner("POST", "/api/v1/ops/orders/dead-letters/7/retry").as_deref(), Some("orders"));
+        assert_eq!(
+            owner("POST", "/api/v1/ops/orders/dead-letters/7/retry").as_deref(),
+            Some("orders")
+        );
         assert_eq!(owner("GET", "/api/v1/ops/orders/views").as_deref(), Some("orders"));
         assert_eq!(owner("GET", "/api/v1/ops/modules").as_deref(), Some("app"));
         for path in ["/health/live", "/health/ready", "/metrics"] {
@@ -174,17 +204,35 @@ mod tests {
     fn the_document_says_where_tokens_are_read_and_keys_are_remembered() {
         let table = RouteTable::committed().unwrap();
         let operation = |method, path| table.find(method, path).unwrap().operation;
-        for path in ["/api/v1/sessions", "/api/v1/sessions/refresh", "/api/v1/payments/webhooks/sandbox"] {
+        for path in [
+            "/api/v1/sessions",
+            "/api/v1/sessions/refresh",
+            "/api/v1/payments/webhooks/sandbox",
+        ] {
             assert!(!operation("POST", path).reads_tokens, "{path}");
         }
         // Where a token is welcome but not needed, it is read as well.
-        for (method, path) in [("GET", "/api/v1/products"), ("POST", "/api/v1/users"), ("POST", "/api/v1/orders")] {
+        for (method, path) in [
+            ("GET", "/api/v1/products"),
+            ("POST", "/api/v1/users"),
+            ("POST", "/api/v1/orders"),
+        ] {
             assert!(operation(method, path).reads_tokens, "{method} {path}");
         }
-        for path in ["/api/v1/orders", "/api/v1/carts", "/api/v1/stock/a/receipts", "/api/v1/payments/7/refunds"] {
+        for path in [
+            "/api/v1/orders",
+            "/api/v1/carts",
+            "/api/v1/stock/a/receipts",
+            "/api/v1/payments/7/refunds",
+        ] {
             assert!(operation("POST", path).remembers_keys, "{path}");
         }
-        for path in ["/api/v1/users", "/api/v1/sessions", "/api/v1/sessions/refresh", "/api/v1/ops/orders/sagas/7/abandon"] {
+        for path in [
+            "/api/v1/users",
+            "/api/v1/sessions",
+            "/api/v1/sessions/refresh",
+            "/api/v1/ops/orders/sagas/7/abandon",
+        ] {
             assert!(!operation("POST", path).remembers_keys, "{path}");
         }
     }
@@ -210,7 +258,8 @@ mod tests {
 
     #[test]
     fn a_document_without_owners_is_no_route_table() {
-        let table = |owner: &str| RouteTable::of(&serde_json::json!({"paths": {"/a/{id}": {"get": {"x-module": owner}}}}));
+        let table =
+            |owner: &str| RouteTable::of(&serde_json::json!({"paths": {"/a/{id}": {"get": {"x-module": owner}}}}));
         assert!(table("{id}").is_ok());
         assert!(table("{module}").unwrap_err().to_string().contains("no such parameter"));
         let without = RouteTable::of(&serde_json::json!({"paths": {"/a": {"get": {}}}}));

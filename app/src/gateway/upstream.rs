@@ -97,7 +97,11 @@ impl HttpReach {
     /// Certificates that do not go together.
     pub fn new(identity: Option<&Identity>, connect_timeout: Duration) -> anyhow::Result<HttpReach> {
         let tls = identity.map(client_config).transpose()?;
-        Ok(HttpReach { tls, connect_timeout, runtime: Handle::current() })
+        Ok(HttpReach {
+            tls,
+            connect_timeout,
+            runtime: Handle::current(),
+        })
     }
 
     fn tcp(&self) -> HttpConnector {
@@ -135,7 +139,13 @@ where
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, limit) = (self.connector.call(uri), self.limit);
         let late = move |_| BoxError::from(format!("no connection within {} ms", limit.as_millis()));
-        async move { tokio::time::timeout(limit, connecting).await.map_err(late)?.map_err(Into::into) }.boxed()
+        async move {
+            tokio::time::timeout(limit, connecting)
+                .await
+                .map_err(late)?
+                .map_err(Into::into)
+        }
+        .boxed()
     }
 }
 
@@ -148,29 +158,61 @@ impl Reach for HttpReach {
             (Some(tls), true) => tls.clone(),
             (None, false) => without_roots()?,
             (Some(_), false) => bail!("{address} is plaintext, which is refused because [mtls] is set; write https://"),
-            (None, true) => bail!("{address} wants TLS, for which [mtls] must be set: ca_file, certificate_file and key_file"),
+            (None, true) => {
+                bail!("{address} wants TLS, for which [mtls] must be set: ca_file, certificate_file and key_file")
+            }
         };
-        let name = ServerName::try_from(address.server_name().to_owned()).with_context(|| format!("{address} has no host name"))?;
+        let name = ServerName::try_from(address.server_name().to_owned())
+            .with_context(|| format!("{address} has no host name"))?;
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls);
-        let builder = if address.is_tls() { builder.https_only() } else { builder.https_or_http() };
+        let builder = if address.is_tls() {
+            builder.https_only()
+        } else {
+            builder.https_or_http()
+        };
         let resolver = FixedServerNameResolver::new(name);
-        let connector = builder.with_server_name_resolver(resolver).enable_http1().wrap_connector(self.tcp());
-        let connector = InTime { connector, limit: self.connect_timeout };
+        let connector = builder
+            .with_server_name_resolver(resolver)
+            .enable_http1()
+            .wrap_connector(self.tcp());
+        let connector = InTime {
+            connector,
+            limit: self.connect_timeout,
+        };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_MAX_IDLE)
             .build(connector);
-        let uri: Uri = address.to_string().parse().with_context(|| format!("{address} is no address"))?;
+        let uri: Uri = address
+            .to_string()
+            .parse()
+            .with_context(|| format!("{address} is no address"))?;
         let parts = uri.into_parts();
-        let (scheme, authority) = parts.scheme.zip(parts.authority).with_context(|| format!("{address} is no address"))?;
-        let host = HeaderValue::from_str(&address.authority()).with_context(|| format!("{address} cannot stand in Host"))?;
-        Ok(Upstream { client, scheme, authority, host, runtime: self.runtime.clone() })
+        let (scheme, authority) = parts
+            .scheme
+            .zip(parts.authority)
+            .with_context(|| format!("{address} is no address"))?;
+        let host =
+            HeaderValue::from_str(&address.authority()).with_context(|| format!("{address} cannot stand in Host"))?;
+        Ok(Upstream {
+            client,
+            scheme,
+            authority,
+            host,
+            runtime: self.runtime.clone(),
+        })
     }
 
     async fn probe(&self, upstream: &Upstream) -> Result<(), String> {
         let target = PathAndQuery::from_static("/health/ready");
-        let question = Question { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new(), repeatable: true };
+        let question = Question {
+            method: Method::GET,
+            target,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            repeatable: true,
+        };
         match upstream.ask(&question).await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             // Its health is told on an address of its own; that it answers at all is what can be seen here.
@@ -187,13 +229,17 @@ impl Upstream {
     /// # Errors
     /// There is no answer; never [`Lost::TooLate`], since it has no limit of its own.
     pub async fn ask(&self, question: &Question) -> Result<Response<Incoming>, Lost> {
-        let request = self.request(question).map_err(|error| Lost::Refused(error.to_string()))?;
+        let request = self
+            .request(question)
+            .map_err(|error| Lost::Refused(error.to_string()))?;
         let client = self.client.clone();
         // A set ends its tasks when it is dropped.
         let mut asking = JoinSet::new();
         asking.spawn_on(async move { client.request(request).await }, &self.runtime);
         match asking.join_next().await {
-            Some(Ok(Ok(answer))) if answer.status().is_informational() => Err(Lost::Broken(format!("it answered {}", answer.status()))),
+            Some(Ok(Ok(answer))) if answer.status().is_informational() => {
+                Err(Lost::Broken(format!("it answered {}", answer.status())))
+            }
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(error))) if error.is_connect() => Err(Lost::Refused(reasons(&error))),
             Some(Ok(Err(error))) => Err(Lost::Broken(reasons(&error))),
@@ -203,8 +249,14 @@ impl Upstream {
     }
 
     fn request(&self, question: &Question) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(question.target.clone());
-        let mut request = Request::builder().method(question.method.clone()).uri(uri.build()?).body(Full::new(question.body.clone()))?;
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(question.target.clone());
+        let mut request = Request::builder()
+            .method(question.method.clone())
+            .uri(uri.build()?)
+            .body(Full::new(question.body.clone()))?;
         *request.headers_mut() = question.headers.clone();
         request.headers_mut().insert(HOST, self.host.clone());
         Ok(request)
@@ -235,12 +287,16 @@ fn client_config(identity: &Identity) -> anyhow::Result<ClientConfig> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(identity.certificate_pem()).collect();
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem()).context("mtls.key_file")?;
     let builder = builder()?.with_root_certificates(roots);
-    builder.with_client_auth_cert(chain.context("mtls.certificate_file")?, key).context("mtls.certificate_file and mtls.key_file")
+    builder
+        .with_client_auth_cert(chain.context("mtls.certificate_file")?, key)
+        .context("mtls.certificate_file and mtls.key_file")
 }
 
 /// For connections without TLS: nobody would be believed.
 fn without_roots() -> anyhow::Result<ClientConfig> {
-    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+    Ok(builder()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth())
 }
 
 fn builder() -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {

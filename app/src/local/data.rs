@@ -54,8 +54,12 @@ pub fn lock(settings: &Settings, modules: &[&str]) -> anyhow::Result<DataLock> {
         .create(directory)
         .with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
     let path = directory.join("lock");
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(DataLock(Some(file))),
         Err(TryLockError::WouldBlock) => bail!(
@@ -75,8 +79,15 @@ pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
         let file = settings.data_dir.join(format!("{}.db", module.replace('_', "-")));
         return Ok(Place::Sqlite { path: file });
     };
-    let url = if has_login(settings, module) { Login::of(url, module)?.url } else { url.to_owned() };
-    Ok(Place::Postgres { url, schema: module.to_owned() })
+    let url = if has_login(settings, module) {
+        Login::of(url, module)?.url
+    } else {
+        url.to_owned()
+    };
+    Ok(Place::Postgres {
+        url,
+        schema: module.to_owned(),
+    })
 }
 
 /// Opens a module's database, which has been migrated.
@@ -97,7 +108,11 @@ fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
 /// The database that is the module's alone. The sandbox provider's books go where payments goes.
 fn own_url<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
     let module = if module == SANDBOX_PROVIDER { "payments" } else { module };
-    settings.modules.get(module).and_then(|at| at.database_url.as_ref()).map(|url| url.expose_secret())
+    settings
+        .modules
+        .get(module)
+        .and_then(|at| at.database_url.as_ref())
+        .map(|url| url.expose_secret())
 }
 
 /// Whether a module has a login of its own, made by us.
@@ -108,7 +123,11 @@ fn has_login(settings: &Settings, module: &str) -> bool {
 /// The setting that says where a module's PostgreSQL is.
 fn setting_of(settings: &Settings, module: &str) -> String {
     let owner = if module == SANDBOX_PROVIDER { "payments" } else { module };
-    if own_url(settings, module).is_some() { format!("modules.{owner}.database_url") } else { "database.url".to_owned() }
+    if own_url(settings, module).is_some() {
+        format!("modules.{owner}.database_url")
+    } else {
+        "database.url".to_owned()
+    }
 }
 
 /// A module's own login.
@@ -131,14 +150,23 @@ impl Login {
                 ROLE_BYTES - module.len() - 1
             );
         }
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes()).context("a key of any length will do")?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes())
+            .context("a key of any length will do")?;
         mac.update(role.as_bytes());
-        let password: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let password: String = mac
+            .finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         if url.set_username(&role).is_err() || url.set_password(Some(&password)).is_err() {
             bail!("database.url must name a host");
         }
-        Ok(Login { role, password, url: url.to_string() })
+        Ok(Login {
+            role,
+            password,
+            url: url.to_string(),
+        })
     }
 }
 
@@ -151,8 +179,14 @@ pub async fn provision(settings: &Settings, owners: &[&str]) -> anyhow::Result<V
     for (url, owners) in by_database(settings, owners) {
         let admin = connect(settings, owners[0], url).await?;
         for owner in owners {
-            let login = if has_login(settings, owner) { Some(Login::of(url, owner)?) } else { None };
-            let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
+            let login = if has_login(settings, owner) {
+                Some(Login::of(url, owner)?)
+            } else {
+                None
+            };
+            let login = login
+                .as_ref()
+                .map(|login| (login.role.as_str(), login.password.as_str()));
             admin.make_schema(owner, login).await.with_context(|| {
                 let setting = setting_of(settings, owner);
                 format!("making schema and login of {owner}; the login of {setting} must be allowed to create roles and schemas")
@@ -186,7 +220,10 @@ pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
     for (url, owners) in by_database(settings, owners) {
         let admin = connect(settings, owners[0], url).await?;
         for owner in owners {
-            admin.drop_schema(owner).await.with_context(|| format!("dropping the schema {owner}"))?;
+            admin
+                .drop_schema(owner)
+                .await
+                .with_context(|| format!("dropping the schema {owner}"))?;
         }
         admin.close().await?;
     }
@@ -231,7 +268,9 @@ pub async fn migration_status(settings: &Settings, module: &str) -> anyhow::Resu
 
 async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Result<durable::MigrationConnection> {
     let place = place(settings, module)?;
-    let connection = durable::migration_connection(&place, module).await.map_err(|fault| anyhow::anyhow!("{}", fault.detail));
+    let connection = durable::migration_connection(&place, module)
+        .await
+        .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &place {
         Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
         Place::Postgres { .. } => {
@@ -263,8 +302,19 @@ mod tests {
         assert_eq!(orders.role, "shop_orders");
         assert!(orders.url.starts_with("postgres://shop_orders:") && orders.url.ends_with("@localhost:5432/shop"));
         assert_ne!(orders.password, payments.password);
-        let long = Login::of(&format!("postgres://admin:secret@localhost/{}", "s".repeat(60)), "orders").err().unwrap().to_string();
+        let long = Login::of(
+            &format!("postgres://admin:secret@localhost/{}", "s".repeat(60)),
+            "orders",
+        )
+        .err()
+        .unwrap()
+        .to_string();
         assert!(long.contains("63 bytes") && long.contains("at most 56 bytes"), "{long}");
-        assert_ne!(orders.password, Login::of("postgres://admin:other@localhost:5432/shop", "orders").unwrap().password);
+        assert_ne!(
+            orders.password,
+            Login::of("postgres://admin:other@localhost:5432/shop", "orders")
+                .unwrap()
+                .password
+        );
     }
 }

@@ -15,5 +15,11 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
     })
     .await?;
     contracts.inventory = Arc::new(LocalInventory(inventory.contract));
-    Ok(Placed { name: "inventory", routes: inventory.routes, machinery: inventory.machinery, seed: inventory.seed, well_known: None })
+    Ok(Placed {
+        name: "inventory",
+        routes: inventory.routes,
+        machinery: inventory.machinery,
+        seed: inventory.seed,
+        well_known: None,
+    })
 }

@@ -69,17 +69,27 @@ const STARTS: &[(&str, Start)] = &[
     #[cfg(feature = "users")]
     ("users", |ground, contracts| Box::pin(users::start(ground, contracts))),
     #[cfg(feature = "catalog")]
-    ("catalog", |ground, contracts| Box::pin(catalog::start(ground, contracts))),
+    ("catalog", |ground, contracts| {
+        Box::pin(catalog::start(ground, contracts))
+    }),
     #[cfg(feature = "inventory")]
-    ("inventory", |ground, contracts| Box::pin(inventory::start(ground, contracts))),
+    ("inventory", |ground, contracts| {
+        Box::pin(inventory::start(ground, contracts))
+    }),
     #[cfg(feature = "payments")]
-    ("payments", |ground, contracts| Box::pin(payments::start(ground, contracts))),
+    ("payments", |ground, contracts| {
+        Box::pin(payments::start(ground, contracts))
+    }),
     #[cfg(feature = "shipping")]
-    ("shipping", |ground, contracts| Box::pin(shipping::start(ground, contracts))),
+    ("shipping", |ground, contracts| {
+        Box::pin(shipping::start(ground, contracts))
+    }),
     #[cfg(feature = "orders")]
     ("orders", |ground, contracts| Box::pin(orders::start(ground, contracts))),
     #[cfg(feature = "notifications")]
-    ("notifications", |ground, contracts| Box::pin(notifications::start(ground, contracts))),
+    ("notifications", |ground, contracts| {
+        Box::pin(notifications::start(ground, contracts))
+    }),
 ];
 
 /// The names of the modules in this binary.
@@ -94,7 +104,9 @@ pub fn modules() -> Vec<&'static str> {
 pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     Ok(match data::place(settings, module)? {
         durable::Place::Sqlite { path } => path.display().to_string(),
-        durable::Place::Postgres { url, schema } => format!("schema {schema} at {}", shared_kernel::without_password(&url)),
+        durable::Place::Postgres { url, schema } => {
+            format!("schema {schema} at {}", shared_kernel::without_password(&url))
+        }
     })
 }
 
@@ -104,14 +116,27 @@ pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
 /// The data is in use; a database that cannot be reached or altered.
 pub async fn migrate(settings: &Settings, provision: bool, up: bool) -> anyhow::Result<Migrated> {
     let _lock = data::lock(settings, &data::owners())?;
-    let provisioned = if provision { data::provision(settings, &data::owners()).await? } else { Vec::new() };
+    let provisioned = if provision {
+        data::provision(settings, &data::owners()).await?
+    } else {
+        Vec::new()
+    };
     if up {
         data::migrate(settings, &modules()).await?;
     }
     let mut tables = Vec::new();
     for module in modules() {
-        let migrations::Status { applied, pending, unknown } = data::migration_status(settings, module).await?;
-        tables.push(Tables { module, applied, pending, unknown });
+        let migrations::Status {
+            applied,
+            pending,
+            unknown,
+        } = data::migration_status(settings, module).await?;
+        tables.push(Tables {
+            module,
+            applied,
+            pending,
+            unknown,
+        });
     }
     Ok(Migrated { provisioned, tables })
 }
@@ -163,12 +188,18 @@ impl Local {
 
     /// Every module's routes, relative to `/api/v1`.
     pub fn routes(&self) -> Vec<(&'static str, Routes)> {
-        self.placed.iter().map(|module| (module.name, module.routes.clone())).collect()
+        self.placed
+            .iter()
+            .map(|module| (module.name, module.routes.clone()))
+            .collect()
     }
 
     /// The routes outside the API.
     pub fn well_known(&self) -> Vec<(&'static str, Routes)> {
-        self.placed.iter().filter_map(|module| Some((module.name, module.well_known.clone()?))).collect()
+        self.placed
+            .iter()
+            .filter_map(|module| Some((module.name, module.well_known.clone()?)))
+            .collect()
     }
 
     /// The operations API of these modules, relative to `/api/v1`.
@@ -181,18 +212,27 @@ impl Local {
     /// # Errors
     /// The module is not here; its database is away.
     pub async fn counts(&self, module: &str) -> Result<Counts, Fault> {
-        let placed = self.placed.iter().find(|placed| placed.name == module).ok_or_else(|| Fault::not_found("module"))?;
+        let placed = self
+            .placed
+            .iter()
+            .find(|placed| placed.name == module)
+            .ok_or_else(|| Fault::not_found("module"))?;
         placed.machinery.ops().counts().await
     }
 
     /// Where these modules' events can be asked for.
     pub fn feeds(&self) -> HashMap<String, Arc<dyn EventFeed>> {
         let feed = |module: &Placed| Arc::new(LocalEventFeed(module.machinery.feed())) as Arc<dyn EventFeed>;
-        self.placed.iter().map(|module| (module.name.to_owned(), feed(module))).collect()
+        self.placed
+            .iter()
+            .map(|module| (module.name.to_owned(), feed(module)))
+            .collect()
     }
 
     pub fn checks(&self) -> Vec<Arc<dyn Check>> {
-        self.databases().map(|db| Arc::new(DatabaseCheck(db.clone())) as Arc<dyn Check>).collect()
+        self.databases()
+            .map(|db| Arc::new(DatabaseCheck(db.clone())) as Arc<dyn Check>)
+            .collect()
     }
 
     /// Makes every module hear what it listens to.
@@ -201,14 +241,21 @@ impl Local {
     /// Whatever the bus could not do.
     pub async fn connect(&self, bus: &Arc<dyn Bus>) -> anyhow::Result<()> {
         for module in &self.placed {
-            module.machinery.connect(bus).await.map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
+            module
+                .machinery
+                .connect(bus)
+                .await
+                .map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
         }
         Ok(())
     }
 
     /// Runs every module's machinery until `stop`; a handle ends when all of its module's work is done.
     pub fn run(&self, bus: &Arc<dyn Bus>, feeds: &Feeds, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        self.placed.iter().map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone())).collect()
+        self.placed
+            .iter()
+            .map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone()))
+            .collect()
     }
 
     /// Closes the databases, when nothing runs any more.
@@ -268,7 +315,13 @@ mod tests {
     #[test]
     fn the_modules_of_this_binary_start_each_after_those_it_asks() {
         let known = migrations::modules();
-        assert_eq!(modules(), MODULES.into_iter().filter(|module| known.contains(module)).collect::<Vec<_>>());
+        assert_eq!(
+            modules(),
+            MODULES
+                .into_iter()
+                .filter(|module| known.contains(module))
+                .collect::<Vec<_>>()
+        );
     }
 
     /// The modules of this binary in a directory of their own, with the contracts of all.
@@ -284,10 +337,20 @@ mod tests {
             let variable = ("BANYAN__DATA_DIR".to_owned(), directory.display().to_string());
             let settings = Settings::from_sources(None, [variable]).unwrap();
             let stop = CancellationToken::new();
-            let remotes = Remotes::start(&settings, discovery::start(&settings, &stop).unwrap(), Vec::new(), &stop).unwrap();
+            let remotes = Remotes::start(
+                &settings,
+                discovery::start(&settings, &stop).unwrap(),
+                Vec::new(),
+                &stop,
+            )
+            .unwrap();
             let mut contracts = remotes.contracts();
             let local = Local::start(&Ground::new(settings), &mut contracts).await.unwrap();
-            Started { local, contracts, directory }
+            Started {
+                local,
+                contracts,
+                directory,
+            }
         }
 
         async fn end(self) {
@@ -300,7 +363,12 @@ mod tests {
     async fn what_is_said_to_be_heard_is_what_the_modules_react_to() {
         let started = Started::new("heard").await;
         for module in &started.local.placed {
-            assert_eq!(module.machinery.topics(), wiring::topics_of(module.name), "{}", module.name);
+            assert_eq!(
+                module.machinery.topics(),
+                wiring::topics_of(module.name),
+                "{}",
+                module.name
+            );
         }
         started.end().await;
     }
@@ -308,7 +376,15 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_asked_inside_a_transaction() {
         let started = Started::new("asked").await;
-        let Contracts { users, catalog, inventory, payments, shipping, orders, notifications } = &started.contracts;
+        let Contracts {
+            users,
+            catalog,
+            inventory,
+            payments,
+            shipping,
+            orders,
+            notifications,
+        } = &started.contracts;
         let call = Call::default();
         let mut asked = inside_transaction(async {
             vec![
@@ -323,7 +399,11 @@ mod tests {
         })
         .await;
         for feed in started.local.feeds().values() {
-            asked.push(inside_transaction(feed.list_subjects(&call, Default::default())).await.err());
+            asked.push(
+                inside_transaction(feed.list_subjects(&call, Default::default()))
+                    .await
+                    .err(),
+            );
         }
         for fault in asked {
             assert_eq!(fault.map(|fault| fault.code).as_deref(), Some("inside_transaction"));

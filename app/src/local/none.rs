@@ -77,7 +77,12 @@ impl Local {
         Ok(())
     }
 
-    pub fn run(&self, _: &Arc<dyn Bus>, _: &HashMap<String, Arc<dyn EventFeed>>, _: &CancellationToken) -> Vec<JoinHandle<()>> {
+    pub fn run(
+        &self,
+        _: &Arc<dyn Bus>,
+        _: &HashMap<String, Arc<dyn EventFeed>>,
+        _: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
         Vec::new()
     }
 

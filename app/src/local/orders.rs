@@ -20,5 +20,11 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
     })
     .await?;
     contracts.orders = Arc::new(LocalOrders(orders.contract));
-    Ok(Placed { name: "orders", routes: orders.routes, machinery: orders.machinery, seed: orders.seed, well_known: None })
+    Ok(Placed {
+        name: "orders",
+        routes: orders.routes,
+        machinery: orders.machinery,
+        seed: orders.seed,
+        well_known: None,
+    })
 }

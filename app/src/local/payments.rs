@@ -17,10 +17,18 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         clock: ground.clock.clone(),
         ids: ground.ids.clone(),
         secrets: Arc::new(RandomSecrets),
-        provider: ::payments::ProviderPlace::Sandbox { books: place(&ground.settings, SANDBOX_PROVIDER)? },
+        provider: ::payments::ProviderPlace::Sandbox {
+            books: place(&ground.settings, SANDBOX_PROVIDER)?,
+        },
         settings: ground.settings.section("payments")?,
     })
     .await?;
     contracts.payments = Arc::new(LocalPayments(payments.contract));
-    Ok(Placed { name: "payments", routes: payments.routes, machinery: payments.machinery, seed: payments.seed, well_known: None })
+    Ok(Placed {
+        name: "payments",
+        routes: payments.routes,
+        machinery: payments.machinery,
+        seed: payments.seed,
+        well_known: None,
+    })
 }

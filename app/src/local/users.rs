@@ -19,7 +19,13 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
     })
     .await?;
     contracts.users = Arc::new(LocalUsers(users.contract));
-    Ok(Placed { name: "users", routes: users.routes, machinery: users.machinery, seed: users.seed, well_known: Some(users.well_known) })
+    Ok(Placed {
+        name: "users",
+        routes: users.routes,
+        machinery: users.machinery,
+        seed: users.seed,
+        well_known: Some(users.well_known),
+    })
 }
 
 /// The module's own section, and what the whole shop says about tokens.

@@ -73,7 +73,11 @@ enum State {
 
 impl Breaker {
     pub fn new(rules: Rules, now: Instant) -> Self {
-        Breaker { rules, state: State::Closed(Window::new(rules.window, now).into()), phase: 0 }
+        Breaker {
+            rules,
+            state: State::Closed(Window::new(rules.window, now).into()),
+            phase: 0,
+        }
     }
 
     /// # Errors
@@ -82,7 +86,10 @@ impl Breaker {
         if let State::Open { until } = self.state
             && now >= until
         {
-            self.enter(State::HalfOpen { under_way: 0, succeeded: 0 });
+            self.enter(State::HalfOpen {
+                under_way: 0,
+                succeeded: 0,
+            });
         }
         match &mut self.state {
             State::Closed(_) => {}
@@ -102,7 +109,9 @@ impl Breaker {
         match self.state {
             State::Closed(_) => None,
             State::Open { until } => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
-            State::HalfOpen { under_way, succeeded } => (under_way + succeeded >= self.rules.probes).then_some(self.rules.open),
+            State::HalfOpen { under_way, succeeded } => {
+                (under_way + succeeded >= self.rules.probes).then_some(self.rules.open)
+            }
         }
     }
 
@@ -116,7 +125,8 @@ impl Breaker {
                 window.count(outcome, now);
                 if outcome == Outcome::Away {
                     let (present, away) = window.sum(now);
-                    opens = present + away >= self.rules.calls && f64::from(away) >= self.rules.failure_rate * f64::from(present + away);
+                    opens = present + away >= self.rules.calls
+                        && f64::from(away) >= self.rules.failure_rate * f64::from(present + away);
                 }
             }
             State::HalfOpen { under_way, succeeded } => {
@@ -129,7 +139,9 @@ impl Breaker {
             State::Open { .. } => {}
         }
         if opens {
-            self.enter(State::Open { until: now + self.rules.open });
+            self.enter(State::Open {
+                until: now + self.rules.open,
+            });
         } else if closes {
             self.enter(State::Closed(Window::new(self.rules.window, now).into()));
         }
@@ -178,7 +190,11 @@ struct Slot {
 
 impl Window {
     fn new(length: Duration, now: Instant) -> Self {
-        Window { slot: (length / SLOTS).max(Duration::from_millis(1)), begun: now, slots: [Slot::default(); SLOTS as usize] }
+        Window {
+            slot: (length / SLOTS).max(Duration::from_millis(1)),
+            begun: now,
+            slots: [Slot::default(); SLOTS as usize],
+        }
     }
 
     fn number(&self, now: Instant) -> u128 {
@@ -190,7 +206,10 @@ impl Window {
         let place = usize::try_from(number % u128::from(SLOTS)).unwrap_or_default();
         let slot = &mut self.slots[place];
         if slot.number != number {
-            *slot = Slot { number, ..Slot::default() };
+            *slot = Slot {
+                number,
+                ..Slot::default()
+            };
         }
         match outcome {
             Outcome::Present => slot.present += 1,
@@ -202,8 +221,13 @@ impl Window {
     /// Present, away.
     fn sum(&self, now: Instant) -> (u32, u32) {
         let number = self.number(now);
-        let recent = self.slots.iter().filter(|slot| slot.number + u128::from(SLOTS) > number);
-        recent.fold((0, 0), |(present, away), slot| (present + slot.present, away + slot.away))
+        let recent = self
+            .slots
+            .iter()
+            .filter(|slot| slot.number + u128::from(SLOTS) > number);
+        recent.fold((0, 0), |(present, away), slot| {
+            (present + slot.present, away + slot.away)
+        })
     }
 }
 
@@ -212,7 +236,13 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules { window: Duration::from_secs(10), calls: 4, failure_rate: 0.5, open: Duration::from_secs(2), probes: 2 }
+        Rules {
+            window: Duration::from_secs(10),
+            calls: 4,
+            failure_rate: 0.5,
+            open: Duration::from_secs(2),
+            probes: 2,
+        }
     }
 
     /// A breaker with a clock in hand.
@@ -224,7 +254,10 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let now = Instant::now();
-            Bench { breaker: Breaker::new(rules(), now), now }
+            Bench {
+                breaker: Breaker::new(rules(), now),
+                now,
+            }
         }
 
         fn pass_ms(&mut self, ms: u64) {
@@ -256,7 +289,10 @@ mod tests {
         bench.calls(Outcome::Away, 3);
         assert_eq!(bench.state(), BreakerState::Closed, "three calls are too few to tell");
         bench.calls(Outcome::Present, 4);
-        assert_eq!((bench.state(), bench.breaker.failure_rate(bench.now)), (BreakerState::Closed, 3.0 / 7.0));
+        assert_eq!(
+            (bench.state(), bench.breaker.failure_rate(bench.now)),
+            (BreakerState::Closed, 3.0 / 7.0)
+        );
         bench.calls(Outcome::Away, 1);
         assert_eq!(bench.state(), BreakerState::Open, "half of eight");
     }
@@ -265,10 +301,16 @@ mod tests {
     fn an_open_one_says_how_long_to_wait() {
         let mut bench = Bench::open();
         bench.pass_ms(500);
-        assert_eq!(bench.breaker.admit(bench.now).unwrap_err(), Duration::from_millis(1_500));
+        assert_eq!(
+            bench.breaker.admit(bench.now).unwrap_err(),
+            Duration::from_millis(1_500)
+        );
         assert_eq!(bench.breaker.refuses(bench.now), Some(Duration::from_millis(1_500)));
         bench.pass_ms(1_500);
-        assert_eq!((bench.state(), bench.breaker.refuses(bench.now)), (BreakerState::HalfOpen, None));
+        assert_eq!(
+            (bench.state(), bench.breaker.refuses(bench.now)),
+            (BreakerState::HalfOpen, None)
+        );
     }
 
     #[test]
@@ -290,7 +332,10 @@ mod tests {
         bench.calls(Outcome::Present, 1);
         assert_eq!(bench.state(), BreakerState::HalfOpen);
         bench.calls(Outcome::Present, 1);
-        assert_eq!((bench.state(), bench.breaker.failure_rate(bench.now)), (BreakerState::Closed, 0.0));
+        assert_eq!(
+            (bench.state(), bench.breaker.failure_rate(bench.now)),
+            (BreakerState::Closed, 0.0)
+        );
     }
 
     #[test]

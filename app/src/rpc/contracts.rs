@@ -44,7 +44,11 @@ macro_rules! contract {
             descriptors: $package::DESCRIPTOR_SET,
             serve: |contracts, services| {
                 let server = $server::new($served(contracts.$module.clone()));
-                services.add(server.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES));
+                services.add(
+                    server
+                        .max_decoding_message_size(MESSAGE_BYTES)
+                        .max_encoding_message_size(MESSAGE_BYTES),
+                );
             },
         }
     };
@@ -57,7 +61,12 @@ static CONTRACTS: [Contract; 7] = [
     contract!(payments, payments_contract, PaymentsServer, ServedPayments),
     contract!(shipping, shipping_contract, ShippingServer, ServedShipping),
     contract!(orders, orders_contract, OrdersServer, ServedOrders),
-    contract!(notifications, notifications_contract, NotificationsServer, ServedNotifications),
+    contract!(
+        notifications,
+        notifications_contract,
+        NotificationsServer,
+        ServedNotifications
+    ),
 ];
 
 pub fn find(module: &str) -> Option<&'static Contract> {
@@ -66,7 +75,10 @@ pub fn find(module: &str) -> Option<&'static Contract> {
 
 /// The module whose service this is.
 pub fn module_of(service: &str) -> Option<&'static str> {
-    CONTRACTS.iter().find(|contract| contract.service == service).map(|contract| contract.module)
+    CONTRACTS
+        .iter()
+        .find(|contract| contract.service == service)
+        .map(|contract| contract.module)
 }
 
 /// The full name of a module's service; empty, which is the process as a whole, for a module without one.

@@ -56,7 +56,13 @@ impl Edge {
     pub fn new(module: &'static str, rotation: Rotation<Instances>, settings: &Settings) -> Self {
         let breaker = Mutex::new(Breaker::new(settings.breaker_rules(), Instant::now()));
         let bulkhead = Bulkhead::new(settings.concurrency, settings.queue);
-        Edge(Arc::new(Inner { module, rotation, breaker, bulkhead, timeout: Duration::from_millis(settings.timeout_ms) }))
+        Edge(Arc::new(Inner {
+            module,
+            rotation,
+            breaker,
+            bulkhead,
+            timeout: Duration::from_millis(settings.timeout_ms),
+        }))
     }
 
     pub fn state(&self) -> RemoteState {
@@ -109,16 +115,31 @@ impl Inner {
             Ok((_place, mut admitted)) => {
                 let answer = timeout_at(deadline.into(), self.send(request, deadline)).await;
                 let answer = answer.unwrap_or(Err(Failure::Late)).and_then(wire::read);
-                let outcome = if answer.as_ref().is_ok_and(|answer| !answer.is_away) { Outcome::Present } else { Outcome::Away };
+                let outcome = if answer.as_ref().is_ok_and(|answer| !answer.is_away) {
+                    Outcome::Present
+                } else {
+                    Outcome::Away
+                };
                 admitted.settle(outcome);
-                (answer, if outcome == Outcome::Present { "answered" } else { "away" })
+                (
+                    answer,
+                    if outcome == Outcome::Present {
+                        "answered"
+                    } else {
+                        "away"
+                    },
+                )
             }
             Err(failure) => (Err(failure), "refused"),
         };
         let labels = [("module", self.module), ("outcome", outcome)];
         metrics::histogram!("banyan_rpc_call_seconds", &labels).record(begun.elapsed().as_secs_f64());
         answer.map(|answer| answer.response).map_err(|failure| {
-            tracing::debug!(module = self.module, reason = failure.reason(), "a call was not answered");
+            tracing::debug!(
+                module = self.module,
+                reason = failure.reason(),
+                "a call was not answered"
+            );
             wire::status(&failure.fault(self.module))
         })
     }
@@ -136,18 +157,34 @@ impl Inner {
             }
         };
         let admission = self.breaker().admit(Instant::now()).map_err(Failure::Open)?;
-        Ok((place, Admitted { edge: self, admission: Some(admission) }))
+        Ok((
+            place,
+            Admitted {
+                edge: self,
+                admission: Some(admission),
+            },
+        ))
     }
 
-    async fn send(&self, request: http::Request<Body>, deadline: Instant) -> Result<http::Response<wire::Whole>, Failure> {
+    async fn send(
+        &self,
+        request: http::Request<Body>,
+        deadline: Instant,
+    ) -> Result<http::Response<wire::Whole>, Failure> {
         let (head, body) = request.into_parts();
         // Messages are single and in memory already; held in one piece they can be sent a second time.
-        let message = body.collect().await.map_err(|status| Failure::Lost(status.to_string()))?.to_bytes();
+        let message = body
+            .collect()
+            .await
+            .map_err(|status| Failure::Lost(status.to_string()))?
+            .to_bytes();
         let first = self.rotation.pick().ok_or(Failure::Nowhere)?;
         match attempt(&first, &head, &message, deadline).await {
             Err(Failure::NotConnected(why)) => {
                 first.refused();
-                let Some(other) = self.rotation.pick_other(&first) else { return Err(Failure::NotConnected(why)) };
+                let Some(other) = self.rotation.pick_other(&first) else {
+                    return Err(Failure::NotConnected(why));
+                };
                 let second = attempt(&other, &head, &message, deadline).await;
                 if matches!(second, Err(Failure::NotConnected(_))) {
                     other.refused();
@@ -177,9 +214,14 @@ async fn attempt(
         request.headers_mut().insert(Call::TIMEOUT, left);
     }
     let mut channel = instance.connection().clone();
-    poll_fn(|context| channel.poll_ready(context)).await.map_err(Failure::of_transport)?;
+    poll_fn(|context| channel.poll_ready(context))
+        .await
+        .map_err(Failure::of_transport)?;
     let (head, body) = channel.call(request).await.map_err(Failure::of_transport)?.into_parts();
-    let body = Limited::new(body, MESSAGE_BYTES).collect().await.map_err(|error| Failure::Lost(error.to_string()))?;
+    let body = Limited::new(body, MESSAGE_BYTES)
+        .collect()
+        .await
+        .map_err(|error| Failure::Lost(error.to_string()))?;
     Ok(http::Response::from_parts(head, body))
 }
 

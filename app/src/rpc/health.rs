@@ -18,7 +18,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const FAILURES: u32 = 2;
 
 /// Keeps the health of these services as the checks find it, until `stop`.
-pub async fn follow(reporter: HealthReporter, services: Vec<&'static str>, checks: Arc<Checks>, stop: CancellationToken) {
+pub async fn follow(
+    reporter: HealthReporter,
+    services: Vec<&'static str>,
+    checks: Arc<Checks>,
+    stop: CancellationToken,
+) {
     let mut failures: HashMap<&str, u32> = HashMap::new();
     let looking = async {
         loop {
@@ -26,11 +31,19 @@ pub async fn follow(reporter: HealthReporter, services: Vec<&'static str>, check
             for service in &services {
                 let failed = failures.entry(service).or_default();
                 let before = *failed < FAILURES;
-                *failed = if away.iter().any(|away| takes_out(away.as_deref(), service)) { failed.saturating_add(1) } else { 0 };
+                *failed = if away.iter().any(|away| takes_out(away.as_deref(), service)) {
+                    failed.saturating_add(1)
+                } else {
+                    0
+                };
                 let serves = *failed < FAILURES;
                 if serves != before {
                     tracing::info!(service, serves, "whether other processes are to call here changed");
-                    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    let status = if serves {
+                        ServingStatus::Serving
+                    } else {
+                        ServingStatus::NotServing
+                    };
                     reporter.set_service_status(service, status).await;
                 }
             }

@@ -45,7 +45,11 @@ impl Reach for Instances {
 
     fn connect(&self, address: &Address) -> anyhow::Result<Channel> {
         let scheme = if address.is_tls() { "https" } else { "http" };
-        let named = Uri::builder().scheme(scheme).authority(address.authority()).path_and_query("/").build();
+        let named = Uri::builder()
+            .scheme(scheme)
+            .authority(address.authority())
+            .path_and_query("/")
+            .build();
         let mut endpoint = Endpoint::from_shared(address.to_string())
             .with_context(|| format!("{address} is no address"))?
             // The name it was found by, as its certificate bears it, and not the number behind it.
@@ -73,7 +77,9 @@ impl Reach for Instances {
     }
 
     async fn probe(&self, connection: &Channel) -> Result<(), String> {
-        let request = HealthCheckRequest { service: self.service.to_owned() };
+        let request = HealthCheckRequest {
+            service: self.service.to_owned(),
+        };
         match HealthClient::new(connection.clone()).check(request).await {
             Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Ok(()),
             Ok(answer) => Err(format!("it says {}", answer.get_ref().status().as_str_name())),

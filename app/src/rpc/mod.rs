@@ -103,7 +103,10 @@ impl Settings {
         ];
         config::refuse_zero("rpc", &limits)?;
         if !(own.breaker_failure_rate > 0.0 && own.breaker_failure_rate <= 1.0) {
-            bail!("rpc.breaker_failure_rate is {}, but must be above 0 and at most 1: 0.5 is one call in two", own.breaker_failure_rate);
+            bail!(
+                "rpc.breaker_failure_rate is {}, but must be above 0 and at most 1: 0.5 is one call in two",
+                own.breaker_failure_rate
+            );
         }
         Ok(own)
     }

@@ -15,15 +15,27 @@ use super::contracts;
 /// A descriptor set that cannot be read, which would be a bug.
 pub fn descriptors(modules: &[&str]) -> anyhow::Result<FileDescriptorSet> {
     let mut all = FileDescriptorSet::default();
-    let own = modules.iter().filter_map(|module| contracts::find(module)).map(|contract| (contract.module, contract.descriptors));
-    for (contract, encoded) in
-        own.chain([("event feed", event_feed_contract::DESCRIPTOR_SET), ("health", tonic_health::pb::FILE_DESCRIPTOR_SET)])
-    {
+    let own = modules
+        .iter()
+        .filter_map(|module| contracts::find(module))
+        .map(|contract| (contract.module, contract.descriptors));
+    for (contract, encoded) in own.chain([
+        ("event feed", event_feed_contract::DESCRIPTOR_SET),
+        ("health", tonic_health::pb::FILE_DESCRIPTOR_SET),
+    ]) {
         let set = FileDescriptorSet::decode(encoded).with_context(|| format!("the descriptors of {contract}"))?;
         for mut file in set.file {
             let folder = file.package().replace('.', "/");
-            let named = |name: &str| if name.contains('/') { name.to_owned() } else { format!("{folder}/{name}") };
-            file.dependency.iter_mut().for_each(|imported| *imported = named(imported));
+            let named = |name: &str| {
+                if name.contains('/') {
+                    name.to_owned()
+                } else {
+                    format!("{folder}/{name}")
+                }
+            };
+            file.dependency
+                .iter_mut()
+                .for_each(|imported| *imported = named(imported));
             file.name = Some(named(file.name()));
             if !all.file.iter().any(|there| there.name == file.name) {
                 all.file.push(file);

@@ -55,7 +55,10 @@ impl Remotes {
             };
             (module, Edge::new(module, rotation, &own))
         };
-        let remotes = Remotes { edges: MODULES.into_iter().map(edge).collect(), asked };
+        let remotes = Remotes {
+            edges: MODULES.into_iter().map(edge).collect(),
+            asked,
+        };
         tokio::spawn(stop.clone().run_until_cancelled_owned(remotes.clone().keep_measuring()));
         Ok(remotes)
     }
@@ -97,7 +100,10 @@ impl Remotes {
     }
 
     fn asked_edges(&self) -> impl Iterator<Item = &Edge> {
-        self.edges.iter().filter(|(module, _)| self.asked.contains(module)).map(|(_, edge)| edge)
+        self.edges
+            .iter()
+            .filter(|(module, _)| self.asked.contains(module))
+            .map(|(_, edge)| edge)
     }
 
     /// # Panics

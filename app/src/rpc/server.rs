@@ -4,7 +4,9 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer};
+use event_feed_contract::{
+    EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer,
+};
 use shared_kernel::{Call, Fault};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +50,12 @@ pub struct Serving {
 impl Serving {
     /// Says from now on that a service is not served while the checks say so, until `stop`.
     pub fn follow(&self, checks: Arc<Checks>, stop: CancellationToken) {
-        tokio::spawn(super::health::follow(self.health.clone(), self.services.clone(), checks, stop));
+        tokio::spawn(super::health::follow(
+            self.health.clone(),
+            self.services.clone(),
+            checks,
+            stop,
+        ));
     }
 }
 
@@ -56,7 +63,11 @@ impl Serving {
 ///
 /// # Errors
 /// An address that is taken, not ours, or beyond loopback without `[mtls]`; a setting that is wrong.
-pub async fn serve(settings: &config::Settings, served: Served, stop: CancellationToken) -> anyhow::Result<Option<Serving>> {
+pub async fn serve(
+    settings: &config::Settings,
+    served: Served,
+    stop: CancellationToken,
+) -> anyhow::Result<Option<Serving>> {
     let own = Settings::read(settings)?;
     let Some(listen) = own.listen else { return Ok(None) };
     let identity = Identity::load(settings)?;
@@ -66,8 +77,8 @@ pub async fn serve(settings: &config::Settings, served: Served, stop: Cancellati
              mtls.key_file (scripts/dev-certs makes some), or listen on loopback"
         );
     }
-    let incoming =
-        TcpIncoming::bind(listen).with_context(|| format!("cannot listen on {listen} (rpc.listen); port 0 takes any free one"))?;
+    let incoming = TcpIncoming::bind(listen)
+        .with_context(|| format!("cannot listen on {listen} (rpc.listen); port 0 takes any free one"))?;
     let address = incoming.local_addr().context("rpc.listen")?;
     let health = HealthReporter::new();
     let (routes, services) = routes(&served, &health)?;
@@ -76,9 +87,21 @@ pub async fn serve(settings: &config::Settings, served: Served, stop: Cancellati
     }
     let router = server(&own, identity.as_ref())?.add_routes(routes);
     let drain = Duration::from_millis(settings.http.shutdown_timeout_ms);
-    let task = tokio::spawn(run(router, incoming.with_nodelay(Some(true)), health.clone(), services.clone(), drain, stop));
+    let task = tokio::spawn(run(
+        router,
+        incoming.with_nodelay(Some(true)),
+        health.clone(),
+        services.clone(),
+        drain,
+        stop,
+    ));
     tracing::info!(%address, modules = served.modules.join(", "), tls = identity.is_some(), "answering other processes");
-    Ok(Some(Serving { address, task, health, services }))
+    Ok(Some(Serving {
+        address,
+        task,
+        health,
+        services,
+    }))
 }
 
 fn server(own: &Settings, identity: Option<&Identity>) -> anyhow::Result<Server> {
@@ -88,7 +111,11 @@ fn server(own: &Settings, identity: Option<&Identity>) -> anyhow::Result<Server>
         .http2_keepalive_interval(Some(keep_alive))
         .http2_keepalive_timeout(Some(keep_alive))
         .trace_fn(|request| {
-            let trace = request.headers().get("traceparent").and_then(|trace| trace.to_str().ok()).unwrap_or_default();
+            let trace = request
+                .headers()
+                .get("traceparent")
+                .and_then(|trace| trace.to_str().ok())
+                .unwrap_or_default();
             let trace_id = trace.get(3..35).unwrap_or_default();
             tracing::info_span!(target: "rpc", "call", method = request.uri().path(), trace_id)
         });
@@ -135,13 +162,22 @@ async fn run(
 
 /// All services, and their names; the first, empty one is the process as a whole.
 fn routes(served: &Served, health: &HealthReporter) -> anyhow::Result<(Routes, Vec<&'static str>)> {
-    let mut services = Services { routes: Routes::builder(), names: vec![""] };
+    let mut services = Services {
+        routes: Routes::builder(),
+        names: vec![""],
+    };
     for module in &served.modules {
-        let Some(contract) = contracts::find(module) else { bail!("{module} is no module with a contract") };
+        let Some(contract) = contracts::find(module) else {
+            bail!("{module} is no module with a contract")
+        };
         (contract.serve)(&served.contracts, &mut services);
     }
     let feeds = EventFeedServer::new(ServedEventFeed(Arc::new(FeedsByModule(served.feeds.clone()))));
-    services.add(feeds.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES));
+    services.add(
+        feeds
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES),
+    );
     let mut routes = services.routes;
     routes.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
     let described = reflection::descriptors(&served.modules)?;
@@ -161,7 +197,12 @@ pub struct Services {
 impl Services {
     pub fn add<S>(&mut self, service: S)
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
     {
         self.names.push(S::NAME);
@@ -174,7 +215,10 @@ struct FeedsByModule(HashMap<String, Arc<dyn EventFeed>>);
 
 impl FeedsByModule {
     fn of(&self, module: &str) -> Result<&dyn EventFeed, Fault> {
-        self.0.get(module).map(|feed| &**feed).ok_or_else(|| Fault::not_found("module"))
+        self.0
+            .get(module)
+            .map(|feed| &**feed)
+            .ok_or_else(|| Fault::not_found("module"))
     }
 }
 

@@ -70,8 +70,12 @@ impl Failure {
     pub fn fault(&self, module: &str) -> Fault {
         match self {
             Failure::Open(wait) => Fault::unavailable(format!("{module} is away.")).retry_after(*wait),
-            Failure::Crowded | Failure::NoTurn => Fault::unavailable(format!("Too many calls to {module} are under way.")),
-            Failure::Nowhere | Failure::NotConnected(_) | Failure::Unserved => Fault::unavailable(format!("{module} cannot be reached.")),
+            Failure::Crowded | Failure::NoTurn => {
+                Fault::unavailable(format!("Too many calls to {module} are under way."))
+            }
+            Failure::Nowhere | Failure::NotConnected(_) | Failure::Unserved => {
+                Fault::unavailable(format!("{module} cannot be reached."))
+            }
             Failure::Lost(_) => Fault::timeout(format!("The connection to {module} was lost before it answered.")),
             Failure::Late => Fault::timeout(format!("{module} did not answer in time.")),
         }
@@ -91,17 +95,26 @@ pub struct Answer {
 /// Nobody answered.
 pub fn read(response: Response<Whole>) -> Result<Answer, Failure> {
     let (head, body) = response.into_parts();
-    if matches!(head.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+    if matches!(
+        head.status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    ) {
         return Err(Failure::Unserved);
     }
-    let status = [Some(&head.headers), body.trailers()].into_iter().flatten().find_map(status_in);
+    let status = [Some(&head.headers), body.trailers()]
+        .into_iter()
+        .flatten()
+        .find_map(status_in);
     let is_away = match status {
         Some((Code::Unavailable, false)) => return Err(Failure::Unserved),
         Some((Code::Cancelled | Code::DeadlineExceeded, false)) => return Err(Failure::Late),
         Some((code, _)) => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
         None => false,
     };
-    Ok(Answer { response: Response::from_parts(head, Body::new(body)), is_away })
+    Ok(Answer {
+        response: Response::from_parts(head, Body::new(body)),
+        is_away,
+    })
 }
 
 /// The status, and whether it has details.
@@ -135,15 +148,32 @@ mod tests {
     #[test]
     fn what_a_module_says_is_told_from_what_is_said_in_its_place() {
         let of_the_server = |code: &'static str| read(response(200, &[("grpc-status", code)]));
-        let of_the_module = |code: &'static str| read(response(200, &[("grpc-status", code), ("grpc-status-details-bin", "e30")]));
+        let of_the_module = |code: &'static str| {
+            read(response(
+                200,
+                &[("grpc-status", code), ("grpc-status-details-bin", "e30")],
+            ))
+        };
         assert!(matches!(of_the_server("14"), Err(Failure::Unserved)));
-        assert!(matches!(of_the_server("1"), Err(Failure::Late)), "tonic's servers say `cancelled` when the time limit is over");
+        assert!(
+            matches!(of_the_server("1"), Err(Failure::Late)),
+            "tonic's servers say `cancelled` when the time limit is over"
+        );
         assert!(matches!(of_the_server("4"), Err(Failure::Late)));
-        assert!(matches!(read(response(503, &[])), Err(Failure::Unserved)), "a proxy's answer");
+        assert!(
+            matches!(read(response(503, &[])), Err(Failure::Unserved)),
+            "a proxy's answer"
+        );
         for code in ["14", "4"] {
             assert!(of_the_module(code).is_ok_and(|answer| answer.is_away), "{code}");
         }
-        for present in [of_the_module("5"), of_the_module("9"), of_the_server("5"), of_the_server("0"), read(response(200, &[]))] {
+        for present in [
+            of_the_module("5"),
+            of_the_module("9"),
+            of_the_server("5"),
+            of_the_server("0"),
+            read(response(200, &[])),
+        ] {
             assert!(present.is_ok_and(|answer| !answer.is_away));
         }
     }
@@ -151,9 +181,18 @@ mod tests {
     #[test]
     fn a_fault_to_a_caller_names_the_module_and_nothing_behind_it() {
         let secret = || "tcp connect error: 10.0.0.7:9000".to_owned();
-        for failure in [Failure::Nowhere, Failure::NotConnected(secret()), Failure::Lost(secret()), Failure::Late, Failure::Crowded] {
+        for failure in [
+            Failure::Nowhere,
+            Failure::NotConnected(secret()),
+            Failure::Lost(secret()),
+            Failure::Late,
+            Failure::Crowded,
+        ] {
             let fault = failure.fault("payments");
-            assert!(fault.detail.contains("payments") && !fault.detail.contains("10.0.0.7"), "{fault}");
+            assert!(
+                fault.detail.contains("payments") && !fault.detail.contains("10.0.0.7"),
+                "{fault}"
+            );
             assert!(fault.is_transient());
         }
         let fault = Failure::Open(Duration::from_millis(1_200)).fault("payments");

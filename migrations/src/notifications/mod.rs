@@ -2,4 +2,7 @@
 
 use crate::sql::Sql;
 
-pub(crate) const MIGRATIONS: &[Sql] = &[Sql { name: "m0001_notifications_notification", up: include_str!("m0001_notification.sql") }];
+pub(crate) const MIGRATIONS: &[Sql] = &[Sql {
+    name: "m0001_notifications_notification",
+    up: include_str!("m0001_notification.sql"),
+}];

@@ -2,4 +2,7 @@
 
 use crate::sql::Sql;
 
-pub(crate) const MIGRATIONS: &[Sql] = &[Sql { name: "m0001_shipping_shipment", up: include_str!("m0001_shipment.sql") }];
+pub(crate) const MIGRATIONS: &[Sql] = &[Sql {
+    name: "m0001_shipping_shipment",
+    up: include_str!("m0001_shipment.sql"),
+}];

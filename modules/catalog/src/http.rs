@@ -58,7 +58,13 @@ impl ProductQuery {
         if include_archived && !call.actor.has_role(Role::Staff) {
             return Err(Fault::forbidden("Archived products are listed for staff only."));
         }
-        Ok(Filter { query: self.q, category: self.category, min_price: self.min_price, max_price: self.max_price, include_archived })
+        Ok(Filter {
+            query: self.q,
+            category: self.category,
+            min_price: self.min_price,
+            max_price: self.max_price,
+            include_archived,
+        })
     }
 }
 
@@ -89,7 +95,12 @@ async fn list_products(
     security((), ("bearer" = []))
 )]
 #[get("/products/{sku}")]
-async fn show_product(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn show_product(
+    _anyone: Anyone,
+    sku: Path<Sku>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let stored = service.load(&sku).await?;
     Ok(web::ok_with_etag(&request, &web::etag(stored.version), &stored.product))
 }
@@ -103,7 +114,12 @@ async fn show_product(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, r
     security(("bearer" = []))
 )]
 #[post("/products")]
-async fn add_product(staff: Staff, key: OptionalKey, body: Body<NewProduct>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+async fn add_product(
+    staff: Staff,
+    key: OptionalKey,
+    body: Body<NewProduct>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (db, call, new) = (service.db().clone(), staff.call().clone(), body.into_inner());
     web::idempotent(&db, request, move |tx| {
@@ -111,7 +127,11 @@ async fn add_product(staff: Staff, key: OptionalKey, body: Body<NewProduct>, ser
         async move {
             let stored = service.add(&tx, &call, new).await?;
             let location = format!("/api/v1/products/{}", stored.product.sku);
-            Ok(web::created(&location, Some(&web::etag(stored.version)), &stored.product))
+            Ok(web::created(
+                &location,
+                Some(&web::etag(stored.version)),
+                &stored.product,
+            ))
         }
     })
     .await
@@ -134,7 +154,8 @@ async fn change_product(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let expected = expected_version(&request, &service, &sku).await?;
-    let StoredProduct { product, version, .. } = service.change(staff.call(), &sku, body.into_inner(), expected).await?;
+    let StoredProduct { product, version, .. } =
+        service.change(staff.call(), &sku, body.into_inner(), expected).await?;
     Ok(web::ok(&product).with_etag(&web::etag(version)).into())
 }
 
@@ -146,9 +167,16 @@ async fn change_product(
     security(("bearer" = []))
 )]
 #[delete("/products/{sku}")]
-async fn archive_product(staff: Staff, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn archive_product(
+    staff: Staff,
+    sku: Path<Sku>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let expected = expected_version(&request, &service, &sku).await?;
-    service.change(staff.call(), &sku, ProductChange::archive(), expected).await?;
+    service
+        .change(staff.call(), &sku, ProductChange::archive(), expected)
+        .await?;
     Ok(Answer::no_content().into())
 }
 

@@ -73,15 +73,31 @@ impl NewProduct {
     /// # Errors
     /// `unknown_currency`.
     pub fn into_product(self) -> Result<Product, Fault> {
-        let NewProduct { sku, name, description, category, price } = self;
-        Ok(Product { sku, name, description, category, price: check_price(price)?, active: true })
+        let NewProduct {
+            sku,
+            name,
+            description,
+            category,
+            price,
+        } = self;
+        Ok(Product {
+            sku,
+            name,
+            description,
+            category,
+            price: check_price(price)?,
+            active: true,
+        })
     }
 }
 
 impl ProductChange {
     /// Takes the product off the shelf.
     pub fn archive() -> Self {
-        ProductChange { active: Some(false), ..ProductChange::default() }
+        ProductChange {
+            active: Some(false),
+            ..ProductChange::default()
+        }
     }
 
     /// The product after the change and what happened to it; nothing, if it was so already.
@@ -99,7 +115,11 @@ impl ProductChange {
             active: self.active.unwrap_or(product.active),
         };
         let mut happenings = Vec::new();
-        if (Product { active: product.active, ..changed.clone() }) != *product {
+        if (Product {
+            active: product.active,
+            ..changed.clone()
+        }) != *product
+        {
             happenings.push(Happening::Changed);
         }
         match (product.active, changed.active) {
@@ -115,7 +135,8 @@ fn check_price(price: Money) -> Result<Money, Fault> {
     match Money::new(price.amount, &price.currency) {
         Ok(price) => Ok(price),
         Err(error @ MoneyError::UnknownCurrency(_)) => {
-            Err(Fault::invalid("unknown_currency", format!("{error}.")).at("/price/currency", "must be an ISO 4217 code"))
+            Err(Fault::invalid("unknown_currency", format!("{error}."))
+                .at("/price/currency", "must be an ISO 4217 code"))
         }
         Err(error) => Err(Fault::invalid("invalid_price", format!("{error}.")).at("/price", "is no amount of money")),
     }
@@ -148,16 +169,30 @@ mod tests {
 
     #[test]
     fn what_is_not_named_stays() {
-        let change = ProductChange { name: Some("Fig".to_owned()), ..ProductChange::default() };
+        let change = ProductChange {
+            name: Some("Fig".to_owned()),
+            ..ProductChange::default()
+        };
         let (changed, happenings) = change.apply(&fig()).unwrap();
-        assert_eq!(changed, Product { name: "Fig".to_owned(), ..fig() });
+        assert_eq!(
+            changed,
+            Product {
+                name: "Fig".to_owned(),
+                ..fig()
+            }
+        );
         assert_eq!(happenings, [Happening::Changed]);
     }
 
     #[test]
     fn a_change_that_changes_nothing_did_not_happen() {
         assert_eq!(ProductChange::default().apply(&fig()).unwrap(), (fig(), vec![]));
-        let same = ProductChange { name: Some(fig().name), price: Some(fig().price), active: Some(true), ..ProductChange::default() };
+        let same = ProductChange {
+            name: Some(fig().name),
+            price: Some(fig().price),
+            active: Some(true),
+            ..ProductChange::default()
+        };
         assert_eq!(same.apply(&fig()).unwrap().1, []);
         let archived = Product { active: false, ..fig() };
         assert_eq!(ProductChange::archive().apply(&archived).unwrap().1, []);
@@ -167,15 +202,33 @@ mod tests {
     fn archiving_and_bringing_back_are_told_apart_from_changing() {
         assert_eq!(ProductChange::archive().apply(&fig()).unwrap().1, [Happening::Archived]);
         let archived = Product { active: false, ..fig() };
-        let back = ProductChange { active: Some(true), name: Some("Fig".to_owned()), ..ProductChange::default() };
-        assert_eq!(back.apply(&archived).unwrap().1, [Happening::Changed, Happening::Restored]);
+        let back = ProductChange {
+            active: Some(true),
+            name: Some("Fig".to_owned()),
+            ..ProductChange::default()
+        };
+        assert_eq!(
+            back.apply(&archived).unwrap().1,
+            [Happening::Changed, Happening::Restored]
+        );
     }
 
     #[test]
     fn a_price_needs_a_currency_that_exists() {
-        let price = Some(Money { amount: 1, currency: "QQQ".to_owned() });
-        let fault = ProductChange { price, ..ProductChange::default() }.apply(&fig()).unwrap_err();
-        assert_eq!((fault.code.as_str(), fault.errors[0].pointer.as_str()), ("unknown_currency", "/price/currency"));
+        let price = Some(Money {
+            amount: 1,
+            currency: "QQQ".to_owned(),
+        });
+        let fault = ProductChange {
+            price,
+            ..ProductChange::default()
+        }
+        .apply(&fig())
+        .unwrap_err();
+        assert_eq!(
+            (fault.code.as_str(), fault.errors[0].pointer.as_str()),
+            ("unknown_currency", "/price/currency")
+        );
     }
 
     #[test]

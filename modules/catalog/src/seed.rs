@@ -26,7 +26,13 @@ fn products() -> Result<Vec<(Product, Timestamp)>, Fault> {
     let rarest = (sku.to_owned(), category, name, description, price);
     let numbered = SHELVES.iter().flat_map(|(word, category, products)| {
         let number = move |(index, (name, description, price)): (usize, &(&'static str, &'static str, i64))| {
-            (format!("{word}-{:02}", index + 1), *category, *name, *description, *price)
+            (
+                format!("{word}-{:02}", index + 1),
+                *category,
+                *name,
+                *description,
+                *price,
+            )
         };
         products.iter().enumerate().map(number)
     });
@@ -76,7 +82,11 @@ mod tests {
     /// The same list and the same fingerprint are pinned in inventory's `seed.rs`.
     #[test]
     fn the_demo_products_are_those_that_inventory_has_on_its_shelves() {
-        let skus: Vec<String> = products().unwrap().into_iter().map(|(product, _)| product.sku.into()).collect();
+        let skus: Vec<String> = products()
+            .unwrap()
+            .into_iter()
+            .map(|(product, _)| product.sku.into())
+            .collect();
         assert_eq!(skus.len(), 120);
         let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_URL, skus.join("\n").as_bytes());
         assert_eq!(fingerprint, uuid!("cb9815da-08d0-55c7-8835-261ff6def25a"));
@@ -91,7 +101,11 @@ mod tests {
 
     #[test]
     fn no_two_products_have_one_name() {
-        let names: BTreeSet<String> = products().unwrap().into_iter().map(|(product, _)| product.name).collect();
+        let names: BTreeSet<String> = products()
+            .unwrap()
+            .into_iter()
+            .map(|(product, _)| product.name)
+            .collect();
         assert_eq!(names.len(), 120);
     }
 }

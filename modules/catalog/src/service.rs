@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use catalog_contract::{
-    Catalog, ListPopularProducts, ListProducts, Product as ProductAnswer, ProductAdded, ProductArchived, ProductChanged, ProductRestored,
-    Products,
+    Catalog, ListPopularProducts, ListProducts, Product as ProductAnswer, ProductAdded, ProductArchived,
+    ProductChanged, ProductRestored, Products,
 };
 use durable::{Db, Tx};
 use shared_kernel::{Call, Clock, Fault, FaultKind, Page, PageRequest, Sku, Timestamp};
@@ -41,15 +41,24 @@ impl Service {
     /// # Errors
     /// `not_found`.
     pub async fn load(&self, sku: &Sku) -> Result<StoredProduct, Fault> {
-        store::find(self.db.read(), sku).await?.ok_or_else(|| Fault::not_found("product"))
+        store::find(self.db.read(), sku)
+            .await?
+            .ok_or_else(|| Fault::not_found("product"))
     }
 
     /// # Errors
     /// `sku_taken`, also by an archived product; `unknown_currency`.
     pub async fn add(&self, tx: &Tx, call: &Call, new: NewProduct) -> Result<StoredProduct, Fault> {
-        let stored = StoredProduct { product: new.into_product()?, version: 1, created_at: self.clock.now() };
+        let stored = StoredProduct {
+            product: new.into_product()?,
+            version: 1,
+            created_at: self.clock.now(),
+        };
         if !store::insert(tx.conn(), &stored).await? {
-            return Err(Fault::conflict("sku_taken", format!("There is a product with the sku {} already.", stored.product.sku)));
+            return Err(Fault::conflict(
+                "sku_taken",
+                format!("There is a product with the sku {} already.", stored.product.sku),
+            ));
         }
         tell_added(tx, call, &stored.product).await?;
         Ok(stored)
@@ -59,13 +68,21 @@ impl Service {
     ///
     /// # Errors
     /// `not_found`, `precondition_failed`, `unknown_currency`.
-    pub async fn change(&self, call: &Call, sku: &Sku, change: ProductChange, expected: Option<i64>) -> Result<StoredProduct, Fault> {
+    pub async fn change(
+        &self,
+        call: &Call,
+        sku: &Sku,
+        change: ProductChange,
+        expected: Option<i64>,
+    ) -> Result<StoredProduct, Fault> {
         let (call, sku) = (call.clone(), sku.clone());
         self.db
             .write(move |tx| {
                 let (call, sku, change) = (call.clone(), sku.clone(), change.clone());
                 async move {
-                    let loaded = store::find(tx.conn(), &sku).await?.ok_or_else(|| Fault::not_found("product"))?;
+                    let loaded = store::find(tx.conn(), &sku)
+                        .await?
+                        .ok_or_else(|| Fault::not_found("product"))?;
                     if expected.is_some_and(|version| version != loaded.version) {
                         let detail = "The product has changed since you read it: read it again and repeat the change.";
                         return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
@@ -74,7 +91,11 @@ impl Service {
                     if happenings.is_empty() {
                         return Ok(loaded);
                     }
-                    let changed = StoredProduct { product, version: loaded.version + 1, created_at: loaded.created_at };
+                    let changed = StoredProduct {
+                        product,
+                        version: loaded.version + 1,
+                        created_at: loaded.created_at,
+                    };
                     store::update(tx.conn(), &changed, loaded.version).await?;
                     for happening in happenings {
                         tell(&tx, &call, &changed.product, happening).await?;
@@ -87,7 +108,14 @@ impl Service {
 
     /// Puts products in under the moments of their making; those whose sku is taken are left as they are.
     pub async fn add_all(&self, tx: &Tx, call: &Call, products: Vec<(Product, Timestamp)>) -> Result<(), Fault> {
-        let new = products.into_iter().map(|(product, created_at)| StoredProduct { product, version: 1, created_at }).collect();
+        let new = products
+            .into_iter()
+            .map(|(product, created_at)| StoredProduct {
+                product,
+                version: 1,
+                created_at,
+            })
+            .collect();
         for stored in store::insert_new(tx.conn(), new).await? {
             tell_added(tx, call, &stored.product).await?;
         }
@@ -100,18 +128,63 @@ fn subject(product: &Product) -> String {
 }
 
 async fn tell_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault> {
-    let Product { sku, name, category, price, .. } = product.clone();
-    let event = ProductAdded { sku: sku.into(), name, category, price: Some(price) };
-    durable::outbox::append(tx, call, &subject(product), &event).await.map(drop)
+    let Product {
+        sku,
+        name,
+        category,
+        price,
+        ..
+    } = product.clone();
+    let event = ProductAdded {
+        sku: sku.into(),
+        name,
+        category,
+        price: Some(price),
+    };
+    durable::outbox::append(tx, call, &subject(product), &event)
+        .await
+        .map(drop)
 }
 
 async fn tell(tx: &Tx, call: &Call, product: &Product, happening: Happening) -> Result<(), Fault> {
-    let Product { sku, name, category, price, .. } = product.clone();
+    let Product {
+        sku,
+        name,
+        category,
+        price,
+        ..
+    } = product.clone();
     let (subject, sku, price) = (subject(product), String::from(sku), Some(price));
     let told = match happening {
-        Happening::Changed => durable::outbox::append(tx, call, &subject, &ProductChanged { sku, name, category, price }).await,
+        Happening::Changed => {
+            durable::outbox::append(
+                tx,
+                call,
+                &subject,
+                &ProductChanged {
+                    sku,
+                    name,
+                    category,
+                    price,
+                },
+            )
+            .await
+        }
         Happening::Archived => durable::outbox::append(tx, call, &subject, &ProductArchived { sku }).await,
-        Happening::Restored => durable::outbox::append(tx, call, &subject, &ProductRestored { sku, name, category, price }).await,
+        Happening::Restored => {
+            durable::outbox::append(
+                tx,
+                call,
+                &subject,
+                &ProductRestored {
+                    sku,
+                    name,
+                    category,
+                    price,
+                },
+            )
+            .await
+        }
     };
     told.map(drop)
 }
@@ -131,7 +204,10 @@ fn answer(found: Vec<StoredProduct>) -> Products {
 impl Catalog for Service {
     async fn list_products(&self, _call: &Call, request: ListProducts) -> Result<Products, Fault> {
         if request.skus.len() > MAX_PRODUCTS {
-            let fault = Fault::invalid("too_many_skus", format!("One question may name at most {MAX_PRODUCTS} skus."));
+            let fault = Fault::invalid(
+                "too_many_skus",
+                format!("One question may name at most {MAX_PRODUCTS} skus."),
+            );
             return Err(fault.at("/skus", format!("must have at most {MAX_PRODUCTS} items")));
         }
         // What is no sku is an unknown one.
@@ -144,6 +220,8 @@ impl Catalog for Service {
             let fault = Fault::invalid("invalid_limit", format!("The limit must be 1 to {MAX_PRODUCTS}."));
             return Err(fault.at("/limit", format!("must be 1 to {MAX_PRODUCTS}")));
         }
-        Ok(answer(store::list_popular(self.db.read(), u64::from(request.limit)).await?))
+        Ok(answer(
+            store::list_popular(self.db.read(), u64::from(request.limit)).await?,
+        ))
     }
 }

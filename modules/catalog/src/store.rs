@@ -3,7 +3,8 @@
 use durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, JoinType, QueryFilter, QueryOrder, QuerySelect,
+    TryInsertResult,
     sea_query::{Expr, LikeExpr, OnConflict},
 };
 use shared_kernel::{Fault, Money, Page, PageRequest, Sku, Timestamp};
@@ -12,7 +13,8 @@ use crate::product::{Product, StoredProduct, search_text, search_words};
 
 mod product {
     use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, EntityTrait, EnumIter, PrimaryKeyTrait, RelationDef, RelationTrait,
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, EntityTrait, EnumIter, PrimaryKeyTrait, RelationDef,
+        RelationTrait,
     };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -39,7 +41,10 @@ mod product {
 
     impl RelationTrait for Relation {
         fn def(&self) -> RelationDef {
-            Entity::belongs_to(super::product_sales::Entity).from(Column::Sku).to(super::product_sales::Column::Sku).into()
+            Entity::belongs_to(super::product_sales::Entity)
+                .from(Column::Sku)
+                .to(super::product_sales::Column::Sku)
+                .into()
         }
     }
 
@@ -47,7 +52,10 @@ mod product {
 }
 
 mod product_sales {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "product_sales")]
@@ -87,7 +95,11 @@ impl TryFrom<product::Model> for StoredProduct {
             category: row.category,
             active: row.active,
         };
-        Ok(StoredProduct { product, version: row.version, created_at: Timestamp::from_ms(row.created_at) })
+        Ok(StoredProduct {
+            product,
+            version: row.version,
+            created_at: Timestamp::from_ms(row.created_at),
+        })
     }
 }
 
@@ -115,20 +127,31 @@ fn read_all(rows: Vec<product::Model>) -> Result<Vec<StoredProduct>, Fault> {
 
 /// Archived ones are found too.
 pub async fn find(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StoredProduct>, Fault> {
-    let row = product::Entity::find_by_id(sku.as_str()).one(conn).await.map_err(fault)?;
+    let row = product::Entity::find_by_id(sku.as_str())
+        .one(conn)
+        .await
+        .map_err(fault)?;
     row.map(StoredProduct::try_from).transpose()
 }
 
 /// Those of the named products that there are, archived ones too.
 pub async fn find_all(conn: &impl ConnectionTrait, skus: &[Sku]) -> Result<Vec<StoredProduct>, Fault> {
     let names = skus.iter().map(Sku::as_str);
-    read_all(product::Entity::find().filter(product::Column::Sku.is_in(names)).all(conn).await.map_err(fault)?)
+    read_all(
+        product::Entity::find()
+            .filter(product::Column::Sku.is_in(names))
+            .all(conn)
+            .await
+            .map_err(fault)?,
+    )
 }
 
 /// False if the sku is taken.
 pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<bool, Fault> {
     let row = product::ActiveModel::from(new);
-    let inserted = product::Entity::insert(row).on_conflict_do_nothing_on([product::Column::Sku]).exec_without_returning(conn);
+    let inserted = product::Entity::insert(row)
+        .on_conflict_do_nothing_on([product::Column::Sku])
+        .exec_without_returning(conn);
     Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
@@ -136,11 +159,16 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<
 pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) -> Result<Vec<StoredProduct>, Fault> {
     let skus: Vec<Sku> = new.iter().map(|stored| stored.product.sku.clone()).collect();
     let taken = find_all(conn, &skus).await?;
-    let fresh: Vec<StoredProduct> =
-        new.into_iter().filter(|stored| !taken.iter().any(|other| other.product.sku == stored.product.sku)).collect();
+    let fresh: Vec<StoredProduct> = new
+        .into_iter()
+        .filter(|stored| !taken.iter().any(|other| other.product.sku == stored.product.sku))
+        .collect();
     if !fresh.is_empty() {
         let rows = fresh.iter().map(product::ActiveModel::from);
-        product::Entity::insert_many(rows).exec_without_returning(conn).await.map_err(fault)?;
+        product::Entity::insert_many(rows)
+            .exec_without_returning(conn)
+            .await
+            .map_err(fault)?;
     }
     Ok(fresh)
 }
@@ -155,14 +183,22 @@ pub async fn update(conn: &impl ConnectionTrait, changed: &StoredProduct, loaded
         .exec(conn)
         .await
         .map_err(fault)?;
-    if updated.rows_affected == 1 { Ok(()) } else { Err(lost_race("the product changed meanwhile")) }
+    if updated.rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(lost_race("the product changed meanwhile"))
+    }
 }
 
 /// A page of products, newest first.
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
-pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageRequest) -> Result<Page<StoredProduct>, Fault> {
+pub async fn list(
+    conn: &impl ConnectionTrait,
+    filter: &Filter,
+    page: &PageRequest,
+) -> Result<Page<StoredProduct>, Fault> {
     use product::Column;
     let mut condition = Condition::all();
     for word in filter.query.iter().flat_map(|query| search_words(query)) {
@@ -175,7 +211,9 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
     if let Some(cursor) = &page.after {
         let (at, sku) = read_cursor(&cursor.0).ok_or_else(web::bad_cursor)?;
-        let same_moment = Condition::all().add(Column::CreatedAt.eq(at)).add(Column::Sku.lt(sku.as_str()));
+        let same_moment = Condition::all()
+            .add(Column::CreatedAt.eq(at))
+            .add(Column::Sku.lt(sku.as_str()));
         condition = condition.add(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
     }
     let rows = product::Entity::find()
@@ -186,7 +224,9 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         .all(conn)
         .await
         .map_err(fault)?;
-    Ok(page.page(read_all(rows)?, |last| format!("{} {}", last.created_at.as_ms(), last.product.sku)))
+    Ok(page.page(read_all(rows)?, |last| {
+        format!("{} {}", last.created_at.as_ms(), last.product.sku)
+    }))
 }
 
 fn read_cursor(text: &str) -> Option<(i64, Sku)> {
@@ -210,9 +250,21 @@ fn containing(word: &str) -> String {
 /// Counts sold units.
 pub async fn add_sales(conn: &impl ConnectionTrait, sku: &str, units: i64) -> Result<(), Fault> {
     use product_sales::Column;
-    let add = OnConflict::column(Column::Sku).value(Column::Units, Expr::col((product_sales::Entity, Column::Units)).add(units)).to_owned();
-    let row = product_sales::ActiveModel { sku: Set(sku.to_owned()), units: Set(units) };
-    product_sales::Entity::insert(row).on_conflict(add).exec_without_returning(conn).await.map_err(fault)?;
+    let add = OnConflict::column(Column::Sku)
+        .value(
+            Column::Units,
+            Expr::col((product_sales::Entity, Column::Units)).add(units),
+        )
+        .to_owned();
+    let row = product_sales::ActiveModel {
+        sku: Set(sku.to_owned()),
+        units: Set(units),
+    };
+    product_sales::Entity::insert(row)
+        .on_conflict(add)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 

@@ -38,15 +38,24 @@ struct Shop {
 impl Shop {
     /// A shop that sells these, each for 10 EUR.
     async fn selling(db: Db, skus: &[&str]) -> Self {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("catalog starts");
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("catalog starts");
         let ear = Arc::new(Ear::default());
         let bus: Arc<dyn Bus> = ear.clone();
         offers.machinery.connect(&bus).await.unwrap();
         let listener = ear.0.lock().unwrap().clone().expect("catalog listens");
-        let shop = Shop { site: Site::of(offers.routes.clone()), offers, listener };
+        let shop = Shop {
+            site: Site::of(offers.routes.clone()),
+            offers,
+            listener,
+        };
         for sku in skus {
-            let body =
-                json!({ "sku": sku, "name": format!("The {sku}"), "category": "plants", "price": { "amount": 1000, "currency": "EUR" } });
+            let body = json!({ "sku": sku, "name": format!("The {sku}"), "category": "plants", "price": { "amount": 1000, "currency": "EUR" } });
             shop.as_staff(post("/api/v1/products").set_json(body), 201).await;
         }
         shop
@@ -58,15 +67,27 @@ impl Shop {
     }
 
     async fn patch(&self, sku: &str, body: Value) {
-        self.as_staff(TestRequest::patch().uri(&format!("/api/v1/products/{sku}")).set_json(body), 200).await;
+        self.as_staff(
+            TestRequest::patch()
+                .uri(&format!("/api/v1/products/{sku}"))
+                .set_json(body),
+            200,
+        )
+        .await;
     }
 
     async fn archive(&self, sku: &str) {
-        self.as_staff(TestRequest::delete().uri(&format!("/api/v1/products/{sku}")), 204).await;
+        self.as_staff(TestRequest::delete().uri(&format!("/api/v1/products/{sku}")), 204)
+            .await;
     }
 
     async fn popular(&self, limit: u32) -> Vec<String> {
-        let products = self.offers.contract.list_popular_products(&call(), ListPopularProducts { limit }).await.unwrap();
+        let products = self
+            .offers
+            .contract
+            .list_popular_products(&call(), ListPopularProducts { limit })
+            .await
+            .unwrap();
         products.items.into_iter().map(|product| product.sku).collect()
     }
 }
@@ -85,7 +106,12 @@ fn confirmed(lines: &[(&str, u32)]) -> Envelope {
         quantity: *quantity,
         unit_price: Some(price.clone()),
     });
-    let event = OrderConfirmed { order_id: order.to_string(), user_id: String::new(), items: items.collect(), total: Some(price.clone()) };
+    let event = OrderConfirmed {
+        order_id: order.to_string(),
+        user_id: String::new(),
+        items: items.collect(),
+        total: Some(price.clone()),
+    };
     Envelope {
         specversion: "1.0".to_owned(),
         id: Uuid::now_v7(),
@@ -105,12 +131,31 @@ async fn unknown_products_are_left_out_and_archived_ones_say_so() {
     on_both("catalog", |db| async move {
         let shop = Shop::selling(db, &["fig", "fern"]).await;
         shop.archive("fern").await;
-        let skus = ["fern", "unheard-of", "No Sku", "fig", "fig"].map(str::to_owned).to_vec();
-        let mut found = shop.offers.contract.list_products(&call(), ListProducts { skus }).await.unwrap().items;
+        let skus = ["fern", "unheard-of", "No Sku", "fig", "fig"]
+            .map(str::to_owned)
+            .to_vec();
+        let mut found = shop
+            .offers
+            .contract
+            .list_products(&call(), ListProducts { skus })
+            .await
+            .unwrap()
+            .items;
         found.sort_by(|one, other| one.sku.cmp(&other.sku));
-        let found: Vec<_> = found.iter().map(|product| (product.sku.as_str(), product.active)).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|product| (product.sku.as_str(), product.active))
+            .collect();
         assert_eq!(found, [("fern", false), ("fig", true)]);
-        assert_eq!(shop.offers.contract.list_products(&call(), ListProducts { skus: vec![] }).await.unwrap().items, []);
+        assert_eq!(
+            shop.offers
+                .contract
+                .list_products(&call(), ListProducts { skus: vec![] })
+                .await
+                .unwrap()
+                .items,
+            []
+        );
     })
     .await;
 }
@@ -119,8 +164,19 @@ async fn unknown_products_are_left_out_and_archived_ones_say_so() {
 async fn a_product_is_answered_with_name_and_price() {
     on_both("catalog", |db| async move {
         let shop = Shop::selling(db, &["fig"]).await;
-        shop.patch("fig", json!({ "price": { "amount": 1250, "currency": "USD" } })).await;
-        let found = shop.offers.contract.list_products(&call(), ListProducts { skus: vec!["fig".into()] }).await.unwrap();
+        shop.patch("fig", json!({ "price": { "amount": 1250, "currency": "USD" } }))
+            .await;
+        let found = shop
+            .offers
+            .contract
+            .list_products(
+                &call(),
+                ListProducts {
+                    skus: vec!["fig".into()],
+                },
+            )
+            .await
+            .unwrap();
         let fig = &found.items[0];
         assert_eq!((fig.name.as_str(), fig.category.as_str()), ("The fig", "plants"));
         assert_eq!(fig.price, Some(Money::new(1_250, "USD").unwrap()));
@@ -133,11 +189,23 @@ async fn questions_have_limits() {
     on_both("catalog", |db| async move {
         let shop = Shop::selling(db, &[]).await;
         let catalog = &shop.offers.contract;
-        let named = |count: usize| ListProducts { skus: (0..count).map(|number| format!("sku-{number}")).collect() };
+        let named = |count: usize| ListProducts {
+            skus: (0..count).map(|number| format!("sku-{number}")).collect(),
+        };
         assert!(catalog.list_products(&call(), named(100)).await.is_ok());
-        assert_eq!(catalog.list_products(&call(), named(101)).await.unwrap_err().code, "too_many_skus");
+        assert_eq!(
+            catalog.list_products(&call(), named(101)).await.unwrap_err().code,
+            "too_many_skus"
+        );
         for limit in [0, 101] {
-            assert_eq!(catalog.list_popular_products(&call(), ListPopularProducts { limit }).await.unwrap_err().code, "invalid_limit");
+            assert_eq!(
+                catalog
+                    .list_popular_products(&call(), ListPopularProducts { limit })
+                    .await
+                    .unwrap_err()
+                    .code,
+                "invalid_limit"
+            );
         }
     })
     .await;
@@ -149,7 +217,12 @@ async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
         let shop = Shop::selling(db, &["fig", "fern", "aloe", "unsold"]).await;
         assert_eq!(shop.offers.machinery.topics(), ["orders.order"]);
         let first = confirmed(&[("fig", 2), ("fern", 1), ("fig", 1)]);
-        for envelope in [first.clone(), confirmed(&[("fern", 3), ("aloe", 1), ("unheard-of", 99)]), first.clone(), first] {
+        for envelope in [
+            first.clone(),
+            confirmed(&[("fern", 3), ("aloe", 1), ("unheard-of", 99)]),
+            first.clone(),
+            first,
+        ] {
             shop.listener.deliver(envelope).await.unwrap();
         }
         assert_eq!(shop.popular(10).await, ["fern", "fig", "aloe"]);
@@ -170,8 +243,14 @@ async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
         shop.archive("fig").await;
         shop.patch("fig", json!({ "active": true })).await;
         let envelopes = told(&db).await;
-        let kinds: Vec<_> = envelopes.iter().map(|envelope| envelope.kind.rsplit('.').next().unwrap()).collect();
-        assert_eq!(kinds, ["ProductAdded", "ProductChanged", "ProductArchived", "ProductRestored"]);
+        let kinds: Vec<_> = envelopes
+            .iter()
+            .map(|envelope| envelope.kind.rsplit('.').next().unwrap())
+            .collect();
+        assert_eq!(
+            kinds,
+            ["ProductAdded", "ProductChanged", "ProductArchived", "ProductRestored"]
+        );
         assert!(envelopes.iter().all(|envelope| envelope.subject == "product/fig"));
         assert_eq!(envelopes[0].find::<ProductAdded>().unwrap().unwrap().name, "The fig");
         assert_eq!(envelopes[1].find::<ProductChanged>().unwrap().unwrap().name, "Fig tree");
@@ -191,9 +270,18 @@ async fn the_demo_products_come_once_and_what_staff_changed_stays() {
         (shop.offers.seed)().await.unwrap();
         assert_eq!(told(&db).await.len(), 121);
         let skus = ["rare-fig", "tea-01"].map(str::to_owned).to_vec();
-        let mut found = shop.offers.contract.list_products(&call(), ListProducts { skus }).await.unwrap().items;
+        let mut found = shop
+            .offers
+            .contract
+            .list_products(&call(), ListProducts { skus })
+            .await
+            .unwrap()
+            .items;
         found.sort_by(|one, other| one.sku.cmp(&other.sku));
-        assert_eq!((found[0].name.as_str(), found[1].name.as_str()), ("Common fig", "The tea-01"));
+        assert_eq!(
+            (found[0].name.as_str(), found[1].name.as_str()),
+            ("Common fig", "The tea-01")
+        );
     })
     .await;
 }

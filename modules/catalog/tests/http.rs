@@ -16,14 +16,30 @@ struct Shop {
 
 impl Shop {
     async fn empty(db: Db) -> Self {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("catalog starts");
-        Shop { site: Site::of(offers.routes) }
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("catalog starts");
+        Shop {
+            site: Site::of(offers.routes),
+        }
     }
 
     async fn seeded(db: Db) -> Self {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("catalog starts");
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("catalog starts");
         (offers.seed)().await.unwrap();
-        Shop { site: Site::of(offers.routes) }
+        Shop {
+            site: Site::of(offers.routes),
+        }
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
@@ -49,7 +65,12 @@ fn euros(cents: i64) -> Value {
 }
 
 fn skus(list: &Value) -> Vec<String> {
-    list["items"].as_array().unwrap().iter().map(|item| item["sku"].as_str().unwrap().to_owned()).collect()
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["sku"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn patch(path: &str, body: Value) -> TestRequest {
@@ -66,7 +87,11 @@ async fn pages_lead_from_the_newest_to_the_rare_fig() {
         let shop = Shop::seeded(db).await;
         let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
         loop {
-            let page = shop.site.ask(get(&format!("/api/v1/products?limit=50{cursor}"))).await.json();
+            let page = shop
+                .site
+                .ask(get(&format!("/api/v1/products?limit=50{cursor}")))
+                .await
+                .json();
             seen.extend(skus(&page));
             pages += 1;
             match page["next_cursor"].as_str() {
@@ -88,8 +113,16 @@ async fn pages_lead_from_the_newest_to_the_rare_fig() {
 async fn products_made_in_the_same_moment_are_not_lost_between_pages() {
     on_both("catalog", |db| async move {
         let clock = durable_testing::ManualClock::at(shared_kernel::Timestamp::from_ms(1_800_000_000_000));
-        let offers = start(Needs { db, clock, ids: Arc::new(RandomIds) }).await.expect("catalog starts");
-        let shop = Shop { site: Site::of(offers.routes) };
+        let offers = start(Needs {
+            db,
+            clock,
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("catalog starts");
+        let shop = Shop {
+            site: Site::of(offers.routes),
+        };
         for sku in ["a", "b", "c"] {
             shop.add(sku, sku, "", 1).await;
         }
@@ -154,7 +187,12 @@ async fn parameters_have_limits() {
             &long,
         ] {
             let reply = shop.site.ask(get(&format!("/api/v1/products?{query}"))).await;
-            assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_parameter"), "{query}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (400, "invalid_parameter"),
+                "{query}: {}",
+                reply.body
+            );
         }
     })
     .await;
@@ -164,11 +202,21 @@ async fn parameters_have_limits() {
 async fn a_product_is_added_once() {
     on_both("catalog", |db| async move {
         let shop = Shop::empty(db).await;
-        let request = |body: &Value| post("/api/v1/products").insert_header(("Idempotency-Key", "k-1")).set_json(body);
+        let request = |body: &Value| {
+            post("/api/v1/products")
+                .insert_header(("Idempotency-Key", "k-1"))
+                .set_json(body)
+        };
         let added = shop.as_staff(request(&fig())).await;
-        assert_eq!((added.status, added.header("location"), added.header("etag")), (201, "/api/v1/products/fig", "\"1\""));
+        assert_eq!(
+            (added.status, added.header("location"), added.header("etag")),
+            (201, "/api/v1/products/fig", "\"1\"")
+        );
         let again = shop.as_staff(request(&fig())).await;
-        assert_eq!((again.status, again.header("idempotency-replayed"), &again.body), (201, "true", &added.body));
+        assert_eq!(
+            (again.status, again.header("idempotency-replayed"), &again.body),
+            (201, "true", &added.body)
+        );
         assert_eq!(shop.as_staff(request(&json!({ "sku": "other" }))).await.status, 422);
         let taken = shop.as_staff(post("/api/v1/products").set_json(fig())).await;
         assert_eq!((taken.status, taken.code().as_str()), (409, "sku_taken"));
@@ -177,7 +225,13 @@ async fn a_product_is_added_once() {
         let mut expected = fig();
         expected["active"] = json!(true);
         assert_eq!((shown.json(), shown.header("etag")), (expected, "\"1\""));
-        assert_eq!(shop.site.ask(get("/api/v1/products/fig").insert_header(("If-None-Match", "\"1\""))).await.status, 304);
+        assert_eq!(
+            shop.site
+                .ask(get("/api/v1/products/fig").insert_header(("If-None-Match", "\"1\"")))
+                .await
+                .status,
+            304
+        );
         assert_eq!(shop.site.ask(get("/api/v1/products/unheard-of")).await.status, 404);
         assert_eq!(shop.site.ask(get("/api/v1/products/No%20Sku")).await.status, 404);
     })
@@ -201,23 +255,53 @@ async fn bodies_are_checked() {
             (with("description", json!(null)), "invalid_body"),
             (with("category", json!("Plants & more")), "invalid_body"),
             (with("price", euros(-1)), "invalid_body"),
-            (with("price", json!({ "amount": 1.5, "currency": "EUR" })), "invalid_body"),
-            (with("price", json!({ "amount": 1, "currency": "euro" })), "invalid_body"),
-            (with("price", json!({ "amount": 1, "currency": "EUR", "scale": 2 })), "invalid_body"),
-            (with("price", json!({ "amount": 1, "currency": "QQQ" })), "unknown_currency"),
+            (
+                with("price", json!({ "amount": 1.5, "currency": "EUR" })),
+                "invalid_body",
+            ),
+            (
+                with("price", json!({ "amount": 1, "currency": "euro" })),
+                "invalid_body",
+            ),
+            (
+                with("price", json!({ "amount": 1, "currency": "EUR", "scale": 2 })),
+                "invalid_body",
+            ),
+            (
+                with("price", json!({ "amount": 1, "currency": "QQQ" })),
+                "unknown_currency",
+            ),
             (with("colour", json!("green")), "invalid_body"),
             (with("active", json!(false)), "invalid_body"),
         ] {
             let reply = shop.as_staff(post("/api/v1/products").set_json(&body)).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, code), "{body}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, code),
+                "{body}: {}",
+                reply.body
+            );
             assert!(!reply.json()["errors"].as_array().unwrap().is_empty(), "{}", reply.body);
         }
         let mut sparse = fig();
         sparse.as_object_mut().unwrap().remove("description");
-        assert_eq!(shop.as_staff(post("/api/v1/products").set_json(sparse)).await.json()["description"], "");
-        for body in [json!({ "sku": "other" }), json!({ "name": null }), json!({ "price": null }), json!([])] {
+        assert_eq!(
+            shop.as_staff(post("/api/v1/products").set_json(sparse)).await.json()["description"],
+            ""
+        );
+        for body in [
+            json!({ "sku": "other" }),
+            json!({ "name": null }),
+            json!({ "price": null }),
+            json!([]),
+        ] {
             let reply = shop.as_staff(patch("/api/v1/products/fig", body.clone())).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_body"), "{body}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, "invalid_body"),
+                "{body}: {}",
+                reply.body
+            );
         }
     })
     .await;
@@ -229,15 +313,27 @@ async fn a_change_of_a_version_that_is_gone_is_refused() {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
         let path = "/api/v1/products/fig";
-        let changed = shop.as_staff(patch(path, json!({ "price": euros(1990) })).insert_header(("If-Match", "\"1\""))).await;
-        assert_eq!((changed.status, changed.header("etag"), &changed.json()["price"]), (200, "\"2\"", &euros(1990)));
-        let late = shop.as_staff(patch(path, json!({ "price": euros(2990) })).insert_header(("If-Match", "\"1\""))).await;
+        let changed = shop
+            .as_staff(patch(path, json!({ "price": euros(1990) })).insert_header(("If-Match", "\"1\"")))
+            .await;
+        assert_eq!(
+            (changed.status, changed.header("etag"), &changed.json()["price"]),
+            (200, "\"2\"", &euros(1990))
+        );
+        let late = shop
+            .as_staff(patch(path, json!({ "price": euros(2990) })).insert_header(("If-Match", "\"1\"")))
+            .await;
         assert_eq!((late.status, late.code().as_str()), (412, "precondition_failed"));
-        let late = shop.as_staff(TestRequest::delete().uri(path).insert_header(("If-Match", "\"1\""))).await;
+        let late = shop
+            .as_staff(TestRequest::delete().uri(path).insert_header(("If-Match", "\"1\"")))
+            .await;
         assert_eq!(late.status, 412);
         let unconditional = shop.as_staff(patch(path, json!({}))).await;
         assert_eq!((unconditional.status, unconditional.header("etag")), (200, "\"2\""));
-        assert_eq!(shop.as_staff(patch("/api/v1/products/fern", json!({}))).await.status, 404);
+        assert_eq!(
+            shop.as_staff(patch("/api/v1/products/fern", json!({}))).await.status,
+            404
+        );
     })
     .await;
 }
@@ -247,7 +343,8 @@ async fn changes_at_the_same_time_all_count() {
     on_both("catalog", |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 1).await;
-        let change = |number: i64| shop.as_staff(patch("/api/v1/products/fig", json!({ "price": euros(100 + number) })));
+        let change =
+            |number: i64| shop.as_staff(patch("/api/v1/products/fig", json!({ "price": euros(100 + number) })));
         let (a, b, c, d) = tokio::join!(change(1), change(2), change(3), change(4));
         assert!([a, b, c, d].iter().all(|reply| reply.status == 200));
         assert_eq!(shop.site.ask(get("/api/v1/products/fig")).await.header("etag"), "\"5\"");
@@ -269,12 +366,24 @@ async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
         assert_eq!(shop.site.ask(get("/api/v1/products/fig")).await.json()["active"], false);
         let all = get("/api/v1/products?include_archived=true");
         assert_eq!(skus(&shop.as_staff(all).await.json()), ["fig"]);
-        let customer = shop.site.ask_as(Uuid::new_v4(), &[Role::Customer], get("/api/v1/products?include_archived=true")).await;
+        let customer = shop
+            .site
+            .ask_as(
+                Uuid::new_v4(),
+                &[Role::Customer],
+                get("/api/v1/products?include_archived=true"),
+            )
+            .await;
         assert_eq!(customer.status, 403);
         assert!(shop.skus("include_archived=false").await.is_empty());
         let taken = shop.as_staff(post("/api/v1/products").set_json(fig())).await;
         assert_eq!(taken.code(), "sku_taken");
-        assert_eq!(shop.as_staff(patch("/api/v1/products/fig", json!({ "active": true }))).await.status, 200);
+        assert_eq!(
+            shop.as_staff(patch("/api/v1/products/fig", json!({ "active": true })))
+                .await
+                .status,
+            200
+        );
         assert_eq!(shop.skus("").await, ["fig"]);
     })
     .await;
@@ -304,21 +413,49 @@ async fn only_staff_keep_the_catalog() {
 #[tokio::test]
 async fn the_document_names_every_route_and_parameter() {
     on_both("catalog", |db| async move {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("catalog starts");
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("catalog starts");
         let api = web::openapi::document(Default::default(), &[offers.routes]);
         assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
         let document = serde_json::to_value(&api).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert!(paths.keys().eq(["/api/v1/products", "/api/v1/products/{sku}"]), "{paths:?}");
+        assert!(
+            paths.keys().eq(["/api/v1/products", "/api/v1/products/{sku}"]),
+            "{paths:?}"
+        );
         let parameters = paths["/api/v1/products"]["get"]["parameters"].as_array().unwrap();
-        let names: Vec<_> = parameters.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["q", "category", "min_price", "max_price", "include_archived", "limit", "cursor"]);
+        let names: Vec<_> = parameters
+            .iter()
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "q",
+                "category",
+                "min_price",
+                "max_price",
+                "include_archived",
+                "limit",
+                "cursor"
+            ]
+        );
         let one = &paths["/api/v1/products/{sku}"];
-        for (method, statuses) in
-            [("get", &["200", "304", "404"][..]), ("patch", &["200", "401", "403", "404", "412", "422"]), ("delete", &["204", "412"])]
-        {
+        for (method, statuses) in [
+            ("get", &["200", "304", "404"][..]),
+            ("patch", &["200", "401", "403", "404", "412", "422"]),
+            ("delete", &["204", "412"]),
+        ] {
             let responses = one[method]["responses"].as_object().unwrap();
-            assert!(statuses.iter().all(|status| responses.contains_key(*status)), "{method}: {responses:?}");
+            assert!(
+                statuses.iter().all(|status| responses.contains_key(*status)),
+                "{method}: {responses:?}"
+            );
         }
         let price = &document["components"]["schemas"]["ProductChange"]["properties"]["price"];
         assert!(!price.is_null() && !price.to_string().contains("\"null\""), "{price}");

@@ -18,7 +18,11 @@ use crate::{service::Service, stock::StockItem};
 
 pub fn routes(service: Arc<Service>) -> Routes {
     Routes::new(move |config| {
-        config.app_data(Data::from(service.clone())).service(show_stock).service(receive_stock).service(adjust_stock);
+        config
+            .app_data(Data::from(service.clone()))
+            .service(show_stock)
+            .service(receive_stock)
+            .service(adjust_stock);
     })
 }
 
@@ -39,7 +43,12 @@ struct StockLevel {
 
 impl From<&StockItem> for StockLevel {
     fn from(item: &StockItem) -> Self {
-        StockLevel { sku: item.sku.clone(), on_hand: item.on_hand, reserved: item.reserved, available: item.available() }
+        StockLevel {
+            sku: item.sku.clone(),
+            on_hand: item.on_hand,
+            reserved: item.reserved,
+            available: item.available(),
+        }
     }
 }
 
@@ -81,13 +90,25 @@ impl TryFrom<i64> for Difference {
 
     fn try_from(units: i64) -> Result<Self, Fault> {
         let fits = units != 0 && (-Self::MAX..=Self::MAX).contains(&units);
-        if fits { Ok(Difference(units)) } else { Err(Fault::invalid("invalid_quantity", "must be -1000000 to 1000000, and not 0")) }
+        if fits {
+            Ok(Difference(units))
+        } else {
+            Err(Fault::invalid(
+                "invalid_quantity",
+                "must be -1000000 to 1000000, and not 0",
+            ))
+        }
     }
 }
 
 impl PartialSchema for Difference {
     fn schema() -> RefOr<Schema> {
-        let from = |least: i64, most: i64| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
+        let from = |least: i64, most: i64| {
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(least))
+                .maximum(Some(most))
+        };
         OneOfBuilder::new()
             .item(from(1, Self::MAX))
             .item(from(-Self::MAX, -1))
@@ -107,9 +128,21 @@ impl ToSchema for Difference {}
     security((), ("bearer" = []))
 )]
 #[get("/stock/{sku}")]
-async fn show_stock(_anyone: Anyone, sku: Path<Sku>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let item = service.find_item(&sku).await?.ok_or_else(|| Fault::not_found("stock item"))?;
-    Ok(web::ok_with_etag(&request, &web::etag(item.version), &StockLevel::from(&item)))
+async fn show_stock(
+    _anyone: Anyone,
+    sku: Path<Sku>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let item = service
+        .find_item(&sku)
+        .await?
+        .ok_or_else(|| Fault::not_found("stock item"))?;
+    Ok(web::ok_with_etag(
+        &request,
+        &web::etag(item.version),
+        &StockLevel::from(&item),
+    ))
 }
 
 /// Books units that came in. The first receipt of a sku makes its stock item, whether or not the catalog has such a product.
@@ -129,7 +162,12 @@ async fn receive_stock(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
-    let (db, call, sku, Receipt { quantity, reason }) = (service.db().clone(), staff.call().clone(), sku.into_inner(), body.into_inner());
+    let (db, call, sku, Receipt { quantity, reason }) = (
+        service.db().clone(),
+        staff.call().clone(),
+        sku.into_inner(),
+        body.into_inner(),
+    );
     web::idempotent(&db, request, move |tx| {
         let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
         async move { Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?)) }
@@ -158,7 +196,10 @@ async fn adjust_stock(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (db, call, sku) = (service.db().clone(), staff.call().clone(), sku.into_inner());
-    let Adjustment { quantity: Difference(difference), reason } = body.into_inner();
+    let Adjustment {
+        quantity: Difference(difference),
+        reason,
+    } = body.into_inner();
     web::idempotent(&db, request, move |tx| {
         let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
         async move { Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?)) }
@@ -167,5 +208,9 @@ async fn adjust_stock(
 }
 
 fn new_level(item: &StockItem) -> web::Answer {
-    web::created(&format!("/api/v1/stock/{}", item.sku), Some(&web::etag(item.version)), &StockLevel::from(item))
+    web::created(
+        &format!("/api/v1/stock/{}", item.sku),
+        Some(&web::etag(item.version)),
+        &StockLevel::from(item),
+    )
 }

@@ -50,5 +50,10 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         let service = seeded.clone();
         Box::pin(async move { seed::fill_the_shelves(&service).await })
     });
-    Ok(Offers { contract: service, routes, machinery, seed })
+    Ok(Offers {
+        contract: service,
+        routes,
+        machinery,
+        seed,
+    })
 }

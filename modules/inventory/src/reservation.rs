@@ -28,7 +28,10 @@ impl Lines {
     /// `invalid_lines`: none, more than 100, or one of nothing; `invalid_sku`.
     pub fn parse(lines: &[StockLine]) -> Result<Self, Fault> {
         if lines.is_empty() || lines.len() > MAX_LINES {
-            return Err(Fault::invalid("invalid_lines", format!("A reservation has 1 to {MAX_LINES} lines.")));
+            return Err(Fault::invalid(
+                "invalid_lines",
+                format!("A reservation has 1 to {MAX_LINES} lines."),
+            ));
         }
         let mut merged = BTreeMap::new();
         for (index, line) in lines.iter().enumerate() {
@@ -81,11 +84,17 @@ impl State {
     }
 
     pub fn find(name: &str) -> Option<Self> {
-        [State::Held, State::Released, State::Committed, State::Restocked].into_iter().find(|state| state.as_str() == name)
+        [State::Held, State::Released, State::Committed, State::Restocked]
+            .into_iter()
+            .find(|state| state.as_str() == name)
     }
 
     fn step(self, to: State, movement: Movement) -> Option<Step> {
-        Some(Step { from: self, to, movement })
+        Some(Step {
+            from: self,
+            to,
+            movement,
+        })
     }
 
     /// # Errors
@@ -94,9 +103,10 @@ impl State {
         match self {
             State::Held => Ok(self.step(State::Released, Movement::Released)),
             State::Released => Ok(None),
-            State::Committed | State::Restocked => {
-                Err(Fault::conflict("reservation_committed", "The reserved units have left the house already."))
-            }
+            State::Committed | State::Restocked => Err(Fault::conflict(
+                "reservation_committed",
+                "The reserved units have left the house already.",
+            )),
         }
     }
 
@@ -106,7 +116,10 @@ impl State {
         match self {
             State::Held => Ok(self.step(State::Committed, Movement::Committed)),
             State::Committed | State::Restocked => Ok(None),
-            State::Released => Err(Fault::conflict("reservation_released", "The reservation has been released.")),
+            State::Released => Err(Fault::conflict(
+                "reservation_released",
+                "The reservation has been released.",
+            )),
         }
     }
 
@@ -116,9 +129,10 @@ impl State {
         match self {
             State::Committed => Ok(self.step(State::Restocked, Movement::Restocked)),
             State::Restocked => Ok(None),
-            State::Held | State::Released => {
-                Err(Fault::conflict("reservation_not_committed", "The reserved units have not left the house."))
-            }
+            State::Held | State::Released => Err(Fault::conflict(
+                "reservation_not_committed",
+                "The reserved units have not left the house.",
+            )),
         }
     }
 }
@@ -128,7 +142,10 @@ mod tests {
     use super::*;
 
     fn line(sku: &str, quantity: u32) -> StockLine {
-        StockLine { sku: sku.to_owned(), quantity }
+        StockLine {
+            sku: sku.to_owned(),
+            quantity,
+        }
     }
 
     #[test]
@@ -141,8 +158,14 @@ mod tests {
     #[test]
     fn a_reservation_of_nothing_is_refused() {
         assert_eq!(Lines::parse(&[]).unwrap_err().code, "invalid_lines");
-        assert_eq!(Lines::parse(&vec![line("tea-01", 1); 101]).unwrap_err().code, "invalid_lines");
-        assert_eq!(Lines::parse(&[line("tea-01", 0)]).unwrap_err().errors[0].pointer, "/lines/0/quantity");
+        assert_eq!(
+            Lines::parse(&vec![line("tea-01", 1); 101]).unwrap_err().code,
+            "invalid_lines"
+        );
+        assert_eq!(
+            Lines::parse(&[line("tea-01", 0)]).unwrap_err().errors[0].pointer,
+            "/lines/0/quantity"
+        );
         assert_eq!(Lines::parse(&[line("Tea", 1)]).unwrap_err().code, "invalid_sku");
     }
 
@@ -162,14 +185,21 @@ mod tests {
     #[test]
     fn only_what_has_left_the_house_comes_back() {
         assert_eq!(State::Held.restock().unwrap_err().code, "reservation_not_committed");
-        assert_eq!(State::Committed.restock().unwrap().map(|step| step.movement), Some(Movement::Restocked));
+        assert_eq!(
+            State::Committed.restock().unwrap().map(|step| step.movement),
+            Some(Movement::Restocked)
+        );
     }
 
     #[test]
     fn asked_twice_nothing_moves_the_second_time() {
-        for (ask, movement) in
-            [(State::release as fn(State) -> Result<Option<Step>, Fault>, Movement::Released), (State::commit, Movement::Committed)]
-        {
+        for (ask, movement) in [
+            (
+                State::release as fn(State) -> Result<Option<Step>, Fault>,
+                Movement::Released,
+            ),
+            (State::commit, Movement::Committed),
+        ] {
             let step = ask(State::Held).unwrap().unwrap();
             assert_eq!((step.from, step.movement), (State::Held, movement));
             assert_eq!(ask(step.to), Ok(None));

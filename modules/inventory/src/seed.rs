@@ -24,7 +24,9 @@ const BATCH: usize = 40;
 /// Every demo sku with its units.
 fn shelves() -> Vec<(String, i64)> {
     let numbered = |word: &'static str| (1..=PER_WORD).map(move |number| (format!("{word}-{number:02}"), UNITS));
-    std::iter::once((RAREST.to_owned(), RAREST_UNITS)).chain(WORDS.into_iter().flat_map(numbered)).collect()
+    std::iter::once((RAREST.to_owned(), RAREST_UNITS))
+        .chain(WORDS.into_iter().flat_map(numbered))
+        .collect()
 }
 
 /// Puts the demo stock in, once for ever: what staff change afterwards stays changed.
@@ -41,10 +43,16 @@ pub async fn fill_the_shelves(service: &Service) -> Result<(), Fault> {
                 let mut moved = Vec::with_capacity(batch.len());
                 for (sku, quantity) in batch {
                     let item = store::receive_units(tx.conn(), &sku, quantity).await?;
-                    moved.push(Moved { item, kind: Movement::Received, quantity });
+                    moved.push(Moved {
+                        item,
+                        kind: Movement::Received,
+                        quantity,
+                    });
                 }
                 let call = Call::by_module(tx.module());
-                service.record(&tx, &call, None, Some("demo data".to_owned()), moved).await?;
+                service
+                    .record(&tx, &call, None, Some("demo data".to_owned()), moved)
+                    .await?;
                 Ok(Outcome::Done(()))
             }
         })

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use durable::{Command, Db, Memory, Outcome, Tx};
 use inventory_contract::{
-    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder,
-    Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease, StockReserved, reservation,
+    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
+    ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease,
+    StockReserved, reservation,
 };
 use prost::Message;
 use shared_kernel::{Call, Clock, Fault, Ids, Sku, parse_id};
@@ -51,9 +52,20 @@ impl Service {
     }
 
     /// Units came in. The first ones of a sku make its item; the catalog is not asked.
-    pub async fn receive(&self, tx: &Tx, call: &Call, sku: &Sku, quantity: i64, reason: Option<String>) -> Result<StockItem, Fault> {
+    pub async fn receive(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        sku: &Sku,
+        quantity: i64,
+        reason: Option<String>,
+    ) -> Result<StockItem, Fault> {
         let item = store::receive_units(tx.conn(), sku, quantity).await?;
-        let moved = Moved { item: item.clone(), kind: Movement::Received, quantity };
+        let moved = Moved {
+            item: item.clone(),
+            kind: Movement::Received,
+            quantity,
+        };
         self.record(tx, call, None, reason, vec![moved]).await?;
         Ok(item)
     }
@@ -62,14 +74,34 @@ impl Service {
     ///
     /// # Errors
     /// `not_found` for a sku that was never received; `below_reserved` if promised units would be gone.
-    pub async fn adjust(&self, tx: &Tx, call: &Call, sku: &Sku, difference: i64, reason: Option<String>) -> Result<StockItem, Fault> {
+    pub async fn adjust(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        sku: &Sku,
+        difference: i64,
+        reason: Option<String>,
+    ) -> Result<StockItem, Fault> {
         let (kind, quantity) = Movement::of_difference(difference);
         let Some(item) = store::move_units(tx.conn(), sku, kind, quantity).await? else {
-            let item = store::find_item(tx.conn(), sku).await?.ok_or_else(|| Fault::not_found("stock item"))?;
+            let item = store::find_item(tx.conn(), sku)
+                .await?
+                .ok_or_else(|| Fault::not_found("stock item"))?;
             let detail = format!("Of {} on hand {} are reserved for orders.", item.on_hand, item.reserved);
             return Err(Fault::conflict("below_reserved", detail));
         };
-        self.record(tx, call, None, reason, vec![Moved { item: item.clone(), kind, quantity }]).await?;
+        self.record(
+            tx,
+            call,
+            None,
+            reason,
+            vec![Moved {
+                item: item.clone(),
+                kind,
+                quantity,
+            }],
+        )
+        .await?;
         Ok(item)
     }
 
@@ -106,23 +138,41 @@ impl Service {
     }
 
     /// Holds all lines or says which one cannot be held; the caller then takes the transaction back.
-    async fn reserve(&self, tx: &Tx, call: &Call, order_id: Uuid, command_id: Uuid, lines: &Lines) -> Result<Outcome<Reservation>, Fault> {
+    async fn reserve(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        order_id: Uuid,
+        command_id: Uuid,
+        lines: &Lines,
+    ) -> Result<Outcome<Reservation>, Fault> {
         if !store::insert_reservation(tx.conn(), order_id, command_id, self.clock.now()).await? {
-            return Err(Fault::conflict("already_reserved", "The order has a reservation, made by another command."));
+            return Err(Fault::conflict(
+                "already_reserved",
+                "The order has a reservation, made by another command.",
+            ));
         }
         let mut moved = Vec::new();
         for (sku, quantity) in lines.iter() {
             match store::move_units(tx.conn(), sku, Movement::Reserved, quantity).await? {
-                Some(item) => moved.push(Moved { item, kind: Movement::Reserved, quantity }),
+                Some(item) => moved.push(Moved {
+                    item,
+                    kind: Movement::Reserved,
+                    quantity,
+                }),
                 None => {
-                    let available = store::find_item(tx.conn(), sku).await?.map_or(0, |item| item.available());
+                    let available = store::find_item(tx.conn(), sku)
+                        .await?
+                        .map_or(0, |item| item.available());
                     return Ok(Outcome::Refused(insufficient(sku, quantity, available)));
                 }
             }
         }
         store::insert_lines(tx.conn(), order_id, lines).await?;
         self.record(tx, call, Some(order_id), None, moved).await?;
-        Ok(Outcome::Done(Reservation { outcome: Some(reservation::Outcome::Reserved(StockReserved {})) }))
+        Ok(Outcome::Done(Reservation {
+            outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
+        }))
     }
 
     /// Takes a step with every line of a reservation.
@@ -130,11 +180,20 @@ impl Service {
         store::take_step(tx.conn(), order_id, step, self.clock.now()).await?;
         let mut moved = Vec::new();
         for (sku, quantity) in store::load_lines(tx.conn(), order_id).await?.iter() {
-            let item = store::move_units(tx.conn(), sku, step.movement, quantity).await?.ok_or_else(|| {
-                let movement = step.movement.as_str();
-                Fault::internal("broken_stock", format!("{quantity} of {sku} of order {order_id} cannot be {movement}"))
-            })?;
-            moved.push(Moved { item, kind: step.movement, quantity });
+            let item = store::move_units(tx.conn(), sku, step.movement, quantity)
+                .await?
+                .ok_or_else(|| {
+                    let movement = step.movement.as_str();
+                    Fault::internal(
+                        "broken_stock",
+                        format!("{quantity} of {sku} of order {order_id} cannot be {movement}"),
+                    )
+                })?;
+            moved.push(Moved {
+                item,
+                kind: step.movement,
+                quantity,
+            });
         }
         self.record(tx, call, Some(order_id), None, moved).await
     }
@@ -156,7 +215,9 @@ impl Service {
             let (service, call, answer) = (service.clone(), call.clone(), answer.clone());
             async move {
                 let held = store::find_reservation(tx.conn(), order_id).await?;
-                let held = held.ok_or_else(|| Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order."))?;
+                let held = held.ok_or_else(|| {
+                    Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
+                })?;
                 if let Some(step) = ask(held.state)? {
                     service.step(&tx, &call, order_id, step).await?;
                 }
@@ -165,26 +226,42 @@ impl Service {
         });
         match memory.await? {
             Memory::First(answer) | Memory::Again(answer) => Ok(answer),
-            Memory::Undone => Err(Fault::internal("undone_command", "only a reservation can be undone before it is made")),
+            Memory::Undone => Err(Fault::internal(
+                "undone_command",
+                "only a reservation can be undone before it is made",
+            )),
         }
     }
 }
 
 fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
     let units = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-    let insufficient = InsufficientStock { sku: sku.to_string(), wanted: units(wanted), available: units(available) };
-    Reservation { outcome: Some(reservation::Outcome::Insufficient(insufficient)) }
+    let insufficient = InsufficientStock {
+        sku: sku.to_string(),
+        wanted: units(wanted),
+        available: units(available),
+    };
+    Reservation {
+        outcome: Some(reservation::Outcome::Insufficient(insufficient)),
+    }
 }
 
 fn command(kind: &'static str, id: &str, message: &impl Message) -> Result<Command, Fault> {
-    Ok(Command::new(kind, parse_id("command_id", id)?.to_string(), &message.encode_to_vec()))
+    Ok(Command::new(
+        kind,
+        parse_id("command_id", id)?.to_string(),
+        &message.encode_to_vec(),
+    ))
 }
 
 #[async_trait]
 impl Inventory for Service {
     async fn reserve_stock(&self, call: &Call, request: ReserveStock) -> Result<Reservation, Fault> {
         let command = command(RESERVE, &request.command_id, &request)?;
-        let (command_id, order_id) = (parse_id("command_id", &request.command_id)?, parse_id("order_id", &request.order_id)?);
+        let (command_id, order_id) = (
+            parse_id("command_id", &request.command_id)?,
+            parse_id("order_id", &request.order_id)?,
+        );
         let lines = Lines::parse(&request.lines)?;
         let (service, call) = (self.clone(), call.clone());
         let memory = durable::once(&self.db, command, move |tx| {
@@ -193,22 +270,34 @@ impl Inventory for Service {
         });
         Ok(match memory.await? {
             Memory::First(answer) | Memory::Again(answer) => answer,
-            Memory::Undone => Reservation { outcome: Some(reservation::Outcome::Undone(AlreadyUndone {})) },
+            Memory::Undone => Reservation {
+                outcome: Some(reservation::Outcome::Undone(AlreadyUndone {})),
+            },
         })
     }
 
     async fn release_stock(&self, call: &Call, request: ReleaseStock) -> Result<StockRelease, Fault> {
         let undo = command("release_stock", &request.command_id, &request)?;
-        let (undoes, order_id) = (parse_id("undoes", &request.undoes)?, parse_id("order_id", &request.order_id)?);
+        let (undoes, order_id) = (
+            parse_id("undoes", &request.undoes)?,
+            parse_id("order_id", &request.order_id)?,
+        );
         let (service, call) = (self.clone(), call.clone());
         durable::undo_once(&self.db, undo, (RESERVE, undoes.to_string()), move |tx, _took_part| {
             let (service, call) = (service.clone(), call.clone());
             async move {
                 // A reservation that was refused, or never came, left no row; one of another command is not this undo's business.
-                let held = store::find_reservation(tx.conn(), order_id).await?.filter(|held| held.command_id == undoes);
-                let Some(held) = held else { return Ok(StockRelease { released: false }) };
+                let held = store::find_reservation(tx.conn(), order_id)
+                    .await?
+                    .filter(|held| held.command_id == undoes);
+                let Some(held) = held else {
+                    return Ok(StockRelease { released: false });
+                };
                 match held.state.release()? {
-                    Some(step) => service.step(&tx, &call, held.order_id, step).await.map(|()| StockRelease { released: true }),
+                    Some(step) => service
+                        .step(&tx, &call, held.order_id, step)
+                        .await
+                        .map(|()| StockRelease { released: true }),
                     None => Ok(StockRelease { released: false }),
                 }
             }
@@ -219,18 +308,22 @@ impl Inventory for Service {
     async fn commit_stock(&self, call: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
         let command = command("commit_stock", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
-        self.follow(call, command, order_id, State::commit, StockCommitment {}).await
+        self.follow(call, command, order_id, State::commit, StockCommitment {})
+            .await
     }
 
     async fn restock_order(&self, call: &Call, request: RestockOrder) -> Result<Restocking, Fault> {
         let command = command("restock_order", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
-        self.follow(call, command, order_id, State::restock, Restocking {}).await
+        self.follow(call, command, order_id, State::restock, Restocking {})
+            .await
     }
 
     async fn find_stock(&self, _call: &Call, request: FindStock) -> Result<FoundStock, Fault> {
         // What is no sku was never received.
-        let Ok(sku) = Sku::parse(&request.sku) else { return Ok(FoundStock { level: None }) };
+        let Ok(sku) = Sku::parse(&request.sku) else {
+            return Ok(FoundStock { level: None });
+        };
         let level = self.find_item(&sku).await?.map(|item| StockLevel {
             available: item.available(),
             sku: item.sku.into(),

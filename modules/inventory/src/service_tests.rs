@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use durable::Db;
 use durable_testing::on_both;
-use inventory_contract::{CommitStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLine, reservation};
+use inventory_contract::{
+    CommitStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLine, reservation,
+};
 use shared_kernel::{Call, Fault, RandomIds, Sku, SystemClock};
 use uuid::Uuid;
 
@@ -45,8 +47,15 @@ async fn adjust(service: &Arc<Service>, text: &'static str, difference: i64) -> 
 }
 
 fn reserve(order: &str, lines: &[(&str, u32)]) -> ReserveStock {
-    let lines = lines.iter().map(|(sku, quantity)| StockLine { sku: (*sku).to_owned(), quantity: *quantity });
-    ReserveStock { command_id: id(), order_id: order.to_owned(), lines: lines.collect() }
+    let lines = lines.iter().map(|(sku, quantity)| StockLine {
+        sku: (*sku).to_owned(),
+        quantity: *quantity,
+    });
+    ReserveStock {
+        command_id: id(),
+        order_id: order.to_owned(),
+        lines: lines.collect(),
+    }
 }
 
 fn is_reserved(answer: &Reservation) -> bool {
@@ -60,8 +69,16 @@ async fn assert_balanced(service: &Service, text: &str) -> StockItem {
     let sums = store::sum_ledger(conn, &item.sku).await;
     let sum = |kind: &str| sums.get(kind).copied().unwrap_or(0);
     assert!(0 <= item.reserved && item.reserved <= item.on_hand, "{item:?}");
-    assert_eq!(sum("received") + sum("restocked"), item.on_hand + sum("committed") + sum("written_off"), "{item:?} {sums:?}");
-    assert_eq!(item.reserved, sum("reserved") - sum("released") - sum("committed"), "{item:?} {sums:?}");
+    assert_eq!(
+        sum("received") + sum("restocked"),
+        item.on_hand + sum("committed") + sum("written_off"),
+        "{item:?} {sums:?}"
+    );
+    assert_eq!(
+        item.reserved,
+        sum("reserved") - sum("released") - sum("committed"),
+        "{item:?} {sums:?}"
+    );
     assert_eq!(item.reserved, store::sum_held(conn, &item.sku).await, "{item:?}");
     item
 }
@@ -74,7 +91,12 @@ async fn fifty_want_one_of_ten_and_ten_get_it() {
         let asking: Vec<_> = (0..50)
             .map(|_| {
                 let service = service.clone();
-                tokio::spawn(async move { service.reserve_stock(&call(), reserve(&id(), &[("tea-01", 1)])).await.unwrap() })
+                tokio::spawn(async move {
+                    service
+                        .reserve_stock(&call(), reserve(&id(), &[("tea-01", 1)]))
+                        .await
+                        .unwrap()
+                })
             })
             .collect();
         let mut reserved = 0;
@@ -104,11 +126,26 @@ async fn orders_that_name_the_same_products_in_opposite_order_do_not_block_each_
                 tokio::spawn(async move {
                     let order = id();
                     let request = reserve(&order, &lines);
-                    let undo = ReleaseStock { command_id: id(), undoes: request.command_id.clone(), order_id: order.clone() };
+                    let undo = ReleaseStock {
+                        command_id: id(),
+                        undoes: request.command_id.clone(),
+                        order_id: order.clone(),
+                    };
                     assert!(is_reserved(&service.reserve_stock(&call(), request).await.unwrap()));
                     match number % 3 {
                         0 => assert!(service.release_stock(&call(), undo).await.unwrap().released),
-                        1 => drop(service.commit_stock(&call(), CommitStock { command_id: id(), order_id: order }).await.unwrap()),
+                        1 => drop(
+                            service
+                                .commit_stock(
+                                    &call(),
+                                    CommitStock {
+                                        command_id: id(),
+                                        order_id: order,
+                                    },
+                                )
+                                .await
+                                .unwrap(),
+                        ),
                         _ => {}
                     }
                 })
@@ -132,8 +169,13 @@ async fn a_refused_order_leaves_nothing_behind() {
         receive(&service, "tea-01", 5).await;
         receive(&service, "tea-02", 1).await;
         let told = durable_testing::told(&db).await.len();
-        let answer = service.reserve_stock(&call(), reserve(&id(), &[("tea-01", 5), ("tea-02", 2)])).await.unwrap();
-        let Some(reservation::Outcome::Insufficient(short)) = answer.outcome else { panic!("{answer:?}") };
+        let answer = service
+            .reserve_stock(&call(), reserve(&id(), &[("tea-01", 5), ("tea-02", 2)]))
+            .await
+            .unwrap();
+        let Some(reservation::Outcome::Insufficient(short)) = answer.outcome else {
+            panic!("{answer:?}")
+        };
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-02", 2, 1));
         assert_eq!(assert_balanced(&service, "tea-01").await.reserved, 0);
         assert_eq!(store::sum_ledger(db.read(), &sku("tea-01")).await.get("reserved"), None);
@@ -148,17 +190,46 @@ async fn the_books_balance_over_a_whole_life() {
         let service = open(db);
         receive(&service, "tea-01", 10).await;
         let order = id();
-        service.reserve_stock(&call(), reserve(&order, &[("tea-01", 4)])).await.unwrap();
+        service
+            .reserve_stock(&call(), reserve(&order, &[("tea-01", 4)]))
+            .await
+            .unwrap();
         assert_eq!(adjust(&service, "tea-01", -7).await.unwrap_err().code, "below_reserved");
         assert_eq!(adjust(&service, "tea-01", -6).await.unwrap().available(), 0);
         assert_eq!(adjust(&service, "tea-01", 2).await.unwrap().on_hand, 6);
-        service.commit_stock(&call(), CommitStock { command_id: id(), order_id: order.clone() }).await.unwrap();
+        service
+            .commit_stock(
+                &call(),
+                CommitStock {
+                    command_id: id(),
+                    order_id: order.clone(),
+                },
+            )
+            .await
+            .unwrap();
         assert_eq!(assert_balanced(&service, "tea-01").await.on_hand, 2);
-        service.restock_order(&call(), RestockOrder { command_id: id(), order_id: order }).await.unwrap();
+        service
+            .restock_order(
+                &call(),
+                RestockOrder {
+                    command_id: id(),
+                    order_id: order,
+                },
+            )
+            .await
+            .unwrap();
         let item = assert_balanced(&service, "tea-01").await;
         assert_eq!((item.on_hand, item.reserved, item.version), (6, 0, 6));
         let sums = store::sum_ledger(service.db().read(), &item.sku).await;
-        assert_eq!((sums["received"], sums["written_off"], sums["committed"], sums["restocked"]), (12, 6, 4, 4));
+        assert_eq!(
+            (
+                sums["received"],
+                sums["written_off"],
+                sums["committed"],
+                sums["restocked"]
+            ),
+            (12, 6, 4, 4)
+        );
     })
     .await;
 }
@@ -168,7 +239,10 @@ async fn an_adjustment_of_what_was_never_received_finds_nothing() {
     on_both("inventory", |db| async move {
         let service = open(db);
         for difference in [-1, 1] {
-            assert_eq!(adjust(&service, "tea-01", difference).await.unwrap_err().code, "not_found");
+            assert_eq!(
+                adjust(&service, "tea-01", difference).await.unwrap_err().code,
+                "not_found"
+            );
         }
     })
     .await;

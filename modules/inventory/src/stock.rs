@@ -62,17 +62,36 @@ impl Movement {
     /// The effect of moving `quantity` units, which is positive: the kind says which way they go.
     pub fn effect(self, quantity: i64) -> Effect {
         match self {
-            Movement::Received | Movement::Restocked => Effect { on_hand: quantity, reserved: 0 },
-            Movement::Reserved => Effect { on_hand: 0, reserved: quantity },
-            Movement::Released => Effect { on_hand: 0, reserved: -quantity },
-            Movement::Committed => Effect { on_hand: -quantity, reserved: -quantity },
-            Movement::WrittenOff => Effect { on_hand: -quantity, reserved: 0 },
+            Movement::Received | Movement::Restocked => Effect {
+                on_hand: quantity,
+                reserved: 0,
+            },
+            Movement::Reserved => Effect {
+                on_hand: 0,
+                reserved: quantity,
+            },
+            Movement::Released => Effect {
+                on_hand: 0,
+                reserved: -quantity,
+            },
+            Movement::Committed => Effect {
+                on_hand: -quantity,
+                reserved: -quantity,
+            },
+            Movement::WrittenOff => Effect {
+                on_hand: -quantity,
+                reserved: 0,
+            },
         }
     }
 
     /// What a counted difference is: more than the books say was received, less was written off. With the units as a positive number.
     pub fn of_difference(difference: i64) -> (Movement, i64) {
-        if difference < 0 { (Movement::WrittenOff, -difference) } else { (Movement::Received, difference) }
+        if difference < 0 {
+            (Movement::WrittenOff, -difference)
+        } else {
+            (Movement::Received, difference)
+        }
     }
 }
 
@@ -80,8 +99,14 @@ impl Movement {
 mod tests {
     use super::*;
 
-    const ALL: [Movement; 6] =
-        [Movement::Received, Movement::Reserved, Movement::Released, Movement::Committed, Movement::Restocked, Movement::WrittenOff];
+    const ALL: [Movement; 6] = [
+        Movement::Received,
+        Movement::Reserved,
+        Movement::Released,
+        Movement::Committed,
+        Movement::Restocked,
+        Movement::WrittenOff,
+    ];
 
     fn valid(level: Effect) -> bool {
         0 <= level.reserved && level.reserved <= level.on_hand
@@ -89,12 +114,24 @@ mod tests {
 
     /// A walk through movements in an order that only looks random; those that would break the invariant are left out.
     fn walk(steps: u64) -> (Effect, [i64; 6]) {
-        let (mut level, mut sums, mut state) = (Effect { on_hand: 0, reserved: 0 }, [0; 6], 7_u64);
+        let (mut level, mut sums, mut state) = (
+            Effect {
+                on_hand: 0,
+                reserved: 0,
+            },
+            [0; 6],
+            7_u64,
+        );
         for _ in 0..steps {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let (kind, quantity) = ((state >> 33) as usize % 6, (state >> 40) as i64 % 9 + 1);
             let effect = ALL[kind].effect(quantity);
-            let next = Effect { on_hand: level.on_hand + effect.on_hand, reserved: level.reserved + effect.reserved };
+            let next = Effect {
+                on_hand: level.on_hand + effect.on_hand,
+                reserved: level.reserved + effect.reserved,
+            };
             if valid(next) {
                 level = next;
                 sums[kind] += quantity;
@@ -119,7 +156,12 @@ mod tests {
 
     #[test]
     fn what_is_promised_is_not_available() {
-        let item = StockItem { sku: Sku::parse("rare-fig").unwrap(), on_hand: 3, reserved: 2, version: 4 };
+        let item = StockItem {
+            sku: Sku::parse("rare-fig").unwrap(),
+            on_hand: 3,
+            reserved: 2,
+            version: 4,
+        };
         assert_eq!(item.available(), 1);
     }
 }

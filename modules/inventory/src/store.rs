@@ -15,7 +15,10 @@ use crate::{
 };
 
 mod stock_item {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "stock_item")]
@@ -34,7 +37,10 @@ mod stock_item {
 }
 
 mod reservation {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -55,7 +61,10 @@ mod reservation {
 }
 
 mod reservation_line {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -75,7 +84,10 @@ mod reservation_line {
 }
 
 mod movement {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -102,7 +114,12 @@ impl TryFrom<stock_item::Model> for StockItem {
     type Error = Fault;
 
     fn try_from(row: stock_item::Model) -> Result<Self, Fault> {
-        Ok(StockItem { sku: read_sku(&row.sku)?, on_hand: row.on_hand, reserved: row.reserved, version: row.version })
+        Ok(StockItem {
+            sku: read_sku(&row.sku)?,
+            on_hand: row.on_hand,
+            reserved: row.reserved,
+            version: row.version,
+        })
     }
 }
 
@@ -112,13 +129,21 @@ fn read_sku(text: &str) -> Result<Sku, Fault> {
 }
 
 pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StockItem>, Fault> {
-    let row = stock_item::Entity::find_by_id(sku.as_str()).one(conn).await.map_err(fault)?;
+    let row = stock_item::Entity::find_by_id(sku.as_str())
+        .one(conn)
+        .await
+        .map_err(fault)?;
     row.map(StockItem::try_from).transpose()
 }
 
 /// Moves units of an item if the level after it keeps the invariant, as one statement: two that compete for the last unit cannot both get it.
 /// `None` leaves everything as it was: there is no such item, or it does not have enough.
-pub async fn move_units(conn: &impl ConnectionTrait, sku: &Sku, kind: Movement, quantity: i64) -> Result<Option<StockItem>, Fault> {
+pub async fn move_units(
+    conn: &impl ConnectionTrait,
+    sku: &Sku,
+    kind: Movement,
+    quantity: i64,
+) -> Result<Option<StockItem>, Fault> {
     use stock_item::Column;
     let effect = kind.effect(quantity);
     let on_hand = || Expr::col(Column::OnHand).add(effect.on_hand);
@@ -139,13 +164,22 @@ pub async fn move_units(conn: &impl ConnectionTrait, sku: &Sku, kind: Movement, 
 /// Adds received units; the first ones of a sku make its item.
 pub async fn receive_units(conn: &impl ConnectionTrait, sku: &Sku, quantity: i64) -> Result<StockItem, Fault> {
     use stock_item::Column;
-    let new = stock_item::ActiveModel { sku: Set(sku.to_string()), on_hand: Set(quantity), reserved: Set(0), version: Set(1) };
+    let new = stock_item::ActiveModel {
+        sku: Set(sku.to_string()),
+        on_hand: Set(quantity),
+        reserved: Set(0),
+        version: Set(1),
+    };
     let table = stock_item::Entity;
     let add = OnConflict::column(Column::Sku)
         .value(Column::OnHand, Expr::col((table, Column::OnHand)).add(quantity))
         .value(Column::Version, Expr::col((table, Column::Version)).add(1))
         .to_owned();
-    let row = stock_item::Entity::insert(new).on_conflict(add).exec_with_returning(conn).await.map_err(fault)?;
+    let row = stock_item::Entity::insert(new)
+        .on_conflict(add)
+        .exec_with_returning(conn)
+        .await
+        .map_err(fault)?;
     row.try_into()
 }
 
@@ -174,7 +208,10 @@ pub async fn append_movements(conn: &impl ConnectionTrait, entries: Vec<Entry>) 
         reason: Set(entry.reason),
         at: Set(entry.at.as_ms()),
     });
-    movement::Entity::insert_many(rows).exec_without_returning(conn).await.map_err(fault)?;
+    movement::Entity::insert_many(rows)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
@@ -187,7 +224,12 @@ pub struct Reservation {
 }
 
 /// Makes a held reservation without its lines; false if the order has one.
-pub async fn insert_reservation(conn: &impl ConnectionTrait, order_id: Uuid, command_id: Uuid, now: Timestamp) -> Result<bool, Fault> {
+pub async fn insert_reservation(
+    conn: &impl ConnectionTrait,
+    order_id: Uuid,
+    command_id: Uuid,
+    now: Timestamp,
+) -> Result<bool, Fault> {
     let row = reservation::ActiveModel {
         order_id: Set(order_id),
         command_id: Set(command_id),
@@ -195,7 +237,9 @@ pub async fn insert_reservation(conn: &impl ConnectionTrait, order_id: Uuid, com
         created_at: Set(now.as_ms()),
         changed_at: Set(now.as_ms()),
     };
-    let inserted = reservation::Entity::insert(row).on_conflict_do_nothing_on([reservation::Column::OrderId]).exec_without_returning(conn);
+    let inserted = reservation::Entity::insert(row)
+        .on_conflict_do_nothing_on([reservation::Column::OrderId])
+        .exec_without_returning(conn);
     Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
@@ -206,22 +250,40 @@ pub async fn insert_lines(conn: &impl ConnectionTrait, order_id: Uuid, lines: &L
         sku: Set(sku.to_string()),
         quantity: Set(quantity),
     });
-    reservation_line::Entity::insert_many(rows).exec_without_returning(conn).await.map_err(fault)?;
+    reservation_line::Entity::insert_many(rows)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
 pub async fn find_reservation(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<Reservation>, Fault> {
-    let row = reservation::Entity::find_by_id(order_id).one(conn).await.map_err(fault)?;
+    let row = reservation::Entity::find_by_id(order_id)
+        .one(conn)
+        .await
+        .map_err(fault)?;
     row.map(|row| {
-        let state = State::find(&row.state).ok_or_else(|| Fault::internal("broken_row", format!("{:?} is no state", row.state)))?;
-        Ok(Reservation { order_id: row.order_id, command_id: row.command_id, state })
+        let state = State::find(&row.state)
+            .ok_or_else(|| Fault::internal("broken_row", format!("{:?} is no state", row.state)))?;
+        Ok(Reservation {
+            order_id: row.order_id,
+            command_id: row.command_id,
+            state,
+        })
     })
     .transpose()
 }
 
 pub async fn load_lines(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Lines, Fault> {
-    let rows = reservation_line::Entity::find().filter(reservation_line::Column::OrderId.eq(order_id)).all(conn).await.map_err(fault)?;
-    let lines: Result<Vec<_>, Fault> = rows.into_iter().map(|row| Ok((read_sku(&row.sku)?, row.quantity))).collect();
+    let rows = reservation_line::Entity::find()
+        .filter(reservation_line::Column::OrderId.eq(order_id))
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    let lines: Result<Vec<_>, Fault> = rows
+        .into_iter()
+        .map(|row| Ok((read_sku(&row.sku)?, row.quantity)))
+        .collect();
     Ok(Lines::of_rows(lines?))
 }
 
@@ -236,28 +298,46 @@ pub async fn take_step(conn: &impl ConnectionTrait, order_id: Uuid, step: Step, 
         .exec(conn)
         .await
         .map_err(fault)?;
-    if taken.rows_affected == 1 { Ok(()) } else { Err(lost_race("the reservation changed meanwhile")) }
+    if taken.rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(lost_race("the reservation changed meanwhile"))
+    }
 }
 
 /// The sums of an item's ledger by kind of movement.
 #[cfg(test)]
 pub async fn sum_ledger(conn: &impl ConnectionTrait, sku: &Sku) -> std::collections::BTreeMap<String, i64> {
-    let rows = movement::Entity::find().filter(movement::Column::Sku.eq(sku.as_str())).all(conn).await.expect("the ledger can be read");
-    rows.into_iter().fold(std::collections::BTreeMap::new(), |mut sums, row| {
-        *sums.entry(row.kind).or_insert(0) += row.quantity;
-        sums
-    })
+    let rows = movement::Entity::find()
+        .filter(movement::Column::Sku.eq(sku.as_str()))
+        .all(conn)
+        .await
+        .expect("the ledger can be read");
+    rows.into_iter()
+        .fold(std::collections::BTreeMap::new(), |mut sums, row| {
+            *sums.entry(row.kind).or_insert(0) += row.quantity;
+            sums
+        })
 }
 
 /// The units of an item in held reservations.
 #[cfg(test)]
 pub async fn sum_held(conn: &impl ConnectionTrait, sku: &Sku) -> i64 {
-    let lines = reservation_line::Entity::find().filter(reservation_line::Column::Sku.eq(sku.as_str())).all(conn).await;
+    let lines = reservation_line::Entity::find()
+        .filter(reservation_line::Column::Sku.eq(sku.as_str()))
+        .all(conn)
+        .await;
     let mut held = 0;
     for line in lines.expect("the lines can be read") {
-        let reservation =
-            find_reservation(conn, line.order_id).await.expect("reservations can be read").expect("a line has its reservation");
-        held += if reservation.state == State::Held { line.quantity } else { 0 };
+        let reservation = find_reservation(conn, line.order_id)
+            .await
+            .expect("reservations can be read")
+            .expect("a line has its reservation");
+        held += if reservation.state == State::Held {
+            line.quantity
+        } else {
+            0
+        };
     }
     held
 }

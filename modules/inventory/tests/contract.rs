@@ -6,8 +6,8 @@ use durable::Db;
 use durable_testing::{on_both, told};
 use inventory::{Needs, Offers, start};
 use inventory_contract::{
-    CommitStock, FindStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLevel, StockLevelChanged, StockLine,
-    reservation::Outcome,
+    CommitStock, FindStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLevel,
+    StockLevelChanged, StockLine, reservation::Outcome,
 };
 use serde_json::json;
 use shared_kernel::{Call, FaultKind, RandomIds, Role, SystemClock};
@@ -15,7 +15,13 @@ use uuid::Uuid;
 use web_testing::{Site, post};
 
 async fn open(db: Db) -> Offers {
-    start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("inventory starts")
+    start(Needs {
+        db,
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(RandomIds),
+    })
+    .await
+    .expect("inventory starts")
 }
 
 /// An inventory with 10 of `tea-01` and 5 of `tea-02`, received as staff do it.
@@ -24,7 +30,13 @@ async fn stocked(db: Db) -> Arc<dyn Inventory> {
     let site = Site::of(offers.routes.clone());
     for (sku, quantity) in [("tea-01", 10), ("tea-02", 5)] {
         let request = post(&format!("/api/v1/stock/{sku}/receipts")).insert_header(("Idempotency-Key", id()));
-        let reply = site.ask_as(Uuid::new_v4(), &[Role::Staff], request.set_json(json!({ "quantity": quantity }))).await;
+        let reply = site
+            .ask_as(
+                Uuid::new_v4(),
+                &[Role::Staff],
+                request.set_json(json!({ "quantity": quantity })),
+            )
+            .await;
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
     offers.contract
@@ -39,24 +51,45 @@ fn id() -> String {
 }
 
 fn reserve(order: &str, lines: &[(&str, u32)]) -> ReserveStock {
-    let lines = lines.iter().map(|(sku, quantity)| StockLine { sku: (*sku).to_owned(), quantity: *quantity });
-    ReserveStock { command_id: id(), order_id: order.to_owned(), lines: lines.collect() }
+    let lines = lines.iter().map(|(sku, quantity)| StockLine {
+        sku: (*sku).to_owned(),
+        quantity: *quantity,
+    });
+    ReserveStock {
+        command_id: id(),
+        order_id: order.to_owned(),
+        lines: lines.collect(),
+    }
 }
 
 fn release(reserved: &ReserveStock) -> ReleaseStock {
-    ReleaseStock { command_id: id(), undoes: reserved.command_id.clone(), order_id: reserved.order_id.clone() }
+    ReleaseStock {
+        command_id: id(),
+        undoes: reserved.command_id.clone(),
+        order_id: reserved.order_id.clone(),
+    }
 }
 
 fn commit(order: &str) -> CommitStock {
-    CommitStock { command_id: id(), order_id: order.to_owned() }
+    CommitStock {
+        command_id: id(),
+        order_id: order.to_owned(),
+    }
 }
 
 fn restock(order: &str) -> RestockOrder {
-    RestockOrder { command_id: id(), order_id: order.to_owned() }
+    RestockOrder {
+        command_id: id(),
+        order_id: order.to_owned(),
+    }
 }
 
 async fn level(inventory: &dyn Inventory, sku: &str) -> Option<StockLevel> {
-    inventory.find_stock(&saga(), FindStock { sku: sku.to_owned() }).await.unwrap().level
+    inventory
+        .find_stock(&saga(), FindStock { sku: sku.to_owned() })
+        .await
+        .unwrap()
+        .level
 }
 
 /// On hand and reserved of `tea-01`.
@@ -76,11 +109,22 @@ async fn a_reservation_asked_twice_holds_once() {
         let inventory = stocked(db).await;
         let request = reserve(&id(), &[("tea-02", 1), ("tea-01", 4)]);
         for _ in 0..2 {
-            assert!(is_reserved(&inventory.reserve_stock(&saga(), request.clone()).await.unwrap()));
+            assert!(is_reserved(
+                &inventory.reserve_stock(&saga(), request.clone()).await.unwrap()
+            ));
         }
         assert_eq!(tea(&*inventory).await, (10, 4));
-        let other = ReserveStock { lines: vec![StockLine { sku: "tea-01".into(), quantity: 5 }], ..request };
-        assert_eq!(inventory.reserve_stock(&saga(), other).await.unwrap_err().code, "command_reused");
+        let other = ReserveStock {
+            lines: vec![StockLine {
+                sku: "tea-01".into(),
+                quantity: 5,
+            }],
+            ..request
+        };
+        assert_eq!(
+            inventory.reserve_stock(&saga(), other).await.unwrap_err().code,
+            "command_reused"
+        );
     })
     .await;
 }
@@ -93,14 +137,22 @@ async fn too_little_stock_is_an_answer_and_stays_the_answer() {
         inventory.reserve_stock(&saga(), hog.clone()).await.unwrap();
         let request = reserve(&id(), &[("tea-01", 1), ("tea-01", 2)]);
         let first = inventory.reserve_stock(&saga(), request.clone()).await.unwrap();
-        let Some(Outcome::Insufficient(short)) = &first.outcome else { panic!("{first:?}") };
+        let Some(Outcome::Insufficient(short)) = &first.outcome else {
+            panic!("{first:?}")
+        };
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-01", 3, 2));
         // Units that come free do not change an answer that was given.
         inventory.release_stock(&saga(), release(&hog)).await.unwrap();
         assert_eq!(inventory.reserve_stock(&saga(), request.clone()).await.unwrap(), first);
         assert_eq!(tea(&*inventory).await, (10, 0));
         // And there is nothing to undo.
-        assert!(!inventory.release_stock(&saga(), release(&request)).await.unwrap().released);
+        assert!(
+            !inventory
+                .release_stock(&saga(), release(&request))
+                .await
+                .unwrap()
+                .released
+        );
     })
     .await;
 }
@@ -109,8 +161,13 @@ async fn too_little_stock_is_an_answer_and_stays_the_answer() {
 async fn what_was_never_received_is_not_available() {
     on_both("inventory", |db| async move {
         let inventory = stocked(db).await;
-        let answer = inventory.reserve_stock(&saga(), reserve(&id(), &[("tea-01", 1), ("unheard-of", 1)])).await.unwrap();
-        let Some(Outcome::Insufficient(short)) = answer.outcome else { panic!("{answer:?}") };
+        let answer = inventory
+            .reserve_stock(&saga(), reserve(&id(), &[("tea-01", 1), ("unheard-of", 1)]))
+            .await
+            .unwrap();
+        let Some(Outcome::Insufficient(short)) = answer.outcome else {
+            panic!("{answer:?}")
+        };
         assert_eq!((short.sku.as_str(), short.available), ("unheard-of", 0));
         assert_eq!(tea(&*inventory).await, (10, 0));
         assert_eq!(level(&*inventory, "unheard-of").await, None);
@@ -129,7 +186,13 @@ async fn a_release_gives_back_once() {
         for _ in 0..2 {
             assert!(inventory.release_stock(&saga(), undo.clone()).await.unwrap().released);
         }
-        assert!(!inventory.release_stock(&saga(), release(&reserved)).await.unwrap().released);
+        assert!(
+            !inventory
+                .release_stock(&saga(), release(&reserved))
+                .await
+                .unwrap()
+                .released
+        );
         assert_eq!(tea(&*inventory).await, (10, 0));
     })
     .await;
@@ -144,7 +207,14 @@ async fn a_reservation_that_comes_after_its_release_does_nothing() {
         let answer = inventory.reserve_stock(&saga(), late.clone()).await.unwrap();
         assert!(matches!(answer.outcome, Some(Outcome::Undone(_))), "{answer:?}");
         assert_eq!(tea(&*inventory).await, (10, 0));
-        assert_eq!(inventory.commit_stock(&saga(), commit(&late.order_id)).await.unwrap_err().code, "unknown_reservation");
+        assert_eq!(
+            inventory
+                .commit_stock(&saga(), commit(&late.order_id))
+                .await
+                .unwrap_err()
+                .code,
+            "unknown_reservation"
+        );
     })
     .await;
 }
@@ -157,9 +227,18 @@ async fn an_order_has_one_reservation() {
         inventory.reserve_stock(&saga(), first.clone()).await.unwrap();
         let second = reserve(&first.order_id, &[("tea-01", 1)]);
         let fault = inventory.reserve_stock(&saga(), second.clone()).await.unwrap_err();
-        assert_eq!((fault.kind, fault.code.as_str()), (FaultKind::Conflict, "already_reserved"));
+        assert_eq!(
+            (fault.kind, fault.code.as_str()),
+            (FaultKind::Conflict, "already_reserved")
+        );
         // The undo of the second does not touch the first.
-        assert!(!inventory.release_stock(&saga(), release(&second)).await.unwrap().released);
+        assert!(
+            !inventory
+                .release_stock(&saga(), release(&second))
+                .await
+                .unwrap()
+                .released
+        );
         assert_eq!(tea(&*inventory).await, (10, 4));
     })
     .await;
@@ -172,13 +251,27 @@ async fn committed_units_leave_once_and_come_back_once() {
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         let order = reserved.order_id.clone();
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
-        assert_eq!(inventory.restock_order(&saga(), restock(&order)).await.unwrap_err().code, "reservation_not_committed");
+        assert_eq!(
+            inventory
+                .restock_order(&saga(), restock(&order))
+                .await
+                .unwrap_err()
+                .code,
+            "reservation_not_committed"
+        );
         let command = commit(&order);
         for command in [command.clone(), command, commit(&order)] {
             inventory.commit_stock(&saga(), command).await.unwrap();
         }
         assert_eq!(tea(&*inventory).await, (6, 0));
-        assert_eq!(inventory.release_stock(&saga(), release(&reserved)).await.unwrap_err().code, "reservation_committed");
+        assert_eq!(
+            inventory
+                .release_stock(&saga(), release(&reserved))
+                .await
+                .unwrap_err()
+                .code,
+            "reservation_committed"
+        );
         let command = restock(&order);
         for command in [command.clone(), command, restock(&order)] {
             inventory.restock_order(&saga(), command).await.unwrap();
@@ -195,11 +288,20 @@ async fn what_was_released_or_never_reserved_cannot_be_committed() {
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
         inventory.release_stock(&saga(), release(&reserved)).await.unwrap();
-        for (order, code) in [(reserved.order_id, "reservation_released"), (id(), "unknown_reservation")] {
+        for (order, code) in [
+            (reserved.order_id, "reservation_released"),
+            (id(), "unknown_reservation"),
+        ] {
             let fault = inventory.commit_stock(&saga(), commit(&order)).await.unwrap_err();
-            assert_eq!((fault.kind, fault.code.as_str(), fault.is_refusal()), (FaultKind::Conflict, code, true));
+            assert_eq!(
+                (fault.kind, fault.code.as_str(), fault.is_refusal()),
+                (FaultKind::Conflict, code, true)
+            );
         }
-        assert_eq!(inventory.restock_order(&saga(), restock(&id())).await.unwrap_err().code, "unknown_reservation");
+        assert_eq!(
+            inventory.restock_order(&saga(), restock(&id())).await.unwrap_err().code,
+            "unknown_reservation"
+        );
         assert_eq!(tea(&*inventory).await, (10, 0));
     })
     .await;
@@ -211,15 +313,39 @@ async fn every_change_of_a_level_is_told_in_order() {
         let inventory = stocked(db.clone()).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
-        inventory.commit_stock(&saga(), commit(&reserved.order_id)).await.unwrap();
-        inventory.restock_order(&saga(), restock(&reserved.order_id)).await.unwrap();
+        inventory
+            .commit_stock(&saga(), commit(&reserved.order_id))
+            .await
+            .unwrap();
+        inventory
+            .restock_order(&saga(), restock(&reserved.order_id))
+            .await
+            .unwrap();
         let envelopes = told(&db).await;
-        let tea: Vec<_> = envelopes.iter().filter(|envelope| envelope.subject == "stock/tea-01").collect();
+        let tea: Vec<_> = envelopes
+            .iter()
+            .filter(|envelope| envelope.subject == "stock/tea-01")
+            .collect();
         assert!(tea.iter().map(|envelope| envelope.version).eq(1..=4));
-        let levels = tea.iter().map(|envelope| envelope.find::<StockLevelChanged>().unwrap().unwrap());
-        let levels: Vec<_> = levels.map(|event| (event.movement, event.on_hand, event.reserved)).collect();
-        let told = [("received", 10, 0), ("reserved", 10, 4), ("committed", 6, 0), ("restocked", 10, 0)];
-        assert!(levels.iter().map(|(movement, on_hand, reserved)| (movement.as_str(), *on_hand, *reserved)).eq(told), "{levels:?}");
+        let levels = tea
+            .iter()
+            .map(|envelope| envelope.find::<StockLevelChanged>().unwrap().unwrap());
+        let levels: Vec<_> = levels
+            .map(|event| (event.movement, event.on_hand, event.reserved))
+            .collect();
+        let told = [
+            ("received", 10, 0),
+            ("reserved", 10, 4),
+            ("committed", 6, 0),
+            ("restocked", 10, 0),
+        ];
+        assert!(
+            levels
+                .iter()
+                .map(|(movement, on_hand, reserved)| (movement.as_str(), *on_hand, *reserved))
+                .eq(told),
+            "{levels:?}"
+        );
     })
     .await;
 }
@@ -230,9 +356,27 @@ async fn a_command_that_makes_no_sense_is_refused_at_the_door() {
         let inventory = stocked(db).await;
         let good = reserve(&id(), &[("tea-01", 1)]);
         for (bad, code) in [
-            (ReserveStock { command_id: "x".into(), ..good.clone() }, "invalid_id"),
-            (ReserveStock { order_id: "x".into(), ..good.clone() }, "invalid_id"),
-            (ReserveStock { lines: vec![], ..good.clone() }, "invalid_lines"),
+            (
+                ReserveStock {
+                    command_id: "x".into(),
+                    ..good.clone()
+                },
+                "invalid_id",
+            ),
+            (
+                ReserveStock {
+                    order_id: "x".into(),
+                    ..good.clone()
+                },
+                "invalid_id",
+            ),
+            (
+                ReserveStock {
+                    lines: vec![],
+                    ..good.clone()
+                },
+                "invalid_lines",
+            ),
             (reserve(&id(), &[("tea-01", 0)]), "invalid_lines"),
             (reserve(&id(), &[("Tea 1", 1)]), "invalid_sku"),
         ] {

@@ -18,8 +18,17 @@ struct House {
 
 impl House {
     async fn open(db: Db) -> Self {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("inventory starts");
-        House { site: Site::of(offers.routes.clone()), inventory: offers.contract }
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("inventory starts");
+        House {
+            site: Site::of(offers.routes.clone()),
+            inventory: offers.contract,
+        }
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
@@ -31,16 +40,26 @@ impl House {
     }
 
     async fn receive(&self, sku: &str, quantity: i64) -> Reply {
-        self.book(&format!("/api/v1/stock/{sku}/receipts"), json!({ "quantity": quantity })).await
+        self.book(
+            &format!("/api/v1/stock/{sku}/receipts"),
+            json!({ "quantity": quantity }),
+        )
+        .await
     }
 
     async fn reserve(&self, sku: &str, quantity: u32) {
         let request = ReserveStock {
             command_id: Uuid::new_v4().to_string(),
             order_id: Uuid::new_v4().to_string(),
-            lines: vec![StockLine { sku: sku.to_owned(), quantity }],
+            lines: vec![StockLine {
+                sku: sku.to_owned(),
+                quantity,
+            }],
         };
-        self.inventory.reserve_stock(&Call::by_module("orders"), request).await.unwrap();
+        self.inventory
+            .reserve_stock(&Call::by_module("orders"), request)
+            .await
+            .unwrap();
     }
 }
 
@@ -54,13 +73,28 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
         let house = House::open(db).await;
         let path = "/api/v1/stock/rare-fig";
         assert_eq!(house.site.ask(get(path)).await.status, 404);
-        let booked = house.book(&format!("{path}/receipts"), json!({ "quantity": 3, "reason": "delivery 4711" })).await;
+        let booked = house
+            .book(
+                &format!("{path}/receipts"),
+                json!({ "quantity": 3, "reason": "delivery 4711" }),
+            )
+            .await;
         assert_eq!((booked.status, booked.header("location")), (201, path));
         house.reserve("rare-fig", 2).await;
         let shown = house.site.ask(get(path)).await;
-        assert_eq!(shown.json(), json!({ "sku": "rare-fig", "on_hand": 3, "reserved": 2, "available": 1 }));
+        assert_eq!(
+            shown.json(),
+            json!({ "sku": "rare-fig", "on_hand": 3, "reserved": 2, "available": 1 })
+        );
         let etag = shown.header("etag").to_owned();
-        assert_eq!(house.site.ask(get(path).insert_header(("If-None-Match", etag))).await.status, 304);
+        assert_eq!(
+            house
+                .site
+                .ask(get(path).insert_header(("If-None-Match", etag)))
+                .await
+                .status,
+            304
+        );
         assert_eq!(house.site.ask(get("/api/v1/stock/Rare_Fig")).await.status, 404);
     })
     .await;
@@ -75,10 +109,20 @@ async fn receipts_are_for_staff_and_need_a_key() {
             let body = json!({ "quantity": 1 });
             assert_eq!(house.site.ask(keyed(&path).set_json(&body)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
-                assert_eq!(house.site.ask_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body)).await.status, 403);
+                assert_eq!(
+                    house
+                        .site
+                        .ask_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
+                        .await
+                        .status,
+                    403
+                );
             }
             let keyless = house.as_staff(post(&path).set_json(&body)).await;
-            assert_eq!((keyless.status, keyless.code().as_str()), (400, "idempotency_key_required"));
+            assert_eq!(
+                (keyless.status, keyless.code().as_str()),
+                (400, "idempotency_key_required")
+            );
         }
         assert_eq!(house.site.ask(get("/api/v1/stock/tea-01")).await.status, 404);
     })
@@ -96,7 +140,13 @@ async fn a_receipt_sent_twice_is_booked_once() {
         let first = house.as_staff(request(5)).await;
         let again = house.as_staff(request(5)).await;
         assert_eq!((first.status, again.status, &first.body), (201, 201, &again.body));
-        assert_eq!((first.header("idempotency-replayed"), again.header("idempotency-replayed")), ("", "true"));
+        assert_eq!(
+            (
+                first.header("idempotency-replayed"),
+                again.header("idempotency-replayed")
+            ),
+            ("", "true")
+        );
         let other = house.as_staff(request(6)).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
         assert_eq!(house.site.ask(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
@@ -121,19 +171,53 @@ async fn limits_hold_as_documented() {
             json!({ "quantity": 1, "reasons": "typo" }),
         ] {
             let reply = house.book(receipts, body.clone()).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_body"), "{body}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, "invalid_body"),
+                "{body}: {}",
+                reply.body
+            );
         }
         assert_eq!(house.receive("tea-01", 1_000_000).await.status, 201);
         let adjustments = "/api/v1/stock/tea-01/adjustments";
-        for quantity in [json!(0), json!(1_000_001), json!(-1_000_001), json!(0.5), json!(null), json!("1")] {
+        for quantity in [
+            json!(0),
+            json!(1_000_001),
+            json!(-1_000_001),
+            json!(0.5),
+            json!(null),
+            json!("1"),
+        ] {
             let reply = house.book(adjustments, json!({ "quantity": quantity })).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_body"), "{quantity}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, "invalid_body"),
+                "{quantity}: {}",
+                reply.body
+            );
         }
-        for (quantity, left) in [(json!(-1_000_000), 0), (json!(1_000_000), 1_000_000), (json!(-1.0), 999_999)] {
-            let reply = house.book(adjustments, json!({ "quantity": quantity, "reason": null })).await;
-            assert_eq!((reply.status, reply.json()["on_hand"].as_i64()), (201, Some(left)), "{}", reply.body);
+        for (quantity, left) in [
+            (json!(-1_000_000), 0),
+            (json!(1_000_000), 1_000_000),
+            (json!(-1.0), 999_999),
+        ] {
+            let reply = house
+                .book(adjustments, json!({ "quantity": quantity, "reason": null }))
+                .await;
+            assert_eq!(
+                (reply.status, reply.json()["on_hand"].as_i64()),
+                (201, Some(left)),
+                "{}",
+                reply.body
+            );
         }
-        assert_eq!(house.book("/api/v1/stock/No_Sku/receipts", json!({ "quantity": 1 })).await.status, 404);
+        assert_eq!(
+            house
+                .book("/api/v1/stock/No_Sku/receipts", json!({ "quantity": 1 }))
+                .await
+                .status,
+            404
+        );
     })
     .await;
 }
@@ -149,7 +233,10 @@ async fn promised_units_cannot_be_written_off() {
         let refused = house.book(path, json!({ "quantity": -7 })).await;
         assert_eq!((refused.status, refused.code().as_str()), (409, "below_reserved"));
         let adjusted = house.book(path, json!({ "quantity": -6 })).await;
-        assert_eq!(adjusted.json(), json!({ "sku": "tea-01", "on_hand": 4, "reserved": 4, "available": 0 }));
+        assert_eq!(
+            adjusted.json(),
+            json!({ "sku": "tea-01", "on_hand": 4, "reserved": 4, "available": 0 })
+        );
     })
     .await;
 }
@@ -157,20 +244,45 @@ async fn promised_units_cannot_be_written_off() {
 #[tokio::test]
 async fn the_document_says_what_is_enforced() {
     on_both("inventory", |db| async move {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("inventory starts");
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("inventory starts");
         let api = web::openapi::document(Default::default(), &[offers.routes]);
         assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
         let document = serde_json::to_value(&api).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert!(paths.keys().eq(["/api/v1/stock/{sku}", "/api/v1/stock/{sku}/adjustments", "/api/v1/stock/{sku}/receipts"]), "{paths:?}");
+        assert!(
+            paths.keys().eq([
+                "/api/v1/stock/{sku}",
+                "/api/v1/stock/{sku}/adjustments",
+                "/api/v1/stock/{sku}/receipts"
+            ]),
+            "{paths:?}"
+        );
         let schemas = &document["components"]["schemas"];
         assert_eq!(schemas["StockReceipt"]["properties"]["quantity"]["maximum"], 1_000_000);
-        let branches = schemas["StockAdjustment"]["properties"]["quantity"]["oneOf"].as_array().unwrap();
-        assert_eq!((branches[0]["minimum"].as_i64(), branches[1]["maximum"].as_i64()), (Some(1), Some(-1)));
+        let branches = schemas["StockAdjustment"]["properties"]["quantity"]["oneOf"]
+            .as_array()
+            .unwrap();
+        assert_eq!(
+            (branches[0]["minimum"].as_i64(), branches[1]["maximum"].as_i64()),
+            (Some(1), Some(-1))
+        );
         let sku = &paths["/api/v1/stock/{sku}"]["get"]["parameters"][0];
         assert_eq!(sku["schema"]["pattern"], "^[a-z0-9][a-z0-9-]{0,63}$");
-        let adjusting = paths["/api/v1/stock/{sku}/adjustments"]["post"]["responses"].as_object().unwrap();
-        assert!(["201", "400", "401", "403", "404", "409", "422"].iter().all(|status| adjusting.contains_key(*status)), "{adjusting:?}");
+        let adjusting = paths["/api/v1/stock/{sku}/adjustments"]["post"]["responses"]
+            .as_object()
+            .unwrap();
+        assert!(
+            ["201", "400", "401", "403", "404", "409", "422"]
+                .iter()
+                .all(|status| adjusting.contains_key(*status)),
+            "{adjusting:?}"
+        );
     })
     .await;
 }

@@ -17,7 +17,13 @@ pub fn routes(service: Arc<Service>) -> Routes {
 /// What I was told by mail, newest first. Without a mail server this is where the mails can be read (status `captured`).
 #[utoipa::path(tag = "notifications", params(PageQuery), responses((status = 200, body = Listed<Notification>)), security(("bearer" = [])))]
 #[get("/notifications")]
-async fn list_notifications(user: LoggedIn, page: Query<PageQuery>, service: Data<Service>) -> Result<HttpResponse, Problem> {
-    let listed = service.list_visible(&user.call().actor, user.user_id(), &PageRequest::from(page.0)).await?;
+async fn list_notifications(
+    user: LoggedIn,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let listed = service
+        .list_visible(&user.call().actor, user.user_id(), &PageRequest::from(page.0))
+        .await?;
     Ok(web::ok(&Listed::from(listed)).into())
 }

@@ -53,12 +53,24 @@ pub struct Offers {
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let post = Post::open(&needs.settings)?;
     let service = Arc::new(Service::new(needs.db.clone(), needs.clock.clone(), needs.ids));
-    let delivery = Arc::new(Delivery::new(needs.db.clone(), needs.clock, needs.users, post, needs.settings));
-    let machinery =
-        durable::Machinery::new(needs.db.clone()).reactions(reactions::reactions(needs.db, &service)).worker("mail", move |stop| {
+    let delivery = Arc::new(Delivery::new(
+        needs.db.clone(),
+        needs.clock,
+        needs.users,
+        post,
+        needs.settings,
+    ));
+    let machinery = durable::Machinery::new(needs.db.clone())
+        .reactions(reactions::reactions(needs.db, &service))
+        .worker("mail", move |stop| {
             let delivery = delivery.clone();
             async move { delivery.run(stop).await }
         });
     let routes = http::routes(service.clone());
-    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })) })
+    Ok(Offers {
+        contract: service,
+        routes,
+        machinery,
+        seed: Arc::new(|| Box::pin(async { Ok(()) })),
+    })
 }

@@ -160,7 +160,10 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: &str, said: impl Into<String>) -> Self {
-        Failure { code: code.to_owned(), said: said.into() }
+        Failure {
+            code: code.to_owned(),
+            said: said.into(),
+        }
     }
 }
 
@@ -172,7 +175,10 @@ impl fmt::Display for Failure {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Failure { said: fault.to_string(), code: fault.code }
+        Failure {
+            said: fault.to_string(),
+            code: fault.code,
+        }
     }
 }
 
@@ -188,10 +194,20 @@ pub struct Patience {
 /// What becomes of the mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    Sent { to: String },
-    Captured { to: String },
-    Again { after: Duration, refusals: u32, error: Failure },
-    Failed { error: Failure },
+    Sent {
+        to: String,
+    },
+    Captured {
+        to: String,
+    },
+    Again {
+        after: Duration,
+        refusals: u32,
+        error: Failure,
+    },
+    Failed {
+        error: Failure,
+    },
 }
 
 impl Claimed {
@@ -207,7 +223,9 @@ impl Claimed {
         if refusals >= patience.max_refusals || now.since(self.created_at) >= patience.give_up_after {
             return Next::Failed { error };
         }
-        let at = usize::try_from(self.attempts.saturating_sub(1)).unwrap_or(usize::MAX).min(patience.waits.len().saturating_sub(1));
+        let at = usize::try_from(self.attempts.saturating_sub(1))
+            .unwrap_or(usize::MAX)
+            .min(patience.waits.len().saturating_sub(1));
         let after = patience.waits.get(at).copied().unwrap_or(Duration::from_secs(1));
         Next::Again { after, refusals, error }
     }
@@ -220,8 +238,16 @@ mod tests {
     #[test]
     fn a_log_gets_the_code_of_a_failure_and_not_what_was_said() {
         let said = "550 5.1.1 <ada@example.com>: no such mailbox";
-        let next = claimed(3, 2).next(Attempt::Refused { error: Failure::new("550", said) }, &patience(), CREATED);
-        let Next::Failed { error } = next else { panic!("{next:?}") };
+        let next = claimed(3, 2).next(
+            Attempt::Refused {
+                error: Failure::new("550", said),
+            },
+            &patience(),
+            CREATED,
+        );
+        let Next::Failed { error } = next else {
+            panic!("{next:?}")
+        };
         assert_eq!((error.to_string().as_str(), error.said.as_str()), ("550", said));
     }
 
@@ -243,22 +269,33 @@ mod tests {
     }
 
     fn patience() -> Patience {
-        Patience { waits: vec![Duration::from_secs(1), Duration::from_secs(5)], max_refusals: 3, give_up_after: Duration::from_secs(3_600) }
+        Patience {
+            waits: vec![Duration::from_secs(1), Duration::from_secs(5)],
+            max_refusals: 3,
+            give_up_after: Duration::from_secs(3_600),
+        }
     }
 
     fn refused() -> Attempt {
-        Attempt::Refused { error: Failure::new("told", "550 no") }
+        Attempt::Refused {
+            error: Failure::new("told", "550 no"),
+        }
     }
 
     fn unanswered() -> Attempt {
-        Attempt::Unanswered { error: Failure::new("told", "nobody there") }
+        Attempt::Unanswered {
+            error: Failure::new("told", "nobody there"),
+        }
     }
 
     #[test]
     fn waits_grow_and_the_last_one_repeats() {
         for (attempts, seconds) in [(1, 1), (2, 5), (3, 5), (1_000, 5)] {
             let next = claimed(attempts, 0).next(unanswered(), &patience(), CREATED);
-            assert!(matches!(next, Next::Again { after, refusals: 0, .. } if after == Duration::from_secs(seconds)), "{next:?}");
+            assert!(
+                matches!(next, Next::Again { after, refusals: 0, .. } if after == Duration::from_secs(seconds)),
+                "{next:?}"
+            );
         }
     }
 
@@ -266,21 +303,41 @@ mod tests {
     fn the_last_refusal_is_the_end() {
         let next = claimed(2, 1).next(refused(), &patience(), CREATED);
         assert!(matches!(next, Next::Again { refusals: 2, .. }), "{next:?}");
-        assert_eq!(claimed(3, 2).next(refused(), &patience(), CREATED), Next::Failed { error: Failure::new("told", "550 no") });
+        assert_eq!(
+            claimed(3, 2).next(refused(), &patience(), CREATED),
+            Next::Failed {
+                error: Failure::new("told", "550 no")
+            }
+        );
     }
 
     #[test]
     fn no_answer_is_no_refusal_and_ends_only_with_time() {
         let before = CREATED.plus(Duration::from_secs(3_599));
-        assert!(matches!(claimed(1_000, 2).next(unanswered(), &patience(), before), Next::Again { refusals: 2, .. }));
+        assert!(matches!(
+            claimed(1_000, 2).next(unanswered(), &patience(), before),
+            Next::Again { refusals: 2, .. }
+        ));
         let after = CREATED.plus(Duration::from_secs(3_600));
-        assert_eq!(claimed(1, 0).next(unanswered(), &patience(), after), Next::Failed { error: Failure::new("told", "nobody there") });
+        assert_eq!(
+            claimed(1, 0).next(unanswered(), &patience(), after),
+            Next::Failed {
+                error: Failure::new("told", "nobody there")
+            }
+        );
     }
 
     #[test]
     fn what_can_never_be_sent_is_not_tried_again() {
-        let hopeless = Attempt::Hopeless { error: Failure::new("told", "no such user") };
-        assert_eq!(claimed(1, 0).next(hopeless, &patience(), CREATED), Next::Failed { error: Failure::new("told", "no such user") });
+        let hopeless = Attempt::Hopeless {
+            error: Failure::new("told", "no such user"),
+        };
+        assert_eq!(
+            claimed(1, 0).next(hopeless, &patience(), CREATED),
+            Next::Failed {
+                error: Failure::new("told", "no such user")
+            }
+        );
     }
 
     #[test]

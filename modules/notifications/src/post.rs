@@ -37,7 +37,10 @@ impl Post {
     /// # Errors
     /// If the mail server's URL or the sender's address cannot be read. The server itself is not asked before there is a mail.
     pub fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let from = settings.from.parse().with_context(|| format!("`from` is no mail address: {}", settings.from))?;
+        let from = settings
+            .from
+            .parse()
+            .with_context(|| format!("`from` is no mail address: {}", settings.from))?;
         let timeout = settings.send_timeout();
         let server = match &settings.smtp_url {
             None => None,
@@ -55,10 +58,16 @@ impl Post {
     pub async fn send(&self, mail: &Claimed, recipient: &Recipient) -> Attempt {
         let message = match self.write(mail, recipient) {
             Ok(message) => message,
-            Err(error) => return Attempt::Hopeless { error: Failure::new("unwritable", format!("{error:#}")) },
+            Err(error) => {
+                return Attempt::Hopeless {
+                    error: Failure::new("unwritable", format!("{error:#}")),
+                };
+            }
         };
         let to = recipient.address.clone();
-        let Some(server) = &self.server else { return Attempt::Captured { to } };
+        let Some(server) = &self.server else {
+            return Attempt::Captured { to };
+        };
         if let Err(fault) = outside_transaction("the mail server") {
             return Attempt::Refused { error: fault.into() };
         }
@@ -70,7 +79,9 @@ impl Post {
         };
         tokio::time::timeout(self.timeout, sending).await.unwrap_or_else(|_| {
             let said = format!("the mail server took longer than {} ms", self.timeout.as_millis());
-            Attempt::Unanswered { error: Failure::new("timeout", said) }
+            Attempt::Unanswered {
+                error: Failure::new("timeout", said),
+            }
         })
     }
 
@@ -78,7 +89,10 @@ impl Post {
         // A name is one line. lettre panics on a line end in it, which at least brings no headers along.
         let name = recipient.name.replace(char::is_control, " ");
         let name = Some(name).filter(|name| !name.trim().is_empty());
-        let address = recipient.address.parse().context("the user's mail address cannot be read")?;
+        let address = recipient
+            .address
+            .parse()
+            .context("the user's mail address cannot be read")?;
         let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(mail.created_at.as_ms().unsigned_abs());
         let message = Message::builder()
             .from(self.from.clone())
@@ -87,7 +101,10 @@ impl Post {
             .date(created_at)
             .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())))
             // RFC 3834: nobody's out-of-office assistant answers this.
-            .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
+            .raw_header(HeaderValue::new(
+                HeaderName::new_from_ascii_str("Auto-Submitted"),
+                "auto-generated".to_owned(),
+            ))
             .header(ContentType::TEXT_PLAIN)
             .body(mail.body.clone());
         message.context("the mail cannot be written")
@@ -99,10 +116,19 @@ impl Post {
 /// address on its list. That is for an operator to mend, and no mail is given up for it.
 async fn attempt_of(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::Error) -> Attempt {
     let code = error.status().filter(|_| error.is_permanent()).map(u16::from);
-    let failure = Failure::new(&error.status().map_or_else(|| kind_of(error).to_owned(), |code| code.to_string()), error.to_string());
+    let failure = Failure::new(
+        &error
+            .status()
+            .map_or_else(|| kind_of(error).to_owned(), |code| code.to_string()),
+        error.to_string(),
+    );
     // Some codes, 554 above all, are said at the greeting as well as to a mail. A server that lets us in otherwise meant the mail.
     let means_the_mail = code.is_some_and(is_said_to_mails) && server.test_connection().await.is_ok();
-    if means_the_mail { Attempt::Refused { error: failure } } else { Attempt::Unanswered { error: failure } }
+    if means_the_mail {
+        Attempt::Refused { error: failure }
+    } else {
+        Attempt::Unanswered { error: failure }
+    }
 }
 
 /// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that takes no mail at all (RFC 7504), or who we are (RFC
@@ -130,7 +156,11 @@ mod tests {
     use uuid::Uuid;
 
     fn settings(from: &str, url: Option<&str>) -> Settings {
-        Settings { from: from.to_owned(), smtp_url: url.map(|url| url.to_owned().into()), ..Settings::default() }
+        Settings {
+            from: from.to_owned(),
+            smtp_url: url.map(|url| url.to_owned().into()),
+            ..Settings::default()
+        }
     }
 
     fn mail() -> Claimed {
@@ -155,7 +185,10 @@ mod tests {
 
     #[test]
     fn a_mail_is_the_same_whenever_it_is_written() {
-        let zoe = Recipient { name: "Zoë".into(), address: "zoe@example.com".into() };
+        let zoe = Recipient {
+            name: "Zoë".into(),
+            address: "zoe@example.com".into(),
+        };
         let text = written(&zoe);
         assert_eq!(text, written(&zoe));
         for line in [
@@ -171,16 +204,30 @@ mod tests {
 
     #[test]
     fn a_name_cannot_bring_headers_along() {
-        let mallory = Recipient { name: "Mallory\r\nBcc: everybody@example.com".into(), address: "mallory@example.com".into() };
+        let mallory = Recipient {
+            name: "Mallory\r\nBcc: everybody@example.com".into(),
+            address: "mallory@example.com".into(),
+        };
         let text = written(&mallory);
-        assert!(!text.contains("\nBcc:") && text.contains("mallory@example.com"), "{text}");
+        assert!(
+            !text.contains("\nBcc:") && text.contains("mallory@example.com"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
     async fn an_address_that_is_none_is_hopeless() {
         let post = Post::open(&settings("shop@banyan.example", None)).unwrap();
         for address in ["", "nobody", "a@b\r\nRCPT TO:<c@d>"] {
-            let attempt = post.send(&mail(), &Recipient { name: String::new(), address: address.into() }).await;
+            let attempt = post
+                .send(
+                    &mail(),
+                    &Recipient {
+                        name: String::new(),
+                        address: address.into(),
+                    },
+                )
+                .await;
             assert!(matches!(attempt, Attempt::Hopeless { .. }), "{address:?}: {attempt:?}");
         }
     }
@@ -188,7 +235,12 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused_at_start_without_telling_the_password() {
         assert!(Post::open(&settings("nobody", None)).is_err());
-        let Err(error) = Post::open(&settings("shop@banyan.example", Some("http://me:hush@example.com"))) else { panic!("taken") };
-        assert!(format!("{error:?}").contains("smtp_url") && !format!("{error:?}").contains("hush"), "{error:?}");
+        let Err(error) = Post::open(&settings("shop@banyan.example", Some("http://me:hush@example.com"))) else {
+            panic!("taken")
+        };
+        assert!(
+            format!("{error:?}").contains("smtp_url") && !format!("{error:?}").contains("hush"),
+            "{error:?}"
+        );
     }
 }

@@ -19,7 +19,12 @@ pub fn reactions(db: Db, service: &Arc<Service>) -> Reactions {
 }
 
 /// Queues the mail that `write` makes of each event of its type.
-fn tell<E: Event>(reactions: Reactions, service: &Arc<Service>, topic: &'static str, write: fn(&E) -> Result<Mail, Fault>) -> Reactions {
+fn tell<E: Event>(
+    reactions: Reactions,
+    service: &Arc<Service>,
+    topic: &'static str,
+    write: fn(&E) -> Result<Mail, Fault>,
+) -> Reactions {
     let service = service.clone();
     reactions.on(topic, move |tx, heard: Heard<E>| {
         let service = service.clone();

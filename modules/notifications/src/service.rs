@@ -30,14 +30,28 @@ impl Service {
     /// Stores the mail to send, in the transaction that hears its cause. A cause that was heard before has its mail.
     pub async fn queue(&self, tx: &Tx, cause: &Envelope, mail: Mail) -> Result<(), Fault> {
         let traceparent = cause.traceparent.clone();
-        if store::insert(tx.conn(), self.ids.new_id(), cause.id, traceparent, &mail, self.clock.now()).await? {
+        if store::insert(
+            tx.conn(),
+            self.ids.new_id(),
+            cause.id,
+            traceparent,
+            &mail,
+            self.clock.now(),
+        )
+        .await?
+        {
             tx.wake(MAIL);
         }
         Ok(())
     }
 
     /// What this user was told, newest first; nothing if `actor` may not see it.
-    pub async fn list_visible(&self, actor: &Actor, user_id: Uuid, page: &PageRequest) -> Result<Page<Notification>, Fault> {
+    pub async fn list_visible(
+        &self,
+        actor: &Actor,
+        user_id: Uuid,
+        page: &PageRequest,
+    ) -> Result<Page<Notification>, Fault> {
         store::list_visible(self.db.read(), actor, user_id, page).await
     }
 }
@@ -47,11 +61,18 @@ impl Notifications for Service {
     async fn list_notifications(&self, call: &Call, request: ListNotifications) -> Result<NotificationList, Fault> {
         let user_id = parse_id("user_id", &request.user_id)?;
         if !(1..=PageRequest::MAX_LIMIT).contains(&request.limit) {
-            return Err(Fault::invalid("invalid_limit", "limit must be from 1 to 100.").at("/limit", "must be from 1 to 100"));
+            return Err(
+                Fault::invalid("invalid_limit", "limit must be from 1 to 100.").at("/limit", "must be from 1 to 100")
+            );
         }
-        let page = PageRequest { limit: request.limit, after: None };
+        let page = PageRequest {
+            limit: request.limit,
+            after: None,
+        };
         let listed = self.list_visible(&call.actor, user_id, &page).await?;
-        Ok(NotificationList { items: listed.items.into_iter().map(message_of).collect() })
+        Ok(NotificationList {
+            items: listed.items.into_iter().map(message_of).collect(),
+        })
     }
 }
 

@@ -14,7 +14,10 @@ use uuid::Uuid;
 use crate::notification::{Claimed, Kind, Mail, Next, Notification, Status};
 
 mod notification {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -75,7 +78,11 @@ pub async fn insert(
         sent_at: Set(None),
         last_error: Set(None),
     };
-    let inserted = Entity::insert(row).on_conflict_do_nothing_on([Column::Cause]).exec_without_returning(conn).await.map_err(fault)?;
+    let inserted = Entity::insert(row)
+        .on_conflict_do_nothing_on([Column::Cause])
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
 }
 
@@ -115,9 +122,9 @@ pub async fn record(tx: &Tx, mail: &Claimed, next: &Next, now: Timestamp) -> Res
             .col_expr(Column::Status, Expr::value(Status::Sent.as_str()))
             .col_expr(Column::Recipient, Expr::value(to.as_str()))
             .col_expr(Column::SentAt, Expr::value(now.as_ms())),
-        Next::Captured { to } => {
-            update.col_expr(Column::Status, Expr::value(Status::Captured.as_str())).col_expr(Column::Recipient, Expr::value(to.as_str()))
-        }
+        Next::Captured { to } => update
+            .col_expr(Column::Status, Expr::value(Status::Captured.as_str()))
+            .col_expr(Column::Recipient, Expr::value(to.as_str())),
         Next::Failed { error } => update
             .col_expr(Column::Status, Expr::value(Status::Failed.as_str()))
             .col_expr(Column::LastError, Expr::value(error.said.as_str())),
@@ -150,14 +157,22 @@ pub async fn list_visible(
     page: &PageRequest,
 ) -> Result<Page<Notification>, Fault> {
     if !actor.may_see(user_id) {
-        return Ok(Page { items: Vec::new(), next: None });
+        return Ok(Page {
+            items: Vec::new(),
+            next: None,
+        });
     }
     let mut query = Entity::find().filter(Column::UserId.eq(user_id));
     if let Some(after) = &page.after {
         let after = Uuid::parse_str(&after.0).map_err(|_| web::bad_cursor())?;
         query = query.filter(Column::Id.lt(after));
     }
-    let rows = query.order_by_desc(Column::Id).limit(page.fetch_limit()).all(conn).await.map_err(fault)?;
+    let rows = query
+        .order_by_desc(Column::Id)
+        .limit(page.fetch_limit())
+        .all(conn)
+        .await
+        .map_err(fault)?;
     let items = rows.into_iter().map(notification_of).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(items, |notification| notification.id.to_string()))
 }

@@ -14,7 +14,9 @@ pub fn order_placed(event: &OrderPlaced) -> Result<Mail, Fault> {
         Kind::OrderPlaced,
         &event.user_id,
         format!("We have received your order {order}"),
-        &format!("Thank you for your order. We are checking stock and payment and will write again shortly.\n\n{items}"),
+        &format!(
+            "Thank you for your order. We are checking stock and payment and will write again shortly.\n\n{items}"
+        ),
         &event.order_id,
     )
 }
@@ -44,10 +46,18 @@ pub fn order_cancelled(event: &OrderCancelled) -> Result<Mail, Fault> {
         Some(refunded) if refunded.amount > 0 => format!("{refunded} will be returned to your payment method."),
         Some(_) => "What you paid has been returned to you before.".to_owned(),
         // An operator may have ended it at any point, also after the payment.
-        None if event.reason == "operator" => "Should anything have been charged, we write to you when it is returned.".to_owned(),
+        None if event.reason == "operator" => {
+            "Should anything have been charged, we write to you when it is returned.".to_owned()
+        }
         None => "Nothing has been charged.".to_owned(),
     };
-    mail(Kind::OrderCancelled, &event.user_id, format!("Your order {order} was cancelled"), &format!("{why} {money}"), &event.order_id)
+    mail(
+        Kind::OrderCancelled,
+        &event.user_id,
+        format!("Your order {order} was cancelled"),
+        &format!("{why} {money}"),
+        &event.order_id,
+    )
 }
 
 pub fn order_shipped(event: &OrderShipped) -> Result<Mail, Fault> {
@@ -75,9 +85,14 @@ pub fn order_delivered(event: &OrderDelivered) -> Result<Mail, Fault> {
 
 pub fn payment_refunded(event: &PaymentRefunded) -> Result<Mail, Fault> {
     let order = short(&event.order_id);
-    let amount = event.amount.as_ref().map_or_else(|| "Your payment".to_owned(), Money::to_string);
+    let amount = event
+        .amount
+        .as_ref()
+        .map_or_else(|| "Your payment".to_owned(), Money::to_string);
     let so_far = match (&event.amount, &event.refunded) {
-        (Some(amount), Some(all)) if all.amount > amount.amount => format!(" Together with earlier refunds that makes {all}."),
+        (Some(amount), Some(all)) if all.amount > amount.amount => {
+            format!(" Together with earlier refunds that makes {all}.")
+        }
         _ => String::new(),
     };
     mail(
@@ -101,7 +116,12 @@ pub fn welcome(event: &UserRegistered) -> Result<Mail, Fault> {
 
 fn mail(kind: Kind, user_id: &str, subject: String, text: &str, order_id: &str) -> Result<Mail, Fault> {
     let body = format!("Hello,\n\n{text}\n\nOrder: {order_id}\n\nYour Banyan shop\n");
-    Ok(Mail { kind, user_id: parse_id("user_id", user_id)?, subject, body })
+    Ok(Mail {
+        kind,
+        user_id: parse_id("user_id", user_id)?,
+        subject,
+        body,
+    })
 }
 
 /// The end of an order's id, which is random: enough for people to tell their orders apart.
@@ -117,7 +137,10 @@ fn item_list(items: &[OrderItem], total: Option<&Money>) -> String {
 }
 
 fn item_line(item: &OrderItem) -> String {
-    let price = item.unit_price.as_ref().and_then(|price| price.checked_mul(item.quantity).ok());
+    let price = item
+        .unit_price
+        .as_ref()
+        .and_then(|price| price.checked_mul(item.quantity).ok());
     let price = price.map(|price| format!(": {price}")).unwrap_or_default();
     format!("{} x {}{price}", item.quantity, item.name)
 }
@@ -135,26 +158,53 @@ mod tests {
 
     #[test]
     fn a_placed_order_lists_what_was_bought_for_how_much() {
-        let fig = OrderItem { sku: "fig".into(), name: "Rare fig".into(), quantity: 2, unit_price: money(1_999, "EUR") };
-        let placed = OrderPlaced { order_id: ORDER.into(), user_id: USER.into(), items: vec![fig], total: money(3_998, "EUR") };
+        let fig = OrderItem {
+            sku: "fig".into(),
+            name: "Rare fig".into(),
+            quantity: 2,
+            unit_price: money(1_999, "EUR"),
+        };
+        let placed = OrderPlaced {
+            order_id: ORDER.into(),
+            user_id: USER.into(),
+            items: vec![fig],
+            total: money(3_998, "EUR"),
+        };
         let mail = order_placed(&placed).unwrap();
         assert_eq!(mail.subject, "We have received your order DEADBEEF");
-        assert!(mail.body.contains("2 x Rare fig: 39.98 EUR\nTotal: 39.98 EUR"), "{}", mail.body);
-        assert_eq!((mail.kind, mail.user_id.to_string().as_str()), (Kind::OrderPlaced, USER));
+        assert!(
+            mail.body.contains("2 x Rare fig: 39.98 EUR\nTotal: 39.98 EUR"),
+            "{}",
+            mail.body
+        );
+        assert_eq!(
+            (mail.kind, mail.user_id.to_string().as_str()),
+            (Kind::OrderPlaced, USER)
+        );
     }
 
     #[test]
     fn a_cancellation_says_why_and_what_becomes_of_the_money() {
-        let event =
-            |reason: &str, refunded| OrderCancelled { order_id: ORDER.into(), user_id: USER.into(), reason: reason.into(), refunded };
+        let event = |reason: &str, refunded| OrderCancelled {
+            order_id: ORDER.into(),
+            user_id: USER.into(),
+            reason: reason.into(),
+            refunded,
+        };
         let declined = order_cancelled(&event("payment_declined", None)).unwrap().body;
         assert!(declined.contains("declined. Nothing has been charged."), "{declined}");
         let late = order_cancelled(&event("customer", money(500, "JPY"))).unwrap().body;
         assert!(late.contains("500 JPY will be returned"), "{late}");
         let before = order_cancelled(&event("customer", money(0, "EUR"))).unwrap().body;
-        assert!(before.contains("returned to you before") && !before.contains("0.00"), "{before}");
+        assert!(
+            before.contains("returned to you before") && !before.contains("0.00"),
+            "{before}"
+        );
         let given_up = order_cancelled(&event("operator", None)).unwrap().body;
-        assert!(!given_up.contains("Nothing has been charged") && given_up.contains("when it is returned"), "{given_up}");
+        assert!(
+            !given_up.contains("Nothing has been charged") && given_up.contains("when it is returned"),
+            "{given_up}"
+        );
         // A reason this version does not know is still a cancellation.
         assert!(order_cancelled(&event("meteor", None)).is_ok());
     }
@@ -169,14 +219,36 @@ mod tests {
             refunded,
             reason: "broken".into(),
         };
-        assert!(!payment_refunded(&event(money(500, "EUR"))).unwrap().body.contains("Together"));
-        assert!(payment_refunded(&event(money(1_500, "EUR"))).unwrap().body.contains("that makes 15.00 EUR."));
+        assert!(
+            !payment_refunded(&event(money(500, "EUR")))
+                .unwrap()
+                .body
+                .contains("Together")
+        );
+        assert!(
+            payment_refunded(&event(money(1_500, "EUR")))
+                .unwrap()
+                .body
+                .contains("that makes 15.00 EUR.")
+        );
     }
 
     #[test]
     fn a_mail_to_nobody_cannot_be_written() {
-        assert!(order_delivered(&OrderDelivered { order_id: ORDER.into(), user_id: "somebody".into() }).is_err());
+        assert!(
+            order_delivered(&OrderDelivered {
+                order_id: ORDER.into(),
+                user_id: "somebody".into()
+            })
+            .is_err()
+        );
         // An order's id of any form leaves a mail that can be read.
-        assert!(order_delivered(&OrderDelivered { order_id: "äöü".into(), user_id: USER.into() }).is_ok());
+        assert!(
+            order_delivered(&OrderDelivered {
+                order_id: "äöü".into(),
+                user_id: USER.into()
+            })
+            .is_ok()
+        );
     }
 }

@@ -16,8 +16,18 @@ fn euros(amount: i64) -> Option<Money> {
 }
 
 fn placed(order: Uuid, user: Uuid) -> OrderPlaced {
-    let items = vec![OrderItem { sku: "fig".into(), name: "Rare fig".into(), quantity: 2, unit_price: euros(1_999) }];
-    OrderPlaced { order_id: order.to_string(), user_id: user.to_string(), items, total: euros(3_998) }
+    let items = vec![OrderItem {
+        sku: "fig".into(),
+        name: "Rare fig".into(),
+        quantity: 2,
+        unit_price: euros(1_999),
+    }];
+    OrderPlaced {
+        order_id: order.to_string(),
+        user_id: user.to_string(),
+        items,
+        total: euros(3_998),
+    }
 }
 
 async fn kinds(module: &Module, user: Uuid) -> Vec<String> {
@@ -32,12 +42,26 @@ async fn an_orders_life_is_told_step_by_step_newest_first() {
         let (order_id, user_id) = (order.to_string(), user.to_string());
         let on = format!("order/{order}");
         module.hear(envelope("orders", &on, 1, &placed(order, user))).await;
-        let event = OrderConfirmed { order_id: order_id.clone(), user_id: user_id.clone(), items: vec![], total: euros(3_998) };
+        let event = OrderConfirmed {
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            items: vec![],
+            total: euros(3_998),
+        };
         module.hear(envelope("orders", &on, 2, &event)).await;
-        let event = OrderShipped { order_id: order_id.clone(), user_id: user_id.clone(), tracking_number: "BN1".into() };
+        let event = OrderShipped {
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            tracking_number: "BN1".into(),
+        };
         module.hear(envelope("orders", &on, 3, &event)).await;
-        module.hear(envelope("orders", &on, 4, &OrderDelivered { order_id, user_id })).await;
-        assert_eq!(kinds(&module, user).await, ["order_delivered", "order_shipped", "order_confirmed", "order_placed"]);
+        module
+            .hear(envelope("orders", &on, 4, &OrderDelivered { order_id, user_id }))
+            .await;
+        assert_eq!(
+            kinds(&module, user).await,
+            ["order_delivered", "order_shipped", "order_confirmed", "order_placed"]
+        );
     })
     .await;
 }
@@ -49,11 +73,20 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
         let (user, order, payment) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let (order_id, user_id, payment_id) = (order.to_string(), user.to_string(), payment.to_string());
         module.welcome(user).await;
-        let event = UserProfileChanged { user_id: user_id.clone(), name: "Ada L.".into() };
+        let event = UserProfileChanged {
+            user_id: user_id.clone(),
+            name: "Ada L.".into(),
+        };
         module.hear(envelope("users", &format!("user/{user}"), 2, &event)).await;
-        let event =
-            PaymentCaptured { payment_id: payment_id.clone(), order_id: order_id.clone(), user_id: user_id.clone(), amount: euros(3_998) };
-        module.hear(envelope("payments", &format!("payment/{payment}"), 1, &event)).await;
+        let event = PaymentCaptured {
+            payment_id: payment_id.clone(),
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            amount: euros(3_998),
+        };
+        module
+            .hear(envelope("payments", &format!("payment/{payment}"), 1, &event))
+            .await;
         let reason = "customer".to_owned();
         let event = PaymentRefunded {
             payment_id,
@@ -63,10 +96,22 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
             refunded: euros(3_998),
             reason: reason.clone(),
         };
-        module.hear(envelope("payments", &format!("payment/{payment}"), 2, &event)).await;
-        let event = OrderCancelled { order_id, user_id, reason, refunded: euros(3_998) };
-        module.hear(envelope("orders", &format!("order/{order}"), 1, &event)).await;
-        assert_eq!(kinds(&module, user).await, ["order_cancelled", "payment_refunded", "welcome"]);
+        module
+            .hear(envelope("payments", &format!("payment/{payment}"), 2, &event))
+            .await;
+        let event = OrderCancelled {
+            order_id,
+            user_id,
+            reason,
+            refunded: euros(3_998),
+        };
+        module
+            .hear(envelope("orders", &format!("order/{order}"), 1, &event))
+            .await;
+        assert_eq!(
+            kinds(&module, user).await,
+            ["order_cancelled", "payment_refunded", "welcome"]
+        );
     })
     .await;
 }
@@ -111,7 +156,10 @@ async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
 async fn a_mail_waits_for_users_who_are_away_and_is_given_up_if_there_is_no_such_user() {
     on_both("notifications", |db| async move {
         // More often away than a refusal would be forgiven.
-        let settings = notifications::Settings { max_refusals: 2, ..quick() };
+        let settings = notifications::Settings {
+            max_refusals: 2,
+            ..quick()
+        };
         let mut module = Module::open(db, settings).await;
         module.users.away.store(5, std::sync::atomic::Ordering::SeqCst);
         let user = Uuid::new_v4();
@@ -140,13 +188,24 @@ async fn a_list_shows_an_actor_only_what_they_may_see() {
             (by(Uuid::new_v4(), Role::Ops), 0),
             (Call::default(), 0),
         ] {
-            let request = ListNotifications { user_id: user.to_string(), limit: 10 };
+            let request = ListNotifications {
+                user_id: user.to_string(),
+                limit: 10,
+            };
             let listed = module.offers.contract.list_notifications(&call, request).await.unwrap();
             assert_eq!(listed.items.len(), sees, "{:?}", call.actor);
         }
         for (user_id, limit) in [(user.to_string(), 0), (user.to_string(), 101), ("me".to_owned(), 10)] {
             let request = ListNotifications { user_id, limit };
-            assert!(module.offers.contract.list_notifications(&Call::by_module("orders"), request).await.unwrap_err().is_refusal());
+            assert!(
+                module
+                    .offers
+                    .contract
+                    .list_notifications(&Call::by_module("orders"), request)
+                    .await
+                    .unwrap_err()
+                    .is_refusal()
+            );
         }
     })
     .await;

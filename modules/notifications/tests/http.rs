@@ -17,20 +17,41 @@ async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
         let site = Site::of(module.offers.routes.clone());
         let (ada, bob) = (Uuid::new_v4(), Uuid::new_v4());
         module.welcome(ada).await;
-        let queued = site.ask_as(ada, &[Role::Customer], get("/api/v1/notifications")).await.json();
-        assert_eq!((&queued["items"][0]["status"], queued["items"][0].get("to")), (&json!("queued"), None));
+        let queued = site
+            .ask_as(ada, &[Role::Customer], get("/api/v1/notifications"))
+            .await
+            .json();
+        assert_eq!(
+            (&queued["items"][0]["status"], queued["items"][0].get("to")),
+            (&json!("queued"), None)
+        );
         module.run();
         module.all_become(ada, "captured").await;
 
-        let shown = site.ask_as(ada, &[Role::Customer], get("/api/v1/notifications")).await.json();
+        let shown = site
+            .ask_as(ada, &[Role::Customer], get("/api/v1/notifications"))
+            .await
+            .json();
         let item = &shown["items"][0];
-        assert_eq!((shown["items"].as_array().unwrap().len(), &shown["next_cursor"]), (1, &json!(null)));
-        assert_eq!((&item["kind"], &item["subject"]), (&json!("welcome"), &json!("Welcome to Banyan")));
-        assert_eq!((&item["to"], &item["status"], item.get("sent_at")), (&json!(format!("{ada}@example.com")), &json!("captured"), None));
+        assert_eq!(
+            (shown["items"].as_array().unwrap().len(), &shown["next_cursor"]),
+            (1, &json!(null))
+        );
+        assert_eq!(
+            (&item["kind"], &item["subject"]),
+            (&json!("welcome"), &json!("Welcome to Banyan"))
+        );
+        assert_eq!(
+            (&item["to"], &item["status"], item.get("sent_at")),
+            (&json!(format!("{ada}@example.com")), &json!("captured"), None)
+        );
         assert!(item["body"].as_str().unwrap().contains("Hello Ada"));
         for role in [Role::Customer, Role::Staff, Role::Ops] {
             let reply = site.ask_as(bob, &[role], get("/api/v1/notifications")).await;
-            assert_eq!((reply.status, reply.json()["items"].as_array().unwrap().len()), (200, 0));
+            assert_eq!(
+                (reply.status, reply.json()["items"].as_array().unwrap().len()),
+                (200, 0)
+            );
         }
         assert_eq!(site.ask(get("/api/v1/notifications")).await.status, 401);
         module.stop().await;
@@ -45,22 +66,48 @@ async fn the_list_is_newest_first_page_by_page() {
         let site = Site::of(module.offers.routes.clone());
         let ada = Uuid::new_v4();
         for version in 1..=5 {
-            let event = UserRegistered { user_id: ada.to_string(), name: format!("Ada {version}") };
-            module.hear(envelope("users", &format!("user/{ada}"), version, &event)).await;
+            let event = UserRegistered {
+                user_id: ada.to_string(),
+                name: format!("Ada {version}"),
+            };
+            module
+                .hear(envelope("users", &format!("user/{ada}"), version, &event))
+                .await;
         }
         let (mut seen, mut path) = (Vec::new(), "/api/v1/notifications?limit=2".to_owned());
         loop {
             let page = site.ask_as(ada, &[Role::Customer], get(&path)).await.json();
-            let bodies =
-                page["items"].as_array().unwrap().iter().map(|item| item["body"].as_str().unwrap().lines().next().unwrap().to_owned());
+            let bodies = page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["body"].as_str().unwrap().lines().next().unwrap().to_owned());
             seen.extend(bodies);
-            let Some(next) = page["next_cursor"].as_str() else { break };
+            let Some(next) = page["next_cursor"].as_str() else {
+                break;
+            };
             path = format!("/api/v1/notifications?limit=2&cursor={next}");
         }
-        assert_eq!(seen, ["Hello Ada 5,", "Hello Ada 4,", "Hello Ada 3,", "Hello Ada 2,", "Hello Ada 1,"]);
+        assert_eq!(
+            seen,
+            [
+                "Hello Ada 5,",
+                "Hello Ada 4,",
+                "Hello Ada 3,",
+                "Hello Ada 2,",
+                "Hello Ada 1,"
+            ]
+        );
         for bad in ["limit=0", "limit=101", "limit=x", "cursor=YWJj", "user_id=7"] {
-            let reply = site.ask_as(ada, &[Role::Customer], get(&format!("/api/v1/notifications?{bad}"))).await;
-            assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_parameter"), "{bad}: {}", reply.body);
+            let reply = site
+                .ask_as(ada, &[Role::Customer], get(&format!("/api/v1/notifications?{bad}")))
+                .await;
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (400, "invalid_parameter"),
+                "{bad}: {}",
+                reply.body
+            );
         }
     })
     .await;

@@ -37,22 +37,41 @@ async fn announce(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Re
         OrderEvent::Placed(placement) => {
             count("placed");
             let Placement { items, total, .. } = &**placement;
-            let placed = OrderPlaced { order_id, user_id, items: messages_of(items), total: Some(total.clone()) };
+            let placed = OrderPlaced {
+                order_id,
+                user_id,
+                items: messages_of(items),
+                total: Some(total.clone()),
+            };
             outbox::append(tx, call, &subject, &placed).await?;
         }
         OrderEvent::Confirmed {} => {
             count("confirmed");
             let Placement { items, total, .. } = order.placed()?;
-            let confirmed = OrderConfirmed { order_id, user_id, items: messages_of(items), total: Some(total.clone()) };
+            let confirmed = OrderConfirmed {
+                order_id,
+                user_id,
+                items: messages_of(items),
+                total: Some(total.clone()),
+            };
             outbox::append(tx, call, &subject, &confirmed).await?;
         }
         OrderEvent::Cancelled { reason, refunded } => {
             count(reason.as_str());
-            let cancelled = OrderCancelled { order_id, user_id, reason: reason.as_str().to_owned(), refunded: refunded.clone() };
+            let cancelled = OrderCancelled {
+                order_id,
+                user_id,
+                reason: reason.as_str().to_owned(),
+                refunded: refunded.clone(),
+            };
             outbox::append(tx, call, &subject, &cancelled).await?;
         }
         OrderEvent::Shipped { tracking_number, .. } => {
-            let shipped = OrderShipped { order_id, user_id, tracking_number: tracking_number.clone() };
+            let shipped = OrderShipped {
+                order_id,
+                user_id,
+                tracking_number: tracking_number.clone(),
+            };
             outbox::append(tx, call, &subject, &shipped).await?;
         }
         OrderEvent::Delivered {} => {

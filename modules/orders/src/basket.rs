@@ -24,11 +24,18 @@ pub fn merge(lines: &[Line]) -> Result<Vec<Line>, Refusal> {
             None => merged.push(line.clone()),
             Some(known) => match known.quantity.plus(line.quantity) {
                 Ok(sum) => known.quantity = sum,
-                Err(fault) => errors.push(FieldError { pointer: format!("/items/{at}/quantity"), detail: fault.detail }),
+                Err(fault) => errors.push(FieldError {
+                    pointer: format!("/items/{at}/quantity"),
+                    detail: fault.detail,
+                }),
             },
         }
     }
-    if errors.is_empty() { Ok(merged) } else { Err(Refusal::LineTooLarge(errors)) }
+    if errors.is_empty() {
+        Ok(merged)
+    } else {
+        Err(Refusal::LineTooLarge(errors))
+    }
 }
 
 /// What the merged lines come to at the catalog's prices of this moment. `asked` is what the customer sent, for pointing at it.
@@ -41,8 +48,18 @@ pub fn price(merged: &[Line], asked: &[Line], products: &[Product]) -> Result<(V
     let mut errors = Vec::new();
     for line in merged {
         match known.get(line.sku.as_str()) {
-            Some(Product { active: true, name, price: Some(price), .. }) => {
-                items.push(Item { sku: line.sku.clone(), name: name.clone(), quantity: line.quantity, unit_price: price.clone() });
+            Some(Product {
+                active: true,
+                name,
+                price: Some(price),
+                ..
+            }) => {
+                items.push(Item {
+                    sku: line.sku.clone(),
+                    name: name.clone(),
+                    quantity: line.quantity,
+                    unit_price: price.clone(),
+                });
             }
             Some(_) => errors.extend(point_at(asked, line, "is no longer sold")),
             None => errors.extend(point_at(asked, line, "is no product of this shop")),
@@ -77,7 +94,10 @@ pub fn total(items: &[Item]) -> Result<Option<Money>, Refusal> {
 
 fn point_at(asked: &[Line], line: &Line, what: &str) -> Option<FieldError> {
     let at = asked.iter().position(|one| one.sku == line.sku)?;
-    Some(FieldError { pointer: format!("/items/{at}/sku"), detail: format!("{} {what}", line.sku) })
+    Some(FieldError {
+        pointer: format!("/items/{at}/sku"),
+        detail: format!("{} {what}", line.sku),
+    })
 }
 
 #[cfg(test)]
@@ -86,7 +106,10 @@ mod tests {
     use shared_kernel::{Quantity, Sku};
 
     fn line(sku: &str, quantity: u32) -> Line {
-        Line { sku: Sku::parse(sku).unwrap(), quantity: Quantity::new(quantity).unwrap() }
+        Line {
+            sku: Sku::parse(sku).unwrap(),
+            quantity: Quantity::new(quantity).unwrap(),
+        }
     }
 
     fn product(sku: &str, amount: i64, currency: &str) -> Product {
@@ -107,23 +130,37 @@ mod tests {
 
     #[test]
     fn together_they_keep_to_the_limit_of_one_line() {
-        let Err(Refusal::LineTooLarge(errors)) = merge(&[line("fig", 999), line("mug", 1), line("fig", 1)]) else { panic!("it was taken") };
+        let Err(Refusal::LineTooLarge(errors)) = merge(&[line("fig", 999), line("mug", 1), line("fig", 1)]) else {
+            panic!("it was taken")
+        };
         assert_eq!(errors[0].pointer, "/items/2/quantity");
     }
 
     #[test]
     fn the_price_is_the_catalogs() {
         let lines = [line("fig", 2), line("mug", 1)];
-        let (items, total) = price(&lines, &lines, &[product("mug", 500, "EUR"), product("fig", 199, "EUR")]).unwrap();
-        assert_eq!((items[0].name.as_str(), items[0].unit_price.amount, total.amount), ("FIG", 199, 898));
+        let (items, total) = price(
+            &lines,
+            &lines,
+            &[product("mug", 500, "EUR"), product("fig", 199, "EUR")],
+        )
+        .unwrap();
+        assert_eq!(
+            (items[0].name.as_str(), items[0].unit_price.amount, total.amount),
+            ("FIG", 199, 898)
+        );
     }
 
     #[test]
     fn unknown_and_archived_products_are_pointed_at() {
         let asked = [line("fig", 1), line("mug", 1), line("fig", 1), line("ghost", 1)];
         let merged = merge(&asked).unwrap();
-        let archived = Product { active: false, ..product("mug", 1, "EUR") };
-        let Err(Refusal::ProductUnavailable(errors)) = price(&merged, &asked, &[product("fig", 1, "EUR"), archived]) else {
+        let archived = Product {
+            active: false,
+            ..product("mug", 1, "EUR")
+        };
+        let Err(Refusal::ProductUnavailable(errors)) = price(&merged, &asked, &[product("fig", 1, "EUR"), archived])
+        else {
             panic!("it was taken")
         };
         let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
@@ -133,9 +170,15 @@ mod tests {
     #[test]
     fn an_order_has_one_currency_and_a_total_that_can_be_written() {
         let lines = [line("fig", 1), line("mug", 1)];
-        assert_eq!(price(&lines, &lines, &[product("fig", 1, "EUR"), product("mug", 1, "USD")]), Err(Refusal::MixedCurrencies));
+        assert_eq!(
+            price(&lines, &lines, &[product("fig", 1, "EUR"), product("mug", 1, "USD")]),
+            Err(Refusal::MixedCurrencies)
+        );
         let dear = [line("fig", 999)];
-        assert_eq!(price(&dear, &dear, &[product("fig", i64::MAX / 2, "EUR")]), Err(Refusal::TotalTooLarge));
+        assert_eq!(
+            price(&dear, &dear, &[product("fig", i64::MAX / 2, "EUR")]),
+            Err(Refusal::TotalTooLarge)
+        );
         assert_eq!(price(&[], &[], &[]), Err(Refusal::EmptyCart));
     }
 }

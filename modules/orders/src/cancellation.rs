@@ -118,7 +118,11 @@ pub fn next(step: Option<Step>, news: News) -> Next {
         (Some(Step::CancelShipment), News::Done) => Next::Do(Step::RefundPayment),
         (Some(Step::RefundPayment), News::Refunded(_)) => Next::Do(Step::RestockOrder),
         (Some(Step::RestockOrder), News::Done) => Next::Cancelled,
-        (step, news) => Next::Park(format!("{} is no answer to {}", news.outcome(), step.map_or("the beginning", Step::name))),
+        (step, news) => Next::Park(format!(
+            "{} is no answer to {}",
+            news.outcome(),
+            step.map_or("the beginning", Step::name)
+        )),
     }
 }
 
@@ -128,8 +132,15 @@ pub fn next(step: Option<Step>, news: News) -> Next {
 /// As any query.
 pub async fn start(tx: &Tx, call: &Call, stream: &Stream) -> Result<(), Fault> {
     let order = stream.order();
-    let by = order.cancel_requested.ok_or_else(|| Fault::internal("no_cancel", "a cancellation that nobody asked for"))?;
-    let state = Cancellation { order_id: order.id, reason: by.into(), refunded: None, refusals: 0 };
+    let by = order
+        .cancel_requested
+        .ok_or_else(|| Fault::internal("no_cancel", "a cancellation that nobody asked for"))?;
+    let state = Cancellation {
+        order_id: order.id,
+        reason: by.into(),
+        refunded: None,
+        refusals: 0,
+    };
     saga::start::<CancellationSaga>(tx, call, &order.id.to_string(), &state, None).await?;
     Ok(())
 }
@@ -165,16 +176,23 @@ impl Saga for CancellationSaga {
                 Some(shipment_cancellation::Outcome::AlreadyDispatched(_)) => News::AlreadyDispatched,
                 None => unknown(),
             }),
-            Command::RefundRemaining(request) => Ok(match self.payments.refund_remaining(call, request).await?.outcome {
-                Some(refund::Outcome::Refunded(refunded)) => refunded.amount.map_or_else(unknown, News::Refunded),
-                Some(refund::Outcome::InProgress(wait)) => News::InProgress(retry_after(wait.retry_after_ms)),
-                None => unknown(),
-            }),
+            Command::RefundRemaining(request) => {
+                Ok(match self.payments.refund_remaining(call, request).await?.outcome {
+                    Some(refund::Outcome::Refunded(refunded)) => refunded.amount.map_or_else(unknown, News::Refunded),
+                    Some(refund::Outcome::InProgress(wait)) => News::InProgress(retry_after(wait.retry_after_ms)),
+                    None => unknown(),
+                })
+            }
             Command::RestockOrder(request) => self.inventory.restock_order(call, request).await.map(|_| News::Done),
         }
     }
 
-    async fn decide(&self, tx: &Tx, saga: &mut Progress<Cancellation>, input: Input<News>) -> Result<Decision<Command>, Fault> {
+    async fn decide(
+        &self,
+        tx: &Tx,
+        saga: &mut Progress<Cancellation>,
+        input: Input<News>,
+    ) -> Result<Decision<Command>, Fault> {
         let news = match input {
             Input::Started => News::Done,
             Input::News(news) => news,
@@ -182,7 +200,8 @@ impl Saga for CancellationSaga {
             Input::Signal(_) | Input::DeadlinePassed | Input::Compensate => News::Nudge,
         };
         let stream = store::find_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
-        let mut stream = stream.ok_or_else(|| Fault::internal("order_missing", format!("cancellation {} has no order", saga.id)))?;
+        let mut stream =
+            stream.ok_or_else(|| Fault::internal("order_missing", format!("cancellation {} has no order", saga.id)))?;
         let step = Step::find(&saga.step);
         record_news(&mut stream, step, &news);
         if let News::Refunded(amount) = &news {
@@ -198,14 +217,21 @@ impl Saga for CancellationSaga {
         }
         store_and_announce(tx, &saga.call, &stream).await?;
         Ok(match next {
-            Next::Do(step) => Decision::Do { step: step.name(), command: command(saga.id, &saga.state, step) },
+            Next::Do(step) => Decision::Do {
+                step: step.name(),
+                command: command(saga.id, &saga.state, step),
+            },
             Next::Repeat(after) => Decision::Repeat { after },
             Next::Continue => Decision::Continue,
             Next::Cancelled | Next::TooLate => Decision::Complete,
             Next::Park(reason) => Decision::Park { reason },
             Next::ParkRefused(step, reason) => {
                 let command = command(saga.id, &saga.state, step);
-                Decision::ParkRefused { reason, attempt: saga.state.refusals, command }
+                Decision::ParkRefused {
+                    reason,
+                    attempt: saga.state.refusals,
+                    command,
+                }
             }
         })
     }
@@ -224,16 +250,20 @@ fn record_news(stream: &mut Stream, step: Option<Step>, news: &News) {
     let order = stream.order();
     let means = match (step, news) {
         (Some(Step::CancelShipment), News::Done) => {
-            order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled { shipment_id: shipment.id })
+            order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled {
+                shipment_id: shipment.id,
+            })
         }
         // After it nothing remains, so all of the total has gone back.
-        (Some(Step::RefundPayment), News::Refunded(amount)) if amount.amount > 0 => {
-            order.payment.as_ref().zip(order.placement.as_ref()).map(|(payment, placement)| OrderEvent::PaymentRefunded {
+        (Some(Step::RefundPayment), News::Refunded(amount)) if amount.amount > 0 => order
+            .payment
+            .as_ref()
+            .zip(order.placement.as_ref())
+            .map(|(payment, placement)| OrderEvent::PaymentRefunded {
                 payment_id: payment.id,
                 amount: amount.clone(),
                 refunded: placement.total.clone(),
-            })
-        }
+            }),
         _ => None,
     };
     let heard = means.and_then(|event| order.hear(event));
@@ -244,10 +274,16 @@ fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
     let command_id = saga::attempt_id(saga, step.name(), false, cancellation.refusals).to_string();
     let order_id = cancellation.order_id.to_string();
     match step {
-        Step::CancelShipment => Command::CancelShipment(CancelShipment { command_id, undoes: String::new(), order_id }),
-        Step::RefundPayment => {
-            Command::RefundRemaining(RefundRemaining { command_id, order_id, reason: cancellation.reason.as_str().to_owned() })
-        }
+        Step::CancelShipment => Command::CancelShipment(CancelShipment {
+            command_id,
+            undoes: String::new(),
+            order_id,
+        }),
+        Step::RefundPayment => Command::RefundRemaining(RefundRemaining {
+            command_id,
+            order_id,
+            reason: cancellation.reason.as_str().to_owned(),
+        }),
         Step::RestockOrder => Command::RestockOrder(RestockOrder { command_id, order_id }),
     }
 }
@@ -263,22 +299,43 @@ mod tests {
     #[test]
     fn the_parcel_is_stopped_before_money_and_goods_go_back() {
         assert_eq!(next(None, News::Done), Next::Do(Step::CancelShipment));
-        assert_eq!(next(Some(Step::CancelShipment), News::Done), Next::Do(Step::RefundPayment));
-        assert_eq!(next(Some(Step::RefundPayment), News::Refunded(euros())), Next::Do(Step::RestockOrder));
+        assert_eq!(
+            next(Some(Step::CancelShipment), News::Done),
+            Next::Do(Step::RefundPayment)
+        );
+        assert_eq!(
+            next(Some(Step::RefundPayment), News::Refunded(euros())),
+            Next::Do(Step::RestockOrder)
+        );
         assert_eq!(next(Some(Step::RestockOrder), News::Done), Next::Cancelled);
     }
 
     #[test]
     fn a_parcel_that_has_left_ends_it_with_nothing_undone() {
         assert_eq!(next(Some(Step::CancelShipment), News::AlreadyDispatched), Next::TooLate);
-        assert!(matches!(next(Some(Step::RefundPayment), News::AlreadyDispatched), Next::Park(_)));
+        assert!(matches!(
+            next(Some(Step::RefundPayment), News::AlreadyDispatched),
+            Next::Park(_)
+        ));
     }
 
     #[test]
     fn what_does_not_fit_is_said_in_the_words_of_the_log() {
-        assert_eq!(next(None, News::AlreadyDispatched), Next::Park("already_dispatched is no answer to the beginning".to_owned()));
-        let all = [News::Done, News::Refunded(euros()), News::AlreadyDispatched, News::InProgress(Duration::from_millis(7)), News::Nudge];
-        for news in all.into_iter().chain([News::Broken("x".to_owned()), News::Refused("x".to_owned())]) {
+        assert_eq!(
+            next(None, News::AlreadyDispatched),
+            Next::Park("already_dispatched is no answer to the beginning".to_owned())
+        );
+        let all = [
+            News::Done,
+            News::Refunded(euros()),
+            News::AlreadyDispatched,
+            News::InProgress(Duration::from_millis(7)),
+            News::Nudge,
+        ];
+        for news in all
+            .into_iter()
+            .chain([News::Broken("x".to_owned()), News::Refused("x".to_owned())])
+        {
             assert_eq!(serde_json::to_value(&news).unwrap()["outcome"], news.outcome());
         }
     }
@@ -287,9 +344,14 @@ mod tests {
     fn it_knows_no_way_back_and_asks_again_while_the_outcome_is_open() {
         for step in Step::ALL {
             assert_eq!(next(Some(step), News::Nudge), Next::Continue);
-            assert_eq!(next(Some(step), News::InProgress(Duration::from_millis(7))), Next::Repeat(Duration::from_millis(7)));
+            assert_eq!(
+                next(Some(step), News::InProgress(Duration::from_millis(7))),
+                Next::Repeat(Duration::from_millis(7))
+            );
             assert!(matches!(next(Some(step), News::Broken("x".to_owned())), Next::Park(_)));
-            assert!(matches!(next(Some(step), News::Refused("x".to_owned())), Next::ParkRefused(refused, _) if refused == step));
+            assert!(
+                matches!(next(Some(step), News::Refused("x".to_owned())), Next::ParkRefused(refused, _) if refused == step)
+            );
         }
     }
 }

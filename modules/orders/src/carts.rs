@@ -72,7 +72,9 @@ impl Cart {
 
 impl CartItem {
     fn of(line: &Line, products: &[Product]) -> CartItem {
-        let product = products.iter().find(|product| product.active && product.sku == line.sku.as_str());
+        let product = products
+            .iter()
+            .find(|product| product.active && product.sku == line.sku.as_str());
         CartItem {
             sku: line.sku.clone(),
             name: product.map(|product| product.name.clone()),
@@ -83,14 +85,21 @@ impl CartItem {
 
     fn priced(&self) -> Option<Item> {
         let (name, unit_price) = (self.name.clone()?, self.unit_price.clone()?);
-        Some(Item { sku: self.sku.clone(), name, quantity: self.quantity, unit_price })
+        Some(Item {
+            sku: self.sku.clone(),
+            name,
+            quantity: self.quantity,
+            unit_price,
+        })
     }
 }
 
 impl Service {
     /// Begins an empty cart.
     pub async fn begin_cart(&self, tx: &Tx, call: &Call) -> Result<Stream, Fault> {
-        let drafted = OrderEvent::Drafted { user_id: user_of(call)? };
+        let drafted = OrderEvent::Drafted {
+            user_id: user_of(call)?,
+        };
         let stream = Stream::begin(self.ids.new_id(), drafted, self.clock.now())?;
         store_and_announce(tx, call, &stream).await?;
         Ok(stream)
@@ -100,15 +109,20 @@ impl Service {
     /// `not_found`, also for somebody else's, and once it was checked out: then it is an order.
     pub async fn load_cart(&self, call: &Call, id: Uuid) -> Result<Stream, Fault> {
         let stream = store::find_stream(self.db.read(), id, self.clock.now()).await?;
-        own(stream, call).filter(|stream| stream.order().status == Status::Draft).ok_or_else(|| Fault::not_found("cart"))
+        own(stream, call)
+            .filter(|stream| stream.order().status == Status::Draft)
+            .ok_or_else(|| Fault::not_found("cart"))
     }
 
     /// The cart as it is shown. The catalog may be away: then names and prices are missing.
     pub async fn show_cart(&self, call: &Call, stream: &Stream) -> Cart {
-        let products = self.list_products(call, &stream.order().cart).await.unwrap_or_else(|fault| {
-            tracing::warn!(%fault, "a cart is shown without prices");
-            Vec::new()
-        });
+        let products = self
+            .list_products(call, &stream.order().cart)
+            .await
+            .unwrap_or_else(|fault| {
+                tracing::warn!(%fault, "a cart is shown without prices");
+                Vec::new()
+            });
         Cart::of(stream, &products)
     }
 
@@ -116,8 +130,16 @@ impl Service {
     ///
     /// # Errors
     /// `not_found`, `not_a_cart`, `too_many_lines`, `too_many_changes`, `precondition_failed`.
-    pub async fn put_item(&self, call: &Call, id: Uuid, sku: Sku, quantity: Quantity, expected: Option<i64>) -> Result<Stream, Fault> {
-        self.change_cart(call, id, expected, move |cart| cart.put_item(&sku, quantity)).await
+    pub async fn put_item(
+        &self,
+        call: &Call,
+        id: Uuid,
+        sku: Sku,
+        quantity: Quantity,
+        expected: Option<i64>,
+    ) -> Result<Stream, Fault> {
+        self.change_cart(call, id, expected, move |cart| cart.put_item(&sku, quantity))
+            .await
     }
 
     /// Takes a product out of the cart.
@@ -125,7 +147,8 @@ impl Service {
     /// # Errors
     /// `not_found` for cart and item, `not_a_cart`, `precondition_failed`.
     pub async fn remove_item(&self, call: &Call, id: Uuid, sku: Sku, expected: Option<i64>) -> Result<Stream, Fault> {
-        self.change_cart(call, id, expected, move |cart| cart.remove_item(&sku).map(Some)).await
+        self.change_cart(call, id, expected, move |cart| cart.remove_item(&sku).map(Some))
+            .await
     }
 
     async fn change_cart<F>(&self, call: &Call, id: Uuid, expected: Option<i64>, change: F) -> Result<Stream, Fault>
@@ -176,8 +199,17 @@ impl Service {
             return Err(changed.retry_after(std::time::Duration::from_secs(1)));
         }
         let (items, total) = basket::price(&cart.cart, &cart.cart, products)?;
-        let Terms { shipping_address, payment_method } = terms;
-        let placement = Placement { user_id: cart.user_id, items, total, shipping_address, payment_method };
+        let Terms {
+            shipping_address,
+            payment_method,
+        } = terms;
+        let placement = Placement {
+            user_id: cart.user_id,
+            items,
+            total,
+            shipping_address,
+            payment_method,
+        };
         let placed = cart.place(placement)?;
         stream.record(placed);
         self.begin_checkout(tx, call, &stream).await

@@ -15,7 +15,9 @@ use inventory_contract::{CommitStock, Inventory, ReleaseStock, ReserveStock, Sto
 use payments_contract::{AuthorisePayment, CapturePayment, Payments, VoidPayment, authorisation, capture, void};
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Call, Fault, parse_id};
-use shipping_contract::{CancelShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule, shipment_cancellation};
+use shipping_contract::{
+    CancelShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule, shipment_cancellation,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -84,18 +86,31 @@ impl Saga for CheckoutSaga {
                     None => unknown_answer("inventory"),
                 })
             }
-            Command::AuthorisePayment(request) => authorised(self.payments.authorise_payment(call, request).await?.outcome),
+            Command::AuthorisePayment(request) => {
+                authorised(self.payments.authorise_payment(call, request).await?.outcome)
+            }
             Command::ScheduleShipment(request) => match self.shipping.schedule_shipment(call, request).await?.outcome {
                 Some(schedule::Outcome::Scheduled(reference)) => {
                     let shipment_id = parse_id("shipment_id", &reference.shipment_id)?;
-                    Ok(Answer { news: News::Done, means: Some(OrderEvent::ShipmentScheduled { shipment_id }) })
+                    Ok(Answer {
+                        news: News::Done,
+                        means: Some(OrderEvent::ShipmentScheduled { shipment_id }),
+                    })
                 }
                 Some(schedule::Outcome::Undone(_)) => Ok(undone("the shipment")),
                 None => Ok(unknown_answer("shipping")),
             },
             Command::CapturePayment(request) => captured(self.payments.capture_payment(call, request).await?.outcome),
-            Command::CommitStock(request) => self.inventory.commit_stock(call, request).await.map(|_| News::Done.into()),
-            Command::ReadyShipment(request) => self.shipping.ready_shipment(call, request).await.map(|_| News::Done.into()),
+            Command::CommitStock(request) => self
+                .inventory
+                .commit_stock(call, request)
+                .await
+                .map(|_| News::Done.into()),
+            Command::ReadyShipment(request) => self
+                .shipping
+                .ready_shipment(call, request)
+                .await
+                .map(|_| News::Done.into()),
             Command::CancelShipment(request) => {
                 Ok(match self.shipping.cancel_shipment(call, request).await?.outcome {
                     Some(shipment_cancellation::Outcome::Cancelled(_)) => News::Done.into(),
@@ -111,14 +126,24 @@ impl Saga for CheckoutSaga {
                 Some(void::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
                 None => unknown_answer("payments"),
             }),
-            Command::ReleaseStock(request) => self.inventory.release_stock(call, request).await.map(|_| News::Done.into()),
+            Command::ReleaseStock(request) => self
+                .inventory
+                .release_stock(call, request)
+                .await
+                .map(|_| News::Done.into()),
         }
     }
 
-    async fn decide(&self, tx: &Tx, saga: &mut Progress<Checkout>, input: Input<Answer>) -> Result<Decision<Command>, Fault> {
+    async fn decide(
+        &self,
+        tx: &Tx,
+        saga: &mut Progress<Checkout>,
+        input: Input<Answer>,
+    ) -> Result<Decision<Command>, Fault> {
         let order_id = saga.state.order_id;
         let stream = store::find_stream(tx.conn(), order_id, tx.clock().now()).await?;
-        let mut stream = stream.ok_or_else(|| Fault::internal("order_missing", format!("checkout {} has no order", saga.id)))?;
+        let mut stream =
+            stream.ok_or_else(|| Fault::internal("order_missing", format!("checkout {} has no order", saga.id)))?;
         let step = Step::find(&saga.step);
         let Answer { news, means } = read(input, saga);
         let news_of_order = means.or_else(|| undo_means(saga, step, &news, &stream));
@@ -137,10 +162,18 @@ impl Saga for CheckoutSaga {
             cancellation::start(tx, &saga.call, &stream).await?;
         }
         Ok(match next {
-            Next::Do(step) => Decision::Do { step: step.name(), command: command(saga.id, &saga.state, step) },
+            Next::Do(step) => Decision::Do {
+                step: step.name(),
+                command: command(saga.id, &saga.state, step),
+            },
             Next::Undo(step) => match undo_command(saga.id, &saga.state, step) {
-                Some(command) => Decision::Undo { step: step.name(), command },
-                None => Decision::Park { reason: format!("{} cannot be undone", step.name()) },
+                Some(command) => Decision::Undo {
+                    step: step.name(),
+                    command,
+                },
+                None => Decision::Park {
+                    reason: format!("{} cannot be undone", step.name()),
+                },
             },
             Next::Repeat(after) => Decision::Repeat { after },
             Next::Continue => Decision::Continue,
@@ -148,7 +181,11 @@ impl Saga for CheckoutSaga {
             Next::Compensated => Decision::Compensated,
             Next::Park(reason) => Decision::Park { reason },
             Next::ParkRefused(step, reason) => match undo_command(saga.id, &saga.state, step) {
-                Some(command) => Decision::ParkRefused { reason, attempt: saga.state.refusals, command },
+                Some(command) => Decision::ParkRefused {
+                    reason,
+                    attempt: saga.state.refusals,
+                    command,
+                },
                 None => Decision::Park { reason },
             },
         })
@@ -156,7 +193,14 @@ impl Saga for CheckoutSaga {
 
     fn shown(state: &Checkout) -> serde_json::Value {
         // Neither what was ordered nor where it goes, nor how it is paid.
-        let Checkout { order_id, user_id, attempted, reason, refusals, .. } = state;
+        let Checkout {
+            order_id,
+            user_id,
+            attempted,
+            reason,
+            refusals,
+            ..
+        } = state;
         let attempted: Vec<&str> = attempted.iter().map(|step| step.name()).collect();
         serde_json::json!({
             "order_id": order_id,
@@ -175,7 +219,9 @@ impl Saga for CheckoutSaga {
 /// Records the end of the order whose saga, this one or the cancellation, was given up: no order is left without one.
 pub(crate) async fn give_up(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
     let order_id = parse_id("business_key", business_key)?;
-    let Some(mut stream) = store::find_stream(tx.conn(), order_id, tx.clock().now()).await? else { return Ok(()) };
+    let Some(mut stream) = store::find_stream(tx.conn(), order_id, tx.clock().now()).await? else {
+        return Ok(());
+    };
     let end = stream.order().give_up();
     stream.record_all(end);
     store_and_announce(tx, call, &stream).await
@@ -201,8 +247,13 @@ fn undo_means(saga: &Progress<Checkout>, step: Option<Step>, news: &News, stream
     }
     let order = stream.order();
     match step? {
-        Step::AuthorisePayment => order.payment.as_ref().map(|payment| OrderEvent::PaymentVoided { payment_id: payment.id }),
-        Step::ScheduleShipment => order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled { shipment_id: shipment.id }),
+        Step::AuthorisePayment => order
+            .payment
+            .as_ref()
+            .map(|payment| OrderEvent::PaymentVoided { payment_id: payment.id }),
+        Step::ScheduleShipment => order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled {
+            shipment_id: shipment.id,
+        }),
         _ => None,
     }
 }
@@ -226,13 +277,19 @@ fn authorised(outcome: Option<authorisation::Outcome>) -> Result<Answer, Fault> 
     Ok(match outcome {
         Some(authorisation::Outcome::Authorised(reference)) => {
             let payment_id = parse_id("payment_id", &reference.payment_id)?;
-            Answer { news: News::Done, means: Some(OrderEvent::PaymentAuthorised { payment_id }) }
+            Answer {
+                news: News::Done,
+                means: Some(OrderEvent::PaymentAuthorised { payment_id }),
+            }
         }
         Some(authorisation::Outcome::Declined(decline)) => {
             let payment_id = parse_id("payment_id", &decline.payment_id)?;
             Answer {
                 news: News::Refused(CancelReason::PaymentDeclined),
-                means: Some(OrderEvent::PaymentDeclined { payment_id, code: decline.code }),
+                means: Some(OrderEvent::PaymentDeclined {
+                    payment_id,
+                    code: decline.code,
+                }),
             }
         }
         Some(authorisation::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
@@ -245,7 +302,10 @@ fn captured(outcome: Option<capture::Outcome>) -> Result<Answer, Fault> {
     Ok(match outcome {
         Some(capture::Outcome::Captured(reference)) => {
             let payment_id = parse_id("payment_id", &reference.payment_id)?;
-            Answer { news: News::Done, means: Some(OrderEvent::PaymentCaptured { payment_id }) }
+            Answer {
+                news: News::Done,
+                means: Some(OrderEvent::PaymentCaptured { payment_id }),
+            }
         }
         Some(capture::Outcome::Declined(_)) => News::Refused(CancelReason::PaymentDeclined).into(),
         Some(capture::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
@@ -276,8 +336,15 @@ fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
     let user_id = checkout.user_id.to_string();
     match step {
         Step::ReserveStock => {
-            let line = |line: &crate::event::Line| StockLine { sku: line.sku.to_string(), quantity: line.quantity.get() };
-            Command::ReserveStock(ReserveStock { command_id, order_id, lines: checkout.lines.iter().map(line).collect() })
+            let line = |line: &crate::event::Line| StockLine {
+                sku: line.sku.to_string(),
+                quantity: line.quantity.get(),
+            };
+            Command::ReserveStock(ReserveStock {
+                command_id,
+                order_id,
+                lines: checkout.lines.iter().map(line).collect(),
+            })
         }
         Step::AuthorisePayment => Command::AuthorisePayment(AuthorisePayment {
             command_id,
@@ -287,7 +354,10 @@ fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
             payment_method: checkout.payment_method.clone(),
         }),
         Step::ScheduleShipment => {
-            let line = |line: &crate::event::Line| ShipmentLine { sku: line.sku.to_string(), quantity: line.quantity.get() };
+            let line = |line: &crate::event::Line| ShipmentLine {
+                sku: line.sku.to_string(),
+                quantity: line.quantity.get(),
+            };
             Command::ScheduleShipment(ScheduleShipment {
                 command_id,
                 order_id,
@@ -308,9 +378,21 @@ fn undo_command(saga: Uuid, checkout: &Checkout, step: Step) -> Option<Command> 
     let undoes = saga::command_id(saga, step.name(), false).to_string();
     let order_id = checkout.order_id.to_string();
     match step {
-        Step::ReserveStock => Some(Command::ReleaseStock(ReleaseStock { command_id, undoes, order_id })),
-        Step::AuthorisePayment => Some(Command::VoidPayment(VoidPayment { command_id, undoes, order_id })),
-        Step::ScheduleShipment => Some(Command::CancelShipment(CancelShipment { command_id, undoes, order_id })),
+        Step::ReserveStock => Some(Command::ReleaseStock(ReleaseStock {
+            command_id,
+            undoes,
+            order_id,
+        })),
+        Step::AuthorisePayment => Some(Command::VoidPayment(VoidPayment {
+            command_id,
+            undoes,
+            order_id,
+        })),
+        Step::ScheduleShipment => Some(Command::CancelShipment(CancelShipment {
+            command_id,
+            undoes,
+            order_id,
+        })),
         Step::CapturePayment | Step::CommitStock | Step::ReadyShipment => None,
     }
 }

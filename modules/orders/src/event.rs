@@ -88,7 +88,9 @@ impl OrderEvent {
             data: serde_json::Value,
         }
         let parts = serde_json::to_value(self).and_then(serde_json::from_value::<Parts>);
-        parts.map(|parts| (parts.r#type, parts.data)).map_err(|error| Fault::internal("unwritable_event", error.to_string()))
+        parts
+            .map(|parts| (parts.r#type, parts.data))
+            .map_err(|error| Fault::internal("unwritable_event", error.to_string()))
     }
 
     /// # Errors
@@ -171,8 +173,13 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
-    const ALL: [CancelReason; 5] =
-        [CancelReason::OutOfStock, CancelReason::PaymentDeclined, CancelReason::Customer, CancelReason::Expired, CancelReason::Operator];
+    const ALL: [CancelReason; 5] = [
+        CancelReason::OutOfStock,
+        CancelReason::PaymentDeclined,
+        CancelReason::Customer,
+        CancelReason::Expired,
+        CancelReason::Operator,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -215,7 +222,14 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Status; 6] = [Status::Draft, Status::Pending, Status::Confirmed, Status::Shipped, Status::Delivered, Status::Cancelled];
+    const ALL: [Status; 6] = [
+        Status::Draft,
+        Status::Pending,
+        Status::Confirmed,
+        Status::Shipped,
+        Status::Delivered,
+        Status::Cancelled,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -249,9 +263,19 @@ mod tests {
         for event in [
             OrderEvent::Drafted { user_id: id },
             OrderEvent::CaptureDecided {},
-            OrderEvent::CancelRequested { by: Canceller::Customer, reason: None },
-            OrderEvent::PaymentRefunded { payment_id: id, amount: euros.clone(), refunded: euros.clone() },
-            OrderEvent::Cancelled { reason: CancelReason::Expired, refunded: None },
+            OrderEvent::CancelRequested {
+                by: Canceller::Customer,
+                reason: None,
+            },
+            OrderEvent::PaymentRefunded {
+                payment_id: id,
+                amount: euros.clone(),
+                refunded: euros.clone(),
+            },
+            OrderEvent::Cancelled {
+                reason: CancelReason::Expired,
+                refunded: None,
+            },
         ] {
             let (kind, data) = event.to_parts().unwrap();
             assert!(data.is_object(), "{kind}: clients are promised an object");
@@ -264,7 +288,11 @@ mod tests {
         let placed = OrderEvent::Placed(Box::new(crate::order::tests::placement()));
         let (kind, mut data) = placed.to_parts().unwrap();
         for path in ["", "/items/0", "/items/0/unit_price", "/total", "/shipping_address"] {
-            data.pointer_mut(path).unwrap().as_object_mut().unwrap().insert("newer".to_owned(), true.into());
+            data.pointer_mut(path)
+                .unwrap()
+                .as_object_mut()
+                .unwrap()
+                .insert("newer".to_owned(), true.into());
         }
         assert_eq!(OrderEvent::of_parts(&kind, &data.to_string()).unwrap(), placed);
         let line: Line = serde_json::from_str(r#"{"sku": "fig", "quantity": 1, "gift": true}"#).unwrap();

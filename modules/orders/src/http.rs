@@ -46,7 +46,11 @@ pub fn routes(service: Arc<Service>, views: Views) -> Routes {
 
 /// The 201 of a placed order.
 fn placed(order: &OrderView) -> Answer {
-    web::created(&format!("/api/v1/orders/{}", order.id), Some(&web::etag(order.version)), order)
+    web::created(
+        &format!("/api/v1/orders/{}", order.id),
+        Some(&web::etag(order.version)),
+        order,
+    )
 }
 
 /// Gives the stored answer, byte for byte; or, if the client would rather wait, the order as it is once `is_outcome` holds. A replay waits again.
@@ -63,14 +67,18 @@ async fn answer_or_wait(
         id: Uuid,
     }
     let status = StatusCode::from_u16(answered.answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let (Some(wait), Some((name, value))) = (prefer.wait, prefer.applied()) else { return Ok(answered.into()) };
+    let (Some(wait), Some((name, value))) = (prefer.wait, prefer.applied()) else {
+        return Ok(answered.into());
+    };
     if !status.is_success() {
         return Ok(answered.into());
     }
     let Named { id } = serde_json::from_str(&answered.answer.body)
         .map_err(|error| Fault::internal("unreadable_answer", format!("a stored answer names no order: {error}")))?;
     // One who has too many waiting already is answered at once, and not told that the preference was applied (RFC 7240, section 2).
-    let Ok(_seat) = service.waits.take_seat(crate::service::user_of(call)?) else { return Ok(answered.into()) };
+    let Ok(_seat) = service.waits.take_seat(crate::service::user_of(call)?) else {
+        return Ok(answered.into());
+    };
     let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
     let mut answer = Answer::json(status, &order).with_etag(&web::etag(order.version));
     if let Some(location) = answered.answer.header(LOCATION.as_str()) {
@@ -79,7 +87,11 @@ async fn answer_or_wait(
     if let Ok(name) = HeaderName::try_from(name) {
         answer = answer.with_header(name, &value);
     }
-    Ok(Answered { answer, replayed: answered.replayed }.into())
+    Ok(Answered {
+        answer,
+        replayed: answered.replayed,
+    }
+    .into())
 }
 
 /// Whether the checkout has come to its outcome.

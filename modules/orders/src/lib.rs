@@ -95,11 +95,32 @@ pub struct Offers {
 /// None today; the shape is the same for all modules.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let service = Arc::new(Service::new(&needs));
-    let Needs { db, inventory, payments, shipping, .. } = needs;
-    let checkout = CheckoutSaga { inventory: inventory.clone(), payments: payments.clone(), shipping: shipping.clone() };
-    let cancellation = CancellationSaga { inventory, payments, shipping };
+    let Needs {
+        db,
+        inventory,
+        payments,
+        shipping,
+        ..
+    } = needs;
+    let checkout = CheckoutSaga {
+        inventory: inventory.clone(),
+        payments: payments.clone(),
+        shipping: shipping.clone(),
+    };
+    let cancellation = CancellationSaga {
+        inventory,
+        payments,
+        shipping,
+    };
     let sagas = Sagas::new(db.clone()).with(checkout).with(cancellation);
-    let machinery = Machinery::new(db.clone()).reactions(reactions::reactions(db.clone())).sagas(sagas);
+    let machinery = Machinery::new(db.clone())
+        .reactions(reactions::reactions(db.clone()))
+        .sagas(sagas);
     let routes = http::routes(service.clone(), Views::new(db));
-    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })) })
+    Ok(Offers {
+        contract: service,
+        routes,
+        machinery,
+        seed: Arc::new(|| Box::pin(async { Ok(()) })),
+    })
 }

@@ -83,23 +83,37 @@ impl From<Refusal> for Fault {
             Refusal::NotACart => Fault::conflict("not_a_cart", "This cart has been checked out."),
             Refusal::NotPlaced => Fault::not_found("order"),
             Refusal::NoSuchItem => Fault::not_found("item in this cart"),
-            Refusal::TooManyLines => Fault::conflict("too_many_lines", format!("A cart holds at most {MAX_LINES} products.")),
-            Refusal::TooManyChanges => Fault::conflict("too_many_changes", "This cart was changed too often; begin another."),
-            Refusal::EmptyCart => Fault::invalid("empty_cart", "There is nothing in this cart."),
-            Refusal::LineTooLarge(errors) => {
-                with(Fault::invalid("invalid_quantity", format!("At most {} of one product.", Quantity::MAX)), errors)
+            Refusal::TooManyLines => {
+                Fault::conflict("too_many_lines", format!("A cart holds at most {MAX_LINES} products."))
             }
-            Refusal::ProductUnavailable(errors) => with(Fault::invalid("product_unavailable", "Some of this cannot be ordered."), errors),
-            Refusal::MixedCurrencies => Fault::invalid("mixed_currencies", "All products of an order must have prices in one currency."),
+            Refusal::TooManyChanges => {
+                Fault::conflict("too_many_changes", "This cart was changed too often; begin another.")
+            }
+            Refusal::EmptyCart => Fault::invalid("empty_cart", "There is nothing in this cart."),
+            Refusal::LineTooLarge(errors) => with(
+                Fault::invalid("invalid_quantity", format!("At most {} of one product.", Quantity::MAX)),
+                errors,
+            ),
+            Refusal::ProductUnavailable(errors) => with(
+                Fault::invalid("product_unavailable", "Some of this cannot be ordered."),
+                errors,
+            ),
+            Refusal::MixedCurrencies => Fault::invalid(
+                "mixed_currencies",
+                "All products of an order must have prices in one currency.",
+            ),
             Refusal::TotalTooLarge => Fault::invalid("total_too_large", "The order's total is too large."),
             Refusal::AlreadyCancelled => Fault::conflict("already_cancelled", "The order is cancelled."),
             Refusal::AlreadyShipped => Fault::conflict("already_shipped", "The order has left the house."),
-            Refusal::CheckoutAbandoned => {
-                Fault::conflict("checkout_abandoned", "This order's checkout was given up by an operator, who knows what becomes of it.")
-            }
+            Refusal::CheckoutAbandoned => Fault::conflict(
+                "checkout_abandoned",
+                "This order's checkout was given up by an operator, who knows what becomes of it.",
+            ),
             Refusal::CancelCameFirst => Fault::internal("cancel_came_first", "a capture was decided after a cancel"),
             Refusal::NotYet(status) => Fault::unavailable(format!("The order is still {}.", status.as_str())),
-            Refusal::OutOfOrder(what, status) => Fault::internal("out_of_order", format!("{what} while {}", status.as_str())),
+            Refusal::OutOfOrder(what, status) => {
+                Fault::internal("out_of_order", format!("{what} while {}", status.as_str()))
+            }
         }
     }
 }
@@ -137,7 +151,10 @@ impl Order {
         self.version = recorded.version;
         match &recorded.event {
             OrderEvent::Drafted { .. } => {}
-            OrderEvent::ItemAdded { sku, quantity } => self.cart.push(Line { sku: sku.clone(), quantity: *quantity }),
+            OrderEvent::ItemAdded { sku, quantity } => self.cart.push(Line {
+                sku: sku.clone(),
+                quantity: *quantity,
+            }),
             OrderEvent::ItemQuantityChanged { sku, quantity } => {
                 if let Some(line) = self.cart.iter_mut().find(|line| line.sku == *sku) {
                     line.quantity = *quantity;
@@ -190,16 +207,26 @@ impl Order {
         self.check_is_cart()?;
         match self.cart.iter().find(|line| line.sku == *sku) {
             Some(line) if line.quantity == quantity => Ok(None),
-            Some(_) => Ok(Some(OrderEvent::ItemQuantityChanged { sku: sku.clone(), quantity })),
+            Some(_) => Ok(Some(OrderEvent::ItemQuantityChanged {
+                sku: sku.clone(),
+                quantity,
+            })),
             None if self.cart.len() >= MAX_LINES => Err(Refusal::TooManyLines),
-            None => Ok(Some(OrderEvent::ItemAdded { sku: sku.clone(), quantity })),
+            None => Ok(Some(OrderEvent::ItemAdded {
+                sku: sku.clone(),
+                quantity,
+            })),
         }
     }
 
     pub fn remove_item(&self, sku: &Sku) -> Result<OrderEvent, Refusal> {
         self.check_is_cart()?;
         let known = self.cart.iter().any(|line| line.sku == *sku);
-        if known { Ok(OrderEvent::ItemRemoved { sku: sku.clone() }) } else { Err(Refusal::NoSuchItem) }
+        if known {
+            Ok(OrderEvent::ItemRemoved { sku: sku.clone() })
+        } else {
+            Err(Refusal::NoSuchItem)
+        }
     }
 
     fn check_is_cart(&self) -> Result<(), Refusal> {
@@ -215,7 +242,11 @@ impl Order {
         if self.status != Status::Draft {
             return Err(Refusal::NotACart);
         }
-        if placement.items.is_empty() { Err(Refusal::EmptyCart) } else { Ok(OrderEvent::Placed(Box::new(placement))) }
+        if placement.items.is_empty() {
+            Err(Refusal::EmptyCart)
+        } else {
+            Ok(OrderEvent::Placed(Box::new(placement)))
+        }
     }
 
     /// Before this a cancel wins; after it only forward.
@@ -270,7 +301,10 @@ impl Order {
     /// `NotYet` before the confirmation was told: it will be.
     pub fn ship(&self, shipment_id: Uuid, tracking_number: &str) -> Result<Option<OrderEvent>, Refusal> {
         match self.status {
-            Status::Confirmed => Ok(Some(OrderEvent::Shipped { shipment_id, tracking_number: tracking_number.to_owned() })),
+            Status::Confirmed => Ok(Some(OrderEvent::Shipped {
+                shipment_id,
+                tracking_number: tracking_number.to_owned(),
+            })),
             Status::Shipped | Status::Delivered | Status::Cancelled => Ok(None),
             Status::Draft | Status::Pending => Err(Refusal::NotYet(self.status)),
         }
@@ -291,10 +325,9 @@ impl Order {
     /// News of the payment or the shipment, from whoever brings it first: the saga's answer or the other module's event. `None`: old.
     pub fn hear(&self, news: OrderEvent) -> Option<OrderEvent> {
         let is_new = match (payment_after(&news), shipment_after(&news)) {
-            (Some(payment), _) => self
-                .payment
-                .as_ref()
-                .is_none_or(|known| payment.stage > known.stage || payment.stage == known.stage && payment.refunded > known.refunded),
+            (Some(payment), _) => self.payment.as_ref().is_none_or(|known| {
+                payment.stage > known.stage || payment.stage == known.stage && payment.refunded > known.refunded
+            }),
             (None, Some((_, stage))) => self.shipment.as_ref().is_none_or(|known| stage > known.stage),
             (None, None) => false,
         };
@@ -307,7 +340,9 @@ fn payment_after(event: &OrderEvent) -> Option<Payment> {
     let (id, stage, refunded) = match event {
         OrderEvent::PaymentAuthorised { payment_id } => (*payment_id, 1, 0),
         OrderEvent::PaymentCaptured { payment_id } => (*payment_id, 2, 0),
-        OrderEvent::PaymentRefunded { payment_id, refunded, .. } => (*payment_id, 3, refunded.amount),
+        OrderEvent::PaymentRefunded {
+            payment_id, refunded, ..
+        } => (*payment_id, 3, refunded.amount),
         OrderEvent::PaymentDeclined { payment_id, .. } => (*payment_id, 4, 0),
         OrderEvent::PaymentVoided { payment_id } => (*payment_id, 5, 0),
         _ => return None,

@@ -28,7 +28,10 @@ pub fn reactions(db: Db) -> Reactions {
         .on(SHIPMENTS, |tx, heard: Heard<ShipmentDispatched>| async move {
             let shipment_id = parse_id("shipment_id", &heard.event.shipment_id)?;
             let number = &heard.event.tracking_number;
-            record(&tx, &call(&heard), &heard.event.order_id, |order| order.ship(shipment_id, number)).await
+            record(&tx, &call(&heard), &heard.event.order_id, |order| {
+                order.ship(shipment_id, number)
+            })
+            .await
         })
         .on(SHIPMENTS, |tx, heard: Heard<ShipmentDelivered>| async move {
             record(&tx, &call(&heard), &heard.event.order_id, Order::deliver).await
@@ -39,25 +42,45 @@ pub fn reactions(db: Db) -> Reactions {
             record(&tx, &call(&heard), &heard.event.order_id, |order| Ok(order.hear(news))).await
         })
         .on(PAYMENTS, |tx, heard: Heard<PaymentAuthorised>| async move {
-            let news = OrderEvent::PaymentAuthorised { payment_id: payment_id(&heard.event.payment_id)? };
+            let news = OrderEvent::PaymentAuthorised {
+                payment_id: payment_id(&heard.event.payment_id)?,
+            };
             record(&tx, &call(&heard), &heard.event.order_id, |order| Ok(order.hear(news))).await
         })
         .on(PAYMENTS, |tx, heard: Heard<PaymentDeclined>| async move {
-            let PaymentDeclined { payment_id: id, order_id, code, .. } = &heard.event;
-            let news = OrderEvent::PaymentDeclined { payment_id: payment_id(id)?, code: code.clone() };
+            let PaymentDeclined {
+                payment_id: id,
+                order_id,
+                code,
+                ..
+            } = &heard.event;
+            let news = OrderEvent::PaymentDeclined {
+                payment_id: payment_id(id)?,
+                code: code.clone(),
+            };
             record(&tx, &call(&heard), order_id, |order| Ok(order.hear(news))).await
         })
         .on(PAYMENTS, |tx, heard: Heard<PaymentCaptured>| async move {
-            let news = OrderEvent::PaymentCaptured { payment_id: payment_id(&heard.event.payment_id)? };
+            let news = OrderEvent::PaymentCaptured {
+                payment_id: payment_id(&heard.event.payment_id)?,
+            };
             record(&tx, &call(&heard), &heard.event.order_id, |order| Ok(order.hear(news))).await
         })
         .on(PAYMENTS, |tx, heard: Heard<PaymentVoided>| async move {
-            let news = OrderEvent::PaymentVoided { payment_id: payment_id(&heard.event.payment_id)? };
+            let news = OrderEvent::PaymentVoided {
+                payment_id: payment_id(&heard.event.payment_id)?,
+            };
             record(&tx, &call(&heard), &heard.event.order_id, |order| Ok(order.hear(news))).await
         })
         .on(PAYMENTS, |tx, heard: Heard<PaymentRefunded>| async move {
             let incomplete = || Fault::internal("incomplete_event", "a refund without its amounts");
-            let PaymentRefunded { payment_id: id, order_id, amount, refunded, .. } = &heard.event;
+            let PaymentRefunded {
+                payment_id: id,
+                order_id,
+                amount,
+                refunded,
+                ..
+            } = &heard.event;
             let news = OrderEvent::PaymentRefunded {
                 payment_id: payment_id(id)?,
                 amount: amount.clone().ok_or_else(incomplete)?,

@@ -72,7 +72,9 @@ impl Views {
         let next = self.walk(from, async |table, ids| {
             let found = self.lasting_differences(ids).await?;
             // One that has a stream was looked at with the streams.
-            let found = found.into_iter().filter(|found| table == Table::Streams || found.folded.is_none());
+            let found = found
+                .into_iter()
+                .filter(|found| table == Table::Streams || found.folded.is_none());
             differences.extend(found);
             Ok(())
         });
@@ -87,14 +89,23 @@ impl Views {
         mut visit: impl AsyncFnMut(Table, Vec<Uuid>) -> Result<(), Fault>,
     ) -> Result<Option<Place>, Fault> {
         let until = Instant::now() + self.share;
-        let mut place = from.unwrap_or(Place { table: Table::Streams, after: None });
+        let mut place = from.unwrap_or(Place {
+            table: Table::Streams,
+            after: None,
+        });
         loop {
             place = match (self.batch(place).await?, place.table) {
                 (Some((ids, last)), table) => {
                     visit(table, ids).await?;
-                    Place { table, after: Some(last) }
+                    Place {
+                        table,
+                        after: Some(last),
+                    }
                 }
-                (None, Table::Streams) => Place { table: Table::Views, after: None },
+                (None, Table::Streams) => Place {
+                    table: Table::Views,
+                    after: None,
+                },
                 (None, Table::Views) => return Ok(None),
             };
             if Instant::now() >= until {
@@ -118,7 +129,11 @@ impl Views {
     async fn differences(&self, ids: &[Uuid]) -> Result<Vec<Difference>, Fault> {
         let mut live = store::views_of(self.db.read(), ids).await?;
         let mut folded = fold(&store::streams_of(self.db.read(), ids).await?);
-        let of = |id: &Uuid| Difference { order_id: *id, live: live.remove(id), folded: folded.remove(id) };
+        let of = |id: &Uuid| Difference {
+            order_id: *id,
+            live: live.remove(id),
+            folded: folded.remove(id),
+        };
         Ok(ids.iter().map(of).filter(|found| found.live != found.folded).collect())
     }
 
@@ -158,8 +173,14 @@ impl Place {
     /// `invalid_cursor` (malformed).
     pub fn parse(cursor: &str) -> Result<Self, Fault> {
         let (name, after) = cursor.split_once('.').unwrap_or((cursor, ""));
-        let table = [Table::Streams, Table::Views].into_iter().find(|table| table.as_str() == name);
-        let after = if after.is_empty() { Some(None) } else { Uuid::parse_str(after).ok().map(Some) };
+        let table = [Table::Streams, Table::Views]
+            .into_iter()
+            .find(|table| table.as_str() == name);
+        let after = if after.is_empty() {
+            Some(None)
+        } else {
+            Uuid::parse_str(after).ok().map(Some)
+        };
         let place = table.zip(after).map(|(table, after)| Place { table, after });
         place.ok_or_else(|| Fault::malformed("invalid_cursor", "This cursor is not one of ours."))
     }
@@ -167,7 +188,12 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.table.as_str(), self.after.map(|after| after.to_string()).unwrap_or_default())
+        write!(
+            f,
+            "{}.{}",
+            self.table.as_str(),
+            self.after.map(|after| after.to_string()).unwrap_or_default()
+        )
     }
 }
 
@@ -187,7 +213,10 @@ async fn drop_orphans(tx: Tx, ids: Vec<Uuid>) -> Result<(), Fault> {
 
 /// What these streams fold to, carts to nothing; in the order of ids, so that two rebuilds that write the same views never wait in a circle.
 fn fold(streams: &BTreeMap<Uuid, Vec<Recorded>>) -> BTreeMap<Uuid, OrderView> {
-    streams.iter().filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?))).collect()
+    streams
+        .iter()
+        .filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?)))
+        .collect()
 }
 
 #[cfg(test)]

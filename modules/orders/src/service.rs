@@ -105,23 +105,55 @@ impl Service {
     ///
     /// # Errors
     /// `invalid_quantity`, `product_unavailable`, `mixed_currencies`, `total_too_large`.
-    pub async fn place(&self, tx: &Tx, call: &Call, asked: &[Line], products: &[Product], terms: Terms) -> Result<OrderView, Fault> {
+    pub async fn place(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        asked: &[Line],
+        products: &[Product],
+        terms: Terms,
+    ) -> Result<OrderView, Fault> {
         let user_id = user_of(call)?;
         let (items, total) = basket::price(&basket::merge(asked)?, asked, products)?;
-        let Terms { shipping_address, payment_method } = terms;
-        let placement = Placement { user_id, items, total, shipping_address, payment_method };
-        let stream = Stream::begin(self.ids.new_id(), OrderEvent::Placed(Box::new(placement)), self.clock.now())?;
+        let Terms {
+            shipping_address,
+            payment_method,
+        } = terms;
+        let placement = Placement {
+            user_id,
+            items,
+            total,
+            shipping_address,
+            payment_method,
+        };
+        let stream = Stream::begin(
+            self.ids.new_id(),
+            OrderEvent::Placed(Box::new(placement)),
+            self.clock.now(),
+        )?;
         self.begin_checkout(tx, call, &stream).await
     }
 
     /// Stores a stream that has just been placed and starts its saga.
     pub(crate) async fn begin_checkout(&self, tx: &Tx, call: &Call, stream: &Stream) -> Result<OrderView, Fault> {
-        let Placement { user_id, items, total, shipping_address, payment_method } = stream.order().placed()?.clone();
+        let Placement {
+            user_id,
+            items,
+            total,
+            shipping_address,
+            payment_method,
+        } = stream.order().placed()?.clone();
         let order_id = stream.id();
         let checkout = Checkout {
             order_id,
             user_id,
-            lines: items.iter().map(|item| Line { sku: item.sku.clone(), quantity: item.quantity }).collect(),
+            lines: items
+                .iter()
+                .map(|item| Line {
+                    sku: item.sku.clone(),
+                    quantity: item.quantity,
+                })
+                .collect(),
             total,
             address: shipping_address,
             payment_method,
@@ -138,7 +170,9 @@ impl Service {
     /// # Errors
     /// `not_found`, also for somebody else's and for a cart.
     pub async fn load(&self, call: &Call, id: Uuid) -> Result<OrderView, Fault> {
-        store::find_visible(self.db.read(), id, &call.actor).await?.ok_or_else(|| Fault::not_found("order"))
+        store::find_visible(self.db.read(), id, &call.actor)
+            .await?
+            .ok_or_else(|| Fault::not_found("order"))
     }
 
     /// Orders, newest first, without carts: the actor's own, or for staff everybody's or one user's.
@@ -178,7 +212,12 @@ impl Service {
         if self.load(call, id).await?.status != Status::Confirmed {
             return Ok(false);
         }
-        let ask = self.shipping.find_shipment(call, FindShipment { order_id: id.to_string() });
+        let ask = self.shipping.find_shipment(
+            call,
+            FindShipment {
+                order_id: id.to_string(),
+            },
+        );
         let found = tokio::time::timeout(Duration::from_millis(self.settings.shipping_timeout_ms), ask).await;
         let shipment = found.ok().and_then(Result::ok).and_then(|found| found.shipment);
         Ok(shipment.is_some_and(|shipment| matches!(shipment.status.as_str(), "dispatched" | "delivered")))
@@ -189,18 +228,31 @@ impl Service {
     ///
     /// # Errors
     /// `not_found`, `already_cancelled`, `already_shipped`, `checkout_abandoned`.
-    pub async fn cancel(&self, tx: &Tx, call: &Call, id: Uuid, reason: Option<String>, has_left: bool) -> Result<OrderView, Fault> {
+    pub async fn cancel(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        id: Uuid,
+        reason: Option<String>,
+        has_left: bool,
+    ) -> Result<OrderView, Fault> {
         let found = store::find_visible_stream(tx.conn(), id, &call.actor, self.clock.now()).await?;
         let mut stream = found.ok_or(Refusal::NotPlaced)?;
         if has_left && stream.order().status == Status::Confirmed {
             return Err(Refusal::AlreadyShipped.into());
         }
-        let by = if call.actor.user_id() == Some(stream.order().user_id) { Canceller::Customer } else { Canceller::Operator };
+        let by = if call.actor.user_id() == Some(stream.order().user_id) {
+            Canceller::Customer
+        } else {
+            Canceller::Operator
+        };
         let event = stream.order().request_cancel(by, reason.clone())?;
         if let Some(event) = event {
             let key = id.to_string();
             // Before the order is changed: the saga's runner takes the two locks in this order too.
-            if !stream.order().checkout_ended && !saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await? {
+            if !stream.order().checkout_ended
+                && !saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await?
+            {
                 return Err(self.unheard(tx, stream.order()).await?);
             }
             stream.record(event);
@@ -209,8 +261,15 @@ impl Service {
                 cancellation::start(tx, call, &stream).await?;
             }
             if by == Canceller::Operator {
-                durable::audit(tx, &call.actor, "cancel_order", &format!("order/{id}"), reason.as_deref().unwrap_or_default(), None)
-                    .await?;
+                durable::audit(
+                    tx,
+                    &call.actor,
+                    "cancel_order",
+                    &format!("order/{id}"),
+                    reason.as_deref().unwrap_or_default(),
+                    None,
+                )
+                .await?;
             }
         }
         stream.view().ok_or_else(|| Refusal::NotPlaced.into())
@@ -220,13 +279,19 @@ impl Service {
     async fn unheard(&self, tx: &Tx, order: &Order) -> Result<Fault, Fault> {
         let now = store::find_stream(tx.conn(), order.id, self.clock.now()).await?;
         let moved_on = now.is_some_and(|now| now.order().version != order.version);
-        Ok(if moved_on { durable::lost_race("the checkout has just ended") } else { Refusal::CheckoutAbandoned.into() })
+        Ok(if moved_on {
+            durable::lost_race("the checkout has just ended")
+        } else {
+            Refusal::CheckoutAbandoned.into()
+        })
     }
 }
 
 /// The user a call is made by.
 pub(crate) fn user_of(call: &Call) -> Result<Uuid, Fault> {
-    call.actor.user_id().ok_or_else(|| Fault::new(FaultKind::Forbidden, "forbidden", "Only a user has orders."))
+    call.actor
+        .user_id()
+        .ok_or_else(|| Fault::new(FaultKind::Forbidden, "forbidden", "Only a user has orders."))
 }
 
 #[async_trait]
@@ -234,10 +299,14 @@ impl Orders for Service {
     async fn find_order(&self, call: &Call, request: FindOrder) -> Result<FoundOrder, Fault> {
         let id = parse_id("order_id", &request.order_id)?;
         if let Some(view) = store::find_visible(self.db.read(), id, &call.actor).await? {
-            return Ok(FoundOrder { order: Some(message_of(view)) });
+            return Ok(FoundOrder {
+                order: Some(message_of(view)),
+            });
         }
         let cart = carts::own(store::find_stream(self.db.read(), id, self.clock.now()).await?, call);
-        Ok(FoundOrder { order: cart.map(|stream| message_of_cart(&stream)) })
+        Ok(FoundOrder {
+            order: cart.map(|stream| message_of_cart(&stream)),
+        })
     }
 
     async fn list_orders(&self, call: &Call, request: ListOrders) -> Result<OrderList, Fault> {
@@ -248,9 +317,22 @@ impl Orders for Service {
         if !call.actor.may_see(user_id) {
             return Ok(OrderList { items: Vec::new() });
         }
-        let filter = Filter { user_id: Some(user_id), status: None };
-        let page = store::list(self.db.read(), &filter, &PageRequest { limit: request.limit, after: None }).await?;
-        Ok(OrderList { items: page.items.into_iter().map(message_of).collect() })
+        let filter = Filter {
+            user_id: Some(user_id),
+            status: None,
+        };
+        let page = store::list(
+            self.db.read(),
+            &filter,
+            &PageRequest {
+                limit: request.limit,
+                after: None,
+            },
+        )
+        .await?;
+        Ok(OrderList {
+            items: page.items.into_iter().map(message_of).collect(),
+        })
     }
 }
 
@@ -269,8 +351,20 @@ fn message_of(view: OrderView) -> orders_contract::Order {
 
 /// A cart's products have neither name nor price before it is checked out.
 fn message_of_cart(stream: &Stream) -> orders_contract::Order {
-    let Order { id, user_id, status, version, cart, .. } = stream.order();
-    let item = |line: &Line| OrderItem { sku: line.sku.to_string(), name: String::new(), quantity: line.quantity.get(), unit_price: None };
+    let Order {
+        id,
+        user_id,
+        status,
+        version,
+        cart,
+        ..
+    } = stream.order();
+    let item = |line: &Line| OrderItem {
+        sku: line.sku.to_string(),
+        name: String::new(),
+        quantity: line.quantity.get(),
+        unit_price: None,
+    };
     orders_contract::Order {
         id: id.to_string(),
         user_id: user_id.to_string(),

@@ -18,7 +18,10 @@ use crate::{
 };
 
 mod order_event {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -40,7 +43,10 @@ mod order_event {
 }
 
 mod order_view {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -77,12 +83,23 @@ pub struct Filter {
 /// The order's whole stream, whoever asks: for sagas, reactions, and methods that check the actor on what they get.
 pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<Stream>, Fault> {
     let recorded = events_after(conn, id, 0).await?;
-    if recorded.is_empty() { Ok(None) } else { Stream::of(id, recorded, now).map(Some) }
+    if recorded.is_empty() {
+        Ok(None)
+    } else {
+        Stream::of(id, recorded, now).map(Some)
+    }
 }
 
 /// The stream, if the order or cart exists and `actor` may see it.
-pub async fn find_visible_stream(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor, now: Timestamp) -> Result<Option<Stream>, Fault> {
-    Ok(find_stream(conn, id, now).await?.filter(|stream| actor.may_see(stream.order().user_id)))
+pub async fn find_visible_stream(
+    conn: &impl ConnectionTrait,
+    id: Uuid,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Option<Stream>, Fault> {
+    Ok(find_stream(conn, id, now)
+        .await?
+        .filter(|stream| actor.may_see(stream.order().user_id)))
 }
 
 /// What happened to the order after `version`.
@@ -102,8 +119,15 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &Stream) -> Result<(), 
     if stream.fresh().is_empty() {
         return Ok(());
     }
-    let rows: Vec<_> = stream.fresh().iter().map(|recorded| row_of(stream.id(), recorded)).collect::<Result<_, _>>()?;
-    match order_event::Entity::insert_many(rows).exec_without_returning(conn).await {
+    let rows: Vec<_> = stream
+        .fresh()
+        .iter()
+        .map(|recorded| row_of(stream.id(), recorded))
+        .collect::<Result<_, _>>()?;
+    match order_event::Entity::insert_many(rows)
+        .exec_without_returning(conn)
+        .await
+    {
         Err(error) if is_unique_violation(&error) => return Err(lost_race("the order changed meanwhile")),
         inserted => inserted.map_err(fault)?,
     };
@@ -134,21 +158,34 @@ pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Re
         ])
         .action_and_where(Expr::cust("order_view.version <= excluded.version"))
         .to_owned();
-    order_view::Entity::insert_many(rows).on_conflict(newer).exec_without_returning(conn).await.map_err(fault)?;
+    order_view::Entity::insert_many(rows)
+        .on_conflict(newer)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
 /// Drops views of these orders, to be folded again.
 pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(), Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
-    order_view::Entity::delete_many().filter(these).exec(conn).await.map_err(fault)?;
+    order_view::Entity::delete_many()
+        .filter(these)
+        .exec(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
 /// What happened to each of these orders, whoever asks.
 pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, Vec<Recorded>>, Fault> {
     let these = order_event::Column::OrderId.is_in(ids.iter().copied());
-    let rows = order_event::Entity::find().filter(these).order_by_asc(order_event::Column::Version).all(conn).await.map_err(fault)?;
+    let rows = order_event::Entity::find()
+        .filter(these)
+        .order_by_asc(order_event::Column::Version)
+        .all(conn)
+        .await
+        .map_err(fault)?;
     let mut streams: BTreeMap<Uuid, Vec<Recorded>> = BTreeMap::new();
     for row in &rows {
         streams.entry(row.order_id).or_default().push(recorded_of(row)?);
@@ -159,7 +196,11 @@ pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTr
 /// The views of these orders, whoever asks: for comparing.
 pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, OrderView>, Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
-    let rows = order_view::Entity::find().filter(these).all(conn).await.map_err(fault)?;
+    let rows = order_view::Entity::find()
+        .filter(these)
+        .all(conn)
+        .await
+        .map_err(fault)?;
     rows.iter().map(|row| Ok((row.id, view_of(row)?))).collect()
 }
 
@@ -188,8 +229,14 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
     }
     if let Some(after) = &page.after {
         let (at, id) = place_of(&after.0).ok_or_else(web::bad_cursor)?;
-        let same_moment = Condition::all().add(order_view::Column::CreatedAt.eq(at)).add(order_view::Column::Id.lt(id));
-        query = query.filter(Condition::any().add(order_view::Column::CreatedAt.lt(at)).add(same_moment));
+        let same_moment = Condition::all()
+            .add(order_view::Column::CreatedAt.eq(at))
+            .add(order_view::Column::Id.lt(id));
+        query = query.filter(
+            Condition::any()
+                .add(order_view::Column::CreatedAt.lt(at))
+                .add(same_moment),
+        );
     }
     let rows = query
         .order_by_desc(order_view::Column::CreatedAt)
@@ -203,14 +250,26 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
 }
 
 /// The next orders and carts by id: for going through all of them.
-pub async fn stream_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, limit: u64) -> Result<Vec<Uuid>, Fault> {
-    let mut query = order_event::Entity::find().select_only().column(order_event::Column::OrderId);
+pub async fn stream_ids_after(
+    conn: &impl ConnectionTrait,
+    after: Option<Uuid>,
+    limit: u64,
+) -> Result<Vec<Uuid>, Fault> {
+    let mut query = order_event::Entity::find()
+        .select_only()
+        .column(order_event::Column::OrderId);
     // Every stream has a first event, and only one.
     query = query.filter(order_event::Column::Version.eq(1));
     if let Some(after) = after {
         query = query.filter(order_event::Column::OrderId.gt(after));
     }
-    query.order_by_asc(order_event::Column::OrderId).limit(limit).into_tuple().all(conn).await.map_err(fault)
+    query
+        .order_by_asc(order_event::Column::OrderId)
+        .limit(limit)
+        .into_tuple()
+        .all(conn)
+        .await
+        .map_err(fault)
 }
 
 /// The next views by id: for finding those without a stream.
@@ -219,7 +278,13 @@ pub async fn view_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, li
     if let Some(after) = after {
         query = query.filter(order_view::Column::Id.gt(after));
     }
-    query.order_by_asc(order_view::Column::Id).limit(limit).into_tuple().all(conn).await.map_err(fault)
+    query
+        .order_by_asc(order_view::Column::Id)
+        .limit(limit)
+        .into_tuple()
+        .all(conn)
+        .await
+        .map_err(fault)
 }
 
 fn place_of(cursor: &str) -> Option<(i64, Uuid)> {
@@ -240,7 +305,11 @@ fn row_of(order_id: Uuid, recorded: &Recorded) -> Result<order_event::ActiveMode
 
 fn recorded_of(row: &order_event::Model) -> Result<Recorded, Fault> {
     let event = OrderEvent::of_parts(&row.kind, &row.data)?;
-    Ok(Recorded { version: row.version, at: Timestamp::from_ms(row.at), event })
+    Ok(Recorded {
+        version: row.version,
+        at: Timestamp::from_ms(row.at),
+        event,
+    })
 }
 
 fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
@@ -271,7 +340,10 @@ fn view_of(row: &order_view::Model) -> Result<OrderView, Fault> {
         status: Status::find(&row.status).ok_or_else(|| unreadable("status"))?,
         cancel_reason,
         items: of_json(&row.items)?,
-        total: Money { amount: row.total_amount, currency: row.currency.clone() },
+        total: Money {
+            amount: row.total_amount,
+            currency: row.currency.clone(),
+        },
         payment: row.payment.as_deref().map(of_json).transpose()?,
         shipment: row.shipment.as_deref().map(of_json).transpose()?,
         created_at: Timestamp::from_ms(row.created_at),

@@ -25,7 +25,11 @@ impl Stream {
     /// # Errors
     /// `internal` for an event that begins no order.
     pub fn begin(id: Uuid, first: OrderEvent, now: Timestamp) -> Result<Self, Fault> {
-        let first = Recorded { version: 1, at: now, event: first };
+        let first = Recorded {
+            version: 1,
+            at: now,
+            event: first,
+        };
         let mut stream = Stream::of(id, vec![first], now)?;
         stream.stored = 0;
         Ok(stream)
@@ -36,8 +40,14 @@ impl Stream {
     /// # Errors
     /// `internal` for a stream that begins no order.
     pub fn of(id: Uuid, recorded: Vec<Recorded>, now: Timestamp) -> Result<Self, Fault> {
-        let order = Order::fold(id, &recorded).ok_or_else(|| Fault::internal("broken_stream", format!("order {id} has no beginning")))?;
-        Ok(Stream { order, stored: recorded.len(), recorded, now })
+        let order = Order::fold(id, &recorded)
+            .ok_or_else(|| Fault::internal("broken_stream", format!("order {id} has no beginning")))?;
+        Ok(Stream {
+            order,
+            stored: recorded.len(),
+            recorded,
+            now,
+        })
     }
 
     pub fn order(&self) -> &Order {
@@ -50,7 +60,11 @@ impl Stream {
 
     /// Adds what happens now.
     pub fn record(&mut self, event: OrderEvent) {
-        let recorded = Recorded { version: self.order.version + 1, at: self.now, event };
+        let recorded = Recorded {
+            version: self.order.version + 1,
+            at: self.now,
+            event,
+        };
         self.order.apply(&recorded);
         self.recorded.push(recorded);
     }

@@ -45,7 +45,10 @@ pub struct Seat {
 
 impl Streams {
     pub fn new(per_user: usize) -> Self {
-        Streams { per_user, open: Arc::default() }
+        Streams {
+            per_user,
+            open: Arc::default(),
+        }
     }
 
     /// # Errors
@@ -58,7 +61,10 @@ impl Streams {
             return Err(Fault::new(FaultKind::TooMany, "too_many_streams", detail).retry_after(Duration::from_secs(5)));
         }
         *taken += 1;
-        Ok(Seat { streams: self.clone(), user_id })
+        Ok(Seat {
+            streams: self.clone(),
+            user_id,
+        })
     }
 }
 
@@ -107,7 +113,12 @@ impl Service {
     }
 
     /// What happens to the order after `version`, until it is delivered or cancelled and all was told that happened until then.
-    pub fn follow(self: Arc<Self>, id: Uuid, version: i64, seat: Seat) -> impl Stream<Item = Result<Recorded, Fault>> + 'static {
+    pub fn follow(
+        self: Arc<Self>,
+        id: Uuid,
+        version: i64,
+        seat: Seat,
+    ) -> impl Stream<Item = Result<Recorded, Fault>> + 'static {
         let changes = self.db.changes();
         let following = Following {
             topic: subject(id),
@@ -155,7 +166,9 @@ impl Following {
                 return Ok(Some(recorded));
             }
             let is_final = self.is_final().await?;
-            self.ready = store::events_after(self.service.db.read(), self.id, self.version).await?.into();
+            self.ready = store::events_after(self.service.db.read(), self.id, self.version)
+                .await?
+                .into();
             if self.ready.is_empty() {
                 if is_final {
                     return Ok(None);

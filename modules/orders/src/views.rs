@@ -118,18 +118,34 @@ impl OrderView {
             OrderEvent::PaymentDeclined { payment_id, .. } => self.pay(*payment_id, PaymentStatus::Declined),
             OrderEvent::PaymentCaptured { payment_id } => self.pay(*payment_id, PaymentStatus::Captured),
             OrderEvent::PaymentVoided { payment_id } => self.pay(*payment_id, PaymentStatus::Voided),
-            OrderEvent::PaymentRefunded { payment_id, refunded, .. } => {
+            OrderEvent::PaymentRefunded {
+                payment_id, refunded, ..
+            } => {
                 let all = refunded.amount >= self.total.amount;
-                self.pay(*payment_id, if all { PaymentStatus::Refunded } else { PaymentStatus::PartiallyRefunded });
+                self.pay(
+                    *payment_id,
+                    if all {
+                        PaymentStatus::Refunded
+                    } else {
+                        PaymentStatus::PartiallyRefunded
+                    },
+                );
             }
             OrderEvent::ShipmentScheduled { shipment_id } => self.send(*shipment_id, ShipmentStatus::Scheduled),
             OrderEvent::ShipmentReady {} => {
                 // It may have left before the checkout heard that it is ready.
-                if let Some(shipment) = self.shipment.as_mut().filter(|known| known.status == ShipmentStatus::Scheduled) {
+                if let Some(shipment) = self
+                    .shipment
+                    .as_mut()
+                    .filter(|known| known.status == ShipmentStatus::Scheduled)
+                {
                     shipment.status = ShipmentStatus::Ready;
                 }
             }
-            OrderEvent::Shipped { shipment_id, tracking_number } => {
+            OrderEvent::Shipped {
+                shipment_id,
+                tracking_number,
+            } => {
                 self.status = Status::Shipped;
                 self.shipment = Some(ShipmentView {
                     id: *shipment_id,
@@ -166,7 +182,11 @@ impl OrderView {
 
     fn send(&mut self, id: Uuid, status: ShipmentStatus) {
         let tracking_number = self.shipment.take().and_then(|known| known.tracking_number);
-        self.shipment = Some(ShipmentView { id, status, tracking_number });
+        self.shipment = Some(ShipmentView {
+            id,
+            status,
+            tracking_number,
+        });
     }
 }
 
@@ -182,10 +202,19 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let json = |view: &Option<OrderView>| view.as_ref().map(serde_json::to_string).transpose().map_err(|_| fmt::Error);
+        let json = |view: &Option<OrderView>| {
+            view.as_ref()
+                .map(serde_json::to_string)
+                .transpose()
+                .map_err(|_| fmt::Error)
+        };
         let or_none = |view: Option<String>| view.unwrap_or_else(|| "none".to_owned());
         let (live, folded) = (or_none(json(&self.live)?), or_none(json(&self.folded)?));
-        write!(f, "order {}: the read model is {live}, its events say {folded}", self.order_id)
+        write!(
+            f,
+            "order {}: the read model is {live}, its events say {folded}",
+            self.order_id
+        )
     }
 }
 
@@ -196,7 +225,9 @@ mod tests {
 
     #[test]
     fn a_cart_is_no_order() {
-        let stream = recorded([OrderEvent::Drafted { user_id: Uuid::from_u128(1) }]);
+        let stream = recorded([OrderEvent::Drafted {
+            user_id: Uuid::from_u128(1),
+        }]);
         assert_eq!(OrderView::fold(Uuid::from_u128(9), &stream), None);
     }
 
@@ -209,17 +240,31 @@ mod tests {
             OrderEvent::PaymentAuthorised { payment_id },
             OrderEvent::ShipmentScheduled { shipment_id },
             OrderEvent::Confirmed {},
-            OrderEvent::Shipped { shipment_id, tracking_number: "T1".to_owned() },
+            OrderEvent::Shipped {
+                shipment_id,
+                tracking_number: "T1".to_owned(),
+            },
             OrderEvent::ShipmentReady {},
-            OrderEvent::PaymentRefunded { payment_id, amount: euros(1), refunded: euros(1) },
+            OrderEvent::PaymentRefunded {
+                payment_id,
+                amount: euros(1),
+                refunded: euros(1),
+            },
         ];
         let view = OrderView::fold(Uuid::from_u128(9), &recorded(events.clone())).unwrap();
         assert_eq!(view.payment.unwrap().status, PaymentStatus::PartiallyRefunded);
         let shipment = view.shipment.unwrap();
-        assert_eq!((shipment.status, shipment.tracking_number.as_deref()), (ShipmentStatus::Dispatched, Some("T1")));
+        assert_eq!(
+            (shipment.status, shipment.tracking_number.as_deref()),
+            (ShipmentStatus::Dispatched, Some("T1"))
+        );
         assert_eq!((view.status, view.version), (Status::Shipped, 7));
 
-        events.push(OrderEvent::PaymentRefunded { payment_id, amount: euros(5), refunded: placement().total });
+        events.push(OrderEvent::PaymentRefunded {
+            payment_id,
+            amount: euros(5),
+            refunded: placement().total,
+        });
         let view = OrderView::fold(Uuid::from_u128(9), &recorded(events)).unwrap();
         assert_eq!(view.payment.unwrap().status, PaymentStatus::Refunded);
     }

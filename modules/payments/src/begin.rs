@@ -75,18 +75,21 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
         let undone = match store::find_command(tx.conn(), undoes).await? {
             Some(undone) => undone,
             None => {
-                let tombstone = without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
+                let tombstone =
+                    without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
                 store::insert_command(&tx, &tombstone).await?;
                 tombstone
             }
         };
         if undone.kind != Kind::Authorise || undone.order_id != order_id {
             return Err(
-                Fault::invalid("undoes_another", "undoes must name the authorisation of this order.").at("/undoes", "another command")
+                Fault::invalid("undoes_another", "undoes must name the authorisation of this order.")
+                    .at("/undoes", "another command"),
             );
         }
         let Some(payment_id) = undone.payment_id else {
-            let command = without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
+            let command =
+                without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
             store::insert_command(&tx, &command).await?;
             return Ok(Begun::Answered(Box::new(command)));
         };
@@ -100,7 +103,10 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
                 store::insert_command(&tx, &command).await?;
                 // Also if nothing changed: whoever records an outcome at this moment then loses the race, looks again and sees this void.
                 store::update(&tx, &changed).await?;
-                Ok(Begun::Waiting { void: command.id, for_command })
+                Ok(Begun::Waiting {
+                    void: command.id,
+                    for_command,
+                })
             }
             VoidStep::Nothing => {
                 let command = command.answered(Outcome::Accepted);
@@ -118,7 +124,8 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
         let payment = payment_of(&tx, order_id).await?;
         match payment.refund_remaining() {
             Ok((payment, 0)) => {
-                let command = MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
+                let command =
+                    MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
                 store::insert_command(&tx, &command).await?;
                 Ok(Begun::Answered(Box::new(command)))
             }
@@ -126,7 +133,14 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
                 let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
                 start(&tx, command, payment).await
             }
-            Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+            Err(refusal) => {
+                refuse(
+                    &tx,
+                    MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()),
+                    refusal,
+                )
+                .await
+            }
         }
     })
     .await
@@ -134,7 +148,13 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
 
 /// A refund somebody of the staff asked for: `wanted`, or all that is left. What our own rules refuse is remembered as refused, so that asking
 /// again with the same id cannot come to anything else.
-pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted: Option<Money>) -> Result<Begun, Fault> {
+pub async fn refund(
+    db: &Db,
+    call: &Call,
+    asked: Asked,
+    payment_id: Uuid,
+    wanted: Option<Money>,
+) -> Result<Begun, Fault> {
     unless_begun(db, call, asked, move |tx, call, asked| {
         let wanted = wanted.clone();
         async move {
@@ -150,17 +170,36 @@ pub async fn refund(db: &Db, call: &Call, asked: Asked, payment_id: Uuid, wanted
                 Ok((payment, amount)) => {
                     let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
                     let reason = asked.reason.as_deref().unwrap_or_default();
-                    audit(&tx, &call.actor, "refund", &crate::record::topic(payment_id), reason, Some(&command.amount.to_string())).await?;
+                    audit(
+                        &tx,
+                        &call.actor,
+                        "refund",
+                        &crate::record::topic(payment_id),
+                        reason,
+                        Some(&command.amount.to_string()),
+                    )
+                    .await?;
                     start(&tx, command, payment).await
                 }
                 Err(Refusal::Conflict { code, detail }) => {
-                    let refused = Outcome::Refused { code: code.to_owned(), detail: detail.to_owned() };
+                    let refused = Outcome::Refused {
+                        code: code.to_owned(),
+                        detail: detail.to_owned(),
+                    };
                     let amount = wanted.unwrap_or_default();
-                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now()).answered(refused);
+                    let command =
+                        MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now()).answered(refused);
                     store::insert_command(&tx, &command).await?;
                     Ok(Begun::Answered(Box::new(command)))
                 }
-                Err(refusal) => refuse(&tx, MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()), refusal).await,
+                Err(refusal) => {
+                    refuse(
+                        &tx,
+                        MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()),
+                        refusal,
+                    )
+                    .await
+                }
             }
         }
     })
@@ -188,17 +227,24 @@ where
 
 /// Where a command that came before stands now.
 async fn begun_before(tx: &Tx, asked: &Asked) -> Result<Option<Begun>, Fault> {
-    let Some(known) = store::find_command(tx.conn(), asked.id).await? else { return Ok(None) };
+    let Some(known) = store::find_command(tx.conn(), asked.id).await? else {
+        return Ok(None);
+    };
     known.must_be(asked)?;
     Ok(Some(match (&known.state, known.payment_id) {
         (State::Answered(_), _) => Begun::Answered(Box::new(known)),
-        (State::Requested, Some(payment)) => Begun::Waiting { void: known.id, for_command: store::find_started(tx.conn(), payment).await? },
+        (State::Requested, Some(payment)) => Begun::Waiting {
+            void: known.id,
+            for_command: store::find_started(tx.conn(), payment).await?,
+        },
         (State::Started | State::Requested, _) => Begun::Open(known.id),
     }))
 }
 
 async fn payment_of(tx: &Tx, order_id: Uuid) -> Result<Payment, Fault> {
-    store::find_of_order(tx.conn(), order_id).await?.ok_or_else(|| Fault::not_found("payment"))
+    store::find_of_order(tx.conn(), order_id)
+        .await?
+        .ok_or_else(|| Fault::not_found("payment"))
 }
 
 async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
@@ -221,14 +267,21 @@ async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begu
     }
     match refusal {
         Refusal::Declined { code, detail } => {
-            let command = command.answered(Outcome::Declined { code: code.to_owned(), detail: detail.to_owned() });
+            let command = command.answered(Outcome::Declined {
+                code: code.to_owned(),
+                detail: detail.to_owned(),
+            });
             store::insert_command(tx, &command).await?;
             Ok(Begun::Answered(Box::new(command)))
         }
         Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
         Refusal::NotYet => {
-            let payment = command.payment_id.ok_or_else(|| lost_race("a command without a payment"))?;
-            Ok(Begun::NotYet { for_command: store::find_started(tx.conn(), payment).await? })
+            let payment = command
+                .payment_id
+                .ok_or_else(|| lost_race("a command without a payment"))?;
+            Ok(Begun::NotYet {
+                for_command: store::find_started(tx.conn(), payment).await?,
+            })
         }
     }
 }
@@ -241,7 +294,10 @@ fn without_payment(id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid, tx
         fingerprint,
         payment_id: None,
         order_id,
-        amount: Money { amount: 0, currency: String::new() },
+        amount: Money {
+            amount: 0,
+            currency: String::new(),
+        },
         reason: None,
         state: State::Started,
         trace: None,

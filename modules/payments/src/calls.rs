@@ -104,7 +104,12 @@ impl Calls {
 
     /// Lets go whoever waits for this command: its outcome has been recorded by somebody else.
     pub fn announce(&self, command: Uuid) {
-        if let Some(waiters) = self.at_work.lock().unwrap_or_else(PoisonError::into_inner).get(&command) {
+        if let Some(waiters) = self
+            .at_work
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&command)
+        {
             waiters.send_replace(Stand::Over);
         }
     }
@@ -117,8 +122,17 @@ impl Calls {
         let (over, waiter) = watch::channel(Stand::AtWork);
         at_work.insert(command, over);
         drop(at_work);
-        let entry = Entry { calls: self.me.clone(), command, end: Stand::Over };
-        let (calls, worker, places, limit) = (self.me.clone(), self.worker.clone(), self.places.clone(), self.settings.call_give_up());
+        let entry = Entry {
+            calls: self.me.clone(),
+            command,
+            end: Stand::Over,
+        };
+        let (calls, worker, places, limit) = (
+            self.me.clone(),
+            self.worker.clone(),
+            self.places.clone(),
+            self.settings.call_give_up(),
+        );
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
@@ -164,7 +178,11 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(calls) = self.calls.upgrade() {
-            let over = calls.at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.command);
+            let over = calls
+                .at_work
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&self.command);
             over.map(|over| over.send_replace(std::mem::replace(&mut self.end, Stand::Over)));
         }
     }
@@ -176,13 +194,18 @@ impl Worker {
         let kind = ask.command.kind.as_str();
         let began = Instant::now();
         let answer = self.call(ask).await?;
-        metrics::histogram!("banyan_payments_provider_call_seconds", "kind" => kind).record(began.elapsed().as_secs_f64());
+        metrics::histogram!("banyan_payments_provider_call_seconds", "kind" => kind)
+            .record(began.elapsed().as_secs_f64());
         self.record(ask.command.id, answer).await
     }
 
     async fn resolve(&self, id: Uuid) -> Result<Option<Uuid>, Fault> {
-        let Some(command) = store::find_command(self.db.read(), id).await? else { return Ok(None) };
-        let (State::Started, Some(payment)) = (&command.state, command.payment_id) else { return Ok(None) };
+        let Some(command) = store::find_command(self.db.read(), id).await? else {
+            return Ok(None);
+        };
+        let (State::Started, Some(payment)) = (&command.state, command.payment_id) else {
+            return Ok(None);
+        };
         if let Some(answer) = self.provider.find(id).await? {
             return self.record(id, answer).await;
         }
@@ -201,12 +224,26 @@ impl Worker {
         let key = command.id;
         let authorisation = || {
             let known = payment.authorisation.as_deref();
-            known.ok_or_else(|| Fault::internal("authorisation_lost", format!("payment {} has no authorisation", payment.id)))
+            known.ok_or_else(|| {
+                Fault::internal(
+                    "authorisation_lost",
+                    format!("payment {} has no authorisation", payment.id),
+                )
+            })
         };
         match command.kind {
             Kind::Authorise => {
                 let (amount, method) = (command.amount.clone(), payment.method.clone());
-                self.provider.authorise(key, &AuthorisationRequest { order_id: payment.order_id, amount, method }).await
+                self.provider
+                    .authorise(
+                        key,
+                        &AuthorisationRequest {
+                            order_id: payment.order_id,
+                            amount,
+                            method,
+                        },
+                    )
+                    .await
             }
             Kind::Capture => self.provider.capture(key, authorisation()?, &command.amount).await,
             Kind::Void => self.provider.void(key, authorisation()?).await,

@@ -112,12 +112,21 @@ impl MoneyCommand {
 
     /// The same, waiting for another command's outcome.
     pub fn requested(self) -> Self {
-        MoneyCommand { state: State::Requested, started_at: None, ..self }
+        MoneyCommand {
+            state: State::Requested,
+            started_at: None,
+            ..self
+        }
     }
 
     /// The same, answered without the provider.
     pub fn answered(self, outcome: Outcome) -> Self {
-        MoneyCommand { state: State::Answered(outcome), started_at: None, answered_at: Some(self.created_at), ..self }
+        MoneyCommand {
+            state: State::Answered(outcome),
+            started_at: None,
+            answered_at: Some(self.created_at),
+            ..self
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -133,7 +142,10 @@ impl MoneyCommand {
         if undone || (self.kind == asked.kind && self.fingerprint == asked.fingerprint) {
             return Ok(());
         }
-        Err(Fault::invalid("command_reused", "This command_id was used before, for a different request."))
+        Err(Fault::invalid(
+            "command_reused",
+            "This command_id was used before, for a different request.",
+        ))
     }
 
     /// What the provider's answer to this command means for its payment.
@@ -141,7 +153,9 @@ impl MoneyCommand {
         use provider::Answer::{Accepted, Declined};
         let amount = self.amount.amount;
         match (self.kind, answer) {
-            (Kind::Authorise, Accepted { id }) => News::Authorised { authorisation: id.clone() },
+            (Kind::Authorise, Accepted { id }) => News::Authorised {
+                authorisation: id.clone(),
+            },
             (Kind::Authorise, Declined { code, .. }) => News::AuthorisationDeclined { code: code.clone() },
             (Kind::Capture, Accepted { .. }) => News::Captured,
             (Kind::Capture, Declined { .. }) => News::CaptureDeclined,
@@ -157,7 +171,10 @@ impl From<&provider::Answer> for Outcome {
     fn from(answer: &provider::Answer) -> Self {
         match answer {
             provider::Answer::Accepted { .. } => Outcome::Accepted,
-            provider::Answer::Declined { code, detail } => Outcome::Declined { code: code.clone(), detail: detail.clone() },
+            provider::Answer::Declined { code, detail } => Outcome::Declined {
+                code: code.clone(),
+                detail: detail.clone(),
+            },
         }
     }
 }
@@ -173,10 +190,18 @@ pub struct Asked {
 
 impl Asked {
     pub fn new(id: Uuid, kind: Kind, bytes: &[u8]) -> Self {
-        Asked { id, kind, fingerprint: fingerprint(bytes), reason: None }
+        Asked {
+            id,
+            kind,
+            fingerprint: fingerprint(bytes),
+            reason: None,
+        }
     }
 
     pub fn because(self, reason: &str) -> Self {
-        Asked { reason: Some(reason.to_owned()), ..self }
+        Asked {
+            reason: Some(reason.to_owned()),
+            ..self
+        }
     }
 }

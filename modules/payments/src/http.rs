@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use shared_kernel::{Call, Fault, Money, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{Answer, Answered, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey, Routes, Staff};
+use web::{
+    Answer, Answered, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey,
+    Routes, Staff,
+};
 
 use crate::{
     command::{Asked, Kind, MoneyCommand, Outcome, State},
@@ -135,9 +138,18 @@ async fn list_payments(
 #[utoipa::path(tag = "payments", params(("id" = Uuid, Path)), security(("bearer" = [])),
     responses((status = 200, description = "The payment", body = PaymentBody)))]
 #[get("/payments/{id}")]
-async fn find_payment(user: LoggedIn, id: Path<Uuid>, request: HttpRequest, service: Data<Service>) -> Result<HttpResponse, Problem> {
+async fn find_payment(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    request: HttpRequest,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let payment = service.find(user.call(), id.into_inner()).await?;
-    Ok(web::ok_with_etag(&request, &web::etag(payment.version), &PaymentBody::from(&payment)))
+    Ok(web::ok_with_etag(
+        &request,
+        &web::etag(payment.version),
+        &PaymentBody::from(&payment),
+    ))
 }
 
 /// Gives money back: an amount, or all that is left. All refunds together never exceed what was captured (409 `exceeds_captured`).
@@ -157,15 +169,29 @@ async fn refund_payment(
         return Ok(replay);
     }
     // In a task of its own: a client that hangs up between the refund's first transaction and the provider's call would leave it to the reconciler.
-    let refunding = tokio::spawn(refund_once(service.into_inner(), staff.call().clone(), request, id.into_inner(), body.into_inner()));
-    let answered = refunding.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
+    let refunding = tokio::spawn(refund_once(
+        service.into_inner(),
+        staff.call().clone(),
+        request,
+        id.into_inner(),
+        body.into_inner(),
+    ));
+    let answered = refunding
+        .await
+        .map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
     Ok(answered?.into())
 }
 
 /// The ids of refunds are made from their requests' callers and keys within this namespace.
 const REFUND_KEYS: Uuid = Uuid::from_u128(0x6f0d_3c52_8b7e_4a19_9d44_51c6_e2b8_a073);
 
-async fn refund_once(service: Arc<Service>, call: Call, request: KeyedRequest, id: Uuid, refund: NewRefund) -> Result<Answered, Problem> {
+async fn refund_once(
+    service: Arc<Service>,
+    call: Call,
+    request: KeyedRequest,
+    id: Uuid,
+    refund: NewRefund,
+) -> Result<Answered, Problem> {
     let NewRefund { amount, reason } = refund;
     let wanted = amount.map(|RefundAmount { amount, currency }| Money { amount, currency });
     // The work outlives one transaction: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
@@ -197,8 +223,15 @@ async fn refund_once(service: Arc<Service>, call: Call, request: KeyedRequest, i
 #[utoipa::path(tag = "payments", params(("id" = Uuid, Path), PageQuery), security(("bearer" = [])),
     responses((status = 200, description = "A page of refunds", body = Listed<RefundBody>)))]
 #[get("/payments/{id}/refunds")]
-async fn list_refunds(user: LoggedIn, id: Path<Uuid>, page: Query<PageQuery>, service: Data<Service>) -> Result<HttpResponse, Problem> {
-    let page = service.list_refunds(user.call(), id.into_inner(), &page.request()).await?;
+async fn list_refunds(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let page = service
+        .list_refunds(user.call(), id.into_inner(), &page.request())
+        .await?;
     Ok(web::ok(&Listed::from(page.map(|refund| RefundBody::from(&refund)))).into())
 }
 
@@ -215,7 +248,11 @@ async fn find_refund(
     let (payment, refund) = ids.into_inner();
     let refund = service.find_refund(user.call(), payment, refund).await?;
     let version = if refund.is_open() { 1 } else { 2 };
-    Ok(web::ok_with_etag(&request, &web::etag(version), &RefundBody::from(&refund)))
+    Ok(web::ok_with_etag(
+        &request,
+        &web::etag(version),
+        &RefundBody::from(&refund),
+    ))
 }
 
 /// What a webhook is answered with.
@@ -239,7 +276,11 @@ async fn hear_webhook(
     body: RawBody,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let signature = request.headers().get(SIGNATURE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signature = request
+        .headers()
+        .get(SIGNATURE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     service.hear_webhook(&provider, signature, &body.0).await?;
     Ok(web::ok(&WebhookReceipt { received: true }).into())
 }

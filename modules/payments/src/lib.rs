@@ -77,15 +77,26 @@ pub struct Offers {
 /// # Errors
 /// If the provider's books cannot be opened.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
-    let Needs { db, clock, ids, secrets, provider, settings } = needs;
+    let Needs {
+        db,
+        clock,
+        ids,
+        secrets,
+        provider,
+        settings,
+    } = needs;
     let ProviderPlace::Sandbox { books } = provider;
     let (sandbox, deliveries) = Sandbox::open(&books, settings.clone(), clock, ids, secrets.as_ref()).await?;
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings));
     let deliveries = Arc::new(Mutex::new(deliveries));
     let (hears, reconciles) = (service.clone(), service.clone());
     let machinery = Machinery::new(db)
-        .worker("sandbox-webhooks", move |stop| hear_sandbox(hears.clone(), deliveries.clone(), stop))
-        .worker("payments-reconciler", move |stop| reconcile::run(reconciles.clone(), stop));
+        .worker("sandbox-webhooks", move |stop| {
+            hear_sandbox(hears.clone(), deliveries.clone(), stop)
+        })
+        .worker("payments-reconciler", move |stop| {
+            reconcile::run(reconciles.clone(), stop)
+        });
     Ok(Offers {
         routes: http::routes(service.clone()),
         machinery,
@@ -97,7 +108,11 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
 }
 
 /// Hears the sandbox provider's webhooks, by the same way as `POST /payments/webhooks/sandbox`.
-async fn hear_sandbox(service: Arc<Service>, deliveries: Arc<Mutex<mpsc::Receiver<Delivery>>>, stop: CancellationToken) {
+async fn hear_sandbox(
+    service: Arc<Service>,
+    deliveries: Arc<Mutex<mpsc::Receiver<Delivery>>>,
+    stop: CancellationToken,
+) {
     let mut deliveries = deliveries.lock().await;
     loop {
         let delivery = tokio::select! {

@@ -167,27 +167,44 @@ impl Payment {
 
     /// Starts taking the whole authorised amount.
     pub fn capture(&self) -> Result<Payment, Refusal> {
-        let voided = Refusal::Declined { code: "payment_voided", detail: "The authorisation was given up." };
+        let voided = Refusal::Declined {
+            code: "payment_voided",
+            detail: "The authorisation was given up.",
+        };
         match self.status {
             _ if self.void_requested => Err(voided),
-            Status::Authorised => Ok(Payment { status: Status::Capturing, ..self.clone() }),
+            Status::Authorised => Ok(Payment {
+                status: Status::Capturing,
+                ..self.clone()
+            }),
             Status::Created | Status::Authorising => Err(Refusal::NotYet),
             Status::Voiding | Status::Voided => Err(voided),
-            Status::Declined => Err(Refusal::Declined { code: "payment_declined", detail: "The payment was declined." }),
-            Status::Capturing => {
-                Err(Refusal::Conflict { code: "capture_in_progress", detail: "Another command is capturing this payment." })
-            }
-            Status::Captured | Status::PartiallyRefunded | Status::Refunded => {
-                Err(Refusal::Conflict { code: "already_captured", detail: "Another command has captured this payment." })
-            }
+            Status::Declined => Err(Refusal::Declined {
+                code: "payment_declined",
+                detail: "The payment was declined.",
+            }),
+            Status::Capturing => Err(Refusal::Conflict {
+                code: "capture_in_progress",
+                detail: "Another command is capturing this payment.",
+            }),
+            Status::Captured | Status::PartiallyRefunded | Status::Refunded => Err(Refusal::Conflict {
+                code: "already_captured",
+                detail: "Another command has captured this payment.",
+            }),
         }
     }
 
     /// Starts giving up the authorisation, or remembers to.
     pub fn void(&self) -> VoidStep {
         match self.status {
-            Status::Authorised => VoidStep::Start(Payment { status: Status::Voiding, ..self.clone() }),
-            Status::Created | Status::Authorising | Status::Capturing => VoidStep::Wait(Payment { void_requested: true, ..self.clone() }),
+            Status::Authorised => VoidStep::Start(Payment {
+                status: Status::Voiding,
+                ..self.clone()
+            }),
+            Status::Created | Status::Authorising | Status::Capturing => VoidStep::Wait(Payment {
+                void_requested: true,
+                ..self.clone()
+            }),
             Status::Voiding => VoidStep::Wait(self.clone()),
             Status::Declined | Status::Voided => VoidStep::Nothing,
             Status::Captured | Status::PartiallyRefunded | Status::Refunded => VoidStep::Refused(ALREADY_CAPTURED),
@@ -202,12 +219,24 @@ impl Payment {
         let left = self.captured - self.refunded - self.refunding;
         let amount = wanted.unwrap_or(left);
         if amount > left {
-            return Err(Refusal::Conflict { code: "exceeds_captured", detail: "All refunds together may not exceed what was captured." });
+            return Err(Refusal::Conflict {
+                code: "exceeds_captured",
+                detail: "All refunds together may not exceed what was captured.",
+            });
         }
         if amount <= 0 {
-            return Err(Refusal::Conflict { code: "nothing_to_refund", detail: "Everything captured has been given back." });
+            return Err(Refusal::Conflict {
+                code: "nothing_to_refund",
+                detail: "Everything captured has been given back.",
+            });
         }
-        Ok((Payment { refunding: self.refunding + amount, ..self.clone() }, amount))
+        Ok((
+            Payment {
+                refunding: self.refunding + amount,
+                ..self.clone()
+            },
+            amount,
+        ))
     }
 
     /// Reserves what was captured and not refunded; zero if nothing is left. A refund on its way must come to its end first: should it be
@@ -220,7 +249,13 @@ impl Payment {
             _ if self.refunding > 0 => Err(Refusal::NotYet),
             _ => {
                 let left = self.captured - self.refunded;
-                Ok((Payment { refunding: left, ..self.clone() }, left))
+                Ok((
+                    Payment {
+                        refunding: left,
+                        ..self.clone()
+                    },
+                    left,
+                ))
             }
         }
     }
@@ -247,7 +282,11 @@ impl Payment {
                 payment.status = Status::Captured;
                 payment.captured = self.authorised;
                 payment.void_requested = false;
-                if self.void_requested { Voids::Refused("already_captured") } else { Voids::Untouched }
+                if self.void_requested {
+                    Voids::Refused("already_captured")
+                } else {
+                    Voids::Untouched
+                }
             }
             (Status::Capturing, News::CaptureDeclined) => payment.become_authorised(),
             (Status::Voiding, News::Voided) => {
@@ -261,10 +300,16 @@ impl Payment {
             (Status::Captured | Status::PartiallyRefunded, News::Refunded { amount }) if *amount <= self.refunding => {
                 payment.refunding -= amount;
                 payment.refunded += amount;
-                payment.status = if payment.refunded == self.captured { Status::Refunded } else { Status::PartiallyRefunded };
+                payment.status = if payment.refunded == self.captured {
+                    Status::Refunded
+                } else {
+                    Status::PartiallyRefunded
+                };
                 Voids::Untouched
             }
-            (Status::Captured | Status::PartiallyRefunded, News::RefundDeclined { amount }) if *amount <= self.refunding => {
+            (Status::Captured | Status::PartiallyRefunded, News::RefundDeclined { amount })
+                if *amount <= self.refunding =>
+            {
                 payment.refunding -= amount;
                 Voids::Untouched
             }
@@ -280,13 +325,21 @@ impl Payment {
     }
 
     fn was_captured(&self) -> bool {
-        matches!(self.status, Status::Captured | Status::PartiallyRefunded | Status::Refunded)
+        matches!(
+            self.status,
+            Status::Captured | Status::PartiallyRefunded | Status::Refunded
+        )
     }
 }
 
-pub const ALREADY_CAPTURED: Refusal =
-    Refusal::Conflict { code: "already_captured", detail: "The money was taken already: refund it instead." };
-const NOT_CAPTURED: Refusal = Refusal::Conflict { code: "not_captured", detail: "No money was taken, so none can be given back." };
+pub const ALREADY_CAPTURED: Refusal = Refusal::Conflict {
+    code: "already_captured",
+    detail: "The money was taken already: refund it instead.",
+};
+const NOT_CAPTURED: Refusal = Refusal::Conflict {
+    code: "not_captured",
+    detail: "No money was taken, so none can be given back.",
+};
 
 #[cfg(test)]
 #[path = "payment_tests.rs"]

@@ -1,13 +1,25 @@
 //! The rules of `payment.rs` as tables: every state meets every command and every news.
 
 use super::*;
-use Status::{Authorised, Authorising, Captured, Capturing, Created, Declined, PartiallyRefunded, Refunded, Voided, Voiding};
+use Status::{
+    Authorised, Authorising, Captured, Capturing, Created, Declined, PartiallyRefunded, Refunded, Voided, Voiding,
+};
 
 /// A payment of 100 in `status`, with 30 of it on their way back where money was taken (and 20 back already where some was).
 fn payment(status: Status) -> Payment {
-    let amount = Money { amount: 100, currency: "EUR".into() };
+    let amount = Money {
+        amount: 100,
+        currency: "EUR".into(),
+    };
     let id = Uuid::from_u128;
-    let mut payment = Payment::authorise(id(1), id(2), id(3), amount, "pm_card_visa".into(), Timestamp::from_ms(0));
+    let mut payment = Payment::authorise(
+        id(1),
+        id(2),
+        id(3),
+        amount,
+        "pm_card_visa".into(),
+        Timestamp::from_ms(0),
+    );
     payment.status = status;
     if !matches!(status, Created | Authorising | Declined) {
         payment.authorised = 100;
@@ -24,8 +36,12 @@ fn payment(status: Status) -> Payment {
 
 fn all_news() -> [News; 8] {
     [
-        News::Authorised { authorisation: "auth_1".into() },
-        News::AuthorisationDeclined { code: "card_declined".into() },
+        News::Authorised {
+            authorisation: "auth_1".into(),
+        },
+        News::AuthorisationDeclined {
+            code: "card_declined".into(),
+        },
         News::Captured,
         News::CaptureDeclined,
         News::Voided,
@@ -44,18 +60,32 @@ fn every_state_hears_its_own_news_and_no_other() {
         (Authorising, [Some(Authorised), Some(Declined), no, no, no, no, no, no]),
         (Authorised, [no, no, no, no, no, no, no, no]),
         (Capturing, [no, no, Some(Captured), Some(Authorised), no, no, no, no]),
-        (Captured, [no, no, no, no, no, no, Some(PartiallyRefunded), Some(Captured)]),
-        (PartiallyRefunded, [no, no, no, no, no, no, Some(PartiallyRefunded), Some(PartiallyRefunded)]),
+        (
+            Captured,
+            [no, no, no, no, no, no, Some(PartiallyRefunded), Some(Captured)],
+        ),
+        (
+            PartiallyRefunded,
+            [no, no, no, no, no, no, Some(PartiallyRefunded), Some(PartiallyRefunded)],
+        ),
         (Refunded, [no, no, no, no, no, no, no, no]),
         (Declined, [no, no, no, no, no, no, no, no]),
         (Voiding, [no, no, no, no, Some(Voided), Some(Authorised), no, no]),
         (Voided, [no, no, no, no, no, no, no, no]),
     ];
-    assert_eq!(table.map(|(status, _)| status), Status::ALL, "the table names every state");
+    assert_eq!(
+        table.map(|(status, _)| status),
+        Status::ALL,
+        "the table names every state"
+    );
     for (status, row) in table {
         for (news, expected) in all_news().iter().zip(row) {
             let heard = payment(status).hear(news);
-            assert_eq!(heard.as_ref().ok().map(|heard| heard.payment.status), expected, "{status:?} hears {news:?}");
+            assert_eq!(
+                heard.as_ref().ok().map(|heard| heard.payment.status),
+                expected,
+                "{status:?} hears {news:?}"
+            );
             if let Ok(heard) = heard {
                 assert_amounts(&heard.payment);
             }
@@ -65,17 +95,28 @@ fn every_state_hears_its_own_news_and_no_other() {
 
 #[test]
 fn a_requested_void_follows_whatever_was_on_its_way() {
-    let authorised = News::Authorised { authorisation: "auth_1".into() };
-    let declined = News::AuthorisationDeclined { code: "card_declined".into() };
+    let authorised = News::Authorised {
+        authorisation: "auth_1".into(),
+    };
+    let declined = News::AuthorisationDeclined {
+        code: "card_declined".into(),
+    };
     for (status, news, becomes, voids) in [
         (Authorising, &authorised, Voiding, Voids::Start),
         (Authorising, &declined, Declined, Voids::Done),
         (Capturing, &News::CaptureDeclined, Voiding, Voids::Start),
         (Capturing, &News::Captured, Captured, Voids::Refused("already_captured")),
     ] {
-        let waiting = Payment { void_requested: true, ..payment(status) };
+        let waiting = Payment {
+            void_requested: true,
+            ..payment(status)
+        };
         let heard = waiting.hear(news).unwrap();
-        assert_eq!((heard.payment.status, heard.voids, heard.payment.void_requested), (becomes, voids, false), "{status:?} hears {news:?}");
+        assert_eq!(
+            (heard.payment.status, heard.voids, heard.payment.void_requested),
+            (becomes, voids, false),
+            "{status:?} hears {news:?}"
+        );
     }
 }
 
@@ -98,14 +139,29 @@ fn a_capture_starts_from_authorised_alone() {
         };
         assert_eq!(got, expected, "{status:?}");
     }
-    let voided_meanwhile = Payment { void_requested: true, ..payment(Authorising) };
-    assert!(matches!(voided_meanwhile.capture(), Err(Refusal::Declined { code: "payment_voided", .. })));
+    let voided_meanwhile = Payment {
+        void_requested: true,
+        ..payment(Authorising)
+    };
+    assert!(matches!(
+        voided_meanwhile.capture(),
+        Err(Refusal::Declined {
+            code: "payment_voided",
+            ..
+        })
+    ));
 }
 
 #[test]
 fn a_late_capture_after_a_void_changes_nothing() {
     let voided = payment(Voided);
-    assert!(matches!(voided.capture(), Err(Refusal::Declined { code: "payment_voided", .. })));
+    assert!(matches!(
+        voided.capture(),
+        Err(Refusal::Declined {
+            code: "payment_voided",
+            ..
+        })
+    ));
     assert_eq!(voided.hear(&News::Captured), Err(Unexpected));
 }
 
@@ -140,11 +196,20 @@ fn a_refund_reserves_what_is_left_at_most() {
         let expected = match status {
             Captured => ["70", "70", "exceeds_captured", "1"],
             PartiallyRefunded => ["50", "exceeds_captured", "exceeds_captured", "1"],
-            Refunded => ["nothing_to_refund", "exceeds_captured", "exceeds_captured", "exceeds_captured"],
+            Refunded => [
+                "nothing_to_refund",
+                "exceeds_captured",
+                "exceeds_captured",
+                "exceeds_captured",
+            ],
             _ => ["not_captured"; 4],
         };
         for (wanted, expected) in [None, Some(70), Some(71), Some(1)].into_iter().zip(expected) {
-            assert_eq!(code(payment(status).refund(wanted)), expected, "{status:?}, {wanted:?} wanted");
+            assert_eq!(
+                code(payment(status).refund(wanted)),
+                expected,
+                "{status:?}, {wanted:?} wanted"
+            );
         }
     }
     assert_eq!(code(payment(Captured).refund(Some(0))), "nothing_to_refund");
@@ -162,7 +227,10 @@ fn the_remaining_refund_waits_for_refunds_on_their_way() {
             Created | Authorising | Authorised | Voiding => assert_eq!(answer, Err(NOT_CAPTURED), "{status:?}"),
         }
     }
-    let quiet = Payment { refunding: 0, ..payment(PartiallyRefunded) };
+    let quiet = Payment {
+        refunding: 0,
+        ..payment(PartiallyRefunded)
+    };
     let (reserved, amount) = quiet.refund_remaining().unwrap();
     assert_eq!((amount, reserved.refunding), (80, 80));
     let heard = reserved.hear(&News::Refunded { amount: 80 }).unwrap();
@@ -186,5 +254,8 @@ fn every_status_reads_back_what_it_writes() {
 fn assert_amounts(payment: &Payment) {
     assert!(0 <= payment.refunded && 0 <= payment.refunding, "{payment:?}");
     assert!(payment.refunded + payment.refunding <= payment.captured, "{payment:?}");
-    assert!(payment.captured <= payment.authorised && payment.authorised <= payment.amount.amount, "{payment:?}");
+    assert!(
+        payment.captured <= payment.authorised && payment.authorised <= payment.amount.amount,
+        "{payment:?}"
+    );
 }

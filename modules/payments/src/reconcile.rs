@@ -50,7 +50,13 @@ impl Books {
         let ledger = ledger::store::totals(db).await?;
         let unbalanced = ledger::store::count_unbalanced(db).await?;
         let quiet = open_before == 0 && store::count_open(db.read()).await? == 0 && before == ledger;
-        Ok(Comparison { quiet, ledger, payments, provider, unbalanced })
+        Ok(Comparison {
+            quiet,
+            ledger,
+            payments,
+            provider,
+            unbalanced,
+        })
     }
 
     /// Asks the provider now about every command without an outcome, however young; answers how many there were.
@@ -107,7 +113,10 @@ fn report(comparison: Result<Comparison, Fault>, now: Timestamp) {
             // A busy shop may find no quiet moment for long: that the books do not differ says little then.
             metrics::gauge!("banyan_payments_books_compared_timestamp_seconds").set(now.as_ms() as f64 / 1_000.0);
             if !found.agrees() {
-                tracing::error!(?found, "our books and the provider's differ: somebody must look into it");
+                tracing::error!(
+                    ?found,
+                    "our books and the provider's differ: somebody must look into it"
+                );
             }
         }
         Ok(_) => tracing::debug!("the books are not compared while money is on its way"),

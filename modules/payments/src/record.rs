@@ -32,12 +32,20 @@ pub enum Recorded {
 /// # Errors
 /// `unexpected_news`: the answer fits no state the payment is in, which a person must look into; nothing is changed.
 pub async fn record(db: &Db, id: Uuid, answer: Answer) -> Result<Recorded, Fault> {
-    let result = if matches!(answer, Answer::Accepted { .. }) { "accepted" } else { "declined" };
+    let result = if matches!(answer, Answer::Accepted { .. }) {
+        "accepted"
+    } else {
+        "declined"
+    };
     let recorded = db.write(move |tx| {
         let answer = answer.clone();
         async move {
-            let Some(command) = store::find_command(tx.conn(), id).await? else { return Ok(Recorded::Unknown) };
-            let (State::Started, Some(payment_id)) = (&command.state, command.payment_id) else { return Ok(Recorded::Before) };
+            let Some(command) = store::find_command(tx.conn(), id).await? else {
+                return Ok(Recorded::Unknown);
+            };
+            let (State::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
+                return Ok(Recorded::Before);
+            };
             if !store::answer_started(&tx, id, &Outcome::from(&answer)).await? {
                 return Ok(Recorded::Before);
             }
@@ -62,12 +70,18 @@ pub fn topic(payment: Uuid) -> String {
 
 async fn hear(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -> Result<Option<Uuid>, Fault> {
     let heard = payment.hear(news).map_err(|_| {
-        let detail = format!("payment {} is {} and hears {news:?} of command {}", payment.id, payment.status.as_str(), command.id);
+        let detail = format!(
+            "payment {} is {} and hears {news:?} of command {}",
+            payment.id,
+            payment.status.as_str(),
+            command.id
+        );
         Fault::internal("unexpected_news", detail)
     })?;
     let after = heard.payment;
     store::update(tx, &after).await?;
-    let moved = ledger::transaction_of(news, &after).map_err(|error| Fault::internal("ledger_unbalanced", error.to_string()))?;
+    let moved = ledger::transaction_of(news, &after)
+        .map_err(|error| Fault::internal("ledger_unbalanced", error.to_string()))?;
     if let Some(transaction) = moved {
         ledger::store::append(tx, after.id, command.id, &transaction).await?;
     }
@@ -75,10 +89,15 @@ async fn hear(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
     match heard.voids {
         Voids::Untouched => Ok(None),
         Voids::Start => store::start_requested_void(tx, after.id).await.map(Some),
-        Voids::Done => store::answer_voids(tx, after.id, &Outcome::Accepted).await.map(|()| None),
+        Voids::Done => store::answer_voids(tx, after.id, &Outcome::Accepted)
+            .await
+            .map(|()| None),
         Voids::Refused(code) => {
             let detail = "The authorisation can no longer be given up.".to_owned();
-            let refused = Outcome::Refused { code: code.to_owned(), detail };
+            let refused = Outcome::Refused {
+                code: code.to_owned(),
+                detail,
+            };
             store::answer_voids(tx, after.id, &refused).await.map(|()| None)
         }
     }
@@ -87,28 +106,64 @@ async fn hear(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
 async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -> Result<(), Fault> {
     let call = Call::by_module(tx.module()).traced(command.trace.as_deref().and_then(TraceParent::parse));
     let subject = topic(payment.id);
-    let (payment_id, order_id, user_id) = (payment.id.to_string(), payment.order_id.to_string(), payment.user_id.to_string());
+    let (payment_id, order_id, user_id) = (
+        payment.id.to_string(),
+        payment.order_id.to_string(),
+        payment.user_id.to_string(),
+    );
     let money = |amount| Some(payment.amount.with_amount(amount));
     match news {
         News::Authorised { .. } => {
-            let event = PaymentAuthorised { payment_id, order_id, user_id, amount: money(payment.authorised) };
+            let event = PaymentAuthorised {
+                payment_id,
+                order_id,
+                user_id,
+                amount: money(payment.authorised),
+            };
             outbox::append(tx, &call, &subject, &event).await?;
         }
         News::AuthorisationDeclined { code } => {
-            let event = PaymentDeclined { payment_id, order_id, user_id, code: code.clone() };
+            let event = PaymentDeclined {
+                payment_id,
+                order_id,
+                user_id,
+                code: code.clone(),
+            };
             outbox::append(tx, &call, &subject, &event).await?;
         }
         News::Captured => {
-            let event = PaymentCaptured { payment_id, order_id, user_id, amount: money(payment.captured) };
+            let event = PaymentCaptured {
+                payment_id,
+                order_id,
+                user_id,
+                amount: money(payment.captured),
+            };
             outbox::append(tx, &call, &subject, &event).await?;
         }
         News::Voided => {
-            outbox::append(tx, &call, &subject, &PaymentVoided { payment_id, order_id, user_id }).await?;
+            outbox::append(
+                tx,
+                &call,
+                &subject,
+                &PaymentVoided {
+                    payment_id,
+                    order_id,
+                    user_id,
+                },
+            )
+            .await?;
         }
         News::Refunded { amount } => {
             let (amount, refunded) = (money(*amount), money(payment.refunded));
             let reason = command.reason.clone().unwrap_or_default();
-            let event = PaymentRefunded { payment_id, order_id, user_id, amount, refunded, reason };
+            let event = PaymentRefunded {
+                payment_id,
+                order_id,
+                user_id,
+                amount,
+                refunded,
+                reason,
+            };
             outbox::append(tx, &call, &subject, &event).await?;
         }
         // The payment stands as before: whoever asked is told, and nobody else listens.

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use durable::Db;
 use payments_contract::{
-    AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment, InProgress,
-    PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided, authorisation, capture, refund, void,
+    AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
+    InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
+    authorisation, capture, refund, void,
 };
 use prost::Message;
 use shared_kernel::{Call, Fault, Money, Page, PageRequest, parse_id};
@@ -34,7 +35,12 @@ pub struct Service {
 impl Service {
     pub fn new(db: Db, provider: Arc<dyn Provider>, settings: Settings) -> Self {
         let calls = Calls::new(db.clone(), provider.clone(), settings.clone());
-        Service { db, provider, calls, settings }
+        Service {
+            db,
+            provider,
+            calls,
+            settings,
+        }
     }
 
     /// Sees a command through to its outcome, as far as the caller's patience goes; `None` while the outcome is unknown.
@@ -54,7 +60,9 @@ impl Service {
             }
             Begun::NotYet { for_command } => return self.wait_for(for_command, until).await.map(|()| None),
         };
-        let command = store::find_command(self.db.read(), id).await?.filter(|command| !command.is_open());
+        let command = store::find_command(self.db.read(), id)
+            .await?
+            .filter(|command| !command.is_open());
         match (command, ended) {
             // Somebody else may have brought the outcome.
             (Some(command), _) => Ok(Some(command)),
@@ -74,7 +82,13 @@ impl Service {
     ///
     /// # Errors
     /// `not_found`, `currency_mismatch`; `exceeds_captured`, `not_captured`, `nothing_to_refund` (conflict), which are remembered.
-    pub async fn refund_payment(&self, call: &Call, payment: Uuid, asked: Asked, wanted: Option<Money>) -> Result<MoneyCommand, Fault> {
+    pub async fn refund_payment(
+        &self,
+        call: &Call,
+        payment: Uuid,
+        asked: Asked,
+        wanted: Option<Money>,
+    ) -> Result<MoneyCommand, Fault> {
         let id = asked.id;
         let begun = begin::refund(&self.db, call, asked, payment, wanted).await?;
         let command = match self.settle(call, begun).await? {
@@ -105,13 +119,17 @@ impl Service {
                 }
             }
             Recorded::Before => self.calls.announce(event.reference),
-            Recorded::Unknown => tracing::debug!(reference = %event.reference, "a webhook about a command that is not ours"),
+            Recorded::Unknown => {
+                tracing::debug!(reference = %event.reference, "a webhook about a command that is not ours")
+            }
         }
         Ok(())
     }
 
     pub async fn find(&self, call: &Call, id: Uuid) -> Result<Payment, Fault> {
-        store::find_visible(self.db.read(), id, &call.actor).await?.ok_or_else(|| Fault::not_found("payment"))
+        store::find_visible(self.db.read(), id, &call.actor)
+            .await?
+            .ok_or_else(|| Fault::not_found("payment"))
     }
 
     pub async fn list(&self, call: &Call, order_id: Option<Uuid>, page: &PageRequest) -> Result<Page<Payment>, Fault> {
@@ -121,39 +139,60 @@ impl Service {
     pub async fn find_refund(&self, call: &Call, payment: Uuid, id: Uuid) -> Result<MoneyCommand, Fault> {
         let payment = self.find(call, payment).await?;
         let command = store::find_command(self.db.read(), id).await?;
-        let is_refund =
-            |command: &MoneyCommand| command.kind == Kind::Refund && command.payment_id == Some(payment.id) && command.started_at.is_some();
+        let is_refund = |command: &MoneyCommand| {
+            command.kind == Kind::Refund && command.payment_id == Some(payment.id) && command.started_at.is_some()
+        };
         command.filter(is_refund).ok_or_else(|| Fault::not_found("refund"))
     }
 
-    pub async fn list_refunds(&self, call: &Call, payment: Uuid, page: &PageRequest) -> Result<Page<MoneyCommand>, Fault> {
+    pub async fn list_refunds(
+        &self,
+        call: &Call,
+        payment: Uuid,
+        page: &PageRequest,
+    ) -> Result<Page<MoneyCommand>, Fault> {
         let payment = self.find(call, payment).await?;
         store::list_refunds(self.db.read(), payment.id, page).await
     }
 
     fn in_progress(&self) -> InProgress {
-        InProgress { retry_after_ms: i64::try_from(self.settings.retry_after_ms).unwrap_or(i64::MAX) }
+        InProgress {
+            retry_after_ms: i64::try_from(self.settings.retry_after_ms).unwrap_or(i64::MAX),
+        }
     }
 }
 
 /// What was asked under `command_id`; the message's bytes tell one request from another.
 fn asked(command_id: &str, kind: Kind, request: &impl Message) -> Result<Asked, Fault> {
-    Ok(Asked::new(parse_id("command_id", command_id)?, kind, &request.encode_to_vec()))
+    Ok(Asked::new(
+        parse_id("command_id", command_id)?,
+        kind,
+        &request.encode_to_vec(),
+    ))
 }
 
 fn outcome_of(command: &MoneyCommand) -> Result<&Outcome, Fault> {
     match &command.state {
         State::Answered(outcome) => Ok(outcome),
-        State::Requested | State::Started => Err(Fault::internal("command_open", format!("command {} has no outcome", command.id))),
+        State::Requested | State::Started => Err(Fault::internal(
+            "command_open",
+            format!("command {} has no outcome", command.id),
+        )),
     }
 }
 
 fn decline(command: &MoneyCommand, code: String, detail: String) -> Decline {
-    Decline { code, detail, payment_id: reference(command).payment_id }
+    Decline {
+        code,
+        detail,
+        payment_id: reference(command).payment_id,
+    }
 }
 
 fn reference(command: &MoneyCommand) -> PaymentReference {
-    PaymentReference { payment_id: command.payment_id.map(|id| id.to_string()).unwrap_or_default() }
+    PaymentReference {
+        payment_id: command.payment_id.map(|id| id.to_string()).unwrap_or_default(),
+    }
 }
 
 /// The answer has no word for a "no" here: voids and refunds of what exists are granted, or something needs a person.
@@ -168,15 +207,22 @@ fn check_amount(amount: Option<Money>) -> Result<Money, Fault> {
     let wrong = |detail: &str| Fault::invalid("invalid_amount", detail).at("/amount", detail);
     let amount = amount.ok_or_else(|| wrong("The amount is missing."))?;
     Money::new(amount.amount, &amount.currency).map_err(|error| wrong(&error.to_string()))?;
-    if amount.amount < 0 { Err(wrong("The amount is negative.")) } else { Ok(amount) }
+    if amount.amount < 0 {
+        Err(wrong("The amount is negative."))
+    } else {
+        Ok(amount)
+    }
 }
 
 fn check_method(method: String) -> Result<String, Fault> {
     if (1..=200).contains(&method.len()) {
         return Ok(method);
     }
-    Err(Fault::invalid("invalid_payment_method", "A payment method is a provider's token of 1 to 200 bytes.")
-        .at("/payment_method", "length"))
+    Err(Fault::invalid(
+        "invalid_payment_method",
+        "A payment method is a provider's token of 1 to 200 bytes.",
+    )
+    .at("/payment_method", "length"))
 }
 
 #[async_trait]
@@ -195,7 +241,9 @@ impl Payments for Service {
             None => Answer::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
                 Outcome::Accepted => Answer::Authorised(reference(&command)),
-                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(decline(&command, code, detail)),
+                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => {
+                    Answer::Declined(decline(&command, code, detail))
+                }
                 Outcome::Undone => Answer::Undone(AlreadyVoided {}),
             },
         };
@@ -210,7 +258,9 @@ impl Payments for Service {
             None => Answer::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
                 Outcome::Accepted => Answer::Captured(reference(&command)),
-                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Answer::Declined(decline(&command, code, detail)),
+                Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => {
+                    Answer::Declined(decline(&command, code, detail))
+                }
                 Outcome::Undone => return Err(refused(&Outcome::Undone)),
             },
         };
@@ -220,7 +270,10 @@ impl Payments for Service {
     async fn void_payment(&self, call: &Call, request: VoidPayment) -> Result<Void, Fault> {
         use void::Outcome as Answer;
         let asked = asked(&request.command_id, Kind::Void, &request)?;
-        let (undoes, order_id) = (parse_id("undoes", &request.undoes)?, parse_id("order_id", &request.order_id)?);
+        let (undoes, order_id) = (
+            parse_id("undoes", &request.undoes)?,
+            parse_id("order_id", &request.order_id)?,
+        );
         let begun = begin::void(&self.db, call, asked, undoes, order_id).await?;
         let answer = match self.settle(call, begun).await? {
             None => Answer::InProgress(self.in_progress()),
@@ -239,7 +292,9 @@ impl Payments for Service {
         let answer = match self.settle(call, begun).await? {
             None => Answer::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)? {
-                Outcome::Accepted => Answer::Refunded(Refunded { amount: Some(command.amount.clone()) }),
+                Outcome::Accepted => Answer::Refunded(Refunded {
+                    amount: Some(command.amount.clone()),
+                }),
                 other => return Err(refused(other)),
             },
         };
@@ -249,7 +304,9 @@ impl Payments for Service {
     async fn find_payment(&self, call: &Call, request: FindPayment) -> Result<FoundPayment, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let payment = store::find_visible_of_order(self.db.read(), order_id, &call.actor).await?;
-        Ok(FoundPayment { payment: payment.map(told) })
+        Ok(FoundPayment {
+            payment: payment.map(told),
+        })
     }
 }
 

@@ -61,7 +61,11 @@ impl Default for Settings {
 
 impl Default for SandboxSettings {
     fn default() -> Self {
-        SandboxSettings { slow_ms: 3_000, timeout_ms: 2_500, webhook_delay_ms: 200 }
+        SandboxSettings {
+            slow_ms: 3_000,
+            timeout_ms: 2_500,
+            webhook_delay_ms: 200,
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use durable::{Tx, fault, is_unique_violation, lost_race};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    TryInsertResult, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, TryInsertResult, sea_query::Expr,
 };
 use shared_kernel::{Actor, Cursor, Fault, Money, Page, PageRequest, Role, Timestamp};
 use uuid::Uuid;
@@ -15,7 +15,8 @@ use crate::{
 
 mod payment {
     use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait, Uuid,
     };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -49,7 +50,8 @@ mod payment {
 
 mod money_command {
     use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait, Uuid,
     };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -80,7 +82,11 @@ mod money_command {
 
 /// The payment of an order, whoever asks: for the commands.
 pub async fn find_of_order(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<Payment>, Fault> {
-    let row = payment::Entity::find().filter(payment::Column::OrderId.eq(order_id)).one(conn).await.map_err(fault)?;
+    let row = payment::Entity::find()
+        .filter(payment::Column::OrderId.eq(order_id))
+        .one(conn)
+        .await
+        .map_err(fault)?;
     row.map(Payment::try_from).transpose()
 }
 
@@ -91,13 +97,23 @@ pub async fn load(conn: &impl ConnectionTrait, id: Uuid) -> Result<Payment, Faul
 
 /// The payment if the actor may see it; somebody else's looks like a missing one.
 pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
-    let row = payment::Entity::find_by_id(id).filter(visible_to(actor)).one(conn).await.map_err(fault)?;
+    let row = payment::Entity::find_by_id(id)
+        .filter(visible_to(actor))
+        .one(conn)
+        .await
+        .map_err(fault)?;
     row.map(Payment::try_from).transpose()
 }
 
 /// The payment of an order if the actor may see it.
-pub async fn find_visible_of_order(conn: &impl ConnectionTrait, order_id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
-    let query = payment::Entity::find().filter(payment::Column::OrderId.eq(order_id)).filter(visible_to(actor));
+pub async fn find_visible_of_order(
+    conn: &impl ConnectionTrait,
+    order_id: Uuid,
+    actor: &Actor,
+) -> Result<Option<Payment>, Fault> {
+    let query = payment::Entity::find()
+        .filter(payment::Column::OrderId.eq(order_id))
+        .filter(visible_to(actor));
     query.one(conn).await.map_err(fault)?.map(Payment::try_from).transpose()
 }
 
@@ -108,7 +124,10 @@ pub async fn list_visible(
     page: &PageRequest,
     actor: &Actor,
 ) -> Result<Page<Payment>, Fault> {
-    let mut query = payment::Entity::find().filter(visible_to(actor)).order_by_desc(payment::Column::Id).limit(page.fetch_limit());
+    let mut query = payment::Entity::find()
+        .filter(visible_to(actor))
+        .order_by_desc(payment::Column::Id)
+        .limit(page.fetch_limit());
     if let Some(order_id) = order_id {
         query = query.filter(payment::Column::OrderId.eq(order_id));
     }
@@ -121,7 +140,11 @@ pub async fn list_visible(
 }
 
 /// The refunds of a payment, newest first; those our own rules refused are none.
-pub async fn list_refunds(conn: &impl ConnectionTrait, payment_id: Uuid, page: &PageRequest) -> Result<Page<MoneyCommand>, Fault> {
+pub async fn list_refunds(
+    conn: &impl ConnectionTrait,
+    payment_id: Uuid,
+    page: &PageRequest,
+) -> Result<Page<MoneyCommand>, Fault> {
     use money_command::Column;
     let mut query = money_command::Entity::find()
         .filter(Column::PaymentId.eq(payment_id))
@@ -133,11 +156,16 @@ pub async fn list_refunds(conn: &impl ConnectionTrait, payment_id: Uuid, page: &
     if let Some(Cursor(after)) = &page.after {
         let (at, id) = after.split_once(' ').ok_or_else(web::bad_cursor)?;
         let at: i64 = at.parse().map_err(|_| web::bad_cursor())?;
-        let same_moment = Condition::all().add(Column::CreatedAt.eq(at)).add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
+        let same_moment = Condition::all()
+            .add(Column::CreatedAt.eq(at))
+            .add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
         query = query.filter(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
     }
     let rows = query.all(conn).await.map_err(fault)?;
-    let refunds = rows.into_iter().map(MoneyCommand::try_from).collect::<Result<Vec<_>, _>>()?;
+    let refunds = rows
+        .into_iter()
+        .map(MoneyCommand::try_from)
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(refunds, |refund| format!("{} {}", refund.created_at.as_ms(), refund.id)))
 }
 
@@ -157,7 +185,10 @@ fn visible_to(actor: &Actor) -> Condition {
 /// False if the order has a payment already.
 pub async fn insert(tx: &Tx, new: &Payment) -> Result<bool, Fault> {
     let insert = payment::Entity::insert(row_of(new, tx.clock().now(), new.version));
-    let done = insert.on_conflict_do_nothing_on([payment::Column::OrderId]).exec_without_returning(tx.conn()).await;
+    let done = insert
+        .on_conflict_do_nothing_on([payment::Column::OrderId])
+        .exec_without_returning(tx.conn())
+        .await;
     Ok(matches!(done.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
@@ -191,7 +222,9 @@ pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault
         Ok(TryInsertResult::Inserted(1)) => Ok(()),
         Ok(_) => Err(lost_race("the command came in twice")),
         // PostgreSQL may find a twin that begins at the same moment by the index on commands on their way before it finds it by its id.
-        Err(error) if is_unique_violation(&error) => Err(lost_race("the command, or another like it, came in at the same moment")),
+        Err(error) if is_unique_violation(&error) => {
+            Err(lost_race("the command, or another like it, came in at the same moment"))
+        }
         Err(error) => Err(fault(error)),
     }
 }
@@ -226,13 +259,25 @@ pub async fn start_requested_void(tx: &Tx, payment_id: Uuid) -> Result<Uuid, Fau
         .order_by_asc(Column::CreatedAt)
         .order_by_asc(Column::Id);
     let row = waiting.one(tx.conn()).await.map_err(fault)?;
-    let id = row.ok_or_else(|| Fault::internal("void_lost", format!("payment {payment_id} remembers a void that is not there")))?.id;
+    let id = row
+        .ok_or_else(|| {
+            Fault::internal(
+                "void_lost",
+                format!("payment {payment_id} remembers a void that is not there"),
+            )
+        })?
+        .id;
     let started = money_command::ActiveModel {
         state: Set(STARTED.to_owned()),
         started_at: Set(Some(tx.clock().now().as_ms())),
         ..Default::default()
     };
-    money_command::Entity::update_many().set(started).filter(Column::Id.eq(id)).exec(tx.conn()).await.map_err(fault)?;
+    money_command::Entity::update_many()
+        .set(started)
+        .filter(Column::Id.eq(id))
+        .exec(tx.conn())
+        .await
+        .map_err(fault)?;
     Ok(id)
 }
 
@@ -252,11 +297,21 @@ pub async fn list_open(conn: &impl ConnectionTrait, before: Timestamp, limit: u6
         .filter(money_command::Column::StartedAt.lte(before.as_ms()))
         .order_by_asc(money_command::Column::StartedAt)
         .limit(limit);
-    Ok(query.all(conn).await.map_err(fault)?.into_iter().map(|row| row.id).collect())
+    Ok(query
+        .all(conn)
+        .await
+        .map_err(fault)?
+        .into_iter()
+        .map(|row| row.id)
+        .collect())
 }
 
 pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
-    money_command::Entity::find().filter(Expr::cust(WITHOUT_OUTCOME)).count(conn).await.map_err(fault)
+    money_command::Entity::find()
+        .filter(Expr::cust(WITHOUT_OUTCOME))
+        .count(conn)
+        .await
+        .map_err(fault)
 }
 
 /// In the words of the index on it, or neither database would use that.
@@ -265,7 +320,10 @@ const WITHOUT_OUTCOME: &str = "state in ('requested', 'started')";
 /// Holds a command's row until the transaction ends, as whoever is about to record its outcome does. For PostgreSQL.
 #[cfg(test)]
 pub async fn hold_command(tx: &Tx, id: Uuid) {
-    let held = money_command::Entity::find_by_id(id).lock_exclusive().one(tx.conn()).await;
+    let held = money_command::Entity::find_by_id(id)
+        .lock_exclusive()
+        .one(tx.conn())
+        .await;
     held.expect("the row can be locked").expect("there is such a command");
 }
 
@@ -273,8 +331,13 @@ pub async fn hold_command(tx: &Tx, id: Uuid) {
 #[cfg(test)]
 pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
     let sql = "select count(*) as waiting from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    let row = conn.query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql)).await;
-    row.expect("the activity can be read").expect("a row").try_get("", "waiting").expect("a count")
+    let row = conn
+        .query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql))
+        .await;
+    row.expect("the activity can be read")
+        .expect("a row")
+        .try_get("", "waiting")
+        .expect("a count")
 }
 
 const REQUESTED: &str = "requested";
@@ -313,7 +376,10 @@ impl TryFrom<payment::Model> for Payment {
             order_id: row.order_id,
             user_id: row.user_id,
             status,
-            amount: Money { amount: row.amount, currency: row.currency },
+            amount: Money {
+                amount: row.amount,
+                currency: row.currency,
+            },
             authorised: row.authorised_amount,
             captured: row.captured_amount,
             refunded: row.refunded_amount,
@@ -369,7 +435,9 @@ impl TryFrom<money_command::Model> for MoneyCommand {
         let state = match (row.state.as_str(), &row.outcome) {
             (REQUESTED, _) => State::Requested,
             (STARTED, _) => State::Started,
-            (ANSWERED, Some(json)) => State::Answered(serde_json::from_str(json).map_err(|_| unreadable("outcome", json))?),
+            (ANSWERED, Some(json)) => {
+                State::Answered(serde_json::from_str(json).map_err(|_| unreadable("outcome", json))?)
+            }
             (other, _) => return Err(unreadable("state", other)),
         };
         Ok(MoneyCommand {
@@ -378,7 +446,10 @@ impl TryFrom<money_command::Model> for MoneyCommand {
             fingerprint: row.fingerprint,
             payment_id: row.payment_id,
             order_id: row.order_id,
-            amount: Money { amount: row.amount, currency: row.currency },
+            amount: Money {
+                amount: row.amount,
+                currency: row.currency,
+            },
             reason: row.reason,
             state,
             trace: row.traceparent,
@@ -413,10 +484,19 @@ mod tests {
         ] {
             db.execute_unprepared(tables).await.unwrap();
         }
-        let query = money_command::Entity::find().filter(Expr::cust(WITHOUT_OUTCOME)).build(DbBackend::Sqlite).to_string();
-        let plan = Statement::from_string(DbBackend::Sqlite, format!("explain query plan select count(*) from ({query})"));
+        let query = money_command::Entity::find()
+            .filter(Expr::cust(WITHOUT_OUTCOME))
+            .build(DbBackend::Sqlite)
+            .to_string();
+        let plan = Statement::from_string(
+            DbBackend::Sqlite,
+            format!("explain query plan select count(*) from ({query})"),
+        );
         let steps = db.query_all_raw(plan).await.unwrap();
         let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
-        assert!(steps.iter().any(|step| step.contains("money_command_without_outcome")), "{steps:#?}");
+        assert!(
+            steps.iter().any(|step| step.contains("money_command_without_outcome")),
+            "{steps:#?}"
+        );
     }
 }

@@ -16,34 +16,57 @@ pub const SIGNATURE: &str = "Webhook-Signature";
 /// The header's value for `body`.
 pub fn sign(secret: &[u8], body: &[u8], now: Timestamp) -> String {
     let seconds = now.as_ms() / 1_000;
-    format!("t={seconds},v1={}", hex::encode(mac(secret, seconds, body).finalize().into_bytes()))
+    format!(
+        "t={seconds},v1={}",
+        hex::encode(mac(secret, seconds, body).finalize().into_bytes())
+    )
 }
 
 /// Reads a webhook's body if `signature` is ours and fresh.
 ///
 /// # Errors
 /// `invalid_signature` (unauthenticated), also for one that is too old; `malformed_webhook` for a well-signed body that is no event.
-pub fn read(secret: &[u8], signature: &str, body: &[u8], now: Timestamp, tolerance: Duration) -> Result<WebhookEvent, Fault> {
+pub fn read(
+    secret: &[u8],
+    signature: &str,
+    body: &[u8],
+    now: Timestamp,
+    tolerance: Duration,
+) -> Result<WebhookEvent, Fault> {
     verify(secret, signature, body, now, tolerance).ok_or_else(|| {
-        Fault::unauthenticated("invalid_signature", "The webhook is not signed by its provider, or was signed too long ago.")
+        Fault::unauthenticated(
+            "invalid_signature",
+            "The webhook is not signed by its provider, or was signed too long ago.",
+        )
     })?;
-    serde_json::from_slice(body).map_err(|error| Fault::malformed("malformed_webhook", format!("The webhook's body is no event: {error}.")))
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::malformed("malformed_webhook", format!("The webhook's body is no event: {error}.")))
 }
 
 fn verify(secret: &[u8], signature: &str, body: &[u8], now: Timestamp, tolerance: Duration) -> Option<()> {
-    let parts: Vec<(&str, &str)> = signature.split(',').filter_map(|part| part.trim().split_once('=')).collect();
+    let parts: Vec<(&str, &str)> = signature
+        .split(',')
+        .filter_map(|part| part.trim().split_once('='))
+        .collect();
     let seconds: i64 = parts.iter().find(|(name, _)| *name == "t")?.1.parse().ok()?;
     let signed_at = Timestamp::from_ms(seconds.checked_mul(1_000)?);
     if now.since(signed_at) > tolerance || signed_at.since(now) > tolerance {
         return None;
     }
-    let signatures = parts.iter().filter(|(name, _)| *name == "v1").filter_map(|(_, value)| hex::decode(value).ok());
+    let signatures = parts
+        .iter()
+        .filter(|(name, _)| *name == "v1")
+        .filter_map(|(_, value)| hex::decode(value).ok());
     // `verify_slice` compares in constant time.
-    signatures.take(8).any(|given| mac(secret, seconds, body).verify_slice(&given).is_ok()).then_some(())
+    signatures
+        .take(8)
+        .any(|given| mac(secret, seconds, body).verify_slice(&given).is_ok())
+        .then_some(())
 }
 
 fn mac(secret: &[u8], seconds: i64, body: &[u8]) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
     mac.update(seconds.to_string().as_bytes());
     mac.update(b".");
     mac.update(body);
@@ -62,11 +85,17 @@ mod tests {
 
     fn body() -> Vec<u8> {
         let answer = Answer::Accepted { id: "auth_1".into() };
-        serde_json::to_vec(&WebhookEvent { id: Uuid::from_u128(1), reference: Uuid::from_u128(2), answer }).unwrap()
+        serde_json::to_vec(&WebhookEvent {
+            id: Uuid::from_u128(1),
+            reference: Uuid::from_u128(2),
+            answer,
+        })
+        .unwrap()
     }
 
     fn code(signature: &str, body: &[u8], now: Timestamp) -> String {
-        read(b"secret", signature, body, now, TOLERANCE).map_or_else(|fault| fault.code, |event| event.reference.to_string())
+        read(b"secret", signature, body, now, TOLERANCE)
+            .map_or_else(|fault| fault.code, |event| event.reference.to_string())
     }
 
     #[test]
@@ -108,7 +137,10 @@ mod tests {
             (NOW.plus(TOLERANCE), Uuid::from_u128(2).to_string()),
             (NOW.plus(TOLERANCE + Duration::from_secs(1)), "invalid_signature".into()),
             (NOW.minus(TOLERANCE), Uuid::from_u128(2).to_string()),
-            (NOW.minus(TOLERANCE + Duration::from_secs(1)), "invalid_signature".into()),
+            (
+                NOW.minus(TOLERANCE + Duration::from_secs(1)),
+                "invalid_signature".into(),
+            ),
         ] {
             assert_eq!(code(&signature, &body(), now), expected);
         }

@@ -70,20 +70,36 @@ async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         assert_eq!(until_known(|| authorise(&order, &shop)).await, "authorised");
         let payment = order.payment(&shop).await;
-        assert_eq!((payment.status.as_str(), payment.amount, payment.captured), ("authorised", Some(euros(10_000)), Some(euros(0))));
+        assert_eq!(
+            (payment.status.as_str(), payment.amount, payment.captured),
+            ("authorised", Some(euros(10_000)), Some(euros(0)))
+        );
         assert_eq!(until_known(|| capture(&order, &shop)).await, "captured");
         assert_eq!(order.payment(&shop).await.captured, Some(euros(10_000)));
         assert_eq!(until_known(|| refund(&order, &shop)).await, "refunded");
         let payment = order.payment(&shop).await;
-        assert_eq!((payment.status.as_str(), payment.refunded), ("refunded", Some(euros(10_000))));
+        assert_eq!(
+            (payment.status.as_str(), payment.refunded),
+            ("refunded", Some(euros(10_000)))
+        );
 
         let events = told(&shop.db).await;
-        let kinds: Vec<_> = events.iter().map(|event| event.kind.rsplit('.').next().unwrap().to_owned()).collect();
+        let kinds: Vec<_> = events
+            .iter()
+            .map(|event| event.kind.rsplit('.').next().unwrap().to_owned())
+            .collect();
         assert_eq!(kinds, ["PaymentAuthorised", "PaymentCaptured", "PaymentRefunded"]);
         assert_eq!(events.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(events.iter().all(|event| event.subject == format!("payment/{}", payment.id)));
+        assert!(
+            events
+                .iter()
+                .all(|event| event.subject == format!("payment/{}", payment.id))
+        );
         let refunded: PaymentRefunded = events[2].find().unwrap().unwrap();
-        assert_eq!((refunded.amount, refunded.refunded, refunded.reason.as_str()), (Some(euros(10_000)), Some(euros(10_000)), "cancelled"));
+        assert_eq!(
+            (refunded.amount, refunded.refunded, refunded.reason.as_str()),
+            (Some(euros(10_000)), Some(euros(10_000)), "cancelled")
+        );
         assert!(shop.offers.books.compare().await.unwrap().agrees());
     })
     .await;
@@ -96,22 +112,59 @@ async fn each_sandbox_method_does_what_its_name_says() {
         let mut expected_effects = 0;
         for (method, first_answer, authorised, captured, status) in [
             ("pm_card_visa", "authorised", "authorised", "captured", "captured"),
-            ("pm_card_declined", "card_declined", "card_declined", "payment_declined", "declined"),
-            ("pm_card_insufficient_funds", "insufficient_funds", "insufficient_funds", "payment_declined", "declined"),
+            (
+                "pm_card_declined",
+                "card_declined",
+                "card_declined",
+                "payment_declined",
+                "declined",
+            ),
+            (
+                "pm_card_insufficient_funds",
+                "insufficient_funds",
+                "insufficient_funds",
+                "payment_declined",
+                "declined",
+            ),
             ("pm_card_timeout", "in_progress", "authorised", "captured", "captured"),
             ("pm_card_slow", "in_progress", "authorised", "captured", "captured"),
-            ("pm_card_capture_fails_once", "authorised", "authorised", "captured", "captured"),
-            ("pm_card_capture_declined", "authorised", "authorised", "capture_declined", "authorised"),
-            ("pm_card_of_nobody", "invalid_payment_method", "invalid_payment_method", "payment_declined", "declined"),
+            (
+                "pm_card_capture_fails_once",
+                "authorised",
+                "authorised",
+                "captured",
+                "captured",
+            ),
+            (
+                "pm_card_capture_declined",
+                "authorised",
+                "authorised",
+                "capture_declined",
+                "authorised",
+            ),
+            (
+                "pm_card_of_nobody",
+                "invalid_payment_method",
+                "invalid_payment_method",
+                "payment_declined",
+                "declined",
+            ),
         ] {
             let order = Order::paying_by(method);
             let answer = authorise(&order, &shop).await;
             // A busy machine may take longer than the 200 ms of patience, but never less than the provider's 400.
             assert!(answer == first_answer || answer == "in_progress", "{method}: {answer}");
-            assert!(first_answer != "in_progress" || answer == first_answer, "{method}: {answer}");
+            assert!(
+                first_answer != "in_progress" || answer == first_answer,
+                "{method}: {answer}"
+            );
             assert_eq!(until_known(|| authorise(&order, &shop)).await, authorised, "{method}");
             if method == "pm_card_capture_fails_once" {
-                assert_eq!(capture(&order, &shop).await, "in_progress", "the first capture meets a 503");
+                assert_eq!(
+                    capture(&order, &shop).await,
+                    "in_progress",
+                    "the first capture meets a 503"
+                );
             }
             assert_eq!(until_known(|| capture(&order, &shop)).await, captured, "{method}");
             assert_eq!(order.payment(&shop).await.status, status, "{method}");
@@ -122,7 +175,10 @@ async fn each_sandbox_method_does_what_its_name_says() {
         }
         let found = shop.offers.books.compare().await.unwrap();
         assert!(found.quiet && found.agrees(), "{found:?}");
-        assert_eq!((found.provider[0].captured, found.provider[0].authorised), (expected_effects, 0));
+        assert_eq!(
+            (found.provider[0].captured, found.provider[0].authorised),
+            (expected_effects, 0)
+        );
     })
     .await;
 }
@@ -161,22 +217,75 @@ async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
     on_both("payments", |db| async move {
         let shop = Shop::open(db).await;
         let good = Order::paying_by("pm_card_visa");
-        let money = |amount, currency: &str| Some(Money { amount, currency: currency.into() });
+        let money = |amount, currency: &str| {
+            Some(Money {
+                amount,
+                currency: currency.into(),
+            })
+        };
         for (order, code) in [
-            (Order { amount: None, ..good.clone() }, "invalid_amount"),
-            (Order { amount: money(-1, "EUR"), ..good.clone() }, "invalid_amount"),
-            (Order { amount: money(1, "QQQ"), ..good.clone() }, "invalid_amount"),
-            (Order { method: String::new(), ..good.clone() }, "invalid_payment_method"),
-            (Order { method: "x".repeat(201), ..good.clone() }, "invalid_payment_method"),
+            (
+                Order {
+                    amount: None,
+                    ..good.clone()
+                },
+                "invalid_amount",
+            ),
+            (
+                Order {
+                    amount: money(-1, "EUR"),
+                    ..good.clone()
+                },
+                "invalid_amount",
+            ),
+            (
+                Order {
+                    amount: money(1, "QQQ"),
+                    ..good.clone()
+                },
+                "invalid_amount",
+            ),
+            (
+                Order {
+                    method: String::new(),
+                    ..good.clone()
+                },
+                "invalid_payment_method",
+            ),
+            (
+                Order {
+                    method: "x".repeat(201),
+                    ..good.clone()
+                },
+                "invalid_payment_method",
+            ),
         ] {
             assert_eq!(authorise(&order, &shop).await, code, "{order:?}");
         }
-        let bad_id = payments_contract::AuthorisePayment { command_id: "one".into(), ..good.authorisation() };
-        assert_eq!(shop.offers.contract.authorise_payment(&orders(), bad_id).await.unwrap_err().code, "invalid_id");
-        for fault in [good.capture(&shop).await.unwrap_err(), good.refund(&shop).await.unwrap_err()] {
+        let bad_id = payments_contract::AuthorisePayment {
+            command_id: "one".into(),
+            ..good.authorisation()
+        };
+        assert_eq!(
+            shop.offers
+                .contract
+                .authorise_payment(&orders(), bad_id)
+                .await
+                .unwrap_err()
+                .code,
+            "invalid_id"
+        );
+        for fault in [
+            good.capture(&shop).await.unwrap_err(),
+            good.refund(&shop).await.unwrap_err(),
+        ] {
             assert_eq!(fault.kind, FaultKind::NotFound);
         }
-        assert_eq!(until_known(|| authorise(&good, &shop)).await, "authorised", "nothing of it was remembered");
+        assert_eq!(
+            until_known(|| authorise(&good, &shop)).await,
+            "authorised",
+            "nothing of it was remembered"
+        );
     })
     .await;
 }
@@ -184,7 +293,13 @@ async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_costs_nothing_goes_the_same_way() {
     on_both("payments", |db| async move {
-        let (shop, order) = (Shop::open(db).await, Order { amount: Some(euros(0)), ..Order::paying_by("pm_card_visa") });
+        let (shop, order) = (
+            Shop::open(db).await,
+            Order {
+                amount: Some(euros(0)),
+                ..Order::paying_by("pm_card_visa")
+            },
+        );
         assert_eq!(until_known(|| authorise(&order, &shop)).await, "authorised");
         assert_eq!(until_known(|| capture(&order, &shop)).await, "captured");
         assert_eq!(refund(&order, &shop).await, "refunded");
@@ -220,7 +335,11 @@ async fn events_belong_to_the_trace_of_whoever_asked() {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         let trace = TraceParent::start(Uuid::new_v4(), 7);
         let call = orders().traced(Some(trace.clone()));
-        shop.offers.contract.authorise_payment(&call, order.authorisation()).await.unwrap();
+        shop.offers
+            .contract
+            .authorise_payment(&call, order.authorisation())
+            .await
+            .unwrap();
         until_known(|| authorise(&order, &shop)).await;
         assert_eq!(told(&shop.db).await[0].traceparent, Some(trace.to_string()));
     })
@@ -244,15 +363,32 @@ impl Bus for NoBus {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_machinery_ends_what_nobody_asks_for_again() {
     on_both("payments", |db| async move {
-        let quick = payments::Settings { reconcile_every_ms: 50, reconcile_after_ms: 0, ..settings() };
-        let (shop, order) = (Shop::open_with(db, quick).await, Order::paying_by("pm_card_capture_fails_once"));
+        let quick = payments::Settings {
+            reconcile_every_ms: 50,
+            reconcile_after_ms: 0,
+            ..settings()
+        };
+        let (shop, order) = (
+            Shop::open_with(db, quick).await,
+            Order::paying_by("pm_card_capture_fails_once"),
+        );
         until_known(|| authorise(&order, &shop)).await;
         assert_eq!(capture(&order, &shop).await, "in_progress");
         let stop = CancellationToken::new();
-        let running = shop.offers.machinery.clone().run(Arc::new(NoBus), HashMap::new(), stop.clone());
-        eventually("the reconciler captures", SOON, || async { order.payment(&shop).await.status == "captured" }).await;
+        let running = shop
+            .offers
+            .machinery
+            .clone()
+            .run(Arc::new(NoBus), HashMap::new(), stop.clone());
+        eventually("the reconciler captures", SOON, || async {
+            order.payment(&shop).await.status == "captured"
+        })
+        .await;
         stop.cancel();
-        tokio::time::timeout(SOON, running).await.expect("the machinery stops").unwrap();
+        tokio::time::timeout(SOON, running)
+            .await
+            .expect("the machinery stops")
+            .unwrap();
     })
     .await;
 }
@@ -261,16 +397,30 @@ async fn the_machinery_ends_what_nobody_asks_for_again() {
 async fn a_webhook_brings_an_outcome_that_the_answer_did_not() {
     on_both("payments", |db| async move {
         // The call is given up long before the provider answers, and nobody reconciles: only the webhook is left.
-        let mut deaf = payments::Settings { call_give_up_ms: 100, reconcile_every_ms: 600_000, ..settings() };
+        let mut deaf = payments::Settings {
+            call_give_up_ms: 100,
+            reconcile_every_ms: 600_000,
+            ..settings()
+        };
         deaf.sandbox.timeout_ms = 300;
         let (shop, order) = (Shop::open_with(db, deaf).await, Order::paying_by("pm_card_timeout"));
         let stop = CancellationToken::new();
-        let running = shop.offers.machinery.clone().run(Arc::new(NoBus), HashMap::new(), stop.clone());
+        let running = shop
+            .offers
+            .machinery
+            .clone()
+            .run(Arc::new(NoBus), HashMap::new(), stop.clone());
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(authorise(&order, &shop).await, "in_progress");
-        eventually("the webhook is heard", SOON, || async { order.payment(&shop).await.status == "authorised" }).await;
+        eventually("the webhook is heard", SOON, || async {
+            order.payment(&shop).await.status == "authorised"
+        })
+        .await;
         stop.cancel();
-        tokio::time::timeout(SOON, running).await.expect("the machinery stops").unwrap();
+        tokio::time::timeout(SOON, running)
+            .await
+            .expect("the machinery stops")
+            .unwrap();
     })
     .await;
 }

@@ -20,7 +20,10 @@ struct Desk {
 
 impl Desk {
     async fn open(db: Db) -> Self {
-        let patient = payments::Settings { call_limit_ms: 3_000, ..support::settings() };
+        let patient = payments::Settings {
+            call_limit_ms: 3_000,
+            ..support::settings()
+        };
         let shop = Shop::open_with(db, patient).await;
         let site = Site::of(shop.offers.routes.clone());
         Desk { shop, site }
@@ -31,7 +34,9 @@ impl Desk {
     }
 
     async fn refund(&self, payment: &str, key: &str, body: Value) -> Reply {
-        let request = post(&format!("/api/v1/payments/{payment}/refunds")).insert_header(("Idempotency-Key", key)).set_json(body);
+        let request = post(&format!("/api/v1/payments/{payment}/refunds"))
+            .insert_header(("Idempotency-Key", key))
+            .set_json(body);
         self.as_staff(request).await
     }
 }
@@ -47,7 +52,10 @@ async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
         let shown = desk.site.ask_as(order.user, &customer, get(&path)).await;
         assert_eq!(shown.status, 200, "{}", shown.body);
         let mut body = shown.json();
-        body.as_object_mut().unwrap().remove("created_at").expect("it has a date");
+        body.as_object_mut()
+            .unwrap()
+            .remove("created_at")
+            .expect("it has a date");
         let euros = |amount: i64| json!({ "amount": amount, "currency": "EUR" });
         let expected = json!({ "id": payment, "order_id": order.id, "status": "captured", "amount": euros(10_000),
             "captured": euros(10_000), "refunded": euros(0) });
@@ -71,23 +79,44 @@ async fn a_list_holds_what_its_reader_may_see_newest_first() {
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
         let ids = |reply: &Reply| -> Vec<String> {
             let items = reply.json()["items"].as_array().cloned().unwrap_or_default();
-            items.iter().map(|item| item["order_id"].as_str().unwrap().to_owned()).collect()
+            items
+                .iter()
+                .map(|item| item["order_id"].as_str().unwrap().to_owned())
+                .collect()
         };
-        let own = desk.site.ask_as(one.user, &[Role::Customer], get("/api/v1/payments")).await;
+        let own = desk
+            .site
+            .ask_as(one.user, &[Role::Customer], get("/api/v1/payments"))
+            .await;
         assert_eq!(ids(&own), [one.id.to_string()]);
-        assert_eq!(ids(&desk.as_staff(get("/api/v1/payments")).await), [two.id.to_string(), one.id.to_string()]);
+        assert_eq!(
+            ids(&desk.as_staff(get("/api/v1/payments")).await),
+            [two.id.to_string(), one.id.to_string()]
+        );
         let filtered = get(&format!("/api/v1/payments?order_id={}", one.id));
         assert_eq!(ids(&desk.as_staff(filtered).await), [one.id.to_string()]);
         let somebody_elses = get(&format!("/api/v1/payments?order_id={}", two.id));
-        assert_eq!(ids(&desk.site.ask_as(one.user, &[Role::Customer], somebody_elses).await), Vec::<String>::new());
+        assert_eq!(
+            ids(&desk.site.ask_as(one.user, &[Role::Customer], somebody_elses).await),
+            Vec::<String>::new()
+        );
 
         let first = desk.as_staff(get("/api/v1/payments?limit=1")).await;
         assert_eq!(ids(&first), [two.id.to_string()]);
         let cursor = first.json()["next_cursor"].as_str().unwrap().to_owned();
-        let second = desk.as_staff(get(&format!("/api/v1/payments?limit=1&cursor={cursor}"))).await;
-        assert_eq!((ids(&second), second.json()["next_cursor"].clone()), (vec![one.id.to_string()], Value::Null));
+        let second = desk
+            .as_staff(get(&format!("/api/v1/payments?limit=1&cursor={cursor}")))
+            .await;
+        assert_eq!(
+            (ids(&second), second.json()["next_cursor"].clone()),
+            (vec![one.id.to_string()], Value::Null)
+        );
         for bad in ["?order_id=x", "?cursor=eA", "?limit=0", "?colour=red"] {
-            assert_eq!(desk.as_staff(get(&format!("/api/v1/payments{bad}"))).await.status, 400, "{bad}");
+            assert_eq!(
+                desk.as_staff(get(&format!("/api/v1/payments{bad}"))).await.status,
+                400,
+                "{bad}"
+            );
         }
     })
     .await;
@@ -108,17 +137,38 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
         assert_eq!(order.payment(&desk.shop).await.status, "partially_refunded");
 
         let again = desk.refund(&payment, "k1", part).await;
-        assert_eq!((again.status, &again.body, again.header("idempotency-replayed")), (201, &made.body, "true"));
+        assert_eq!(
+            (again.status, &again.body, again.header("idempotency-replayed")),
+            (201, &made.body, "true")
+        );
         let other = desk.refund(&payment, "k1", json!({ "reason": "all of it" })).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
 
-        let rest = desk.refund(&payment, "k2", json!({ "reason": "and the others too" })).await;
+        let rest = desk
+            .refund(&payment, "k2", json!({ "reason": "and the others too" }))
+            .await;
         assert_eq!((rest.status, &rest.json()["amount"]["amount"]), (201, &json!(7_500)));
         assert_eq!(order.payment(&desk.shop).await.status, "refunded");
-        let listed = desk.site.ask_as(order.user, &[Role::Customer], get(&format!("/api/v1/payments/{payment}/refunds"))).await;
-        let amounts: Vec<_> = listed.json()["items"].as_array().unwrap().iter().map(|item| item["amount"]["amount"].clone()).collect();
+        let listed = desk
+            .site
+            .ask_as(
+                order.user,
+                &[Role::Customer],
+                get(&format!("/api/v1/payments/{payment}/refunds")),
+            )
+            .await;
+        let amounts: Vec<_> = listed.json()["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["amount"]["amount"].clone())
+            .collect();
         assert_eq!(amounts, [json!(7_500), json!(2_500)]);
-        let kinds = told(&desk.shop.db).await.iter().filter(|event| event.kind.ends_with("PaymentRefunded")).count();
+        let kinds = told(&desk.shop.db)
+            .await
+            .iter()
+            .filter(|event| event.kind.ends_with("PaymentRefunded"))
+            .count();
         assert_eq!(kinds, 2);
         assert!(desk.shop.offers.books.compare().await.unwrap().agrees());
     })
@@ -182,7 +232,12 @@ async fn equal_refunds_at_the_same_time_are_one() {
 /// The amounts the payment's refunds gave back or are giving back.
 async fn refunds(desk: &Desk, payment: &str) -> Vec<i64> {
     let listed = desk.as_staff(get(&format!("/api/v1/payments/{payment}/refunds"))).await;
-    listed.json()["items"].as_array().unwrap().iter().map(|item| item["amount"]["amount"].as_i64().unwrap()).collect()
+    listed.json()["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["amount"]["amount"].as_i64().unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,8 +251,14 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
         // A request that is refused owns its key as well: the other must then not have been carried out.
         for (at, currency) in ["EUR", "USD", "EUR", "USD", "EUR", "USD"].into_iter().enumerate() {
             let key = format!("shared-{at}");
-            let (first, second) = tokio::join!(desk.refund(&one, &key, body("EUR")), desk.refund(&two, &key, body(currency)));
-            let reused = [&first, &second].into_iter().filter(|reply| reply.code() == "idempotency_key_reused").count();
+            let (first, second) = tokio::join!(
+                desk.refund(&one, &key, body("EUR")),
+                desk.refund(&two, &key, body(currency))
+            );
+            let reused = [&first, &second]
+                .into_iter()
+                .filter(|reply| reply.code() == "idempotency_key_reused")
+                .count();
             assert_eq!(reused, 1, "{} {}", first.body, second.body);
             let mut made = 0;
             for (payment, asked, reply) in [(&one, body("EUR"), &first), (&two, body(currency), &second)] {
@@ -206,11 +267,20 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
                 let again = desk.refund(payment, &key, asked).await;
                 assert_eq!((again.status, again.code()), (reply.status, reply.code()));
                 if reply.code() != "idempotency_key_reused" {
-                    assert_eq!((&again.body, again.header("idempotency-replayed")), (&reply.body, "true"));
+                    assert_eq!(
+                        (&again.body, again.header("idempotency-replayed")),
+                        (&reply.body, "true")
+                    );
                 }
             }
             let now = refunds(&desk, &one).await.len() + refunds(&desk, &two).await.len();
-            assert_eq!(now - given_back, made, "a refund exists exactly if it was answered 201: {} {}", first.body, second.body);
+            assert_eq!(
+                now - given_back,
+                made,
+                "a refund exists exactly if it was answered 201: {} {}",
+                first.body,
+                second.body
+            );
             given_back = now;
         }
         assert!(desk.shop.offers.books.compare().await.unwrap().agrees());
@@ -229,19 +299,37 @@ async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
         assert_eq!(made.status, 201, "{}", made.body);
         // As if the process had died before it remembered the answer; then as if the key had been forgotten altogether.
         for lost in ["delete from inbox where kind = 'http'", "delete from inbox"] {
-            let deleting = desk.shop.db.write(move |tx| async move { tx.conn().execute_unprepared(lost).await.map_err(durable::fault) });
+            let deleting = desk
+                .shop
+                .db
+                .write(move |tx| async move { tx.conn().execute_unprepared(lost).await.map_err(durable::fault) });
             assert!(deleting.await.unwrap().rows_affected() > 0, "{lost}");
             let other = desk.refund(&two, "k", body.clone()).await;
-            assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"), "{lost}");
+            assert_eq!(
+                (other.status, other.code().as_str()),
+                (422, "idempotency_key_reused"),
+                "{lost}"
+            );
             if lost == "delete from inbox" {
                 break;
             }
             let again = desk.refund(&one, "k", body.clone()).await;
-            assert_eq!((again.status, &again.body, again.header("location")), (201, &made.body, made.header("location")), "{lost}");
+            assert_eq!(
+                (again.status, &again.body, again.header("location")),
+                (201, &made.body, made.header("location")),
+                "{lost}"
+            );
             let replay = desk.refund(&one, "k", body.clone()).await;
-            assert_eq!((replay.status, &replay.body, replay.header("idempotency-replayed")), (201, &made.body, "true"), "{lost}");
+            assert_eq!(
+                (replay.status, &replay.body, replay.header("idempotency-replayed")),
+                (201, &made.body, "true"),
+                "{lost}"
+            );
         }
-        assert_eq!((refunds(&desk, &one).await, refunds(&desk, &two).await), (vec![1_000], vec![]));
+        assert_eq!(
+            (refunds(&desk, &one).await, refunds(&desk, &two).await),
+            (vec![1_000], vec![])
+        );
     })
     .await;
 }
@@ -251,7 +339,9 @@ fn signed(secret: &str, body: &str, age_s: i64) -> TestRequest {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{at}.{body}").as_bytes());
     let signature = format!("t={at},v1={}", hex::encode(mac.finalize().into_bytes()));
-    post("/api/v1/payments/webhooks/sandbox").insert_header(("Webhook-Signature", signature)).set_payload(body.to_owned())
+    post("/api/v1/payments/webhooks/sandbox")
+        .insert_header(("Webhook-Signature", signature))
+        .set_payload(body.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,20 +388,38 @@ async fn a_refund_whose_client_hangs_up_is_done_or_was_never_begun() {
         for moment in 0..40 {
             let payment = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
             let patience = std::time::Duration::from_micros(moment * 400);
-            let _ = tokio::time::timeout(patience, desk.refund(&payment, &format!("k{moment}"), json!({ "reason": "gone" }))).await;
+            let _ = tokio::time::timeout(
+                patience,
+                desk.refund(&payment, &format!("k{moment}"), json!({ "reason": "gone" })),
+            )
+            .await;
             payments.push(payment);
         }
         let last = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
-        assert_eq!(desk.refund(&last, "last", json!({ "reason": "here" })).await.json()["status"], "succeeded");
+        assert_eq!(
+            desk.refund(&last, "last", json!({ "reason": "here" })).await.json()["status"],
+            "succeeded"
+        );
         let open = async || {
             let mut open = 0;
             for payment in &payments {
-                let refunds = desk.as_staff(get(&format!("/api/v1/payments/{payment}/refunds"))).await.json();
-                open += refunds["items"].as_array().unwrap().iter().filter(|refund| refund["status"] != "succeeded").count();
+                let refunds = desk
+                    .as_staff(get(&format!("/api/v1/payments/{payment}/refunds")))
+                    .await
+                    .json();
+                open += refunds["items"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter(|refund| refund["status"] != "succeeded")
+                    .count();
             }
             open
         };
-        eventually("none is left half done", std::time::Duration::from_secs(20), || async { open().await == 0 }).await;
+        eventually("none is left half done", std::time::Duration::from_secs(20), || async {
+            open().await == 0
+        })
+        .await;
     })
     .await;
 }

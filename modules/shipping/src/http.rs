@@ -57,7 +57,10 @@ async fn list_shipments(
     page: Query<PageQuery>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let filter = Filter { status: query.status, order_id: query.order_id };
+    let filter = Filter {
+        status: query.status,
+        order_id: query.order_id,
+    };
     let page = service.list_all(&filter, &PageRequest::from(page.0)).await?;
     Ok(web::ok(&Listed::from(page)).into())
 }
@@ -65,7 +68,12 @@ async fn list_shipments(
 /// A shipment with its tracking history; one's own, or any for staff.
 #[utoipa::path(tag = "shipping", params(("id" = Uuid, Path)), responses((status = 200, body = Shipment)), security(("bearer" = [])))]
 #[get("/shipments/{id}")]
-async fn show_shipment(user: LoggedIn, id: Path<Uuid>, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn show_shipment(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    service: Data<Service>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let shipment = service.load(user.call(), *id).await?;
     Ok(web::ok_with_etag(&request, &web::etag(shipment.version), &shipment))
 }
@@ -86,10 +94,14 @@ async fn dispatch_shipment(
     body: OptionalBody<Dispatch>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let Dispatch { tracking_number, carrier } = body.0.unwrap_or_default();
+    let Dispatch {
+        tracking_number,
+        carrier,
+    } = body.0.unwrap_or_default();
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
     web::idempotent(&db, key.keyed(), move |tx| {
-        let (service, call, number, carrier) = (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
+        let (service, call, number, carrier) =
+            (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
         async move {
             let shipment = service.dispatch(&tx, &call, id, number, carrier).await?;
             Ok(web::ok(&shipment).with_etag(&web::etag(shipment.version)))
@@ -106,7 +118,12 @@ async fn dispatch_shipment(
     security(("bearer" = []))
 )]
 #[post("/shipments/{id}/deliver")]
-async fn deliver_shipment(staff: Staff, id: Path<Uuid>, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
+async fn deliver_shipment(
+    staff: Staff,
+    id: Path<Uuid>,
+    key: OptionalKey,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
     web::idempotent(&db, key.keyed(), move |tx| {
         let (service, call) = (service.clone(), call.clone());

@@ -40,5 +40,10 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let machinery = durable::Machinery::new(needs.db.clone());
     let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
     let routes = http::routes(service.clone());
-    Ok(Offers { contract: service, routes, machinery, seed: Arc::new(|| Box::pin(async { Ok(()) })) })
+    Ok(Offers {
+        contract: service,
+        routes,
+        machinery,
+        seed: Arc::new(|| Box::pin(async { Ok(()) })),
+    })
 }

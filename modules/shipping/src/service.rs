@@ -7,9 +7,10 @@ use durable::{Command, Db, Memory, Outcome, Tx, once, outbox, undo_once};
 use prost::Message;
 use shared_kernel::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
 use shipping_contract::{
-    AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness, ReadyShipment, Schedule,
-    ScheduleShipment, ShipmentCancellation, ShipmentCancelled, ShipmentDelivered, ShipmentDispatched, ShipmentMadeReady, ShipmentReference,
-    ShipmentScheduled, Shipping, schedule, shipment_cancellation,
+    AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
+    ReadyShipment, Schedule, ScheduleShipment, ShipmentCancellation, ShipmentCancelled, ShipmentDelivered,
+    ShipmentDispatched, ShipmentMadeReady, ShipmentReference, ShipmentScheduled, Shipping, schedule,
+    shipment_cancellation,
 };
 use uuid::Uuid;
 
@@ -92,13 +93,17 @@ impl Service {
         let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
         store::insert(tx.conn(), &shipment).await?;
         tell(tx, call, &shipment).await?;
-        Ok(ShipmentReference { shipment_id: shipment.id.to_string() })
+        Ok(ShipmentReference {
+            shipment_id: shipment.id.to_string(),
+        })
     }
 
     async fn cancel(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<ShipmentCancellation, Fault> {
         use shipment_cancellation::Outcome as Cancellation;
         let Some(shipment) = store::find_of_order(tx.conn(), order_id).await? else {
-            return Ok(ShipmentCancellation { outcome: Some(Cancellation::Cancelled(Cancelled {})) });
+            return Ok(ShipmentCancellation {
+                outcome: Some(Cancellation::Cancelled(Cancelled {})),
+            });
         };
         let outcome = match shipment.cancel(self.clock.now()) {
             Ok(Some(cancelled)) => {
@@ -113,7 +118,9 @@ impl Service {
     }
 
     async fn make_ready(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<Readiness, Fault> {
-        let shipment = store::find_of_order(tx.conn(), order_id).await?.ok_or_else(|| Fault::not_found("shipment"))?;
+        let shipment = store::find_of_order(tx.conn(), order_id)
+            .await?
+            .ok_or_else(|| Fault::not_found("shipment"))?;
         if let Some(ready) = shipment.make_ready(self.clock.now())? {
             self.store_change(tx, call, &ready).await?;
         }
@@ -161,7 +168,9 @@ impl Shipping for Service {
                 if took_effect {
                     return service.cancel(&tx, &call, order_id).await;
                 }
-                Ok(ShipmentCancellation { outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})) })
+                Ok(ShipmentCancellation {
+                    outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
+                })
             }
         })
         .await
@@ -181,34 +190,60 @@ impl Shipping for Service {
     async fn find_shipment(&self, call: &Call, request: FindShipment) -> Result<FoundShipment, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let found = store::find_visible_of_order(self.db.read(), order_id, &call.actor).await?;
-        Ok(FoundShipment { shipment: found.map(message_of) })
+        Ok(FoundShipment {
+            shipment: found.map(message_of),
+        })
     }
 }
 
 /// The id is normalised, so that one command cannot hide behind two spellings.
 fn command(kind: &'static str, id: &str, request: &impl Message) -> Result<Command, Fault> {
-    Ok(Command::new(kind, parse_id("command_id", id)?.to_string(), &request.encode_to_vec()))
+    Ok(Command::new(
+        kind,
+        parse_id("command_id", id)?.to_string(),
+        &request.encode_to_vec(),
+    ))
 }
 
 fn answer<A>(memory: Memory<A>) -> Result<A, Fault> {
     match memory {
         Memory::First(answer) | Memory::Again(answer) => Ok(answer),
         // Nothing in the contract undoes these commands.
-        Memory::Undone => Err(Fault::internal("undone_without_undo", "a command that has no undo was undone")),
+        Memory::Undone => Err(Fault::internal(
+            "undone_without_undo",
+            "a command that has no undo was undone",
+        )),
     }
 }
 
 fn consignment_of(request: &ScheduleShipment) -> Result<Consignment, Fault> {
     let order_id = parse_id("order_id", &request.order_id)?;
     let user_id = parse_id("user_id", &request.user_id)?;
-    let address = request.address.clone().ok_or_else(|| invalid("/address", "must be given"))?;
+    let address = request
+        .address
+        .clone()
+        .ok_or_else(|| invalid("/address", "must be given"))?;
     if request.lines.is_empty() {
         return Err(invalid("/lines", "must not be empty"));
     }
-    if let Some(at) = request.lines.iter().position(|line| line.sku.is_empty() || line.quantity == 0) {
-        return Err(invalid(&format!("/lines/{at}"), "must name a sku and a quantity of at least 1"));
+    if let Some(at) = request
+        .lines
+        .iter()
+        .position(|line| line.sku.is_empty() || line.quantity == 0)
+    {
+        return Err(invalid(
+            &format!("/lines/{at}"),
+            "must name a sku and a quantity of at least 1",
+        ));
     }
-    let lines = request.lines.iter().map(|line| Line { sku: line.sku.clone(), quantity: line.quantity }).collect();
+    let lines = request
+        .lines
+        .iter()
+        .map(|line| Line {
+            sku: line.sku.clone(),
+            quantity: line.quantity,
+        })
+        .collect();
     let address = Address {
         name: address.name,
         line1: address.line1,
@@ -217,7 +252,12 @@ fn consignment_of(request: &ScheduleShipment) -> Result<Consignment, Fault> {
         postal_code: address.postal_code,
         country: address.country,
     };
-    Ok(Consignment { order_id, user_id, address, lines })
+    Ok(Consignment {
+        order_id,
+        user_id,
+        address,
+        lines,
+    })
 }
 
 fn invalid(pointer: &str, detail: &str) -> Fault {
@@ -237,16 +277,79 @@ fn message_of(shipment: Shipment) -> shipping_contract::Shipment {
 /// Says which state the shipment entered.
 async fn tell(tx: &Tx, call: &Call, shipment: &Shipment) -> Result<(), Fault> {
     let subject = format!("shipment/{}", shipment.id);
-    let (shipment_id, order_id, user_id) = (shipment.id.to_string(), shipment.order_id.to_string(), shipment.user_id.to_string());
+    let (shipment_id, order_id, user_id) = (
+        shipment.id.to_string(),
+        shipment.order_id.to_string(),
+        shipment.user_id.to_string(),
+    );
     match shipment.status {
-        Status::Scheduled => outbox::append(tx, call, &subject, &ShipmentScheduled { shipment_id, order_id, user_id }).await,
-        Status::Ready => outbox::append(tx, call, &subject, &ShipmentMadeReady { shipment_id, order_id, user_id }).await,
+        Status::Scheduled => {
+            outbox::append(
+                tx,
+                call,
+                &subject,
+                &ShipmentScheduled {
+                    shipment_id,
+                    order_id,
+                    user_id,
+                },
+            )
+            .await
+        }
+        Status::Ready => {
+            outbox::append(
+                tx,
+                call,
+                &subject,
+                &ShipmentMadeReady {
+                    shipment_id,
+                    order_id,
+                    user_id,
+                },
+            )
+            .await
+        }
         Status::Dispatched => {
             let tracking_number = shipment.tracking_number.clone().unwrap_or_default();
-            outbox::append(tx, call, &subject, &ShipmentDispatched { shipment_id, order_id, user_id, tracking_number }).await
+            outbox::append(
+                tx,
+                call,
+                &subject,
+                &ShipmentDispatched {
+                    shipment_id,
+                    order_id,
+                    user_id,
+                    tracking_number,
+                },
+            )
+            .await
         }
-        Status::Delivered => outbox::append(tx, call, &subject, &ShipmentDelivered { shipment_id, order_id, user_id }).await,
-        Status::Cancelled => outbox::append(tx, call, &subject, &ShipmentCancelled { shipment_id, order_id, user_id }).await,
+        Status::Delivered => {
+            outbox::append(
+                tx,
+                call,
+                &subject,
+                &ShipmentDelivered {
+                    shipment_id,
+                    order_id,
+                    user_id,
+                },
+            )
+            .await
+        }
+        Status::Cancelled => {
+            outbox::append(
+                tx,
+                call,
+                &subject,
+                &ShipmentCancelled {
+                    shipment_id,
+                    order_id,
+                    user_id,
+                },
+            )
+            .await
+        }
     }
     .map(drop)
 }

@@ -25,7 +25,13 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Status; 5] = [Status::Scheduled, Status::Ready, Status::Dispatched, Status::Delivered, Status::Cancelled];
+    const ALL: [Status; 5] = [
+        Status::Scheduled,
+        Status::Ready,
+        Status::Dispatched,
+        Status::Delivered,
+        Status::Cancelled,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -148,7 +154,12 @@ impl From<Refusal> for Fault {
 
 impl Shipment {
     pub fn schedule(id: Uuid, consignment: Consignment, now: Timestamp) -> Self {
-        let Consignment { order_id, user_id, address, lines } = consignment;
+        let Consignment {
+            order_id,
+            user_id,
+            address,
+            lines,
+        } = consignment;
         Shipment {
             id,
             order_id,
@@ -158,7 +169,10 @@ impl Shipment {
             lines,
             tracking_number: None,
             carrier: None,
-            history: vec![Step { at: now, status: Status::Scheduled }],
+            history: vec![Step {
+                at: now,
+                status: Status::Scheduled,
+            }],
             created_at: now,
             version: 1,
         }
@@ -185,7 +199,11 @@ impl Shipment {
             return Err(Refusal::NotReady(self.status));
         }
         let dispatched = self.entering(Status::Dispatched, now);
-        Ok(Shipment { tracking_number: Some(tracking.number), carrier: tracking.carrier, ..dispatched })
+        Ok(Shipment {
+            tracking_number: Some(tracking.number),
+            carrier: tracking.carrier,
+            ..dispatched
+        })
     }
 
     /// It has arrived.
@@ -212,7 +230,11 @@ impl Shipment {
     }
 
     fn entering(&self, status: Status, now: Timestamp) -> Shipment {
-        let mut next = Shipment { status, version: self.version + 1, ..self.clone() };
+        let mut next = Shipment {
+            status,
+            version: self.version + 1,
+            ..self.clone()
+        };
         next.history.push(Step { at: now, status });
         next
     }
@@ -234,13 +256,24 @@ mod tests {
             postal_code: "10115".into(),
             country: "DE".into(),
         };
-        let lines = vec![Line { sku: "fig".into(), quantity: 2 }];
-        let consignment = Consignment { order_id: Uuid::from_u128(2), user_id: Uuid::from_u128(3), address, lines };
+        let lines = vec![Line {
+            sku: "fig".into(),
+            quantity: 2,
+        }];
+        let consignment = Consignment {
+            order_id: Uuid::from_u128(2),
+            user_id: Uuid::from_u128(3),
+            address,
+            lines,
+        };
         Shipment::schedule(Uuid::from_u128(1), consignment, NOON)
     }
 
     fn tracking() -> Tracking {
-        Tracking { number: "BN1".into(), carrier: None }
+        Tracking {
+            number: "BN1".into(),
+            carrier: None,
+        }
     }
 
     fn ready() -> Shipment {
@@ -259,15 +292,29 @@ mod tests {
     fn a_shipment_goes_from_plan_to_door_and_keeps_its_history() {
         let delivered = dispatched().deliver(LATER).unwrap();
         let states: Vec<Status> = delivered.history.iter().map(|step| step.status).collect();
-        assert_eq!(states, [Status::Scheduled, Status::Ready, Status::Dispatched, Status::Delivered]);
+        assert_eq!(
+            states,
+            [Status::Scheduled, Status::Ready, Status::Dispatched, Status::Delivered]
+        );
         assert_eq!(delivered.history[0].at, NOON);
-        assert_eq!((delivered.version, delivered.tracking_number.as_deref()), (4, Some("BN1")));
+        assert_eq!(
+            (delivered.version, delivered.tracking_number.as_deref()),
+            (4, Some("BN1"))
+        );
     }
 
     #[test]
     fn only_a_ready_shipment_leaves() {
-        for shipment in [scheduled(), dispatched(), dispatched().deliver(LATER).unwrap(), cancelled()] {
-            assert_eq!(shipment.dispatch(tracking(), LATER), Err(Refusal::NotReady(shipment.status)));
+        for shipment in [
+            scheduled(),
+            dispatched(),
+            dispatched().deliver(LATER).unwrap(),
+            cancelled(),
+        ] {
+            assert_eq!(
+                shipment.dispatch(tracking(), LATER),
+                Err(Refusal::NotReady(shipment.status))
+            );
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::Expr,
 };
 use shared_kernel::{Actor, Fault, Page, PageRequest, Timestamp};
 use uuid::Uuid;
@@ -12,7 +13,10 @@ use uuid::Uuid;
 use crate::shipment::{Shipment, Status, Step};
 
 mod shipment {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -38,7 +42,10 @@ mod shipment {
 }
 
 mod step {
-    use sea_orm::{ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait};
+    use sea_orm::{
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait,
+    };
     use uuid::Uuid;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -90,7 +97,10 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<(), F
 pub async fn update(conn: &impl ConnectionTrait, next: &Shipment) -> Result<(), Fault> {
     let updated = shipment::Entity::update_many()
         .col_expr(shipment::Column::Status, Expr::value(next.status.as_str()))
-        .col_expr(shipment::Column::TrackingNumber, Expr::value(next.tracking_number.clone()))
+        .col_expr(
+            shipment::Column::TrackingNumber,
+            Expr::value(next.tracking_number.clone()),
+        )
         .col_expr(shipment::Column::Carrier, Expr::value(next.carrier.clone()))
         .col_expr(shipment::Column::Version, Expr::value(next.version))
         .filter(shipment::Column::Id.eq(next.id))
@@ -105,14 +115,19 @@ pub async fn update(conn: &impl ConnectionTrait, next: &Shipment) -> Result<(), 
 }
 
 async fn insert_last_step(conn: &impl ConnectionTrait, shipment: &Shipment) -> Result<(), Fault> {
-    let Some(last) = shipment.history.last() else { return Ok(()) };
+    let Some(last) = shipment.history.last() else {
+        return Ok(());
+    };
     let row = step::ActiveModel {
         shipment_id: Set(shipment.id),
         version: Set(shipment.version),
         status: Set(last.status.as_str().to_owned()),
         at: Set(last.at.as_ms()),
     };
-    step::Entity::insert(row).exec_without_returning(conn).await.map_err(fault)?;
+    step::Entity::insert(row)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
@@ -123,8 +138,14 @@ pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) 
 }
 
 /// The order's shipment, if it has one and `actor` may see it.
-pub async fn find_visible_of_order(conn: &impl ConnectionTrait, order_id: Uuid, actor: &Actor) -> Result<Option<Shipment>, Fault> {
-    Ok(find_of_order(conn, order_id).await?.filter(|shipment| actor.may_see(shipment.user_id)))
+pub async fn find_visible_of_order(
+    conn: &impl ConnectionTrait,
+    order_id: Uuid,
+    actor: &Actor,
+) -> Result<Option<Shipment>, Fault> {
+    Ok(find_of_order(conn, order_id)
+        .await?
+        .filter(|shipment| actor.may_see(shipment.user_id)))
 }
 
 /// The order's shipment, for commands of other modules, which act for the order and not for a user.
@@ -136,7 +157,11 @@ pub async fn find_of_order(conn: &impl ConnectionTrait, order_id: Uuid) -> Resul
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
-pub async fn list_all(conn: &impl ConnectionTrait, filter: &Filter, page: &PageRequest) -> Result<Page<Shipment>, Fault> {
+pub async fn list_all(
+    conn: &impl ConnectionTrait,
+    filter: &Filter,
+    page: &PageRequest,
+) -> Result<Page<Shipment>, Fault> {
     let mut query = shipment::Entity::find();
     if let Some(status) = filter.status {
         query = query.filter(shipment::Column::Status.eq(status.as_str()));
@@ -148,12 +173,21 @@ pub async fn list_all(conn: &impl ConnectionTrait, filter: &Filter, page: &PageR
         let after = Uuid::parse_str(&after.0).map_err(|_| web::bad_cursor())?;
         query = query.filter(shipment::Column::Id.lt(after));
     }
-    let rows = query.order_by_desc(shipment::Column::Id).limit(page.fetch_limit()).all(conn).await.map_err(fault)?;
+    let rows = query
+        .order_by_desc(shipment::Column::Id)
+        .limit(page.fetch_limit())
+        .all(conn)
+        .await
+        .map_err(fault)?;
     Ok(page.page(with_steps(conn, rows).await?, |shipment| shipment.id.to_string()))
 }
 
 async fn find_one(conn: &impl ConnectionTrait, condition: Condition) -> Result<Option<Shipment>, Fault> {
-    let row = shipment::Entity::find().filter(condition).one(conn).await.map_err(fault)?;
+    let row = shipment::Entity::find()
+        .filter(condition)
+        .one(conn)
+        .await
+        .map_err(fault)?;
     Ok(with_steps(conn, row.into_iter().collect()).await?.pop())
 }
 
@@ -169,10 +203,15 @@ async fn with_steps(conn: &impl ConnectionTrait, rows: Vec<shipment::Model>) -> 
         .map_err(fault)?;
     let mut histories: HashMap<Uuid, Vec<Step>> = HashMap::new();
     for step in steps {
-        let entered = Step { at: Timestamp::from_ms(step.at), status: status_of(&step.status)? };
+        let entered = Step {
+            at: Timestamp::from_ms(step.at),
+            status: status_of(&step.status)?,
+        };
         histories.entry(step.shipment_id).or_default().push(entered);
     }
-    rows.into_iter().map(|row| shipment_of(&row, histories.remove(&row.id).unwrap_or_default())).collect()
+    rows.into_iter()
+        .map(|row| shipment_of(&row, histories.remove(&row.id).unwrap_or_default()))
+        .collect()
 }
 
 fn shipment_of(row: &shipment::Model, mut history: Vec<Step>) -> Result<Shipment, Fault> {

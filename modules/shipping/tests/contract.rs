@@ -7,13 +7,20 @@ use durable_testing::{on_both, told};
 use shared_kernel::{Actor, Call, FaultKind, RandomIds, Role, SystemClock};
 use shipping::{Needs, Offers, start};
 use shipping_contract::{
-    Address, CancelShipment, FindShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule, shipment_cancellation,
+    Address, CancelShipment, FindShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule,
+    shipment_cancellation,
 };
 use uuid::Uuid;
 use web_testing::{Site, post};
 
 async fn open(db: Db) -> Offers {
-    start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("shipping starts")
+    start(Needs {
+        db,
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(RandomIds),
+    })
+    .await
+    .expect("shipping starts")
 }
 
 fn saga() -> Call {
@@ -37,29 +44,55 @@ fn schedule(order: &str) -> ScheduleShipment {
             postal_code: "10115".into(),
             country: "DE".into(),
         }),
-        lines: vec![ShipmentLine { sku: "fig".into(), quantity: 2 }],
+        lines: vec![ShipmentLine {
+            sku: "fig".into(),
+            quantity: 2,
+        }],
     }
 }
 
 fn undo_of(scheduled: &ScheduleShipment) -> CancelShipment {
-    CancelShipment { command_id: id(), undoes: scheduled.command_id.clone(), order_id: scheduled.order_id.clone() }
+    CancelShipment {
+        command_id: id(),
+        undoes: scheduled.command_id.clone(),
+        order_id: scheduled.order_id.clone(),
+    }
 }
 
 fn cancel(order: &str) -> CancelShipment {
-    CancelShipment { command_id: id(), undoes: String::new(), order_id: order.to_owned() }
+    CancelShipment {
+        command_id: id(),
+        undoes: String::new(),
+        order_id: order.to_owned(),
+    }
 }
 
 fn ready(order: &str) -> ReadyShipment {
-    ReadyShipment { command_id: id(), order_id: order.to_owned() }
+    ReadyShipment {
+        command_id: id(),
+        order_id: order.to_owned(),
+    }
 }
 
 async fn status(shipping: &dyn Shipping, order: &str) -> Option<String> {
-    let found = shipping.find_shipment(&saga(), FindShipment { order_id: order.to_owned() }).await.unwrap();
+    let found = shipping
+        .find_shipment(
+            &saga(),
+            FindShipment {
+                order_id: order.to_owned(),
+            },
+        )
+        .await
+        .unwrap();
     found.shipment.map(|shipment| shipment.status)
 }
 
 async fn events(db: &Db) -> Vec<String> {
-    told(db).await.iter().map(|envelope| envelope.kind.rsplit('.').next().unwrap().to_owned()).collect()
+    told(db)
+        .await
+        .iter()
+        .map(|envelope| envelope.kind.rsplit('.').next().unwrap().to_owned())
+        .collect()
 }
 
 fn was_cancelled(answer: &shipping_contract::ShipmentCancellation) -> bool {
@@ -68,9 +101,20 @@ fn was_cancelled(answer: &shipping_contract::ShipmentCancellation) -> bool {
 
 /// As the back office does it.
 async fn dispatch(offers: &Offers, order: &str) {
-    let found = offers.contract.find_shipment(&saga(), FindShipment { order_id: order.to_owned() }).await.unwrap();
+    let found = offers
+        .contract
+        .find_shipment(
+            &saga(),
+            FindShipment {
+                order_id: order.to_owned(),
+            },
+        )
+        .await
+        .unwrap();
     let path = format!("/api/v1/shipments/{}/dispatch", found.shipment.unwrap().id);
-    let reply = Site::of(offers.routes.clone()).ask_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
+    let reply = Site::of(offers.routes.clone())
+        .ask_as(Uuid::new_v4(), &[Role::Staff], post(&path))
+        .await;
     assert_eq!(reply.status, 200, "{}", reply.body);
 }
 
@@ -84,8 +128,17 @@ async fn a_schedule_asked_twice_is_one_shipment() {
         assert!(matches!(first.outcome, Some(schedule::Outcome::Scheduled(_))));
         assert_eq!(first, again);
         assert_eq!(events(&db).await, ["ShipmentScheduled"]);
-        let other = ScheduleShipment { lines: vec![ShipmentLine { sku: "fig".into(), quantity: 3 }], ..request };
-        assert_eq!(shipping.schedule_shipment(&saga(), other).await.unwrap_err().code, "command_reused");
+        let other = ScheduleShipment {
+            lines: vec![ShipmentLine {
+                sku: "fig".into(),
+                quantity: 3,
+            }],
+            ..request
+        };
+        assert_eq!(
+            shipping.schedule_shipment(&saga(), other).await.unwrap_err().code,
+            "command_reused"
+        );
     })
     .await;
 }
@@ -140,9 +193,14 @@ async fn an_undo_cancels_what_was_scheduled_once() {
         shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
         let undo = undo_of(&request);
         for _ in 0..2 {
-            assert!(was_cancelled(&shipping.cancel_shipment(&saga(), undo.clone()).await.unwrap()));
+            assert!(was_cancelled(
+                &shipping.cancel_shipment(&saga(), undo.clone()).await.unwrap()
+            ));
         }
-        assert_eq!(status(&*shipping, &request.order_id).await.as_deref(), Some("cancelled"));
+        assert_eq!(
+            status(&*shipping, &request.order_id).await.as_deref(),
+            Some("cancelled")
+        );
         assert_eq!(events(&db).await, ["ShipmentScheduled", "ShipmentCancelled"]);
         // The schedule keeps its first answer: it did take effect, then.
         let again = shipping.schedule_shipment(&saga(), request).await.unwrap();
@@ -156,7 +214,9 @@ async fn a_schedule_that_comes_after_its_undo_does_nothing() {
     on_both("shipping", |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
-        assert!(was_cancelled(&shipping.cancel_shipment(&saga(), undo_of(&request)).await.unwrap()));
+        assert!(was_cancelled(
+            &shipping.cancel_shipment(&saga(), undo_of(&request)).await.unwrap()
+        ));
         let late = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
         assert!(matches!(late.outcome, Some(schedule::Outcome::Undone(_))));
         assert_eq!(status(&*shipping, &request.order_id).await, None);
@@ -172,16 +232,25 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
         let shipping = offers.contract.clone();
         let request = schedule(&id());
         shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
-        shipping.ready_shipment(&saga(), ready(&request.order_id)).await.unwrap();
+        shipping
+            .ready_shipment(&saga(), ready(&request.order_id))
+            .await
+            .unwrap();
         dispatch(&offers, &request.order_id).await;
         let before = told(&db).await.len();
         for request in [cancel(&request.order_id), undo_of(&request)] {
             for _ in 0..2 {
                 let answer = shipping.cancel_shipment(&saga(), request.clone()).await.unwrap();
-                assert!(matches!(answer.outcome, Some(shipment_cancellation::Outcome::AlreadyDispatched(_))));
+                assert!(matches!(
+                    answer.outcome,
+                    Some(shipment_cancellation::Outcome::AlreadyDispatched(_))
+                ));
             }
         }
-        assert_eq!(status(&*shipping, &request.order_id).await.as_deref(), Some("dispatched"));
+        assert_eq!(
+            status(&*shipping, &request.order_id).await.as_deref(),
+            Some("dispatched")
+        );
         assert_eq!(told(&db).await.len(), before);
     })
     .await;
@@ -191,7 +260,9 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
 async fn a_cancellation_without_a_shipment_succeeds() {
     on_both("shipping", |db| async move {
         let shipping = open(db).await.contract;
-        assert!(was_cancelled(&shipping.cancel_shipment(&saga(), cancel(&id())).await.unwrap()));
+        assert!(was_cancelled(
+            &shipping.cancel_shipment(&saga(), cancel(&id())).await.unwrap()
+        ));
     })
     .await;
 }
@@ -209,12 +280,31 @@ async fn a_shipment_is_made_ready_once_and_never_after_its_cancellation() {
         shipping.ready_shipment(&saga(), command).await.unwrap();
         shipping.ready_shipment(&saga(), ready(&kept.order_id)).await.unwrap();
         assert_eq!(status(&*shipping, &kept.order_id).await.as_deref(), Some("ready"));
-        assert_eq!(events(&db).await.iter().filter(|kind| *kind == "ShipmentMadeReady").count(), 1);
+        assert_eq!(
+            events(&db)
+                .await
+                .iter()
+                .filter(|kind| *kind == "ShipmentMadeReady")
+                .count(),
+            1
+        );
 
-        shipping.cancel_shipment(&saga(), cancel(&dropped.order_id)).await.unwrap();
-        let refused = shipping.ready_shipment(&saga(), ready(&dropped.order_id)).await.unwrap_err();
-        assert_eq!((refused.kind, refused.code.as_str()), (FaultKind::Conflict, "shipment_cancelled"));
-        assert_eq!(shipping.ready_shipment(&saga(), ready(&id())).await.unwrap_err().kind, FaultKind::NotFound);
+        shipping
+            .cancel_shipment(&saga(), cancel(&dropped.order_id))
+            .await
+            .unwrap();
+        let refused = shipping
+            .ready_shipment(&saga(), ready(&dropped.order_id))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.code.as_str()),
+            (FaultKind::Conflict, "shipment_cancelled")
+        );
+        assert_eq!(
+            shipping.ready_shipment(&saga(), ready(&id())).await.unwrap_err().kind,
+            FaultKind::NotFound
+        );
     })
     .await;
 }
@@ -229,10 +319,20 @@ async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
             let order = request.order_id.clone();
             offers.contract.schedule_shipment(&saga(), request).await.unwrap();
             offers.contract.ready_shipment(&saga(), ready(&order)).await.unwrap();
-            let found = offers.contract.find_shipment(&saga(), FindShipment { order_id: order.clone() }).await.unwrap();
+            let found = offers
+                .contract
+                .find_shipment(
+                    &saga(),
+                    FindShipment {
+                        order_id: order.clone(),
+                    },
+                )
+                .await
+                .unwrap();
             let path = format!("/api/v1/shipments/{}/dispatch", found.shipment.unwrap().id);
             let (shipping, call) = (offers.contract.clone(), saga());
-            let cancelling = tokio::spawn(async move { shipping.cancel_shipment(&call, cancel(&order)).await.unwrap() });
+            let cancelling =
+                tokio::spawn(async move { shipping.cancel_shipment(&call, cancel(&order)).await.unwrap() });
             let reply = site.ask_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
             let cancelled = was_cancelled(&cancelling.await.unwrap());
             assert!([200, 409].contains(&reply.status), "{}", reply.body);
@@ -258,7 +358,15 @@ async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else()
             (user(Uuid::new_v4(), Role::Ops), false),
             (Call::default(), false),
         ] {
-            let found = shipping.find_shipment(&call, FindShipment { order_id: request.order_id.clone() }).await.unwrap();
+            let found = shipping
+                .find_shipment(
+                    &call,
+                    FindShipment {
+                        order_id: request.order_id.clone(),
+                    },
+                )
+                .await
+                .unwrap();
             assert_eq!(found.shipment.is_some(), sees, "{:?}", call.actor);
         }
     })
@@ -271,13 +379,34 @@ async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
         let shipping = open(db.clone()).await.contract;
         let good = schedule(&id());
         for bad in [
-            ScheduleShipment { command_id: "7".into(), ..good.clone() },
-            ScheduleShipment { order_id: String::new(), ..good.clone() },
-            ScheduleShipment { address: None, ..good.clone() },
-            ScheduleShipment { lines: vec![], ..good.clone() },
-            ScheduleShipment { lines: vec![ShipmentLine { sku: "fig".into(), quantity: 0 }], ..good.clone() },
+            ScheduleShipment {
+                command_id: "7".into(),
+                ..good.clone()
+            },
+            ScheduleShipment {
+                order_id: String::new(),
+                ..good.clone()
+            },
+            ScheduleShipment {
+                address: None,
+                ..good.clone()
+            },
+            ScheduleShipment {
+                lines: vec![],
+                ..good.clone()
+            },
+            ScheduleShipment {
+                lines: vec![ShipmentLine {
+                    sku: "fig".into(),
+                    quantity: 0,
+                }],
+                ..good.clone()
+            },
         ] {
-            assert_eq!(shipping.schedule_shipment(&saga(), bad).await.unwrap_err().kind, FaultKind::Invalid);
+            assert_eq!(
+                shipping.schedule_shipment(&saga(), bad).await.unwrap_err().kind,
+                FaultKind::Invalid
+            );
         }
         assert!(shipping.schedule_shipment(&saga(), good).await.is_ok());
         assert_eq!(told(&db).await.len(), 1);
@@ -294,11 +423,23 @@ async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cau
         let request = schedule(&id());
         shipping.schedule_shipment(&call, request.clone()).await.unwrap();
         shipping.ready_shipment(&call, ready(&request.order_id)).await.unwrap();
-        shipping.cancel_shipment(&call, cancel(&request.order_id)).await.unwrap();
+        shipping
+            .cancel_shipment(&call, cancel(&request.order_id))
+            .await
+            .unwrap();
         let told = told(&db).await;
-        assert_eq!(told.iter().map(|envelope| envelope.version).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(told.iter().all(|envelope| envelope.topic() == "shipping.shipment" && envelope.subject == told[0].subject));
-        assert!(told.iter().all(|envelope| envelope.traceparent.as_deref() == Some(trace)));
+        assert_eq!(
+            told.iter().map(|envelope| envelope.version).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+        assert!(
+            told.iter()
+                .all(|envelope| envelope.topic() == "shipping.shipment" && envelope.subject == told[0].subject)
+        );
+        assert!(
+            told.iter()
+                .all(|envelope| envelope.traceparent.as_deref() == Some(trace))
+        );
         let event = told[2].find::<shipping_contract::ShipmentCancelled>().unwrap().unwrap();
         assert_eq!((event.order_id, event.user_id), (request.order_id, request.user_id));
     })

@@ -22,16 +22,35 @@ struct Shop {
 
 impl Shop {
     async fn open(db: Db) -> Self {
-        let offers = start(Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }).await.expect("shipping starts");
+        let offers = start(Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        })
+        .await
+        .expect("shipping starts");
         let site = Site::of(offers.routes.clone());
         let (ada, order) = (Uuid::new_v4(), Uuid::new_v4());
         let shipment = schedule(&offers, ada, order).await;
-        Shop { offers, site, ada, order, shipment }
+        Shop {
+            offers,
+            site,
+            ada,
+            order,
+            shipment,
+        }
     }
 
     async fn make_ready(&self) {
-        let request = ReadyShipment { command_id: Uuid::new_v4().to_string(), order_id: self.order.to_string() };
-        self.offers.contract.ready_shipment(&Call::by_module("orders"), request).await.unwrap();
+        let request = ReadyShipment {
+            command_id: Uuid::new_v4().to_string(),
+            order_id: self.order.to_string(),
+        };
+        self.offers
+            .contract
+            .ready_shipment(&Call::by_module("orders"), request)
+            .await
+            .unwrap();
     }
 
     fn path(&self, action: &str) -> String {
@@ -43,26 +62,52 @@ impl Shop {
     }
 
     async fn show(&self) -> Value {
-        self.site.ask_as(self.ada, &[Role::Customer], get(&self.path(""))).await.json()
+        self.site
+            .ask_as(self.ada, &[Role::Customer], get(&self.path("")))
+            .await
+            .json()
     }
 }
 
 async fn schedule(offers: &Offers, user: Uuid, order: Uuid) -> String {
-    let address = Address { name: "Ada".into(), line1: "Fig Lane 1".into(), city: "Berlin".into(), ..Address::default() };
+    let address = Address {
+        name: "Ada".into(),
+        line1: "Fig Lane 1".into(),
+        city: "Berlin".into(),
+        ..Address::default()
+    };
     let request = ScheduleShipment {
         command_id: Uuid::new_v4().to_string(),
         order_id: order.to_string(),
         user_id: user.to_string(),
-        address: Some(Address { postal_code: "10115".into(), country: "DE".into(), ..address }),
-        lines: vec![ShipmentLine { sku: "fig".into(), quantity: 2 }],
+        address: Some(Address {
+            postal_code: "10115".into(),
+            country: "DE".into(),
+            ..address
+        }),
+        lines: vec![ShipmentLine {
+            sku: "fig".into(),
+            quantity: 2,
+        }],
     };
-    let answer = offers.contract.schedule_shipment(&Call::by_module("orders"), request).await.unwrap();
-    let Some(schedule::Outcome::Scheduled(reference)) = answer.outcome else { panic!("not scheduled: {answer:?}") };
+    let answer = offers
+        .contract
+        .schedule_shipment(&Call::by_module("orders"), request)
+        .await
+        .unwrap();
+    let Some(schedule::Outcome::Scheduled(reference)) = answer.outcome else {
+        panic!("not scheduled: {answer:?}")
+    };
     reference.shipment_id
 }
 
 fn states(shipment: &Value) -> Vec<&str> {
-    shipment["history"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap()).collect()
+    shipment["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["status"].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -78,7 +123,10 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
         let body = json!({ "tracking_number": "00340434161094042557", "carrier": "DHL" });
         let sent = shop.as_staff(post(&shop.path("/dispatch")).set_json(&body)).await;
         assert_eq!(sent.status, 200, "{}", sent.body);
-        assert_eq!((sent.json()["tracking_number"].as_str(), sent.json()["carrier"].as_str()), (Some("00340434161094042557"), Some("DHL")));
+        assert_eq!(
+            (sent.json()["tracking_number"].as_str(), sent.json()["carrier"].as_str()),
+            (Some("00340434161094042557"), Some("DHL"))
+        );
         assert_eq!(sent.header("etag"), "\"3\"");
         let twice = shop.as_staff(post(&shop.path("/dispatch"))).await;
         assert_eq!((twice.status, twice.code().as_str()), (409, "not_ready"));
@@ -86,10 +134,19 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
         assert_eq!(shop.as_staff(post(&shop.path("/deliver"))).await.status, 200);
         let shown = shop.show().await;
         assert_eq!(states(&shown), ["scheduled", "ready", "dispatched", "delivered"]);
-        assert_eq!((shown["status"].as_str(), shown["version"].as_i64()), (Some("delivered"), Some(4)));
+        assert_eq!(
+            (shown["status"].as_str(), shown["version"].as_i64()),
+            (Some("delivered"), Some(4))
+        );
         let told = told(&db).await;
-        let event = told[2].find::<shipping_contract::ShipmentDispatched>().unwrap().unwrap();
-        assert_eq!((event.tracking_number.as_str(), event.user_id), ("00340434161094042557", shop.ada.to_string()));
+        let event = told[2]
+            .find::<shipping_contract::ShipmentDispatched>()
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (event.tracking_number.as_str(), event.user_id),
+            ("00340434161094042557", shop.ada.to_string())
+        );
         assert!(told[3].kind.ends_with("ShipmentDelivered"));
     })
     .await;
@@ -103,12 +160,18 @@ async fn without_a_number_a_parcel_gets_one_of_the_houses_own() {
             shop.make_ready().await;
             let request = post(&shop.path("/dispatch"));
             let request = match body {
-                Some(body) => request.insert_header(("content-type", "application/json")).set_payload(body),
+                Some(body) => request
+                    .insert_header(("content-type", "application/json"))
+                    .set_payload(body),
                 None => request,
             };
             let sent = shop.as_staff(request).await;
             assert_eq!(sent.status, 200, "{body:?}: {}", sent.body);
-            assert!(sent.json()["tracking_number"].as_str().unwrap().starts_with("BN"), "{}", sent.body);
+            assert!(
+                sent.json()["tracking_number"].as_str().unwrap().starts_with("BN"),
+                "{}",
+                sent.body
+            );
         }
     })
     .await;
@@ -122,7 +185,10 @@ async fn a_dispatch_with_a_key_happens_once_and_answers_the_same() {
         let ask = || post(&shop.path("/dispatch")).insert_header(("Idempotency-Key", "\"one\""));
         let first = shop.as_staff(ask()).await;
         let again = shop.as_staff(ask()).await;
-        assert_eq!((first.status, again.status, again.header("idempotency-replayed")), (200, 200, "true"));
+        assert_eq!(
+            (first.status, again.status, again.header("idempotency-replayed")),
+            (200, 200, "true")
+        );
         assert_eq!(first.body, again.body);
         let other = shop.as_staff(ask().set_json(json!({ "carrier": "DHL" }))).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
@@ -147,9 +213,16 @@ async fn bad_details_are_refused_and_nothing_leaves() {
             let reply = shop.as_staff(post(&shop.path("/dispatch")).set_json(&body)).await;
             assert_eq!(reply.status, status, "{body}: {}", reply.body);
         }
-        let broken = post(&shop.path("/dispatch")).insert_header(("content-type", "application/json")).set_payload("{");
+        let broken = post(&shop.path("/dispatch"))
+            .insert_header(("content-type", "application/json"))
+            .set_payload("{");
         assert_eq!(shop.as_staff(broken).await.status, 400);
-        assert_eq!(shop.as_staff(post(&shop.path("/dispatch")).set_payload("x=1")).await.status, 415);
+        assert_eq!(
+            shop.as_staff(post(&shop.path("/dispatch")).set_payload("x=1"))
+                .await
+                .status,
+            415
+        );
         assert_eq!(shop.show().await["status"], "ready");
     })
     .await;
@@ -164,19 +237,40 @@ async fn each_sees_their_own_and_only_staff_moves_anything() {
         assert_eq!(shop.site.ask(get(&path)).await.status, 401);
         let other = Uuid::new_v4();
         let theirs = shop.site.ask_as(other, &[Role::Customer], get(&path)).await;
-        let missing = shop.site.ask_as(other, &[Role::Customer], get(&format!("/api/v1/shipments/{other}"))).await;
+        let missing = shop
+            .site
+            .ask_as(other, &[Role::Customer], get(&format!("/api/v1/shipments/{other}")))
+            .await;
         assert_eq!((theirs.status, missing.status), (404, 404));
         assert_eq!(theirs.json()["detail"], missing.json()["detail"]);
-        assert_eq!(shop.site.ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments/nonsense")).await.status, 404);
-        assert_eq!(shop.site.ask_as(shop.ada, &[Role::Customer], get(&path)).await.status, 200);
+        assert_eq!(
+            shop.site
+                .ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments/nonsense"))
+                .await
+                .status,
+            404
+        );
+        assert_eq!(
+            shop.site.ask_as(shop.ada, &[Role::Customer], get(&path)).await.status,
+            200
+        );
         assert_eq!(shop.as_staff(get(&path)).await.status, 200);
-        for request in [|path: &str| post(&format!("{path}/dispatch")), |path: &str| post(&format!("{path}/deliver"))] {
+        for request in [
+            |path: &str| post(&format!("{path}/dispatch")),
+            |path: &str| post(&format!("{path}/deliver")),
+        ] {
             assert_eq!(shop.site.ask(request(&path)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
                 assert_eq!(shop.site.ask_as(shop.ada, &[role], request(&path)).await.status, 403);
             }
         }
-        assert_eq!(shop.site.ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments")).await.status, 403);
+        assert_eq!(
+            shop.site
+                .ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments"))
+                .await
+                .status,
+            403
+        );
         assert_eq!(shop.show().await["status"], "ready");
     })
     .await;
@@ -208,21 +302,48 @@ async fn the_list_is_newest_first_page_by_page_and_filtered() {
         let mut path = "/api/v1/shipments?limit=2".to_owned();
         loop {
             let page = shop.as_staff(get(&path)).await.json();
-            seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
-            let Some(next) = page["next_cursor"].as_str() else { break };
+            seen.extend(
+                page["items"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|item| item["id"].as_str().unwrap().to_owned()),
+            );
+            let Some(next) = page["next_cursor"].as_str() else {
+                break;
+            };
             path = format!("/api/v1/shipments?limit=2&cursor={next}");
         }
         assert_eq!(seen, ids);
 
         shop.make_ready().await;
         let ready = shop.as_staff(get("/api/v1/shipments?status=ready")).await.json();
-        assert_eq!((ready["items"].as_array().unwrap().len(), &ready["items"][0]["id"]), (1, &json!(shop.shipment)));
+        assert_eq!(
+            (ready["items"].as_array().unwrap().len(), &ready["items"][0]["id"]),
+            (1, &json!(shop.shipment))
+        );
         assert_eq!(states(&ready["items"][0]), ["scheduled", "ready"]);
-        let of_order = shop.as_staff(get(&format!("/api/v1/shipments?order_id={}", shop.order))).await.json();
+        let of_order = shop
+            .as_staff(get(&format!("/api/v1/shipments?order_id={}", shop.order)))
+            .await
+            .json();
         assert_eq!(of_order["items"].as_array().unwrap().len(), 1);
-        for bad in ["status=lost", "limit=0", "limit=101", "cursor=%21", "cursor=YWJj", "colour=red", "order_id=7"] {
+        for bad in [
+            "status=lost",
+            "limit=0",
+            "limit=101",
+            "cursor=%21",
+            "cursor=YWJj",
+            "colour=red",
+            "order_id=7",
+        ] {
             let reply = shop.as_staff(get(&format!("/api/v1/shipments?{bad}"))).await;
-            assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_parameter"), "{bad}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (400, "invalid_parameter"),
+                "{bad}: {}",
+                reply.body
+            );
         }
     })
     .await;
@@ -238,9 +359,15 @@ async fn the_document_says_what_is_enforced() {
         let details = &document["components"]["schemas"]["DispatchShipment"];
         assert_eq!(details["additionalProperties"], json!(false), "{document}");
         assert_eq!(details["properties"]["tracking_number"]["maxLength"], 64);
-        let required = document["components"]["schemas"]["Shipment"]["required"].as_array().unwrap().clone();
+        let required = document["components"]["schemas"]["Shipment"]["required"]
+            .as_array()
+            .unwrap()
+            .clone();
         for name in shop.show().await.as_object().unwrap().keys() {
-            assert!(required.contains(&json!(name)), "{name} is always there, and the document does not say so");
+            assert!(
+                required.contains(&json!(name)),
+                "{name} is always there, and the document does not say so"
+            );
         }
     })
     .await;

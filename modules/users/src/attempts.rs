@@ -26,7 +26,12 @@ pub struct Attempt {
 impl Attempt {
     pub fn new(id: Uuid, email: &str, address: &str, at: Timestamp) -> Self {
         let account = hex::encode(Sha256::digest(email.to_ascii_lowercase().as_bytes()));
-        Attempt { id, account, address: address.to_owned(), at }
+        Attempt {
+            id,
+            account,
+            address: address.to_owned(),
+            at,
+        }
     }
 }
 
@@ -76,7 +81,10 @@ mod tests {
     #[test]
     fn an_account_is_the_same_in_any_case_and_unreadable() {
         let one = Attempt::new(Uuid::from_u128(1), "Ada@example.com", "127.0.0.1", at(1));
-        assert_eq!(one.account, Attempt::new(Uuid::from_u128(2), "ada@EXAMPLE.com", "::1", at(2)).account);
+        assert_eq!(
+            one.account,
+            Attempt::new(Uuid::from_u128(2), "ada@EXAMPLE.com", "::1", at(2)).account
+        );
         assert!(!one.account.contains("ada"));
     }
 }

@@ -27,9 +27,18 @@ pub fn routes(service: Arc<Service>) -> Routes {
     let service = Data::from(service);
     Routes::new(move |config| {
         config.app_data(service.clone());
-        config.service(register).service(log_in).service(refresh_session).service(log_out);
+        config
+            .service(register)
+            .service(log_in)
+            .service(refresh_session)
+            .service(log_out);
         // `/users/me` before `/users/{id}`: the first that fits answers.
-        config.service(show_me).service(change_me).service(list_users).service(show_user).service(change_roles);
+        config
+            .service(show_me)
+            .service(change_me)
+            .service(list_users)
+            .service(show_user)
+            .service(change_roles);
     })
 }
 
@@ -98,7 +107,11 @@ struct KeySet {
 #[post("/users")]
 async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Service>) -> Result<Answer, Problem> {
     let user = service.register(anyone.call(), body.into_inner()).await?;
-    Ok(web::created(&format!("/api/v1/users/{}", user.id), Some(&etag(&user)), &user))
+    Ok(web::created(
+        &format!("/api/v1/users/{}", user.id),
+        Some(&etag(&user)),
+        &user,
+    ))
 }
 
 /// Log in
@@ -117,7 +130,9 @@ async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Servic
 // Here and at the refresh nobody looks at a token: clients come here just because theirs has expired, and many send it along.
 #[post("/sessions")]
 async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Service>) -> Result<Answer, Problem> {
-    let tokens = service.log_in(&body.email, &body.password, &web::client_address(&request)).await?;
+    let tokens = service
+        .log_in(&body.email, &body.password, &web::client_address(&request))
+        .await?;
     Ok(uncached(Answer::json(StatusCode::CREATED, &tokens)).with_header(header::LOCATION, "/api/v1/sessions/current"))
 }
 
@@ -185,9 +200,16 @@ async fn show_me(request: HttpRequest, me: LoggedIn, service: Data<Service>) -> 
     security(("bearer" = []))
 )]
 #[patch("/users/me")]
-async fn change_me(request: HttpRequest, me: LoggedIn, body: Body<ProfileChange>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+async fn change_me(
+    request: HttpRequest,
+    me: LoggedIn,
+    body: Body<ProfileChange>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let seen = seen_version(&request, &service.load_visible(&me.call().actor, me.user_id()).await?)?;
-    let user = service.change_profile(me.call(), me.user_id(), body.into_inner(), seen).await?;
+    let user = service
+        .change_profile(me.call(), me.user_id(), body.into_inner(), seen)
+        .await?;
     Ok(web::ok_with_etag(&request, &etag(&user), &user))
 }
 
@@ -202,7 +224,12 @@ async fn change_me(request: HttpRequest, me: LoggedIn, body: Body<ProfileChange>
     security(("bearer" = []))
 )]
 #[get("/users")]
-async fn list_users(_staff: Staff, filter: Query<UserFilter>, page: Query<PageQuery>, service: Data<Service>) -> Result<Answer, Problem> {
+async fn list_users(
+    _staff: Staff,
+    filter: Query<UserFilter>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<Answer, Problem> {
     let users = service.list(&page.request(), filter.email.as_deref()).await?;
     Ok(web::ok(&Listed::from(users)))
 }
@@ -218,7 +245,12 @@ async fn list_users(_staff: Staff, filter: Query<UserFilter>, page: Query<PageQu
     security(("bearer" = []))
 )]
 #[get("/users/{id}")]
-async fn show_user(request: HttpRequest, caller: LoggedIn, id: Path<Uuid>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+async fn show_user(
+    request: HttpRequest,
+    caller: LoggedIn,
+    id: Path<Uuid>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let user = service.load_visible(&caller.call().actor, *id).await?;
     Ok(web::ok_with_etag(&request, &etag(&user), &user))
 }
@@ -238,8 +270,15 @@ async fn show_user(request: HttpRequest, caller: LoggedIn, id: Path<Uuid>, servi
     security(("bearer" = []))
 )]
 #[put("/users/{id}/roles")]
-async fn change_roles(operator: Ops, id: Path<Uuid>, body: Body<RolesChange>, service: Data<Service>) -> Result<Answer, Problem> {
-    let user = service.change_roles(operator.call(), *id, body.into_inner().roles).await?;
+async fn change_roles(
+    operator: Ops,
+    id: Path<Uuid>,
+    body: Body<RolesChange>,
+    service: Data<Service>,
+) -> Result<Answer, Problem> {
+    let user = service
+        .change_roles(operator.call(), *id, body.into_inner().roles)
+        .await?;
     Ok(web::ok(&user).with_etag(&etag(&user)))
 }
 
@@ -249,7 +288,10 @@ async fn change_roles(operator: Ops, id: Path<Uuid>, body: Body<RolesChange>, se
 #[utoipa::path(tag = "sessions", operation_id = "show_keys", responses((status = 200, description = "The keys", body = KeySet)))]
 #[get("/.well-known/jwks.json")]
 async fn show_keys(service: Data<Service>) -> Answer {
-    web::ok(&KeySet { keys: service.jwks().to_vec() }).with_header(header::CACHE_CONTROL, "public, max-age=300")
+    web::ok(&KeySet {
+        keys: service.jwks().to_vec(),
+    })
+    .with_header(header::CACHE_CONTROL, "public, max-age=300")
 }
 
 fn etag(user: &User) -> String {

@@ -39,7 +39,14 @@ impl Jwk {
         let x = BASE64_URL_SAFE_NO_PAD.encode(public);
         // RFC 7638: the required members alone, in this order, without a space.
         let thumbprint = Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
-        Jwk { kty: "OKP", crv: "Ed25519", x, kid: BASE64_URL_SAFE_NO_PAD.encode(thumbprint), usage: "sig", alg: "EdDSA" }
+        Jwk {
+            kty: "OKP",
+            crv: "Ed25519",
+            x,
+            kid: BASE64_URL_SAFE_NO_PAD.encode(thumbprint),
+            usage: "sig",
+            alg: "EdDSA",
+        }
     }
 }
 
@@ -62,19 +69,28 @@ impl SigningKey {
         if seed.len() != 32 {
             bail!("an Ed25519 key has 32 bytes, not {}", seed.len());
         }
-        SigningKey::of(&Ed25519KeyPair::from_seed_unchecked(seed).map_err(|error| anyhow!("this is no Ed25519 key: {error}"))?)
+        SigningKey::of(
+            &Ed25519KeyPair::from_seed_unchecked(seed).map_err(|error| anyhow!("this is no Ed25519 key: {error}"))?,
+        )
     }
 
     /// # Errors
     /// If `pem` holds no Ed25519 key in PKCS#8.
     pub fn from_pem(pem: &str) -> anyhow::Result<Self> {
         let der = pem_body(pem, "PRIVATE KEY").context("expected a PEM with a PRIVATE KEY (PKCS#8)")?;
-        SigningKey::of(&Ed25519KeyPair::from_pkcs8(&der).map_err(|error| anyhow!("this is no Ed25519 key in PKCS#8: {error}"))?)
+        SigningKey::of(
+            &Ed25519KeyPair::from_pkcs8(&der).map_err(|error| anyhow!("this is no Ed25519 key in PKCS#8: {error}"))?,
+        )
     }
 
     fn of(pair: &Ed25519KeyPair) -> anyhow::Result<Self> {
-        let pkcs8 = pair.to_pkcs8v1().map_err(|_| anyhow!("the key cannot be written as PKCS#8"))?;
-        Ok(SigningKey { public: Jwk::of(pair.public_key().as_ref()), private: EncodingKey::from_ed_der(pkcs8.as_ref()) })
+        let pkcs8 = pair
+            .to_pkcs8v1()
+            .map_err(|_| anyhow!("the key cannot be written as PKCS#8"))?;
+        Ok(SigningKey {
+            public: Jwk::of(pair.public_key().as_ref()),
+            private: EncodingKey::from_ed_der(pkcs8.as_ref()),
+        })
     }
 }
 
@@ -100,8 +116,12 @@ impl Keys {
     /// # Errors
     /// `internal`.
     pub fn sign(&self, claims: &Claims) -> Result<String, Fault> {
-        let header = Header { kid: Some(self.signing.public.kid.clone()), ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, claims, &self.signing.private).map_err(|error| Fault::internal("unsigned_token", error.to_string()))
+        let header = Header {
+            kid: Some(self.signing.public.kid.clone()),
+            ..Header::new(Algorithm::EdDSA)
+        };
+        jsonwebtoken::encode(&header, claims, &self.signing.private)
+            .map_err(|error| Fault::internal("unsigned_token", error.to_string()))
     }
 }
 
@@ -122,7 +142,9 @@ pub fn public_key_of_pem(pem: &str) -> anyhow::Result<Jwk> {
 /// # Errors
 /// If the file cannot be read; names it.
 pub async fn read_pem(path: &Path) -> anyhow::Result<String> {
-    tokio::fs::read_to_string(path).await.with_context(|| format!("reading the key file {}", path.display()))
+    tokio::fs::read_to_string(path)
+        .await
+        .with_context(|| format!("reading the key file {}", path.display()))
 }
 
 /// RFC 7468.
@@ -141,7 +163,9 @@ pub fn seed_to_text(seed: &[u8]) -> String {
 /// # Errors
 /// If it is not what [`seed_to_text`] wrote.
 pub fn seed_from_text(text: &str) -> anyhow::Result<Vec<u8>> {
-    BASE64_URL_SAFE_NO_PAD.decode(text).context("the stored signing key cannot be read")
+    BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .context("the stored signing key cannot be read")
 }
 
 #[cfg(test)]
@@ -149,15 +173,15 @@ mod tests {
     use super::*;
 
     // RFC 8410, section 10.3, and the public key of section 10.1.
-    const PRIVATE: &str =
-        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
-    const PUBLIC: &str =
-        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+    const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn a_key_id_is_the_thumbprint_of_rfc_8037() {
         // RFC 8037, appendix A.3.
-        let public = BASE64_URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+        let public = BASE64_URL_SAFE_NO_PAD
+            .decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo")
+            .unwrap();
         assert_eq!(Jwk::of(&public).kid, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     }
 

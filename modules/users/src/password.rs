@@ -48,7 +48,9 @@ impl Hasher {
     /// If argon2 refuses the parameters.
     pub fn new(settings: &Settings, secrets: Arc<dyn Secrets>) -> anyhow::Result<Self> {
         let (memory_kib, iterations) = (settings.argon2_memory_kib, settings.argon2_iterations);
-        let params = Params::new(memory_kib, iterations, 1, None).map_err(|error| anyhow!("{error}")).context("argon2 parameters")?;
+        let params = Params::new(memory_kib, iterations, 1, None)
+            .map_err(|error| anyhow!("{error}"))
+            .context("argon2 parameters")?;
         let prefix = format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1$");
         // Any 16 and 32 bytes will do for salt and output; computing a real hash would only make the start slower.
         let nobodys_hash = format!("{prefix}{}${}", "A".repeat(22), "A".repeat(43));
@@ -84,9 +86,14 @@ impl Hasher {
             Fault::unavailable("Too many people are logging in right now.").retry_after(Duration::from_secs(2))
         };
         let place = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
-        let turn = tokio::time::timeout(self.wait, self.running.clone().acquire_owned()).await.map_err(|_| busy())?;
+        let turn = tokio::time::timeout(self.wait, self.running.clone().acquire_owned())
+            .await
+            .map_err(|_| busy())?;
         let turn = turn.map_err(|_| Fault::internal("hashing_closed", "the semaphore of the hasher was closed"))?;
-        Ok(Slot { hasher: self, permits: Arc::new((place, turn)) })
+        Ok(Slot {
+            hasher: self,
+            permits: Arc::new((place, turn)),
+        })
     }
 }
 
@@ -103,7 +110,9 @@ impl Slot<'_> {
             let hash = argon2.hash_password_with_salt(password.expose_secret().as_bytes(), &secret[..16]);
             hash.map(|hash: PasswordHash| hash.to_string())
         };
-        self.run(work).await?.map_err(|error| Fault::internal("unhashable_password", error.to_string()))
+        self.run(work)
+            .await?
+            .map_err(|error| Fault::internal("unhashable_password", error.to_string()))
     }
 
     /// Whether `hash` was made of this password, with whatever parameters it was made.
@@ -120,7 +129,9 @@ impl Slot<'_> {
                 Err(error) => Err(error),
             }
         };
-        self.run(work).await?.map_err(|error: argon2::password_hash::Error| Fault::internal("unreadable_hash", error.to_string()))
+        self.run(work)
+            .await?
+            .map_err(|error: argon2::password_hash::Error| Fault::internal("unreadable_hash", error.to_string()))
     }
 
     /// Whether a hash should be made anew, because the settings ask for other parameters now.
@@ -138,7 +149,9 @@ impl Slot<'_> {
             drop(permits);
             result
         });
-        running.await.map_err(|error| Fault::internal("hashing_failed", error.to_string()))
+        running
+            .await
+            .map_err(|error| Fault::internal("hashing_failed", error.to_string()))
     }
 }
 
@@ -148,7 +161,14 @@ mod tests {
     use shared_kernel::{FaultKind, RandomSecrets};
 
     fn hasher(settings: Settings) -> Hasher {
-        Hasher::new(&Settings { argon2_memory_kib: 64, ..settings }, Arc::new(RandomSecrets)).unwrap()
+        Hasher::new(
+            &Settings {
+                argon2_memory_kib: 64,
+                ..settings
+            },
+            Arc::new(RandomSecrets),
+        )
+        .unwrap()
     }
 
     #[tokio::test]
@@ -159,7 +179,11 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{hash}");
         assert!(slot.verify(&"correct horse".into(), &hash).await.unwrap());
         assert!(!slot.verify(&"Correct horse".into(), &hash).await.unwrap());
-        assert_ne!(hash, slot.hash(&"correct horse".into()).await.unwrap(), "each has a salt of its own");
+        assert_ne!(
+            hash,
+            slot.hash(&"correct horse".into()).await.unwrap(),
+            "each has a salt of its own"
+        );
     }
 
     #[tokio::test]
@@ -178,7 +202,10 @@ mod tests {
     async fn a_hash_of_other_parameters_still_verifies_and_is_outdated() {
         let old = hasher(Settings::default());
         let hash = old.slot().await.unwrap().hash(&"correct horse".into()).await.unwrap();
-        let new = hasher(Settings { argon2_iterations: 2, ..Settings::default() });
+        let new = hasher(Settings {
+            argon2_iterations: 2,
+            ..Settings::default()
+        });
         let slot = new.slot().await.unwrap();
         assert!(slot.verify(&"correct horse".into(), &hash).await.unwrap());
         assert!(slot.is_outdated(&hash));
@@ -187,7 +214,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_the_queue_full_or_waits_too_long_is_told_to_come_back() {
-        let settings = Settings { hashing_concurrency: 1, hashing_queue: 1, hashing_wait_ms: 50, ..Settings::default() };
+        let settings = Settings {
+            hashing_concurrency: 1,
+            hashing_queue: 1,
+            hashing_wait_ms: 50,
+            ..Settings::default()
+        };
         let hasher = hasher(settings);
         let first = hasher.slot().await.unwrap();
         let (waits, full) = tokio::join!(hasher.slot(), hasher.slot());
@@ -201,7 +233,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_who_hangs_up_does_not_free_a_slot_that_still_computes() {
-        let hasher = hasher(Settings { hashing_concurrency: 1, hashing_wait_ms: 20, ..Settings::default() });
+        let hasher = hasher(Settings {
+            hashing_concurrency: 1,
+            hashing_wait_ms: 20,
+            ..Settings::default()
+        });
         let slot = hasher.slot().await.unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let work = slot.run(move || held.recv().is_ok());

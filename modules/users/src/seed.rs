@@ -28,7 +28,9 @@ fn demo_command() -> Command {
 
 /// Whether the demo users were ever put in.
 pub async fn has_demo_users(db: &Db) -> Result<bool, Fault> {
-    Ok(durable::recall::<serde_json::Value>(db, &demo_command()).await?.is_some())
+    Ok(durable::recall::<serde_json::Value>(db, &demo_command())
+        .await?
+        .is_some())
 }
 
 /// Puts the demo's users in, once.
@@ -43,7 +45,10 @@ pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
     for (email, name, role) in DEMO {
         // By the email address, so that every module's demo data can name the same user without asking.
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("banyan:user:{email}").as_bytes());
-        users.push((new_user(&service, id, email, name, vec![role])?, service.hasher.slot().await?.hash(password.secret()).await?));
+        users.push((
+            new_user(&service, id, email, name, vec![role])?,
+            service.hasher.slot().await?.hash(password.secret()).await?,
+        ));
     }
     put_in(&service, command, users).await
 }
@@ -55,21 +60,39 @@ pub async fn first_operator(service: &Service, first: &FirstOperator) -> anyhow:
     if durable::recall::<()>(&service.db, &command).await?.is_some() {
         return Ok(());
     }
-    if store::find_credentials(service.db.read(), &email.lower()).await?.is_some() {
+    if store::find_credentials(service.db.read(), &email.lower())
+        .await?
+        .is_some()
+    {
         tracing::warn!(%email, "users.first_operator names a user who exists already; their roles stay as they are");
         return Ok(());
     }
     let path = first.password_file.display();
-    let password = tokio::fs::read_to_string(&first.password_file).await.with_context(|| format!("reading the password in {path}"))?;
-    let password = Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))?;
-    let user = new_user(service, service.ids.new_id(), email.as_str(), "Operator", vec![Role::Staff, Role::Ops])?;
+    let password = tokio::fs::read_to_string(&first.password_file)
+        .await
+        .with_context(|| format!("reading the password in {path}"))?;
+    let password =
+        Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))?;
+    let user = new_user(
+        service,
+        service.ids.new_id(),
+        email.as_str(),
+        "Operator",
+        vec![Role::Staff, Role::Ops],
+    )?;
     let hash = service.hasher.slot().await?.hash(password.secret()).await?;
     put_in(service, command, vec![(user, hash)]).await?;
     Ok(())
 }
 
 fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Role>) -> Result<User, Fault> {
-    Ok(User::register(id, EmailAddress::parse(email)?, PersonName::parse(name)?, roles, service.clock.now()))
+    Ok(User::register(
+        id,
+        EmailAddress::parse(email)?,
+        PersonName::parse(name)?,
+        roles,
+        service.clock.now(),
+    ))
 }
 
 /// Users who are there already stay as they are.

@@ -7,7 +7,8 @@ use durable::{Db, outbox};
 use secrecy::SecretString;
 use shared_kernel::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Role, Secrets, parse_id};
 use users_contract::{
-    FindUser, FoundUser, ListSigningKeys, SigningKey, SigningKeys, User as UserMessage, UserProfileChanged, UserRegistered, Users,
+    FindUser, FoundUser, ListSigningKeys, SigningKey, SigningKeys, User as UserMessage, UserProfileChanged,
+    UserRegistered, Users,
 };
 use uuid::Uuid;
 use web::Claims;
@@ -46,19 +47,30 @@ impl Service {
     /// `email_taken`; `unavailable` when too many passwords wait to be hashed.
     pub async fn register(&self, call: &Call, registration: Registration) -> Result<User, Fault> {
         // A hash is dear: who cannot register anyway need not wait for one. The unique index decides.
-        if store::find_credentials(self.db.read(), &registration.email.lower()).await?.is_some() {
+        if store::find_credentials(self.db.read(), &registration.email.lower())
+            .await?
+            .is_some()
+        {
             return Err(store::email_taken());
         }
         let hash = self.hasher.slot().await?.hash(registration.password.secret()).await?;
         let now = self.clock.now();
-        let user = User::register(self.ids.new_id(), registration.email, registration.name, vec![Role::Customer], now);
+        let user = User::register(
+            self.ids.new_id(),
+            registration.email,
+            registration.name,
+            vec![Role::Customer],
+            now,
+        );
         let (call, new) = (call.clone(), user.clone());
         self.db
             .write(move |tx| {
                 let (call, user, hash) = (call.clone(), new.clone(), hash.clone());
                 async move {
                     store::insert_user(tx.conn(), &user, &hash).await?;
-                    outbox::append(&tx, &call, &subject(user.id), &registered(&user)).await.map(drop)
+                    outbox::append(&tx, &call, &subject(user.id), &registered(&user))
+                        .await
+                        .map(drop)
                 }
             })
             .await?;
@@ -82,11 +94,16 @@ impl Service {
         let matches = slot.verify(password, hash).await?;
         let Some((user, hash)) = found.filter(|_| matches) else {
             count_login("refused");
-            return Err(Fault::unauthenticated("invalid_credentials", "Email address or password is wrong."));
+            return Err(Fault::unauthenticated(
+                "invalid_credentials",
+                "Email address or password is wrong.",
+            ));
         };
         let new_hash = self.renewed_hash(&slot, password, &hash).await?;
         drop(slot);
-        let tokens = self.open_session(&user, attempt.id, new_hash.map(|new| (hash, new))).await?;
+        let tokens = self
+            .open_session(&user, attempt.id, new_hash.map(|new| (hash, new)))
+            .await?;
         count_login("opened");
         Ok(tokens)
     }
@@ -105,7 +122,9 @@ impl Service {
             .write(move |tx| {
                 let (hash, next) = (hash.clone(), next.clone());
                 async move {
-                    let Some((token, session)) = store::find_token(tx.conn(), &hash).await? else { return Ok(Exchange::Over) };
+                    let Some((token, session)) = store::find_token(tx.conn(), &hash).await? else {
+                        return Ok(Exchange::Over);
+                    };
                     match token.judge(&session, now) {
                         Verdict::Over => Ok(Exchange::Over),
                         Verdict::Reused => {
@@ -114,7 +133,10 @@ impl Service {
                             Ok(Exchange::Reused(session.user_id))
                         }
                         Verdict::Rotate => {
-                            let next = RefreshToken { session_id: session.id, ..next };
+                            let next = RefreshToken {
+                                session_id: session.id,
+                                ..next
+                            };
                             store::rotate_token(tx.conn(), &hash, &next).await?;
                             let user = store::find_user(tx.conn(), session.user_id).await?;
                             Ok(user.map_or(Exchange::Over, |user| Exchange::Rotated(user, session.id)))
@@ -140,13 +162,19 @@ impl Service {
     /// As any write.
     pub async fn log_out(&self, session_id: Uuid) -> Result<(), Fault> {
         let now = self.clock.now();
-        self.db.write(move |tx| async move { store::revoke_session(tx.conn(), session_id, RevokedReason::LoggedOut, now).await }).await
+        self.db
+            .write(move |tx| async move {
+                store::revoke_session(tx.conn(), session_id, RevokedReason::LoggedOut, now).await
+            })
+            .await
     }
 
     /// # Errors
     /// `not_found`, also for a user whom `actor` may not see.
     pub async fn load_visible(&self, actor: &Actor, id: Uuid) -> Result<User, Fault> {
-        store::find_visible_user(self.db.read(), id, actor).await?.ok_or_else(|| Fault::not_found("user"))
+        store::find_visible_user(self.db.read(), id, actor)
+            .await?
+            .ok_or_else(|| Fault::not_found("user"))
     }
 
     /// Newest first; `email` finds the one user who has it, in any case.
@@ -161,17 +189,30 @@ impl Service {
     ///
     /// # Errors
     /// `not_found`; `precondition_failed` if the profile is not at `seen` any more.
-    pub async fn change_profile(&self, call: &Call, id: Uuid, change: ProfileChange, seen: Option<i64>) -> Result<User, Fault> {
+    pub async fn change_profile(
+        &self,
+        call: &Call,
+        id: Uuid,
+        change: ProfileChange,
+        seen: Option<i64>,
+    ) -> Result<User, Fault> {
         let (call, now) = (call.clone(), self.clock.now());
         self.db
             .write(move |tx| {
                 let (call, change) = (call.clone(), change.clone());
                 async move {
-                    let user = store::find_visible_user(tx.conn(), id, &call.actor).await?.ok_or_else(|| Fault::not_found("user"))?;
+                    let user = store::find_visible_user(tx.conn(), id, &call.actor)
+                        .await?
+                        .ok_or_else(|| Fault::not_found("user"))?;
                     check_seen(&user, seen)?;
-                    let Some(changed) = user.change_profile(change, now) else { return Ok(user) };
+                    let Some(changed) = user.change_profile(change, now) else {
+                        return Ok(user);
+                    };
                     store::update_user(tx.conn(), &changed).await?;
-                    let event = UserProfileChanged { user_id: id.to_string(), name: changed.name.as_str().to_owned() };
+                    let event = UserProfileChanged {
+                        user_id: id.to_string(),
+                        name: changed.name.as_str().to_owned(),
+                    };
                     outbox::append(&tx, &call, &subject(id), &event).await?;
                     Ok(changed)
                 }
@@ -189,11 +230,23 @@ impl Service {
             .write(move |tx| {
                 let (call, roles) = (call.clone(), roles.clone());
                 async move {
-                    let user = store::find_user(tx.conn(), id).await?.ok_or_else(|| Fault::not_found("user"))?;
-                    let Some(changed) = user.with_roles(&roles, &call.actor, now)? else { return Ok(user) };
+                    let user = store::find_user(tx.conn(), id)
+                        .await?
+                        .ok_or_else(|| Fault::not_found("user"))?;
+                    let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
+                        return Ok(user);
+                    };
                     store::update_user(tx.conn(), &changed).await?;
                     let (before, after) = (names(&user.roles).join(","), names(&changed.roles).join(","));
-                    durable::audit(&tx, &call.actor, "change_roles", &subject(id), &format!("{before} -> {after}"), None).await?;
+                    durable::audit(
+                        &tx,
+                        &call.actor,
+                        "change_roles",
+                        &subject(id),
+                        &format!("{before} -> {after}"),
+                        None,
+                    )
+                    .await?;
                     Ok(changed)
                 }
             })
@@ -206,7 +259,10 @@ impl Service {
     }
 
     async fn refuse_guessing(&self, attempt: &Attempt, conn: &impl store::Readable) -> Result<(), Fault> {
-        let limits = (self.settings.account_failures_per_minute, self.settings.address_failures_per_minute);
+        let limits = (
+            self.settings.account_failures_per_minute,
+            self.settings.address_failures_per_minute,
+        );
         let refused = refuse_guessing(conn, attempt, limits).await;
         if refused.is_err() {
             count_login("throttled");
@@ -216,7 +272,10 @@ impl Service {
 
     /// Counts before the password is checked, under the same limits: see [`attempts`].
     async fn count_as_failed(&self, attempt: &Attempt) -> Result<(), Fault> {
-        let limits = (self.settings.account_failures_per_minute, self.settings.address_failures_per_minute);
+        let limits = (
+            self.settings.account_failures_per_minute,
+            self.settings.address_failures_per_minute,
+        );
         let attempt = attempt.clone();
         self.db
             .write(move |tx| {
@@ -229,14 +288,33 @@ impl Service {
             .await
     }
 
-    async fn renewed_hash(&self, slot: &Slot<'_>, password: &SecretString, hash: &str) -> Result<Option<String>, Fault> {
-        if slot.is_outdated(hash) { slot.hash(password).await.map(Some) } else { Ok(None) }
+    async fn renewed_hash(
+        &self,
+        slot: &Slot<'_>,
+        password: &SecretString,
+        hash: &str,
+    ) -> Result<Option<String>, Fault> {
+        if slot.is_outdated(hash) {
+            slot.hash(password).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
-    async fn open_session(&self, user: &User, attempt_id: Uuid, new_hash: Option<(String, String)>) -> Result<Tokens, Fault> {
+    async fn open_session(
+        &self,
+        user: &User,
+        attempt_id: Uuid,
+        new_hash: Option<(String, String)>,
+    ) -> Result<Tokens, Fault> {
         let secret = session::to_text(self.secrets.new_secret()?);
         let now = self.clock.now();
-        let session = Session { id: self.ids.new_id(), user_id: user.id, created_at: now, revoked_at: None };
+        let session = Session {
+            id: self.ids.new_id(),
+            user_id: user.id,
+            created_at: now,
+            revoked_at: None,
+        };
         let token = RefreshToken::issue(&secret, session.id, now, self.settings.refresh_token_life());
         let session_id = session.id;
         self.db
@@ -268,7 +346,12 @@ impl Service {
             jti: self.ids.new_id(),
             sid: Some(session_id),
         };
-        Ok(Tokens { access_token: self.keys.sign(&claims)?, token_type: "Bearer", expires_in: life.as_secs(), refresh_token })
+        Ok(Tokens {
+            access_token: self.keys.sign(&claims)?,
+            token_type: "Bearer",
+            expires_in: life.as_secs(),
+            refresh_token,
+        })
     }
 }
 
@@ -283,17 +366,23 @@ impl Users for Service {
             name: user.name.into(),
             roles: names(&user.roles),
         };
-        Ok(FoundUser { user: user.map(message) })
+        Ok(FoundUser {
+            user: user.map(message),
+        })
     }
 
     async fn list_signing_keys(&self, _: &Call, _: ListSigningKeys) -> Result<SigningKeys, Fault> {
-        let items = self.keys.published().iter().map(|key| SigningKey { kid: key.kid.clone(), x: key.x.clone() });
+        let items = self.keys.published().iter().map(|key| SigningKey {
+            kid: key.kid.clone(),
+            x: key.x.clone(),
+        });
         Ok(SigningKeys { items: items.collect() })
     }
 }
 
 async fn refuse_guessing(conn: &impl store::Readable, attempt: &Attempt, limits: (u64, u64)) -> Result<(), Fault> {
-    let (of_account, of_address) = store::latest_failures(conn, attempt, attempt.at.minus(attempts::WINDOW), limits).await?;
+    let (of_account, of_address) =
+        store::latest_failures(conn, attempt, attempt.at.minus(attempts::WINDOW), limits).await?;
     let account = attempts::wait(&of_account, limits.0, attempt.at);
     attempts::refuse(account.max(attempts::wait(&of_address, limits.1, attempt.at)))
 }
@@ -304,7 +393,10 @@ pub(crate) fn subject(id: Uuid) -> String {
 }
 
 pub(crate) fn registered(user: &User) -> UserRegistered {
-    UserRegistered { user_id: user.id.to_string(), name: user.name.as_str().to_owned() }
+    UserRegistered {
+        user_id: user.id.to_string(),
+        name: user.name.as_str().to_owned(),
+    }
 }
 
 fn names(roles: &[Role]) -> Vec<String> {
@@ -323,7 +415,10 @@ fn check_seen(user: &User, seen: Option<i64>) -> Result<(), Fault> {
 }
 
 fn invalid_refresh_token() -> Fault {
-    Fault::unauthenticated("invalid_refresh_token", "The refresh token is not valid any more. Log in again.")
+    Fault::unauthenticated(
+        "invalid_refresh_token",
+        "The refresh token is not valid any more. Log in again.",
+    )
 }
 
 fn count_login(outcome: &'static str) {

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use durable::Db;
 use durable_testing::{ManualClock, on_both};
 use secrecy::SecretString;
-use shared_kernel::{Actor, Call, Clock, Cursor, Fault, FaultKind, PageRequest, RandomIds, RandomSecrets, Role, SystemClock};
+use shared_kernel::{
+    Actor, Call, Clock, Cursor, Fault, FaultKind, PageRequest, RandomIds, RandomSecrets, Role, SystemClock,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -27,7 +29,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Weak hashes, because what they cost is not what is tested here.
 fn settings() -> Settings {
-    Settings { argon2_memory_kib: 64, ..Settings::default() }
+    Settings {
+        argon2_memory_kib: 64,
+        ..Settings::default()
+    }
 }
 
 struct Shop {
@@ -43,12 +48,27 @@ impl Shop {
     async fn open_with(db: Db, settings: Settings) -> Self {
         let clock = ManualClock::at(SystemClock.now());
         let (ids, secrets) = (Arc::new(RandomIds), Arc::new(RandomSecrets));
-        let service = build(Needs { db, clock: clock.clone(), ids, secrets, demo: true, settings }).await.unwrap();
-        Shop { service: Arc::new(service), clock }
+        let service = build(Needs {
+            db,
+            clock: clock.clone(),
+            ids,
+            secrets,
+            demo: true,
+            settings,
+        })
+        .await
+        .unwrap();
+        Shop {
+            service: Arc::new(service),
+            clock,
+        }
     }
 
     async fn register(&self, email: &str) -> User {
-        self.service.register(&Call::default(), registration(email)).await.unwrap()
+        self.service
+            .register(&Call::default(), registration(email))
+            .await
+            .unwrap()
     }
 
     async fn log_in(&self, email: &str, password: &str) -> Result<Tokens, Fault> {
@@ -69,7 +89,10 @@ fn registration(email: &str) -> Registration {
 }
 
 fn operator() -> Call {
-    Call::by(Actor::User { id: Uuid::from_u128(9), roles: vec![Role::Ops] })
+    Call::by(Actor::User {
+        id: Uuid::from_u128(9),
+        roles: vec![Role::Ops],
+    })
 }
 
 fn code<T>(result: Result<T, Fault>) -> String {
@@ -78,7 +101,9 @@ fn code<T>(result: Result<T, Fault>) -> String {
 
 /// What a token says, unverified: that tokens verify is a test of its own.
 fn claims(tokens: &Tokens) -> web::Claims {
-    jsonwebtoken::dangerous::insecure_decode::<web::Claims>(&tokens.access_token).unwrap().claims
+    jsonwebtoken::dangerous::insecure_decode::<web::Claims>(&tokens.access_token)
+        .unwrap()
+        .claims
 }
 
 #[tokio::test]
@@ -89,8 +114,18 @@ async fn an_email_address_belongs_to_one_user_whatever_its_case() {
         let ada = shop.register("Ada@Example.com").await;
         let subject = subject(ada.id);
         while *changes.recv().await.unwrap().topic != *subject {}
-        assert_eq!((ada.email.as_str(), &ada.roles[..]), ("Ada@Example.com", &[Role::Customer][..]));
-        assert_eq!(code(shop.service.register(&Call::default(), registration("ada@example.COM")).await), "email_taken");
+        assert_eq!(
+            (ada.email.as_str(), &ada.roles[..]),
+            ("Ada@Example.com", &[Role::Customer][..])
+        );
+        assert_eq!(
+            code(
+                shop.service
+                    .register(&Call::default(), registration("ada@example.COM"))
+                    .await
+            ),
+            "email_taken"
+        );
         assert!(shop.log_in("ADA@EXAMPLE.COM", PASSWORD).await.is_ok());
     })
     .await;
@@ -121,7 +156,10 @@ async fn an_unknown_user_costs_the_same_hash_as_a_known_one_and_gets_the_same_an
         let unknown = shop.log_in("nobody@example.com", "wrong").await.err().unwrap();
         assert_eq!((between - before, shop.service.hasher.computed() - between), (1, 1));
         assert_eq!(known, unknown);
-        assert_eq!((known.kind, known.code.as_str()), (FaultKind::Unauthenticated, "invalid_credentials"));
+        assert_eq!(
+            (known.kind, known.code.as_str()),
+            (FaultKind::Unauthenticated, "invalid_credentials")
+        );
     })
     .await;
 }
@@ -133,15 +171,32 @@ async fn after_ten_failures_in_a_minute_even_the_right_password_has_to_wait() {
         shop.register("ada@example.com").await;
         shop.register("bob@example.com").await;
         for _ in 0..10 {
-            assert_eq!(code(shop.log_in("ada@example.com", "wrong").await), "invalid_credentials");
+            assert_eq!(
+                code(shop.log_in("ada@example.com", "wrong").await),
+                "invalid_credentials"
+            );
             shop.clock.advance(Duration::from_secs(1));
         }
         let hashes = shop.service.hasher.computed();
-        let refused = shop.log_in_from("10.0.0.1", "ADA@example.com", PASSWORD).await.err().unwrap();
-        assert_eq!((refused.kind, refused.code.as_str()), (FaultKind::TooMany, "too_many_failed_logins"));
+        let refused = shop
+            .log_in_from("10.0.0.1", "ADA@example.com", PASSWORD)
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(
+            (refused.kind, refused.code.as_str()),
+            (FaultKind::TooMany, "too_many_failed_logins")
+        );
         assert_eq!(refused.retry_after, Some(Duration::from_secs(50)));
-        assert_eq!(shop.service.hasher.computed(), hashes, "a refused guess is not even looked at");
-        assert!(shop.log_in("bob@example.com", PASSWORD).await.is_ok(), "nobody else has to wait");
+        assert_eq!(
+            shop.service.hasher.computed(),
+            hashes,
+            "a refused guess is not even looked at"
+        );
+        assert!(
+            shop.log_in("bob@example.com", PASSWORD).await.is_ok(),
+            "nobody else has to wait"
+        );
         shop.clock.advance(Duration::from_secs(50));
         assert!(shop.log_in("ada@example.com", PASSWORD).await.is_ok());
     })
@@ -151,12 +206,25 @@ async fn after_ten_failures_in_a_minute_even_the_right_password_has_to_wait() {
 #[tokio::test]
 async fn an_address_is_stopped_whatever_accounts_it_tries() {
     on_both("users", |db| async move {
-        let shop = Shop::open_with(db, Settings { address_failures_per_minute: 3, ..settings() }).await;
+        let shop = Shop::open_with(
+            db,
+            Settings {
+                address_failures_per_minute: 3,
+                ..settings()
+            },
+        )
+        .await;
         shop.register("ada@example.com").await;
         for name in ["a", "b", "c"] {
-            assert_eq!(code(shop.log_in(&format!("{name}@example.com"), "wrong").await), "invalid_credentials");
+            assert_eq!(
+                code(shop.log_in(&format!("{name}@example.com"), "wrong").await),
+                "invalid_credentials"
+            );
         }
-        assert_eq!(code(shop.log_in("ada@example.com", PASSWORD).await), "too_many_failed_logins");
+        assert_eq!(
+            code(shop.log_in("ada@example.com", PASSWORD).await),
+            "too_many_failed_logins"
+        );
         assert!(shop.log_in_from("10.0.0.1", "ada@example.com", PASSWORD).await.is_ok());
     })
     .await;
@@ -177,11 +245,19 @@ async fn logging_in_rightly_is_no_failure_however_often() {
 #[tokio::test]
 async fn guesses_made_at_the_same_time_do_not_slip_through() {
     on_both("users", |db| async move {
-        let settings = Settings { account_failures_per_minute: 3, hashing_concurrency: 1, ..settings() };
+        let settings = Settings {
+            account_failures_per_minute: 3,
+            hashing_concurrency: 1,
+            ..settings()
+        };
         let shop = Shop::open_with(db, settings).await;
         let guesses = (0..12).map(|_| shop.log_in("ada@example.com", "wrong"));
         let codes: Vec<String> = futures::future::join_all(guesses).await.into_iter().map(code).collect();
-        assert_eq!(codes.iter().filter(|code| *code == "invalid_credentials").count(), 3, "{codes:?}");
+        assert_eq!(
+            codes.iter().filter(|code| *code == "invalid_credentials").count(),
+            3,
+            "{codes:?}"
+        );
         assert_eq!(shop.service.hasher.computed(), 3);
     })
     .await;
@@ -192,13 +268,22 @@ async fn a_refresh_token_used_twice_ends_its_session_and_no_other() {
     on_both("users", |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
-        let (stolen, other) =
-            (shop.log_in("ada@example.com", PASSWORD).await.unwrap(), shop.log_in("ada@example.com", PASSWORD).await.unwrap());
+        let (stolen, other) = (
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+        );
         let next = shop.service.refresh(&stolen.refresh_token).await.unwrap();
         assert_ne!(next.refresh_token, stolen.refresh_token);
         assert_eq!(claims(&next).sid, claims(&stolen).sid);
-        assert_eq!(code(shop.service.refresh(&stolen.refresh_token).await), "invalid_refresh_token");
-        assert_eq!(code(shop.service.refresh(&next.refresh_token).await), "invalid_refresh_token", "the whole family is revoked");
+        assert_eq!(
+            code(shop.service.refresh(&stolen.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert_eq!(
+            code(shop.service.refresh(&next.refresh_token).await),
+            "invalid_refresh_token",
+            "the whole family is revoked"
+        );
         assert!(shop.service.refresh(&other.refresh_token).await.is_ok());
     })
     .await;
@@ -210,10 +295,16 @@ async fn of_two_uses_at_the_same_moment_at_most_one_yields_tokens_and_the_family
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
-        let (one, other) = tokio::join!(shop.service.refresh(&tokens.refresh_token), shop.service.refresh(&tokens.refresh_token));
+        let (one, other) = tokio::join!(
+            shop.service.refresh(&tokens.refresh_token),
+            shop.service.refresh(&tokens.refresh_token)
+        );
         let winners: Vec<Tokens> = [one, other].into_iter().flatten().collect();
         assert_eq!(winners.len(), 1);
-        assert_eq!(code(shop.service.refresh(&winners[0].refresh_token).await), "invalid_refresh_token");
+        assert_eq!(
+            code(shop.service.refresh(&winners[0].refresh_token).await),
+            "invalid_refresh_token"
+        );
     })
     .await;
 }
@@ -227,7 +318,10 @@ async fn who_logs_out_cannot_refresh() {
         let session = claims(&tokens).sid.unwrap();
         shop.service.log_out(session).await.unwrap();
         shop.service.log_out(session).await.unwrap();
-        assert_eq!(code(shop.service.refresh(&tokens.refresh_token).await), "invalid_refresh_token");
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
     })
     .await;
 }
@@ -248,7 +342,10 @@ async fn a_session_lives_while_it_is_used_and_is_forgotten_afterwards() {
         };
         assert_eq!(forget().await.unwrap(), 2, "only tokens that have expired go");
         shop.clock.advance(30 * DAY);
-        assert_eq!(code(shop.service.refresh(&tokens.refresh_token).await), "invalid_refresh_token");
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
         assert_eq!(forget().await.unwrap(), 3, "two tokens and their session");
         assert_eq!(forget().await.unwrap(), 0);
     })
@@ -262,11 +359,25 @@ async fn a_changed_role_shows_in_the_next_token() {
         let ada = shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
         assert_eq!(claims(&tokens).roles, [Role::Customer]);
-        let changed = shop.service.change_roles(&operator(), ada.id, vec![Role::Staff, Role::Customer]).await.unwrap();
-        assert_eq!((&changed.roles[..], changed.version), (&[Role::Customer, Role::Staff][..], 2));
+        let changed = shop
+            .service
+            .change_roles(&operator(), ada.id, vec![Role::Staff, Role::Customer])
+            .await
+            .unwrap();
+        assert_eq!(
+            (&changed.roles[..], changed.version),
+            (&[Role::Customer, Role::Staff][..], 2)
+        );
         let next = shop.service.refresh(&tokens.refresh_token).await.unwrap();
         assert_eq!(claims(&next).roles, [Role::Customer, Role::Staff]);
-        assert_eq!(code(shop.service.change_roles(&operator(), Uuid::from_u128(1), vec![Role::Staff]).await), "not_found");
+        assert_eq!(
+            code(
+                shop.service
+                    .change_roles(&operator(), Uuid::from_u128(1), vec![Role::Staff])
+                    .await
+            ),
+            "not_found"
+        );
     })
     .await;
 }
@@ -276,15 +387,46 @@ async fn a_profile_is_changed_at_the_version_that_was_seen_or_not_at_all() {
     on_both("users", |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("ada@example.com").await;
-        let call = Call::by(Actor::User { id: ada.id, roles: vec![Role::Customer] });
-        let rename = |name: &str| ProfileChange { name: Some(PersonName::parse(name).unwrap()), addresses: None };
-        let changed = shop.service.change_profile(&call, ada.id, rename("Countess"), Some(1)).await.unwrap();
+        let call = Call::by(Actor::User {
+            id: ada.id,
+            roles: vec![Role::Customer],
+        });
+        let rename = |name: &str| ProfileChange {
+            name: Some(PersonName::parse(name).unwrap()),
+            addresses: None,
+        };
+        let changed = shop
+            .service
+            .change_profile(&call, ada.id, rename("Countess"), Some(1))
+            .await
+            .unwrap();
         assert_eq!((changed.name.as_str(), changed.version), ("Countess", 2));
-        assert_eq!(code(shop.service.change_profile(&call, ada.id, rename("Enchantress"), Some(1)).await), "precondition_failed");
-        let same = shop.service.change_profile(&call, ada.id, rename("Countess"), None).await.unwrap();
+        assert_eq!(
+            code(
+                shop.service
+                    .change_profile(&call, ada.id, rename("Enchantress"), Some(1))
+                    .await
+            ),
+            "precondition_failed"
+        );
+        let same = shop
+            .service
+            .change_profile(&call, ada.id, rename("Countess"), None)
+            .await
+            .unwrap();
         assert_eq!(same.version, 2, "a change of nothing is none");
-        let stranger = Call::by(Actor::User { id: Uuid::from_u128(1), roles: vec![Role::Customer] });
-        assert_eq!(code(shop.service.change_profile(&stranger, ada.id, rename("Mallory"), None).await), "not_found");
+        let stranger = Call::by(Actor::User {
+            id: Uuid::from_u128(1),
+            roles: vec![Role::Customer],
+        });
+        assert_eq!(
+            code(
+                shop.service
+                    .change_profile(&stranger, ada.id, rename("Mallory"), None)
+                    .await
+            ),
+            "not_found"
+        );
         assert_eq!(shop.service.load_visible(&call.actor, ada.id).await.unwrap(), changed);
     })
     .await;
@@ -295,9 +437,15 @@ async fn changes_made_at_once_are_all_kept() {
     on_both("users", |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("ada@example.com").await;
-        let call = Call::by(Actor::User { id: ada.id, roles: vec![Role::Customer] });
+        let call = Call::by(Actor::User {
+            id: ada.id,
+            roles: vec![Role::Customer],
+        });
         let changes = (0..6).map(|n| {
-            let change = ProfileChange { name: Some(PersonName::parse(&format!("Ada {n}")).unwrap()), addresses: None };
+            let change = ProfileChange {
+                name: Some(PersonName::parse(&format!("Ada {n}")).unwrap()),
+                addresses: None,
+            };
             shop.service.change_profile(&call, ada.id, change, None)
         });
         for changed in futures::future::join_all(changes).await {
@@ -331,7 +479,11 @@ async fn the_list_is_read_page_by_page_newest_first() {
             }
         }
         assert_eq!(seen, all);
-        let found = shop.service.list(&PageRequest::default(), Some("USER3@example.com")).await.unwrap();
+        let found = shop
+            .service
+            .list(&PageRequest::default(), Some("USER3@example.com"))
+            .await
+            .unwrap();
         assert_eq!(found.items.len(), 1);
         request.after = Some(Cursor("nonsense".into()));
         assert_eq!(code(shop.service.list(&request, None).await), "invalid_parameter");
@@ -381,16 +533,26 @@ async fn the_demos_users_are_put_in_once_and_cost_nothing_the_second_time() {
     on_both("users", |db| async move {
         let shop = Shop::open(db).await;
         seed::demo_users(shop.service.clone()).await.unwrap();
-        for (email, role) in
-            [("demo@banyan.example", Role::Customer), ("staff@banyan.example", Role::Staff), ("ops@banyan.example", Role::Ops)]
-        {
+        for (email, role) in [
+            ("demo@banyan.example", Role::Customer),
+            ("staff@banyan.example", Role::Staff),
+            ("ops@banyan.example", Role::Ops),
+        ] {
             let tokens = shop.log_in(email, "banyan-demo").await.unwrap();
             assert_eq!(claims(&tokens).roles, [role]);
         }
         let hashes = shop.service.hasher.computed();
         seed::demo_users(shop.service.clone()).await.unwrap();
         assert_eq!(shop.service.hasher.computed(), hashes);
-        assert_eq!(shop.service.list(&PageRequest::default(), None).await.unwrap().items.len(), 3);
+        assert_eq!(
+            shop.service
+                .list(&PageRequest::default(), None)
+                .await
+                .unwrap()
+                .items
+                .len(),
+            3
+        );
     })
     .await;
 }
@@ -404,10 +566,16 @@ async fn the_first_operator_is_made_once_and_never_out_of_somebody_else() {
         let shop = Shop::open(db).await;
         shop.register("taken@example.com").await;
         for email in ["taken@example.com", "ops@example.com", "ops@example.com"] {
-            let first = crate::FirstOperator { email: email.to_owned(), password_file: password_file.clone() };
+            let first = crate::FirstOperator {
+                email: email.to_owned(),
+                password_file: password_file.clone(),
+            };
             seed::first_operator(&shop.service, &first).await.unwrap();
         }
-        assert_eq!(claims(&shop.log_in("taken@example.com", PASSWORD).await.unwrap()).roles, [Role::Customer]);
+        assert_eq!(
+            claims(&shop.log_in("taken@example.com", PASSWORD).await.unwrap()).roles,
+            [Role::Customer]
+        );
         let tokens = shop.log_in("ops@example.com", "operators only").await.unwrap();
         assert_eq!(claims(&tokens).roles, [Role::Staff, Role::Ops]);
     })
@@ -419,9 +587,19 @@ async fn a_hash_made_with_outdated_parameters_is_made_anew_at_the_next_log_in() 
     on_both("users", |db| async move {
         let old = Shop::open(db.clone()).await;
         old.register("ada@example.com").await;
-        let new = Shop::open_with(db.clone(), Settings { argon2_iterations: 2, ..settings() }).await;
+        let new = Shop::open_with(
+            db.clone(),
+            Settings {
+                argon2_iterations: 2,
+                ..settings()
+            },
+        )
+        .await;
         assert!(new.log_in("ada@example.com", PASSWORD).await.is_ok());
-        let (_, hash) = store::find_credentials(db.read(), "ada@example.com").await.unwrap().unwrap();
+        let (_, hash) = store::find_credentials(db.read(), "ada@example.com")
+            .await
+            .unwrap()
+            .unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=64,t=2,p=1$"), "{hash}");
         assert!(new.log_in("ada@example.com", PASSWORD).await.is_ok());
     })
@@ -451,7 +629,11 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
                 store::rotate_token(tx.conn(), &hash, &next("other")).await
             }
         });
-        assert_eq!(both.await.unwrap_err().kind, FaultKind::Unavailable, "the race is lost, and the job would run again");
+        assert_eq!(
+            both.await.unwrap_err().kind,
+            FaultKind::Unavailable,
+            "the race is lost, and the job would run again"
+        );
     })
     .await;
 }
@@ -460,9 +642,13 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
 async fn a_second_signing_key_is_a_lost_race_and_no_bug() {
     on_both("users", |db| async move {
         let shop = Shop::open(db.clone()).await;
-        let second = db.write(|tx| async move { store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await });
+        let second =
+            db.write(|tx| async move { store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await });
         assert_eq!(second.await.unwrap_err().kind, FaultKind::Unavailable);
-        assert_eq!(store::list_signing_seeds(db.read()).await.unwrap().len(), shop.service.jwks().len());
+        assert_eq!(
+            store::list_signing_seeds(db.read()).await.unwrap().len(),
+            shop.service.jwks().len()
+        );
     })
     .await;
 }

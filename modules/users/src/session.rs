@@ -75,7 +75,13 @@ pub enum Verdict {
 impl RefreshToken {
     /// The token to keep for the secret that is given to the client.
     pub fn issue(secret: &str, session_id: Uuid, now: Timestamp, life: Duration) -> Self {
-        RefreshToken { hash: hash_of(secret), session_id, issued_at: now, expires_at: now.plus(life), rotated_at: None }
+        RefreshToken {
+            hash: hash_of(secret),
+            session_id,
+            issued_at: now,
+            expires_at: now.plus(life),
+            rotated_at: None,
+        }
     }
 
     pub fn judge(&self, session: &Session, now: Timestamp) -> Verdict {
@@ -107,7 +113,12 @@ mod tests {
 
     fn family() -> (Session, RefreshToken) {
         let now = Timestamp::from_ms(0);
-        let session = Session { id: Uuid::from_u128(1), user_id: Uuid::from_u128(2), created_at: now, revoked_at: None };
+        let session = Session {
+            id: Uuid::from_u128(1),
+            user_id: Uuid::from_u128(2),
+            created_at: now,
+            revoked_at: None,
+        };
         (session.clone(), RefreshToken::issue("secret", session.id, now, LIFE))
     }
 
@@ -116,7 +127,10 @@ mod tests {
         let (session, token) = family();
         let later = Timestamp::from_ms(1_000);
         assert_eq!(token.judge(&session, later), Verdict::Rotate);
-        let used = RefreshToken { rotated_at: Some(later), ..token };
+        let used = RefreshToken {
+            rotated_at: Some(later),
+            ..token
+        };
         assert_eq!(used.judge(&session, later), Verdict::Reused);
     }
 
@@ -124,7 +138,10 @@ mod tests {
     fn after_its_time_or_its_familys_end_it_is_good_for_nothing() {
         let (session, token) = family();
         assert_eq!(token.judge(&session, Timestamp::from_ms(60_000)), Verdict::Over);
-        let revoked = Session { revoked_at: Some(Timestamp::from_ms(1)), ..session };
+        let revoked = Session {
+            revoked_at: Some(Timestamp::from_ms(1)),
+            ..session
+        };
         assert_eq!(token.judge(&revoked, Timestamp::from_ms(2)), Verdict::Over);
     }
 

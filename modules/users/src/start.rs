@@ -74,13 +74,37 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
 }
 
 pub(crate) async fn build(needs: Needs) -> anyhow::Result<Service> {
-    let Needs { db, clock, ids, secrets, settings, .. } = needs;
-    ensure!(!settings.issuer.is_empty() && !settings.audience.is_empty(), "the issuer and the audience of access tokens need a name");
-    ensure!((1..=86_400).contains(&settings.access_token_seconds), "access_token_seconds must be within 1..=86400");
-    ensure!((1..=3_650).contains(&settings.refresh_token_days), "refresh_token_days must be within 1..=3650");
+    let Needs {
+        db,
+        clock,
+        ids,
+        secrets,
+        settings,
+        ..
+    } = needs;
+    ensure!(
+        !settings.issuer.is_empty() && !settings.audience.is_empty(),
+        "the issuer and the audience of access tokens need a name"
+    );
+    ensure!(
+        (1..=86_400).contains(&settings.access_token_seconds),
+        "access_token_seconds must be within 1..=86400"
+    );
+    ensure!(
+        (1..=3_650).contains(&settings.refresh_token_days),
+        "refresh_token_days must be within 1..=3650"
+    );
     let hasher = Hasher::new(&settings, secrets.clone())?;
     let keys = load_keys(&db, &settings, secrets.as_ref()).await?;
-    Ok(Service { db, clock, ids, secrets, hasher, keys, settings })
+    Ok(Service {
+        db,
+        clock,
+        ids,
+        secrets,
+        hasher,
+        keys,
+        settings,
+    })
 }
 
 async fn load_keys(db: &Db, settings: &Settings, secrets: &dyn Secrets) -> anyhow::Result<Keys> {
@@ -91,7 +115,10 @@ async fn load_keys(db: &Db, settings: &Settings, secrets: &dyn Secrets) -> anyho
     }
     if let Some(path) = &settings.signing_key_file {
         let pem = keys::read_pem(path).await?;
-        return Ok(Keys::new(SigningKey::from_pem(&pem).with_context(|| path.display().to_string())?, believed));
+        return Ok(Keys::new(
+            SigningKey::from_pem(&pem).with_context(|| path.display().to_string())?,
+            believed,
+        ));
     }
     let (signing, retired) = own_keys(db, secrets).await?;
     believed.extend(retired.into_iter().map(|key| key.public));
@@ -101,7 +128,11 @@ async fn load_keys(db: &Db, settings: &Settings, secrets: &dyn Secrets) -> anyho
 /// The keys kept in the module's own database. The first instance that finds none makes one.
 async fn own_keys(db: &Db, secrets: &dyn Secrets) -> anyhow::Result<(SigningKey, Vec<SigningKey>)> {
     let kept = store::list_signing_seeds(db.read()).await?;
-    let kept = if kept.is_empty() { make_key(db, secrets).await? } else { kept };
+    let kept = if kept.is_empty() {
+        make_key(db, secrets).await?
+    } else {
+        kept
+    };
     let mut keys = Vec::with_capacity(kept.len());
     for seed in kept {
         keys.push(SigningKey::from_seed(&keys::seed_from_text(&seed)?)?);
@@ -129,7 +160,11 @@ async fn make_key(db: &Db, secrets: &dyn Secrets) -> anyhow::Result<Vec<String>>
 async fn forget_expired(service: &Service) {
     loop {
         let now = service.clock.now();
-        match service.db.write(move |tx| async move { store::forget_expired(tx.conn(), now).await }).await {
+        match service
+            .db
+            .write(move |tx| async move { store::forget_expired(tx.conn(), now).await })
+            .await
+        {
             Ok(0) => return,
             Ok(_) => {}
             Err(fault) => {

@@ -152,16 +152,24 @@ pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(),
         updated_at: Set(user.updated_at.as_ms()),
         ..Default::default()
     };
-    let update =
-        user::Entity::update_many().set(row).filter(user::Column::Id.eq(user.id)).filter(user::Column::Version.eq(user.version - 1));
+    let update = user::Entity::update_many()
+        .set(row)
+        .filter(user::Column::Id.eq(user.id))
+        .filter(user::Column::Version.eq(user.version - 1));
     let done = update.exec(conn).await.map_err(durable::fault)?;
-    if done.rows_affected == 1 { Ok(()) } else { Err(durable::lost_race("the user changed meanwhile")) }
+    if done.rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(durable::lost_race("the user changed meanwhile"))
+    }
 }
 
 /// Replaces a hash that was made with outdated parameters, unless the password itself was changed meanwhile.
 pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str, new: &str) -> Result<(), Fault> {
     let update = user::Entity::update_many().col_expr(user::Column::PasswordHash, Expr::value(new));
-    let update = update.filter(user::Column::Id.eq(user_id)).filter(user::Column::PasswordHash.eq(old));
+    let update = update
+        .filter(user::Column::Id.eq(user_id))
+        .filter(user::Column::PasswordHash.eq(old));
     update.exec(conn).await.map(drop).map_err(durable::fault)
 }
 
@@ -175,12 +183,21 @@ pub async fn find_visible_user(conn: &impl ConnectionTrait, id: Uuid, actor: &Ac
 
 /// The user, for the module's own purposes.
 pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<User>, Fault> {
-    user::Entity::find_by_id(id).one(conn).await.map_err(durable::fault)?.map(to_user).transpose()
+    user::Entity::find_by_id(id)
+        .one(conn)
+        .await
+        .map_err(durable::fault)?
+        .map(to_user)
+        .transpose()
 }
 
 /// The user with this email address in any case, and the hash of their password.
 pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) -> Result<Option<(User, String)>, Fault> {
-    let row = user::Entity::find().filter(user::Column::EmailLower.eq(email_lower)).one(conn).await.map_err(durable::fault)?;
+    let row = user::Entity::find()
+        .filter(user::Column::EmailLower.eq(email_lower))
+        .one(conn)
+        .await
+        .map_err(durable::fault)?;
     row.map(|row| {
         let hash = row.password_hash.clone();
         Ok((to_user(row)?, hash))
@@ -192,22 +209,33 @@ pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) ->
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
-pub async fn list_users(conn: &impl ConnectionTrait, request: &PageRequest, email_lower: Option<&str>) -> Result<Page<User>, Fault> {
+pub async fn list_users(
+    conn: &impl ConnectionTrait,
+    request: &PageRequest,
+    email_lower: Option<&str>,
+) -> Result<Page<User>, Fault> {
     let mut query = user::Entity::find();
     if let Some(email) = email_lower {
         query = query.filter(user::Column::EmailLower.eq(email));
     }
     if let Some(cursor) = &request.after {
         let (at, id) = read_cursor(cursor).ok_or_else(web::bad_cursor)?;
-        let older = Condition::any()
-            .add(user::Column::CreatedAt.lt(at))
-            .add(Condition::all().add(user::Column::CreatedAt.eq(at)).add(user::Column::Id.lt(id)));
+        let older = Condition::any().add(user::Column::CreatedAt.lt(at)).add(
+            Condition::all()
+                .add(user::Column::CreatedAt.eq(at))
+                .add(user::Column::Id.lt(id)),
+        );
         query = query.filter(older);
     }
-    let query = query.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id).limit(request.fetch_limit());
+    let query = query
+        .order_by_desc(user::Column::CreatedAt)
+        .order_by_desc(user::Column::Id)
+        .limit(request.fetch_limit());
     let rows = query.all(conn).await.map_err(durable::fault)?;
     let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
-    Ok(request.page(users, |user| format!("{}.{}", user.created_at.as_ms(), user.id.simple())))
+    Ok(request.page(users, |user| {
+        format!("{}.{}", user.created_at.as_ms(), user.id.simple())
+    }))
 }
 
 fn read_cursor(cursor: &Cursor) -> Option<(i64, Uuid)> {
@@ -224,7 +252,10 @@ pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, toke
         revoked_at: Set(None),
         revoked_reason: Set(None),
     };
-    session::Entity::insert(row).exec_without_returning(conn).await.map_err(durable::fault)?;
+    session::Entity::insert(row)
+        .exec_without_returning(conn)
+        .await
+        .map_err(durable::fault)?;
     insert_token(conn, token).await
 }
 
@@ -236,13 +267,26 @@ async fn insert_token(conn: &impl ConnectionTrait, token: &RefreshToken) -> Resu
         expires_at: Set(token.expires_at.as_ms()),
         rotated_at: Set(None),
     };
-    refresh_token::Entity::insert(row).exec_without_returning(conn).await.map(drop).map_err(durable::fault)
+    refresh_token::Entity::insert(row)
+        .exec_without_returning(conn)
+        .await
+        .map(drop)
+        .map_err(durable::fault)
 }
 
 /// The token with this hash, and its family.
 pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Option<(RefreshToken, Session)>, Fault> {
-    let Some(token) = refresh_token::Entity::find_by_id(hash).one(conn).await.map_err(durable::fault)? else { return Ok(None) };
-    let session = session::Entity::find_by_id(token.session_id).one(conn).await.map_err(durable::fault)?;
+    let Some(token) = refresh_token::Entity::find_by_id(hash)
+        .one(conn)
+        .await
+        .map_err(durable::fault)?
+    else {
+        return Ok(None);
+    };
+    let session = session::Entity::find_by_id(token.session_id)
+        .one(conn)
+        .await
+        .map_err(durable::fault)?;
     let session = session.ok_or_else(|| Fault::internal("broken_session", "a refresh token has no session"))?;
     let token = RefreshToken {
         hash: token.hash,
@@ -275,7 +319,12 @@ pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &Refres
 }
 
 /// Ends a session; one that has ended already stays as it is.
-pub async fn revoke_session(conn: &impl ConnectionTrait, id: Uuid, reason: RevokedReason, now: Timestamp) -> Result<(), Fault> {
+pub async fn revoke_session(
+    conn: &impl ConnectionTrait,
+    id: Uuid,
+    reason: RevokedReason,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let update = session::Entity::update_many()
         .col_expr(session::Column::RevokedAt, Expr::value(now.as_ms()))
         .col_expr(session::Column::RevokedReason, Expr::value(reason.as_str()))
@@ -288,17 +337,25 @@ pub async fn revoke_session(conn: &impl ConnectionTrait, id: Uuid, reason: Revok
 /// session without a token, so only the sessions of these tokens are looked at: there may be very many others.
 pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
     use refresh_token::Column;
-    let expired = refresh_token::Entity::find().filter(Column::ExpiresAt.lte(now.as_ms())).limit(FORGET_BATCH);
+    let expired = refresh_token::Entity::find()
+        .filter(Column::ExpiresAt.lte(now.as_ms()))
+        .limit(FORGET_BATCH);
     let expired = expired.all(conn).await.map_err(durable::fault)?;
     let hashes = expired.iter().map(|token| token.hash.as_str());
-    let tokens = refresh_token::Entity::delete_many().filter(Column::Hash.is_in(hashes)).exec(conn).await.map_err(durable::fault)?;
+    let tokens = refresh_token::Entity::delete_many()
+        .filter(Column::Hash.is_in(hashes))
+        .exec(conn)
+        .await
+        .map_err(durable::fault)?;
     let remaining = Query::select()
         .expr(Expr::val(1))
         .from(refresh_token::Entity)
         .and_where(Expr::col((refresh_token::Entity, Column::SessionId)).equals((session::Entity, session::Column::Id)))
         .to_owned();
     let touched: BTreeSet<Uuid> = expired.iter().map(|token| token.session_id).collect();
-    let empty = session::Entity::delete_many().filter(session::Column::Id.is_in(touched)).filter(Expr::exists(remaining).not());
+    let empty = session::Entity::delete_many()
+        .filter(session::Column::Id.is_in(touched))
+        .filter(Expr::exists(remaining).not());
     Ok(tokens.rows_affected + empty.exec(conn).await.map_err(durable::fault)?.rows_affected)
 }
 
@@ -309,14 +366,38 @@ pub async fn latest_failures(
     since: Timestamp,
     (of_account, of_address): (u64, u64),
 ) -> Result<(Vec<Timestamp>, Vec<Timestamp>), Fault> {
-    let account = latest(conn, login_failure::Column::Account.eq(&attempt.account), since, of_account).await?;
-    let address = latest(conn, login_failure::Column::Address.eq(&attempt.address), since, of_address).await?;
+    let account = latest(
+        conn,
+        login_failure::Column::Account.eq(&attempt.account),
+        since,
+        of_account,
+    )
+    .await?;
+    let address = latest(
+        conn,
+        login_failure::Column::Address.eq(&attempt.address),
+        since,
+        of_address,
+    )
+    .await?;
     Ok((account, address))
 }
 
-async fn latest(conn: &impl ConnectionTrait, of: impl Into<Condition>, since: Timestamp, limit: u64) -> Result<Vec<Timestamp>, Fault> {
-    let query = login_failure::Entity::find().filter(of.into()).filter(login_failure::Column::FailedAt.gt(since.as_ms()));
-    let rows = query.order_by_desc(login_failure::Column::FailedAt).limit(limit).all(conn).await.map_err(durable::fault)?;
+async fn latest(
+    conn: &impl ConnectionTrait,
+    of: impl Into<Condition>,
+    since: Timestamp,
+    limit: u64,
+) -> Result<Vec<Timestamp>, Fault> {
+    let query = login_failure::Entity::find()
+        .filter(of.into())
+        .filter(login_failure::Column::FailedAt.gt(since.as_ms()));
+    let rows = query
+        .order_by_desc(login_failure::Column::FailedAt)
+        .limit(limit)
+        .all(conn)
+        .await
+        .map_err(durable::fault)?;
     Ok(rows.into_iter().map(|row| Timestamp::from_ms(row.failed_at)).collect())
 }
 
@@ -330,23 +411,44 @@ pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, sinc
         address: Set(attempt.address.clone()),
         failed_at: Set(attempt.at.as_ms()),
     };
-    login_failure::Entity::insert(row).exec_without_returning(conn).await.map(drop).map_err(durable::fault)
+    login_failure::Entity::insert(row)
+        .exec_without_returning(conn)
+        .await
+        .map(drop)
+        .map_err(durable::fault)
 }
 
 /// The attempt did not fail after all.
 pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
-    login_failure::Entity::delete_by_id(id).exec(conn).await.map(drop).map_err(durable::fault)
+    login_failure::Entity::delete_by_id(id)
+        .exec(conn)
+        .await
+        .map(drop)
+        .map_err(durable::fault)
 }
 
 /// The seeds of the kept signing keys, the one that signs first.
 pub async fn list_signing_seeds(conn: &impl ConnectionTrait) -> Result<Vec<String>, Fault> {
     // `signing` sorts behind `retired`.
-    let query = signing_key::Entity::find().order_by_desc(signing_key::Column::State).order_by_desc(signing_key::Column::CreatedAt);
-    Ok(query.all(conn).await.map_err(durable::fault)?.into_iter().map(|row| row.seed).collect())
+    let query = signing_key::Entity::find()
+        .order_by_desc(signing_key::Column::State)
+        .order_by_desc(signing_key::Column::CreatedAt);
+    Ok(query
+        .all(conn)
+        .await
+        .map_err(durable::fault)?
+        .into_iter()
+        .map(|row| row.seed)
+        .collect())
 }
 
 /// Keeps a key to sign with. If another instance did so first, the job runs again and finds that one.
-pub async fn insert_signing_key(conn: &impl ConnectionTrait, kid: &str, seed: &str, now: Timestamp) -> Result<(), Fault> {
+pub async fn insert_signing_key(
+    conn: &impl ConnectionTrait,
+    kid: &str,
+    seed: &str,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let row = signing_key::ActiveModel {
         kid: Set(kid.to_owned()),
         seed: Set(seed.to_owned()),
@@ -354,7 +456,9 @@ pub async fn insert_signing_key(conn: &impl ConnectionTrait, kid: &str, seed: &s
         created_at: Set(now.as_ms()),
     };
     match signing_key::Entity::insert(row).exec_without_returning(conn).await {
-        Err(error) if durable::is_unique_violation(&error) => Err(durable::lost_race("another instance made a signing key")),
+        Err(error) if durable::is_unique_violation(&error) => {
+            Err(durable::lost_race("another instance made a signing key"))
+        }
         other => other.map(drop).map_err(durable::fault),
     }
 }

@@ -68,7 +68,16 @@ pub struct ProfileChange {
 impl User {
     /// Somebody new. Everybody starts as a customer; other roles are granted.
     pub fn register(id: Uuid, email: EmailAddress, name: PersonName, roles: Vec<Role>, now: Timestamp) -> Self {
-        User { id, email, name, roles, addresses: Vec::new(), created_at: now, updated_at: now, version: 1 }
+        User {
+            id,
+            email,
+            name,
+            roles,
+            addresses: Vec::new(),
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        }
     }
 
     /// The user after the change; `None` if it changes nothing.
@@ -76,7 +85,13 @@ impl User {
         let name = change.name.unwrap_or_else(|| self.name.clone());
         let addresses = change.addresses.unwrap_or_else(|| self.addresses.clone());
         let changed = name != self.name || addresses != self.addresses;
-        changed.then(|| User { name, addresses, version: self.version + 1, updated_at: now, ..self.clone() })
+        changed.then(|| User {
+            name,
+            addresses,
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        })
     }
 
     /// The user with these roles and no others; `None` if they have just these.
@@ -88,11 +103,19 @@ impl User {
         roles.sort();
         roles.dedup();
         if by.user_id() == Some(self.id) && !roles.contains(&Role::Ops) {
-            return Err(Fault::conflict("own_operations_role", "Another operator must take the role ops from you."));
+            return Err(Fault::conflict(
+                "own_operations_role",
+                "Another operator must take the role ops from you.",
+            ));
         }
         let mut present = self.roles.clone();
         present.sort();
-        Ok((roles != present).then(|| User { roles, version: self.version + 1, updated_at: now, ..self.clone() }))
+        Ok((roles != present).then(|| User {
+            roles,
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        }))
     }
 
     /// A strong entity tag. It names the user too, because `/users/me` is another resource for everybody.
@@ -106,41 +129,87 @@ mod tests {
     use super::*;
 
     fn ada() -> User {
-        let (email, name) = (EmailAddress::parse("ada@example.com").unwrap(), PersonName::parse("Ada").unwrap());
-        User::register(Uuid::from_u128(1), email, name, vec![Role::Customer], Timestamp::from_ms(1))
+        let (email, name) = (
+            EmailAddress::parse("ada@example.com").unwrap(),
+            PersonName::parse("Ada").unwrap(),
+        );
+        User::register(
+            Uuid::from_u128(1),
+            email,
+            name,
+            vec![Role::Customer],
+            Timestamp::from_ms(1),
+        )
     }
 
     #[test]
     fn a_change_of_nothing_is_no_change() {
         let user = ada();
-        assert_eq!(user.change_profile(ProfileChange::default(), Timestamp::from_ms(2)), None);
-        let same = ProfileChange { name: Some(user.name.clone()), addresses: Some(vec![]) };
+        assert_eq!(
+            user.change_profile(ProfileChange::default(), Timestamp::from_ms(2)),
+            None
+        );
+        let same = ProfileChange {
+            name: Some(user.name.clone()),
+            addresses: Some(vec![]),
+        };
         assert_eq!(user.change_profile(same, Timestamp::from_ms(2)), None);
     }
 
     #[test]
     fn what_a_change_does_not_name_stays() {
         let user = ada();
-        let change = ProfileChange { name: Some(PersonName::parse("Countess").unwrap()), addresses: None };
+        let change = ProfileChange {
+            name: Some(PersonName::parse("Countess").unwrap()),
+            addresses: None,
+        };
         let changed = user.change_profile(change, Timestamp::from_ms(2)).unwrap();
-        assert_eq!((changed.name.as_str(), changed.version, changed.updated_at.as_ms()), ("Countess", 2, 2));
+        assert_eq!(
+            (changed.name.as_str(), changed.version, changed.updated_at.as_ms()),
+            ("Countess", 2, 2)
+        );
         assert_eq!((changed.email, changed.created_at), (user.email, user.created_at));
     }
 
     #[test]
     fn an_operator_keeps_the_role_that_makes_them_one() {
         let now = Timestamp::from_ms(2);
-        let operator = User { roles: vec![Role::Ops], ..ada() };
-        let themselves = Actor::User { id: operator.id, roles: vec![Role::Ops] };
-        assert_eq!(operator.with_roles(&[Role::Staff], &themselves, now).unwrap_err().code, "own_operations_role");
-        let other = Actor::User { id: Uuid::from_u128(2), roles: vec![Role::Ops] };
-        let changed = operator.with_roles(&[Role::Staff, Role::Customer, Role::Staff], &other, now).unwrap().unwrap();
+        let operator = User {
+            roles: vec![Role::Ops],
+            ..ada()
+        };
+        let themselves = Actor::User {
+            id: operator.id,
+            roles: vec![Role::Ops],
+        };
+        assert_eq!(
+            operator.with_roles(&[Role::Staff], &themselves, now).unwrap_err().code,
+            "own_operations_role"
+        );
+        let other = Actor::User {
+            id: Uuid::from_u128(2),
+            roles: vec![Role::Ops],
+        };
+        let changed = operator
+            .with_roles(&[Role::Staff, Role::Customer, Role::Staff], &other, now)
+            .unwrap()
+            .unwrap();
         assert_eq!(changed.roles, [Role::Customer, Role::Staff]);
-        assert_eq!(changed.with_roles(&[Role::Staff, Role::Customer], &other, now), Ok(None));
+        assert_eq!(
+            changed.with_roles(&[Role::Staff, Role::Customer], &other, now),
+            Ok(None)
+        );
     }
 
     #[test]
     fn entity_tags_of_two_users_differ_at_the_same_version() {
-        assert_ne!(ada().etag_version(), User { id: Uuid::from_u128(2), ..ada() }.etag_version());
+        assert_ne!(
+            ada().etag_version(),
+            User {
+                id: Uuid::from_u128(2),
+                ..ada()
+            }
+            .etag_version()
+        );
     }
 }

@@ -31,9 +31,16 @@ impl EmailAddress {
     /// # Errors
     /// `invalid_email`.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        let invalid = || Fault::invalid("invalid_email", "This is not an email address.").at("/email", "must be an email address");
+        let invalid = || {
+            Fault::invalid("invalid_email", "This is not an email address.").at("/email", "must be an email address")
+        };
         let (local, host) = text.split_once('@').ok_or_else(invalid)?;
-        let atom = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b));
+        let atom = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b))
+        };
         let label = |part: &str| {
             (1..=63).contains(&part.len())
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -41,7 +48,11 @@ impl EmailAddress {
                 && !part.ends_with('-')
         };
         let fits = text.len() <= Self::MAX_LENGTH && local.len() <= Self::MAX_LOCAL_LENGTH;
-        if fits && local.split('.').all(atom) && host.split('.').all(label) { Ok(EmailAddress(text.to_owned())) } else { Err(invalid()) }
+        if fits && local.split('.').all(atom) && host.split('.').all(label) {
+            Ok(EmailAddress(text.to_owned()))
+        } else {
+            Err(invalid())
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -70,7 +81,10 @@ impl From<EmailAddress> for String {
 
 impl PartialSchema for EmailAddress {
     fn schema() -> RefOr<Schema> {
-        let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(Self::PATTERN)).max_length(Some(Self::MAX_LENGTH));
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(Self::PATTERN))
+            .max_length(Some(Self::MAX_LENGTH));
         schema.examples(["ada@example.com"]).into()
     }
 }
@@ -123,8 +137,14 @@ impl From<PersonName> for String {
 
 impl PartialSchema for PersonName {
     fn schema() -> RefOr<Schema> {
-        let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(Self::PATTERN));
-        schema.min_length(Some(1)).max_length(Some(Self::MAX_LENGTH)).examples(["Ada Lovelace"]).into()
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(Self::PATTERN));
+        schema
+            .min_length(Some(1))
+            .max_length(Some(Self::MAX_LENGTH))
+            .examples(["Ada Lovelace"])
+            .into()
     }
 }
 
@@ -171,8 +191,13 @@ impl TryFrom<String> for Password {
 
 impl PartialSchema for Password {
     fn schema() -> RefOr<Schema> {
-        let schema = ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::Password)));
-        schema.min_length(Some(Self::MIN_LENGTH)).max_length(Some(Self::MAX_LENGTH)).into()
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Password)));
+        schema
+            .min_length(Some(Self::MIN_LENGTH))
+            .max_length(Some(Self::MAX_LENGTH))
+            .into()
     }
 }
 
@@ -195,10 +220,19 @@ mod tests {
     #[test]
     fn an_email_address_has_a_dot_atom_and_a_host() {
         let local_64 = format!("{}@example.com", "a".repeat(64));
-        for good in ["demo@banyan.example", "o'brien+news@a-b.co", "a@b", "A.B@C.D", local_64.as_str()] {
+        for good in [
+            "demo@banyan.example",
+            "o'brien+news@a-b.co",
+            "a@b",
+            "A.B@C.D",
+            local_64.as_str(),
+        ] {
             assert!(EmailAddress::parse(good).is_ok(), "{good}");
         }
-        let (local_65, long) = (format!("{}@example.com", "a".repeat(65)), format!("a@{}", "b.".repeat(126) + "bc"));
+        let (local_65, long) = (
+            format!("{}@example.com", "a".repeat(65)),
+            format!("a@{}", "b.".repeat(126) + "bc"),
+        );
         for bad in [
             "",
             "a",
@@ -227,8 +261,14 @@ mod tests {
 
     #[test]
     fn addresses_that_differ_in_case_are_found_by_the_same_word() {
-        assert_eq!(EmailAddress::parse("Ada@Example.COM").unwrap().lower(), EmailAddress::parse("ada@example.com").unwrap().lower());
-        assert_eq!(EmailAddress::parse("Ada@Example.COM").unwrap().as_str(), "Ada@Example.COM");
+        assert_eq!(
+            EmailAddress::parse("Ada@Example.COM").unwrap().lower(),
+            EmailAddress::parse("ada@example.com").unwrap().lower()
+        );
+        assert_eq!(
+            EmailAddress::parse("Ada@Example.COM").unwrap().as_str(),
+            "Ada@Example.COM"
+        );
     }
 
     #[test]

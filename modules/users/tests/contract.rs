@@ -37,9 +37,27 @@ async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused()
     on_both("users", |db| async move {
         let shop = Shop::open(db).await;
         let call = Call::by_module("orders");
-        let nobody = shop.contract.find_user(&call, FindUser { user_id: Uuid::from_u128(1).to_string() }).await.unwrap();
+        let nobody = shop
+            .contract
+            .find_user(
+                &call,
+                FindUser {
+                    user_id: Uuid::from_u128(1).to_string(),
+                },
+            )
+            .await
+            .unwrap();
         assert_eq!(nobody.user, None);
-        let fault = shop.contract.find_user(&call, FindUser { user_id: "me".to_owned() }).await.unwrap_err();
+        let fault = shop
+            .contract
+            .find_user(
+                &call,
+                FindUser {
+                    user_id: "me".to_owned(),
+                },
+            )
+            .await
+            .unwrap_err();
         assert_eq!((fault.kind, fault.code.as_str()), (FaultKind::Invalid, "invalid_id"));
     })
     .await;
@@ -67,12 +85,26 @@ async fn the_demos_users_can_log_in() {
         let shop = Shop::open(db).await;
         (shop.seed)().await.unwrap();
         (shop.seed)().await.unwrap();
-        for (email, role) in [("demo@banyan.example", "customer"), ("staff@banyan.example", "staff"), ("ops@banyan.example", "ops")] {
+        for (email, role) in [
+            ("demo@banyan.example", "customer"),
+            ("staff@banyan.example", "staff"),
+            ("ops@banyan.example", "ops"),
+        ] {
             let tokens = shop.log_in(email, "banyan-demo").await;
-            let me = shop.send(support::get("/api/v1/users/me").insert_header(tokens.bearer())).await;
+            let me = shop
+                .send(support::get("/api/v1/users/me").insert_header(tokens.bearer()))
+                .await;
             assert_eq!((me.status, &me.body["roles"]), (200, &json!([role])));
         }
-        assert_eq!(shop.send(post("/api/v1/sessions", json!({"email": "demo@banyan.example", "password": PASSWORD}))).await.status, 401);
+        assert_eq!(
+            shop.send(post(
+                "/api/v1/sessions",
+                json!({"email": "demo@banyan.example", "password": PASSWORD})
+            ))
+            .await
+            .status,
+            401
+        );
     })
     .await;
 }

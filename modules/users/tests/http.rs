@@ -20,7 +20,10 @@ async fn database() -> (SqliteHome, Db) {
 }
 
 async fn change_me(shop: &Shop, session: &support::Session, body: Value, if_match: Option<&str>) -> Reply {
-    let mut request = TestRequest::patch().uri("/api/v1/users/me").insert_header(session.bearer()).set_json(body);
+    let mut request = TestRequest::patch()
+        .uri("/api/v1/users/me")
+        .insert_header(session.bearer())
+        .set_json(body);
     if let Some(etag) = if_match {
         request = request.insert_header((header::IF_MATCH, etag));
     }
@@ -35,10 +38,19 @@ async fn registering_answers_the_user_and_where_they_are() {
     let reply = shop.send(post("/api/v1/users", body.clone())).await;
     assert_eq!(reply.status, 201);
     assert_eq!(reply.header("location"), format!("/api/v1/users/{}", reply.text("/id")));
-    assert_eq!((reply.text("/email"), reply.text("/name")), ("Ada@example.com".to_owned(), "Ada Lovelace".to_owned()));
-    assert_eq!((&reply.body["roles"], &reply.body["addresses"]), (&json!(["customer"]), &json!([])));
+    assert_eq!(
+        (reply.text("/email"), reply.text("/name")),
+        ("Ada@example.com".to_owned(), "Ada Lovelace".to_owned())
+    );
+    assert_eq!(
+        (&reply.body["roles"], &reply.body["addresses"]),
+        (&json!(["customer"]), &json!([]))
+    );
     assert!(!reply.body.to_string().contains("argon2") && !reply.body.to_string().contains(PASSWORD));
-    assert_eq!(shop.send(post("/api/v1/users", body)).await.problem(), (409, "email_taken".to_owned()));
+    assert_eq!(
+        shop.send(post("/api/v1/users", body)).await.problem(),
+        (409, "email_taken".to_owned())
+    );
 }
 
 #[actix_web::test]
@@ -65,7 +77,9 @@ async fn what_is_no_registration_is_refused_field_by_field() {
         assert_eq!(reply.problem(), (422, "invalid_body".to_owned()), "{pointer} {value}");
         assert_eq!(reply.text("/errors/0/pointer"), pointer, "{value}");
     }
-    let missing = shop.send(post("/api/v1/users", json!({"email": "ada@example.com"}))).await;
+    let missing = shop
+        .send(post("/api/v1/users", json!({"email": "ada@example.com"})))
+        .await;
     assert_eq!(missing.status, 422);
 }
 
@@ -74,11 +88,27 @@ async fn the_life_of_a_session() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     shop.register("ada@example.com").await;
-    let reply = shop.send(post("/api/v1/sessions", json!({"email": "ADA@example.com", "password": PASSWORD}))).await;
-    assert_eq!((reply.status, reply.header("cache-control"), reply.header("location")), (201, "no-store", "/api/v1/sessions/current"));
-    assert_eq!((reply.text("/token_type"), &reply.body["expires_in"]), ("Bearer".to_owned(), &json!(900)));
+    let reply = shop
+        .send(post(
+            "/api/v1/sessions",
+            json!({"email": "ADA@example.com", "password": PASSWORD}),
+        ))
+        .await;
+    assert_eq!(
+        (reply.status, reply.header("cache-control"), reply.header("location")),
+        (201, "no-store", "/api/v1/sessions/current")
+    );
+    assert_eq!(
+        (reply.text("/token_type"), &reply.body["expires_in"]),
+        ("Bearer".to_owned(), &json!(900))
+    );
     let first = reply.session();
-    assert_eq!(shop.send(get("/api/v1/users/me").insert_header(first.bearer())).await.status, 200);
+    assert_eq!(
+        shop.send(get("/api/v1/users/me").insert_header(first.bearer()))
+            .await
+            .status,
+        200
+    );
 
     let refresh = |token: &str| post("/api/v1/sessions/refresh", json!({"refresh_token": token}));
     let reply = shop.send(refresh(&first.refresh_token)).await;
@@ -86,7 +116,10 @@ async fn the_life_of_a_session() {
     let second = reply.session();
     let log_out = || TestRequest::delete().uri("/api/v1/sessions/current");
     assert_eq!(shop.send(log_out().insert_header(second.bearer())).await.status, 204);
-    assert_eq!(shop.send(refresh(&second.refresh_token)).await.problem(), (401, "invalid_refresh_token".to_owned()));
+    assert_eq!(
+        shop.send(refresh(&second.refresh_token)).await.problem(),
+        (401, "invalid_refresh_token".to_owned())
+    );
     assert_eq!(shop.send(log_out()).await.status, 401);
 }
 
@@ -100,7 +133,10 @@ async fn a_refresh_token_used_twice_ends_the_session() {
     let second = shop.send(refresh(&first.refresh_token)).await.session();
     assert_eq!(shop.send(refresh(&first.refresh_token)).await.status, 401);
     assert_eq!(shop.send(refresh(&second.refresh_token)).await.status, 401);
-    assert_eq!(shop.send(refresh("nonsense")).await.problem(), (401, "invalid_refresh_token".to_owned()));
+    assert_eq!(
+        shop.send(refresh("nonsense")).await.problem(),
+        (401, "invalid_refresh_token".to_owned())
+    );
 }
 
 #[actix_web::test]
@@ -108,9 +144,17 @@ async fn who_guesses_too_often_is_told_how_long_to_wait() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     shop.register("ada@example.com").await;
-    let guess = |password: &str| post("/api/v1/sessions", json!({"email": "ada@example.com", "password": password}));
+    let guess = |password: &str| {
+        post(
+            "/api/v1/sessions",
+            json!({"email": "ada@example.com", "password": password}),
+        )
+    };
     for _ in 0..10 {
-        assert_eq!(shop.send(guess("wrong password")).await.problem(), (401, "invalid_credentials".to_owned()));
+        assert_eq!(
+            shop.send(guess("wrong password")).await.problem(),
+            (401, "invalid_credentials".to_owned())
+        );
     }
     let reply = shop.send(guess(PASSWORD)).await;
     assert_eq!(reply.problem(), (429, "too_many_failed_logins".to_owned()));
@@ -121,7 +165,10 @@ async fn who_guesses_too_often_is_told_how_long_to_wait() {
 async fn an_access_token_ends_after_fifteen_minutes() {
     let (_home, db) = database().await;
     let clock = ManualClock::at(SystemClock.now());
-    let settings = Settings { argon2_memory_kib: 64, ..Settings::default() };
+    let settings = Settings {
+        argon2_memory_kib: 64,
+        ..Settings::default()
+    };
     let shop = Shop::open_with(db, settings, clock.clone() as Arc<dyn Clock>).await;
     shop.register("ada@example.com").await;
     let session = shop.log_in("ada@example.com", PASSWORD).await;
@@ -140,17 +187,33 @@ async fn a_profile_is_changed_field_by_field_at_the_version_that_was_seen() {
     let session = shop.log_in("ada@example.com", PASSWORD).await;
     let me = shop.send(get("/api/v1/users/me").insert_header(session.bearer())).await;
     let etag = me.header("etag").to_owned();
-    let address = json!({"name": "Ada", "line1": "12 Fig Lane", "city": "Berlin", "postal_code": "10115", "country": "DE"});
+    let address =
+        json!({"name": "Ada", "line1": "12 Fig Lane", "city": "Berlin", "postal_code": "10115", "country": "DE"});
 
     let changed = change_me(&shop, &session, json!({"addresses": [address]}), Some(&etag)).await;
-    assert_eq!((changed.status, &changed.body["addresses"]), (200, &json!([address])), "{}", changed.body);
+    assert_eq!(
+        (changed.status, &changed.body["addresses"]),
+        (200, &json!([address])),
+        "{}",
+        changed.body
+    );
     assert_eq!(changed.text("/name"), "Ada");
     assert_ne!(changed.header("etag"), etag);
-    assert_eq!(change_me(&shop, &session, json!({"name": "Countess"}), Some(&etag)).await.status, 412);
+    assert_eq!(
+        change_me(&shop, &session, json!({"name": "Countess"}), Some(&etag))
+            .await
+            .status,
+        412
+    );
     let renamed = change_me(&shop, &session, json!({"name": "Countess"}), None).await;
-    assert_eq!((renamed.status, renamed.text("/name"), &renamed.body["addresses"]), (200, "Countess".to_owned(), &json!([address])));
+    assert_eq!(
+        (renamed.status, renamed.text("/name"), &renamed.body["addresses"]),
+        (200, "Countess".to_owned(), &json!([address]))
+    );
 
-    let unchanged = get("/api/v1/users/me").insert_header(session.bearer()).insert_header((header::IF_NONE_MATCH, renamed.header("etag")));
+    let unchanged = get("/api/v1/users/me")
+        .insert_header(session.bearer())
+        .insert_header((header::IF_NONE_MATCH, renamed.header("etag")));
     assert_eq!(shop.send(unchanged).await.status, 304);
     for bad in [
         json!({"name": null}),
@@ -159,7 +222,11 @@ async fn a_profile_is_changed_field_by_field_at_the_version_that_was_seen() {
         json!({"addresses": [{"name": "Ada", "line1": "1", "city": "Berlin", "postal_code": "10115", "country": "XX"}]}),
         json!({"addresses": vec![address.clone(); 11]}),
     ] {
-        assert_eq!(change_me(&shop, &session, bad.clone(), None).await.problem(), (422, "invalid_body".to_owned()), "{bad}");
+        assert_eq!(
+            change_me(&shop, &session, bad.clone(), None).await.problem(),
+            (422, "invalid_body".to_owned()),
+            "{bad}"
+        );
     }
 }
 
@@ -181,7 +248,9 @@ async fn somebody_else_looks_like_nobody_except_to_staff() {
         let session = shop.log_in(email, password).await;
         let reply = shop.send(get(&path).insert_header(session.bearer())).await;
         assert_eq!(reply.status, status, "{email}");
-        let missing = shop.send(get("/api/v1/users/00000000-0000-7000-8000-000000000000").insert_header(session.bearer())).await;
+        let missing = shop
+            .send(get("/api/v1/users/00000000-0000-7000-8000-000000000000").insert_header(session.bearer()))
+            .await;
         assert_eq!(missing.status, 404);
         if status == 404 {
             assert_eq!(reply.text("/detail"), missing.text("/detail"), "the two look alike");
@@ -195,20 +264,33 @@ async fn staff_lists_users_and_finds_one_by_address() {
     let shop = Shop::open(db).await;
     (shop.seed)().await.unwrap();
     shop.register("Ada@example.com").await;
-    let list = |session: &support::Session, query: &str| get(&format!("/api/v1/users{query}")).insert_header(session.bearer());
+    let list =
+        |session: &support::Session, query: &str| get(&format!("/api/v1/users{query}")).insert_header(session.bearer());
     let customer = shop.log_in("demo@banyan.example", "banyan-demo").await;
     assert_eq!(shop.send(list(&customer, "")).await.status, 403);
     let staff = shop.log_in("staff@banyan.example", "banyan-demo").await;
     let page = shop.send(list(&staff, "?limit=3")).await;
     assert_eq!(
-        (page.status, page.body["items"].as_array().unwrap().len(), page.text("/items/0/email")),
+        (
+            page.status,
+            page.body["items"].as_array().unwrap().len(),
+            page.text("/items/0/email")
+        ),
         (200, 3, "Ada@example.com".to_owned())
     );
-    let rest = shop.send(list(&staff, &format!("?cursor={}", page.text("/next_cursor")))).await;
-    assert_eq!((rest.body["items"].as_array().unwrap().len(), &rest.body["next_cursor"]), (1, &Value::Null));
+    let rest = shop
+        .send(list(&staff, &format!("?cursor={}", page.text("/next_cursor"))))
+        .await;
+    assert_eq!(
+        (rest.body["items"].as_array().unwrap().len(), &rest.body["next_cursor"]),
+        (1, &Value::Null)
+    );
     let found = shop.send(list(&staff, "?email=ADA@example.com")).await;
     assert_eq!(found.body["items"].as_array().unwrap().len(), 1);
-    assert_eq!(shop.send(list(&staff, "?cursor=bm9uc2Vuc2U")).await.problem(), (400, "invalid_parameter".to_owned()));
+    assert_eq!(
+        shop.send(list(&staff, "?cursor=bm9uc2Vuc2U")).await.problem(),
+        (400, "invalid_parameter".to_owned())
+    );
     assert_eq!(shop.send(list(&staff, "?mail=x")).await.status, 400);
 }
 
@@ -219,20 +301,38 @@ async fn operators_grant_roles_and_keep_their_own() {
     (shop.seed)().await.unwrap();
     let ada = shop.register("ada@example.com").await;
     let grant = |session: &support::Session, id: &str, roles: Value| {
-        TestRequest::put().uri(&format!("/api/v1/users/{id}/roles")).insert_header(session.bearer()).set_json(json!({ "roles": roles }))
+        TestRequest::put()
+            .uri(&format!("/api/v1/users/{id}/roles"))
+            .insert_header(session.bearer())
+            .set_json(json!({ "roles": roles }))
     };
     let staff = shop.log_in("staff@banyan.example", "banyan-demo").await;
     assert_eq!(shop.send(grant(&staff, &ada, json!(["staff"]))).await.status, 403);
     let ops = shop.log_in("ops@banyan.example", "banyan-demo").await;
     let reply = shop.send(grant(&ops, &ada, json!(["staff", "customer"]))).await;
-    assert_eq!((reply.status, &reply.body["roles"]), (200, &json!(["customer", "staff"])));
+    assert_eq!(
+        (reply.status, &reply.body["roles"]),
+        (200, &json!(["customer", "staff"]))
+    );
     for bad in [json!([]), json!(["king"]), json!("ops")] {
         assert_eq!(shop.send(grant(&ops, &ada, bad)).await.status, 422);
     }
-    let me = shop.send(get("/api/v1/users/me").insert_header(ops.bearer())).await.text("/id");
-    assert_eq!(shop.send(grant(&ops, &me, json!(["staff"]))).await.problem(), (409, "own_operations_role".to_owned()));
+    let me = shop
+        .send(get("/api/v1/users/me").insert_header(ops.bearer()))
+        .await
+        .text("/id");
+    assert_eq!(
+        shop.send(grant(&ops, &me, json!(["staff"]))).await.problem(),
+        (409, "own_operations_role".to_owned())
+    );
     let session = shop.log_in("ada@example.com", PASSWORD).await;
-    assert_eq!(shop.send(get("/api/v1/users").insert_header(session.bearer())).await.status, 200, "the new role counts");
+    assert_eq!(
+        shop.send(get("/api/v1/users").insert_header(session.bearer()))
+            .await
+            .status,
+        200,
+        "the new role counts"
+    );
 }
 
 #[actix_web::test]
@@ -242,11 +342,25 @@ async fn the_document_shows_every_route_and_the_limits_that_are_enforced() {
     let api = web::openapi::document(utoipa::openapi::OpenApiBuilder::new().build(), &[shop.routes()]);
     assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
     let paths: Vec<&str> = api.paths.paths.keys().map(String::as_str).collect();
-    let expected = ["sessions", "sessions/current", "sessions/refresh", "users", "users/me", "users/{id}", "users/{id}/roles"];
+    let expected = [
+        "sessions",
+        "sessions/current",
+        "sessions/refresh",
+        "users",
+        "users/me",
+        "users/{id}",
+        "users/{id}/roles",
+    ];
     assert_eq!(paths, expected.map(|path| format!("/api/v1/{path}")));
     let schemas = serde_json::to_value(&api).unwrap()["components"]["schemas"].clone();
-    assert_eq!((&schemas["Password"]["minLength"], &schemas["Password"]["maxLength"]), (&json!(8), &json!(128)));
+    assert_eq!(
+        (&schemas["Password"]["minLength"], &schemas["Password"]["maxLength"]),
+        (&json!(8), &json!(128))
+    );
     assert_eq!(schemas["EmailAddress"]["maxLength"], json!(254));
     assert_eq!(schemas["Registration"]["additionalProperties"], json!(false));
-    assert_eq!(schemas["ProfileChange"]["properties"]["addresses"]["maxItems"], json!(10));
+    assert_eq!(
+        schemas["ProfileChange"]["properties"]["addresses"]["maxItems"],
+        json!(10)
+    );
 }

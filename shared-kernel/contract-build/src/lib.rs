@@ -21,18 +21,34 @@ pub fn compile() -> anyhow::Result<()> {
     let out_dir = env::var("OUT_DIR").context("OUT_DIR: call this from a build script")?;
     let out_dir = Path::new(&out_dir);
     let kernel = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files: Vec<&str> = ["service.proto", "events.proto"].into_iter().filter(|name| Path::new("proto").join(name).exists()).collect();
+    let files: Vec<&str> = ["service.proto", "events.proto"]
+        .into_iter()
+        .filter(|name| Path::new("proto").join(name).exists())
+        .collect();
     let descriptors = protox::compile(&files, ["proto", kernel])?;
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    let package = descriptors.file.iter().find(|file| file.name() == files[0]).context("no package")?.package().to_owned();
+    let package = descriptors
+        .file
+        .iter()
+        .find(|file| file.name() == files[0])
+        .context("no package")?
+        .package()
+        .to_owned();
     let mut config = prost_build::Config::new();
     config
         .out_dir(out_dir)
         .extern_path(".banyan.kernel.v1", "::shared_kernel")
-        .type_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]")
+        .type_attribute(
+            ".",
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
+        )
         .message_attribute(".", "#[serde(default)]")
-        .service_generator(Box::new(ContractGenerator { grpc: tonic_prost_build::configure().build_transport(false).service_generator() }));
+        .service_generator(Box::new(ContractGenerator {
+            grpc: tonic_prost_build::configure()
+                .build_transport(false)
+                .service_generator(),
+        }));
     let events = events_of(&descriptors);
     config.compile_fds(descriptors)?;
 
@@ -57,11 +73,16 @@ fn events_of(descriptors: &FileDescriptorSet) -> String {
     for file in descriptors.file.iter().filter(|file| file.name() == "events.proto") {
         for message in &file.message_type {
             let kind = format!("{}.{}", file.package(), message.name());
-            code.push_str(&format!("impl shared_kernel::Event for {} {{ const TYPE: &'static str = {kind:?}; }}\n", message.name()));
+            code.push_str(&format!(
+                "impl shared_kernel::Event for {} {{ const TYPE: &'static str = {kind:?}; }}\n",
+                message.name()
+            ));
             types.push(kind);
         }
     }
-    code.push_str(&format!("/// The type names of every event this module tells.\npub const EVENT_TYPES: &[&str] = &{types:?};\n"));
+    code.push_str(&format!(
+        "/// The type names of every event this module tells.\npub const EVENT_TYPES: &[&str] = &{types:?};\n"
+    ));
     code
 }
 
@@ -87,7 +108,11 @@ impl ServiceGenerator for ContractGenerator {
 }
 
 fn docs(comments: &prost_build::Comments, indent: &str) -> String {
-    comments.leading.iter().map(|line| format!("{indent}///{}{line}\n", if line.starts_with(' ') { "" } else { " " })).collect()
+    comments
+        .leading
+        .iter()
+        .map(|line| format!("{indent}///{}{line}\n", if line.starts_with(' ') { "" } else { " " }))
+        .collect()
 }
 
 fn write_contract(service: &Service, buf: &mut String) {

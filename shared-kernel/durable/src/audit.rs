@@ -8,7 +8,14 @@ use crate::Tx;
 ///
 /// # Errors
 /// As any query.
-pub async fn audit(tx: &Tx, actor: &Actor, action: &str, target: &str, reason: &str, comment: Option<&str>) -> Result<(), Fault> {
+pub async fn audit(
+    tx: &Tx,
+    actor: &Actor,
+    action: &str,
+    target: &str,
+    reason: &str,
+    comment: Option<&str>,
+) -> Result<(), Fault> {
     tx.execute(
         "insert into audit (id, at, actor, action, target, reason, comment) values ($1, $2, $3, $4, $5, $6, $7)",
         [

@@ -82,8 +82,19 @@ impl Db {
     ///
     /// # Errors
     /// `unavailable`, with what could not be reached.
-    pub async fn open(module: &str, place: &Place, settings: Settings, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Db, Fault> {
-        let facts = Arc::new(Facts { module: module.to_owned(), settings, clock, ids });
+    pub async fn open(
+        module: &str,
+        place: &Place,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Db, Fault> {
+        let facts = Arc::new(Facts {
+            module: module.to_owned(),
+            settings,
+            clock,
+            ids,
+        });
         let (changes, _) = broadcast::channel(1_024);
         let closed = CancellationToken::new();
         let (backend, reads, writer) = match place {
@@ -107,7 +118,14 @@ impl Db {
                 (DbBackend::Postgres, pool, Writer::Postgres(writer))
             }
         };
-        Ok(Db(Arc::new(Inner { facts, backend, reads, writer, changes, closed })))
+        Ok(Db(Arc::new(Inner {
+            facts,
+            backend,
+            reads,
+            writer,
+            changes,
+            closed,
+        })))
     }
 
     pub fn module(&self) -> &str {
@@ -201,7 +219,10 @@ impl Db {
 
 impl fmt::Debug for Db {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Db").field("module", &self.module()).field("backend", &self.0.backend).finish_non_exhaustive()
+        f.debug_struct("Db")
+            .field("module", &self.module())
+            .field("backend", &self.0.backend)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +235,12 @@ pub async fn migration_connection(place: &Place, module: &str) -> Result<Databas
 }
 
 /// `limits` is for PostgreSQL, and for work other than migrations, which may take their time.
-async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&Settings>) -> Result<DatabaseConnection, Fault> {
+async fn connect(
+    place: &Place,
+    connections: u32,
+    module: &str,
+    limits: Option<&Settings>,
+) -> Result<DatabaseConnection, Fault> {
     let mut options = match place {
         Place::Sqlite { path } => {
             let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
@@ -226,18 +252,27 @@ async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&
                     .foreign_keys(true)
                     .pragma("temp_store", "memory");
                 // The file remembers WAL; readers must not ask for it again, because switching takes a lock that no timeout waits for.
-                if connections == 1 { sqlite.journal_mode(SqliteJournalMode::Wal) } else { sqlite }
+                if connections == 1 {
+                    sqlite.journal_mode(SqliteJournalMode::Wal)
+                } else {
+                    sqlite
+                }
             });
             options
         }
         Place::Postgres { url, schema } => {
             let mut options = ConnectOptions::new(url.clone());
-            options.set_schema_search_path(schema.clone()).set_application_name(format!("banyan-{module}"));
+            options
+                .set_schema_search_path(schema.clone())
+                .set_application_name(format!("banyan-{module}"));
             if let Some(settings) = limits {
                 // A job that ran out of time can only be rolled back once its statement has ended; so the server ends it too. And a process that
                 // was stopped inside a transaction must not keep its locks for ever.
                 // A lock is given up before the job that waits for it, so that the job can say why.
-                let (lock_ms, statement_ms) = (settings.job_timeout_ms * 4 / 5, settings.job_timeout_ms.saturating_mul(10));
+                let (lock_ms, statement_ms) = (
+                    settings.job_timeout_ms * 4 / 5,
+                    settings.job_timeout_ms.saturating_mul(10),
+                );
                 options.map_sqlx_postgres_opts(move |postgres| {
                     postgres.options([
                         ("lock_timeout", lock_ms),
@@ -249,7 +284,11 @@ async fn connect(place: &Place, connections: u32, module: &str, limits: Option<&
             options
         }
     };
-    options.max_connections(connections).min_connections(0).sqlx_logging(false).acquire_timeout(Duration::from_secs(5));
+    options
+        .max_connections(connections)
+        .min_connections(0)
+        .sqlx_logging(false)
+        .acquire_timeout(Duration::from_secs(5));
     // SQLite has no connection to lose. PostgreSQL may have restarted: a dead connection is found before it is used.
     options.test_before_acquire(matches!(place, Place::Postgres { .. }));
     Database::connect(options).await.map_err(|error| {

@@ -14,7 +14,8 @@ pub fn fault(error: DbErr) -> Fault {
         return lost_race(&error.to_string());
     }
     if code(&error).as_deref() == Some("55P03") {
-        return Fault::new(FaultKind::Unavailable, LOCKED, "Somebody else is changing this now.").retry_after(Duration::from_secs(1));
+        return Fault::new(FaultKind::Unavailable, LOCKED, "Somebody else is changing this now.")
+            .retry_after(Duration::from_secs(1));
     }
     if is_transient(&error) {
         tracing::warn!(%error, "the database did not answer");
@@ -56,13 +57,23 @@ fn is_transient(error: &DbErr) -> bool {
             // PostgreSQL: connection exceptions, out of resources, shut down, lock not available; the limits we set on idle transactions.
             // SQLite: BUSY, LOCKED, NOMEM, IOERR, FULL with all their extended codes.
             let code = code(error).unwrap_or_default();
-            let sqlite = code.parse::<i64>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
-            ["08", "53", "57", "55"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+            let sqlite = code
+                .parse::<i64>()
+                .ok()
+                .filter(|_| code.len() < 5)
+                .map(|code| code & 0xff);
+            ["08", "53", "57", "55"]
+                .iter()
+                .any(|class| code.len() == 5 && code.starts_with(class))
                 || matches!(code.as_str(), "25P03" | "25P04")
                 || matches!(sqlite, Some(5 | 6 | 7 | 10 | 13))
         }
         Some(
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_),
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Tls(_),
         ) => true,
         Some(_) => false,
         None => matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)),

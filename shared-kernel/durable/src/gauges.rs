@@ -29,7 +29,10 @@ pub(crate) fn work(db: Db) -> Work {
 fn set(module: &str, counts: &Counts) {
     for (name, value) in [
         ("banyan_outbox_pending", counts.outbox_pending as f64),
-        ("banyan_outbox_oldest_pending_seconds", counts.outbox_oldest_ms as f64 / 1_000.0),
+        (
+            "banyan_outbox_oldest_pending_seconds",
+            counts.outbox_oldest_ms as f64 / 1_000.0,
+        ),
         ("banyan_retry_waiting", counts.waiting as f64),
         ("banyan_retry_retrying", counts.retrying as f64),
         ("banyan_dead_letters", counts.dead_letters as f64),

@@ -33,7 +33,9 @@ where
                 lease.release().await;
             }
             Ok(None) => {}
-            Err(fault) => tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be asked for now"),
+            Err(fault) => {
+                tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be asked for now")
+            }
         }
         // Another instance that gives it back says so; one that died says nothing, and its lease runs out.
         tokio::select! {
@@ -46,7 +48,8 @@ where
 
 /// SQLite files belong to one process at a time, so a lease found there at its start is a dead process's. Those of sagas are their runner's to end.
 pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
-    db.write(|tx| async move { tx.execute("update lease set until = 0", []).await.map(drop) }).await
+    db.write(|tx| async move { tx.execute("update lease set until = 0", []).await.map(drop) })
+        .await
 }
 
 struct Lease<'a> {
@@ -95,7 +98,11 @@ impl Lease<'_> {
     async fn release(&self) {
         let (name, token) = (self.name, self.token);
         let released = self.db.write(move |tx| async move {
-            tx.execute("update lease set until = 0 where name = $1 and token = $2", [name.into(), token.into()]).await?;
+            tx.execute(
+                "update lease set until = 0 where name = $1 and token = $2",
+                [name.into(), token.into()],
+            )
+            .await?;
             tx.wake(topic(name));
             Ok(())
         });
@@ -135,8 +142,12 @@ async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
     db.write(move |tx| async move {
         // A lease that ran out may be renewed as long as nobody else took it: the token says so.
         let (_, until) = span(&tx).await?;
-        let rows =
-            tx.execute("update lease set until = $3 where name = $1 and token = $2", [name.into(), token.into(), until.into()]).await?;
+        let rows = tx
+            .execute(
+                "update lease set until = $3 where name = $1 and token = $2",
+                [name.into(), token.into(), until.into()],
+            )
+            .await?;
         Ok(rows == 1)
     })
     .await
@@ -145,5 +156,8 @@ async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
 /// From now until the end of a lease taken now, by the database's clock.
 async fn span(tx: &Tx) -> Result<(i64, i64), Fault> {
     let now = tx.database_now().await?;
-    Ok((now.as_ms(), now.plus(Duration::from_millis(tx.settings().lease_ms)).as_ms()))
+    Ok((
+        now.as_ms(),
+        now.plus(Duration::from_millis(tx.settings().lease_ms)).as_ms(),
+    ))
 }

@@ -22,7 +22,9 @@ pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Cha
                 listener.listen(&channel).await?;
                 loop {
                     let notification = listener.recv().await?;
-                    let _ = changes.send(Change { topic: notification.payload().into() });
+                    let _ = changes.send(Change {
+                        topic: notification.payload().into(),
+                    });
                 }
             };
             let ended: Result<(), sea_orm::sqlx::Error> = tokio::select! {

@@ -30,7 +30,12 @@ pub struct Machinery {
 
 impl Machinery {
     pub fn new(db: Db) -> Self {
-        Machinery { db, deliveries: None, sagas: None, workers: Vec::new() }
+        Machinery {
+            db,
+            deliveries: None,
+            sagas: None,
+            workers: Vec::new(),
+        }
     }
 
     pub fn reactions(mut self, reactions: Reactions) -> Self {

@@ -25,7 +25,12 @@ impl Command {
     pub fn new(kind: &'static str, id: impl Into<String>, bytes: &[u8]) -> Self {
         let digest = Sha256::digest(bytes);
         let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Command { kind, id: id.into(), fingerprint, keep_for: None }
+        Command {
+            kind,
+            id: id.into(),
+            fingerprint,
+            keep_for: None,
+        }
     }
 
     /// Forgotten after so long; without this it is remembered for ever.
@@ -119,7 +124,12 @@ where
     let memory = once(db, undo, move |tx| {
         let (work, (kind, id)) = (work.clone(), undoes.clone());
         async move {
-            let tombstone = Command { kind, id, fingerprint: String::new(), keep_for: None };
+            let tombstone = Command {
+                kind,
+                id,
+                fingerprint: String::new(),
+                keep_for: None,
+            };
             let absent = claim(&tx, &tombstone, true).await?;
             let took_part = !absent && !is_tombstone(&tx, &tombstone).await?;
             Ok(Outcome::Done(work(tx, took_part).await?))
@@ -140,7 +150,8 @@ where
     A: DeserializeOwned,
 {
     use sea_orm::{ConnectionTrait, Statement};
-    let statement = Statement::from_sql_and_values(db.backend(), SELECT, [command.kind.into(), command.id.as_str().into()]);
+    let statement =
+        Statement::from_sql_and_values(db.backend(), SELECT, [command.kind.into(), command.id.as_str().into()]);
     let row = db.read().query_one_raw(statement).await.map_err(fault)?;
     row.map(|row| remembered(&row, command)).transpose()
 }
@@ -184,13 +195,17 @@ async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Faul
 
 async fn load<A: DeserializeOwned>(tx: &Tx, command: &Command) -> Result<Memory<A>, Fault> {
     // The twin that held the row may have rolled back between our insert and this look: then the whole job runs again.
-    let row = tx.query_one(SELECT, [command.kind.into(), command.id.as_str().into()]).await?;
+    let row = tx
+        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
+        .await?;
     let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
     remembered(&row, command)
 }
 
 async fn is_tombstone(tx: &Tx, command: &Command) -> Result<bool, Fault> {
-    let row = tx.query_one(SELECT, [command.kind.into(), command.id.as_str().into()]).await?;
+    let row = tx
+        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
+        .await?;
     let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
     row.try_get("", "tombstone").map_err(fault)
 }
@@ -201,7 +216,10 @@ fn remembered<A: DeserializeOwned>(row: &sea_orm::QueryResult, command: &Command
     }
     let fingerprint: String = row.try_get("", "fingerprint").map_err(fault)?;
     if fingerprint != command.fingerprint {
-        return Err(Fault::invalid("command_reused", "This id was used before, for a different request."));
+        return Err(Fault::invalid(
+            "command_reused",
+            "This id was used before, for a different request.",
+        ));
     }
     let answer: Option<String> = row.try_get("", "answer").map_err(fault)?;
     let answer = answer.ok_or_else(|| Fault::internal("unreadable_answer", "a remembered command has no answer"))?;

@@ -26,7 +26,8 @@ pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, e
         .await?;
     let row = row.ok_or_else(|| Fault::internal("database_error", "no version was returned"))?;
     let version: i64 = row.try_get("", "last_version").map_err(fault)?;
-    let data = to_raw_value(event).map_err(|error| Fault::internal("unwritable_event", format!("{}: {error}", E::TYPE)))?;
+    let data =
+        to_raw_value(event).map_err(|error| Fault::internal("unwritable_event", format!("{}: {error}", E::TYPE)))?;
     let traceparent = call.trace.as_ref().map(ToString::to_string);
     let envelope = Envelope {
         specversion: "1.0".to_owned(),
@@ -40,7 +41,8 @@ pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, e
         traceparent: traceparent.clone(),
         data,
     };
-    let body = serde_json::to_string(&envelope).map_err(|error| Fault::internal("unwritable_event", error.to_string()))?;
+    let body =
+        serde_json::to_string(&envelope).map_err(|error| Fault::internal("unwritable_event", error.to_string()))?;
     tx.execute(
         "insert into outbox (id, kind, subject, version, body, traceparent, state, attempts, next_attempt_at, created_at)
          values ($1, $2, $3, $4, $5, $6, 'pending', 0, $7, $7)",

@@ -2,8 +2,10 @@
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
 
-const TABLES: [&str; 2] =
-    [include_str!("../../../migrations/src/durable/m0001_durable.sql"), include_str!("../../../migrations/src/durable/m0002_indexes.sql")];
+const TABLES: [&str; 2] = [
+    include_str!("../../../migrations/src/durable/m0001_durable.sql"),
+    include_str!("../../../migrations/src/durable/m0002_indexes.sql"),
+];
 
 /// The steps of the query's plan.
 pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) -> Vec<String> {
@@ -12,5 +14,10 @@ pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) 
         db.execute_unprepared(tables).await.unwrap();
     }
     let plan = Statement::from_sql_and_values(DbBackend::Sqlite, format!("explain query plan {query}"), values);
-    db.query_all_raw(plan).await.unwrap().iter().map(|row| row.try_get("", "detail").unwrap()).collect()
+    db.query_all_raw(plan)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.try_get("", "detail").unwrap())
+        .collect()
 }

@@ -27,15 +27,29 @@ struct Attempt {
 }
 
 impl Writer {
-    pub fn new(pool: DatabaseConnection, facts: Arc<Facts>, channel: String, changes: broadcast::Sender<Change>) -> Self {
-        Writer { attempt: Arc::new(Attempt { pool, facts, channel, changes }), runtime: Handle::current() }
+    pub fn new(
+        pool: DatabaseConnection,
+        facts: Arc<Facts>,
+        channel: String,
+        changes: broadcast::Sender<Change>,
+    ) -> Self {
+        Writer {
+            attempt: Arc::new(Attempt {
+                pool,
+                facts,
+                channel,
+                changes,
+            }),
+            runtime: Handle::current(),
+        }
     }
 
     /// In a task of its own: a caller that goes away must not split a write.
     pub async fn run(&self, job: Job) -> JobDone {
         let attempt = self.attempt.clone();
         let work = self.runtime.spawn(async move { attempt.until_done(&job).await });
-        work.await.unwrap_or_else(|error| Err(Fault::internal("write_panicked", error.to_string())))
+        work.await
+            .unwrap_or_else(|error| Err(Fault::internal("write_panicked", error.to_string())))
     }
 }
 
@@ -68,7 +82,8 @@ impl Attempt {
         if !topics.is_empty() {
             // All in one round trip; a JSON array because the driver's own arrays are a feature of their own.
             let names: Vec<&str> = topics.iter().map(AsRef::as_ref).collect();
-            let names = serde_json::to_string(&names).map_err(|error| Fault::internal("unwritable_topics", error.to_string()))?;
+            let names = serde_json::to_string(&names)
+                .map_err(|error| Fault::internal("unwritable_topics", error.to_string()))?;
             let notify = Statement::from_sql_and_values(
                 DbBackend::Postgres,
                 "select pg_notify($1, topic) from json_array_elements_text(cast($2 as json)) as topics(topic)",

@@ -82,7 +82,10 @@ mod tests {
     #[tokio::test]
     async fn events_to_forget_are_found_by_when_they_were_sent() {
         let steps = steps(EXPIRED_EVENTS, [1_i64.into(), super::CHUNK.into()]).await;
-        assert!(steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"), "{steps:#?}");
+        assert!(
+            steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"),
+            "{steps:#?}"
+        );
         assert!(steps.iter().all(|step| !step.starts_with("SCAN")), "{steps:#?}");
     }
 }

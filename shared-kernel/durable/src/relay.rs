@@ -81,7 +81,10 @@ impl Relay {
     async fn run(&self, stop: CancellationToken, held: CancellationToken) {
         let mut changes = self.db.changes();
         let mut flight = Flight::default();
-        let mut walk = Walk { more: true, ..Walk::default() };
+        let mut walk = Walk {
+            more: true,
+            ..Walk::default()
+        };
         let mut retry_at: Option<Instant> = None;
         loop {
             while walk.more && flight.has_room(self.db.settings().relay_window) {
@@ -114,7 +117,10 @@ impl Relay {
     /// Hands over what stands in the outbox, within a limit and while the lease is still held. What fails now is for the next start.
     async fn flush(&self, mut flight: Flight) {
         let all = async {
-            let mut walk = Walk { more: true, ..Walk::default() };
+            let mut walk = Walk {
+                more: true,
+                ..Walk::default()
+            };
             while walk.more || !flight.rows.is_empty() {
                 while walk.more && flight.has_room(self.db.settings().relay_window) {
                     self.launch(&mut flight, &mut walk).await?;
@@ -128,7 +134,10 @@ impl Relay {
             Ok::<(), Fault>(())
         };
         if !matches!(timeout(FLUSH_LIMIT, all).await, Ok(Ok(()))) {
-            tracing::info!(module = self.db.module(), "the outbox is not empty; the rest goes out at the next start");
+            tracing::info!(
+                module = self.db.module(),
+                "the outbox is not empty; the rest goes out at the next start"
+            );
         }
     }
 
@@ -183,16 +192,21 @@ impl Relay {
 
     /// Writes down what was confirmed and what was not, in one transaction; answers when the first of the failed is to be tried again.
     async fn record(&self, published: Vec<Published>) -> Option<Instant> {
-        let (confirmed, failed): (Vec<_>, Vec<_>) = published.into_iter().partition(|published| published.confirmed.is_ok());
+        let (confirmed, failed): (Vec<_>, Vec<_>) =
+            published.into_iter().partition(|published| published.confirmed.is_ok());
         let module = self.db.module().to_owned();
         let now = self.db.clock().now();
         for published in &confirmed {
             metrics::histogram!("banyan_outbox_delay_seconds", "module" => module.clone())
                 .record(now.since(published.row.created_at).as_secs_f64());
         }
-        metrics::counter!("banyan_outbox_published_total", "module" => module.clone()).increment(confirmed.len() as u64);
+        metrics::counter!("banyan_outbox_published_total", "module" => module.clone())
+            .increment(confirmed.len() as u64);
         metrics::counter!("banyan_outbox_publish_failures_total", "module" => module).increment(failed.len() as u64);
-        let failures: Vec<Failure> = failed.iter().filter_map(|published| Failure::of(published, self.db.settings())).collect();
+        let failures: Vec<Failure> = failed
+            .iter()
+            .filter_map(|published| Failure::of(published, self.db.settings()))
+            .collect();
         let first_retry = failures.iter().map(|failure| failure.wait).min();
         let confirmed: Arc<[Uuid]> = confirmed.iter().map(|published| published.row.id).collect();
         let failures: Arc<[Failure]> = failures.into();
@@ -224,7 +238,11 @@ struct Failure {
 impl Failure {
     fn of(published: &Published, settings: &crate::Settings) -> Option<Self> {
         let error = published.confirmed.as_ref().err()?;
-        Some(Failure { id: published.row.id, wait: settings.retry_after(published.row.attempts), error: error.to_string() })
+        Some(Failure {
+            id: published.row.id,
+            wait: settings.retry_after(published.row.attempts),
+            error: error.to_string(),
+        })
     }
 
     async fn store(&self, tx: &Tx) -> Result<(), Fault> {
@@ -249,7 +267,9 @@ async fn mark_sent(tx: &Tx, ids: &[Uuid]) -> Result<(), Fault> {
         places.join(", ")
     );
     let now: Value = tx.clock().now().as_ms().into();
-    tx.execute(&sql, std::iter::once(now).chain(ids.iter().map(|id| (*id).into()))).await.map(drop)
+    tx.execute(&sql, std::iter::once(now).chain(ids.iter().map(|id| (*id).into())))
+        .await
+        .map(drop)
 }
 
 impl Row {

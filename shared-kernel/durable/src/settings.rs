@@ -77,7 +77,9 @@ impl Default for Settings {
 impl Settings {
     /// The wait before try number `attempts + 1`.
     pub fn retry_after(&self, attempts: i64) -> Duration {
-        let at = usize::try_from(attempts).unwrap_or(0).min(self.retry_ms.len().saturating_sub(1));
+        let at = usize::try_from(attempts)
+            .unwrap_or(0)
+            .min(self.retry_ms.len().saturating_sub(1));
         Duration::from_millis(self.retry_ms.get(at).copied().unwrap_or(1_000))
     }
 }
@@ -90,17 +92,43 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_reliability_design() {
         let it = Settings::default();
-        assert_eq!((it.job_timeout_ms, it.write_queue, it.commit_batch, it.write_attempts), (1_000, 1_024, 64, 10));
-        assert_eq!((it.relay_window, it.outbox_keep_days, it.idempotency_keep_days, it.poll_ms), (100, 7, 30, 1_000));
-        assert_eq!((it.feed_compare_ms, it.feed_window_hours, it.max_failures), (60_000, 24, 5));
-        assert_eq!((it.lease_ms, it.lease_renew_ms, it.saga_call_ms), (10_000, 3_000, 3_000));
+        assert_eq!(
+            (it.job_timeout_ms, it.write_queue, it.commit_batch, it.write_attempts),
+            (1_000, 1_024, 64, 10)
+        );
+        assert_eq!(
+            (
+                it.relay_window,
+                it.outbox_keep_days,
+                it.idempotency_keep_days,
+                it.poll_ms
+            ),
+            (100, 7, 30, 1_000)
+        );
+        assert_eq!(
+            (it.feed_compare_ms, it.feed_window_hours, it.max_failures),
+            (60_000, 24, 5)
+        );
+        assert_eq!(
+            (it.lease_ms, it.lease_renew_ms, it.saga_call_ms),
+            (10_000, 3_000, 3_000)
+        );
         assert_eq!((it.saga_retry_ms, it.saga_retry_cap_ms), (200, 15_000));
     }
 
     #[test]
     fn a_reaction_waits_longer_each_time_and_then_always_as_long() {
-        let waits: Vec<u128> = (0..6).map(|attempts| Settings::default().retry_after(attempts).as_millis()).collect();
+        let waits: Vec<u128> = (0..6)
+            .map(|attempts| Settings::default().retry_after(attempts).as_millis())
+            .collect();
         assert_eq!(waits, [200, 1_000, 5_000, 15_000, 15_000, 15_000]);
-        assert_eq!(Settings { retry_ms: Vec::new(), ..Settings::default() }.retry_after(0), Duration::from_secs(1));
+        assert_eq!(
+            Settings {
+                retry_ms: Vec::new(),
+                ..Settings::default()
+            }
+            .retry_after(0),
+            Duration::from_secs(1)
+        );
     }
 }

@@ -36,12 +36,26 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// `connection` is the one to write by; `connect` makes another should it be lost.
-    pub fn start(connection: DatabaseConnection, connect: Connect, facts: Arc<Facts>, changes: broadcast::Sender<Change>) -> Self {
+    pub fn start(
+        connection: DatabaseConnection,
+        connect: Connect,
+        facts: Arc<Facts>,
+        changes: broadcast::Sender<Change>,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(facts.settings.write_queue);
-        let writer = Writer { queue, closed: Default::default(), finished: Default::default() };
+        let writer = Writer {
+            queue,
+            closed: Default::default(),
+            finished: Default::default(),
+        };
         let (closed, finished) = (writer.closed.clone(), writer.finished.clone());
         tokio::spawn(async move {
-            let mut work = Loop { connection: Some(connection), connect, facts, changes };
+            let mut work = Loop {
+                connection: Some(connection),
+                connect,
+                facts,
+                changes,
+            };
             work.run(jobs, closed).await;
             work.give_up_connection().await;
             finished.cancel();
@@ -54,8 +68,11 @@ impl Writer {
         if self.closed.is_cancelled() {
             return Err(Fault::unavailable("The module is shutting down."));
         }
-        self.queue.try_send(Queued { job, answer }).map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
-        done.await.unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
+        self.queue
+            .try_send(Queued { job, answer })
+            .map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
+        done.await
+            .unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
     }
 
     pub async fn close(&self) {
@@ -94,7 +111,10 @@ impl Loop {
     }
 
     async fn begin(&mut self) -> Result<DatabaseTransaction, Fault> {
-        let immediate = TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+        let immediate = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => (self.connect)().await?,
@@ -114,7 +134,9 @@ impl Loop {
         if let Some(connection) = self.connection.take() {
             match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(module = self.facts.module, %error, "closing the writer's connection"),
+                Ok(Err(error)) => {
+                    tracing::debug!(module = self.facts.module, %error, "closing the writer's connection")
+                }
                 Err(_) => tracing::warn!(module = self.facts.module, "the writer's connection does not close"),
             }
         }
@@ -140,10 +162,18 @@ impl Loop {
                     break;
                 }
             }
-            next = if ran.len() < self.facts.settings.commit_batch { jobs.try_recv().ok() } else { None };
+            next = if ran.len() < self.facts.settings.commit_batch {
+                jobs.try_recv().ok()
+            } else {
+                None
+            };
         }
         metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
-        let ended = if lost { transaction.rollback().await } else { transaction.commit().await };
+        let ended = if lost {
+            transaction.rollback().await
+        } else {
+            transaction.commit().await
+        };
         // After a loss there is nothing left to roll back, which SQLite calls an error.
         if let (Err(error), false) = (&ended, lost) {
             tracing::error!(module = self.facts.module, %error, "a batch of writes could not be committed");
@@ -171,7 +201,11 @@ impl Loop {
 
     /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken; that shows
     /// when the savepoint can no longer be released or rolled back to, and loses the whole batch.
-    async fn run_one(&self, transaction: &DatabaseTransaction, job: &Job) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
+    async fn run_one(
+        &self,
+        transaction: &DatabaseTransaction,
+        job: &Job,
+    ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
         let savepoint = transaction.begin().await.map_err(|_| BatchLost)?;
         let tx = Tx::new(savepoint, self.facts.clone());
         let done = run_job(job, &tx, Duration::from_millis(self.facts.settings.job_timeout_ms)).await;
@@ -195,8 +229,15 @@ pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
     let work = AssertUnwindSafe(inside_transaction(async { job(tx.clone()).await })).catch_unwind();
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => done,
-        Ok(Err(_)) => Err(Fault::internal("write_panicked", format!("a write job of {} panicked", tx.module()))),
+        Ok(Err(_)) => Err(Fault::internal(
+            "write_panicked",
+            format!("a write job of {} panicked", tx.module()),
+        )),
         // Rolled back for certain, so the outcome is known.
-        Err(_) => Err(Fault::unavailable(format!("A write of {} took longer than {} ms.", tx.module(), limit.as_millis()))),
+        Err(_) => Err(Fault::unavailable(format!(
+            "A write of {} took longer than {} ms.",
+            tx.module(),
+            limit.as_millis()
+        ))),
     }
 }

@@ -19,7 +19,11 @@ pub struct Tx {
 
 impl Tx {
     pub(crate) fn new(transaction: DatabaseTransaction, facts: Arc<Facts>) -> Self {
-        Tx { transaction: Arc::new(transaction), facts, topics: Arc::default() }
+        Tx {
+            transaction: Arc::new(transaction),
+            facts,
+            topics: Arc::default(),
+        }
     }
 
     /// What queries run on.
@@ -61,24 +65,40 @@ impl Tx {
             DbBackend::Sqlite => "select cast(unixepoch('now', 'subsec') * 1000 as integer) as now_ms",
             _ => "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as now_ms",
         };
-        let row = self.query_one(sql, []).await?.ok_or_else(|| Fault::internal("database_error", "the database has no clock"))?;
+        let row = self
+            .query_one(sql, [])
+            .await?
+            .ok_or_else(|| Fault::internal("database_error", "the database has no clock"))?;
         row.try_get("", "now_ms").map(Timestamp::from_ms).map_err(fault)
     }
 
     /// Runs a statement with `$1`-style parameters, which both databases read; answers how many rows it touched.
     pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
-        Ok(self.transaction.execute_raw(statement).await.map_err(fault)?.rows_affected())
+        Ok(self
+            .transaction
+            .execute_raw(statement)
+            .await
+            .map_err(fault)?
+            .rows_affected())
     }
 
     /// As [`execute`](Self::execute), for the first row.
-    pub(crate) async fn query_one(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<QueryResult>, Fault> {
+    pub(crate) async fn query_one(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Option<QueryResult>, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         self.transaction.query_one_raw(statement).await.map_err(fault)
     }
 
     /// As [`execute`](Self::execute), for all rows.
-    pub(crate) async fn query_all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, Fault> {
+    pub(crate) async fn query_all(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         self.transaction.query_all_raw(statement).await.map_err(fault)
     }

@@ -24,10 +24,16 @@ pub fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
     let trusted = request.app_data::<TrustedProxies>().cloned().unwrap_or_default();
     let mut trusted = trusted.0.to_vec();
     trusted.extend(request.app_data::<PeersAreOurs>().map(|_| peer));
-    let named = [standard(request), listed(request)].into_iter().filter(|hops| !hops.is_empty());
+    let named = [standard(request), listed(request)]
+        .into_iter()
+        .filter(|hops| !hops.is_empty());
     let named: BTreeSet<IpAddr> = named.map(|hops| client_of(peer, &trusted, &hops)).collect();
     // A proxy writes one of the two headers and may let a client's other one through. If they disagree, nobody can tell which is which.
-    Some(if named.len() == 1 { named.into_iter().next()? } else { peer })
+    Some(if named.len() == 1 {
+        named.into_iter().next()?
+    } else {
+        peer
+    })
 }
 
 /// The [client's address](client_ip) as it is counted. An IPv6 client commands a whole /64, so that is what is counted.
@@ -53,22 +59,39 @@ fn client_of(peer: IpAddr, trusted: &[IpAddr], hops: &[String]) -> IpAddr {
 /// For whom `Forwarded` says that the request was passed on, in the order of the proxies.
 fn standard(request: &HttpRequest) -> Vec<String> {
     let of_element = |element: &str| {
-        let pairs = unquoted(element, ';').into_iter().filter_map(|pair| pair.split_once('='));
-        let of_for = pairs.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
+        let pairs = unquoted(element, ';')
+            .into_iter()
+            .filter_map(|pair| pair.split_once('='));
+        let of_for = pairs
+            .into_iter()
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
         of_for.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
     let values = values(request, &header::FORWARDED);
-    values.iter().flat_map(|value| unquoted(value, ',')).map(of_element).collect()
+    values
+        .iter()
+        .flat_map(|value| unquoted(value, ','))
+        .map(of_element)
+        .collect()
 }
 
 /// The same of `X-Forwarded-For`.
 fn listed(request: &HttpRequest) -> Vec<String> {
     let values = values(request, &header::X_FORWARDED_FOR);
-    values.iter().flat_map(|value| value.split(',')).map(|hop| hop.trim().to_owned()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(|hop| hop.trim().to_owned())
+        .collect()
 }
 
 fn values(request: &HttpRequest, name: &header::HeaderName) -> Vec<String> {
-    request.headers().get_all(name).filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+    request
+        .headers()
+        .get_all(name)
+        .filter_map(|value| value.to_str().ok())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The parts between separators that do not stand in quotes: a proxy quotes what a client wrote, its host for example.
@@ -121,8 +144,12 @@ mod tests {
 
     fn counted_all(trusted: &[&str], headers: &[(&str, &str)]) -> String {
         let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
-        let request = TestRequest::default().peer_addr("10.0.0.1:4711".parse().unwrap()).app_data(TrustedProxies(trusted.into()));
-        let request = headers.iter().fold(request, |request, (name, value)| request.append_header((*name, *value)));
+        let request = TestRequest::default()
+            .peer_addr("10.0.0.1:4711".parse().unwrap())
+            .app_data(TrustedProxies(trusted.into()));
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.append_header((*name, *value)));
         client_address(&request.to_http_request())
     }
 
@@ -136,8 +163,13 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_ours_is_believed() {
-        let request = TestRequest::default().peer_addr("10.0.0.1:4711".parse().unwrap()).insert_header(("forwarded", "for=203.0.113.9"));
-        assert_eq!(client_address(&request.app_data(PeersAreOurs).to_http_request()), "203.0.113.9");
+        let request = TestRequest::default()
+            .peer_addr("10.0.0.1:4711".parse().unwrap())
+            .insert_header(("forwarded", "for=203.0.113.9"));
+        assert_eq!(
+            client_address(&request.app_data(PeersAreOurs).to_http_request()),
+            "203.0.113.9"
+        );
     }
 
     #[test]
@@ -149,14 +181,26 @@ mod tests {
 
     #[test]
     fn the_standard_header_is_read_with_ports_quotes_and_brackets() {
-        assert_eq!(counted(&["10.0.0.1"], ("forwarded", "for=192.0.2.43:47011;proto=https")), "192.0.2.43");
-        assert_eq!(counted(&["10.0.0.1"], ("forwarded", "proto=https;For=\"[2001:db8:cafe::17]:4711\"")), "2001:db8:cafe:0::/64");
+        assert_eq!(
+            counted(&["10.0.0.1"], ("forwarded", "for=192.0.2.43:47011;proto=https")),
+            "192.0.2.43"
+        );
+        assert_eq!(
+            counted(
+                &["10.0.0.1"],
+                ("forwarded", "proto=https;For=\"[2001:db8:cafe::17]:4711\"")
+            ),
+            "2001:db8:cafe:0::/64"
+        );
         assert_eq!(counted(&["10.0.0.1"], ("forwarded", "for=_hidden")), "10.0.0.1");
     }
 
     #[test]
     fn a_list_goes_on_in_the_next_header_of_its_name_and_may_have_ports() {
-        let headers = [("x-forwarded-for", "1.1.1.1, [2001:db8:cafe::17]:4711"), ("x-forwarded-for", "10.0.0.2:80")];
+        let headers = [
+            ("x-forwarded-for", "1.1.1.1, [2001:db8:cafe::17]:4711"),
+            ("x-forwarded-for", "10.0.0.2:80"),
+        ];
         assert_eq!(counted_all(&["10.0.0.1", "10.0.0.2"], &headers), "2001:db8:cafe:0::/64");
     }
 
@@ -174,7 +218,13 @@ mod tests {
     #[test]
     fn of_two_headers_that_disagree_one_is_the_clients_own_and_none_is_believed() {
         let listed = ("x-forwarded-for", "203.0.113.9");
-        assert_eq!(counted_all(&["10.0.0.1"], &[listed, ("forwarded", "for=1.1.1.1")]), "10.0.0.1");
-        assert_eq!(counted_all(&["10.0.0.1"], &[listed, ("forwarded", "for=203.0.113.9;proto=https")]), "203.0.113.9");
+        assert_eq!(
+            counted_all(&["10.0.0.1"], &[listed, ("forwarded", "for=1.1.1.1")]),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            counted_all(&["10.0.0.1"], &[listed, ("forwarded", "for=203.0.113.9;proto=https")]),
+            "203.0.113.9"
+        );
     }
 }

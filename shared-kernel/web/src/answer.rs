@@ -26,15 +26,26 @@ impl Answer {
     /// JSON with this status.
     pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
         match serde_json::to_string(body) {
-            Ok(body) => Answer { status: status.as_u16(), headers: vec![content_type("application/json")], body },
+            Ok(body) => Answer {
+                status: status.as_u16(),
+                headers: vec![content_type("application/json")],
+                body,
+            },
             // Only a map with keys that are no strings cannot be written; that is a bug, and no reason to take the worker down.
-            Err(error) => Answer::problem(&Fault::internal("unwritable_answer", error.to_string()), &Occurrence::default()),
+            Err(error) => Answer::problem(
+                &Fault::internal("unwritable_answer", error.to_string()),
+                &Occurrence::default(),
+            ),
         }
     }
 
     /// 204.
     pub fn no_content() -> Self {
-        Answer { status: StatusCode::NO_CONTENT.as_u16(), headers: Vec::new(), body: String::new() }
+        Answer {
+            status: StatusCode::NO_CONTENT.as_u16(),
+            headers: Vec::new(),
+            body: String::new(),
+        }
     }
 
     pub(crate) fn problem(fault: &Fault, occurrence: &Occurrence) -> Self {
@@ -42,7 +53,11 @@ impl Answer {
         for (name, value) in problem::headers_of(fault) {
             headers.push((name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned()));
         }
-        Answer { status: problem::status_of(fault).as_u16(), headers, body: ProblemBody::of(fault, occurrence).to_json() }
+        Answer {
+            status: problem::status_of(fault).as_u16(),
+            headers,
+            body: ProblemBody::of(fault, occurrence).to_json(),
+        }
     }
 
     pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
@@ -56,7 +71,10 @@ impl Answer {
 
     /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn into_response(self) -> HttpResponse {

@@ -83,12 +83,17 @@ impl FromRequest for Anyone {
 async fn user(request: &HttpRequest, role: Option<Role>) -> Result<Call, Fault> {
     let actor = actor(request).await?;
     if actor.user_id().is_none() {
-        return Err(Fault::unauthenticated("unauthenticated", "This needs an access token: Authorization: Bearer <token>."));
+        return Err(Fault::unauthenticated(
+            "unauthenticated",
+            "This needs an access token: Authorization: Bearer <token>.",
+        ));
     }
     match role {
-        Some(role) if !actor.has_role(role) => {
-            Err(Fault::new(FaultKind::Forbidden, "insufficient_role", format!("This needs the role {}.", role.as_str())))
-        }
+        Some(role) if !actor.has_role(role) => Err(Fault::new(
+            FaultKind::Forbidden,
+            "insufficient_role",
+            format!("This needs the role {}.", role.as_str()),
+        )),
         _ => Ok(request::traced(Call::by(actor), request)),
     }
 }
@@ -116,10 +121,15 @@ pub(crate) async fn actor_of_service_request(request: &actix_web::dev::ServiceRe
 }
 
 async fn verify(verifier: Option<&Data<Verifier>>, headers: &header::HeaderMap) -> Result<Actor, Fault> {
-    let Some(token) = bearer(headers)? else { return Ok(Actor::Anonymous) };
+    let Some(token) = bearer(headers)? else {
+        return Ok(Actor::Anonymous);
+    };
     let verifier = verifier.ok_or_else(|| Fault::internal("no_verifier", "the server has no web::Data<Verifier>"))?;
     let claims = verifier.verify(token).await?;
-    Ok(Actor::User { id: claims.sub, roles: claims.roles })
+    Ok(Actor::User {
+        id: claims.sub,
+        roles: claims.roles,
+    })
 }
 
 /// RFC 6750, section 2.1. Anything else in `Authorization` is a bad token, so that nobody believes to be logged in who is not.
@@ -130,9 +140,18 @@ fn bearer(headers: &header::HeaderMap) -> Result<Option<&str>, Fault> {
     if values.next().is_some() {
         return Err(bad());
     }
-    let (scheme, token) = value.to_str().map_err(|_| bad())?.trim().split_once(' ').ok_or_else(bad)?;
+    let (scheme, token) = value
+        .to_str()
+        .map_err(|_| bad())?
+        .trim()
+        .split_once(' ')
+        .ok_or_else(bad)?;
     let token = token.trim_start();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() { Err(bad()) } else { Ok(Some(token)) }
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        Err(bad())
+    } else {
+        Ok(Some(token))
+    }
 }
 
 /// The claims in a verified token, for handlers that need more than the caller: logging out needs the session's family.

@@ -52,7 +52,10 @@ pub struct RawBody(pub Bytes);
 
 /// Left with the request by whoever read the body, for the idempotency key's fingerprint.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "idempotency"), allow(dead_code, reason = "idempotency alone reads it"))]
+#[cfg_attr(
+    not(feature = "idempotency"),
+    allow(dead_code, reason = "idempotency alone reads it")
+)]
 pub(crate) struct BodyBytes(pub Bytes);
 
 impl<T: DeserializeOwned + ToSchema + 'static> FromRequest for Body<T> {
@@ -113,17 +116,27 @@ impl FromRequest for RawBody {
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
     let unsupported = |detail: &str| Fault::malformed("unsupported_media_type", detail);
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let mut parts = kind.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     if !matches!(essence.as_str(), "application/json" | "application/merge-patch+json") {
-        return Err(unsupported("The body must be JSON: send Content-Type: application/json."));
+        return Err(unsupported(
+            "The body must be JSON: send Content-Type: application/json.",
+        ));
     }
-    let charset = parts.find_map(|part| part.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset")));
+    let charset = parts.find_map(|part| {
+        part.split_once('=')
+            .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+    });
     if charset.is_some_and(|(_, name)| !name.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")) {
         return Err(unsupported("JSON is UTF-8."));
     }
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("unreadable"));
+    let encoding = headers
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.to_str().unwrap_or("unreadable"));
     if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(unsupported("Compressed bodies are not taken."));
     }
@@ -133,8 +146,16 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
 /// # Errors
 /// `body_too_large` (413), `request_timeout` (408), `broken_body` (400) for a connection or an encoding that broke off.
 async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Fault> {
-    let too_large = || Fault::malformed("body_too_large", format!("The body may have at most {MAX_BODY_BYTES} bytes."));
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let too_large = || {
+        Fault::malformed(
+            "body_too_large",
+            format!("The body may have at most {MAX_BODY_BYTES} bytes."),
+        )
+    };
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
     }
@@ -150,15 +171,17 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Faul
         Ok(())
     };
     let slow = || Fault::malformed("request_timeout", "The body took too long to arrive.");
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| slow())??;
+    tokio::time::timeout(BODY_TIMEOUT, reading)
+        .await
+        .map_err(|_| slow())??;
     Ok(bytes.freeze())
 }
 
 /// # Errors
 /// `malformed_json` (400), `invalid_body` (422) with each field that broke a rule.
 fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Fault> {
-    let mut value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Fault::malformed("malformed_json", format!("The body is not JSON: {error}.")))?;
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Fault::malformed("malformed_json", format!("The body is not JSON: {error}.")))?;
     schema::make_whole_numbers_integers(&mut value);
     let validator = schema::validator(TypeId::of::<T>(), schema::schema_of::<T>)?;
     let errors = schema::violations(&validator, &value);
@@ -168,6 +191,7 @@ fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Fa
         return Err(fault);
     }
     // What a schema cannot say a type may still insist on.
-    serde_json::from_value(value)
-        .map_err(|error| Fault::invalid("invalid_body", "The body breaks the rules of its schema.").at("", error.to_string()))
+    serde_json::from_value(value).map_err(|error| {
+        Fault::invalid("invalid_body", "The body breaks the rules of its schema.").at("", error.to_string())
+    })
 }

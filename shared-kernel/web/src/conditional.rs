@@ -29,10 +29,17 @@ pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) ->
     let cache = (header::CACHE_CONTROL, "private, no-cache");
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag)) {
-        return HttpResponse::NotModified().insert_header(cache).insert_header((header::ETAG, etag)).finish();
+        return HttpResponse::NotModified()
+            .insert_header(cache)
+            .insert_header((header::ETAG, etag))
+            .finish();
     }
-    let mut response = Answer::json(actix_web::http::StatusCode::OK, body).with_etag(etag).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache.1));
+    let mut response = Answer::json(actix_web::http::StatusCode::OK, body)
+        .with_etag(etag)
+        .into_response();
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache.1));
     response
 }
 
@@ -100,7 +107,9 @@ fn entity_tags(text: &str) -> Vec<(bool, String)> {
             Some(quoted) => (true, quoted),
             None => (false, rest),
         };
-        let Some((opaque, after)) = quoted.strip_prefix('"').and_then(|inner| inner.split_once('"')) else { break };
+        let Some((opaque, after)) = quoted.strip_prefix('"').and_then(|inner| inner.split_once('"')) else {
+            break;
+        };
         tags.push((weak, format!("\"{opaque}\"")));
         rest = after.trim_start_matches([' ', '\t', ',']);
     }
@@ -113,7 +122,10 @@ pub struct IfNoneMatch;
 
 impl IntoParams for IfNoneMatch {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![header_parameter("If-None-Match", "An ETag the client has: if it is still the present one, 304 says so without a body.")]
+        vec![header_parameter(
+            "If-None-Match",
+            "An ETag the client has: if it is still the present one, 304 says so without a body.",
+        )]
     }
 }
 
@@ -123,7 +135,10 @@ pub struct IfMatch;
 
 impl IntoParams for IfMatch {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![header_parameter("If-Match", "The ETag of the version the client means to change.")]
+        vec![header_parameter(
+            "If-Match",
+            "The ETag of the version the client means to change.",
+        )]
     }
 }
 
@@ -133,12 +148,24 @@ mod tests {
     use actix_web::test::TestRequest;
 
     fn asking(name: HeaderName, values: &[&'static str]) -> HttpRequest {
-        values.iter().fold(TestRequest::get(), |request, value| request.append_header((name.clone(), *value))).to_http_request()
+        values
+            .iter()
+            .fold(TestRequest::get(), |request, value| {
+                request.append_header((name.clone(), *value))
+            })
+            .to_http_request()
     }
 
     #[test]
     fn a_client_that_has_this_version_gets_304() {
-        for values in [&["\"7\""][..], &["W/\"7\""], &["*"], &["\"1\", \"7\""], &["\"1\"", "\"7\""], &["\"a,b\" ,, \"7\""]] {
+        for values in [
+            &["\"7\""][..],
+            &["W/\"7\""],
+            &["*"],
+            &["\"1\", \"7\""],
+            &["\"1\"", "\"7\""],
+            &["\"a,b\" ,, \"7\""],
+        ] {
             let response = ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1);
             assert_eq!(response.status(), 304, "{values:?}");
             assert_eq!(response.headers().get(header::ETAG).unwrap(), "\"7\"");
@@ -148,14 +175,22 @@ mod tests {
     #[test]
     fn a_client_that_has_another_version_gets_it_all() {
         for values in [&[][..], &["\"8\""], &["7"], &["\"1\", \"8\""], &["\"7"], &["\"1,7\""]] {
-            assert_eq!(ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1).status(), 200, "{values:?}");
+            assert_eq!(
+                ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1).status(),
+                200,
+                "{values:?}"
+            );
         }
     }
 
     #[test]
     fn a_change_of_another_version_is_refused_and_a_weak_tag_never_matches() {
         for values in [&[][..], &["\"7\""], &["*"], &["\"1\", \"7\""]] {
-            assert_eq!(check_if_match(&asking(header::IF_MATCH, values), "\"7\""), Ok(()), "{values:?}");
+            assert_eq!(
+                check_if_match(&asking(header::IF_MATCH, values), "\"7\""),
+                Ok(()),
+                "{values:?}"
+            );
         }
         for values in [&["\"8\""][..], &["W/\"7\""], &["nonsense"], &[""]] {
             let fault = check_if_match(&asking(header::IF_MATCH, values), "\"7\"").unwrap_err();

@@ -52,7 +52,10 @@ struct Key {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("key", &self.key).field("caller", &self.caller).finish()
+        f.debug_struct("Key")
+            .field("key", &self.key)
+            .field("caller", &self.caller)
+            .finish()
     }
 }
 
@@ -111,14 +114,20 @@ impl Key {
             (Some(one), None) => Some(parse_key(one).ok_or_else(bad_key)?),
             (Some(_), Some(_)) => return Err(bad_key()),
         };
-        Ok(Key { key, caller: actor.label(), request })
+        Ok(Key {
+            key,
+            caller: actor.label(),
+            request,
+        })
     }
 }
 
 fn bad_key() -> Fault {
     Fault::malformed(
         "invalid_idempotency_key",
-        format!("Idempotency-Key must be one string of 1 to {MAX_KEY_LENGTH} visible ASCII characters, best a UUID in quotes."),
+        format!(
+            "Idempotency-Key must be one string of 1 to {MAX_KEY_LENGTH} visible ASCII characters, best a UUID in quotes."
+        ),
     )
 }
 
@@ -185,7 +194,9 @@ impl From<Answered> for HttpResponse {
     fn from(answered: Answered) -> Self {
         let mut response = answered.answer.into_response();
         if answered.replayed {
-            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
         }
         response
     }
@@ -216,7 +227,10 @@ where
     Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
 {
     let Some(command) = request.command else {
-        return Ok(Answered { answer: db.write(work).await?, replayed: false });
+        return Ok(Answered {
+            answer: db.write(work).await?,
+            replayed: false,
+        });
     };
     let command = command.keep_for(kept_for(db));
     let turn = take_turn(db.module(), &request.id).await?;
@@ -226,7 +240,10 @@ where
         let (_turn, begun) = (turn, Instant::now());
         loop {
             let (occurrence, work) = (occurrence.clone(), work.clone());
-            let memory = durable::once(&db, command.clone(), move |tx| answer_of(tx, occurrence.clone(), work.clone())).await;
+            let memory = durable::once(&db, command.clone(), move |tx| {
+                answer_of(tx, occurrence.clone(), work.clone())
+            })
+            .await;
             match memory {
                 // A twin in another process holds the row.
                 Err(fault) if durable::is_locked(&fault) && begun.elapsed() < TWIN_WAIT => {}
@@ -235,7 +252,9 @@ where
             }
         }
     });
-    let memory = running.await.map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
+    let memory = running
+        .await
+        .map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
     Ok(answered(memory.map_err(key_reused)?)?)
 }
 
@@ -253,7 +272,10 @@ where
 }
 
 fn twin_in_progress() -> Fault {
-    let fault = Fault::conflict("twin_in_progress", "A request with this Idempotency-Key is still running.");
+    let fault = Fault::conflict(
+        "twin_in_progress",
+        "A request with this Idempotency-Key is still running.",
+    );
     fault.retry_after(Duration::from_secs(1))
 }
 
@@ -270,14 +292,19 @@ pub async fn find_replay(db: &Db, request: &KeyedRequest) -> Result<Option<HttpR
 /// # Errors
 /// As [`find_replay`].
 pub async fn find_answer(db: &Db, request: &KeyedRequest) -> Result<Option<Answered>, Problem> {
-    let Some(command) = &request.command else { return Ok(None) };
+    let Some(command) = &request.command else {
+        return Ok(None);
+    };
     let memory = durable::recall::<Answer>(db, command).await.map_err(key_reused)?;
     Ok(memory.map(answered).transpose()?)
 }
 
 /// Whether asking again would give the same. A conflict that says when to ask again is none.
 fn is_final(fault: &Fault) -> bool {
-    matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict | FaultKind::Invalid) && fault.retry_after.is_none()
+    matches!(
+        fault.kind,
+        FaultKind::NotFound | FaultKind::Conflict | FaultKind::Invalid
+    ) && fault.retry_after.is_none()
 }
 
 /// Gives the key to this request before anything is started, for work that goes on beyond one transaction and is known by [`KeyedRequest::id`]. What
@@ -288,7 +315,10 @@ fn is_final(fault: &Fault) -> bool {
 /// `idempotency_key_reused` (422).
 pub async fn claim_key(db: &Db, request: &KeyedRequest, kind: &'static str, asked: &[u8]) -> Result<(), Fault> {
     let claim = Command::new(kind, request.id(), asked).keep_for(kept_for(db));
-    durable::once(db, claim, |_| async { Ok(Outcome::Done(())) }).await.map(drop).map_err(key_reused)
+    durable::once(db, claim, |_| async { Ok(Outcome::Done(())) })
+        .await
+        .map(drop)
+        .map_err(key_reused)
 }
 
 fn kept_for(db: &Db) -> Duration {
@@ -300,12 +330,18 @@ pub fn key_reused(fault: Fault) -> Fault {
     if fault.code != "command_reused" {
         return fault;
     }
-    Fault::invalid("idempotency_key_reused", "This Idempotency-Key was used before, for a different request.")
+    Fault::invalid(
+        "idempotency_key_reused",
+        "This Idempotency-Key was used before, for a different request.",
+    )
 }
 
 fn answered(memory: Memory<Answer>) -> Result<Answered, Fault> {
     match memory {
-        Memory::First(answer) => Ok(Answered { answer, replayed: false }),
+        Memory::First(answer) => Ok(Answered {
+            answer,
+            replayed: false,
+        }),
         Memory::Again(answer) => Ok(Answered { answer, replayed: true }),
         Memory::Undone => Err(Fault::internal("undone_request", "an HTTP request has no undo")),
     }
@@ -332,7 +368,10 @@ async fn take_turn(module: &str, id: &str) -> Result<Turn, Fault> {
         })
     };
     match tokio::time::timeout(TWIN_WAIT, lock.lock_owned()).await {
-        Ok(guard) => Ok(Turn { name, guard: Some(guard) }),
+        Ok(guard) => Ok(Turn {
+            name,
+            guard: Some(guard),
+        }),
         Err(_) => {
             forget_idle(&name);
             Err(twin_in_progress())
@@ -356,8 +395,11 @@ fn forget_idle(name: &(String, String)) {
 }
 
 fn key_parameter(required: Required, description: &str) -> Vec<Parameter> {
-    let schema =
-        ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(MAX_KEY_LENGTH)).pattern(Some("^[!-~]+$"));
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MAX_KEY_LENGTH))
+        .pattern(Some("^[!-~]+$"));
     let parameter = ParameterBuilder::new()
         .name(IDEMPOTENCY_KEY)
         .parameter_in(ParameterIn::Header)
@@ -369,13 +411,19 @@ fn key_parameter(required: Required, description: &str) -> Vec<Parameter> {
 
 impl IntoParams for RequiredKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        key_parameter(Required::True, "Makes asking again safe: the same key and body get the same answer. Best a UUID.")
+        key_parameter(
+            Required::True,
+            "Makes asking again safe: the same key and body get the same answer. Best a UUID.",
+        )
     }
 }
 
 impl IntoParams for OptionalKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        key_parameter(Required::False, "Makes asking again safe, if sent: the same key and body get the same answer.")
+        key_parameter(
+            Required::False,
+            "Makes asking again safe, if sent: the same key and body get the same answer.",
+        )
     }
 }
 
@@ -393,7 +441,10 @@ mod tests {
         for bad in ["", "\"\"", "a b", "\"open", "\"a\" b", "\"a\\x\"", &"k".repeat(256)] {
             assert_eq!(read(bad), None, "{bad}");
         }
-        assert_eq!(parse_key(&HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap()), None);
+        assert_eq!(
+            parse_key(&HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap()),
+            None
+        );
     }
 
     #[actix_web::test]
@@ -401,13 +452,22 @@ mod tests {
         let turn = take_turn("test", "ada k1").await.unwrap();
         let begun = std::time::Instant::now();
         let fault = take_turn("test", "ada k1").await.map(drop).unwrap_err();
-        assert_eq!((fault.code.as_str(), crate::status_of(&fault).as_u16()), ("twin_in_progress", 409));
+        assert_eq!(
+            (fault.code.as_str(), crate::status_of(&fault).as_u16()),
+            ("twin_in_progress", 409)
+        );
         assert!(fault.retry_after.is_some() && begun.elapsed() >= Duration::from_secs(2));
-        assert!(take_turn("test", "ada k2").await.is_ok() && take_turn("other", "ada k1").await.is_ok(), "others do not wait");
+        assert!(
+            take_turn("test", "ada k2").await.is_ok() && take_turn("other", "ada k1").await.is_ok(),
+            "others do not wait"
+        );
         let waiting = tokio::spawn(take_turn("test", "ada k1"));
         tokio::time::sleep(Duration::from_millis(20)).await;
         drop(turn);
         drop(waiting.await.unwrap().expect("its turn"));
-        assert!(!RUNNING.lock().unwrap().keys().any(|(module, _)| module == "test"), "nothing is left behind");
+        assert!(
+            !RUNNING.lock().unwrap().keys().any(|(module, _)| module == "test"),
+            "nothing is left behind"
+        );
     }
 }

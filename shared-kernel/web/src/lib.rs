@@ -53,7 +53,8 @@ pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
 #[cfg(feature = "idempotency")]
 pub use idempotency::{
-    Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, claim_key, find_answer, find_replay, idempotent, key_reused,
+    Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, claim_key, find_answer, find_replay, idempotent,
+    key_reused,
 };
 pub use page::{Listed, PageQuery, bad_cursor};
 pub use prefer::{MAX_WAIT, Prefer};

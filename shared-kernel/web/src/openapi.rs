@@ -21,37 +21,84 @@ pub const BEARER: &str = "bearer";
 
 /// Status, name and meaning of the problems that operations share.
 const PROBLEMS: [(u16, &str, &str); 16] = [
-    (400, "BadRequest", "The request cannot be understood: malformed JSON, a parameter that breaks its rules, a missing header."),
+    (
+        400,
+        "BadRequest",
+        "The request cannot be understood: malformed JSON, a parameter that breaks its rules, a missing header.",
+    ),
     (401, "Unauthenticated", "No access token, or one that is not valid."),
     (403, "Forbidden", "The token is valid, but its user may not do this."),
     (404, "NotFound", "It does not exist, or it is somebody else's."),
     (408, "RequestTimeout", "The body took too long to arrive."),
-    (409, "Conflict", "The present state does not allow it, or an equal request is still running."),
-    (412, "PreconditionFailed", "It has changed since the version named in If-Match."),
+    (
+        409,
+        "Conflict",
+        "The present state does not allow it, or an equal request is still running.",
+    ),
+    (
+        412,
+        "PreconditionFailed",
+        "It has changed since the version named in If-Match.",
+    ),
     (413, "BodyTooLarge", "The body has more than 64 KiB."),
     (415, "UnsupportedMediaType", "The body is not JSON."),
-    (422, "Unprocessable", "The body breaks a rule, named in `errors`; or the Idempotency-Key was used for another request."),
+    (
+        422,
+        "Unprocessable",
+        "The body breaks a rule, named in `errors`; or the Idempotency-Key was used for another request.",
+    ),
     (429, "TooManyRequests", "Wait as Retry-After says."),
-    (431, "HeadTooLarge", "The request line and headers have more than 16 KiB."),
-    (500, "InternalError", "A fault on our side; the trace_id finds it in the logs."),
-    (503, "Unavailable", "Nobody can answer this now; nothing is known to have happened."),
-    (504, "Timeout", "The answer did not come in time; what happened is not known. Ask again with the same Idempotency-Key."),
-    (405, "MethodNotAllowed", "The path exists, the method does not; Allow names those that do."),
+    (
+        431,
+        "HeadTooLarge",
+        "The request line and headers have more than 16 KiB.",
+    ),
+    (
+        500,
+        "InternalError",
+        "A fault on our side; the trace_id finds it in the logs.",
+    ),
+    (
+        503,
+        "Unavailable",
+        "Nobody can answer this now; nothing is known to have happened.",
+    ),
+    (
+        504,
+        "Timeout",
+        "The answer did not come in time; what happened is not known. Ask again with the same Idempotency-Key.",
+    ),
+    (
+        405,
+        "MethodNotAllowed",
+        "The path exists, the method does not; Allow names those that do.",
+    ),
 ];
 
 /// The document of these routes under `/api/v1`, finished. For whoever needs it without a server: the `openapi` command, the gateway, tests.
 pub fn document(base: OpenApi, routes: &[Routes]) -> OpenApi {
-    let scope = utoipa_actix_web::scope("/api/v1").configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
-    let (_, mut api) = actix_web::App::new().into_utoipa_app().openapi(base).service(scope).split_for_parts();
+    let scope = utoipa_actix_web::scope("/api/v1")
+        .configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
+    let (_, mut api) = actix_web::App::new()
+        .into_utoipa_app()
+        .openapi(base)
+        .service(scope)
+        .split_for_parts();
     finish(&mut api);
     api
 }
 
 /// What these routes document under `prefix`, not finished yet: for a document put together from several modules.
 pub fn collect(prefix: &str, routes: &[Routes]) -> OpenApi {
-    let scope = utoipa_actix_web::scope(prefix).configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
+    let scope =
+        utoipa_actix_web::scope(prefix).configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
     let empty = utoipa::openapi::OpenApiBuilder::new().build();
-    actix_web::App::new().into_utoipa_app().openapi(empty).service(scope).split_for_parts().1
+    actix_web::App::new()
+        .into_utoipa_app()
+        .openapi(empty)
+        .service(scope)
+        .split_for_parts()
+        .1
 }
 
 /// Completes a collected document: shared problems and headers declared once and referred to, the bearer scheme, each operation's possible
@@ -84,16 +131,22 @@ fn declare_shared(components: &mut Components) {
     ProblemBody::schemas(&mut schemas);
     components.schemas.extend(schemas);
     for (status, name, meaning) in PROBLEMS {
-        components.responses.insert(name.to_owned(), RefOr::T(shared_response(status, meaning)));
+        components
+            .responses
+            .insert(name.to_owned(), RefOr::T(shared_response(status, meaning)));
     }
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
-    let bearer = bearer.description(Some("The access token of POST /api/v1/sessions.")).build();
+    let bearer = bearer
+        .description(Some("The access token of POST /api/v1/sessions."))
+        .build();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
 }
 
 fn shared_response(status: u16, meaning: &str) -> Response {
     let schema = RefOr::Ref(Ref::from_schema_name(ProblemBody::name()));
-    let mut response = ResponseBuilder::new().description(meaning).content(PROBLEM_JSON, Content::new(Some(schema)));
+    let mut response = ResponseBuilder::new()
+        .description(meaning)
+        .content(PROBLEM_JSON, Content::new(Some(schema)));
     let text = |description: &str| {
         let mut header = Header::new(ObjectBuilder::new().schema_type(Type::String));
         header.description = Some(description.to_owned());
@@ -122,7 +175,9 @@ pub(crate) fn header_parameter(name: &str, description: &str) -> Parameter {
 
 /// Query parameters one by one; headers moved to the components.
 fn finish_parameters(operation: &mut Operation, components: &mut Components) {
-    let Some(parameters) = operation.parameters.take() else { return };
+    let Some(parameters) = operation.parameters.take() else {
+        return;
+    };
     let (mut plain, mut finished) = (Vec::new(), Vec::new());
     for parameter in parameters {
         match parameter {
@@ -137,7 +192,11 @@ fn finish_parameters(operation: &mut Operation, components: &mut Components) {
         }
         tighten_schema(&mut parameter.schema);
         if parameter.parameter_in == ParameterIn::Header {
-            let required = if parameter.required == Required::True { "Required" } else { "" };
+            let required = if parameter.required == Required::True {
+                "Required"
+            } else {
+                ""
+            };
             let name = format!("{required}{}", parameter.name.replace('-', ""));
             finished.push(RefOr::Ref(Ref::new(format!("#/components/parameters/{name}"))));
             components.parameters.entry(name).or_insert(RefOr::T(parameter));
@@ -163,11 +222,17 @@ fn finish_responses(operation: &mut Operation) {
     for parameter in operation.parameters.iter().flatten() {
         match parameter {
             RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path => statuses.extend([404]),
-            RefOr::Ref(reference) if reference.ref_location.ends_with("IdempotencyKey") => statuses.extend([400, 409, 422]),
+            RefOr::Ref(reference) if reference.ref_location.ends_with("IdempotencyKey") => {
+                statuses.extend([400, 409, 422])
+            }
             RefOr::Ref(reference) if reference.ref_location.ends_with("IfMatch") => statuses.extend([412]),
             RefOr::Ref(reference) if reference.ref_location.ends_with("IfNoneMatch") => {
                 let unchanged = RefOr::T(Response::new("The client has the present version."));
-                operation.responses.responses.entry("304".to_owned()).or_insert(unchanged);
+                operation
+                    .responses
+                    .responses
+                    .entry("304".to_owned())
+                    .or_insert(unchanged);
             }
             RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => statuses.extend([400]),
             _ => {}
@@ -184,7 +249,11 @@ fn finish_responses(operation: &mut Operation) {
     }
     for (status, name, _) in PROBLEMS.iter().filter(|(status, ..)| statuses.contains(status)) {
         let reference = RefOr::Ref(Ref::new(format!("#/components/responses/{name}")));
-        operation.responses.responses.entry(status.to_string()).or_insert(reference);
+        operation
+            .responses
+            .responses
+            .entry(status.to_string())
+            .or_insert(reference);
     }
     // A module may say in its own words when it happens; the shape is the same everywhere.
     for (status, response) in &mut operation.responses.responses {
@@ -201,9 +270,20 @@ fn finish_responses(operation: &mut Operation) {
 /// Two modules may each have a `list`; the first keeps the name, the next says whose it is.
 fn make_id_unique(method: &str, operation: &mut Operation, ids: &mut BTreeSet<String>) {
     let id = operation.operation_id.clone().unwrap_or_else(|| method.to_owned());
-    let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_else(|| method.to_owned());
-    let candidates = [id.clone(), format!("{tag}_{id}")].into_iter().chain((2..).map(|number| format!("{tag}_{id}_{number}")));
-    let unique = candidates.into_iter().find(|candidate| !ids.contains(candidate)).unwrap_or(id);
+    let tag = operation
+        .tags
+        .iter()
+        .flatten()
+        .next()
+        .cloned()
+        .unwrap_or_else(|| method.to_owned());
+    let candidates = [id.clone(), format!("{tag}_{id}")]
+        .into_iter()
+        .chain((2..).map(|number| format!("{tag}_{id}_{number}")));
+    let unique = candidates
+        .into_iter()
+        .find(|candidate| !ids.contains(candidate))
+        .unwrap_or(id);
     ids.insert(unique.clone());
     operation.operation_id = Some(unique);
 }
@@ -212,8 +292,13 @@ fn make_id_unique(method: &str, operation: &mut Operation, ids: &mut BTreeSet<St
 fn tighten_requests(api: &mut OpenApi, components: &mut Components) {
     let mut wanted = BTreeSet::new();
     for item in api.paths.paths.values_mut() {
-        for operation in [&mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten() {
-            let Some(RefOr::T(body)) = &mut operation.request_body else { continue };
+        for operation in [&mut item.put, &mut item.post, &mut item.delete, &mut item.patch]
+            .into_iter()
+            .flatten()
+        {
+            let Some(RefOr::T(body)) = &mut operation.request_body else {
+                continue;
+            };
             for content in body.content.values_mut() {
                 let RefOr::T(content) = content else { continue };
                 tighten_schema(&mut content.schema);
@@ -237,7 +322,9 @@ fn tighten_requests(api: &mut OpenApi, components: &mut Components) {
 
 fn tighten_schema(schema: &mut Option<RefOr<Schema>>) {
     let Some(loose) = schema else { return };
-    let Ok(mut value) = serde_json::to_value(&*loose) else { return };
+    let Ok(mut value) = serde_json::to_value(&*loose) else {
+        return;
+    };
     schema::tighten(&mut value);
     if let Ok(tight) = serde_json::from_value(value) {
         *loose = tight;
@@ -248,7 +335,10 @@ fn tighten_schema(schema: &mut Option<RefOr<Schema>>) {
 fn references(value: &Value, names: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
-            let name = map.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix("#/components/schemas/"));
+            let name = map
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|reference| reference.strip_prefix("#/components/schemas/"));
             names.extend(name.map(str::to_owned));
             map.values().for_each(|inner| references(inner, names));
         }

@@ -24,8 +24,14 @@ pub struct PageQuery {
 
 impl PageQuery {
     pub fn request(&self) -> PageRequest {
-        let limit = self.limit.unwrap_or(PageRequest::DEFAULT_LIMIT).clamp(1, PageRequest::MAX_LIMIT);
-        PageRequest { limit, after: self.cursor.clone() }
+        let limit = self
+            .limit
+            .unwrap_or(PageRequest::DEFAULT_LIMIT)
+            .clamp(1, PageRequest::MAX_LIMIT);
+        PageRequest {
+            limit,
+            after: self.cursor.clone(),
+        }
     }
 }
 
@@ -37,14 +43,21 @@ impl From<PageQuery> for PageRequest {
 
 /// What a store says that cannot make sense of the text inside a cursor, which then is none of ours.
 pub fn bad_cursor() -> Fault {
-    Fault::malformed("invalid_parameter", "The cursor is not one this list gave.").at("cursor", "is not a cursor of this list")
+    Fault::malformed("invalid_parameter", "The cursor is not one this list gave.")
+        .at("cursor", "is not a cursor of this list")
 }
 
 fn read_cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cursor>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| D::Error::custom("is not a cursor of this list"))?;
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let bytes = BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| D::Error::custom("is not a cursor of this list"))?;
     let inner = String::from_utf8(bytes).ok().filter(|inner| !inner.contains('\0'));
-    inner.map(|inner| Some(Cursor(inner))).ok_or_else(|| D::Error::custom("is not a cursor of this list"))
+    inner
+        .map(|inner| Some(Cursor(inner)))
+        .ok_or_else(|| D::Error::custom("is not a cursor of this list"))
 }
 
 /// One page of a list.
@@ -59,6 +72,9 @@ pub struct Listed<T> {
 impl<T> From<Page<T>> for Listed<T> {
     fn from(page: Page<T>) -> Self {
         let next_cursor = page.next.map(|Cursor(inner)| BASE64_URL_SAFE_NO_PAD.encode(inner));
-        Listed { items: page.items, next_cursor }
+        Listed {
+            items: page.items,
+            next_cursor,
+        }
     }
 }

@@ -29,14 +29,17 @@ impl Prefer {
         let wait = values.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
             let (name, value) = preference.split_once('=')?;
             let seconds = value.trim().trim_matches('"').parse::<u64>().ok()?;
-            name.trim().eq_ignore_ascii_case("wait").then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+            name.trim()
+                .eq_ignore_ascii_case("wait")
+                .then(|| Duration::from_secs(seconds).min(MAX_WAIT))
         });
         Prefer { wait }
     }
 
     /// The value of `Preference-Applied` for an answer that honoured the wait.
     pub fn applied(&self) -> Option<(&'static str, String)> {
-        self.wait.map(|wait| ("Preference-Applied", format!("wait={}", wait.as_secs())))
+        self.wait
+            .map(|wait| ("Preference-Applied", format!("wait={}", wait.as_secs())))
     }
 }
 
@@ -51,7 +54,10 @@ impl FromRequest for Prefer {
 
 impl IntoParams for Prefer {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![header_parameter("Prefer", "`wait=N`: wait up to N seconds (at most 30) for the outcome.")]
+        vec![header_parameter(
+            "Prefer",
+            "`wait=N`: wait up to N seconds (at most 30) for the outcome.",
+        )]
     }
 }
 
@@ -73,7 +79,11 @@ mod tests {
             ("return=minimal", None),
         ] {
             let request = TestRequest::get().insert_header(("Prefer", value)).to_http_request();
-            assert_eq!(Prefer::read(request.headers()).wait, seconds.map(Duration::from_secs), "{value}");
+            assert_eq!(
+                Prefer::read(request.headers()).wait,
+                seconds.map(Duration::from_secs),
+                "{value}"
+            );
         }
     }
 }

@@ -97,7 +97,11 @@ pub(crate) fn fault_of_status(status: StatusCode) -> Fault {
         403 => Fault::forbidden("This is not allowed."),
         404 => Fault::not_found("resource"),
         409 => Fault::conflict("conflict", "The present state does not allow this."),
-        412 => Fault::new(FaultKind::PreconditionFailed, "precondition_failed", "The condition does not hold."),
+        412 => Fault::new(
+            FaultKind::PreconditionFailed,
+            "precondition_failed",
+            "The condition does not hold.",
+        ),
         422 => Fault::invalid("invalid", "The request breaks a rule."),
         429 => Fault::new(FaultKind::TooMany, "too_many_requests", "Too many requests."),
         502 | 503 => Fault::unavailable("Nobody can answer this now."),
@@ -112,7 +116,10 @@ impl ProblemBody {
     pub(crate) fn of(fault: &Fault, occurrence: &Occurrence) -> Self {
         let internal = fault.kind == FaultKind::Internal;
         let (code, detail) = if internal {
-            ("internal_error", "Something went wrong on our side. It has been logged under this trace_id.")
+            (
+                "internal_error",
+                "Something went wrong on our side. It has been logged under this trace_id.",
+            )
         } else {
             (fault.code.as_str(), fault.detail.as_str())
         };
@@ -138,7 +145,10 @@ impl ProblemBody {
 fn title_of(code: &str) -> String {
     let words = code.replace('_', " ");
     let mut letters = words.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 /// The headers that belong to a fault.
@@ -147,7 +157,11 @@ pub(crate) fn headers_of(fault: &Fault) -> Vec<(HeaderName, HeaderValue)> {
     if let Some(wait) = fault.retry_after {
         // Whole seconds, and never "at once".
         let seconds = wait.as_millis().div_ceil(1000).max(1);
-        headers.extend(HeaderValue::from_str(&seconds.to_string()).ok().map(|value| (header::RETRY_AFTER, value)));
+        headers.extend(
+            HeaderValue::from_str(&seconds.to_string())
+                .ok()
+                .map(|value| (header::RETRY_AFTER, value)),
+        );
     }
     // RFC 6750, section 3: no error attribute when no token came.
     let challenge = match (fault.kind, fault.code.as_str()) {

@@ -61,7 +61,10 @@ impl<T: DeserializeOwned + 'static> FromRequest for Path<T> {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         // No name in this shop contains a NUL, and PostgreSQL would not even let us look for one.
-        let has_nul = request.match_info().iter().any(|(_, segment)| segment.contains('\0') || segment.contains("%00"));
+        let has_nul = request
+            .match_info()
+            .iter()
+            .any(|(_, segment)| segment.contains('\0') || segment.contains("%00"));
         let found = actix_web::web::Path::<T>::extract(request).into_inner();
         ready(match found {
             Ok(segments) if !has_nul => Ok(Path(segments.into_inner())),
@@ -89,9 +92,15 @@ fn documented<T: IntoParams + 'static>() -> Result<Arc<Documented>, Fault> {
     }
     let parameters = parameters_of::<T>();
     let validator = schema::compile(&schema_of_all(&parameters))?;
-    let schemas = parameters.iter().map(|parameter| (parameter.name.clone(), schema_of(parameter))).collect();
+    let schemas = parameters
+        .iter()
+        .map(|parameter| (parameter.name.clone(), schema_of(parameter)))
+        .collect();
     let documented = Arc::new(Documented { schemas, validator });
-    KNOWN.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id, documented.clone());
+    KNOWN
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .insert(id, documented.clone());
     Ok(documented)
 }
 
@@ -127,7 +136,10 @@ fn read<T: DeserializeOwned>(request: &HttpRequest, documented: &Documented) -> 
         let Some(texts) = given.get(name) else { continue };
         match value_of(schema, texts) {
             Some(value) => _ = values.insert(name.clone(), value),
-            None => errors.push(FieldError { pointer: name.clone(), detail: "is given more than once".to_owned() }),
+            None => errors.push(FieldError {
+                pointer: name.clone(),
+                detail: "is given more than once".to_owned(),
+            }),
         }
     }
     let mut values = Value::Object(values);
@@ -155,7 +167,10 @@ fn unknown(request: &HttpRequest, given: &BTreeMap<String, Vec<String>>) -> Vec<
     given
         .keys()
         .filter(|name| known.is_none_or(|known| !known.0.contains(*name)))
-        .map(|name| FieldError { pointer: name.clone(), detail: "is not a known parameter".to_owned() })
+        .map(|name| FieldError {
+            pointer: name.clone(),
+            detail: "is not a known parameter".to_owned(),
+        })
         .collect()
 }
 
@@ -169,14 +184,24 @@ fn deserialize<T: DeserializeOwned>(values: &Value) -> Result<T, FieldError> {
     let culprit = names.into_iter().find(|name| {
         let mut without = values.clone();
         without.as_object_mut().map(|map| map.remove(*name));
-        serde_json::from_value::<T>(without).err().is_none_or(|other| other.to_string() != error)
+        serde_json::from_value::<T>(without)
+            .err()
+            .is_none_or(|other| other.to_string() != error)
     });
-    Err(FieldError { pointer: culprit.cloned().unwrap_or_default(), detail: error })
+    Err(FieldError {
+        pointer: culprit.cloned().unwrap_or_default(),
+        detail: error,
+    })
 }
 
 /// Text becomes what the schema calls for, where it can; where it cannot the validator says so.
 fn value_of(schema: &Value, texts: &[String]) -> Option<Value> {
-    let is = |wanted: &str| schema["type"] == wanted || schema["type"].as_array().is_some_and(|all| all.iter().any(|one| one == wanted));
+    let is = |wanted: &str| {
+        schema["type"] == wanted
+            || schema["type"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == wanted))
+    };
     if is("array") {
         return Some(texts.iter().map(|text| scalar(&schema["items"], text)).collect());
     }
@@ -185,7 +210,12 @@ fn value_of(schema: &Value, texts: &[String]) -> Option<Value> {
 }
 
 fn scalar(schema: &Value, text: &str) -> Value {
-    let is = |wanted: &str| schema["type"] == wanted || schema["type"].as_array().is_some_and(|all| all.iter().any(|one| one == wanted));
+    let is = |wanted: &str| {
+        schema["type"] == wanted
+            || schema["type"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == wanted))
+    };
     let number = || serde_json::from_str::<Value>(text).ok().filter(Value::is_number);
     let parsed = match text {
         "true" | "false" if is("boolean") => Some(json!(text == "true")),
@@ -198,7 +228,10 @@ fn scalar(schema: &Value, text: &str) -> Value {
 /// The query parameters of `T`, one by one.
 fn parameters_of<T: IntoParams>() -> Vec<Parameter> {
     let all = T::into_params(|| Some(ParameterIn::Query));
-    flat(all).into_iter().filter(|parameter| parameter.parameter_in == ParameterIn::Query).collect()
+    flat(all)
+        .into_iter()
+        .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
+        .collect()
 }
 
 /// A flattened struct shows up as one parameter with an object for a schema, which OpenAPI sends as separate parameters (`style: form,
@@ -216,7 +249,11 @@ pub(crate) fn flat(parameters: Vec<Parameter>) -> Vec<Parameter> {
             for (name, inner) in properties {
                 let mut one = Parameter::new(name.clone());
                 one.parameter_in = ParameterIn::Query;
-                one.required = if required.iter().any(|known| known == name) { Required::True } else { Required::False };
+                one.required = if required.iter().any(|known| known == name) {
+                    Required::True
+                } else {
+                    Required::False
+                };
                 one.description = inner["description"].as_str().map(str::to_owned);
                 one.schema = serde_json::from_value(inner.clone()).ok();
                 flat.push(one);
@@ -232,8 +269,15 @@ pub(crate) fn flat(parameters: Vec<Parameter>) -> Vec<Parameter> {
 }
 
 fn is_page_query(schema: &Value) -> bool {
-    let is_reference = |schema: &Value| schema["$ref"].as_str().is_some_and(|reference| reference.ends_with("/PageQuery"));
-    is_reference(schema) || schema["allOf"].as_array().is_some_and(|all| all.iter().any(is_reference))
+    let is_reference = |schema: &Value| {
+        schema["$ref"]
+            .as_str()
+            .is_some_and(|reference| reference.ends_with("/PageQuery"))
+    };
+    is_reference(schema)
+        || schema["allOf"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(is_reference))
 }
 
 /// A query string cannot say null: an optional parameter is absent.
@@ -244,9 +288,17 @@ fn drop_null(parameter: &mut Parameter) {
     let mut schema = schema_of(parameter);
     if let Some(types) = schema["type"].as_array() {
         let kept: Vec<Value> = types.iter().filter(|one| *one != "null").cloned().collect();
-        schema["type"] = if let [one] = &kept[..] { one.clone() } else { Value::Array(kept) };
+        schema["type"] = if let [one] = &kept[..] {
+            one.clone()
+        } else {
+            Value::Array(kept)
+        };
     } else if let Some(branches) = schema["oneOf"].as_array() {
-        let kept: Vec<Value> = branches.iter().filter(|branch| branch["type"] != "null").cloned().collect();
+        let kept: Vec<Value> = branches
+            .iter()
+            .filter(|branch| branch["type"] != "null")
+            .cloned()
+            .collect();
         if let [one] = &kept[..] {
             schema = one.clone();
         }
@@ -274,7 +326,10 @@ fn schema_of_all(parameters: &[Parameter]) -> Value {
             (parameter.name.clone(), if closed { schema } else { json!(true) })
         })
         .collect();
-    let required: Vec<&str> =
-        parameters.iter().filter(|parameter| parameter.required == Required::True).map(|parameter| parameter.name.as_str()).collect();
+    let required: Vec<&str> = parameters
+        .iter()
+        .filter(|parameter| parameter.required == Required::True)
+        .map(|parameter| parameter.name.as_str())
+        .collect();
     json!({ "type": "object", "properties": properties, "required": required })
 }

@@ -57,9 +57,16 @@ impl Limiter {
     pub fn new(period: Duration, burst: u32) -> Self {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let period = period.max(Duration::from_nanos(1));
-        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst);
+        let quota = Quota::with_period(period)
+            .unwrap_or(Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(burst);
         let buckets = RateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>();
-        Limiter { buckets: Arc::new(buckets), checks: Arc::default(), clock: DefaultClock::default(), quota }
+        Limiter {
+            buckets: Arc::new(buckets),
+            checks: Arc::default(),
+            clock: DefaultClock::default(),
+            quota,
+        }
     }
 
     pub fn per_second(rate: u32, burst: u32) -> Self {
@@ -83,11 +90,19 @@ impl Limiter {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 let missing = self.quota.burst_size().get().saturating_sub(remaining);
-                Ok(Allowance { remaining, full_in: self.quota.replenish_interval() * missing })
+                Ok(Allowance {
+                    remaining,
+                    full_in: self.quota.replenish_interval() * missing,
+                })
             }
             Err(not_until) => {
                 let wait = not_until.wait_time_from(self.clock.now());
-                Err(Fault::new(FaultKind::TooMany, "too_many_requests", "Too many requests: wait as Retry-After says.").retry_after(wait))
+                Err(Fault::new(
+                    FaultKind::TooMany,
+                    "too_many_requests",
+                    "Too many requests: wait as Retry-After says.",
+                )
+                .retry_after(wait))
             }
         }
     }
@@ -99,7 +114,9 @@ impl Limiter {
 
 impl std::fmt::Debug for Limiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limiter").field("quota", &self.quota).finish_non_exhaustive()
+        f.debug_struct("Limiter")
+            .field("quota", &self.quota)
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,11 +135,18 @@ pub struct RateLimit {
 impl RateLimit {
     /// Counts everything under `/api/`.
     pub fn new(per_second: u32, burst: u32) -> Self {
-        RateLimit { limiter: Limiter::per_second(per_second, burst), prefix: "/api/" }
+        RateLimit {
+            limiter: Limiter::per_second(per_second, burst),
+            prefix: "/api/",
+        }
     }
 
     fn write_headers(&self, headers: &mut HeaderMap, remaining: u32, reset: Duration) {
-        let policy = format!("\"caller\";q={};w={}", self.limiter.quota.burst_size(), self.limiter.window_s());
+        let policy = format!(
+            "\"caller\";q={};w={}",
+            self.limiter.quota.burst_size(),
+            self.limiter.window_s()
+        );
         let state = format!("\"caller\";r={remaining};t={}", whole_seconds(reset));
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -144,7 +168,10 @@ where
     type Future = Ready<Result<Limited<S>, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Limited { service: Rc::new(service), limit: self.clone() }))
+        ready(Ok(Limited {
+            service: Rc::new(service),
+            limit: self.clone(),
+        }))
     }
 }
 
@@ -173,7 +200,10 @@ where
                 return Ok(service.call(request).await?.map_into_boxed_body());
             }
             // A token that is not verified counts for nothing: made-up users would each have a bucket of their own.
-            let user = auth::actor_of_service_request(&request).await.ok().filter(|actor| actor.user_id().is_some());
+            let user = auth::actor_of_service_request(&request)
+                .await
+                .ok()
+                .filter(|actor| actor.user_id().is_some());
             let address = || address::client_address(request.request());
             let key = user.map_or_else(address, |actor| actor.label());
             match limit.limiter.check(&key) {

@@ -12,7 +12,9 @@ pub struct Routes {
 
 impl Routes {
     pub fn new(configure: impl Fn(&mut ServiceConfig<'_>) + Send + Sync + 'static) -> Self {
-        Routes { configure: Arc::new(configure) }
+        Routes {
+            configure: Arc::new(configure),
+        }
     }
 
     pub fn configure(&self, config: &mut ServiceConfig<'_>) {

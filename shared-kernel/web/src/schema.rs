@@ -18,7 +18,18 @@ const MAX_ERRORS: usize = 32;
 /// What free text must match.
 pub(crate) const NO_NUL: &str = "^[^\\u0000]*$";
 /// Formats that leave no room for a NUL.
-const STRICT_FORMATS: [&str; 10] = ["uuid", "email", "date-time", "date", "time", "uri", "uri-reference", "ipv4", "ipv6", "binary"];
+const STRICT_FORMATS: [&str; 10] = [
+    "uuid",
+    "email",
+    "date-time",
+    "date",
+    "time",
+    "uri",
+    "uri-reference",
+    "ipv4",
+    "ipv6",
+    "binary",
+];
 
 type Compiled = RwLock<HashMap<TypeId, Arc<Validator>>>;
 
@@ -29,11 +40,18 @@ type Compiled = RwLock<HashMap<TypeId, Arc<Validator>>>;
 pub(crate) fn validator(id: TypeId, schema: impl FnOnce() -> Value) -> Result<Arc<Validator>, Fault> {
     static COMPILED: OnceLock<Compiled> = OnceLock::new();
     let compiled = COMPILED.get_or_init(Compiled::default);
-    if let Some(known) = compiled.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&id) {
+    if let Some(known) = compiled
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .get(&id)
+    {
         return Ok(known.clone());
     }
     let validator = Arc::new(compile(&schema())?);
-    compiled.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id, validator.clone());
+    compiled
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .insert(id, validator.clone());
     Ok(validator)
 }
 
@@ -50,7 +68,10 @@ pub(crate) fn compile(schema: &Value) -> Result<Validator, Fault> {
 pub(crate) fn schema_of<T: utoipa::ToSchema>() -> Value {
     let mut components = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut components);
-    let components: Map<String, Value> = components.into_iter().map(|(name, schema)| (name, as_json(&schema))).collect();
+    let components: Map<String, Value> = components
+        .into_iter()
+        .map(|(name, schema)| (name, as_json(&schema)))
+        .collect();
     let mut schema = as_json(&T::schema());
     tighten(&mut schema);
     let mut components = Value::Object(components);
@@ -77,7 +98,9 @@ pub(crate) fn tighten(schema: &mut Value) {
                 match (keyword.as_str(), inner) {
                     // These hold values, not schemas.
                     ("enum" | "const" | "default" | "example" | "examples" | "required", _) => {}
-                    ("properties" | "patternProperties" | "$defs", Value::Object(named)) => named.values_mut().for_each(tighten),
+                    ("properties" | "patternProperties" | "$defs", Value::Object(named)) => {
+                        named.values_mut().for_each(tighten)
+                    }
                     (_, inner) => tighten(inner),
                 }
             }
@@ -103,7 +126,9 @@ fn tighten_node(map: &mut Map<String, Value>) {
             }
         }
     }
-    let free = !["pattern", "enum", "const"].iter().any(|keyword| map.contains_key(*keyword));
+    let free = !["pattern", "enum", "const"]
+        .iter()
+        .any(|keyword| map.contains_key(*keyword));
     if has_type(map, "string") && free && !STRICT_FORMATS.contains(&format.as_str()) {
         map.insert("pattern".to_owned(), json!(NO_NUL));
     }
@@ -122,7 +147,10 @@ pub(crate) fn violations(validator: &Validator, value: &Value) -> Vec<FieldError
     let mut errors = Vec::new();
     find_nul(value, &mut String::new(), &mut errors);
     if errors.is_empty() {
-        validator.iter_errors(value).take(MAX_ERRORS).for_each(|error| describe(&error, &mut errors));
+        validator
+            .iter_errors(value)
+            .take(MAX_ERRORS)
+            .for_each(|error| describe(&error, &mut errors));
     }
     errors.truncate(MAX_ERRORS);
     errors
@@ -138,21 +166,32 @@ fn describe(error: &ValidationError<'_>, errors: &mut Vec<FieldError>) {
             }
         }
         ValidationErrorKind::Required { property } => {
-            push(format!("{path}/{}", escape(property.as_str().unwrap_or_default())), "is required".to_owned());
+            push(
+                format!("{path}/{}", escape(property.as_str().unwrap_or_default())),
+                "is required".to_owned(),
+            );
         }
-        ValidationErrorKind::Pattern { pattern } if pattern == NO_NUL => push(path.to_owned(), "must not contain NUL".to_owned()),
-        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => match best_branch(path, context) {
-            Some(branch) => branch.iter().for_each(|inner| describe(inner, errors)),
-            None => push(path.to_owned(), error.masked().to_string()),
-        },
+        ValidationErrorKind::Pattern { pattern } if pattern == NO_NUL => {
+            push(path.to_owned(), "must not contain NUL".to_owned())
+        }
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            match best_branch(path, context) {
+                Some(branch) => branch.iter().for_each(|inner| describe(inner, errors)),
+                None => push(path.to_owned(), error.masked().to_string()),
+            }
+        }
         _ => push(path.to_owned(), error.masked().to_string()),
     }
 }
 
 /// Of the alternatives the one that was meant, if that is plain: all others failed already by the type of the whole (`null` of an optional).
-fn best_branch<'e>(path: &str, context: &'e [Vec<ValidationError<'static>>]) -> Option<&'e Vec<ValidationError<'static>>> {
-    let mismatch =
-        |error: &ValidationError<'_>| error.instance_path().as_str() == path && matches!(error.kind(), ValidationErrorKind::Type { .. });
+fn best_branch<'e>(
+    path: &str,
+    context: &'e [Vec<ValidationError<'static>>],
+) -> Option<&'e Vec<ValidationError<'static>>> {
+    let mismatch = |error: &ValidationError<'_>| {
+        error.instance_path().as_str() == path && matches!(error.kind(), ValidationErrorKind::Type { .. })
+    };
     let mut meant = context.iter().filter(|branch| !branch.iter().any(mismatch));
     meant.next().filter(|_| meant.next().is_none())
 }
@@ -163,7 +202,10 @@ fn escape(name: &str) -> String {
 }
 
 fn find_nul(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
-    let nul = |path: &str| FieldError { pointer: path.to_owned(), detail: "must not contain NUL".to_owned() };
+    let nul = |path: &str| FieldError {
+        pointer: path.to_owned(),
+        detail: "must not contain NUL".to_owned(),
+    };
     let len = path.len();
     match value {
         Value::String(text) if text.contains('\0') => errors.push(nul(path)),
@@ -194,7 +236,9 @@ pub(crate) fn make_whole_numbers_integers(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
             // Below 2^63 in size, and whole: the conversion is exact.
-            let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 9_223_372_036_854_775_808.0);
+            let whole = number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0 && float.abs() < 9_223_372_036_854_775_808.0);
             if let Some(float) = whole {
                 *value = json!(float as i64);
             }

@@ -46,7 +46,10 @@ pub struct ShellSettings {
 
 impl Default for ShellSettings {
     fn default() -> Self {
-        ShellSettings { time_limit: Duration::from_secs(10), ids: Arc::new(RandomIds) }
+        ShellSettings {
+            time_limit: Duration::from_secs(10),
+            ids: Arc::new(RandomIds),
+        }
     }
 }
 
@@ -96,7 +99,10 @@ where
     type Future = Ready<Result<InShell<S>, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(InShell { service: Rc::new(service), settings: self.0.clone() }))
+        ready(Ok(InShell {
+            service: Rc::new(service),
+            settings: self.0.clone(),
+        }))
     }
 }
 
@@ -144,7 +150,9 @@ where
                 Ok(Ok(Ok(response))) => Ok(asked.dress_response(response.map_into_boxed_body())),
                 Ok(Ok(Err(error))) => Err(fault_of_error(&error)),
                 Ok(Err(panic)) => Err(Fault::internal("panicked", words_of(panic.as_ref()))),
-                Err(_) => Err(Fault::timeout("The answer did not come in time; what happened is not known.")),
+                Err(_) => Err(Fault::timeout(
+                    "The answer did not come in time; what happened is not known.",
+                )),
             };
             // Without an answer there is no way back to the request, so the rest of the way is an error that knows how it looks.
             let result = result.map_err(|fault| asked.dress_fault(&fault));
@@ -159,7 +167,11 @@ where
 /// As it came over the wire, or nearly: method, target and headers with their separators.
 fn head_bytes(request: &ServiceRequest) -> usize {
     let line = request.method().as_str().len() + request.uri().to_string().len() + 12;
-    line + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
+    line + request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum::<usize>()
 }
 
 /// What is kept of a request for the time when it is gone.
@@ -177,7 +189,12 @@ impl Asked {
             trace: trace(request.headers(), ids),
             method: request.method().clone(),
         };
-        Asked { context, method: request.method().clone(), path: request.path().to_owned(), begun: Instant::now() }
+        Asked {
+            context,
+            method: request.method().clone(),
+            path: request.path().to_owned(),
+            begun: Instant::now(),
+        }
     }
 
     fn span(&self) -> Span {
@@ -192,7 +209,10 @@ impl Asked {
     }
 
     fn occurrence(&self) -> Occurrence {
-        Occurrence { instance: self.path.clone(), trace_id: self.context.trace.trace_id().to_owned() }
+        Occurrence {
+            instance: self.path.clone(),
+            trace_id: self.context.trace.trace_id().to_owned(),
+        }
     }
 
     fn dress_response(&self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
@@ -201,7 +221,9 @@ impl Asked {
             Some(fault) => {
                 let mut rendered = problem::render(&fault, &self.occurrence());
                 for (name, value) in response.headers() {
-                    if !matches!(*name, header::CONTENT_TYPE | header::CONTENT_LENGTH) && !rendered.headers().contains_key(name) {
+                    if !matches!(*name, header::CONTENT_TYPE | header::CONTENT_LENGTH)
+                        && !rendered.headers().contains_key(name)
+                    {
                         rendered.headers_mut().append(name.clone(), value.clone());
                     }
                 }
@@ -219,9 +241,15 @@ impl Asked {
         let mut response = problem::render(fault, &self.occurrence());
         self.add_headers(response.headers_mut());
         let headers = response.headers().iter();
-        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
+        let headers = headers
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+            .collect();
         let body = problem::ProblemBody::of(fault, &self.occurrence()).to_json();
-        Dressed(Answer { status: response.status().as_u16(), headers, body })
+        Dressed(Answer {
+            status: response.status().as_u16(),
+            headers,
+            body,
+        })
     }
 
     fn add_headers(&self, headers: &mut HeaderMap) {
@@ -238,7 +266,11 @@ impl Asked {
         set(header::REFERRER_POLICY, "no-referrer");
         // Pages (the documentation, the console) say for themselves what they may load.
         if is_data(headers) {
-            set_absent(headers, header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
+            set_absent(
+                headers,
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'none'; frame-ancestors 'none'",
+            );
             set_absent(headers, header::CACHE_CONTROL, "no-store");
         }
     }
@@ -267,7 +299,10 @@ impl Asked {
 }
 
 fn route_of(request: &HttpRequest) -> Option<String> {
-    let answered_as = request.extensions().get::<AnsweredAs>().map(|AnsweredAs(route)| route.to_string());
+    let answered_as = request
+        .extensions()
+        .get::<AnsweredAs>()
+        .map(|AnsweredAs(route)| route.to_string());
     answered_as.or_else(|| request.match_pattern())
 }
 
@@ -297,7 +332,11 @@ fn fault_in(response: &ServiceResponse<BoxBody>) -> Option<Fault> {
     }
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     (failed && !kind.contains("json")).then(|| problem::fault_of_status(status))
 }
 
@@ -315,22 +354,33 @@ fn fault_of_error(error: &Error) -> Fault {
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
-    words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a handler panicked".to_owned())
+    words
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a handler panicked".to_owned())
 }
 
 /// A sane id of the client's is kept, so that it finds its request in our logs.
 fn request_id(headers: &HeaderMap, ids: &dyn Ids) -> String {
     let sane = |id: &&str| {
-        (1..=MAX_REQUEST_ID_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+        (1..=MAX_REQUEST_ID_LENGTH).contains(&id.len())
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
     };
-    let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sane);
+    let given = headers
+        .get(X_REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(sane);
     given.map_or_else(|| ids.new_id().to_string(), str::to_owned)
 }
 
 /// The client's trace goes on, with a span of ours as the parent of what follows (W3C Trace Context, section 3.4); without one a trace begins.
 fn trace(headers: &HeaderMap, ids: &dyn Ids) -> TraceParent {
     let span = ids.new_id().as_u64_pair().1;
-    let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceParent::parse);
+    let given = headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .and_then(TraceParent::parse);
     let resumed = given.and_then(|given| {
         let text = given.to_string();
         let flags = text.rsplit('-').next().unwrap_or("00");

@@ -50,8 +50,13 @@ impl Event {
     /// # Errors
     /// `unwritable_event`: `data` cannot be written as JSON, which is a bug.
     pub fn json(id: impl ToString, event: &str, data: &impl Serialize) -> Result<Self, Fault> {
-        let data = serde_json::to_string(data).map_err(|error| Fault::internal("unwritable_event", error.to_string()))?;
-        Ok(Event { id: Some(one_line(&id.to_string())), event: Some(one_line(event)), data })
+        let data =
+            serde_json::to_string(data).map_err(|error| Fault::internal("unwritable_event", error.to_string()))?;
+        Ok(Event {
+            id: Some(one_line(&id.to_string())),
+            event: Some(one_line(event)),
+            data,
+        })
     }
 
     fn to_bytes(&self) -> Bytes {
@@ -102,14 +107,22 @@ impl FromRequest for LastEventId {
     type Future = Ready<Result<Self, Infallible>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let value = request.headers().get("Last-Event-ID").and_then(|value| value.to_str().ok());
-        ready(Ok(LastEventId(value.map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned))))
+        let value = request
+            .headers()
+            .get("Last-Event-ID")
+            .and_then(|value| value.to_str().ok());
+        ready(Ok(LastEventId(
+            value.map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned),
+        )))
     }
 }
 
 impl IntoParams for LastEventId {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![header_parameter("Last-Event-ID", "The id of the last event seen: the stream goes on behind it.")]
+        vec![header_parameter(
+            "Last-Event-ID",
+            "The id of the last event seen: the stream goes on behind it.",
+        )]
     }
 }
 
@@ -118,7 +131,11 @@ pub fn respond(request: &HttpRequest, events: impl Stream<Item = Result<Event, F
     respond_with(request, events, HEARTBEAT)
 }
 
-fn respond_with(request: &HttpRequest, events: impl Stream<Item = Result<Event, Fault>> + 'static, every: Duration) -> HttpResponse {
+fn respond_with(
+    request: &HttpRequest,
+    events: impl Stream<Item = Result<Event, Fault>> + 'static,
+    every: Duration,
+) -> HttpResponse {
     let Stopping(stop) = Stopping::of(request);
     let greeting = stream::iter([Bytes::from(format!("retry: {RECONNECT_MS}\n\n"))]);
     let ended = CancellationToken::new();
@@ -135,9 +152,12 @@ fn respond_with(request: &HttpRequest, events: impl Stream<Item = Result<Event, 
         // The heart stops beating when the events end.
         .chain(stream::once(async move { drop(over) }).filter_map(|()| future::ready(None)));
     let begin = tokio::time::Instant::now() + every;
-    let heartbeat = IntervalStream::new(tokio::time::interval_at(begin, every)).map(|_| Bytes::from_static(b": still here\n\n"));
+    let heartbeat =
+        IntervalStream::new(tokio::time::interval_at(begin, every)).map(|_| Bytes::from_static(b": still here\n\n"));
     let heartbeat = heartbeat.take_until(async move { ended.cancelled().await });
-    let body = greeting.chain(stream::select(events, heartbeat)).take_until(async move { stop.cancelled().await });
+    let body = greeting
+        .chain(stream::select(events, heartbeat))
+        .take_until(async move { stop.cancelled().await });
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -156,7 +176,10 @@ mod tests {
         let response = respond(&TestRequest::get().to_http_request(), stream::iter([Ok(event)]));
         assert_eq!(response.headers().get("content-type").unwrap(), "text/event-stream");
         let body = to_bytes(response.into_body()).await.unwrap();
-        assert_eq!(std::str::from_utf8(&body).unwrap(), "retry: 2000\n\nid: 3\nevent: orderplaced\ndata: {\"a\":\"b\\nc\"}\n\n");
+        assert_eq!(
+            std::str::from_utf8(&body).unwrap(),
+            "retry: 2000\n\nid: 3\nevent: orderplaced\ndata: {\"a\":\"b\\nc\"}\n\n"
+        );
     }
 
     #[actix_web::test]
@@ -167,24 +190,39 @@ mod tests {
         let reading = tokio::task::spawn_local(to_bytes(response.into_body()));
         tokio::time::sleep(Duration::from_millis(20)).await;
         stopping.0.cancel();
-        let body = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("the stream ends").unwrap().unwrap();
+        let body = tokio::time::timeout(Duration::from_secs(5), reading)
+            .await
+            .expect("the stream ends")
+            .unwrap()
+            .unwrap();
         assert_eq!(body, "retry: 2000\n\n");
     }
 
     #[actix_web::test]
     async fn a_fault_ends_the_stream_after_what_came_before_it() {
         let event = Event::json(1, "placed", &1).unwrap();
-        let response =
-            respond(&TestRequest::get().to_http_request(), stream::iter([Ok(event.clone()), Err(Fault::unavailable("x")), Ok(event)]));
+        let response = respond(
+            &TestRequest::get().to_http_request(),
+            stream::iter([Ok(event.clone()), Err(Fault::unavailable("x")), Ok(event)]),
+        );
         let body = to_bytes(response.into_body()).await.unwrap();
         assert_eq!(std::str::from_utf8(&body).unwrap().matches("data:").count(), 1);
     }
 
     #[actix_web::test]
     async fn a_quiet_stream_shows_a_heartbeat() {
-        let response = respond_with(&TestRequest::get().to_http_request(), stream::pending(), Duration::from_millis(20));
+        let response = respond_with(
+            &TestRequest::get().to_http_request(),
+            stream::pending(),
+            Duration::from_millis(20),
+        );
         let mut body = std::pin::pin!(response.into_body());
-        let mut next = async || future::poll_fn(|cx| actix_web::body::MessageBody::poll_next(body.as_mut(), cx)).await.unwrap().unwrap();
+        let mut next = async || {
+            future::poll_fn(|cx| actix_web::body::MessageBody::poll_next(body.as_mut(), cx))
+                .await
+                .unwrap()
+                .unwrap()
+        };
         assert_eq!(next().await, "retry: 2000\n\n");
         assert_eq!(next().await, ": still here\n\n");
         assert_eq!(next().await, ": still here\n\n");
@@ -193,7 +231,12 @@ mod tests {
     #[actix_web::test]
     async fn a_client_says_where_it_stopped() {
         let read = async |request: TestRequest| LastEventId::extract(&request.to_http_request()).await.unwrap().0;
-        assert_eq!(read(TestRequest::get().insert_header(("Last-Event-ID", "41"))).await.as_deref(), Some("41"));
+        assert_eq!(
+            read(TestRequest::get().insert_header(("Last-Event-ID", "41")))
+                .await
+                .as_deref(),
+            Some("41")
+        );
         assert_eq!(read(TestRequest::get()).await, None);
     }
 }

@@ -13,7 +13,8 @@ enum Segment {
 impl PathTemplate {
     pub fn of(template: &str) -> Self {
         let parameter = |segment: &str| Some(segment.strip_prefix('{')?.strip_suffix('}')?.to_owned());
-        let segment = |segment: &str| parameter(segment).map_or_else(|| Segment::Word(segment.to_owned()), Segment::Parameter);
+        let segment =
+            |segment: &str| parameter(segment).map_or_else(|| Segment::Word(segment.to_owned()), Segment::Parameter);
         PathTemplate(template.split('/').map(segment).collect())
     }
 
@@ -30,7 +31,9 @@ impl PathTemplate {
 
     /// Which of the segments of a path that fits is this parameter.
     pub fn place_of(&self, parameter: &str) -> Option<usize> {
-        self.0.iter().position(|segment| matches!(segment, Segment::Parameter(name) if name == parameter))
+        self.0
+            .iter()
+            .position(|segment| matches!(segment, Segment::Parameter(name) if name == parameter))
     }
 }
 
@@ -42,8 +45,15 @@ mod tests {
     fn segments_fit_one_by_one() {
         let template = PathTemplate::of("/orders/{id}/cancel");
         assert!(template.fits("/orders/7/cancel") && template.fits("/orders/a%2Fb/cancel"));
-        for other in ["/orders/7", "/orders/7/cancel/", "/orders//cancel", "/orders/7/8/cancel", "/ORDERS/7/cancel", "orders/7/cancel", ""]
-        {
+        for other in [
+            "/orders/7",
+            "/orders/7/cancel/",
+            "/orders//cancel",
+            "/orders/7/8/cancel",
+            "/ORDERS/7/cancel",
+            "orders/7/cancel",
+            "",
+        ] {
             assert!(!template.fits(other), "{other}");
         }
         assert_eq!((template.place_of("id"), template.place_of("cancel")), (Some(2), None));

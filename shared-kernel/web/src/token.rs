@@ -86,13 +86,22 @@ impl Keys {
     }
 
     fn may_ask(&self, now: Timestamp) -> bool {
-        let pause = if self.by_kid.is_empty() { ASK_FIRST_KEYS_AFTER } else { ASK_AGAIN_AFTER };
+        let pause = if self.by_kid.is_empty() {
+            ASK_FIRST_KEYS_AFTER
+        } else {
+            ASK_AGAIN_AFTER
+        };
         self.asked_at.is_none_or(|at| now.since(at) >= pause)
     }
 }
 
 impl Verifier {
-    pub fn new(source: Arc<dyn KeySource>, issuer: impl Into<String>, audience: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        source: Arc<dyn KeySource>,
+        issuer: impl Into<String>,
+        audience: impl Into<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         // One algorithm, chosen by us and never by the token (RFC 8725, section 3.1).
         let mut rules = Validation::new(Algorithm::EdDSA);
         rules.set_issuer(&[issuer.into()]);
@@ -101,7 +110,13 @@ impl Verifier {
         // Times are compared below, with the clock we were given.
         rules.validate_exp = false;
         rules.validate_nbf = false;
-        Verifier { source, clock, rules, keys: Arc::default(), asking: Arc::default() }
+        Verifier {
+            source,
+            clock,
+            rules,
+            keys: Arc::default(),
+            asking: Arc::default(),
+        }
     }
 
     /// # Errors
@@ -116,8 +131,13 @@ impl Verifier {
             return Err(bad("is not signed the way this shop signs"));
         }
         let kid = header.kid.ok_or_else(|| bad("names no key"))?;
-        let key = self.find_key(&kid).await?.ok_or_else(|| bad("is signed with a key this shop does not know"))?;
-        let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.rules).map_err(|_| bad("is not valid here"))?.claims;
+        let key = self
+            .find_key(&kid)
+            .await?
+            .ok_or_else(|| bad("is signed with a key this shop does not know"))?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.rules)
+            .map_err(|_| bad("is not valid here"))?
+            .claims;
         let now_s = self.clock.now().as_ms().div_euclid(1000);
         if claims.exp <= now_s {
             return Err(bad("has expired"));
@@ -170,7 +190,9 @@ impl Verifier {
         if !self.current().may_ask(now) {
             return;
         }
-        let Ok(turn) = self.asking.clone().try_lock_owned() else { return };
+        let Ok(turn) = self.asking.clone().try_lock_owned() else {
+            return;
+        };
         let asker = self.clone();
         tokio::spawn(async move {
             let _turn = turn;
@@ -186,17 +208,28 @@ impl Verifier {
     async fn ask(&self, known: &Keys, now: Timestamp) {
         let answer = self.source.keys().await;
         let next = match answer {
-            Ok(keys) => Keys { by_kid: decoding_keys(keys), got_at: Some(now), asked_at: Some(now) },
+            Ok(keys) => Keys {
+                by_kid: decoding_keys(keys),
+                got_at: Some(now),
+                asked_at: Some(now),
+            },
             Err(fault) => {
                 tracing::warn!(%fault, "the token keys could not be got; the last good ones stay in use");
-                Keys { by_kid: known.by_kid.clone(), got_at: known.got_at, asked_at: Some(now) }
+                Keys {
+                    by_kid: known.by_kid.clone(),
+                    got_at: known.got_at,
+                    asked_at: Some(now),
+                }
             }
         };
         *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(next);
     }
 
     fn current(&self) -> Arc<Keys> {
-        self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.keys
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
     }
 }
 

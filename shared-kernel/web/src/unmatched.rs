@@ -24,7 +24,10 @@ pub fn unmatched_in(paths: DocumentedPaths) -> Route {
                 return HttpResponse::from_error(Problem(Fault::not_found("resource")));
             }
             let allow = allowed.into_iter().collect::<Vec<_>>().join(", ");
-            let fault = Fault::malformed("method_not_allowed", format!("{} is not possible here; these are: {allow}.", request.method()));
+            let fault = Fault::malformed(
+                "method_not_allowed",
+                format!("{} is not possible here; these are: {allow}.", request.method()),
+            );
             let mut response = HttpResponse::from_error(Problem(fault));
             if let Ok(allow) = header::HeaderValue::from_str(&allow) {
                 response.headers_mut().insert(header::ALLOW, allow);
@@ -47,7 +50,9 @@ impl DocumentedPaths {
         DocumentedPaths(
             paths
                 .map(|(path, item)| {
-                    let documented = METHODS.into_iter().filter(|method| item.get(method.to_lowercase()).is_some());
+                    let documented = METHODS
+                        .into_iter()
+                        .filter(|method| item.get(method.to_lowercase()).is_some());
                     let mut methods: BTreeSet<&'static str> = documented.collect();
                     // The shell answers HEAD wherever there is GET.
                     if methods.contains("GET") {
@@ -61,6 +66,10 @@ impl DocumentedPaths {
 
     fn methods(&self, path: &str) -> BTreeSet<&'static str> {
         // A path may fit several templates (`/users/me`, `/users/{id}`); any of their methods would have matched.
-        self.0.iter().filter(|(template, _)| template.fits(path)).flat_map(|(_, methods)| methods.iter().copied()).collect()
+        self.0
+            .iter()
+            .filter(|(template, _)| template.fits(path))
+            .flat_map(|(_, methods)| methods.iter().copied())
+            .collect()
     }
 }

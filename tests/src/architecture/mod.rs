@@ -28,7 +28,11 @@ pub fn trials() -> Vec<Trial> {
 
 fn every_rule_holds() -> Result<(), Failed> {
     let broken = rules::check(&Workspace::load());
-    if broken.is_empty() { Ok(()) } else { Err(broken.join("\n").into()) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(broken.join("\n").into())
+    }
 }
 
 fn edges_are_golden() -> Result<(), Failed> {
@@ -42,15 +46,27 @@ fn no_copyleft() -> Result<(), Failed> {
         .filter(|(_, licence)| !licence.split(" OR ").any(|choice| !choice.contains("GPL")))
         .map(|(package, licence)| format!("{package} is under {licence}; find another library"))
         .collect();
-    if bad.is_empty() { Ok(()) } else { Err(bad.join("\n").into()) }
+    if bad.is_empty() {
+        Ok(())
+    } else {
+        Err(bad.join("\n").into())
+    }
 }
 
 /// docs/ARCHITECTURE.md draws which module asks which contract; the drawing must be the graph Cargo sees.
 fn diagram_is_real() -> Result<(), Failed> {
     let text = fs::read_to_string(workspace::root().join("docs/ARCHITECTURE.md"))?;
-    let diagram =
-        text.split("```mermaid").nth(1).and_then(|rest| rest.split("```").next()).ok_or("docs/ARCHITECTURE.md has no mermaid diagram")?;
-    let drawn: BTreeSet<String> = diagram.lines().map(str::trim).filter(|line| line.contains(" --> ")).map(str::to_owned).collect();
+    let diagram = text
+        .split("```mermaid")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .ok_or("docs/ARCHITECTURE.md has no mermaid diagram")?;
+    let drawn: BTreeSet<String> = diagram
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.contains(" --> "))
+        .map(str::to_owned)
+        .collect();
     let real: BTreeSet<String> = Workspace::load()
         .edges()
         .into_iter()

@@ -8,8 +8,13 @@ use super::workspace::{Source, Workspace};
 pub fn check(workspace: &Workspace) -> Vec<String> {
     let mut broken = Vec::new();
     check_dependencies(workspace, &mut broken);
-    for path in PURE.iter().filter(|path| !workspace.sources.iter().any(|source| source.path == **path)) {
-        broken.push(format!("{path} is gone. Rule: each pure rule is in the list. Fix: name the file it is in now."));
+    for path in PURE
+        .iter()
+        .filter(|path| !workspace.sources.iter().any(|source| source.path == **path))
+    {
+        broken.push(format!(
+            "{path} is gone. Rule: each pure rule is in the list. Fix: name the file it is in now."
+        ));
     }
     for source in &workspace.sources {
         check_words(source, &mut broken);
@@ -24,29 +29,71 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
         let name = package.name.as_str();
         let contract_of = name.strip_suffix("-contract");
         for dependency in package.dependencies.iter().map(String::as_str) {
-            let mut say = |rule: &str, fix: &str| broken.push(format!("{name} depends on {dependency}. Rule: {rule} Fix: {fix}"));
+            let mut say =
+                |rule: &str, fix: &str| broken.push(format!("{name} depends on {dependency}. Rule: {rule} Fix: {fix}"));
             let is_module = MODULES.contains(&dependency);
             if is_module && MODULES.contains(&name) {
-                say("a module depends on no other module.", "ask through its contract crate, handed in by Needs.");
+                say(
+                    "a module depends on no other module.",
+                    "ask through its contract crate, handed in by Needs.",
+                );
             } else if is_module && !matches!(name, "banyan" | "tests") {
-                say("only the app and the tests depend on modules.", "move what you need into the kernel, or ask through a contract.");
+                say(
+                    "only the app and the tests depend on modules.",
+                    "move what you need into the kernel, or ask through a contract.",
+                );
             }
             if contract_of.is_some() && dependency.ends_with("-contract") {
-                say("a contract depends on no other module's contract.", "copy the fields the message needs.");
+                say(
+                    "a contract depends on no other module's contract.",
+                    "copy the fields the message needs.",
+                );
             }
-            let heavy = ["sea-orm", "sea-orm-migration", "actix-web", "durable", "web", "migrations", "reqwest", "lapin"];
+            let heavy = [
+                "sea-orm",
+                "sea-orm-migration",
+                "actix-web",
+                "durable",
+                "web",
+                "migrations",
+                "reqwest",
+                "lapin",
+            ];
             if contract_of.is_some() && heavy.contains(&dependency) {
-                say("a contract knows no database and no web server.", "keep that in the module.");
+                say(
+                    "a contract knows no database and no web server.",
+                    "keep that in the module.",
+                );
             }
-            if MODULES.contains(&name) && ["banyan", "migrations", "durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency) {
-                say("a module knows neither its placement, nor its migrations, nor a transport.", "take what it needs through Needs.");
+            if MODULES.contains(&name)
+                && ["banyan", "migrations", "durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency)
+            {
+                say(
+                    "a module knows neither its placement, nor its migrations, nor a transport.",
+                    "take what it needs through Needs.",
+                );
             }
-            let io = ["tokio", "sea-orm", "actix-web", "tonic", "reqwest", "lapin", "durable", "web"];
+            let io = [
+                "tokio",
+                "sea-orm",
+                "actix-web",
+                "tonic",
+                "reqwest",
+                "lapin",
+                "durable",
+                "web",
+            ];
             if name == "shared-kernel" && (io.contains(&dependency) || dependency.ends_with("-contract")) {
-                say("the kernel is light: words, no I/O.", "put machinery into durable or web.");
+                say(
+                    "the kernel is light: words, no I/O.",
+                    "put machinery into durable or web.",
+                );
             }
             if name == "durable" && ["actix-web", "web", "lapin", "tonic"].contains(&dependency) {
-                say("the durable core speaks to no network but the database's.", "put it into web or the app.");
+                say(
+                    "the durable core speaks to no network but the database's.",
+                    "put it into web or the app.",
+                );
             }
         }
     }
@@ -77,7 +124,11 @@ const WORDS: &[Word] = &[
         words: &["sea_orm", "sqlx"],
         allowed: |path| {
             let of_store = path.ends_with("/store.rs") || path.contains("/store/");
-            of_store || is_test(path) || ["migrations/", "shared-kernel/durable/", "tests/"].iter().any(|room| path.starts_with(room))
+            of_store
+                || is_test(path)
+                || ["migrations/", "shared-kernel/durable/", "tests/"]
+                    .iter()
+                    .any(|room| path.starts_with(room))
         },
         rule: "sea_orm is named only in store.rs, migrations and durable.",
         fix: "move the query into the module's store.rs.",
@@ -91,14 +142,31 @@ const WORDS: &[Word] = &[
     Word {
         words: &["tonic"],
         allowed: |path| {
-            ["shared-kernel/contract-build/", "app/src/rpc/", "app/benches/", "tests/"].iter().any(|room| path.starts_with(room))
+            [
+                "shared-kernel/contract-build/",
+                "app/src/rpc/",
+                "app/benches/",
+                "tests/",
+            ]
+            .iter()
+            .any(|room| path.starts_with(room))
         },
         rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
         fix: "use the contract's trait; it is the same here and far away.",
     },
     Word {
         // tokio's `Instant` measures how long to wait and says nothing about the time.
-        words: &["SystemTime::now", "now_utc", "std::time::Instant", "now_v7", "new_v4", "rand::", "OsRng", "env::var", "std::env"],
+        words: &[
+            "SystemTime::now",
+            "now_utc",
+            "std::time::Instant",
+            "now_v7",
+            "new_v4",
+            "rand::",
+            "OsRng",
+            "env::var",
+            "std::env",
+        ],
         allowed: |path| !path.starts_with("modules/") || is_test(path),
         rule: "no module reads the clock, randomness or the environment itself.",
         fix: "take Clock, Ids, Secrets or a setting through Needs.",
@@ -106,7 +174,12 @@ const WORDS: &[Word] = &[
     Word {
         words: &["feature ="],
         allowed: |path| {
-            let selects = ["app/src/lib.rs", "app/src/local/mod.rs", "app/src/bus/mod.rs", "app/src/docs_ui.rs"];
+            let selects = [
+                "app/src/lib.rs",
+                "app/src/local/mod.rs",
+                "app/src/bus/mod.rs",
+                "app/src/docs_ui.rs",
+            ];
             selects.contains(&path)
                 || !path.ends_with(".rs")
                 || path == "migrations/src/lib.rs"
@@ -132,14 +205,21 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
     for word in WORDS.iter().filter(|word| !(word.allowed)(&source.path)) {
         for (at, line) in code_lines(source) {
             if let Some(found) = word.words.iter().find(|found| contains_word(line, found)) {
-                broken.push(format!("{}:{at} names {found}. Rule: {} Fix: {}", source.path, word.rule, word.fix));
+                broken.push(format!(
+                    "{}:{at} names {found}. Rule: {} Fix: {}",
+                    source.path, word.rule, word.fix
+                ));
             }
         }
     }
     if PURE.contains(&source.path.as_str()) {
-        for (at, line) in code_lines(source).filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await")) {
-            broken
-                .push(format!("{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.", source.path));
+        for (at, line) in
+            code_lines(source).filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await"))
+        {
+            broken.push(format!(
+                "{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.",
+                source.path
+            ));
         }
     }
 }
@@ -151,14 +231,28 @@ fn is_test(path: &str) -> bool {
 
 /// A module crate shows a small door: how it is started, what it needs and offers, and the types those two mention.
 fn check_doors(source: &Source, broken: &mut Vec<String>) {
-    let is_door = MODULES.iter().any(|module| source.path == format!("modules/{module}/src/lib.rs"));
+    let is_door = MODULES
+        .iter()
+        .any(|module| source.path == format!("modules/{module}/src/lib.rs"));
     if !is_door {
         return;
     }
-    let allowed = ["pub struct Needs", "pub struct Offers", "pub async fn start(", "pub struct Settings", "pub use "];
+    let allowed = [
+        "pub struct Needs",
+        "pub struct Offers",
+        "pub async fn start(",
+        "pub struct Settings",
+        "pub use ",
+    ];
     let inner = ["store::", "service::", "http::"];
-    for (at, line) in source.text.lines().enumerate().filter(|(_, line)| line.starts_with("pub ")) {
-        let is_door = allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|room| line.contains(room));
+    for (at, line) in source
+        .text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.starts_with("pub "))
+    {
+        let is_door =
+            allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|room| line.contains(room));
         if !is_door && !line.starts_with("pub enum ProviderPlace") {
             broken.push(format!(
                 "{}:{} shows `{line}`. Rule: Needs, Offers, start and the types they mention are a module's only public items. Fix: offer it through Offers or the contract.",
@@ -173,13 +267,19 @@ fn check_doors(source: &Source, broken: &mut Vec<String>) {
 fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
     let tables_of = |module: &str| -> Vec<String> {
         let folder = format!("migrations/src/{module}/");
-        let sources = workspace.sources.iter().filter(|source| source.path.starts_with(&folder));
+        let sources = workspace
+            .sources
+            .iter()
+            .filter(|source| source.path.starts_with(&folder));
         sources
             .flat_map(|source| {
-                source
-                    .text
-                    .lines()
-                    .filter_map(|line| line.trim().strip_prefix("create table ")?.split_whitespace().next().map(str::to_owned))
+                source.text.lines().filter_map(|line| {
+                    line.trim()
+                        .strip_prefix("create table ")?
+                        .split_whitespace()
+                        .next()
+                        .map(str::to_owned)
+                })
             })
             .collect()
     };
@@ -192,15 +292,22 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
             .flat_map(|other| tables_of(other).into_iter().map(move |table| (*other, table)))
             .filter(|(_, table)| !own.contains(table))
             .collect();
-        for source in workspace.sources.iter().filter(|source| source.path.starts_with(&folder)) {
+        for source in workspace
+            .sources
+            .iter()
+            .filter(|source| source.path.starts_with(&folder))
+        {
             for (at, line) in code_lines(source) {
                 let lower = line.to_lowercase();
                 let names = |table: &str| {
-                    let queried =
-                        ["from ", "join ", "into ", "update "].iter().any(|verb| contains_word(&lower, &format!("{verb}{table}")));
+                    let queried = ["from ", "join ", "into ", "update "]
+                        .iter()
+                        .any(|verb| contains_word(&lower, &format!("{verb}{table}")));
                     queried
                         || lower.contains(&format!("table_name = \"{table}\""))
-                        || MODULES.iter().any(|schema| lower.contains(&format!("{schema}.{table} ")))
+                        || MODULES
+                            .iter()
+                            .any(|schema| lower.contains(&format!("{schema}.{table} ")))
                 };
                 if let Some((owner, table)) = foreign.iter().find(|(_, table)| names(table)) {
                     broken.push(format!(
@@ -218,17 +325,30 @@ fn code_lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
     let begins_tests = |(line, next): &(&str, Option<&str>)| {
         line.starts_with("#[cfg(test)]") && next.is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'))
     };
-    let lines = source.text.lines().zip(source.text.lines().skip(1).map(Some).chain([None]));
-    let code = lines.take_while(move |pair| !begins_tests(pair)).map(|(line, _)| line).enumerate();
-    code.map(|(at, line)| (at + 1, line.trim())).filter(|(_, line)| !line.starts_with("//") && !line.starts_with("--"))
+    let lines = source
+        .text
+        .lines()
+        .zip(source.text.lines().skip(1).map(Some).chain([None]));
+    let code = lines
+        .take_while(move |pair| !begins_tests(pair))
+        .map(|(line, _)| line)
+        .enumerate();
+    code.map(|(at, line)| (at + 1, line.trim()))
+        .filter(|(_, line)| !line.starts_with("//") && !line.starts_with("--"))
 }
 
 /// Whether `word` stands in `line` and not as part of a longer name.
 fn contains_word(line: &str, word: &str) -> bool {
     let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
     line.match_indices(word).any(|(at, _)| {
-        let before = line[..at].chars().next_back().is_none_or(|c| !is_name(c) || !word.starts_with(is_name));
-        let after = line[at + word.len()..].chars().next().is_none_or(|c| !is_name(c) || !word.ends_with(is_name));
+        let before = line[..at]
+            .chars()
+            .next_back()
+            .is_none_or(|c| !is_name(c) || !word.starts_with(is_name));
+        let after = line[at + word.len()..]
+            .chars()
+            .next()
+            .is_none_or(|c| !is_name(c) || !word.ends_with(is_name));
         before && after
     })
 }

@@ -11,16 +11,50 @@ use super::{
 type Seed = (&'static str, fn(&mut Workspace), &'static str);
 
 const SEEDS: &[Seed] = &[
-    ("a_module_that_depends_on_a_module", |w| depend(w, "orders", "payments"), "a module depends on no other module"),
-    ("a_contract_that_depends_on_a_contract", |w| depend(w, "orders-contract", "payments-contract"), "a contract depends on no other"),
-    ("a_contract_that_knows_a_database", |w| depend(w, "users-contract", "sea-orm"), "a contract knows no database"),
-    ("a_kernel_that_does_io", |w| depend(w, "shared-kernel", "tokio"), "the kernel is light"),
-    ("a_library_that_depends_on_a_module", |w| depend(w, "web", "users"), "only the app and the tests depend on modules"),
-    ("a_module_that_knows_its_broker", |w| depend(w, "shipping", "lapin"), "a module knows neither its placement"),
-    ("a_query_in_http_rs", |w| write(w, "modules/orders/src/http.rs", "use sea_orm::EntityTrait;"), "sea_orm is named only in store.rs"),
+    (
+        "a_module_that_depends_on_a_module",
+        |w| depend(w, "orders", "payments"),
+        "a module depends on no other module",
+    ),
+    (
+        "a_contract_that_depends_on_a_contract",
+        |w| depend(w, "orders-contract", "payments-contract"),
+        "a contract depends on no other",
+    ),
+    (
+        "a_contract_that_knows_a_database",
+        |w| depend(w, "users-contract", "sea-orm"),
+        "a contract knows no database",
+    ),
+    (
+        "a_kernel_that_does_io",
+        |w| depend(w, "shared-kernel", "tokio"),
+        "the kernel is light",
+    ),
+    (
+        "a_library_that_depends_on_a_module",
+        |w| depend(w, "web", "users"),
+        "only the app and the tests depend on modules",
+    ),
+    (
+        "a_module_that_knows_its_broker",
+        |w| depend(w, "shipping", "lapin"),
+        "a module knows neither its placement",
+    ),
+    (
+        "a_query_in_http_rs",
+        |w| write(w, "modules/orders/src/http.rs", "use sea_orm::EntityTrait;"),
+        "sea_orm is named only in store.rs",
+    ),
     (
         "a_module_that_reads_the_clock",
-        |w| write(w, "modules/payments/src/service.rs", "let now = std::time::SystemTime::now();"),
+        |w| {
+            write(
+                w,
+                "modules/payments/src/service.rs",
+                "let now = std::time::SystemTime::now();",
+            )
+        },
         "no module reads the clock",
     ),
     (
@@ -35,37 +69,84 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_query_across_schemas",
-        |w| write(w, "modules/orders/src/store.rs", "\"select * from payments.payment where order_id = $1\""),
+        |w| {
+            write(
+                w,
+                "modules/orders/src/store.rs",
+                "\"select * from payments.payment where order_id = $1\"",
+            )
+        },
         "another module's table",
     ),
     (
         "an_entity_of_another_modules_table",
-        |w| write(w, "modules/shipping/src/store.rs", "#[sea_orm(table_name = \"order_event\")]"),
+        |w| {
+            write(
+                w,
+                "modules/shipping/src/store.rs",
+                "#[sea_orm(table_name = \"order_event\")]",
+            )
+        },
         "another module's table",
     ),
-    ("a_rule_that_went_elsewhere", |w| w.sources.retain(|source| !source.path.ends_with("/order.rs")), "each pure rule is in the list"),
-    ("features_combined_over_an_item", |w| write(w, "app/src/config.rs", "#[cfg(any(feature = \"orders\"))]"), "features select crates"),
-    ("a_feature_sprinkled_over_an_item", |w| write(w, "app/src/config.rs", "#[cfg(feature = \"orders\")]"), "features select crates"),
-    ("a_grpc_client_in_a_module", |w| write(w, "modules/orders/src/checkout.rs", "use tonic::transport::Channel;"), "tonic is named only"),
+    (
+        "a_rule_that_went_elsewhere",
+        |w| w.sources.retain(|source| !source.path.ends_with("/order.rs")),
+        "each pure rule is in the list",
+    ),
+    (
+        "features_combined_over_an_item",
+        |w| write(w, "app/src/config.rs", "#[cfg(any(feature = \"orders\"))]"),
+        "features select crates",
+    ),
+    (
+        "a_feature_sprinkled_over_an_item",
+        |w| write(w, "app/src/config.rs", "#[cfg(feature = \"orders\")]"),
+        "features select crates",
+    ),
+    (
+        "a_grpc_client_in_a_module",
+        |w| write(w, "modules/orders/src/checkout.rs", "use tonic::transport::Channel;"),
+        "tonic is named only",
+    ),
     (
         "a_handler_outside_http_rs",
         |w| write(w, "modules/inventory/src/service.rs", "use actix_web::HttpResponse;"),
         "the web server is named only in http.rs",
     ),
-    ("a_rule_that_waits", |w| write(w, "modules/orders/src/order.rs", "pub async fn cancel() {}"), "rules are pure"),
-    ("a_module_with_a_wide_door", |w| write(w, "modules/catalog/src/lib.rs", "pub mod store;"), "only public items"),
+    (
+        "a_rule_that_waits",
+        |w| write(w, "modules/orders/src/order.rs", "pub async fn cancel() {}"),
+        "rules are pure",
+    ),
+    (
+        "a_module_with_a_wide_door",
+        |w| write(w, "modules/catalog/src/lib.rs", "pub mod store;"),
+        "only public items",
+    ),
 ];
 
 pub fn trials() -> Vec<Trial> {
-    SEEDS.iter().map(|(name, seed, words)| Trial::test(format!("architecture::rejects::{name}"), move || rejected(*seed, words))).collect()
+    SEEDS
+        .iter()
+        .map(|(name, seed, words)| {
+            Trial::test(format!("architecture::rejects::{name}"), move || rejected(*seed, words))
+        })
+        .collect()
 }
 
 fn rejected(seed: fn(&mut Workspace), words: &str) -> Result<(), Failed> {
     let mut workspace = Workspace::load();
     let before = rules::check(&workspace);
     seed(&mut workspace);
-    let after: Vec<String> = rules::check(&workspace).into_iter().filter(|sentence| !before.contains(sentence)).collect();
-    match after.iter().any(|sentence| sentence.contains(words) && sentence.contains("Fix: ")) {
+    let after: Vec<String> = rules::check(&workspace)
+        .into_iter()
+        .filter(|sentence| !before.contains(sentence))
+        .collect();
+    match after
+        .iter()
+        .any(|sentence| sentence.contains(words) && sentence.contains("Fix: "))
+    {
         true => Ok(()),
         false => Err(format!("the violation was not rejected with {words:?}; said: {after:?}").into()),
     }
@@ -79,9 +160,15 @@ fn depend(workspace: &mut Workspace, package: &str, dependency: &str) {
 fn write(workspace: &mut Workspace, path: &str, line: &str) {
     match workspace.sources.iter_mut().find(|source| source.path == path) {
         Some(source) => {
-            let end = source.text.find("#[cfg(test)]\nmod tests {").unwrap_or(source.text.len());
+            let end = source
+                .text
+                .find("#[cfg(test)]\nmod tests {")
+                .unwrap_or(source.text.len());
             source.text.insert_str(end, &format!("{line}\n"));
         }
-        None => workspace.sources.push(Source { path: path.to_owned(), text: line.to_owned() }),
+        None => workspace.sources.push(Source {
+            path: path.to_owned(),
+            text: line.to_owned(),
+        }),
     }
 }

@@ -30,23 +30,33 @@ pub struct Workspace {
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a folder of the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests are a folder of the repository")
+        .to_owned()
 }
 
 impl Workspace {
     pub fn load() -> Self {
         let metadata = metadata(&["--no-deps"]);
-        let packages = metadata["packages"].as_array().expect("packages").iter().map(|package| Package {
-            name: text(&package["name"]),
-            dependencies: package["dependencies"]
-                .as_array()
-                .expect("dependencies")
-                .iter()
-                .filter(|dependency| dependency["kind"] != "dev")
-                .map(|dependency| text(&dependency["name"]))
-                .collect(),
-        });
-        let mut workspace = Workspace { packages: packages.collect(), sources: Vec::new() };
+        let packages = metadata["packages"]
+            .as_array()
+            .expect("packages")
+            .iter()
+            .map(|package| Package {
+                name: text(&package["name"]),
+                dependencies: package["dependencies"]
+                    .as_array()
+                    .expect("dependencies")
+                    .iter()
+                    .filter(|dependency| dependency["kind"] != "dev")
+                    .map(|dependency| text(&dependency["name"]))
+                    .collect(),
+            });
+        let mut workspace = Workspace {
+            packages: packages.collect(),
+            sources: Vec::new(),
+        };
         for room in ["app", "migrations", "modules", "shared-kernel", "tests"] {
             workspace.read(&root().join(room));
         }
@@ -54,21 +64,34 @@ impl Workspace {
     }
 
     fn read(&mut self, directory: &Path) {
-        let mut entries: Vec<PathBuf> = fs::read_dir(directory).expect("a room").map(|entry| entry.expect("an entry").path()).collect();
+        let mut entries: Vec<PathBuf> = fs::read_dir(directory)
+            .expect("a room")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
         entries.sort();
         for path in entries {
             let kind = path.extension().and_then(|extension| extension.to_str());
             if path.is_dir() && !path.ends_with("target") {
                 self.read(&path);
             } else if matches!(kind, Some("rs" | "sql")) {
-                let from_root = path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
-                self.sources.push(Source { path: from_root, text: fs::read_to_string(&path).expect("a readable source") });
+                let from_root = path
+                    .strip_prefix(root())
+                    .expect("below the root")
+                    .to_string_lossy()
+                    .replace('\\', "/");
+                self.sources.push(Source {
+                    path: from_root,
+                    text: fs::read_to_string(&path).expect("a readable source"),
+                });
             }
         }
     }
 
     pub fn package_mut(&mut self, name: &str) -> &mut Package {
-        self.packages.iter_mut().find(|package| package.name == name).unwrap_or_else(|| panic!("there is no package {name}"))
+        self.packages
+            .iter_mut()
+            .find(|package| package.name == name)
+            .unwrap_or_else(|| panic!("there is no package {name}"))
     }
 
     /// Every dependency of one of our packages on another, sorted.
@@ -93,7 +116,15 @@ pub fn licences() -> Vec<(String, String)> {
     let packages = metadata["packages"].as_array().expect("packages");
     packages
         .iter()
-        .map(|package| (text(&package["name"]), package["license"].as_str().unwrap_or("no stated licence").replace('/', " OR ")))
+        .map(|package| {
+            (
+                text(&package["name"]),
+                package["license"]
+                    .as_str()
+                    .unwrap_or("no stated licence")
+                    .replace('/', " OR "),
+            )
+        })
         .collect()
 }
 

@@ -46,5 +46,6 @@ impl Books {
 
 /// A column's value.
 pub fn get<T: TryGetable>(row: &QueryResult, column: &str) -> T {
-    row.try_get("", column).unwrap_or_else(|error| panic!("{column}: {error}"))
+    row.try_get("", column)
+        .unwrap_or_else(|error| panic!("{column}: {error}"))
 }

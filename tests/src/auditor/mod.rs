@@ -33,7 +33,12 @@ pub async fn stuck(books: &Books) -> Vec<String> {
     let mut stuck = Vec::new();
     for module in MODULES {
         for (table, state) in [("saga", "parked"), ("retry", "dead")] {
-            let count = books.count(module, &format!("select count(*) as n from {table} where state = '{state}'")).await;
+            let count = books
+                .count(
+                    module,
+                    &format!("select count(*) as n from {table} where state = '{state}'"),
+                )
+                .await;
             if count > 0 {
                 stuck.push(format!("{module}: {count} rows of {table} are {state}"));
             }
@@ -51,13 +56,20 @@ pub async fn unfinished(books: &Books) -> Vec<String> {
             ("saga", "state in ('running', 'compensating')"),
             ("retry", "state in ('waiting', 'retrying')"),
         ] {
-            let count = books.count(module, &format!("select count(*) as n from {table} where {waiting}")).await;
+            let count = books
+                .count(module, &format!("select count(*) as n from {table} where {waiting}"))
+                .await;
             if count > 0 {
                 pending.push(format!("{module}: {count} in {table}"));
             }
         }
     }
-    let open = books.count("payments", "select count(*) as n from money_command where state <> 'answered'").await;
+    let open = books
+        .count(
+            "payments",
+            "select count(*) as n from money_command where state <> 'answered'",
+        )
+        .await;
     if open > 0 {
         pending.push(format!("payments: {open} commands without an outcome"));
     }

@@ -9,8 +9,14 @@ use super::books::{Books, get};
 pub async fn audit_quiet(books: &Books) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut checkouts: HashMap<String, Vec<String>> = HashMap::new();
-    for row in books.rows("orders", "select business_key, state from saga where kind = 'checkout'").await {
-        checkouts.entry(get(&row, "business_key")).or_default().push(get(&row, "state"));
+    for row in books
+        .rows("orders", "select business_key, state from saga where kind = 'checkout'")
+        .await
+    {
+        checkouts
+            .entry(get(&row, "business_key"))
+            .or_default()
+            .push(get(&row, "state"));
     }
     for row in books.rows("orders", "select id, status from order_view").await {
         let (id, status): (Uuid, String) = (get(&row, "id"), get(&row, "status"));
@@ -26,18 +32,41 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
         wrong.push(format!("D1: there is a checkout saga for {order}, which is no order"));
     }
     let states = |rows: Vec<sea_orm::QueryResult>, column: &'static str| -> HashMap<Uuid, String> {
-        rows.iter().map(|row| (get(row, "order_id"), get(row, column))).collect()
+        rows.iter()
+            .map(|row| (get(row, "order_id"), get(row, column)))
+            .collect()
     };
-    let reservations = states(books.rows("inventory", "select order_id, state from reservation").await, "state");
-    let payments = states(books.rows("payments", "select order_id, status from payment").await, "status");
-    let shipments = states(books.rows("shipping", "select order_id, status from shipment").await, "status");
+    let reservations = states(
+        books.rows("inventory", "select order_id, state from reservation").await,
+        "state",
+    );
+    let payments = states(
+        books.rows("payments", "select order_id, status from payment").await,
+        "status",
+    );
+    let shipments = states(
+        books.rows("shipping", "select order_id, status from shipment").await,
+        "status",
+    );
     let undone: HashSet<&str> = ["released", "restocked", "voided", "declined", "refunded", "cancelled"].into();
-    for row in books.rows("orders", "select business_key from saga where kind = 'checkout' and state = 'compensated'").await {
+    for row in books
+        .rows(
+            "orders",
+            "select business_key from saga where kind = 'checkout' and state = 'compensated'",
+        )
+        .await
+    {
         let order: String = get(&row, "business_key");
         let id = Uuid::parse_str(&order).expect("a checkout's key is an order's id");
-        for (what, found) in [("reservation", &reservations), ("payment", &payments), ("shipment", &shipments)] {
+        for (what, found) in [
+            ("reservation", &reservations),
+            ("payment", &payments),
+            ("shipment", &shipments),
+        ] {
             if let Some(state) = found.get(&id).filter(|state| !undone.contains(state.as_str())) {
-                wrong.push(format!("D4: the checkout of {id} is compensated, its {what} is {state}"));
+                wrong.push(format!(
+                    "D4: the checkout of {id} is compensated, its {what} is {state}"
+                ));
             }
         }
     }

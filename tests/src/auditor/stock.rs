@@ -3,9 +3,16 @@
 use super::books::{Books, get};
 
 pub async fn audit_always(books: &Books) -> Vec<String> {
-    let broken =
-        books.rows("inventory", "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)").await;
-    broken.iter().map(|row| format!("C1: the level of {} is impossible", get::<String>(row, "sku"))).collect()
+    let broken = books
+        .rows(
+            "inventory",
+            "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)",
+        )
+        .await;
+    broken
+        .iter()
+        .map(|row| format!("C1: the level of {} is impossible", get::<String>(row, "sku")))
+        .collect()
 }
 
 pub async fn audit_quiet(books: &Books) -> Vec<String> {
@@ -23,10 +30,19 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
         let sku: String = get(&row, "sku");
         let of = |column: &str| get::<i64>(&row, column);
         if of("came") != of("on_hand") + of("went") {
-            wrong.push(format!("C2: {sku}: {} came, {} went, {} are there", of("came"), of("went"), of("on_hand")));
+            wrong.push(format!(
+                "C2: {sku}: {} came, {} went, {} are there",
+                of("came"),
+                of("went"),
+                of("on_hand")
+            ));
         }
         if of("held") != of("reserved") {
-            wrong.push(format!("C2: {sku}: reservations hold {}, the level says {}", of("held"), of("reserved")));
+            wrong.push(format!(
+                "C2: {sku}: reservations hold {}, the level says {}",
+                of("held"),
+                of("reserved")
+            ));
         }
         if of("sold") > of("received") {
             wrong.push(format!("C3: {sku}: {} sold of {} received", of("sold"), of("received")));

@@ -21,9 +21,13 @@ use policies::{Caller, Expected, POLICIES, Who};
 
 pub fn trials() -> Vec<Trial> {
     let on_stage = |stage: Stage| {
-        Trial::test(format!("authorisation[{}]::every_operation_lets_in_whom_its_policy_names", stage.name()), move || {
-            runtime().block_on(matrix(stage))
-        })
+        Trial::test(
+            format!(
+                "authorisation[{}]::every_operation_lets_in_whom_its_policy_names",
+                stage.name()
+            ),
+            move || runtime().block_on(matrix(stage)),
+        )
     };
     Stage::WHOLE.into_iter().map(on_stage).collect()
 }
@@ -33,7 +37,10 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
     let document = shop.client().get("/openapi.json").await.expect(200).json();
     let mut wrong = compare_with_document(&document);
     let objects = Objects::make(&shop).await;
-    let shown = Shown { objects: &objects, document: &document };
+    let shown = Shown {
+        objects: &objects,
+        document: &document,
+    };
 
     let before = objects.picture().await;
     for (method, template, who) in POLICIES {
@@ -43,39 +50,58 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
     }
     let after = objects.picture().await;
     if before != after {
-        wrong.push(format!("somebody who may not has changed something:\n  before {before}\n  after  {after}"));
+        wrong.push(format!(
+            "somebody who may not has changed something:\n  before {before}\n  after  {after}"
+        ));
     }
     for (method, template, who) in POLICIES {
-        for caller in Caller::ALL.into_iter().filter(|caller| who.expects(*caller) == Expected::Allowed) {
+        for caller in Caller::ALL
+            .into_iter()
+            .filter(|caller| who.expects(*caller) == Expected::Allowed)
+        {
             wrong.extend(shown.try_allowed(method, template, caller).await);
         }
     }
     wrong.extend(a_key_is_its_callers_own(&objects).await);
     shop.remove().await;
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }
 
 /// Every operation has a policy and every policy an operation; the document asks for a token where the policy does.
 fn compare_with_document(document: &Value) -> Vec<String> {
     let route = |template: &str| template.split('?').next().unwrap_or_default().to_owned();
-    let with_policy: BTreeSet<(String, String)> =
-        POLICIES.iter().map(|(method, template, _)| ((*method).to_owned(), route(template))).collect();
+    let with_policy: BTreeSet<(String, String)> = POLICIES
+        .iter()
+        .map(|(method, template, _)| ((*method).to_owned(), route(template)))
+        .collect();
     let mut wrong = Vec::new();
     let mut documented = BTreeSet::new();
     for (path, method, operation) in operations(document) {
         if !with_policy.contains(&(method.clone(), path.clone())) {
-            wrong.push(format!("{method} {path} has no policy: say in tests/src/authorisation/policies.rs who may call it"));
+            wrong.push(format!(
+                "{method} {path} has no policy: say in tests/src/authorisation/policies.rs who may call it"
+            ));
         }
-        let asked =
-            operation["security"].as_array().is_some_and(|ways| !ways.is_empty() && ways.iter().all(|way| way.get("bearer").is_some()));
-        let row = POLICIES.iter().find(|(m, template, _)| **m == method && *template == path);
+        let asked = operation["security"]
+            .as_array()
+            .is_some_and(|ways| !ways.is_empty() && ways.iter().all(|way| way.get("bearer").is_some()));
+        let row = POLICIES
+            .iter()
+            .find(|(m, template, _)| **m == method && *template == path);
         if row.is_some_and(|(.., who)| who.needs_token() != asked) {
-            wrong.push(format!("{method} {path}: its policy and `security` in the document disagree on whether it needs a token"));
+            wrong.push(format!(
+                "{method} {path}: its policy and `security` in the document disagree on whether it needs a token"
+            ));
         }
         documented.insert((method, path));
     }
-    let gone =
-        with_policy.difference(&documented).map(|(method, path)| format!("{method} {path} has a policy, and there is no such operation"));
+    let gone = with_policy
+        .difference(&documented)
+        .map(|(method, path)| format!("{method} {path} has a policy, and there is no such operation"));
     wrong.extend(gone);
     wrong
 }
@@ -115,7 +141,9 @@ impl Shown<'_> {
                     wrong.push(format!("{cell}: expected {status}, got {good:?}"));
                 }
                 if bad.status != status {
-                    wrong.push(format!("{cell}, with a bad body: expected {status}, as this caller may not, got {bad:?}"));
+                    wrong.push(format!(
+                        "{cell}, with a bad body: expected {status}, as this caller may not, got {bad:?}"
+                    ));
                 }
             }
             Expected::Missing => {
@@ -154,20 +182,38 @@ impl Shown<'_> {
 
     /// Sends a request as `caller`, with a key of its own.
     async fn ask(&self, caller: Caller, method: &str, path: &str, body: Option<&Value>) -> Seen {
-        let mut request = self.objects.client(caller).request(method.to_uppercase().parse::<Method>().expect("a method"), path);
+        let mut request = self
+            .objects
+            .client(caller)
+            .request(method.to_uppercase().parse::<Method>().expect("a method"), path);
         if method == "post" {
             request = request.header("Idempotency-Key", new_key());
         }
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
         let status = answer.status().as_u16();
         // Whether the connection is kept depends on how much of the body had come when the answer went.
-        let headers = answer.headers().keys().map(ToString::to_string).filter(|name| name != "connection").collect();
+        let headers = answer
+            .headers()
+            .keys()
+            .map(ToString::to_string)
+            .filter(|name| name != "connection")
+            .collect();
         // A stream of an order that goes on does not end; that it began is enough.
-        let is_stream = answer.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        let text = if is_stream { String::new() } else { answer.text().await.expect("a readable answer") };
+        let is_stream = answer
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let text = if is_stream {
+            String::new()
+        } else {
+            answer.text().await.expect("a readable answer")
+        };
         let mut body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if let Some(problem) = body.as_object_mut().filter(|body| body.contains_key("trace_id")) {
             problem.remove("trace_id");
@@ -182,8 +228,14 @@ impl Shown<'_> {
             return Vec::new();
         }
         let text = seen.body.to_string();
-        let carried = self.objects.marks().into_iter().filter(|mark| text.contains(mark) && !path.contains(mark));
-        carried.map(|mark| format!("{cell}: the answer carries {mark}, which is the owner's: {text}")).collect()
+        let carried = self
+            .objects
+            .marks()
+            .into_iter()
+            .filter(|mark| text.contains(mark) && !path.contains(mark));
+        carried
+            .map(|mark| format!("{cell}: the answer carries {mark}, which is the owner's: {text}"))
+            .collect()
     }
 
     /// What is answered stands in the document.
@@ -203,12 +255,25 @@ async fn a_key_is_its_callers_own(objects: &Objects) -> Vec<String> {
     let (key, body) = (new_key(), order_body("rare-fig", 1, "pm_card_declined"));
     let place = |client: Client| {
         let (key, body) = (key.clone(), body.clone());
-        async move { client.send(Method::POST, "/api/v1/orders", &[("Idempotency-Key", &key)], Some(&body)).await.expect(201).json() }
+        async move {
+            client
+                .send(
+                    Method::POST,
+                    "/api/v1/orders",
+                    &[("Idempotency-Key", &key)],
+                    Some(&body),
+                )
+                .await
+                .expect(201)
+                .json()
+        }
     };
     let first = place(objects.client(Caller::Owner).clone()).await;
     let second = place(objects.client(Caller::Stranger).clone()).await;
     if first["id"] == second["id"] || first["user_id"] == second["user_id"] {
-        return vec![format!("the owner's Idempotency-Key gave a stranger the owner's order: {second}")];
+        return vec![format!(
+            "the owner's Idempotency-Key gave a stranger the owner's order: {second}"
+        )];
     }
     Vec::new()
 }

@@ -38,16 +38,29 @@ impl Objects {
 
         let cart = id(&owner.post("/api/v1/carts", &json!({})).await.expect(201).json());
         owner
-            .send(reqwest::Method::PUT, &format!("/api/v1/carts/{cart}/items/{sku}"), &[], Some(&json!({"quantity": 1})))
+            .send(
+                reqwest::Method::PUT,
+                &format!("/api/v1/carts/{cart}/items/{sku}"),
+                &[],
+                Some(&json!({"quantity": 1})),
+            )
             .await
             .expect(200);
         let order = owner.order(&sku, 2, "pm_card_visa").await;
         assert_eq!(order["status"], "confirmed", "{order}");
         let payment = id(&order["payment"]);
         let refund = json!({"amount": {"amount": 1, "currency": "EUR"}, "reason": "a bruise"});
-        let refund = id(&staff.post_keyed(&format!("/api/v1/payments/{payment}/refunds"), &refund).await.expect(201).json());
+        let refund = id(&staff
+            .post_keyed(&format!("/api/v1/payments/{payment}/refunds"), &refund)
+            .await
+            .expect(201)
+            .json());
         let shipment = id(&order["shipment"]);
-        let sagas = ops.get(&format!("/api/v1/ops/orders/sagas?business_key={}", id(&order))).await.expect(200).json();
+        let sagas = ops
+            .get(&format!("/api/v1/ops/orders/sagas?business_key={}", id(&order)))
+            .await
+            .expect(200)
+            .json();
         let events = ops.get("/api/v1/ops/orders/outbox").await.expect(200).json();
 
         let objects = Objects {
@@ -85,11 +98,20 @@ impl Objects {
         let ops = self.client(Caller::Operator);
         let staff = self.client(Caller::Clerk);
         let saga = format!("/api/v1/ops/orders/sagas/{}", self.saga);
-        eventually(ops, &saga, "the checkout is completed", |saga| saga["state"] == "completed").await;
+        eventually(ops, &saga, "the checkout is completed", |saga| {
+            saga["state"] == "completed"
+        })
+        .await;
         let shipment = format!("/api/v1/shipments/{}", self.shipment);
-        eventually(staff, &shipment, "the shipment is ready", |shipment| shipment["status"] == "ready").await;
+        eventually(staff, &shipment, "the shipment is ready", |shipment| {
+            shipment["status"] == "ready"
+        })
+        .await;
         let refund = format!("/api/v1/payments/{}/refunds/{}", self.payment, self.refund);
-        eventually(staff, &refund, "the refund is done", |refund| refund["status"] == "succeeded").await;
+        eventually(staff, &refund, "the refund is done", |refund| {
+            refund["status"] == "succeeded"
+        })
+        .await;
         for module in ["inventory", "payments", "shipping", "orders"] {
             let pending = format!("/api/v1/ops/{module}/outbox?state=pending");
             eventually(ops, &pending, "every event is sent", |list| list["items"] == json!([])).await;
@@ -103,7 +125,11 @@ impl Objects {
 
     /// How the objects are, seen by those who may see them; for saying that nothing has changed.
     pub async fn picture(&self) -> Value {
-        let (staff, owner, ops) = (self.client(Caller::Clerk), self.client(Caller::Owner), self.client(Caller::Operator));
+        let (staff, owner, ops) = (
+            self.client(Caller::Clerk),
+            self.client(Caller::Owner),
+            self.client(Caller::Operator),
+        );
         let mut picture = Vec::new();
         for path in [
             format!("/api/v1/orders/{}", self.order),
@@ -117,8 +143,17 @@ impl Objects {
         ] {
             picture.push(json!([path, staff.get(&path).await.expect(200).json()]));
         }
-        picture.push(owner.get(&format!("/api/v1/carts/{}", self.cart)).await.expect(200).json());
-        for path in [format!("orders/sagas/{}", self.saga), format!("notifications/dead-letters/{}", self.letter)] {
+        picture.push(
+            owner
+                .get(&format!("/api/v1/carts/{}", self.cart))
+                .await
+                .expect(200)
+                .json(),
+        );
+        for path in [
+            format!("orders/sagas/{}", self.saga),
+            format!("notifications/dead-letters/{}", self.letter),
+        ] {
             picture.push(ops.get(&format!("/api/v1/ops/{path}")).await.expect(200).json());
         }
         json!(picture)
@@ -127,12 +162,26 @@ impl Objects {
     /// What tells that an answer speaks of the owner's things.
     pub fn marks(&self) -> [&str; 8] {
         let email = of(&self.emails, Caller::Owner);
-        [&self.owner, &self.cart, &self.order, &self.payment, &self.refund, &self.shipment, &self.saga, email]
+        [
+            &self.owner,
+            &self.cart,
+            &self.order,
+            &self.payment,
+            &self.refund,
+            &self.shipment,
+            &self.saga,
+            email,
+        ]
     }
 
     /// A row's path with the owner's objects in it.
     pub fn path(&self, template: &str) -> String {
-        let object = match template.trim_start_matches("/api/v1/").split('/').next().unwrap_or_default() {
+        let object = match template
+            .trim_start_matches("/api/v1/")
+            .split('/')
+            .next()
+            .unwrap_or_default()
+        {
             "users" => &self.owner,
             "carts" => &self.cart,
             "payments" => &self.payment,
@@ -142,7 +191,11 @@ impl Objects {
             "ops" => &self.letter,
             _ => &self.order,
         };
-        let module = if template.contains("/dead-letters") { "notifications" } else { "orders" };
+        let module = if template.contains("/dead-letters") {
+            "notifications"
+        } else {
+            "orders"
+        };
         let filled = [
             ("{id}", object.as_str()),
             ("{refund_id}", &self.refund),
@@ -152,13 +205,19 @@ impl Objects {
             ("{owner}", &self.owner),
             ("{order}", &self.order),
         ];
-        filled.iter().fold(template.to_owned(), |path, (name, value)| path.replace(name, value))
+        filled
+            .iter()
+            .fold(template.to_owned(), |path, (name, value)| path.replace(name, value))
     }
 
     /// The same path to objects that nobody has.
     pub fn missing(&self, template: &str) -> String {
         let nobody = Uuid::now_v7().to_string();
-        self.path(&["{id}", "{refund_id}", "{owner}", "{order}"].iter().fold(template.to_owned(), |path, name| path.replace(name, &nobody)))
+        self.path(
+            &["{id}", "{refund_id}", "{owner}", "{order}"]
+                .iter()
+                .fold(template.to_owned(), |path, name| path.replace(name, &nobody)),
+        )
     }
 
     /// A body that the operation accepts, if it takes one.
@@ -168,7 +227,12 @@ impl Objects {
             ("post", "/users") => json!({"email": new_email(), "password": PASSWORD, "name": "Somebody New"}),
             ("post", "/sessions") => self.credentials(caller),
             ("post", "/sessions/refresh") => {
-                let session = self.client(Caller::Anonymous).post("/api/v1/sessions", &self.credentials(caller)).await.expect(201).json();
+                let session = self
+                    .client(Caller::Anonymous)
+                    .post("/api/v1/sessions", &self.credentials(caller))
+                    .await
+                    .expect(201)
+                    .json();
                 json!({"refresh_token": session["refresh_token"]})
             }
             ("patch", "/users/me") => json!({"name": "Somebody Else"}),
@@ -185,7 +249,9 @@ impl Objects {
                 json!({"shipping_address": order["shipping_address"], "payment_method": order["payment_method"]})
             }
             ("post", "/orders") => order_body(&self.sku, 1, "pm_card_visa"),
-            ("post", "/payments/{id}/refunds") => json!({"amount": {"amount": 1, "currency": "EUR"}, "reason": "the matrix"}),
+            ("post", "/payments/{id}/refunds") => {
+                json!({"amount": {"amount": 1, "currency": "EUR"}, "reason": "the matrix"})
+            }
             ("post", "/payments/webhooks/{provider}") => {
                 json!({"id": Uuid::new_v4(), "reference": Uuid::new_v4(), "answer": {"accepted": {"id": "auth_1"}}})
             }
@@ -196,17 +262,27 @@ impl Objects {
 
     fn credentials(&self, caller: Caller) -> Value {
         let email = of(&self.emails, caller);
-        let password = if email.ends_with("@banyan.example") { "banyan-demo" } else { PASSWORD };
+        let password = if email.ends_with("@banyan.example") {
+            "banyan-demo"
+        } else {
+            PASSWORD
+        };
         json!({"email": email, "password": password})
     }
 }
 
 fn of<T>(all: &[(Caller, T)], caller: Caller) -> &T {
-    &all.iter().find(|(is, _)| *is == caller).expect("every caller is there").1
+    &all.iter()
+        .find(|(is, _)| *is == caller)
+        .expect("every caller is there")
+        .1
 }
 
 fn id(object: &Value) -> String {
-    object["id"].as_str().unwrap_or_else(|| panic!("no id in {object}")).to_owned()
+    object["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no id in {object}"))
+        .to_owned()
 }
 
 fn new_email() -> String {
@@ -215,7 +291,13 @@ fn new_email() -> String {
 
 async fn register(client: &Client) -> (String, Client) {
     let email = new_email();
-    client.post("/api/v1/users", &json!({"email": email, "password": PASSWORD, "name": "Ada Fig"})).await.expect(201);
+    client
+        .post(
+            "/api/v1/users",
+            &json!({"email": email, "password": PASSWORD, "name": "Ada Fig"}),
+        )
+        .await
+        .expect(201);
     let customer = client.log_in_with(&email, PASSWORD).await;
     (email, customer)
 }
@@ -228,9 +310,15 @@ async fn dead_letter(shop: &Shop) -> String {
         Some(_) => format!("'{id}'"),
         None => format!("x'{}'", id.simple()),
     };
-    let row = format!("({literal}, 'orders', 'order/{}', 1, 'banyan.orders.v1.Unheard', '{{}}', 'dead', 5, 5, 0, 0, 'a bug')", new_key());
-    let columns = "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error";
-    data::execute(&connection, &format!("insert into retry ({columns}) values {row}")).await.expect("a dead letter");
+    let row = format!(
+        "({literal}, 'orders', 'order/{}', 1, 'banyan.orders.v1.Unheard', '{{}}', 'dead', 5, 5, 0, 0, 'a bug')",
+        new_key()
+    );
+    let columns =
+        "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error";
+    data::execute(&connection, &format!("insert into retry ({columns}) values {row}"))
+        .await
+        .expect("a dead letter");
     connection.close().await.expect("the connection closes");
     id.to_string()
 }

@@ -18,7 +18,13 @@ pub enum Caller {
 }
 
 impl Caller {
-    pub const ALL: [Caller; 5] = [Caller::Anonymous, Caller::Owner, Caller::Stranger, Caller::Clerk, Caller::Operator];
+    pub const ALL: [Caller; 5] = [
+        Caller::Anonymous,
+        Caller::Owner,
+        Caller::Stranger,
+        Caller::Clerk,
+        Caller::Operator,
+    ];
 }
 
 /// Who may.

@@ -18,11 +18,18 @@ pub fn trials() -> Vec<Trial> {
 fn on(kind: Kind) -> Vec<Trial> {
     let name = |what: &str| format!("bus[{}]::{what}", kind.name());
     vec![
-        check(name("an_event_reaches_every_listener_of_its_aggregate_and_no_other"), move || reaches_its_listeners(kind)),
-        check(name("a_listener_that_fails_gets_the_event_again"), move || fails_and_gets_it_again(kind)),
+        check(
+            name("an_event_reaches_every_listener_of_its_aggregate_and_no_other"),
+            move || reaches_its_listeners(kind),
+        ),
+        check(name("a_listener_that_fails_gets_the_event_again"), move || {
+            fails_and_gets_it_again(kind)
+        }),
         check(name("publishing_twice_is_harmless"), move || published_twice(kind)),
         check(name("the_events_of_a_subject_arrive_in_order"), move || in_order(kind)),
-        check(name("what_nobody_listens_to_is_confirmed"), move || nobody_listens(kind)),
+        check(name("what_nobody_listens_to_is_confirmed"), move || {
+            nobody_listens(kind)
+        }),
         check(name("a_module_listens_once"), move || listens_once(kind)),
     ]
 }
@@ -30,7 +37,9 @@ fn on(kind: Kind) -> Vec<Trial> {
 /// Publishes as a relay does: again until it is confirmed.
 async fn publish(bus: &Arc<dyn Carrier>, source: &str, subject: &str, version: i64) {
     let event = event(source, subject, version);
-    let published = durable_testing::eventually("an event is confirmed", SOON, || async { bus.publish(&event).await.is_ok() });
+    let published = durable_testing::eventually("an event is confirmed", SOON, || async {
+        bus.publish(&event).await.is_ok()
+    });
     published.await;
 }
 
@@ -56,7 +65,11 @@ async fn reaches_its_listeners(kind: Kind) {
     };
     assert_eq!(subjects(&shipping), ["order/1"]);
     assert_eq!(subjects(&mails), ["order/1", "user/1.2#3 and a very odd id"]);
-    assert_eq!(mails.heard()[0].data.get(), "{\"version\":1}", "the event arrives as it was");
+    assert_eq!(
+        mails.heard()[0].data.get(),
+        "{\"version\":1}",
+        "the event arrives as it was"
+    );
 }
 
 async fn fails_and_gets_it_again(kind: Kind) {
@@ -122,6 +135,8 @@ async fn listens_once(kind: Kind) {
     .expect("the later listener hears");
     let before = first.distinct();
     publish(&bus, "orders", "order/last", 1).await;
-    second.hears(second.distinct() + usize::from(!second.versions().contains_key("order/last"))).await;
+    second
+        .hears(second.distinct() + usize::from(!second.versions().contains_key("order/last")))
+        .await;
     assert_eq!(first.distinct(), before, "the earlier one hears nothing more");
 }

@@ -24,12 +24,30 @@ use crate::harness::Broker;
 pub fn trials() -> Vec<Trial> {
     let name = |what: &str| format!("bus[rabbitmq]::{what}");
     vec![
-        check(name("a_broker_that_is_killed_while_publishing_loses_nothing_it_confirmed"), killed_while_publishing),
-        check(name("a_shop_starts_without_a_broker_and_finds_it_later"), starts_without),
-        check(name("a_broker_that_forgot_everything_gets_its_queues_again"), forgot_everything),
-        check(name("a_broker_that_freezes_fails_publications_in_time_and_is_used_again"), freezes),
-        check(name("a_queue_that_is_kept_short_stops_nobody_and_its_listener_asks_for_the_rest"), kept_short),
-        check(name("a_broker_short_of_memory_fails_publications_at_once"), short_of_memory),
+        check(
+            name("a_broker_that_is_killed_while_publishing_loses_nothing_it_confirmed"),
+            killed_while_publishing,
+        ),
+        check(
+            name("a_shop_starts_without_a_broker_and_finds_it_later"),
+            starts_without,
+        ),
+        check(
+            name("a_broker_that_forgot_everything_gets_its_queues_again"),
+            forgot_everything,
+        ),
+        check(
+            name("a_broker_that_freezes_fails_publications_in_time_and_is_used_again"),
+            freezes,
+        ),
+        check(
+            name("a_queue_that_is_kept_short_stops_nobody_and_its_listener_asks_for_the_rest"),
+            kept_short,
+        ),
+        check(
+            name("a_broker_short_of_memory_fails_publications_at_once"),
+            short_of_memory,
+        ),
     ]
 }
 
@@ -41,18 +59,40 @@ async fn killed_while_publishing() {
     let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
-    let (confirmed, failed, done) = (Arc::new(Mutex::new(HashSet::new())), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let publishers: Vec<_> =
-        (0..20).map(|lane| tokio::spawn(publish_on(bus.clone(), lane, confirmed.clone(), failed.clone(), done.clone()))).collect();
+    let (confirmed, failed, done) = (
+        Arc::new(Mutex::new(HashSet::new())),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let publishers: Vec<_> = (0..20)
+        .map(|lane| {
+            tokio::spawn(publish_on(
+                bus.clone(),
+                lane,
+                confirmed.clone(),
+                failed.clone(),
+                done.clone(),
+            ))
+        })
+        .collect();
     for _ in 0..2 {
         let before = confirmed.lock().unwrap().len();
-        durable_testing::eventually("events get through", SOON, || async { confirmed.lock().unwrap().len() > before + 200 }).await;
+        durable_testing::eventually("events get through", SOON, || async {
+            confirmed.lock().unwrap().len() > before + 200
+        })
+        .await;
         let (caught_up, failures) = (shipping.caught_up(), failed.load(Ordering::SeqCst));
         broker.kill();
-        durable_testing::eventually("publications fail", SOON, || async { failed.load(Ordering::SeqCst) > failures }).await;
+        durable_testing::eventually("publications fail", SOON, || async {
+            failed.load(Ordering::SeqCst) > failures
+        })
+        .await;
         broker.boot();
         connected(&*bus).await;
-        durable_testing::eventually("it asks for what it missed", SOON, || async { shipping.caught_up() > caught_up }).await;
+        durable_testing::eventually("it asks for what it missed", SOON, || async {
+            shipping.caught_up() > caught_up
+        })
+        .await;
     }
     done.store(true, Ordering::SeqCst);
     for publisher in publishers {
@@ -94,8 +134,13 @@ async fn starts_without() {
     let world = World::new(&broker.url(), QueueType::Quorum);
     let (bus, shipping) = (world.starting_bus(&CancellationToken::new()), Ear::of("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
-    let told =
-        || async { bus.state().links.iter().all(|link| link.last_error.as_ref().is_some_and(|error| error.contains("start a broker"))) };
+    let told = || async {
+        bus.state().links.iter().all(|link| {
+            link.last_error
+                .as_ref()
+                .is_some_and(|error| error.contains("start a broker"))
+        })
+    };
     durable_testing::eventually("it says how to start one", SOON, told).await;
     let fault = bus.publish(&event("orders", "order/1", 1)).await.unwrap_err();
     assert!(fault.is_transient(), "{fault}");
@@ -116,7 +161,10 @@ async fn forgot_everything() {
     broker.delete_data();
     broker.boot();
     connected(&*bus).await;
-    durable_testing::eventually("it asks for what it missed", SOON, || async { shipping.caught_up() > before }).await;
+    durable_testing::eventually("it asks for what it missed", SOON, || async {
+        shipping.caught_up() > before
+    })
+    .await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
     bus.publish(&event("stock", "item/1", 1)).await.unwrap();
     shipping.hears(1).await;
@@ -137,19 +185,33 @@ async fn freezes() {
         let fault = bus.publish(&event("orders", "order/1", version)).await.unwrap_err();
         assert!(fault.is_transient(), "{fault}");
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "four answers took {:?}", began.elapsed());
-    let silent = || async { bus.state().links[0].last_error.as_ref().is_some_and(|error| error.contains("no answer in time")) };
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "four answers took {:?}",
+        began.elapsed()
+    );
+    let silent = || async {
+        bus.state().links[0]
+            .last_error
+            .as_ref()
+            .is_some_and(|error| error.contains("no answer in time"))
+    };
     durable_testing::eventually("it says that the broker is silent", SOON, silent).await;
     // One that shakes hands with a frozen broker holds a thread as long as its socket is open.
     let before = broker.connections();
     sleep(Duration::from_secs(5)).await;
     let now = broker.connections();
-    assert!(now <= before + 2, "every attempt to connect leaves a connection behind: {before}, then {now}");
+    assert!(
+        now <= before + 2,
+        "every attempt to connect leaves a connection behind: {before}, then {now}"
+    );
     broker.thaw();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 6)).await.unwrap();
-    durable_testing::eventually("the last is heard", SOON, || async { shipping.versions().values().any(|versions| versions.contains(&6)) })
-        .await;
+    durable_testing::eventually("the last is heard", SOON, || async {
+        shipping.versions().values().any(|versions| versions.contains(&6))
+    })
+    .await;
 }
 
 /// What an operator may do about the queue of a module that stays away: ADR 0015.
@@ -162,13 +224,18 @@ async fn kept_short() {
         bus.subscribe(mails.clone()).await.unwrap();
         connected(&*bus).await;
         for order in 0..200 {
-            bus.publish(&event("orders", &format!("order/{order}"), 1)).await.unwrap();
+            bus.publish(&event("orders", &format!("order/{order}"), 1))
+                .await
+                .unwrap();
         }
         mails.hears(200).await;
         let (shipping, later) = (Ear::of("shipping"), world.bus().await);
         later.subscribe(shipping.clone()).await.unwrap();
         shipping.hears(50).await;
-        assert!(shipping.versions().contains_key("order/199") && !shipping.versions().contains_key("order/0"), "the newest are there");
+        assert!(
+            shipping.versions().contains_key("order/199") && !shipping.versions().contains_key("order/0"),
+            "the newest are there"
+        );
         assert!(shipping.caught_up() > 0, "the others are asked for");
     }
 }
@@ -189,6 +256,8 @@ async fn short_of_memory() {
     };
     durable_testing::eventually("it says that the broker is short of memory", SOON, at_once).await;
     broker.control("set_vm_memory_high_watermark absolute 1GB");
-    durable_testing::eventually("events get through again", SOON, || async { bus.publish(&event("orders", "order/1", 3)).await.is_ok() })
-        .await;
+    durable_testing::eventually("events get through again", SOON, || async {
+        bus.publish(&event("orders", "order/1", 3)).await.is_ok()
+    })
+    .await;
 }

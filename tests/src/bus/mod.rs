@@ -12,7 +12,10 @@ use uuid::Uuid;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [any::trials(), meddling::trials(), killing::trials()].into_iter().flatten().collect()
+    [any::trials(), meddling::trials(), killing::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A check of one bus.

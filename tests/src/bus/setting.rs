@@ -17,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Who listens in these checks.
-pub const LISTENERS: &[(&str, &[&str])] =
-    &[("shipping", &["orders.order"]), ("mails", &["orders.order", "users.user"]), ("never", &["stock.item"])];
+pub const LISTENERS: &[(&str, &[&str])] = &[
+    ("shipping", &["orders.order"]),
+    ("mails", &["orders.order", "users.user"]),
+    ("never", &["stock.item"]),
+];
 /// Whatever the broker is asked for happens within so long, on a busy machine too.
 pub const SOON: Duration = Duration::from_secs(30);
 
@@ -29,7 +32,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::InProcess, Kind::Rabbit(QueueType::Quorum), Kind::Rabbit(QueueType::Classic)];
+    pub const ALL: [Kind; 3] = [
+        Kind::InProcess,
+        Kind::Rabbit(QueueType::Quorum),
+        Kind::Rabbit(QueueType::Classic),
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -89,7 +96,9 @@ impl World {
     pub async fn back_door(&self) -> lapin::Channel {
         use secrecy::ExposeSecret;
         let url = self.settings.url.as_ref().expect("a URL").expose_secret();
-        let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await.expect("a connection");
+        let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default())
+            .await
+            .expect("a connection");
         connection.create_channel().await.expect("a channel")
     }
 
@@ -176,7 +185,9 @@ impl Ear {
 
     fn refuses(&self) -> bool {
         let less_one = |left: usize| left.checked_sub(1);
-        self.refusing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less_one).is_ok()
+        self.refusing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less_one)
+            .is_ok()
     }
 }
 
@@ -187,7 +198,10 @@ impl Listener for Ear {
     }
 
     fn topics(&self) -> Vec<String> {
-        let (_, topics) = LISTENERS.iter().find(|(module, _)| *module == self.module).expect("it stands in the table");
+        let (_, topics) = LISTENERS
+            .iter()
+            .find(|(module, _)| *module == self.module)
+            .expect("it stands in the table");
         topics.iter().map(|topic| (*topic).to_owned()).collect()
     }
 

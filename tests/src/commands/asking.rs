@@ -16,12 +16,20 @@ checks![
     a_reader_that_goes_away_is_no_error,
 ];
 
-const COMMANDS: [&str; 9] = ["serve", "migrate", "seed", "modules", "openapi", "config", "health", "dlq", "saga"];
+const COMMANDS: [&str; 9] = [
+    "serve", "migrate", "seed", "modules", "openapi", "config", "health", "dlq", "saga",
+];
 
 async fn help_names_every_command_and_exits_0() {
     let place = Place::new(Stage::Sqlite).await;
     let help = place.run(&["--help"]).await.expect(0);
-    for word in COMMANDS.into_iter().chain(["--config", "--output", "BANYAN_CONFIG", "banyan config defaults", "Exit codes"]) {
+    for word in COMMANDS.into_iter().chain([
+        "--config",
+        "--output",
+        "BANYAN_CONFIG",
+        "banyan config defaults",
+        "Exit codes",
+    ]) {
         assert!(help.out.contains(word), "{word} is not in:\n{}", help.out);
     }
     let and: [(&[&str], &[&str]); 9] = [
@@ -31,17 +39,30 @@ async fn help_names_every_command_and_exits_0() {
         (&["config"], &["show", "defaults"]),
         (&["health"], &["--url", "BANYAN_URL"]),
         (&["dlq"], &["list", "show", "retry", "discard"]),
-        (&["saga"], &["list", "show", "retry", "compensate", "abandon", "--module"]),
-        (&["saga", "abandon"], &["--reason", "--comment", "audit log", "BANYAN_TOKEN"]),
+        (
+            &["saga"],
+            &["list", "show", "retry", "compensate", "abandon", "--module"],
+        ),
+        (
+            &["saga", "abandon"],
+            &["--reason", "--comment", "audit log", "BANYAN_TOKEN"],
+        ),
         (&["dlq", "retry"], &["--reason", "<MODULE>", "<ID>"]),
     ];
     for command in COMMANDS {
         let help = place.run(&[command, "--help"]).await.expect(0);
-        assert!(help.out.contains(&format!("Usage: banyan {command}")) && help.err.is_empty(), "{help:?}");
+        assert!(
+            help.out.contains(&format!("Usage: banyan {command}")) && help.err.is_empty(),
+            "{help:?}"
+        );
     }
     for (command, words) in and {
         let help = place.run(&[command, &["--help"]].concat()).await.expect(0);
-        assert!(words.iter().all(|word| help.out.contains(word)), "{command:?} does not say all of {words:?}:\n{}", help.out);
+        assert!(
+            words.iter().all(|word| help.out.contains(word)),
+            "{command:?} does not say all of {words:?}:\n{}",
+            help.out
+        );
     }
     assert!(place.run(&["--version"]).await.expect(0).out.starts_with("banyan "));
     assert!(!place.data_directory().exists(), "asking for help makes no data");
@@ -60,7 +81,11 @@ async fn what_is_typed_wrong_exits_2_with_usage() {
     ];
     for arguments in wrong {
         let ended = place.run(arguments).await.expect(2);
-        assert!(ended.err.contains("Usage: banyan") || ended.err.contains("--help"), "{arguments:?}: {}", ended.err);
+        assert!(
+            ended.err.contains("Usage: banyan") || ended.err.contains("--help"),
+            "{arguments:?}: {}",
+            ended.err
+        );
         assert!(ended.out.is_empty(), "{arguments:?}: {}", ended.out);
     }
     place.run(&["sagas"]).await.expect(2).saying(&["saga"]);
@@ -69,21 +94,29 @@ async fn what_is_typed_wrong_exits_2_with_usage() {
 async fn an_unknown_setting_names_the_key_and_where_it_stands() {
     let place = Place::new(Stage::Sqlite).await;
     for command in ["serve", "migrate", "seed", "modules", "config", "health"] {
-        place.run_with(&[command], &[("BANYAN__HTTP__LISTN", "x")]).await.expect(1).saying(&[
-            "BANYAN__HTTP__LISTN",
-            "http.listn",
-            "http.listen",
-        ]);
+        place
+            .run_with(&[command], &[("BANYAN__HTTP__LISTN", "x")])
+            .await
+            .expect(1)
+            .saying(&["BANYAN__HTTP__LISTN", "http.listn", "http.listen"]);
     }
     let file = place.file("other.toml", "[orders]\ncheckout_deadline = 3\n");
-    place.run(&["config", "show", "--config", &file]).await.expect(1).saying(&[
-        &file,
-        "orders.checkout_deadline",
-        "orders.checkout_deadline_s",
-    ]);
+    place
+        .run(&["config", "show", "--config", &file])
+        .await
+        .expect(1)
+        .saying(&[&file, "orders.checkout_deadline", "orders.checkout_deadline_s"]);
     place.file("banyan.toml", "[htpp]\nlisten = \"127.0.0.1:1\"\n");
-    place.run(&["serve"]).await.expect(1).saying(&["banyan.toml", "htpp.listen", "http.listen"]);
-    place.run_with(&["serve"], &[("BANYAN_CONFIG", "missing.toml")]).await.expect(1).saying(&["missing.toml"]);
+    place
+        .run(&["serve"])
+        .await
+        .expect(1)
+        .saying(&["banyan.toml", "htpp.listen", "http.listen"]);
+    place
+        .run_with(&["serve"], &[("BANYAN_CONFIG", "missing.toml")])
+        .await
+        .expect(1)
+        .saying(&["missing.toml"]);
     assert!(!place.data_directory().exists(), "a wrong setting makes no data");
 }
 
@@ -95,47 +128,98 @@ async fn a_wrong_value_names_the_key_and_where_it_stands() {
         ("BANYAN__PROFILE", "live", "profile"),
         ("BANYAN__LOG__FILTER", "info,=,", "log.filter"),
         ("BANYAN__ORDERS__CHECKOUT_DEADLINE_S", "soon", "checkout_deadline_s"),
-        ("BANYAN__DATABASE__URL", "mysql://shop:geheim@localhost/shop", "database.url"),
-        ("BANYAN__DATABASE__URL_FILE", "/nowhere/at/all", "BANYAN__DATABASE__URL_FILE"),
+        (
+            "BANYAN__DATABASE__URL",
+            "mysql://shop:geheim@localhost/shop",
+            "database.url",
+        ),
+        (
+            "BANYAN__DATABASE__URL_FILE",
+            "/nowhere/at/all",
+            "BANYAN__DATABASE__URL_FILE",
+        ),
     ];
     for (variable, value, key) in wrong {
-        let ended = place.run_with(&["serve"], &[(variable, value)]).await.expect(1).saying(&[key]);
+        let ended = place
+            .run_with(&["serve"], &[(variable, value)])
+            .await
+            .expect(1)
+            .saying(&[key]);
         assert!(!ended.err.contains("geheim"), "{}", ended.err);
     }
     let file = place.file("broken.toml", "[http\n");
-    place.run(&["serve", "--config", &file]).await.expect(1).saying(&[&file]);
+    place
+        .run(&["serve", "--config", &file])
+        .await
+        .expect(1)
+        .saying(&[&file]);
 }
 
 async fn the_defaults_are_a_settings_file() {
     let place = Place::new(Stage::Sqlite).await;
     // Also when a setting is wrong: then one needs them most.
-    let defaults = place.run_with(&["config", "defaults"], &[("BANYAN__HTPP__LISTEN", "x")]).await.expect(0).out;
-    assert!(defaults.contains("[http]") && defaults.contains("# The address of the API."), "{defaults}");
+    let defaults = place
+        .run_with(&["config", "defaults"], &[("BANYAN__HTPP__LISTEN", "x")])
+        .await
+        .expect(0)
+        .out;
+    assert!(
+        defaults.contains("[http]") && defaults.contains("# The address of the API."),
+        "{defaults}"
+    );
     let plain = place.run(&["config", "show"]).await.expect(0).out;
     let file = place.file("all.toml", &defaults);
-    assert_eq!(place.run(&["--config", &file, "config", "show"]).await.expect(0).out, plain);
-    assert_eq!(place.run(&["config"]).await.expect(0).out, plain, "showing is the default");
+    assert_eq!(
+        place.run(&["--config", &file, "config", "show"]).await.expect(0).out,
+        plain
+    );
+    assert_eq!(
+        place.run(&["config"]).await.expect(0).out,
+        plain,
+        "showing is the default"
+    );
 }
 
 async fn settings_are_shown_without_secrets() {
     let place = Place::new(Stage::Sqlite).await;
     let from_file = place.file("url", "postgres://payments:geheim@db/payments\n");
     let secrets = [
-        ("BANYAN__DATABASE__URL", "postgres://shop:geheim@localhost/shop?sslpassword=geheim&password=geheim"),
-        ("BANYAN__MODULES__ORDERS__DATABASE_URL", "postgres://orders:geheim@db-orders/orders"),
+        (
+            "BANYAN__DATABASE__URL",
+            "postgres://shop:geheim@localhost/shop?sslpassword=geheim&password=geheim",
+        ),
+        (
+            "BANYAN__MODULES__ORDERS__DATABASE_URL",
+            "postgres://orders:geheim@db-orders/orders",
+        ),
         ("BANYAN__MODULES__PAYMENTS__DATABASE_URL_FILE", from_file.as_str()),
         ("BANYAN__PAYMENTS__WEBHOOK_SECRET", "whsec_geheim"),
         ("BANYAN__NOTIFICATIONS__SMTP_URL", "smtp://mail:geheim@localhost:25"),
         ("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.1, 10.0.0.1"),
     ];
-    for arguments in [&["config", "show"][..], &["config", "show", "--output", "json"], &["modules"], &["modules", "--output", "json"]] {
+    for arguments in [
+        &["config", "show"][..],
+        &["config", "show", "--output", "json"],
+        &["modules"],
+        &["modules", "--output", "json"],
+    ] {
         let shown = place.run_with(arguments, &secrets).await.expect(0);
-        assert!(!shown.out.contains("geheim") && !shown.err.contains("geheim"), "{arguments:?}: {shown:?}");
+        assert!(
+            !shown.out.contains("geheim") && !shown.err.contains("geheim"),
+            "{arguments:?}: {shown:?}"
+        );
         assert!(shown.out.contains("db-orders/orders"), "{arguments:?}: {}", shown.out);
     }
-    let json = place.run_with(&["config", "show", "--output", "json"], &secrets).await.expect(0).json();
+    let json = place
+        .run_with(&["config", "show", "--output", "json"], &secrets)
+        .await
+        .expect(0)
+        .json();
     assert_eq!(json["payments"]["webhook_secret"], "(hidden)");
-    assert_eq!(json["http"]["trusted_proxies"], serde_json::json!(["127.0.0.1", "10.0.0.1"]));
+    assert_eq!(
+        json["http"]["trusted_proxies"],
+        serde_json::json!(["127.0.0.1", "10.0.0.1"])
+    );
     assert_eq!(json["http"]["listen"], "127.0.0.1:0");
 }
 
@@ -164,26 +248,65 @@ async fn modules_are_shown_as_text_diagram_and_json() {
 
 async fn the_document_is_printed_without_a_shop_or_settings() {
     let place = Place::new(Stage::Sqlite).await;
-    let document = place.run_with(&["openapi"], &[("BANYAN__NONSENSE", "1")]).await.expect(0).json();
-    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
-    assert_eq!(std::fs::read_dir(place.directory()).expect("a directory").count(), 0, "printing makes no data");
+    let document = place
+        .run_with(&["openapi"], &[("BANYAN__NONSENSE", "1")])
+        .await
+        .expect(0)
+        .json();
+    assert!(
+        document["openapi"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3.1"))
+    );
+    assert_eq!(
+        std::fs::read_dir(place.directory()).expect("a directory").count(),
+        0,
+        "printing makes no data"
+    );
 }
 
 async fn commands_that_ask_a_shop_exit_3_when_none_answers() {
     let place = Place::new(Stage::Sqlite).await;
     // Port 1 answers nobody.
-    for arguments in [&["health"][..], &["saga", "list"], &["dlq", "list"], &["health", "--output", "json"]] {
-        let ended = place.run_with(arguments, &[("BANYAN__HTTP__LISTEN", "127.0.0.1:1")]).await.expect(3);
-        assert!(ended.err.contains("nothing answers at http://127.0.0.1:1/"), "{}", ended.err);
+    for arguments in [
+        &["health"][..],
+        &["saga", "list"],
+        &["dlq", "list"],
+        &["health", "--output", "json"],
+    ] {
+        let ended = place
+            .run_with(arguments, &[("BANYAN__HTTP__LISTEN", "127.0.0.1:1")])
+            .await
+            .expect(3);
+        assert!(
+            ended.err.contains("nothing answers at http://127.0.0.1:1/"),
+            "{}",
+            ended.err
+        );
     }
     place.run(&["health", "--url", "http://127.0.0.1:1"]).await.expect(3);
-    place.run_with(&["saga", "list"], &[("BANYAN_URL", "http://127.0.0.1:1")]).await.expect(3);
+    place
+        .run_with(&["saga", "list"], &[("BANYAN_URL", "http://127.0.0.1:1")])
+        .await
+        .expect(3);
 }
 
 async fn a_reader_that_goes_away_is_no_error() {
     let place = Place::new(Stage::Sqlite).await;
-    let script = format!("{} config defaults | head -n 1; echo ${{PIPESTATUS[0]}}", crate::harness::binary().display());
-    let output = tokio::process::Command::new("bash").args(["-c", &script]).current_dir(place.directory()).output().await.expect("bash");
+    let script = format!(
+        "{} config defaults | head -n 1; echo ${{PIPESTATUS[0]}}",
+        crate::harness::binary().display()
+    );
+    let output = tokio::process::Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(place.directory())
+        .output()
+        .await
+        .expect("bash");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.ends_with("\n0\n"), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        text.ends_with("\n0\n"),
+        "{text} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -51,8 +51,15 @@ macro_rules! checks {
 pub(crate) use checks;
 
 pub fn trials() -> Vec<Trial> {
-    [asking::trials(), operating::trials(), refusing::trials(), stopping::trials(), tables::trials(), together::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        asking::trials(),
+        operating::trials(),
+        refusing::trials(),
+        stopping::trials(),
+        tables::trials(),
+        together::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -39,7 +39,13 @@ impl Ended {
     /// If the exit code is another.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "standard output:\n{}\nstandard error:\n{}", self.out, self.err);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "standard output:\n{}\nstandard error:\n{}",
+            self.out,
+            self.err
+        );
         self
     }
 
@@ -65,12 +71,20 @@ impl Place {
             Stage::Sqlite => None,
             Stage::Postgres | Stage::Extracted | Stage::Split => Some(PostgresHome::new().await),
         };
-        Place { home: SqliteHome::new(), postgres, settings: Vec::new() }
+        Place {
+            home: SqliteHome::new(),
+            postgres,
+            settings: Vec::new(),
+        }
     }
 
     /// With settings of the test's own, as environment variables.
     pub fn with(mut self, settings: &[(&str, &str)]) -> Place {
-        self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.settings.extend(
+            settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         self
     }
 
@@ -101,12 +115,18 @@ impl Place {
 
     fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
         let mut command = clean_command(&binary());
-        command.current_dir(self.directory()).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .current_dir(self.directory())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command.env("BANYAN__HTTP__LISTEN", "127.0.0.1:0");
         if let Some(url) = self.database_url() {
             command.env("BANYAN__DATABASE__URL", url);
         }
-        command.envs(self.settings.iter().cloned()).envs(settings.iter().copied());
+        command
+            .envs(self.settings.iter().cloned())
+            .envs(settings.iter().copied());
         command
     }
 
@@ -117,10 +137,15 @@ impl Place {
 
     pub async fn run_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
         let output = tokio::time::timeout(COMMAND_LIMIT, self.command(arguments, settings).output()).await;
-        let output =
-            output.unwrap_or_else(|_| panic!("banyan {arguments:?} did not end within {COMMAND_LIMIT:?}")).expect("the binary runs");
+        let output = output
+            .unwrap_or_else(|_| panic!("banyan {arguments:?} did not end within {COMMAND_LIMIT:?}"))
+            .expect("the binary runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        Ended {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 
     /// Serves, on any free port, until told otherwise.
@@ -131,10 +156,17 @@ impl Place {
     /// # Panics
     /// If it does not come up within a minute; with its log.
     pub async fn serve_with(&self, settings: &[(&str, &str)]) -> Process {
-        let log = self.directory().join(format!("serve-{}.log", uuid::Uuid::new_v4().simple()));
+        let log = self
+            .directory()
+            .join(format!("serve-{}.log", uuid::Uuid::new_v4().simple()));
         let file = fs::File::create(&log).expect("a log file");
         // Without `serve`: it is the default.
-        let mut child = self.command(&[], settings).stdout(Stdio::piped()).stderr(file).spawn().expect("the binary runs");
+        let mut child = self
+            .command(&[], settings)
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("the binary runs");
         let mut lines = BufReader::new(child.stdout.take().expect("its standard output")).lines();
         let banner = tokio::time::timeout(COMMAND_LIMIT, async {
             let mut banner = Vec::new();
@@ -147,11 +179,28 @@ impl Place {
             banner
         });
         let banner = banner.await.unwrap_or_default().join("\n");
-        let base = banner.lines().find_map(|line| line.trim_start().strip_prefix("API")?.trim().strip_suffix("/api/v1").map(str::to_owned));
-        let base = base.unwrap_or_else(|| panic!("it did not come up: {banner}\n{}", fs::read_to_string(&log).unwrap_or_default()));
+        let base = banner.lines().find_map(|line| {
+            line.trim_start()
+                .strip_prefix("API")?
+                .trim()
+                .strip_suffix("/api/v1")
+                .map(str::to_owned)
+        });
+        let base = base.unwrap_or_else(|| {
+            panic!(
+                "it did not come up: {banner}\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            )
+        });
         // The pipe must be read on, or the process would block on its own banner.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Process { client: Client::new(&base), child, base, banner, log }
+        Process {
+            client: Client::new(&base),
+            child,
+            base,
+            banner,
+            log,
+        }
     }
 
     pub async fn remove(self) {
@@ -183,14 +232,23 @@ impl Process {
     /// Sends a signal, such as `TERM`.
     pub async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill(1)").success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .await
+                .expect("kill(1)")
+                .success()
+        );
     }
 
     /// Waits for its end; answers how long that took and the exit code.
     pub async fn ended(&mut self) -> (Duration, Option<i32>) {
         let started = Instant::now();
         let status = tokio::time::timeout(COMMAND_LIMIT, self.child.wait()).await;
-        let status = status.unwrap_or_else(|_| panic!("it did not stop within {COMMAND_LIMIT:?}:\n{}", self.log())).expect("it ends");
+        let status = status
+            .unwrap_or_else(|_| panic!("it did not stop within {COMMAND_LIMIT:?}:\n{}", self.log()))
+            .expect("it ends");
         (started.elapsed(), status.code())
     }
 
@@ -210,7 +268,9 @@ impl Process {
 /// An Ed25519 key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410).
 pub fn signing_key() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut der = vec![0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    let mut der = vec![
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+    ];
     der.extend(rand::random::<[u8; 32]>());
     // 48 bytes: base64 without padding.
     let letter = |bits: u32, at: u32| char::from(LETTERS[(bits >> (18 - 6 * at) & 63) as usize]);

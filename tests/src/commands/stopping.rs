@@ -24,9 +24,16 @@ const PROMPT: Duration = Duration::from_secs(12);
 
 /// Reads an order's event stream to its end; answers when that was.
 async fn follow(client: Client, path: String) -> Instant {
-    let answer = client.request(Method::GET, &format!("{path}/events")).send().await.expect("a stream");
+    let answer = client
+        .request(Method::GET, &format!("{path}/events"))
+        .send()
+        .await
+        .expect("a stream");
     assert_eq!(answer.status(), 200);
-    let text = answer.text().await.expect("the stream ends as a stream does, not by a broken connection");
+    let text = answer
+        .text()
+        .await
+        .expect("the stream ends as a stream does, not by a broken connection");
     assert!(text.contains("event: placed"), "{text}");
     Instant::now()
 }
@@ -35,22 +42,44 @@ async fn follow(client: Client, path: String) -> Instant {
 async fn wait_for_outcome(client: Client, sku: String) -> (Instant, Value) {
     let headers = [("Idempotency-Key", new_key()), ("Prefer", "wait=30".to_owned())];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let order = client.send(Method::POST, "/api/v1/orders", &headers, Some(&order_body(&sku, 1, "pm_card_slow"))).await.expect(201).json();
+    let order = client
+        .send(
+            Method::POST,
+            "/api/v1/orders",
+            &headers,
+            Some(&order_body(&sku, 1, "pm_card_slow")),
+        )
+        .await
+        .expect(201)
+        .json();
     (Instant::now(), order)
 }
 
 async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Stage) {
     // So slow that no order is decided before the stop.
-    let place = Place::new(stage).await.with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "8000")]);
+    let place = Place::new(stage)
+        .await
+        .with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "8000")]);
     let mut shop = place.serve().await;
     let sku = new_product(&shop.client, 100, 50).await;
     let customer = shop.client.new_customer().await;
     let mut orders = Vec::new();
     for _ in 0..4 {
-        orders.push(customer.post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_slow")).await.expect(201).json());
+        orders.push(
+            customer
+                .post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_slow"))
+                .await
+                .expect(201)
+                .json(),
+        );
     }
-    let streams = orders[..2].iter().map(|order| tokio::spawn(follow(customer.clone(), order_path(order)))).collect::<Vec<_>>();
-    let waiters = (0..3).map(|_| tokio::spawn(wait_for_outcome(customer.clone(), sku.clone()))).collect::<Vec<_>>();
+    let streams = orders[..2]
+        .iter()
+        .map(|order| tokio::spawn(follow(customer.clone(), order_path(order))))
+        .collect::<Vec<_>>();
+    let waiters = (0..3)
+        .map(|_| tokio::spawn(wait_for_outcome(customer.clone(), sku.clone())))
+        .collect::<Vec<_>>();
     placed(&customer, 4 + waiters.len()).await;
     // Hashing a password takes a while, and only two are hashed at a time: these are under way when the signal comes.
     let body = json!({"email": "demo@banyan.example", "password": "banyan-demo"});
@@ -66,15 +95,35 @@ async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Sta
     let (took, code) = shop.ended().await;
     assert_eq!(code, Some(0), "{}", shop.log());
     assert!(took < PROMPT, "it took {took:?} to stop:\n{}", shop.log());
-    for (at, order) in join_all(waiters).await.into_iter().map(|waiter| waiter.expect("a waiter")) {
+    for (at, order) in join_all(waiters)
+        .await
+        .into_iter()
+        .map(|waiter| waiter.expect("a waiter"))
+    {
         assert_eq!(order["status"], "pending", "{order}");
-        assert!(at - signalled < Duration::from_secs(5), "a waiter was answered after {:?}", at - signalled);
+        assert!(
+            at - signalled < Duration::from_secs(5),
+            "a waiter was answered after {:?}",
+            at - signalled
+        );
         orders.push(order);
     }
-    for at in join_all(streams).await.into_iter().map(|stream| stream.expect("a reader")) {
-        assert!(at - signalled < Duration::from_secs(5), "a stream ended after {:?}", at - signalled);
+    for at in join_all(streams)
+        .await
+        .into_iter()
+        .map(|stream| stream.expect("a reader"))
+    {
+        assert!(
+            at - signalled < Duration::from_secs(5),
+            "a stream ended after {:?}",
+            at - signalled
+        );
     }
-    let logins: Vec<u16> = join_all(logins).await.into_iter().map(|login| login.expect("an answer")).collect();
+    let logins: Vec<u16> = join_all(logins)
+        .await
+        .into_iter()
+        .map(|login| login.expect("an answer"))
+        .collect();
     assert_eq!(logins, [201; LOGINS], "what was under way is finished");
 
     let shop = place.serve_with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "1")]).await;
@@ -93,12 +142,20 @@ async fn placed(customer: &Client, count: usize) {
 async fn go_on(shop: &Process, customer: &Client, orders: &[Value]) {
     let customer = shop.client.with_token(customer.token());
     for order in orders {
-        eventually(&customer, &order_path(order), "an order goes on after a restart", |order| order["status"] == "confirmed").await;
+        eventually(
+            &customer,
+            &order_path(order),
+            "an order goes on after a restart",
+            |order| order["status"] == "confirmed",
+        )
+        .await;
     }
 }
 
 async fn a_client_that_stalls_holds_a_stop_up_no_longer_than_its_limit() {
-    let place = Place::new(Stage::Sqlite).await.with(&[("BANYAN__HTTP__SHUTDOWN_TIMEOUT_MS", "2000")]);
+    let place = Place::new(Stage::Sqlite)
+        .await
+        .with(&[("BANYAN__HTTP__SHUTDOWN_TIMEOUT_MS", "2000")]);
     let mut shop = place.serve().await;
     let mut stalled = TcpStream::connect(shop.address()).await.expect("a connection");
     let head = "POST /api/v1/sessions HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
@@ -108,7 +165,11 @@ async fn a_client_that_stalls_holds_a_stop_up_no_longer_than_its_limit() {
     shop.signal("TERM").await;
     let (took, code) = shop.ended().await;
     assert_eq!(code, Some(0), "{}", shop.log());
-    assert!(took < Duration::from_secs(8), "it took {took:?} to stop with a limit of 2 s:\n{}", shop.log());
+    assert!(
+        took < Duration::from_secs(8),
+        "it took {took:?} to stop with a limit of 2 s:\n{}",
+        shop.log()
+    );
     drop((stalled, idle));
 }
 
@@ -118,5 +179,9 @@ async fn ctrl_c_stops_it_too() {
     shop.signal("INT").await;
     let (took, code) = shop.ended().await;
     assert_eq!(code, Some(0), "{}", shop.log());
-    assert!(took < PROMPT && shop.log().contains("SIGINT"), "{took:?}\n{}", shop.log());
+    assert!(
+        took < PROMPT && shop.log().contains("SIGINT"),
+        "{took:?}\n{}",
+        shop.log()
+    );
 }

@@ -20,36 +20,86 @@ checks![
 
 fn all(status: &Value, column: &str, holds: fn(&Vec<Value>) -> bool) -> bool {
     let modules = status.as_array().expect("a list");
-    modules.len() == 7 && modules.iter().all(|module| module[column].as_array().is_some_and(holds))
+    modules.len() == 7
+        && modules
+            .iter()
+            .all(|module| module[column].as_array().is_some_and(holds))
 }
 
 async fn tables_are_made_once_and_their_status_is_told(stage: Stage) {
     let place = Place::new(stage).await;
     if stage == Stage::Sqlite {
-        let before = place.run(&["migrate", "status", "--output", "json"]).await.expect(0).json();
-        assert!(all(&before, "applied", Vec::is_empty) && all(&before, "pending", |pending| pending.len() > 1), "{before}");
+        let before = place
+            .run(&["migrate", "status", "--output", "json"])
+            .await
+            .expect(0)
+            .json();
+        assert!(
+            all(&before, "applied", Vec::is_empty) && all(&before, "pending", |pending| pending.len() > 1),
+            "{before}"
+        );
         let text = place.run(&["migrate", "status"]).await.expect(0).out;
-        assert!(text.lines().count() == 7 && text.lines().all(|line| line.contains("0 applied, pending: ")), "{text}");
+        assert!(
+            text.lines().count() == 7 && text.lines().all(|line| line.contains("0 applied, pending: ")),
+            "{text}"
+        );
     } else {
-        place.run(&["migrate", "--provision"]).await.expect(0).saying(&["orders: schema and login are there", "sandbox_provider: schema"]);
+        place
+            .run(&["migrate", "--provision"])
+            .await
+            .expect(0)
+            .saying(&["orders: schema and login are there", "sandbox_provider: schema"]);
     }
     let done = place.run(&["migrate", "--output", "json"]).await.expect(0).json();
-    assert!(all(&done, "pending", Vec::is_empty) && all(&done, "applied", |applied| applied.len() > 1), "{done}");
-    for arguments in [&["migrate"][..], &["migrate", "up"], &["migrate", "status"], &["migrate", "--provision"]] {
+    assert!(
+        all(&done, "pending", Vec::is_empty) && all(&done, "applied", |applied| applied.len() > 1),
+        "{done}"
+    );
+    for arguments in [
+        &["migrate"][..],
+        &["migrate", "up"],
+        &["migrate", "status"],
+        &["migrate", "--provision"],
+    ] {
         let text = place.run(arguments).await.expect(0).out;
-        assert!(text.lines().count() == 7 && text.lines().all(|line| line.ends_with("up to date")), "{arguments:?}: {text}");
+        assert!(
+            text.lines().count() == 7 && text.lines().all(|line| line.ends_with("up to date")),
+            "{arguments:?}: {text}"
+        );
     }
-    assert_eq!(place.run(&["migrate", "status", "--output", "json"]).await.expect(0).json(), done);
-    place.run(&["migrate", "--provision", "status"]).await.expect(1).saying(&["makes nothing", "migrate --provision"]);
+    assert_eq!(
+        place
+            .run(&["migrate", "status", "--output", "json"])
+            .await
+            .expect(0)
+            .json(),
+        done
+    );
+    place
+        .run(&["migrate", "--provision", "status"])
+        .await
+        .expect(1)
+        .saying(&["makes nothing", "migrate --provision"]);
     place.remove().await;
 }
 
 /// Only who serves signs tokens.
 async fn tables_are_made_without_the_key_that_signs_tokens(stage: Stage) {
     let place = Place::new(stage).await;
-    let prod = [("BANYAN__PROFILE", "prod"), ("BANYAN__AUTH__ISSUER", "https://shop.example")];
-    place.run_with(&["migrate", "--provision"], &prod).await.expect(0).saying(&[]);
-    place.run_with(&["serve"], &prod).await.expect(1).saying(&["auth.signing_key_file"]);
+    let prod = [
+        ("BANYAN__PROFILE", "prod"),
+        ("BANYAN__AUTH__ISSUER", "https://shop.example"),
+    ];
+    place
+        .run_with(&["migrate", "--provision"], &prod)
+        .await
+        .expect(0)
+        .saying(&[]);
+    place
+        .run_with(&["serve"], &prod)
+        .await
+        .expect(1)
+        .saying(&["auth.signing_key_file"]);
     place.remove().await;
 }
 
@@ -74,10 +124,23 @@ async fn a_module_with_a_database_of_its_own_keeps_everything_there() {
     let order = customer.order("tea-01", 1, "pm_card_visa").await;
     assert_eq!(order["status"], "confirmed", "{order}");
     shop.stop().await;
-    assert!(!place.data_directory().join("sandbox-provider.db").exists(), "no books beside the database");
+    assert!(
+        !place.data_directory().join("sandbox-provider.db").exists(),
+        "no books beside the database"
+    );
     place.run(&["seed", "--reset"]).await.expect(0);
     let shop = place.serve().await;
-    assert_eq!(shop.client.customer().await.get("/api/v1/payments").await.expect(200).json()["items"], json!([]), "nothing is spared");
+    assert_eq!(
+        shop.client
+            .customer()
+            .await
+            .get("/api/v1/payments")
+            .await
+            .expect(200)
+            .json()["items"],
+        json!([]),
+        "nothing is spared"
+    );
     shop.stop().await;
     place.remove().await;
     other.remove().await;
@@ -88,13 +151,23 @@ async fn a_newer_schema_is_refused_by_its_name(stage: Stage) {
     place.run(&["migrate", "--provision"]).await.expect(0);
     let connection = data::connect(&place.data_directory(), place.database_url().as_deref(), "shipping").await;
     let newer = "insert into seaql_migrations (version, applied_at) values ('m0099_shipping_from_the_future', 1)";
-    data::execute(&connection, newer).await.expect("a row of a newer binary");
+    data::execute(&connection, newer)
+        .await
+        .expect("a row of a newer binary");
     connection.close().await.expect("the connection closes");
     for arguments in [&["serve"][..], &["migrate"], &["seed"]] {
-        place.run(arguments).await.expect(1).saying(&["shipping", "m0099_shipping_from_the_future", "newer banyan", "backup"]);
+        place.run(arguments).await.expect(1).saying(&[
+            "shipping",
+            "m0099_shipping_from_the_future",
+            "newer banyan",
+            "backup",
+        ]);
     }
     let status = place.run(&["migrate", "status"]).await.expect(0).out;
-    assert!(status.contains("by a newer banyan: m0099_shipping_from_the_future"), "{status}");
+    assert!(
+        status.contains("by a newer banyan: m0099_shipping_from_the_future"),
+        "{status}"
+    );
     place.remove().await;
 }
 
@@ -102,10 +175,18 @@ async fn data_and_key_outlive_the_process_and_a_reset_does_not_spare_them(stage:
     let place = Place::new(stage).await;
     for _ in 0..2 {
         let ended = place.run(&["seed"]).await.expect(0);
-        assert!(ended.out.contains("demo@banyan.example") && ended.out.contains("banyan-demo"), "{}", ended.out);
+        assert!(
+            ended.out.contains("demo@banyan.example") && ended.out.contains("banyan-demo"),
+            "{}",
+            ended.out
+        );
     }
     let shop = place.serve().await;
-    assert_eq!(stock_of(&shop.client, "rare-fig").await, (3, 0), "seeding twice receives nothing twice");
+    assert_eq!(
+        stock_of(&shop.client, "rare-fig").await,
+        (3, 0),
+        "seeding twice receives nothing twice"
+    );
     let customer = shop.client.customer().await;
     let order = customer.order("rare-fig", 1, "pm_card_visa").await;
     assert_eq!(order["status"], "confirmed", "{order}");
@@ -115,21 +196,40 @@ async fn data_and_key_outlive_the_process_and_a_reset_does_not_spare_them(stage:
 
     let shop = place.serve().await;
     let again = shop.client.with_token(customer.token());
-    let found = again.get(&crate::scenarios::order_path(&order)).await.expect(200).json();
+    let found = again
+        .get(&crate::scenarios::order_path(&order))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(
         ["id", "status", "items", "total", "payment"].map(|field| &found[field]),
         ["id", "status", "items", "total", "payment"].map(|field| &order[field])
     );
-    assert_eq!(stock_of(&shop.client, "rare-fig").await, (2, 0), "a second start seeds nothing");
+    assert_eq!(
+        stock_of(&shop.client, "rare-fig").await,
+        (2, 0),
+        "a second start seeds nothing"
+    );
     assert_eq!(shop.client.get("/.well-known/jwks.json").await.expect(200).json(), keys);
     shop.stop().await;
 
     place.run(&["seed", "--reset"]).await.expect(0);
     let shop = place.serve().await;
     assert_eq!(stock_of(&shop.client, "rare-fig").await, (3, 0));
-    assert_eq!(shop.client.staff().await.get("/api/v1/orders").await.expect(200).json()["items"], json!([]));
-    shop.client.with_token(customer.token()).get("/api/v1/users/me").await.expect(401);
-    assert_ne!(shop.client.get("/.well-known/jwks.json").await.expect(200).json(), keys, "a reset makes a new key");
+    assert_eq!(
+        shop.client.staff().await.get("/api/v1/orders").await.expect(200).json()["items"],
+        json!([])
+    );
+    shop.client
+        .with_token(customer.token())
+        .get("/api/v1/users/me")
+        .await
+        .expect(401);
+    assert_ne!(
+        shop.client.get("/.well-known/jwks.json").await.expect(200).json(),
+        keys,
+        "a reset makes a new key"
+    );
     shop.stop().await;
     place.remove().await;
 }

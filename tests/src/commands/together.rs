@@ -35,33 +35,60 @@ async fn four_processes_start_at_once_and_are_one_shop() {
     let mut shops = join_all((0..4).map(|_| place.serve())).await;
     let clients: Vec<Client> = shops.iter().map(|shop| shop.client.clone()).collect();
     let keys = join_all(clients.iter().map(|client| client.get("/.well-known/jwks.json"))).await;
-    assert!(keys.iter().all(|answer| answer.json() == keys[0].json()), "they sign with one key");
-    assert_eq!(stock_of(&clients[3], "rare-fig").await, (3, 0), "the demo data went in once");
+    assert!(
+        keys.iter().all(|answer| answer.json() == keys[0].json()),
+        "they sign with one key"
+    );
+    assert_eq!(
+        stock_of(&clients[3], "rare-fig").await,
+        (3, 0),
+        "the demo data went in once"
+    );
 
     let sku = new_product(&clients[0], 500, 100).await;
     let customer = clients[0].new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
     for client in &clients {
-        let found = client.with_token(customer.token()).get(&order_path(&order)).await.expect(200).json();
+        let found = client
+            .with_token(customer.token())
+            .get(&order_path(&order))
+            .await
+            .expect(200)
+            .json();
         assert_eq!(found["id"], order["id"]);
     }
     let drivers = tokio::spawn(watch_drivers(place.database_url().expect("a database")));
     // Orders at all four, and one of them dies with some in its hands.
     let place_at = |at: usize| {
         let (customer, sku) = (clients[at % 4].with_token(customer.token()), sku.clone());
-        async move { customer.post_keyed("/api/v1/orders", &crate::harness::order_body(&sku, 1, "pm_card_visa")).await.expect(201).json() }
+        async move {
+            customer
+                .post_keyed("/api/v1/orders", &crate::harness::order_body(&sku, 1, "pm_card_visa"))
+                .await
+                .expect(201)
+                .json()
+        }
     };
     let mut orders = join_all((0..ORDERS).map(place_at)).await;
     shops.remove(3).kill().await;
     orders.push(order);
     let elsewhere = clients[1].with_token(customer.token());
     for order in &orders {
-        eventually(&elsewhere, &order_path(order), "the order is confirmed, whoever drove it", |order| order["status"] == "confirmed")
-            .await;
+        eventually(
+            &elsewhere,
+            &order_path(order),
+            "the order is confirmed, whoever drove it",
+            |order| order["status"] == "confirmed",
+        )
+        .await;
     }
     let drivers = drivers.await.expect("the watcher ends");
     assert!(drivers.len() >= 2, "only {drivers:?} drove sagas");
-    assert_eq!(stock_of(&clients[2], &sku).await.0, 100 - orders.len() as i64, "every order took one unit");
+    assert_eq!(
+        stock_of(&clients[2], &sku).await.0,
+        100 - orders.len() as i64,
+        "every order took one unit"
+    );
     each_saga_ran_once(&place, &orders).await;
     join_all(shops.into_iter().map(Process::stop)).await;
     place.remove().await;
@@ -73,7 +100,13 @@ async fn watch_drivers(url: String) -> BTreeSet<String> {
     let mut drivers = BTreeSet::new();
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while tokio::time::Instant::now() < end && drivers.len() < 3 {
-        drivers.extend(data::names(&connection, "select distinct lease_owner as name from saga where lease_owner is not null").await);
+        drivers.extend(
+            data::names(
+                &connection,
+                "select distinct lease_owner as name from saga where lease_owner is not null",
+            )
+            .await,
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     connection.close().await.expect("the connection closes");
@@ -90,8 +123,11 @@ async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
         data::names(&database, active).await.is_empty()
     })
     .await;
-    let sagas =
-        data::names(&database, "select business_key as name from saga where kind = 'checkout' and state = 'completed' order by 1").await;
+    let sagas = data::names(
+        &database,
+        "select business_key as name from saga where kind = 'checkout' and state = 'completed' order by 1",
+    )
+    .await;
     let mut ids: Vec<&str> = orders.iter().filter_map(|order| order["id"].as_str()).collect();
     ids.sort_unstable();
     assert_eq!(sagas, ids, "one checkout saga per order");
@@ -102,7 +138,10 @@ async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
     database.close().await.expect("the connection closes");
 
     let books = Books::open_at(place.directory(), url.as_deref()).await;
-    durable_testing::eventually("nothing is on its way", Duration::from_secs(30), || async { unfinished(&books).await.is_empty() }).await;
+    durable_testing::eventually("nothing is on its way", Duration::from_secs(30), || async {
+        unfinished(&books).await.is_empty()
+    })
+    .await;
     let wrong = audit(&books).await;
     books.close().await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

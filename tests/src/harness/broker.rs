@@ -21,7 +21,10 @@ impl Broker {
     /// If it does not start; with its log.
     pub fn start() -> Broker {
         let directory = std::env::temp_dir().join(format!("banyan-broker-{}", Uuid::new_v4().simple()));
-        let broker = Broker { directory, port: super::free_port() };
+        let broker = Broker {
+            directory,
+            port: super::free_port(),
+        };
         broker.boot();
         broker
     }
@@ -32,7 +35,9 @@ impl Broker {
         let port = format!(":{:04X}", self.port);
         let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its connections");
         let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        columns.filter(|columns| columns[2].ends_with(&port) && columns[3] == ESTABLISHED).count()
+        columns
+            .filter(|columns| columns[2].ends_with(&port) && columns[3] == ESTABLISHED)
+            .count()
     }
 
     pub fn url(&self) -> String {
@@ -71,21 +76,32 @@ impl Broker {
 
     fn signal(&self, signal: &str) {
         let pid = fs::read_to_string(self.directory.join("pid")).expect("the broker's pid");
-        let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill runs");
+        let sent = Command::new("kill")
+            .args([signal, pid.trim()])
+            .status()
+            .expect("kill runs");
         assert!(sent.success(), "{signal} to {pid}");
     }
 
     fn run(&self, command: &str, argument: Option<&str>) -> String {
         let output = self.script(command, argument);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "rabbitmq.sh {command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "rabbitmq.sh {command}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text
     }
 
     fn script(&self, command: &str, argument: Option<&str>) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lib/rabbitmq.sh");
         let mut bash = Command::new("bash");
-        bash.arg(script).arg(command).arg(&self.directory).args(argument).stdin(Stdio::null());
+        bash.arg(script)
+            .arg(command)
+            .arg(&self.directory)
+            .args(argument)
+            .stdin(Stdio::null());
         bash.output().expect("bash runs")
     }
 }

@@ -18,8 +18,13 @@ impl Answer {
     /// # Panics
     /// If the body is no JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes)
-            .unwrap_or_else(|error| panic!("{} is no JSON: {error}; {}", self.status, String::from_utf8_lossy(&self.bytes)))
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|error| {
+            panic!(
+                "{} is no JSON: {error}; {}",
+                self.status,
+                String::from_utf8_lossy(&self.bytes)
+            )
+        })
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -62,12 +67,22 @@ pub struct Client {
 
 impl Client {
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().expect("a HTTP client");
-        Client { http, base: base.to_owned(), token: None }
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .expect("a HTTP client");
+        Client {
+            http,
+            base: base.to_owned(),
+            token: None,
+        }
     }
 
     pub fn with_token(&self, token: &str) -> Self {
-        Client { token: Some(token.to_owned()), ..self.clone() }
+        Client {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
     }
 
     pub fn token(&self) -> &str {
@@ -80,7 +95,11 @@ impl Client {
     }
 
     pub async fn log_in_with(&self, email: &str, password: &str) -> Client {
-        let session = self.post("/api/v1/sessions", &json!({"email": email, "password": password})).await.expect(201).json();
+        let session = self
+            .post("/api/v1/sessions", &json!({"email": email, "password": password}))
+            .await
+            .expect(201)
+            .json();
         self.with_token(session["access_token"].as_str().expect("an access token"))
     }
 
@@ -100,7 +119,12 @@ impl Client {
     pub async fn new_customer(&self) -> Client {
         let email = format!("customer-{}@shop.example", Uuid::new_v4().simple());
         let password = "correct horse battery";
-        self.post("/api/v1/users", &json!({"email": email, "password": password, "name": "A New Customer"})).await.expect(201);
+        self.post(
+            "/api/v1/users",
+            &json!({"email": email, "password": password, "name": "A New Customer"}),
+        )
+        .await
+        .expect(201);
         self.log_in_with(&email, password).await
     }
 
@@ -114,15 +138,24 @@ impl Client {
 
     /// With a new Idempotency-Key.
     pub async fn post_keyed(&self, path: &str, body: &Value) -> Answer {
-        self.send(Method::POST, path, &[("Idempotency-Key", &new_key())], Some(body)).await
+        self.send(Method::POST, path, &[("Idempotency-Key", &new_key())], Some(body))
+            .await
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
-        self.try_send(method, path, headers, body).await.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+        self.try_send(method, path, headers, body)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error:?}"))
     }
 
     /// As [`send`](Self::send), for shops that may be away.
-    pub async fn try_send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> reqwest::Result<Answer> {
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> reqwest::Result<Answer> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -135,7 +168,11 @@ impl Client {
         }
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Ok(Answer { status, headers, bytes: response.bytes().await?.to_vec() })
+        Ok(Answer {
+            status,
+            headers,
+            bytes: response.bytes().await?.to_vec(),
+        })
     }
 
     /// Any request, for what [`send`](Self::send) cannot say.
@@ -151,7 +188,15 @@ impl Client {
     pub async fn order(&self, sku: &str, quantity: u32, payment_method: &str) -> Value {
         let key = new_key();
         let headers = [("Idempotency-Key", key.as_str()), ("Prefer", "wait=20")];
-        self.send(Method::POST, "/api/v1/orders", &headers, Some(&order_body(sku, quantity, payment_method))).await.expect(201).json()
+        self.send(
+            Method::POST,
+            "/api/v1/orders",
+            &headers,
+            Some(&order_body(sku, quantity, payment_method)),
+        )
+        .await
+        .expect(201)
+        .json()
     }
 }
 

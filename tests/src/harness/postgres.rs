@@ -18,7 +18,10 @@ impl Postgres {
     /// If it does not start; with what it said.
     pub fn start() -> Postgres {
         let directory = std::env::temp_dir().join(format!("banyan-postgres-{}", Uuid::new_v4().simple()));
-        let postgres = Postgres { directory, port: super::free_port() };
+        let postgres = Postgres {
+            directory,
+            port: super::free_port(),
+        };
         postgres.boot();
         postgres
     }
@@ -40,13 +43,21 @@ impl Postgres {
     fn run(&self, command: &str, argument: Option<&str>) {
         let output = self.script(command, argument);
         let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "postgres.sh {command}: {}", String::from_utf8_lossy(&said));
+        assert!(
+            output.status.success(),
+            "postgres.sh {command}: {}",
+            String::from_utf8_lossy(&said)
+        );
     }
 
     fn script(&self, command: &str, argument: Option<&str>) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lib/postgres.sh");
         let mut bash = Command::new("bash");
-        bash.arg(script).arg(command).arg(&self.directory).args(argument).stdin(Stdio::null());
+        bash.arg(script)
+            .arg(command)
+            .arg(&self.directory)
+            .args(argument)
+            .stdin(Stdio::null());
         bash.output().expect("bash runs")
     }
 }

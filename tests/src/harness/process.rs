@@ -30,7 +30,14 @@ pub struct Process {
 impl Process {
     /// Not started yet. Its files and its log are in `directory`.
     pub fn new(role: Role, directory: &Path) -> Process {
-        Process { role, http_port: free_port(), rpc_port: free_port(), directory: directory.to_owned(), settings: Vec::new(), child: None }
+        Process {
+            role,
+            http_port: free_port(),
+            rpc_port: free_port(),
+            directory: directory.to_owned(),
+            settings: Vec::new(),
+            child: None,
+        }
     }
 
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
@@ -51,10 +58,21 @@ impl Process {
     /// Starts it on the data that is there, without waiting for it.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} is running", self.role.name);
-        let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file");
         let mut command = self.command();
-        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", self.role.name));
+        command
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start: {error}", self.role.name));
         // The pipe must be read, or the process would block on its own banner.
         let mut banner = BufReader::new(child.stdout.take().expect("its standard output")).lines();
         tokio::spawn(async move { while let Ok(Some(_)) = banner.next_line().await {} });
@@ -71,13 +89,20 @@ impl Process {
         loop {
             if let Ok(answer) = client.try_send(reqwest::Method::GET, "/health/ready", &[], None).await
                 && answer.status == 200
-                && answer.json()["checks"].as_object().is_some_and(|checks| checks.values().all(|state| state == "ok"))
+                && answer.json()["checks"]
+                    .as_object()
+                    .is_some_and(|checks| checks.values().all(|state| state == "ok"))
             {
                 return;
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             let late = tokio::time::Instant::now() > end;
-            assert!(ended.is_none() && !late, "{} did not come up ({ended:?}); its log:\n{}", self.role.name, self.log());
+            assert!(
+                ended.is_none() && !late,
+                "{} did not come up ({ended:?}); its log:\n{}",
+                self.role.name,
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -103,8 +128,20 @@ impl Process {
 
     /// A signal by its name: `STOP` for a process that hangs, `CONT` for one that goes on.
     pub async fn signal(&self, name: &str) {
-        let id = self.child.as_ref().and_then(Child::id).expect("the process runs").to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.expect("kill(1)").success());
+        let id = self
+            .child
+            .as_ref()
+            .and_then(Child::id)
+            .expect("the process runs")
+            .to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .await
+                .expect("kill(1)")
+                .success()
+        );
     }
 
     pub fn log(&self) -> String {
@@ -112,7 +149,8 @@ impl Process {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.directory.join(format!("{}-{}.log", self.role.name, self.http_port))
+        self.directory
+            .join(format!("{}-{}.log", self.role.name, self.http_port))
     }
 }
 

@@ -43,12 +43,23 @@ pub struct Plan {
 
 impl Plan {
     pub fn on(stage: Stage) -> Plan {
-        Plan { stage, settings: Vec::new(), broker_url: None, postgres_url: None, endpoints: Vec::new(), instances: Vec::new() }
+        Plan {
+            stage,
+            settings: Vec::new(),
+            broker_url: None,
+            postgres_url: None,
+            endpoints: Vec::new(),
+            instances: Vec::new(),
+        }
     }
 
     /// Settings for all processes, as environment variables.
     pub fn with(mut self, settings: &[(&str, &str)]) -> Plan {
-        self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.settings.extend(
+            settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         self
     }
 
@@ -94,9 +105,16 @@ impl Plan {
                 Home::Postgres(database, SqliteHome::new())
             }
         };
-        let mut shop = Shop { home, processes: Vec::new() };
+        let mut shop = Shop {
+            home,
+            processes: Vec::new(),
+        };
         for role in self.stage.roles() {
-            let count = self.instances.iter().find(|(name, _)| *name == role.name).map_or(1, |(_, count)| *count);
+            let count = self
+                .instances
+                .iter()
+                .find(|(name, _)| *name == role.name)
+                .map_or(1, |(_, count)| *count);
             for _ in 0..count {
                 shop.processes.push(Process::new(*role, &shop.directory()));
             }
@@ -108,7 +126,12 @@ impl Plan {
     /// Tells every process where the others are.
     fn connect(&self, shop: &mut Shop) {
         let url = shop.database_url();
-        let addresses: Vec<(Role, String, String)> = self.stage.roles().iter().map(|role| self.addresses(shop, *role)).collect();
+        let addresses: Vec<(Role, String, String)> = self
+            .stage
+            .roles()
+            .iter()
+            .map(|role| self.addresses(shop, *role))
+            .collect();
         let exchange = format!("banyan-{}", Uuid::new_v4().simple());
         for process in &mut shop.processes {
             if let Some(url) = &url {
@@ -116,8 +139,14 @@ impl Plan {
             }
             let own_role = process.role.name;
             if self.stage.is_split() {
-                let broker = self.broker_url.clone().or_else(|| std::env::var("BANYAN_TEST_RABBITMQ").ok());
-                process.set("BANYAN__BUS__URL", broker.expect("BANYAN_TEST_RABBITMQ names a broker: run scripts/test.sh, it starts one"));
+                let broker = self
+                    .broker_url
+                    .clone()
+                    .or_else(|| std::env::var("BANYAN_TEST_RABBITMQ").ok());
+                process.set(
+                    "BANYAN__BUS__URL",
+                    broker.expect("BANYAN_TEST_RABBITMQ names a broker: run scripts/test.sh, it starts one"),
+                );
                 process.set("BANYAN__BUS__EXCHANGE", &exchange);
                 process.set("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.1");
                 if !process.role.modules.is_empty() {
@@ -139,11 +168,28 @@ impl Plan {
 
     /// Where the instances of a role answer gRPC and REST, comma-separated.
     fn addresses(&self, shop: &Shop, role: Role) -> (Role, String, String) {
-        let through = self.endpoints.iter().find(|(name, _)| *name == role.name).map(|(_, port)| *port);
+        let through = self
+            .endpoints
+            .iter()
+            .find(|(name, _)| *name == role.name)
+            .map(|(_, port)| *port);
         let of_role = || shop.processes.iter().filter(|process| process.role.name == role.name);
-        let join = |ports: Vec<u16>| ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
-        let rpc = through.map_or_else(|| of_role().map(|process| process.rpc_port).collect(), |port| vec![port]);
-        (role, join(rpc), join(of_role().map(|process| process.http_port).collect()))
+        let join = |ports: Vec<u16>| {
+            ports
+                .iter()
+                .map(|port| format!("http://127.0.0.1:{port}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let rpc = through.map_or_else(
+            || of_role().map(|process| process.rpc_port).collect(),
+            |port| vec![port],
+        );
+        (
+            role,
+            join(rpc),
+            join(of_role().map(|process| process.http_port).collect()),
+        )
     }
 }
 
@@ -186,12 +232,18 @@ impl Shop {
 
     /// The process clients talk to; the first one if there are several.
     fn edge(&self) -> &Process {
-        self.processes.iter().find(|process| process.role.is_edge).expect("a shop has an edge")
+        self.processes
+            .iter()
+            .find(|process| process.role.is_edge)
+            .expect("a shop has an edge")
     }
 
     /// The first process of that name.
     pub fn process(&mut self, name: &str) -> &mut Process {
-        self.processes.iter_mut().find(|process| process.role.name == name).unwrap_or_else(|| panic!("no process {name}"))
+        self.processes
+            .iter_mut()
+            .find(|process| process.role.name == name)
+            .unwrap_or_else(|| panic!("no process {name}"))
     }
 
     pub fn processes(&mut self) -> &mut Vec<Process> {
@@ -231,6 +283,10 @@ impl Shop {
     /// What all processes wrote, one after the other.
     pub fn log(&self) -> String {
         let log = |process: &Process| format!("--- {}\n{}", process.role.name, process.log());
-        if let [only] = &self.processes[..] { only.log() } else { self.processes.iter().map(log).collect() }
+        if let [only] = &self.processes[..] {
+            only.log()
+        } else {
+            self.processes.iter().map(log).collect()
+        }
     }
 }

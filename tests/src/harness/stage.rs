@@ -28,23 +28,74 @@ pub struct Role {
     pub is_edge: bool,
 }
 
-const WHOLE: &[Role] =
-    &[Role { name: "shop", modules: &["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications"], is_edge: true }];
+const WHOLE: &[Role] = &[Role {
+    name: "shop",
+    modules: &[
+        "users",
+        "catalog",
+        "inventory",
+        "payments",
+        "shipping",
+        "orders",
+        "notifications",
+    ],
+    is_edge: true,
+}];
 
 const EXTRACTED: &[Role] = &[
-    Role { name: "stock-and-money", modules: &["inventory", "payments"], is_edge: false },
-    Role { name: "rest", modules: &["users", "catalog", "shipping", "orders", "notifications"], is_edge: true },
+    Role {
+        name: "stock-and-money",
+        modules: &["inventory", "payments"],
+        is_edge: false,
+    },
+    Role {
+        name: "rest",
+        modules: &["users", "catalog", "shipping", "orders", "notifications"],
+        is_edge: true,
+    },
 ];
 
 const SPLIT: &[Role] = &[
-    Role { name: "users", modules: &["users"], is_edge: false },
-    Role { name: "catalog", modules: &["catalog"], is_edge: false },
-    Role { name: "inventory", modules: &["inventory"], is_edge: false },
-    Role { name: "payments", modules: &["payments"], is_edge: false },
-    Role { name: "shipping", modules: &["shipping"], is_edge: false },
-    Role { name: "orders", modules: &["orders"], is_edge: false },
-    Role { name: "notifications", modules: &["notifications"], is_edge: false },
-    Role { name: "gateway", modules: &[], is_edge: true },
+    Role {
+        name: "users",
+        modules: &["users"],
+        is_edge: false,
+    },
+    Role {
+        name: "catalog",
+        modules: &["catalog"],
+        is_edge: false,
+    },
+    Role {
+        name: "inventory",
+        modules: &["inventory"],
+        is_edge: false,
+    },
+    Role {
+        name: "payments",
+        modules: &["payments"],
+        is_edge: false,
+    },
+    Role {
+        name: "shipping",
+        modules: &["shipping"],
+        is_edge: false,
+    },
+    Role {
+        name: "orders",
+        modules: &["orders"],
+        is_edge: false,
+    },
+    Role {
+        name: "notifications",
+        modules: &["notifications"],
+        is_edge: false,
+    },
+    Role {
+        name: "gateway",
+        modules: &[],
+        is_edge: true,
+    },
 ];
 
 impl Stage {
@@ -81,9 +132,18 @@ impl Role {
         if self.name == "shop" {
             return binary();
         }
-        let parts: Vec<&str> = self.is_edge.then_some("gateway").into_iter().chain(self.modules.iter().copied()).collect();
+        let parts: Vec<&str> = self
+            .is_edge
+            .then_some("gateway")
+            .into_iter()
+            .chain(self.modules.iter().copied())
+            .collect();
         let binary = target().join("placements").join(parts.join("+")).join("banyan");
-        assert!(binary.exists(), "{} is not built: run scripts/test.sh, or scripts/lib/binaries.sh first", binary.display());
+        assert!(
+            binary.exists(),
+            "{} is not built: run scripts/test.sh, or scripts/lib/binaries.sh first",
+            binary.display()
+        );
         binary
     }
 }
@@ -94,10 +154,18 @@ pub fn binary() -> PathBuf {
     let find = || {
         let binary = target().join("banyan");
         // Whoever built a part of the shop last has left that part there.
-        let modules = Command::new(&binary).args(["modules", "--output", "json"]).env_clear().output();
-        let is_whole =
-            modules.is_ok_and(|modules| modules.status.success() && !String::from_utf8_lossy(&modules.stdout).contains("remote"));
-        assert!(is_whole, "{} is not the whole shop: run scripts/test.sh, or cargo build -p banyan first", binary.display());
+        let modules = Command::new(&binary)
+            .args(["modules", "--output", "json"])
+            .env_clear()
+            .output();
+        let is_whole = modules.is_ok_and(|modules| {
+            modules.status.success() && !String::from_utf8_lossy(&modules.stdout).contains("remote")
+        });
+        assert!(
+            is_whole,
+            "{} is not the whole shop: run scripts/test.sh, or cargo build -p banyan first",
+            binary.display()
+        );
         binary
     };
     WHOLE.get_or_init(find).clone()
@@ -106,5 +174,8 @@ pub fn binary() -> PathBuf {
 /// Where this test and all binaries were built.
 fn target() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
-    test.parent().and_then(Path::parent).expect("target/<profile>/deps").to_owned()
+    test.parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps")
+        .to_owned()
 }

@@ -20,30 +20,63 @@ async fn a_confirmed_order_is_refunded_and_restocked(client: Client) {
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 2, "pm_card_visa").await;
     assert_eq!(order["status"], "confirmed", "{order}");
-    customer.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect(200);
-    let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await;
+    customer
+        .post_keyed(&format!("{}/cancel", order_path(&order)), &json!({}))
+        .await
+        .expect(200);
+    let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| {
+        order["status"] == "cancelled"
+    })
+    .await;
     assert_eq!(order["cancel_reason"], "customer");
     assert_eq!(stock_of(&client, &sku).await, (5, 0));
-    let payment =
-        customer.get(&format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"))).await.expect(200).json()["items"][0]
-            .clone();
-    assert_eq!((payment["status"].as_str(), &payment["refunded"]["amount"]), (Some("refunded"), &json!(4000)), "{payment}");
+    let payment = customer
+        .get(&format!(
+            "/api/v1/payments?order_id={}",
+            order["id"].as_str().expect("an id")
+        ))
+        .await
+        .expect(200)
+        .json()["items"][0]
+        .clone();
+    assert_eq!(
+        (payment["status"].as_str(), &payment["refunded"]["amount"]),
+        (Some("refunded"), &json!(4000)),
+        "{payment}"
+    );
 }
 
 async fn a_cancel_while_the_card_is_asked_wins(client: Client) {
     let sku = new_product(&client, 2100, 5).await;
     let customer = client.new_customer().await;
-    let order = customer.post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_slow")).await.expect(201).json();
-    customer.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect(200);
-    let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await;
+    let order = customer
+        .post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_slow"))
+        .await
+        .expect(201)
+        .json();
+    customer
+        .post_keyed(&format!("{}/cancel", order_path(&order)), &json!({}))
+        .await
+        .expect(200);
+    let order = eventually(&customer, &order_path(&order), "the order is cancelled", |order| {
+        order["status"] == "cancelled"
+    })
+    .await;
     assert_eq!(order["cancel_reason"], "customer");
     assert_eq!(stock_of(&client, &sku).await, (5, 0));
     let path = format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"));
     let payments = eventually(&customer, &path, "nothing is blocked on the card", |payments| {
-        payments["items"].as_array().is_some_and(|items| items.iter().all(|payment| payment["status"] == "voided"))
+        payments["items"]
+            .as_array()
+            .is_some_and(|items| items.iter().all(|payment| payment["status"] == "voided"))
     })
     .await;
-    assert!(payments["items"].as_array().is_some_and(|items| items.iter().all(|payment| payment["captured"]["amount"] == 0)), "{payments}");
+    assert!(
+        payments["items"]
+            .as_array()
+            .is_some_and(|items| items.iter().all(|payment| payment["captured"]["amount"] == 0)),
+        "{payments}"
+    );
 }
 
 async fn a_cancel_racing_the_checkout_ends_one_way_or_the_other(client: Client) {
@@ -52,10 +85,20 @@ async fn a_cancel_racing_the_checkout_ends_one_way_or_the_other(client: Client) 
     let race = |wait_ms: u64| {
         let (customer, sku) = (customer.clone(), sku.clone());
         async move {
-            let order = customer.post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_visa")).await.expect(201).json();
+            let order = customer
+                .post_keyed("/api/v1/orders", &order_body(&sku, 1, "pm_card_visa"))
+                .await
+                .expect(201)
+                .json();
             tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
-            customer.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect(200);
-            eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await
+            customer
+                .post_keyed(&format!("{}/cancel", order_path(&order)), &json!({}))
+                .await
+                .expect(200);
+            eventually(&customer, &order_path(&order), "the order is cancelled", |order| {
+                order["status"] == "cancelled"
+            })
+            .await
         }
     };
     // At every moment of the checkout: before it starts, at each of its steps, after its end.
@@ -64,7 +107,10 @@ async fn a_cancel_racing_the_checkout_ends_one_way_or_the_other(client: Client) 
     let payments = customer.get("/api/v1/payments?limit=100").await.expect(200).json();
     for payment in payments["items"].as_array().expect("items") {
         assert_eq!(payment["captured"], payment["refunded"], "{payment}");
-        assert!(["voided", "refunded"].contains(&payment["status"].as_str().expect("a status")), "{payment}");
+        assert!(
+            ["voided", "refunded"].contains(&payment["status"].as_str().expect("a status")),
+            "{payment}"
+        );
     }
 }
 
@@ -73,11 +119,26 @@ async fn a_dispatched_order_cannot_be_cancelled(client: Client) {
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
     let staff = client.staff().await;
-    let shipment = format!("/api/v1/shipments/{}", order["shipment"]["id"].as_str().expect("a shipment"));
-    eventually(&staff, &shipment, "the shipment is ready", |shipment| shipment["status"] == "ready").await;
-    staff.post_keyed(&format!("{shipment}/dispatch"), &json!({})).await.expect(200);
-    eventually(&customer, &order_path(&order), "the order is shipped", |order| order["status"] == "shipped").await;
-    customer.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect(409);
+    let shipment = format!(
+        "/api/v1/shipments/{}",
+        order["shipment"]["id"].as_str().expect("a shipment")
+    );
+    eventually(&staff, &shipment, "the shipment is ready", |shipment| {
+        shipment["status"] == "ready"
+    })
+    .await;
+    staff
+        .post_keyed(&format!("{shipment}/dispatch"), &json!({}))
+        .await
+        .expect(200);
+    eventually(&customer, &order_path(&order), "the order is shipped", |order| {
+        order["status"] == "shipped"
+    })
+    .await;
+    customer
+        .post_keyed(&format!("{}/cancel", order_path(&order)), &json!({}))
+        .await
+        .expect(409);
     assert_eq!(stock_of(&client, &sku).await, (4, 0));
 }
 
@@ -85,7 +146,10 @@ async fn cancelling_needs_a_key(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
-    customer.post(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect_problem(400, "idempotency_key_required");
+    customer
+        .post(&format!("{}/cancel", order_path(&order)), &json!({}))
+        .await
+        .expect_problem(400, "idempotency_key_required");
 }
 
 async fn a_cancelled_order_cannot_be_cancelled_again(client: Client) {
@@ -94,15 +158,43 @@ async fn a_cancelled_order_cannot_be_cancelled_again(client: Client) {
     let order = customer.order(&sku, 1, "pm_card_declined").await;
     let path = format!("{}/cancel", order_path(&order));
     let key = new_key();
-    let first = customer.send(reqwest::Method::POST, &path, &[("Idempotency-Key", &key)], Some(&json!({}))).await.expect(409);
-    let again = customer.send(reqwest::Method::POST, &path, &[("Idempotency-Key", &key)], Some(&json!({}))).await.expect(409);
-    assert_eq!(first.json()["code"], again.json()["code"], "a refusal is remembered too");
+    let first = customer
+        .send(
+            reqwest::Method::POST,
+            &path,
+            &[("Idempotency-Key", &key)],
+            Some(&json!({})),
+        )
+        .await
+        .expect(409);
+    let again = customer
+        .send(
+            reqwest::Method::POST,
+            &path,
+            &[("Idempotency-Key", &key)],
+            Some(&json!({})),
+        )
+        .await
+        .expect(409);
+    assert_eq!(
+        first.json()["code"],
+        again.json()["code"],
+        "a refusal is remembered too"
+    );
 }
 
 async fn staff_may_cancel_for_a_customer(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
-    client.staff().await.post_keyed(&format!("{}/cancel", order_path(&order)), &json!({})).await.expect(200);
-    eventually(&customer, &order_path(&order), "the order is cancelled", |order| order["status"] == "cancelled").await;
+    client
+        .staff()
+        .await
+        .post_keyed(&format!("{}/cancel", order_path(&order)), &json!({}))
+        .await
+        .expect(200);
+    eventually(&customer, &order_path(&order), "the order is cancelled", |order| {
+        order["status"] == "cancelled"
+    })
+    .await;
 }

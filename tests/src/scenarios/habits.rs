@@ -38,7 +38,10 @@ async fn an_unknown_path_is_a_problem(client: Client) {
 }
 
 async fn a_wrong_method_is_405_and_names_the_right_ones(client: Client) {
-    let answer = client.send(Method::DELETE, "/api/v1/orders", &[], None).await.expect_problem(405, "method_not_allowed");
+    let answer = client
+        .send(Method::DELETE, "/api/v1/orders", &[], None)
+        .await
+        .expect_problem(405, "method_not_allowed");
     let allow = answer.header("allow").expect("Allow");
     assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
 }
@@ -56,12 +59,20 @@ async fn malformed_json_is_a_problem(client: Client) {
 }
 
 fn pointers(problem: &Value) -> Vec<&str> {
-    problem["errors"].as_array().expect("errors").iter().filter_map(|error| error["pointer"].as_str()).collect()
+    problem["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect()
 }
 
 async fn an_unknown_field_is_refused_by_name(client: Client) {
     let problem = client
-        .post("/api/v1/sessions", &json!({"email": "demo@banyan.example", "password": "banyan-demo", "pasword": "x"}))
+        .post(
+            "/api/v1/sessions",
+            &json!({"email": "demo@banyan.example", "password": "banyan-demo", "pasword": "x"}),
+        )
         .await
         .expect(422)
         .json();
@@ -88,7 +99,12 @@ async fn quantities_outside_their_limits_are_refused(client: Client) {
 
 async fn ten_megabytes_are_too_much(client: Client) {
     let body = format!("{{\"email\": \"{}\"}}", "x".repeat(10_000_000));
-    let answer = client.request(Method::POST, "/api/v1/sessions").header("content-type", "application/json").body(body).send().await;
+    let answer = client
+        .request(Method::POST, "/api/v1/sessions")
+        .header("content-type", "application/json")
+        .body(body)
+        .send()
+        .await;
     // The server may close the connection before all is sent, which a client sees as an error of the transport.
     if let Ok(answer) = answer {
         assert_eq!(answer.status(), 413);
@@ -108,22 +124,32 @@ async fn ten_megabytes_are_too_much(client: Client) {
 
 async fn a_head_over_sixteen_kibibytes_is_too_much(client: Client) {
     let long = "x".repeat(17_000);
-    client.send(Method::GET, "/api/v1/products", &[("X-Long", &long)], None).await.expect_problem(431, "header_fields_too_large");
-    client.send(Method::GET, "/api/v1/products", &[("X-Long", &long[..12_000])], None).await.expect(200);
+    client
+        .send(Method::GET, "/api/v1/products", &[("X-Long", &long)], None)
+        .await
+        .expect_problem(431, "header_fields_too_large");
+    client
+        .send(Method::GET, "/api/v1/products", &[("X-Long", &long[..12_000])], None)
+        .await
+        .expect(200);
 }
 
 async fn an_unknown_currency_is_refused(client: Client) {
     let staff = client.staff().await;
     for currency in ["QQQ", "eur", "EURO"] {
-        let product =
-            json!({"sku": "never-made", "name": "x", "description": "x", "category": "figs", "price": {"amount": 1, "currency": currency}});
+        let product = json!({"sku": "never-made", "name": "x", "description": "x", "category": "figs", "price": {"amount": 1, "currency": currency}});
         staff.post("/api/v1/products", &product).await.expect(422);
     }
 }
 
 async fn another_content_type_is_refused(client: Client) {
-    let answer =
-        client.request(Method::POST, "/api/v1/sessions").header("content-type", "text/plain").body("{}").send().await.expect("an answer");
+    let answer = client
+        .request(Method::POST, "/api/v1/sessions")
+        .header("content-type", "text/plain")
+        .body("{}")
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 415);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
 }
@@ -132,19 +158,32 @@ async fn forged_tokens_are_refused(client: Client) {
     let customer = client.customer().await;
     customer.get("/api/v1/users/me").await.expect(200);
     let parts: Vec<&str> = customer.token().split('.').collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
     let encode = |value: &Value| base64_url(value.to_string().as_bytes());
     let claims = json!({"sub": "01890000-0000-7000-8000-000000000000", "roles": ["ops"], "iss": "http://localhost:8080", "aud": "banyan", "iat": now, "nbf": now, "exp": now + 900, "jti": "x"});
     let forged = [
         format!("{}.{}.", encode(&json!({"alg": "none", "typ": "JWT"})), encode(&claims)),
-        format!("{}.{}.{}", encode(&json!({"alg": "HS256", "typ": "JWT"})), encode(&claims), parts[2]),
+        format!(
+            "{}.{}.{}",
+            encode(&json!({"alg": "HS256", "typ": "JWT"})),
+            encode(&claims),
+            parts[2]
+        ),
         format!("{}.{}.{}", parts[0], encode(&claims), parts[2]),
         format!("{}.{}.{}", parts[0], parts[1], base64_url(&[0; 64])),
         "nonsense".to_owned(),
     ];
     for token in forged {
         let answer = client.with_token(&token).get("/api/v1/users/me").await;
-        assert!(answer.header("www-authenticate").is_some_and(|header| header.starts_with("Bearer")), "{token}");
+        assert!(
+            answer
+                .header("www-authenticate")
+                .is_some_and(|header| header.starts_with("Bearer")),
+            "{token}"
+        );
         assert_eq!(answer.status, 401, "{token}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         // Also where no token is needed: a bad one is an error, not an anonymous caller.
@@ -156,7 +195,10 @@ fn base64_url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0_u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        let bits = chunk
+            .iter()
+            .enumerate()
+            .fold(0_u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
         text.extend((0..=chunk.len()).map(|at| char::from(LETTERS[(bits >> (18 - 6 * at) & 63) as usize])));
     }
     text
@@ -166,25 +208,43 @@ async fn every_answer_has_a_request_id(client: Client) {
     for path in ["/api/v1/products", "/nothing", "/health/live"] {
         assert!(client.get(path).await.header("x-request-id").is_some(), "{path}");
     }
-    let named = client.send(Method::GET, "/api/v1/products", &[("X-Request-Id", "mine-1")], None).await;
+    let named = client
+        .send(Method::GET, "/api/v1/products", &[("X-Request-Id", "mine-1")], None)
+        .await;
     assert_eq!(named.header("x-request-id"), Some("mine-1"));
 }
 
 async fn a_trace_goes_on(client: Client) {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let problem = client.send(Method::GET, "/nothing", &[("traceparent", trace)], None).await.expect(404).json();
+    let problem = client
+        .send(Method::GET, "/nothing", &[("traceparent", trace)], None)
+        .await
+        .expect(404)
+        .json();
     assert_eq!(problem["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
 }
 
 async fn rate_limits_are_told(client: Client) {
     let answer = client.get("/api/v1/products").await.expect(200);
-    assert!(answer.header("ratelimit").is_some() && answer.header("ratelimit-policy").is_some(), "{:?}", answer.headers);
+    assert!(
+        answer.header("ratelimit").is_some() && answer.header("ratelimit-policy").is_some(),
+        "{:?}",
+        answer.headers
+    );
 }
 
 async fn a_single_resource_is_not_sent_twice(client: Client) {
     let answer = client.get("/api/v1/products/rare-fig").await.expect(200);
     let etag = answer.header("etag").expect("an ETag").to_owned();
-    let again = client.send(Method::GET, "/api/v1/products/rare-fig", &[("If-None-Match", &etag)], None).await.expect(304);
+    let again = client
+        .send(
+            Method::GET,
+            "/api/v1/products/rare-fig",
+            &[("If-None-Match", &etag)],
+            None,
+        )
+        .await
+        .expect(304);
     assert!(again.bytes.is_empty());
 }
 
@@ -192,36 +252,75 @@ async fn a_stale_change_is_refused(client: Client) {
     let sku = new_product(&client, 100, 0).await;
     let staff = client.staff().await;
     let path = format!("/api/v1/products/{sku}");
-    let etag = staff.get(&path).await.expect(200).header("etag").expect("an ETag").to_owned();
+    let etag = staff
+        .get(&path)
+        .await
+        .expect(200)
+        .header("etag")
+        .expect("an ETag")
+        .to_owned();
     let change = json!({"name": "A Renamed Fig"});
-    staff.send(Method::PATCH, &path, &[("If-Match", &etag)], Some(&change)).await.expect(200);
-    staff.send(Method::PATCH, &path, &[("If-Match", &etag)], Some(&change)).await.expect(412);
+    staff
+        .send(Method::PATCH, &path, &[("If-Match", &etag)], Some(&change))
+        .await
+        .expect(200);
+    staff
+        .send(Method::PATCH, &path, &[("If-Match", &etag)], Some(&change))
+        .await
+        .expect(412);
 }
 
 async fn lists_have_limits(client: Client) {
     for limit in ["0", "101", "-1", "many"] {
-        let problem = client.get(&format!("/api/v1/products?limit={limit}")).await.expect(400).json();
+        let problem = client
+            .get(&format!("/api/v1/products?limit={limit}"))
+            .await
+            .expect(400)
+            .json();
         assert_eq!(problem["errors"][0]["pointer"], "limit", "{problem}");
     }
     client.get("/api/v1/products?cursor=%00broken").await.expect(400);
-    assert_eq!(client.get("/api/v1/products").await.expect(200).json()["items"].as_array().map(Vec::len), Some(20));
+    assert_eq!(
+        client.get("/api/v1/products").await.expect(200).json()["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(20)
+    );
 }
 
 async fn the_document_and_its_page_are_served(client: Client) {
     let document = client.get("/openapi.json").await.expect(200).json();
-    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+    assert!(
+        document["openapi"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3.1"))
+    );
     let page = client.get("/docs/").await.expect(200);
-    assert!(String::from_utf8_lossy(&page.bytes).contains("swagger"), "the page is Swagger UI");
+    assert!(
+        String::from_utf8_lossy(&page.bytes).contains("swagger"),
+        "the page is Swagger UI"
+    );
     let page = String::from_utf8_lossy(&page.bytes).into_owned();
-    assert!(!page.contains("https://") && !page.contains("http://"), "the page asks nobody outside: {page}");
+    assert!(
+        !page.contains("https://") && !page.contains("http://"),
+        "the page asks nobody outside: {page}"
+    );
 }
 
 async fn an_id_that_is_none_is_not_found(client: Client) {
     let customer = client.customer().await;
-    customer.get("/api/v1/orders/not-an-id").await.expect_problem(404, "not_found");
+    customer
+        .get("/api/v1/orders/not-an-id")
+        .await
+        .expect_problem(404, "not_found");
     let key = new_key();
     customer
-        .send(Method::POST, "/api/v1/orders/not-an-id/cancel", &[("Idempotency-Key", &key)], Some(&json!({})))
+        .send(
+            Method::POST,
+            "/api/v1/orders/not-an-id/cancel",
+            &[("Idempotency-Key", &key)],
+            Some(&json!({})),
+        )
         .await
         .expect_problem(404, "not_found");
 }

@@ -54,7 +54,9 @@ pub fn trials() -> Vec<Trial> {
     .concat();
     let on_stage = |stage: Stage| {
         all.clone().into_iter().map(move |(name, run)| {
-            let name = name.trim_start_matches("banyan::").replacen("scenarios", &format!("scenarios[{}]", stage.name()), 1);
+            let name =
+                name.trim_start_matches("banyan::")
+                    .replacen("scenarios", &format!("scenarios[{}]", stage.name()), 1);
             Trial::test(name, move || {
                 let client = shop_of(stage);
                 runtime().block_on(run(client));
@@ -69,8 +71,13 @@ static SHOPS: OnceLock<Mutex<HashMap<&'static str, Shop>>> = OnceLock::new();
 
 /// A client of the stage's shop, which the first scenario starts.
 fn shop_of(stage: Stage) -> Client {
-    let mut shops = SHOPS.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let shop = shops.entry(stage.name()).or_insert_with(|| runtime().block_on(Shop::start(stage)));
+    let mut shops = SHOPS
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let shop = shops
+        .entry(stage.name())
+        .or_insert_with(|| runtime().block_on(Shop::start(stage)));
     shop.client()
 }
 
@@ -90,14 +97,20 @@ pub async fn new_product(client: &Client, price: i64, units: u32) -> String {
     let product = json!({"sku": sku, "name": "A Test Fig", "description": "Grown for a test.", "category": "figs", "price": {"amount": price, "currency": "EUR"}});
     staff.post("/api/v1/products", &product).await.expect(201);
     if units > 0 {
-        staff.post_keyed(&format!("/api/v1/stock/{sku}/receipts"), &json!({"quantity": units})).await.expect(201);
+        staff
+            .post_keyed(&format!("/api/v1/stock/{sku}/receipts"), &json!({"quantity": units}))
+            .await
+            .expect(201);
     }
     sku
 }
 
 pub async fn stock_of(client: &Client, sku: &str) -> (i64, i64) {
     let level = client.get(&format!("/api/v1/stock/{sku}")).await.expect(200).json();
-    (level["on_hand"].as_i64().expect("on_hand"), level["reserved"].as_i64().expect("reserved"))
+    (
+        level["on_hand"].as_i64().expect("on_hand"),
+        level["reserved"].as_i64().expect("reserved"),
+    )
 }
 
 /// Waits until a resource looks as it should.
@@ -112,7 +125,11 @@ pub async fn eventually(client: &Client, path: &str, what: &str, holds: impl Fn(
             }
             assert!(tokio::time::Instant::now() < end, "not within 30 s: {what}; {value}");
         }
-        assert!(tokio::time::Instant::now() < end, "not within 30 s: {what}; {}", answer.status);
+        assert!(
+            tokio::time::Instant::now() < end,
+            "not within 30 s: {what}; {}",
+            answer.status
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -19,7 +19,12 @@ scenarios![
 
 async fn operators_see_the_modules(client: Client) {
     let modules = client.ops().await.get("/api/v1/ops/modules").await.expect(200).json();
-    let names: Vec<&str> = modules["items"].as_array().expect("items").iter().filter_map(|module| module["name"].as_str()).collect();
+    let names: Vec<&str> = modules["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|module| module["name"].as_str())
+        .collect();
     assert!(MODULES.iter().all(|module| names.contains(module)), "{modules}");
 }
 
@@ -28,7 +33,13 @@ async fn a_process_can_be_asked_for_its_own_modules_alone(client: Client) {
     let own = ops.get("/api/v1/ops/modules?here=true").await.expect(200).json();
     let all = ops.get("/api/v1/ops/modules").await.expect(200).json();
     let names = |list: &Value, wanted: fn(&Value) -> bool| -> Vec<String> {
-        list["items"].as_array().expect("items").iter().filter(|row| wanted(row)).map(|row| row["name"].to_string()).collect()
+        list["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .filter(|row| wanted(row))
+            .map(|row| row["name"].to_string())
+            .collect()
     };
     assert_eq!(names(&own, |_| true), names(&all, |row| row["placement"] == "local"));
     ops.get("/api/v1/ops/modules?here=perhaps").await.expect(400);
@@ -36,7 +47,11 @@ async fn a_process_can_be_asked_for_its_own_modules_alone(client: Client) {
 
 async fn saga_of(ops: &Client, order: &Value) -> Value {
     let id = order["id"].as_str().expect("an id");
-    let list = ops.get(&format!("/api/v1/ops/orders/sagas?business_key={id}")).await.expect(200).json();
+    let list = ops
+        .get(&format!("/api/v1/ops/orders/sagas?business_key={id}"))
+        .await
+        .expect(200)
+        .json();
     let sagas = list["items"].as_array().expect("items").clone();
     assert_eq!(sagas.len(), 1, "{list}");
     sagas[0].clone()
@@ -49,7 +64,10 @@ async fn every_order_has_one_checkout_saga_with_its_log(client: Client) {
     let saga = saga_of(&ops, &order).await;
     assert_eq!(saga["kind"], "checkout");
     let path = format!("/api/v1/ops/orders/sagas/{}", saga["id"].as_str().expect("an id"));
-    let shown = eventually(&ops, &path, "the saga is completed", |saga| saga["state"] == "completed").await;
+    let shown = eventually(&ops, &path, "the saga is completed", |saga| {
+        saga["state"] == "completed"
+    })
+    .await;
     assert!(shown["log"].as_array().is_some_and(|log| log.len() > 5), "{shown}");
 }
 
@@ -62,8 +80,18 @@ async fn only_operators_operate(client: Client) {
         "/api/v1/ops/orders/audit",
     ] {
         client.get(path).await.expect(401);
-        client.customer().await.get(path).await.expect_problem(403, "insufficient_role");
-        client.staff().await.get(path).await.expect_problem(403, "insufficient_role");
+        client
+            .customer()
+            .await
+            .get(path)
+            .await
+            .expect_problem(403, "insufficient_role");
+        client
+            .staff()
+            .await
+            .get(path)
+            .await
+            .expect_problem(403, "insufficient_role");
         client.ops().await.get(path).await.expect(200);
     }
     client.ops().await.get("/api/v1/ops/nothing/sagas").await.expect(404);
@@ -74,7 +102,10 @@ async fn what_is_not_parked_cannot_be_abandoned(client: Client) {
     let order = client.new_customer().await.order(&sku, 1, "pm_card_visa").await;
     let ops = client.ops().await;
     let saga = saga_of(&ops, &order).await;
-    let path = format!("/api/v1/ops/orders/sagas/{}/abandon", saga["id"].as_str().expect("an id"));
+    let path = format!(
+        "/api/v1/ops/orders/sagas/{}/abandon",
+        saga["id"].as_str().expect("an id")
+    );
     ops.post(&path, &json!({"reason": "a test"})).await.expect(409);
     ops.post(&path, &json!({})).await.expect(422);
 }
@@ -84,15 +115,27 @@ async fn sent_events_stay_in_the_outbox(client: Client) {
     client.new_customer().await.order(&sku, 1, "pm_card_visa").await;
     let ops = client.ops().await;
     let sent = |list: &Value| {
-        list["items"].as_array().is_some_and(|items| !items.is_empty() && items.iter().all(|event| event["state"] == "sent"))
+        list["items"]
+            .as_array()
+            .is_some_and(|items| !items.is_empty() && items.iter().all(|event| event["state"] == "sent"))
     };
-    eventually(&ops, "/api/v1/ops/orders/outbox?state=sent", "orders' events are sent", sent).await;
+    eventually(
+        &ops,
+        "/api/v1/ops/orders/outbox?state=sent",
+        "orders' events are sent",
+        sent,
+    )
+    .await;
 }
 
 async fn there_are_no_dead_letters(client: Client) {
     let ops = client.ops().await;
     for module in MODULES {
-        let letters = ops.get(&format!("/api/v1/ops/{module}/dead-letters")).await.expect(200).json();
+        let letters = ops
+            .get(&format!("/api/v1/ops/{module}/dead-letters"))
+            .await
+            .expect(200)
+            .json();
         assert_eq!(letters["items"], json!([]), "{module}");
     }
 }
@@ -102,7 +145,10 @@ async fn the_shop_says_that_it_is_ready_and_measures_itself(client: Client) {
     assert_eq!(ready["status"], "ready");
     // Which checks there are is the placement's affair: databases here, modules elsewhere there.
     let checks = ready["checks"].as_object().expect("checks");
-    assert!(checks.len() >= 5 && checks.values().all(|state| state == "ok"), "{ready}");
+    assert!(
+        checks.len() >= 5 && checks.values().all(|state| state == "ok"),
+        "{ready}"
+    );
     let metrics = String::from_utf8(client.get("/metrics").await.expect(200).bytes).expect("text");
     assert!(metrics.contains("http_requests_total"), "{metrics}");
 }

@@ -5,7 +5,10 @@ use serde_json::json;
 use super::{new_product, scenarios};
 use crate::harness::Client;
 
-scenarios![an_order_is_shown_with_everything_around_it, a_dashboard_is_the_callers_own];
+scenarios![
+    an_order_is_shown_with_everything_around_it,
+    a_dashboard_is_the_callers_own
+];
 
 async fn an_order_is_shown_with_everything_around_it(client: Client) {
     let sku = new_product(&client, 100, 5).await;
@@ -19,7 +22,12 @@ async fn an_order_is_shown_with_everything_around_it(client: Client) {
     assert_eq!(page["products"][0]["sku"], sku.as_str());
     assert_eq!(page["payment"]["id"], order["payment"]["id"]);
     assert_eq!(page["shipment"]["id"], order["shipment"]["id"]);
-    client.new_customer().await.get(&path).await.expect_problem(404, "not_found");
+    client
+        .new_customer()
+        .await
+        .get(&path)
+        .await
+        .expect_problem(404, "not_found");
     client.staff().await.get(&path).await.expect(200);
     client.get(&path).await.expect(401);
 }

@@ -13,17 +13,36 @@ use crate::{
 
 pub fn all() -> Vec<Case> {
     vec![
-        ("a_service_that_is_killed_loses_and_doubles_nothing", || Box::pin(kill_services())),
-        ("a_service_that_hangs_past_its_lease_loses_and_doubles_nothing", || Box::pin(hang_services())),
+        ("a_service_that_is_killed_loses_and_doubles_nothing", || {
+            Box::pin(kill_services())
+        }),
+        ("a_service_that_hangs_past_its_lease_loses_and_doubles_nothing", || {
+            Box::pin(hang_services())
+        }),
         ("a_broker_that_is_killed_loses_nothing", || Box::pin(kill_broker())),
-        ("a_broker_that_loses_its_data_loses_nothing", || Box::pin(delete_broker())),
-        ("a_postgresql_that_is_stopped_at_once_loses_nothing", || Box::pin(stop_postgres())),
-        ("payments_cut_off_from_everybody_lose_and_double_nothing", || Box::pin(part_payments())),
+        ("a_broker_that_loses_its_data_loses_nothing", || {
+            Box::pin(delete_broker())
+        }),
+        ("a_postgresql_that_is_stopped_at_once_loses_nothing", || {
+            Box::pin(stop_postgres())
+        }),
+        ("payments_cut_off_from_everybody_lose_and_double_nothing", || {
+            Box::pin(part_payments())
+        }),
     ]
 }
 
 const IN_FLIGHT: usize = 20;
-const SERVICES: [&str; 8] = ["users", "catalog", "inventory", "payments", "shipping", "orders", "notifications", "gateway"];
+const SERVICES: [&str; 8] = [
+    "users",
+    "catalog",
+    "inventory",
+    "payments",
+    "shipping",
+    "orders",
+    "notifications",
+    "gateway",
+];
 /// Longer than the lease in [`SETTINGS`].
 const PAST_THE_LEASE: Duration = Duration::from_secs(3);
 
@@ -65,7 +84,11 @@ async fn hang_services() {
 
 async fn kill_broker() {
     let broker = Broker::start();
-    let shop = Plan::on(Stage::Split).with(SETTINGS).broker(&broker.url()).start().await;
+    let shop = Plan::on(Stage::Split)
+        .with(SETTINGS)
+        .broker(&broker.url())
+        .start()
+        .await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..faults() {
         a_moment().await;
@@ -80,7 +103,11 @@ async fn kill_broker() {
 
 async fn delete_broker() {
     let broker = Broker::start();
-    let shop = Plan::on(Stage::Split).with(SETTINGS).broker(&broker.url()).start().await;
+    let shop = Plan::on(Stage::Split)
+        .with(SETTINGS)
+        .broker(&broker.url())
+        .start()
+        .await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..faults() {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -95,7 +122,11 @@ async fn delete_broker() {
 
 async fn stop_postgres() {
     let postgres = Postgres::start();
-    let mut shop = Plan::on(Stage::Split).with(SETTINGS).postgres(&postgres.url()).start().await;
+    let mut shop = Plan::on(Stage::Split)
+        .with(SETTINGS)
+        .postgres(&postgres.url())
+        .start()
+        .await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..faults() {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -113,7 +144,11 @@ async fn stop_postgres() {
 async fn part_payments() {
     let (leads_to, to) = watch::channel(SocketAddr::from(([127, 0, 0, 1], 1)));
     let wire = Wire::new(to).await;
-    let mut shop: Shop = Plan::on(Stage::Split).with(SETTINGS).rpc_through("payments", wire.port).prepare().await;
+    let mut shop: Shop = Plan::on(Stage::Split)
+        .with(SETTINGS)
+        .rpc_through("payments", wire.port)
+        .prepare()
+        .await;
     leads_to.send_replace(SocketAddr::from(([127, 0, 0, 1], shop.process("payments").rpc_port)));
     shop.boot().await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;

@@ -14,7 +14,11 @@ use libtest_mimic::Trial;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [outage::all(), instances::all(), faults::all()].concat().into_iter().map(|(name, run)| trial(name, run)).collect()
+    [outage::all(), instances::all(), faults::all()]
+        .concat()
+        .into_iter()
+        .map(|(name, run)| trial(name, run))
+        .collect()
 }
 
 /// A test of this part: its name, and what happens.
@@ -29,5 +33,8 @@ fn trial(name: &'static str, run: fn() -> Pin<Box<dyn Future<Output = ()>>>) -> 
 
 /// How often each fault comes.
 fn faults() -> u32 {
-    std::env::var("BANYAN_TEST_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(1)
+    std::env::var("BANYAN_TEST_FAULTS")
+        .ok()
+        .and_then(|faults| faults.parse().ok())
+        .unwrap_or(1)
 }

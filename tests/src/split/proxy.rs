@@ -43,7 +43,9 @@ async fn pass_on(mut caller: TcpStream, to: SocketAddr, mut is_cut: watch::Recei
         drop(is_cut.wait_for(|cut| !cut).await);
         return;
     }
-    let Ok(mut callee) = TcpStream::connect(to).await else { return };
+    let Ok(mut callee) = TcpStream::connect(to).await else {
+        return;
+    };
     let is_parted = tokio::select! {
         _ = copy_bidirectional(&mut caller, &mut callee) => false,
         cut = is_cut.wait_for(|cut| *cut) => cut.is_ok(),

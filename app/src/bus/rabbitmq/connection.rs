@@ -86,17 +86,22 @@ impl Broker {
             bail!("{wrong}, and is {}", shared_kernel::without_password(url));
         };
         if uri.vhost.is_empty() {
-            bail!("{wrong}: a slash with nothing behind it names a virtual host without a name; leave it out, or write /%2f");
+            bail!(
+                "{wrong}: a slash with nothing behind it names a virtual host without a name; leave it out, or write /%2f"
+            );
         }
         settings.check()?;
         uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT_S));
-        let chain = settings
-            .ca_file
-            .as_ref()
-            .map(|path| fs::read_to_string(path).with_context(|| format!("bus.ca_file names {}, which cannot be read", path.display())));
+        let chain = settings.ca_file.as_ref().map(|path| {
+            fs::read_to_string(path)
+                .with_context(|| format!("bus.ca_file names {}, which cannot be read", path.display()))
+        });
         Ok(Broker {
             uri,
-            tls: OwnedTLSConfig { identity: None, cert_chain: chain.transpose()? },
+            tls: OwnedTLSConfig {
+                identity: None,
+                cert_chain: chain.transpose()?,
+            },
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
             reconnect: Duration::from_millis(settings.reconnect_ms),
         })
@@ -118,7 +123,9 @@ impl Broker {
     /// the socket ends), so after one that met silence there is none until this, which can be given up, has an answer; a TLS port answers by closing.
     async fn knock(&self) -> Result<(), Broken> {
         let answer = async {
-            let mut stream = TcpStream::connect((self.uri.authority.host.as_str(), self.uri.authority.port)).await.map_err(Broken::from)?;
+            let mut stream = TcpStream::connect((self.uri.authority.host.as_str(), self.uri.authority.port))
+                .await
+                .map_err(Broken::from)?;
             stream.write_all(b"AMQP\x00\x00\x09\x01").await.map_err(Broken::from)?;
             stream.read(&mut [0]).await.map_err(Broken::from)?;
             Ok(())
@@ -135,7 +142,10 @@ impl Broker {
         } else if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
             "it refuses the user or password in bus.url".to_owned()
         } else if text.contains("NOT_ALLOWED") || text.contains("NOT-ALLOWED") {
-            format!("it has no virtual host {:?}, or the user in bus.url may not use it", self.uri.vhost)
+            format!(
+                "it has no virtual host {:?}, or the user in bus.url may not use it",
+                self.uri.vhost
+            )
         } else if text.contains("onnection refused") {
             "nothing listens there; start a broker (`docker run -p 5672:5672 rabbitmq:4`, or the package rabbitmq-server), or change bus.url".to_owned()
         } else if self.uri.scheme == AMQPScheme::AMQPS && text.contains("ertificate") {
@@ -149,8 +159,16 @@ impl Broker {
 
 impl Link {
     pub fn new(name: &str, broker: Arc<Broker>) -> Self {
-        let standing = Standing { connected: false, since: SystemClock.now(), last_error: None };
-        Link { name: name.to_owned(), broker, state: watch::Sender::new(standing) }
+        let standing = Standing {
+            connected: false,
+            since: SystemClock.now(),
+            last_error: None,
+        };
+        Link {
+            name: name.to_owned(),
+            broker,
+            state: watch::Sender::new(standing),
+        }
     }
 
     /// Connects and goes on connecting until `stop`.
@@ -192,9 +210,17 @@ impl Link {
 
     /// Everything is set up on this connection.
     pub fn connected(&self) {
-        let before = self.state.send_replace(Standing { connected: true, since: SystemClock.now(), last_error: None });
+        let before = self.state.send_replace(Standing {
+            connected: true,
+            since: SystemClock.now(),
+            last_error: None,
+        });
         if before.last_error.is_some() {
-            tracing::info!(link = self.name, broker = self.broker.place(), "the broker is there again");
+            tracing::info!(
+                link = self.name,
+                broker = self.broker.place(),
+                "the broker is there again"
+            );
         }
         metrics::counter!("banyan_bus_connects_total", "link" => self.name.clone()).increment(1);
         metrics::gauge!("banyan_bus_connected", "link" => self.name.clone()).set(1.0);
@@ -206,16 +232,36 @@ impl Link {
         if let Some(why) = &why
             && before.last_error.as_ref() != Some(why)
         {
-            tracing::warn!(link = self.name, "no events travel: {why}; trying again until it works, nothing is lost meanwhile");
+            tracing::warn!(
+                link = self.name,
+                "no events travel: {why}; trying again until it works, nothing is lost meanwhile"
+            );
         }
-        let since = if before.connected { SystemClock.now() } else { before.since };
-        self.state.send_replace(Standing { connected: false, since, last_error: why.or(before.last_error) });
+        let since = if before.connected {
+            SystemClock.now()
+        } else {
+            before.since
+        };
+        self.state.send_replace(Standing {
+            connected: false,
+            since,
+            last_error: why.or(before.last_error),
+        });
         metrics::gauge!("banyan_bus_connected", "link" => self.name.clone()).set(0.0);
     }
 
     pub fn state(&self) -> LinkState {
-        let Standing { connected, since, last_error } = self.state.borrow().clone();
-        LinkState { link: self.name.clone(), connected, since, last_error }
+        let Standing {
+            connected,
+            since,
+            last_error,
+        } = self.state.borrow().clone();
+        LinkState {
+            link: self.name.clone(),
+            connected,
+            since,
+            last_error,
+        }
     }
 }
 
@@ -244,7 +290,11 @@ pub async fn lost(connection: &Connection) -> Broken {
 }
 
 /// lapin waits without a limit, whatever happened to the broker; so everything asked of it goes through here.
-pub async fn within<T>(limit: Duration, what: &'static str, asked: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
+pub async fn within<T>(
+    limit: Duration,
+    what: &'static str,
+    asked: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Broken> {
     timeout(limit, asked).await.unwrap_or(Err(Broken::Silent(what)))
 }
 
@@ -292,16 +342,31 @@ mod tests {
     use super::*;
 
     fn error(url: &str, change: impl FnOnce(&mut Settings)) -> String {
-        let mut settings = Settings { url: Some(url.to_owned().into()), ..Settings::default() };
+        let mut settings = Settings {
+            url: Some(url.to_owned().into()),
+            ..Settings::default()
+        };
         change(&mut settings);
-        Broker::from_settings(&settings).err().map(|error| format!("{error:#}")).unwrap_or_default()
+        Broker::from_settings(&settings)
+            .err()
+            .map(|error| format!("{error:#}"))
+            .unwrap_or_default()
     }
 
     #[test]
     fn a_wrong_setting_is_named_without_the_password() {
-        for url in ["http://shop:geheim@broker", "broker:5672", "amqp://shop:geheim@broker:5672/"] {
+        for url in [
+            "http://shop:geheim@broker",
+            "broker:5672",
+            "amqp://shop:geheim@broker:5672/",
+        ] {
             let text = error(url, |_| ());
-            assert!(text.contains("bus.url") && text.contains("amqp://user:password@host:5672/%2f") && !text.contains("geheim"), "{text}");
+            assert!(
+                text.contains("bus.url")
+                    && text.contains("amqp://user:password@host:5672/%2f")
+                    && !text.contains("geheim"),
+                "{text}"
+            );
         }
         let right = "amqp://broker";
         assert!(error(right, |settings| settings.prefetch = 0).contains("bus.prefetch"));
@@ -312,10 +377,16 @@ mod tests {
     #[test]
     fn a_silent_peer_is_noticed_soon_unless_the_url_says_otherwise() {
         let heartbeat = |url: &str| {
-            let settings = Settings { url: Some(url.to_owned().into()), ..Settings::default() };
+            let settings = Settings {
+                url: Some(url.to_owned().into()),
+                ..Settings::default()
+            };
             Broker::from_settings(&settings).unwrap().uri.query.heartbeat
         };
-        assert_eq!((heartbeat("amqp://broker"), heartbeat("amqp://broker?heartbeat=60")), (Some(HEARTBEAT_S), Some(60)));
+        assert_eq!(
+            (heartbeat("amqp://broker"), heartbeat("amqp://broker?heartbeat=60")),
+            (Some(HEARTBEAT_S), Some(60))
+        );
     }
 
     #[test]
@@ -323,6 +394,12 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100));
         let waits: Vec<u128> = (0..6).map(|_| backoff.wait().as_millis()).collect();
         let longest = [100, 200, 400, 800, 1_000, 1_000];
-        assert!(waits.iter().zip(longest).all(|(wait, longest)| *wait >= longest / 2 && *wait < longest), "{waits:?}");
+        assert!(
+            waits
+                .iter()
+                .zip(longest)
+                .all(|(wait, longest)| *wait >= longest / 2 && *wait < longest),
+            "{waits:?}"
+        );
     }
 }

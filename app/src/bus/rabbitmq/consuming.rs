@@ -69,9 +69,13 @@ impl Use for Consuming {
         declare(&connection, &self.topology, limit).await?;
         let consuming = async {
             let channel = connection.create_channel().await?;
-            channel.basic_qos(self.settings.prefetch, BasicQosOptions::default()).await?;
+            channel
+                .basic_qos(self.settings.prefetch, BasicQosOptions::default())
+                .await?;
             let options = BasicConsumeOptions::default();
-            let consumer = channel.basic_consume(short(&self.queue.name)?, "".into(), options, FieldTable::default()).await?;
+            let consumer = channel
+                .basic_consume(short(&self.queue.name)?, "".into(), options, FieldTable::default())
+                .await?;
             Ok((channel, consumer))
         };
         let (channel, mut consumer) = within(limit, "consuming", consuming).await?;
@@ -80,10 +84,18 @@ impl Use for Consuming {
         self.listener.catch_up();
         let mut flight = Flight::new(self, stop.clone());
         self.receive(&connection, &mut consumer, &mut flight, stop).await?;
-        let cancelled = async { Ok(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?) };
+        let cancelled = async {
+            Ok(channel
+                .basic_cancel(consumer.tag(), BasicCancelOptions::default())
+                .await?)
+        };
         within(limit, "the end of consuming", cancelled).await.ok();
         flight.finish().await;
-        within(limit, "closing", async { Ok(connection.close(200, "stopped".into()).await?) }).await.ok();
+        within(limit, "closing", async {
+            Ok(connection.close(200, "stopped".into()).await?)
+        })
+        .await
+        .ok();
         Ok(())
     }
 }
@@ -167,8 +179,12 @@ impl Flight {
     }
 
     fn start(&mut self, subject: String, received: Received) {
-        let (listener, backoff, stop, limit) =
-            (self.listener.clone(), Backoff::new(self.retry), self.stop.clone(), self.acknowledge_within);
+        let (listener, backoff, stop, limit) = (
+            self.listener.clone(),
+            Backoff::new(self.retry),
+            self.stop.clone(),
+            self.acknowledge_within,
+        );
         self.tasks.spawn(async move {
             let taken = tokio::select! {
                 taken = handle(&*listener, received, backoff) => taken,
@@ -176,7 +192,10 @@ impl Flight {
                 () = async { stop.cancelled().await; sleep(FINISH_LIMIT).await; } => return Ok(subject),
             };
             // Not told, the broker gives the event to whoever listens on the next connection.
-            within(limit, "an acknowledgement", async { Ok(taken.acker.ack(BasicAckOptions::default()).await?) }).await?;
+            within(limit, "an acknowledgement", async {
+                Ok(taken.acker.ack(BasicAckOptions::default()).await?)
+            })
+            .await?;
             Ok(subject)
         });
     }
@@ -184,7 +203,9 @@ impl Flight {
     /// Lets what has begun end; what waits behind it comes again.
     async fn finish(mut self) {
         self.waiting.clear();
-        timeout(FINISH_LIMIT, async { while self.tasks.join_next().await.is_some() {} }).await.ok();
+        timeout(FINISH_LIMIT, async { while self.tasks.join_next().await.is_some() {} })
+            .await
+            .ok();
     }
 }
 
@@ -209,6 +230,7 @@ async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backof
         sleep(backoff.wait()).await;
     }
     let outcome = if event.is_ok() { "taken" } else { "unreadable" };
-    metrics::counter!("banyan_bus_delivered_total", "module" => listener.module().to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!("banyan_bus_delivered_total", "module" => listener.module().to_owned(), "outcome" => outcome)
+        .increment(1);
     delivery
 }

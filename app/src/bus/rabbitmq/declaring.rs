@@ -19,8 +19,18 @@ const DELIVERY_LIMIT: i32 = i32::MAX;
 pub async fn declare(connection: &Connection, topology: &Topology, limit: Duration) -> Result<(), Broken> {
     let all = async {
         let channel = connection.create_channel().await?;
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(short(&topology.exchange)?, ExchangeKind::Topic, durable, FieldTable::default()).await;
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declared = channel
+            .exchange_declare(
+                short(&topology.exchange)?,
+                ExchangeKind::Topic,
+                durable,
+                FieldTable::default(),
+            )
+            .await;
         declared.map_err(|error| differs(error, "exchange", &topology.exchange))?;
         for queue in &topology.queues {
             declare_queue(&channel, topology, queue).await?;
@@ -33,11 +43,25 @@ pub async fn declare(connection: &Connection, topology: &Topology, limit: Durati
 
 async fn declare_queue(channel: &Channel, topology: &Topology, queue: &Queue) -> Result<(), Broken> {
     let name = short(&queue.name)?;
-    let declared = channel.queue_declare(name.clone(), QueueDeclareOptions::durable(), arguments(topology.queue_type)).await;
+    let declared = channel
+        .queue_declare(
+            name.clone(),
+            QueueDeclareOptions::durable(),
+            arguments(topology.queue_type),
+        )
+        .await;
     declared.map_err(|error| differs(error, "queue", &queue.name))?;
     for pattern in queue.patterns() {
         let binding = (short(&topology.exchange)?, short(&pattern)?);
-        channel.queue_bind(name.clone(), binding.0, binding.1, QueueBindOptions::default(), FieldTable::default()).await?;
+        channel
+            .queue_bind(
+                name.clone(),
+                binding.0,
+                binding.1,
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
     }
     Ok(())
 }
@@ -56,7 +80,8 @@ fn arguments(queue_type: QueueType) -> FieldTable {
 /// What to do about something that exists and is not as it should be; other errors as they are.
 fn differs(error: lapin::Error, what: &str, name: &str) -> Broken {
     let text = error.to_string();
-    if !text.contains("PRECONDITION_FAILED") && !text.contains("PRECONDITION-FAILED") && !text.contains("inequivalent") {
+    if !text.contains("PRECONDITION_FAILED") && !text.contains("PRECONDITION-FAILED") && !text.contains("inequivalent")
+    {
         return Broken::Lapin(error);
     }
     Broken::Wrong(format!(
@@ -68,5 +93,9 @@ fn differs(error: lapin::Error, what: &str, name: &str) -> Broken {
 
 /// A name as the protocol takes it: at most 255 bytes.
 pub fn short(text: &str) -> Result<ShortString, Broken> {
-    ShortString::try_new(text).map_err(|_| Broken::Wrong(format!("a name of more than 255 bytes, which AMQP does not allow: {text}")))
+    ShortString::try_new(text).map_err(|_| {
+        Broken::Wrong(format!(
+            "a name of more than 255 bytes, which AMQP does not allow: {text}"
+        ))
+    })
 }

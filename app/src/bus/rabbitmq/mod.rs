@@ -60,9 +60,25 @@ impl RabbitBus {
         let topology = Arc::new(topology);
         let receivers = Arc::new(Receivers::default());
         let closing = CancellationToken::new();
-        let publishing = Publishing::start(&settings, broker.clone(), topology.clone(), receivers.clone(), closing.clone());
+        let publishing = Publishing::start(
+            &settings,
+            broker.clone(),
+            topology.clone(),
+            receivers.clone(),
+            closing.clone(),
+        );
         let (stop, receiving, dropped) = (stop.child_token(), Mutex::default(), closing.clone().drop_guard());
-        Ok(Arc::new(RabbitBus { settings, topology, broker, publishing, receivers, stop, receiving, closing, _dropped: dropped }))
+        Ok(Arc::new(RabbitBus {
+            settings,
+            topology,
+            broker,
+            publishing,
+            receivers,
+            stop,
+            receiving,
+            closing,
+            _dropped: dropped,
+        }))
     }
 }
 
@@ -79,8 +95,17 @@ impl Bus for RabbitBus {
         if topics.is_empty() {
             return Ok(());
         }
-        let Some(queue) = self.topology.queue_of(&module).filter(|queue| same(&queue.topics, &topics)).cloned() else {
-            let known = self.topology.queue_of(&module).map(|queue| queue.topics.join(", ")).unwrap_or_default();
+        let Some(queue) = self
+            .topology
+            .queue_of(&module)
+            .filter(|queue| same(&queue.topics, &topics))
+            .cloned()
+        else {
+            let known = self
+                .topology
+                .queue_of(&module)
+                .map(|queue| queue.topics.join(", "))
+                .unwrap_or_default();
             return Err(Fault::internal(
                 "unknown_listener",
                 format!(
@@ -91,10 +116,25 @@ impl Bus for RabbitBus {
         };
         let link = Arc::new(Link::new(&module, self.broker.clone()));
         let stop = self.stop.child_token();
-        let consuming = Consuming { settings: self.settings.clone(), topology: self.topology.clone(), queue, listener: listener.clone() };
-        self.receivers.put(module, Receiver { listener, link: link.clone(), stop: stop.clone() });
+        let consuming = Consuming {
+            settings: self.settings.clone(),
+            topology: self.topology.clone(),
+            queue,
+            listener: listener.clone(),
+        };
+        self.receivers.put(
+            module,
+            Receiver {
+                listener,
+                link: link.clone(),
+                stop: stop.clone(),
+            },
+        );
         let receiving = tokio::spawn(async move { link.keep(&consuming, stop).await });
-        self.receiving.lock().unwrap_or_else(PoisonError::into_inner).push(receiving);
+        self.receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(receiving);
         Ok(())
     }
 }
@@ -103,8 +143,13 @@ impl Bus for RabbitBus {
 impl Carrier for RabbitBus {
     fn state(&self) -> BusState {
         let publishing = std::iter::once(self.publishing.state());
-        let links = publishing.chain(self.receivers.lock().values().map(|receiver| receiver.link.state())).collect();
-        BusState { kind: "rabbitmq".to_owned(), links }
+        let links = publishing
+            .chain(self.receivers.lock().values().map(|receiver| receiver.link.state()))
+            .collect();
+        BusState {
+            kind: "rabbitmq".to_owned(),
+            links,
+        }
     }
 
     async fn stop_receiving(&self) {

@@ -100,12 +100,20 @@ impl Publishing {
 
     /// `Ok` only if the broker has the event in every bound queue.
     pub async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        let Ok(_room) = self.room.acquire().await else { return Err(Fault::unavailable("The bus is closed.")) };
+        let Ok(_room) = self.room.acquire().await else {
+            return Err(Fault::unavailable("The bus is closed."));
+        };
         let Some(session) = self.session() else {
-            return Err(Fault::unavailable(format!("The broker is away: {}", self.link.state().last_error.unwrap_or_default())));
+            return Err(Fault::unavailable(format!(
+                "The broker is away: {}",
+                self.link.state().last_error.unwrap_or_default()
+            )));
         };
         if session.connection.status().blocked() {
-            return Err(failed("blocked", "The broker takes no events now: it is short of memory or disk."));
+            return Err(failed(
+                "blocked",
+                "The broker takes no events now: it is short of memory or disk.",
+            ));
         }
         let channel = session.take_channel(self.connect_timeout).await.map_err(|broken| {
             if matches!(broken, Broken::Silent(_)) {
@@ -134,7 +142,10 @@ impl Publishing {
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
                 metrics::counter!("banyan_bus_returned_total", "source" => envelope.source.clone()).increment(1);
                 session.incomplete.notify_one();
-                Err(Fault::unavailable(format!("The broker has no queue for {}; its queues are declared again.", envelope.topic())))
+                Err(Fault::unavailable(format!(
+                    "The broker has no queue for {}; its queues are declared again.",
+                    envelope.topic()
+                )))
             }
             Confirmation::Nack(None) => Err(failed("refused", "The broker could not keep the event.")),
             // Unreachable: every channel here has confirmations on; were it not so, nothing would be known.
@@ -145,7 +156,10 @@ impl Publishing {
     async fn send(&self, channel: &Channel, envelope: &Envelope) -> Result<Confirmation, Broken> {
         let topic = envelope.topic();
         let key = format!("{topic}.{}", envelope.subject_id());
-        let options = BasicPublishOptions { mandatory: self.topology.is_heard(&topic), immediate: false };
+        let options = BasicPublishOptions {
+            mandatory: self.topology.is_heard(&topic),
+            immediate: false,
+        };
         let properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type(CONTENT_TYPE.into())
@@ -153,7 +167,10 @@ impl Publishing {
             .with_type(short(&envelope.kind)?)
             .with_app_id(short(&envelope.source)?);
         let (exchange, body) = (short(&self.topology.exchange)?, envelope.to_bytes());
-        Ok(channel.basic_publish(exchange, short(&key)?, options, &body, properties).await?.await?)
+        Ok(channel
+            .basic_publish(exchange, short(&key)?, options, &body, properties)
+            .await?
+            .await?)
     }
 
     fn session(&self) -> Option<Arc<Session>> {
@@ -189,14 +206,22 @@ impl Publishing {
 impl Use for Publishing {
     async fn run(&self, connection: Arc<Connection>, link: &Link, closing: &CancellationToken) -> Result<(), Broken> {
         declare(&connection, &self.topology, self.connect_timeout).await?;
-        let session =
-            Arc::new(Session { connection: connection.clone(), idle: Mutex::default(), incomplete: Notify::new(), silent: Notify::new() });
+        let session = Arc::new(Session {
+            connection: connection.clone(),
+            idle: Mutex::default(),
+            incomplete: Notify::new(),
+            silent: Notify::new(),
+        });
         self.set_session(Some(session.clone()));
         link.connected();
         let ended = self.watch(&session, closing).await;
         self.set_session(None);
         if ended.is_ok() {
-            within(self.connect_timeout, "closing", async { Ok(connection.close(200, "stopped".into()).await?) }).await.ok();
+            within(self.connect_timeout, "closing", async {
+                Ok(connection.close(200, "stopped".into()).await?)
+            })
+            .await
+            .ok();
         }
         ended
     }

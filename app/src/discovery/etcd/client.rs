@@ -58,23 +58,43 @@ pub struct Watching {
 
 impl Client {
     pub fn new(settings: &Settings) -> anyhow::Result<Client> {
-        let parsed = settings.etcd_endpoints.iter().map(|endpoint| endpoint.parse().context("discovery.etcd_endpoints"));
+        let parsed = settings
+            .etcd_endpoints
+            .iter()
+            .map(|endpoint| endpoint.parse().context("discovery.etcd_endpoints"));
         let endpoints: Vec<Address> = parsed.collect::<anyhow::Result<_>>()?;
         if endpoints.is_empty() {
-            bail!("discovery.kind is etcd, but discovery.etcd_endpoints is empty; name etcd's client URLs, such as http://127.0.0.1:2379");
+            bail!(
+                "discovery.kind is etcd, but discovery.etcd_endpoints is empty; name etcd's client URLs, such as http://127.0.0.1:2379"
+            );
         }
         let within = Duration::from_millis(settings.etcd_timeout_ms);
-        let http = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(within);
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(within);
         let http = match &settings.etcd_ca_file {
             Some(file) => {
-                let wrong = || format!("discovery.etcd_ca_file names {}, which cannot be read as certificates in PEM", file.display());
-                http.tls_certs_only(Certificate::from_pem_bundle(&fs::read(file).with_context(wrong)?).with_context(wrong)?)
+                let wrong = || {
+                    format!(
+                        "discovery.etcd_ca_file names {}, which cannot be read as certificates in PEM",
+                        file.display()
+                    )
+                };
+                http.tls_certs_only(
+                    Certificate::from_pem_bundle(&fs::read(file).with_context(wrong)?).with_context(wrong)?,
+                )
             }
             None if endpoints.iter().any(Address::is_tls) => http,
             // A machine without any certificates can talk to an etcd without TLS.
             None => http.tls_certs_only([]),
         };
-        Ok(Client { http: http.build().context("preparing to talk to etcd")?, endpoints, preferred: AtomicUsize::new(0), within })
+        Ok(Client {
+            http: http.build().context("preparing to talk to etcd")?,
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            within,
+        })
     }
 
     pub async fn grant(&self, ttl_s: u64) -> anyhow::Result<Lease> {
@@ -87,7 +107,10 @@ impl Client {
             ttl_s: i64,
         }
         let Granted { id, ttl_s } = self.call("lease/grant", &json!({ "TTL": ttl_s.to_string() })).await?;
-        Ok(Lease { id, ttl: seconds(ttl_s) })
+        Ok(Lease {
+            id,
+            ttl: seconds(ttl_s),
+        })
     }
 
     /// None: there is no such lease any more.
@@ -107,12 +130,16 @@ impl Client {
 
     /// Ends a lease, and with it all its keys at once.
     pub async fn revoke(&self, lease: &str) -> anyhow::Result<()> {
-        self.call("lease/revoke", &json!({ "ID": lease })).await.map(|_: Value| ())
+        self.call("lease/revoke", &json!({ "ID": lease }))
+            .await
+            .map(|_: Value| ())
     }
 
     /// Sets all keys in one transaction, as long as the lease lives.
     pub async fn put(&self, entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> anyhow::Result<()> {
-        self.call("kv/txn", &json!({ "success": puts(entries, lease) })).await.map(|_: Value| ())
+        self.call("kv/txn", &json!({ "success": puts(entries, lease) }))
+            .await
+            .map(|_: Value| ())
     }
 
     /// As [`put`](Client::put), if one of the keys is not there; says whether that was so. Where all are there nothing is written.
@@ -125,13 +152,19 @@ impl Client {
         }
         let is_there = |key| json!({ "key": BASE64_STANDARD.encode(key), "target": "VERSION", "result": "GREATER", "version": "0" });
         let all_there: Vec<Value> = entries.keys().map(is_there).collect();
-        let compared: Compared = self.call("kv/txn", &json!({ "compare": all_there, "failure": puts(entries, lease) })).await?;
+        let compared: Compared = self
+            .call(
+                "kv/txn",
+                &json!({ "compare": all_there, "failure": puts(entries, lease) }),
+            )
+            .await?;
         Ok(!compared.succeeded)
     }
 
     /// How long a question may take that every endpoint is asked in turn.
     pub fn longest(&self) -> Duration {
-        self.within.saturating_mul(u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX))
+        self.within
+            .saturating_mul(u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX))
     }
 
     pub async fn range(&self, prefix: &str) -> anyhow::Result<Snapshot> {
@@ -142,8 +175,16 @@ impl Client {
             kvs: Vec<KeyValue>,
         }
         let ranged: Ranged = self.call("kv/range", &all_with(prefix)).await?;
-        let entries = ranged.kvs.iter().map(|entry| Ok((entry.key()?, entry.value()?))).collect::<anyhow::Result<_>>()?;
-        Ok(Snapshot { cluster: ranged.header.cluster_id, revision: ranged.header.revision, entries })
+        let entries = ranged
+            .kvs
+            .iter()
+            .map(|entry| Ok((entry.key()?, entry.value()?)))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Snapshot {
+            cluster: ranged.header.cluster_id,
+            revision: ranged.header.revision,
+            entries,
+        })
     }
 
     /// Every change from this revision on.
@@ -151,17 +192,32 @@ impl Client {
         let mut request = all_with(prefix);
         request["start_revision"] = Value::String(from.to_string());
         let request = json!({ "create_request": request });
-        let answer =
-            self.in_turn("watch", |url| async { timeout(self.within, self.http.post(url).json(&request).send()).await.ok() }).await?;
-        Ok(Watching { answer, unread: Vec::new() })
+        let answer = self
+            .in_turn("watch", |url| async {
+                timeout(self.within, self.http.post(url).json(&request).send())
+                    .await
+                    .ok()
+            })
+            .await?;
+        Ok(Watching {
+            answer,
+            unread: Vec::new(),
+        })
     }
 
     async fn call<T: DeserializeOwned>(&self, what: &str, request: &Value) -> anyhow::Result<T> {
         let send = |url| async { Some(self.http.post(url).json(request).timeout(self.within).send().await) };
         let answer = self.in_turn(what, send).await?;
-        let body = answer.bytes().await.with_context(|| format!("etcd's answer to {what}"))?;
-        serde_json::from_slice(&body)
-            .with_context(|| format!("etcd's answer to {what} is not understood: {}", String::from_utf8_lossy(&body)))
+        let body = answer
+            .bytes()
+            .await
+            .with_context(|| format!("etcd's answer to {what}"))?;
+        serde_json::from_slice(&body).with_context(|| {
+            format!(
+                "etcd's answer to {what} is not understood: {}",
+                String::from_utf8_lossy(&body)
+            )
+        })
     }
 
     /// Asks one endpoint after another until one takes the question. Everything asked here may be asked twice.
@@ -213,7 +269,12 @@ impl Watching {
             if self.unread.len() > LINE_BYTES {
                 bail!("etcd's watch sends a line of more than {LINE_BYTES} bytes");
             }
-            let chunk = self.answer.chunk().await.context("etcd's watch broke off")?.context("etcd ended the watch")?;
+            let chunk = self
+                .answer
+                .chunk()
+                .await
+                .context("etcd's watch broke off")?
+                .context("etcd ended the watch")?;
             self.unread.extend_from_slice(&chunk);
         }
     }
@@ -240,15 +301,28 @@ fn read_line(line: &[u8]) -> anyhow::Result<Vec<Change>> {
     if line.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
-    let text = || format!("etcd's watch says what is not understood: {}", String::from_utf8_lossy(line));
+    let text = || {
+        format!(
+            "etcd's watch says what is not understood: {}",
+            String::from_utf8_lossy(line)
+        )
+    };
     let streamed: Streamed = serde_json::from_slice(line).with_context(text)?;
     let watched = streamed.result.with_context(text)?;
     if watched.canceled {
         bail!("etcd cancelled the watch: {}", String::from_utf8_lossy(line).trim_end());
     }
     let change = |event: &WatchEvent| {
-        let value = if event.r#type == "DELETE" { None } else { Some(event.kv.value()?) };
-        Ok(Change { revision: event.kv.mod_revision, key: event.kv.key()?, value })
+        let value = if event.r#type == "DELETE" {
+            None
+        } else {
+            Some(event.kv.value()?)
+        };
+        Ok(Change {
+            revision: event.kv.mod_revision,
+            key: event.kv.key()?,
+            value,
+        })
     };
     watched.events.iter().map(change).collect()
 }
@@ -281,8 +355,12 @@ impl KeyValue {
 }
 
 fn puts(entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> Vec<Value> {
-    let encoded = entries.iter().map(|(key, value)| (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value)));
-    encoded.map(|(key, value)| json!({ "request_put": { "key": key, "value": value, "lease": lease } })).collect()
+    let encoded = entries
+        .iter()
+        .map(|(key, value)| (BASE64_STANDARD.encode(key), BASE64_STANDARD.encode(value)));
+    encoded
+        .map(|(key, value)| json!({ "request_put": { "key": key, "value": value, "lease": lease } }))
+        .collect()
 }
 
 /// The range of all keys that begin with `prefix`, which ends in `/`: up to what follows it.
@@ -296,5 +374,7 @@ fn seconds(seconds: i64) -> Duration {
 }
 
 fn int64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(serde::de::Error::custom)
 }

@@ -55,13 +55,20 @@ struct State {
 
 impl Directory {
     pub fn new(prefix: String, grace: Duration) -> Directory {
-        Directory { prefix, grace, state: Mutex::default() }
+        Directory {
+            prefix,
+            grace,
+            state: Mutex::default(),
+        }
     }
 
     pub fn watch(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
         let mut state = self.state();
         let known = self.addresses(&state, module, interface);
-        let told = state.told.entry((module.to_owned(), interface)).or_insert_with(|| watch::channel(known).0);
+        let told = state
+            .told
+            .entry((module.to_owned(), interface))
+            .or_insert_with(|| watch::channel(known).0);
         told.subscribe()
     }
 
@@ -70,7 +77,10 @@ impl Directory {
         let mut state = self.state();
         let first = state.revision == 0;
         if !first && (snapshot.cluster != state.cluster || snapshot.revision < state.revision) {
-            warn!("etcd has lost its data; who was registered stays known for {} s, to register anew", self.grace.as_secs());
+            warn!(
+                "etcd has lost its data; who was registered stays known for {} s, to register anew",
+                self.grace.as_secs()
+            );
             let mut known = std::mem::take(&mut state.entries);
             // Who had no time to register anew since the loss before this one is believed as long again.
             if let Some((earlier, _)) = state.lost.take().filter(|(_, until)| Instant::now() < *until) {
@@ -85,8 +95,12 @@ impl Directory {
         }
         state.cluster = snapshot.cluster;
         state.revision = snapshot.revision;
-        state.entries =
-            snapshot.entries.into_iter().filter_map(|(key, value)| Some((read(&key, &value)?, key))).map(|(e, k)| (k, e)).collect();
+        state.entries = snapshot
+            .entries
+            .into_iter()
+            .filter_map(|(key, value)| Some((read(&key, &value)?, key)))
+            .map(|(e, k)| (k, e))
+            .collect();
         self.tell_all(&state);
         snapshot.revision + 1
     }
@@ -118,14 +132,23 @@ impl Directory {
     fn addresses(&self, state: &State, module: &str, interface: Interface) -> Vec<Address> {
         let prefix = format!("{}{module}/", self.prefix);
         let lost = state.lost.iter().flat_map(|(entries, _)| entries);
-        let of_module = state.entries.iter().chain(lost).filter(|(key, _)| key.starts_with(&prefix));
-        let addresses: BTreeSet<Address> = of_module.filter_map(|(_, entry)| entry.address(interface)).cloned().collect();
+        let of_module = state
+            .entries
+            .iter()
+            .chain(lost)
+            .filter(|(key, _)| key.starts_with(&prefix));
+        let addresses: BTreeSet<Address> = of_module
+            .filter_map(|(_, entry)| entry.address(interface))
+            .cloned()
+            .collect();
         addresses.into_iter().collect()
     }
 }
 
 fn read(key: &str, value: &[u8]) -> Option<Entry> {
-    serde_json::from_slice(value).inspect_err(|why| warn!(key, "what stands in etcd is no instance, and is passed over: {why}")).ok()
+    serde_json::from_slice(value)
+        .inspect_err(|why| warn!(key, "what stands in etcd is no instance, and is passed over: {why}"))
+        .ok()
 }
 
 #[cfg(test)]
@@ -139,12 +162,23 @@ mod tests {
     }
 
     fn snapshot(cluster: &str, revision: i64, entries: &[(&str, &str)]) -> Snapshot {
-        let entries = entries.iter().map(|(key, value)| (format!("{PREFIX}{key}"), value.as_bytes().to_vec())).collect();
-        Snapshot { cluster: cluster.to_owned(), revision, entries }
+        let entries = entries
+            .iter()
+            .map(|(key, value)| (format!("{PREFIX}{key}"), value.as_bytes().to_vec()))
+            .collect();
+        Snapshot {
+            cluster: cluster.to_owned(),
+            revision,
+            entries,
+        }
     }
 
     fn change(revision: i64, key: &str, value: Option<&str>) -> Change {
-        Change { revision, key: format!("{PREFIX}{key}"), value: value.map(|value| value.as_bytes().to_vec()) }
+        Change {
+            revision,
+            key: format!("{PREFIX}{key}"),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        }
     }
 
     fn shown(receiver: &watch::Receiver<Vec<Address>>) -> Vec<String> {
@@ -158,9 +192,16 @@ mod tests {
     fn a_module_and_an_interface_have_their_own_instances() {
         let directory = directory(Duration::from_secs(10));
         let rpc = directory.watch("users", Interface::Rpc);
-        directory.replace(snapshot("c", 3, &[("users/a", ONE), ("users/b", TWO), ("users-two/c", ONE)]));
+        directory.replace(snapshot(
+            "c",
+            3,
+            &[("users/a", ONE), ("users/b", TWO), ("users-two/c", ONE)],
+        ));
         assert_eq!(shown(&rpc), ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]);
-        assert_eq!(shown(&directory.watch("users", Interface::Http)), ["http://10.0.0.1:8000"]);
+        assert_eq!(
+            shown(&directory.watch("users", Interface::Http)),
+            ["http://10.0.0.1:8000"]
+        );
         assert!(shown(&directory.watch("orders", Interface::Rpc)).is_empty());
     }
 
@@ -203,7 +244,11 @@ mod tests {
     fn what_is_no_instance_is_passed_over() {
         let directory = directory(Duration::from_secs(10));
         let users = directory.watch("users", Interface::Rpc);
-        directory.replace(snapshot("c", 5, &[("users/a", ONE), ("users/b", "{"), ("users/c", r#"{"rpc":"orders"}"#)]));
+        directory.replace(snapshot(
+            "c",
+            5,
+            &[("users/a", ONE), ("users/b", "{"), ("users/c", r#"{"rpc":"orders"}"#)],
+        ));
         assert_eq!(shown(&users), ["http://10.0.0.1:9000"]);
     }
 }

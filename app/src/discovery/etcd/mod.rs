@@ -90,7 +90,10 @@ impl Discovery for Etcd {
         let mut said = registration.said();
         // At a stop an endpoint that does not answer must leave time for the others.
         let running = tokio::spawn(registration.run(stop, self.client.longest()));
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+        self.registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(running);
         if timeout(self.within, said.wait_for(|said| *said)).await.is_err() {
             warn!("etcd has not taken the registration of this process yet; it goes on being tried");
         }
@@ -110,11 +113,16 @@ fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String,
         return Ok(BTreeMap::new());
     }
     if rpc.is_none() && http.is_none() {
-        bail!("{} cannot be registered in etcd: this process answers nobody; set rpc.listen or http.listen", modules.join(", "));
+        bail!(
+            "{} cannot be registered in etcd: this process answers nobody; set rpc.listen or http.listen",
+            modules.join(", ")
+        );
     }
     for address in [rpc, http].into_iter().flatten() {
         if address.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
-            bail!("{address} cannot be registered in etcd, as nobody can call it; set rpc.advertise and http.advertise");
+            bail!(
+                "{address} cannot be registered in etcd, as nobody can call it; set rpc.advertise and http.advertise"
+            );
         }
     }
     if let (Some(rpc), Some(http)) = (rpc, http)
@@ -125,8 +133,15 @@ fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String,
              loopback, where other machines would look for this process in vain; let both listen where others can call, or say so by .advertise"
         );
     }
-    let value = serde_json::to_vec(&Entry { rpc: rpc.clone(), http: http.clone() }).context("writing an instance for etcd")?;
-    Ok(modules.iter().map(|module| (format!("{prefix}{module}/{id}"), value.clone())).collect())
+    let value = serde_json::to_vec(&Entry {
+        rpc: rpc.clone(),
+        http: http.clone(),
+    })
+    .context("writing an instance for etcd")?;
+    Ok(modules
+        .iter()
+        .map(|module| (format!("{prefix}{module}/{id}"), value.clone()))
+        .collect())
 }
 
 fn is_loopback(address: &Address) -> bool {

@@ -31,7 +31,13 @@ pub struct Registration {
 
 impl Registration {
     pub fn new(client: Arc<Client>, entries: BTreeMap<String, Vec<u8>>, lease_s: u64) -> Registration {
-        Registration { client, entries, lease_s, lease: Mutex::default(), said: watch::channel(false).0 }
+        Registration {
+            client,
+            entries,
+            lease_s,
+            lease: Mutex::default(),
+            said: watch::channel(false).0,
+        }
     }
 
     pub fn said(&self) -> watch::Receiver<bool> {
@@ -52,8 +58,14 @@ impl Registration {
         let Some(lease) = self.lease() else { return };
         match timeout(within, self.client.revoke(&lease)).await {
             Ok(Ok(())) => info!("this process is no longer registered in etcd"),
-            Ok(Err(why)) => warn!("this process stays registered in etcd for up to {} s: {why:#}", self.lease_s),
-            Err(_) => warn!("this process stays registered in etcd for up to {} s: etcd does not answer", self.lease_s),
+            Ok(Err(why)) => warn!(
+                "this process stays registered in etcd for up to {} s: {why:#}",
+                self.lease_s
+            ),
+            Err(_) => warn!(
+                "this process stays registered in etcd for up to {} s: etcd does not answer",
+                self.lease_s
+            ),
         }
     }
 
@@ -103,9 +115,14 @@ impl Registration {
 
     /// None: there is no such lease any more.
     async fn stay(&self, lease: &str) -> anyhow::Result<Option<Duration>> {
-        let Some(left) = self.client.keep_alive(lease).await? else { return Ok(None) };
+        let Some(left) = self.client.keep_alive(lease).await? else {
+            return Ok(None);
+        };
         if self.client.put_missing(&self.entries, lease).await? {
-            warn!(lease, "somebody had deleted this process from etcd; it is registered again");
+            warn!(
+                lease,
+                "somebody had deleted this process from etcd; it is registered again"
+            );
         }
         Ok(Some(left))
     }

@@ -36,7 +36,13 @@ impl Server {
         let directory = std::env::temp_dir().join(format!("banyan-etcd-test-{}-{nth}", std::process::id()));
         let free = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let [client, peer] = free.map(|listener| listener.local_addr().unwrap().port());
-        Server { directory, client, peer, tls: false, process: None }
+        Server {
+            directory,
+            client,
+            peer,
+            tls: false,
+            process: None,
+        }
     }
 
     async fn started() -> Server {
@@ -46,7 +52,11 @@ impl Server {
     }
 
     fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", if self.tls { "https" } else { "http" }, self.client)
+        format!(
+            "{}://127.0.0.1:{}",
+            if self.tls { "https" } else { "http" },
+            self.client
+        )
     }
 
     /// What `--auto-tls` makes.
@@ -56,21 +66,46 @@ impl Server {
 
     /// Whether it is there, to its last line.
     fn has_certificate(&self) -> bool {
-        std::fs::read_to_string(self.certificate()).is_ok_and(|pem| pem.trim_end().ends_with("-----END CERTIFICATE-----"))
+        std::fs::read_to_string(self.certificate())
+            .is_ok_and(|pem| pem.trim_end().ends_with("-----END CERTIFICATE-----"))
     }
 
     async fn start(&mut self) {
         std::fs::create_dir_all(&self.directory).unwrap();
         let (url, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
         let mut command = Command::new(program());
-        command.arg("--data-dir").arg(self.directory.join("data")).args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
-        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", &peer]);
-        command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")]);
+        command.arg("--data-dir").arg(self.directory.join("data")).args([
+            "--heartbeat-interval",
+            "20",
+            "--election-timeout",
+            "200",
+        ]);
+        command.args([
+            "--listen-client-urls",
+            &url,
+            "--advertise-client-urls",
+            &url,
+            "--listen-peer-urls",
+            &peer,
+        ]);
+        command.args([
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--initial-cluster",
+            &format!("default={peer}"),
+        ]);
         if self.tls {
             command.arg("--auto-tls");
         }
         let log = std::fs::File::create(self.directory.join("log")).unwrap();
-        self.process = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.process = Some(
+            command
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
         let started = Instant::now();
         // Its certificate is there before it listens.
         while self.tls && !self.has_certificate() && started.elapsed() < PATIENCE {
@@ -100,18 +135,33 @@ impl Server {
 
     fn asked(&self) -> Client {
         let trusted = self.tls.then(|| self.certificate());
-        Client::new(&Settings { etcd_ca_file: trusted, ..settings(&[self.url()]) }).unwrap()
+        Client::new(&Settings {
+            etcd_ca_file: trusted,
+            ..settings(&[self.url()])
+        })
+        .unwrap()
     }
 
     /// As an operator would.
     async fn delete(&self, key: &str) {
         let request = serde_json::json!({ "key": base64::prelude::BASE64_STANDARD.encode(key) });
-        let deleted = reqwest::Client::new().post(format!("{}/v3/kv/deleterange", self.url())).json(&request).send().await.unwrap();
+        let deleted = reqwest::Client::new()
+            .post(format!("{}/v3/kv/deleterange", self.url()))
+            .json(&request)
+            .send()
+            .await
+            .unwrap();
         assert!(deleted.status().is_success(), "{deleted:?}");
     }
 
     async fn keys(&self) -> Vec<String> {
-        self.asked().range("/banyan/services/").await.unwrap().entries.into_keys().collect()
+        self.asked()
+            .range("/banyan/services/")
+            .await
+            .unwrap()
+            .entries
+            .into_keys()
+            .collect()
     }
 }
 
@@ -124,12 +174,21 @@ impl Drop for Server {
 
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join("etcd")).find(|program| program.is_file());
-    found.expect("these tests need etcd (its program, not a running server): apt-get install etcd-server, or brew install etcd")
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join("etcd"))
+        .find(|program| program.is_file());
+    found.expect(
+        "these tests need etcd (its program, not a running server): apt-get install etcd-server, or brew install etcd",
+    )
 }
 
 fn settings(endpoints: &[String]) -> Settings {
-    Settings { etcd_endpoints: endpoints.to_vec(), etcd_lease_s: LEASE_S, etcd_timeout_ms: 500, ..Settings::default() }
+    Settings {
+        etcd_endpoints: endpoints.to_vec(),
+        etcd_lease_s: LEASE_S,
+        etcd_timeout_ms: 500,
+        ..Settings::default()
+    }
 }
 
 fn etcd(endpoints: &[String]) -> Etcd {
@@ -141,14 +200,30 @@ fn instance(address: &str) -> Instance {
 }
 
 async fn within(patience: Duration, receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-    let there = |known: &Vec<Address>| known.iter().map(ToString::to_string).eq(expected.iter().map(ToString::to_string));
+    let there = |known: &Vec<Address>| {
+        known
+            .iter()
+            .map(ToString::to_string)
+            .eq(expected.iter().map(ToString::to_string))
+    };
     let found = timeout(patience, receiver.wait_for(there)).await.is_ok();
-    assert!(found, "{:?} instead of {expected:?} after {patience:?}", receiver.borrow());
+    assert!(
+        found,
+        "{:?} instead of {expected:?} after {patience:?}",
+        receiver.borrow()
+    );
 }
 
 async fn stays(span: Duration, receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-    let there = |known: &Vec<Address>| known.iter().map(ToString::to_string).eq(expected.iter().map(ToString::to_string));
-    let changed = timeout(span, receiver.wait_for(|known| !there(known))).await.map(|known| known.unwrap().clone());
+    let there = |known: &Vec<Address>| {
+        known
+            .iter()
+            .map(ToString::to_string)
+            .eq(expected.iter().map(ToString::to_string))
+    };
+    let changed = timeout(span, receiver.wait_for(|known| !there(known)))
+        .await
+        .map(|known| known.unwrap().clone());
     assert!(changed.is_err(), "{changed:?} instead of {expected:?}");
 }
 
@@ -160,9 +235,16 @@ async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_o
     let server = Server::started().await;
     let silent = AsyncListener::bind("127.0.0.1:0").await.unwrap();
     // One that refuses and one that never answers are passed over.
-    let in_turn = ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.local_addr().unwrap()), server.url()];
+    let in_turn = [
+        "http://127.0.0.1:1".to_owned(),
+        format!("http://{}", silent.local_addr().unwrap()),
+        server.url(),
+    ];
     let (watching, registering) = (etcd(&[server.url()]), etcd(&in_turn));
-    let (mut users, mut catalog) = (watching.watch("users", Interface::Rpc), watching.watch("catalog", Interface::Rpc));
+    let (mut users, mut catalog) = (
+        watching.watch("users", Interface::Rpc),
+        watching.watch("catalog", Interface::Rpc),
+    );
     within(PATIENCE, &mut users, &[]).await;
     let stop = CancellationToken::new();
     registering.register(instance(ONE), stop.clone()).await.unwrap();
@@ -175,13 +257,21 @@ async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_o
     within(Duration::from_secs(1), &mut catalog, &[ONE]).await;
     assert!(watching.watch("users", Interface::Http).borrow().is_empty());
     // One who comes later sees it as well.
-    within(PATIENCE, &mut etcd(&[server.url()]).watch("users", Interface::Rpc), &[ONE]).await;
+    within(
+        PATIENCE,
+        &mut etcd(&[server.url()]).watch("users", Interface::Rpc),
+        &[ONE],
+    )
+    .await;
     // Far beyond the lease, which etcd looks after twice a second.
     stays(Duration::from_secs(3 * LEASE_S + 1), &mut users, &[ONE]).await;
 
     stop.cancel();
     timeout(PATIENCE, registering.withdrawn()).await.unwrap();
-    assert!(server.keys().await.is_empty(), "it is still registered after it was withdrawn");
+    assert!(
+        server.keys().await.is_empty(),
+        "it is still registered after it was withdrawn"
+    );
     within(Duration::from_secs(1), &mut users, &[]).await;
 }
 
@@ -190,11 +280,22 @@ async fn who_falls_silent_is_gone_with_its_lease() {
     let server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
-    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
-    watching.register(instance(TWO), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(ONE), CancellationToken::new())
+        .await
+        .unwrap();
+    watching
+        .register(instance(TWO), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE, TWO]).await;
     // As `kill -9` would end it: it says nothing any more, not even goodbye.
-    registering.registered.lock().unwrap().drain(..).for_each(|running| running.abort());
+    registering
+        .registered
+        .lock()
+        .unwrap()
+        .drain(..)
+        .for_each(|running| running.abort());
     within(Duration::from_secs(LEASE_S + 2), &mut users, &[TWO]).await;
 }
 
@@ -224,7 +325,10 @@ async fn while_etcd_is_away_what_is_known_stays_in_use() {
     let mut server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
-    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(ONE), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE]).await;
 
     server.kill();
@@ -241,7 +345,10 @@ async fn after_etcd_lost_its_data_everybody_registers_anew_and_nobody_was_forgot
     let mut server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
-    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(ONE), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE]).await;
     server.kill();
     server.lose_data();
@@ -253,7 +360,10 @@ async fn after_etcd_lost_its_data_everybody_registers_anew_and_nobody_was_forgot
         sleep(Duration::from_millis(5)).await;
     }
     stays(Duration::from_secs(2 * LEASE_S + 1), &mut users, &[ONE]).await;
-    watching.register(instance(TWO), CancellationToken::new()).await.unwrap();
+    watching
+        .register(instance(TWO), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE, TWO]).await;
 }
 
@@ -262,7 +372,10 @@ async fn an_etcd_that_is_away_at_the_start_is_waited_for() {
     let mut server = Server::new();
     let etcd = etcd(&[server.url()]);
     let mut users = etcd.watch("users", Interface::Rpc);
-    timeout(PATIENCE, etcd.register(instance(ONE), CancellationToken::new())).await.unwrap().unwrap();
+    timeout(PATIENCE, etcd.register(instance(ONE), CancellationToken::new()))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(users.borrow_and_update().is_empty());
     server.start().await;
     within(PATIENCE, &mut users, &[ONE]).await;
@@ -272,13 +385,20 @@ async fn an_etcd_that_is_away_at_the_start_is_waited_for() {
 async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_all_is_there() {
     let server = Server::started().await;
     let registering = etcd(&[server.url()]);
-    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(ONE), CancellationToken::new())
+        .await
+        .unwrap();
     let keys = server.keys().await;
     assert_eq!(keys.len(), 2);
     let asked = server.asked();
     let before = asked.range("/banyan/services/").await.unwrap().revision;
     sleep(Duration::from_secs(LEASE_S)).await;
-    assert_eq!(asked.range("/banyan/services/").await.unwrap().revision, before, "nothing is written for nothing");
+    assert_eq!(
+        asked.range("/banyan/services/").await.unwrap().revision,
+        before,
+        "nothing is written for nothing"
+    );
     server.delete(&keys[1]).await;
     let started = Instant::now();
     while server.keys().await.len() < 2 {
@@ -286,7 +406,12 @@ async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_
         sleep(Duration::from_millis(20)).await;
     }
     // On the same lease, or it would stay for ever.
-    registering.registered.lock().unwrap().drain(..).for_each(|running| running.abort());
+    registering
+        .registered
+        .lock()
+        .unwrap()
+        .drain(..)
+        .for_each(|running| running.abort());
     let started = Instant::now();
     while !server.keys().await.is_empty() {
         assert!(started.elapsed() < PATIENCE, "it outlives its process");
@@ -323,8 +448,19 @@ impl Way {
     async fn to(port: u16) -> Way {
         let listener = AsyncListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let way = Way { url, cut: Arc::default(), connections: Arc::default(), swallow: CancellationToken::new(), mute: Arc::default() };
-        let (cut, connections, swallow, mute) = (way.cut.clone(), way.connections.clone(), way.swallow.clone(), way.mute.clone());
+        let way = Way {
+            url,
+            cut: Arc::default(),
+            connections: Arc::default(),
+            swallow: CancellationToken::new(),
+            mute: Arc::default(),
+        };
+        let (cut, connections, swallow, mute) = (
+            way.cut.clone(),
+            way.connections.clone(),
+            way.swallow.clone(),
+            way.mute.clone(),
+        );
         tokio::spawn(async move {
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
@@ -335,7 +471,9 @@ impl Way {
                 connections.lock().unwrap().push(end.clone());
                 let later = swallow.is_cancelled() && !mute.load(Ordering::SeqCst);
                 tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else {
+                        return;
+                    };
                     tokio::select! {
                         () = end.cancelled() => {}
                         // Open on our side, and nothing comes through any more.
@@ -350,7 +488,11 @@ impl Way {
 
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
-        self.connections.lock().unwrap().drain(..).for_each(|connection| connection.cancel());
+        self.connections
+            .lock()
+            .unwrap()
+            .drain(..)
+            .for_each(|connection| connection.cancel());
     }
 
     /// Nothing comes through any more, on connections that are there and on new ones.
@@ -376,7 +518,10 @@ async fn what_changed_while_the_way_to_etcd_was_cut_is_seen_afterwards() {
     way.cut();
     stop.cancel();
     registering.withdrawn().await;
-    registering.register(instance(TWO), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(TWO), CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(server.keys().await.len(), 2);
     stays(Duration::from_millis(500), &mut users, &[ONE]).await;
     way.mend();
@@ -389,10 +534,16 @@ async fn a_watch_on_which_nothing_comes_any_more_is_noticed() {
     let way = Way::to(server.client).await;
     let (watching, registering) = (etcd(std::slice::from_ref(&way.url)), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
-    registering.register(instance(ONE), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(ONE), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE]).await;
     way.swallow.cancel();
-    registering.register(instance(TWO), CancellationToken::new()).await.unwrap();
+    registering
+        .register(instance(TWO), CancellationToken::new())
+        .await
+        .unwrap();
     within(PATIENCE, &mut users, &[ONE, TWO]).await;
 }
 
@@ -401,7 +552,10 @@ async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
     let mut server = Server::new();
     server.tls = true;
     server.start().await;
-    let trusting = Settings { etcd_ca_file: Some(server.certificate()), ..settings(&[server.url()]) };
+    let trusting = Settings {
+        etcd_ca_file: Some(server.certificate()),
+        ..settings(&[server.url()])
+    };
     let etcd = Etcd::start(&trusting, Endpoints::new(), &CancellationToken::new()).unwrap();
     etcd.register(instance(ONE), CancellationToken::new()).await.unwrap();
     within(PATIENCE, &mut etcd.watch("users", Interface::Rpc), &[ONE]).await;
@@ -409,7 +563,10 @@ async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
     let mut other = Server::new();
     other.tls = true;
     other.start().await;
-    let mistaken = Settings { etcd_ca_file: Some(other.certificate()), ..settings(&[server.url()]) };
+    let mistaken = Settings {
+        etcd_ca_file: Some(other.certificate()),
+        ..settings(&[server.url()])
+    };
     let why = Client::new(&mistaken).unwrap().range("/").await.err().unwrap();
     assert!(format!("{why:#}").contains("certificate"), "{why:#}");
 }
@@ -417,21 +574,42 @@ async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
 #[tokio::test]
 async fn a_module_with_an_endpoint_in_the_settings_is_there() {
     let endpoints = Endpoints::from([(("users".to_owned(), Interface::Rpc), vec![TWO.parse().unwrap()])]);
-    let etcd = Etcd::start(&settings(&["http://127.0.0.1:1".to_owned()]), endpoints, &CancellationToken::new()).unwrap();
-    assert_eq!(etcd.watch("users", Interface::Rpc).borrow().clone(), [TWO.parse().unwrap()]);
+    let etcd = Etcd::start(
+        &settings(&["http://127.0.0.1:1".to_owned()]),
+        endpoints,
+        &CancellationToken::new(),
+    )
+    .unwrap();
+    assert_eq!(
+        etcd.watch("users", Interface::Rpc).borrow().clone(),
+        [TWO.parse().unwrap()]
+    );
 }
 
 #[test]
 fn what_nobody_could_call_is_not_registered() {
     let prefix = "/banyan/services/";
     assert!(entries(prefix, &Instance::new(&[], None, None)).unwrap().is_empty());
-    assert!(entries(prefix, &Instance::new(&["users"], None, None)).unwrap_err().to_string().contains("rpc.listen"));
-    assert!(entries(prefix, &instance("http://0.0.0.0:9000")).unwrap_err().to_string().contains("rpc.advertise"));
+    assert!(
+        entries(prefix, &Instance::new(&["users"], None, None))
+            .unwrap_err()
+            .to_string()
+            .contains("rpc.listen")
+    );
+    assert!(
+        entries(prefix, &instance("http://0.0.0.0:9000"))
+            .unwrap_err()
+            .to_string()
+            .contains("rpc.advertise")
+    );
     let at = |rpc: &str, http: &str| {
         let instance = Instance::new(&["users"], Some(rpc.parse().unwrap()), Some(http.parse().unwrap()));
         entries(prefix, &instance).map(drop).map_err(|why| why.to_string())
     };
-    for (rpc, http) in [("http://10.0.0.5:9000", "http://127.0.0.1:8080"), ("http://localhost:9000", "http://users-1.internal:8080")] {
+    for (rpc, http) in [
+        ("http://10.0.0.5:9000", "http://127.0.0.1:8080"),
+        ("http://localhost:9000", "http://users-1.internal:8080"),
+    ] {
         let why = at(rpc, http).unwrap_err();
         assert!(why.contains("rpc.listen") && why.contains("http.listen"), "{why}");
     }

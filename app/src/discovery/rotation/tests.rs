@@ -44,7 +44,12 @@ impl Server {
                 }
             }
         });
-        Server { address, state, asked, task }
+        Server {
+            address,
+            state,
+            asked,
+            task,
+        }
     }
 
     fn becomes(&self, state: u8) {
@@ -82,7 +87,9 @@ impl Reach for Tcp {
     }
 
     async fn probe(&self, address: &Address) -> Result<(), String> {
-        let mut connection = TcpStream::connect((address.host(), address.port())).await.map_err(|why| why.to_string())?;
+        let mut connection = TcpStream::connect((address.host(), address.port()))
+            .await
+            .map_err(|why| why.to_string())?;
         match connection.read_u8().await {
             Ok(WELL) => Ok(()),
             Ok(state) => Err(format!("it says {state}")),
@@ -92,12 +99,19 @@ impl Reach for Tcp {
 }
 
 fn settings(probe_every_ms: u64, probe_timeout_ms: u64) -> Settings {
-    Settings { probe_every_ms, probe_timeout_ms, ..Settings::default() }
+    Settings {
+        probe_every_ms,
+        probe_timeout_ms,
+        ..Settings::default()
+    }
 }
 
 fn rotation(servers: &[&Server], settings: &Settings) -> (Rotation<Tcp>, watch::Sender<Vec<Address>>) {
     let (told, addresses) = watch::channel(servers.iter().map(|server| server.address.clone()).collect());
-    (Rotation::start(Tcp, addresses, settings, CancellationToken::new()), told)
+    (
+        Rotation::start(Tcp, addresses, settings, CancellationToken::new()),
+        told,
+    )
 }
 
 /// Waits until exactly these are in rotation.
@@ -105,7 +119,11 @@ async fn until_in_rotation<R: Reach>(rotation: &Rotation<R>, expected: &[&Addres
     let started = Instant::now();
     loop {
         let states = rotation.states();
-        let well: HashSet<&Address> = states.iter().filter(|state| state.in_rotation).map(|state| &state.address).collect();
+        let well: HashSet<&Address> = states
+            .iter()
+            .filter(|state| state.in_rotation)
+            .map(|state| &state.address)
+            .collect();
         if well == expected.iter().copied().collect() {
             return;
         }
@@ -115,7 +133,10 @@ async fn until_in_rotation<R: Reach>(rotation: &Rotation<R>, expected: &[&Addres
 }
 
 fn picked_of_many<R: Reach>(rotation: &Rotation<R>) -> HashSet<Address> {
-    (0..200).filter_map(|_| rotation.pick()).map(|picked| picked.address().clone()).collect()
+    (0..200)
+        .filter_map(|_| rotation.pick())
+        .map(|picked| picked.address().clone())
+        .collect()
 }
 
 #[tokio::test]
@@ -123,7 +144,10 @@ async fn an_instance_that_stops_answering_leaves_the_rotation_and_comes_back_by_
     let (one, other) = (Server::start().await, Server::start().await);
     let (stays, comes_back) = (one.address.clone(), other.address.clone());
     let (rotation, _told) = rotation(&[&one, &other], &settings(20, 200));
-    assert_eq!(picked_of_many(&rotation), HashSet::from([stays.clone(), comes_back.clone()]));
+    assert_eq!(
+        picked_of_many(&rotation),
+        HashSet::from([stays.clone(), comes_back.clone()])
+    );
 
     // Killed.
     let address = other.stop().await;
@@ -215,7 +239,10 @@ async fn a_probe_that_began_before_a_refusal_proves_nothing() {
     let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let address: Address = "http://10.0.0.1:9000".parse().unwrap();
     let (_told, addresses) = watch::channel(vec![address.clone()]);
-    let reach = Gated { begun: begun.clone(), gate: gate.clone() };
+    let reach = Gated {
+        begun: begun.clone(),
+        gate: gate.clone(),
+    };
     let rotation = Rotation::start(reach, addresses, &settings(20, 60_000), CancellationToken::new());
     until_begun(&begun, 1).await;
     rotation.pick().unwrap().refused();
@@ -273,7 +300,10 @@ async fn who_stays_keeps_its_calls_and_its_state() {
 }
 
 fn picked(rotation: &Rotation<Tcp>, address: &Address) -> Picked<Address> {
-    (0..1_000).filter_map(|_| rotation.pick()).find(|picked| picked.address() == address).unwrap()
+    (0..1_000)
+        .filter_map(|_| rotation.pick())
+        .find(|picked| picked.address() == address)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -334,10 +364,26 @@ async fn how_many_are_in_rotation_is_measured() {
     let (one, other) = (Server::start().await, Server::start().await);
     let (rotation, _told) = rotation(&[&one, &other], &settings(50, 200));
     let rotation = rotation.measured_as("users", Interface::Rpc);
-    let measured = |name: &str, value: usize| handle.render().contains(&format!("{name}{{module=\"users\",interface=\"rpc\"}} {value}"));
-    assert!(measured("banyan_discovery_instances", 2) && measured("banyan_discovery_instances_in_rotation", 2), "{}", handle.render());
+    let measured = |name: &str, value: usize| {
+        handle
+            .render()
+            .contains(&format!("{name}{{module=\"users\",interface=\"rpc\"}} {value}"))
+    };
+    assert!(
+        measured("banyan_discovery_instances", 2) && measured("banyan_discovery_instances_in_rotation", 2),
+        "{}",
+        handle.render()
+    );
     rotation.pick().unwrap().refused();
-    assert!(measured("banyan_discovery_instances", 2) && measured("banyan_discovery_instances_in_rotation", 1), "{}", handle.render());
+    assert!(
+        measured("banyan_discovery_instances", 2) && measured("banyan_discovery_instances_in_rotation", 1),
+        "{}",
+        handle.render()
+    );
     until_in_rotation(&rotation, &[&one.address, &other.address]).await;
-    assert!(measured("banyan_discovery_instances_in_rotation", 2), "{}", handle.render());
+    assert!(
+        measured("banyan_discovery_instances_in_rotation", 2),
+        "{}",
+        handle.render()
+    );
 }

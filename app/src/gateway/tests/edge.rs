@@ -47,9 +47,16 @@ impl Edge {
     /// As [`before`](Edge::before), wherever they may be.
     pub async fn of(module: &str, endpoints: &str, settings: &[(&str, &str)]) -> anyhow::Result<Edge> {
         let endpoint = format!("BANYAN__MODULES__{}__HTTP_ENDPOINT", module.to_uppercase());
-        let fixed = [(endpoint.as_str(), endpoints), ("BANYAN__HTTP__LISTEN", "127.0.0.1:0"), ("BANYAN__HTTP__WORKERS", "1")];
+        let fixed = [
+            (endpoint.as_str(), endpoints),
+            ("BANYAN__HTTP__LISTEN", "127.0.0.1:0"),
+            ("BANYAN__HTTP__WORKERS", "1"),
+        ];
         let given = fixed.iter().chain(settings).filter(|(_, value)| !value.is_empty());
-        let settings = Settings::from_sources(None, given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))?;
+        let settings = Settings::from_sources(
+            None,
+            given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )?;
         let stop = CancellationToken::new();
         let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop)?, &[], &stop)?;
         let checks = Checks {
@@ -63,21 +70,37 @@ impl Edge {
             api: Vec::new(),
             well_known: Vec::new(),
             document: utoipa::openapi::OpenApiBuilder::new().build(),
-            verifier: Arc::new(Verifier::new(Arc::new(NoKeys), "http://localhost:8080", "banyan", Arc::new(SystemClock))),
+            verifier: Arc::new(Verifier::new(
+                Arc::new(NoKeys),
+                "http://localhost:8080",
+                "banyan",
+                Arc::new(SystemClock),
+            )),
             checks: Arc::new(checks),
             ids: Arc::new(RandomIds),
             proxy: proxy.clone(),
         };
         let listening = server::start(&settings, served)?;
         let handles = listening.servers.iter().map(actix_web::dev::Server::handle).collect();
-        listening.servers.into_iter().for_each(|server| drop(tokio::spawn(server)));
-        Ok(Edge { address: listening.api, scheme: listening.scheme, proxy, handles, _stop: stop.drop_guard() })
+        listening
+            .servers
+            .into_iter()
+            .for_each(|server| drop(tokio::spawn(server)));
+        Ok(Edge {
+            address: listening.api,
+            scheme: listening.scheme,
+            proxy,
+            handles,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// Sends this head and body, and reads the answer to its end.
     pub async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let mut head = format!("{line} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n");
-        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        headers
+            .iter()
+            .for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         if !body.is_empty() {
             head.push_str(&format!("content-length: {}\r\n", body.len()));
         }
@@ -88,7 +111,10 @@ impl Edge {
     pub async fn get_from(&self, client: IpAddr, path: &str, headers: &[(&str, &str)]) -> Reply {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(client, 0)).unwrap();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
         let head = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n{headers}\r\n");
         self.converse(socket.connect(self.address).await.unwrap(), &head).await
     }
@@ -127,9 +153,19 @@ pub struct Reply {
 
 impl Reply {
     fn of(text: &str) -> Reply {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {head}"));
-        Reply { status, head: head.to_owned(), body: body.to_owned() }
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("no status: {head}"));
+        Reply {
+            status,
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
     }
 
     pub fn header(&self, name: &str) -> &str {

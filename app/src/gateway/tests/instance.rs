@@ -49,7 +49,10 @@ impl Heard {
 /// The value of a header in a head; empty if it is not there.
 pub fn header<'h>(head: &'h str, name: &str) -> &'h str {
     let mut pairs = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-    pairs.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).unwrap_or_default()
+    pairs
+        .find(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+        .unwrap_or_default()
 }
 
 /// A listening instance; it is gone when this is dropped.
@@ -74,7 +77,12 @@ impl Instance {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let ((left, leaving), (probed, probes)) = (watch::channel(0), watch::channel(0));
         let heard = Arc::<Mutex<Vec<Heard>>>::default();
-        let shared = Arc::new(Shared { deed, heard: heard.clone(), probed, left });
+        let shared = Arc::new(Shared {
+            deed,
+            heard: heard.clone(),
+            probed,
+            left,
+        });
         let accepting = tokio::spawn(async move {
             // Its connections end with it.
             let mut connections = tokio::task::JoinSet::new();
@@ -83,7 +91,13 @@ impl Instance {
                 connections.spawn(async move { converse(connection, &shared).await });
             }
         });
-        Instance { base, heard, probed: probes, left: leaving, accepting }
+        Instance {
+            base,
+            heard,
+            probed: probes,
+            left: leaving,
+            accepting,
+        }
     }
 
     /// One that answers 200 with this JSON.
@@ -117,7 +131,10 @@ impl Instance {
     /// Waits until whoever asked hung up before the answer had ended.
     pub async fn is_left(&mut self) {
         let waiting = self.left.wait_for(|left| *left > 0);
-        tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the asker hangs up").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), waiting)
+            .await
+            .expect("the asker hangs up")
+            .unwrap();
     }
 }
 
@@ -129,14 +146,21 @@ impl Drop for Instance {
 
 /// An answer with this JSON.
 pub fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 async fn converse(mut connection: TcpStream, shared: &Shared) {
     let mut buffer = Vec::new();
     while let Some(heard) = read(&mut connection, &mut buffer).await {
         let is_probe = heard.line().contains("/health/ready");
-        let deed = if is_probe { Deed::Answer(ok("{}")) } else { shared.deed.clone() };
+        let deed = if is_probe {
+            Deed::Answer(ok("{}"))
+        } else {
+            shared.deed.clone()
+        };
         if !is_probe {
             shared.heard.lock().unwrap().push(heard);
         }

@@ -63,17 +63,43 @@ async fn a_request_arrives_with_its_body_and_without_its_connection() {
     ];
     let reply = edge.ask("POST /api/v1/orders", &headers, "{\"items\":[]}").await;
     let heard = orders.heard_once();
-    assert_eq!((heard.line(), heard.body.as_str()), ("POST /api/v1/orders HTTP/1.1", "{\"items\":[]}"));
-    let mut names: Vec<String> =
-        heard.head.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_lowercase()).collect();
+    assert_eq!(
+        (heard.line(), heard.body.as_str()),
+        ("POST /api/v1/orders HTTP/1.1", "{\"items\":[]}")
+    );
+    let mut names: Vec<String> = heard
+        .head
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.to_lowercase())
+        .collect();
     names.sort_unstable();
-    let expected =
-        ["content-length", "content-type", "forwarded", "host", "idempotency-key", "traceparent", "tracestate", "via", "x-request-id"];
+    let expected = [
+        "content-length",
+        "content-type",
+        "forwarded",
+        "host",
+        "idempotency-key",
+        "traceparent",
+        "tracestate",
+        "via",
+        "x-request-id",
+    ];
     assert_eq!(names, expected);
-    assert_eq!(heard.header("forwarded"), "for=127.0.0.1;host=\"shop.example\";proto=http");
-    assert_eq!((heard.header("x-request-id"), heard.header("tracestate")), ("mine", "vendor=1"));
+    assert_eq!(
+        heard.header("forwarded"),
+        "for=127.0.0.1;host=\"shop.example\";proto=http"
+    );
+    assert_eq!(
+        (heard.header("x-request-id"), heard.header("tracestate")),
+        ("mine", "vendor=1")
+    );
     let trace = heard.header("traceparent");
-    assert!(trace.contains("4bf92f3577b34da6a3ce929d0e0e4736") && !trace.contains("00f067aa0ba902b7"), "{trace}");
+    assert!(
+        trace.contains("4bf92f3577b34da6a3ce929d0e0e4736") && !trace.contains("00f067aa0ba902b7"),
+        "{trace}"
+    );
     assert_eq!((reply.status, reply.header("x-request-id")), (200, "mine"));
 }
 
@@ -84,10 +110,20 @@ async fn a_chunked_body_arrives_whole_and_with_its_length() {
     let edge = Edge::before("orders", &[&orders], &[]).await;
     let mut connection = edge.connect().await;
     let head = "POST /api/v1/orders HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
-    connection.write_all(format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+    connection
+        .write_all(format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     connection.read_to_end(&mut Vec::new()).await.unwrap();
     let heard = orders.heard_once();
-    assert_eq!((heard.header("content-length"), heard.header("transfer-encoding"), heard.body.as_str()), ("5", "", "abcde"));
+    assert_eq!(
+        (
+            heard.header("content-length"),
+            heard.header("transfer-encoding"),
+            heard.body.as_str()
+        ),
+        ("5", "", "abcde")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,26 +135,64 @@ async fn an_answer_comes_back_as_it_is_but_for_what_is_said_in_front() {
     let edge = Edge::before("orders", &[&orders], &[]).await;
     let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
     assert_eq!((reply.status, reply.body.as_str()), (201, "{\"a\": 1}"));
-    assert_eq!((reply.header("location"), reply.header("etag")), ("/api/v1/orders/7", "\"7\""));
-    assert_eq!((reply.header("content-length"), reply.header("transfer-encoding")), ("8", ""));
-    assert_eq!((reply.count("x-hop"), reply.count("keep-alive"), reply.count("set-cookie")), (0, 0, 2));
-    assert_eq!((reply.count("x-request-id"), reply.count("x-content-type-options"), reply.count("ratelimit")), (1, 1, 1));
-    assert!(reply.header("x-request-id") != "inner" && !reply.header("ratelimit").contains("r=1;"), "{}", reply.head);
+    assert_eq!(
+        (reply.header("location"), reply.header("etag")),
+        ("/api/v1/orders/7", "\"7\"")
+    );
+    assert_eq!(
+        (reply.header("content-length"), reply.header("transfer-encoding")),
+        ("8", "")
+    );
+    assert_eq!(
+        (
+            reply.count("x-hop"),
+            reply.count("keep-alive"),
+            reply.count("set-cookie")
+        ),
+        (0, 0, 2)
+    );
+    assert_eq!(
+        (
+            reply.count("x-request-id"),
+            reply.count("x-content-type-options"),
+            reply.count("ratelimit")
+        ),
+        (1, 1, 1)
+    );
+    assert!(
+        reply.header("x-request-id") != "inner" && !reply.header("ratelimit").contains("r=1;"),
+        "{}",
+        reply.head
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn head_304_and_204_have_no_body_and_keep_their_headers() {
     for (line, answer, status, length) in [
-        ("HEAD", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-type: application/json\r\n\r\n", 200, "5"),
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-type: application/json\r\n\r\n",
+            200,
+            "5",
+        ),
         ("GET", "HTTP/1.1 304 Not Modified\r\netag: \"7\"\r\n\r\n", 304, ""),
         ("DELETE", "HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
     ] {
         let catalog = Instance::that(Deed::Answer(answer.to_owned())).await;
         let edge = Edge::before("catalog", &[&catalog], &[]).await;
-        let reply = edge.ask(&format!("{line} /api/v1/products/a"), &[("if-none-match", "\"7\"")], "").await;
-        assert_eq!((reply.status, reply.body.as_str(), reply.header("content-length")), (status, "", length), "{line}");
+        let reply = edge
+            .ask(&format!("{line} /api/v1/products/a"), &[("if-none-match", "\"7\"")], "")
+            .await;
+        assert_eq!(
+            (reply.status, reply.body.as_str(), reply.header("content-length")),
+            (status, "", length),
+            "{line}"
+        );
         assert_eq!(reply.header("transfer-encoding"), "", "{line}");
-        assert_eq!(catalog.heard_once().line(), format!("{line} /api/v1/products/a HTTP/1.1"));
+        assert_eq!(
+            catalog.heard_once().line(),
+            format!("{line} /api/v1/products/a HTTP/1.1")
+        );
         assert_eq!(catalog.heard_once().header("if-none-match"), "\"7\"");
     }
 }
@@ -129,14 +203,23 @@ async fn a_compressed_answer_stays_compressed() {
     let catalog = Instance::that(Deed::Answer(answer.to_owned())).await;
     let edge = Edge::before("catalog", &[&catalog], &[]).await;
     let reply = edge.get("/api/v1/products").await;
-    assert_eq!((reply.header("content-encoding"), reply.body.as_str()), ("gzip", "zzzz"));
+    assert_eq!(
+        (reply.header("content-encoding"), reply.body.as_str()),
+        ("gzip", "zzzz")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_documents_is_answered_here() {
     let catalog = Instance::answering("{}").await;
     let edge = Edge::before("catalog", &[&catalog], &[]).await;
-    for path in ["/api/v1/nothing", "/api/v1/products/", "/api/v1/%70roducts", "/api/v1//products", "/api/v1/ops/nobody/sagas"] {
+    for path in [
+        "/api/v1/nothing",
+        "/api/v1/products/",
+        "/api/v1/%70roducts",
+        "/api/v1//products",
+        "/api/v1/ops/nobody/sagas",
+    ] {
         let reply = edge.get(path).await;
         assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"), "{path}");
     }
@@ -147,7 +230,10 @@ async fn what_nobody_documents_is_answered_here() {
     assert_eq!(catalog.heard().len(), 0);
     let served: serde_json::Value = serde_json::from_str(&edge.get("/openapi.json").await.body).unwrap();
     let committed: serde_json::Value = serde_json::from_str(crate::gateway::routes::DOCUMENT).unwrap();
-    assert!(served == committed, "the edge serves another document than that of all modules");
+    assert!(
+        served == committed,
+        "the edge serves another document than that of all modules"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,31 +241,47 @@ async fn what_operators_ask_goes_to_the_module_in_the_path() {
     let payments = Instance::answering("{}").await;
     let edge = Edge::before("payments", &[&payments], &[]).await;
     assert_eq!(edge.get("/api/v1/ops/payments/sagas?limit=1").await.status, 200);
-    assert_eq!(payments.heard_once().line(), "GET /api/v1/ops/payments/sagas?limit=1 HTTP/1.1");
+    assert_eq!(
+        payments.heard_once().line(),
+        "GET /api/v1/ops/payments/sagas?limit=1 HTTP/1.1"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_token_and_a_large_body_get_no_further() {
     let orders = Instance::answering("{}").await;
     let edge = Edge::before("orders", &[&orders], &[]).await;
-    let reply = edge.ask("GET /api/v1/orders", &[("authorization", "Bearer rubbish")], "").await;
+    let reply = edge
+        .ask("GET /api/v1/orders", &[("authorization", "Bearer rubbish")], "")
+        .await;
     assert_eq!((reply.status, reply.code().as_str()), (401, "invalid_token"));
     let reply = edge.ask("POST /api/v1/orders", &[], &"x".repeat(64 * 1024 + 1)).await;
     assert_eq!((reply.status, reply.code().as_str()), (413, "body_too_large"));
     assert_eq!(orders.heard().len(), 0);
-    assert_eq!(edge.ask("POST /api/v1/orders", &[], &"x".repeat(64 * 1024)).await.status, 200);
+    assert_eq!(
+        edge.ask("POST /api/v1/orders", &[], &"x".repeat(64 * 1024))
+            .await
+            .status,
+        200
+    );
     assert_eq!(orders.heard_once().body.len(), 64 * 1024);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_looks_at_a_token_a_bad_one_is_passed_on() {
     let old = ("authorization", "Bearer rubbish");
-    for (module, path) in
-        [("users", "/api/v1/sessions"), ("users", "/api/v1/sessions/refresh"), ("payments", "/api/v1/payments/webhooks/sandbox")]
-    {
+    for (module, path) in [
+        ("users", "/api/v1/sessions"),
+        ("users", "/api/v1/sessions/refresh"),
+        ("payments", "/api/v1/payments/webhooks/sandbox"),
+    ] {
         let instance = Instance::answering("{}").await;
         let edge = Edge::before(module, &[&instance], &[]).await;
-        assert_eq!(edge.ask(&format!("POST {path}"), &[old], "{}").await.status, 200, "{path}");
+        assert_eq!(
+            edge.ask(&format!("POST {path}"), &[old], "{}").await.status,
+            200,
+            "{path}"
+        );
         assert_eq!(instance.heard_once().header("authorization"), "Bearer rubbish");
     }
 }
@@ -191,7 +293,9 @@ async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandl
     let gateway: IpAddr = Ipv4Addr::LOCALHOST.into();
     let server = actix_web::HttpServer::new(move || {
         let client = |request: actix_web::HttpRequest| async move { web::client_address(&request) };
-        actix_web::App::new().app_data(web::TrustedProxies(Arc::new([gateway]))).default_service(actix_web::web::to(client))
+        actix_web::App::new()
+            .app_data(web::TrustedProxies(Arc::new([gateway])))
+            .default_service(actix_web::web::to(client))
     });
     let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
     let handle = server.handle();
@@ -204,14 +308,25 @@ async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandl
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_and_the_gateway_a_service_knows_its_clients_apart() {
     let (service, handle) = service_that_names_its_client().await;
-    let edge = Edge::of("catalog", &service, &[("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.2")]).await.unwrap();
+    let edge = Edge::of("catalog", &service, &[("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.2")])
+        .await
+        .unwrap();
     let (proxy, stranger): (IpAddr, IpAddr) = (Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::new(127, 0, 0, 3).into());
     let seen = async |client, header| edge.get_from(client, "/api/v1/products", &[header]).await.body;
     assert_eq!(seen(proxy, ("x-forwarded-for", "203.0.113.9")).await, "203.0.113.9");
-    assert_eq!(seen(proxy, ("forwarded", "for=\"[2001:db8:1:2::7]:4711\";proto=https")).await, "2001:db8:1:2::/64");
+    assert_eq!(
+        seen(proxy, ("forwarded", "for=\"[2001:db8:1:2::7]:4711\";proto=https")).await,
+        "2001:db8:1:2::/64"
+    );
     // What a client says of itself, through the proxy or without it, changes nothing.
-    assert_eq!(seen(proxy, ("x-forwarded-for", "1.1.1.1, 203.0.113.10")).await, "203.0.113.10");
-    assert_eq!(seen(proxy, ("forwarded", "for=127.0.0.1, for=203.0.113.10")).await, "203.0.113.10");
+    assert_eq!(
+        seen(proxy, ("x-forwarded-for", "1.1.1.1, 203.0.113.10")).await,
+        "203.0.113.10"
+    );
+    assert_eq!(
+        seen(proxy, ("forwarded", "for=127.0.0.1, for=203.0.113.10")).await,
+        "203.0.113.10"
+    );
     assert_eq!(seen(stranger, ("x-forwarded-for", "203.0.113.9")).await, "127.0.0.3");
     assert_eq!(seen(stranger, ("forwarded", "for=203.0.113.9")).await, "127.0.0.3");
     handle.stop(false).await;
@@ -227,19 +342,37 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
         .to_http_request();
     let orders = Instance::answering(r#"{"items": []}"#).await;
     let edge = Edge::before("orders", &[&orders], &[]).await;
-    let answered = crate::overview::told_by_its_process(&edge.proxy, "orders", &request).await.unwrap();
+    let answered = crate::overview::told_by_its_process(&edge.proxy, "orders", &request)
+        .await
+        .unwrap();
     assert_eq!(answered, serde_json::json!({"items": []}));
     let heard = orders.heard_once();
-    assert_eq!((heard.line(), heard.header("authorization")), ("GET /api/v1/ops/modules?here=true HTTP/1.1", "Bearer t"));
-    assert_eq!((heard.header("content-type"), heard.header("accept")), ("", "application/json"));
+    assert_eq!(
+        (heard.line(), heard.header("authorization")),
+        ("GET /api/v1/ops/modules?here=true HTTP/1.1", "Bearer t")
+    );
+    assert_eq!(
+        (heard.header("content-type"), heard.header("accept")),
+        ("", "application/json")
+    );
     let refusing = Instance::that(Deed::Answer(answer("403 Forbidden", "{}"))).await;
     let edge = Edge::before("orders", &[&refusing], &[]).await;
-    let asked_in_vain = async |module| edge.proxy.get_json(module, "/api/v1/ops/modules", &request).await.unwrap_err().to_string();
+    let asked_in_vain = async |module| {
+        edge.proxy
+            .get_json(module, "/api/v1/ops/modules", &request)
+            .await
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(asked_in_vain("orders").await, "orders answered 403 Forbidden");
     assert!(asked_in_vain("users").await.contains("module_unavailable"));
     let babbling = Instance::answering("{").await;
     let edge = Edge::before("orders", &[&babbling], &[]).await;
-    let unreadable = edge.proxy.get_json("orders", "/api/v1/ops/modules", &request).await.unwrap_err();
+    let unreadable = edge
+        .proxy
+        .get_json("orders", "/api/v1/ops/modules", &request)
+        .await
+        .unwrap_err();
     assert_eq!(unreadable.to_string(), "the answer is not JSON");
 }
 
@@ -263,8 +396,16 @@ async fn health_says_which_modules_have_no_instance_that_answers_and_the_edge_st
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let checks = tokio::time::timeout(Duration::from_secs(10), probed).await.expect("health says that orders is away");
+    let checks = tokio::time::timeout(Duration::from_secs(10), probed)
+        .await
+        .expect("health says that orders is away");
     let away = checks["http:orders"].as_str().unwrap();
-    assert!(away.starts_with("0 of 1 instances answer; http://127.0.0.1:1: ") && away.contains("refused"), "{away}");
-    assert_eq!((&checks["http:catalog"], &checks["http:users"]), (&"ok".into(), &"0 of 0 instances answer".into()));
+    assert!(
+        away.starts_with("0 of 1 instances answer; http://127.0.0.1:1: ") && away.contains("refused"),
+        "{away}"
+    );
+    assert_eq!(
+        (&checks["http:catalog"], &checks["http:users"]),
+        (&"ok".into(), &"0 of 0 instances answer".into())
+    );
 }

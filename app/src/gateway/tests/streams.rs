@@ -9,17 +9,25 @@ use super::{
     instance::{Deed, Instance},
 };
 
-const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+const EVENTS: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
 const ASK: &[u8] = b"GET /api/v1/orders/1/events HTTP/1.1\r\nhost: a\r\n\r\n";
 
 async fn read_until(connection: &mut tokio::net::TcpStream, end: &str) -> String {
     let mut read = Vec::new();
     let reading = async {
         while !String::from_utf8_lossy(&read).contains(end) {
-            assert_ne!(connection.read_buf(&mut read).await.unwrap(), 0, "closed after {}", String::from_utf8_lossy(&read));
+            assert_ne!(
+                connection.read_buf(&mut read).await.unwrap(),
+                0,
+                "closed after {}",
+                String::from_utf8_lossy(&read)
+            );
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), reading).await.expect("it comes at once");
+    tokio::time::timeout(Duration::from_secs(5), reading)
+        .await
+        .expect("it comes at once");
     String::from_utf8(read).unwrap()
 }
 
@@ -30,7 +38,10 @@ async fn an_event_arrives_while_the_stream_is_open_and_the_client_may_leave() {
     let mut client = edge.connect().await;
     client.write_all(ASK).await.unwrap();
     let read = read_until(&mut client, "data: 1").await;
-    assert!(read.contains("text/event-stream") && read.contains("transfer-encoding: chunked"), "{read}");
+    assert!(
+        read.contains("text/event-stream") && read.contains("transfer-encoding: chunked"),
+        "{read}"
+    );
     let in_flight = |edge: &Edge| edge.proxy.states()["orders"][0].in_flight;
     assert_eq!(in_flight(&edge), 1, "a stream is in flight until it ends");
     drop(client);
@@ -62,11 +73,18 @@ async fn a_stream_that_falls_silent_is_ended_and_one_that_shows_itself_goes_on()
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(5), client.read_to_end(&mut rest)).await;
     let ended = ended.expect("the stream is ended");
-    assert!(ended.is_err() || !String::from_utf8_lossy(&rest).contains("0\r\n\r\n"), "the client takes it for whole: {rest:?}");
+    assert!(
+        ended.is_err() || !String::from_utf8_lossy(&rest).contains("0\r\n\r\n"),
+        "the client takes it for whole: {rest:?}"
+    );
     silent.is_left().await;
     assert_eq!(edge.proxy.states()["orders"][0].in_flight, 0);
 
-    let beats = Deed::Drip(EVENTS.to_owned(), "3\r\n:\n\n\r\n".to_owned(), Duration::from_millis(50));
+    let beats = Deed::Drip(
+        EVENTS.to_owned(),
+        "3\r\n:\n\n\r\n".to_owned(),
+        Duration::from_millis(50),
+    );
     let beating = Instance::that(beats).await;
     let edge = Edge::before("orders", &[&beating], &[silence]).await;
     let mut client = edge.connect().await;
@@ -87,9 +105,16 @@ async fn a_connection_on_which_nothing_comes_is_asked_whether_it_still_is_one() 
     let port: u16 = orders.base.rsplit(':').next().unwrap().parse().unwrap();
     let (to_orders, established, keep_alive_timer) = (format!("0100007F:{port:04X}"), "01", "02");
     let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let rows = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let ours: Vec<Vec<&str>> = rows.filter(|row| row[2] == to_orders && row[3] == established).collect();
-    assert!(!ours.is_empty() && ours.iter().all(|row| row[5].starts_with(keep_alive_timer)), "{ours:?}");
+    let rows = connections
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours: Vec<Vec<&str>> = rows
+        .filter(|row| row[2] == to_orders && row[3] == established)
+        .collect();
+    assert!(
+        !ours.is_empty() && ours.iter().all(|row| row[5].starts_with(keep_alive_timer)),
+        "{ours:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +122,10 @@ async fn a_client_that_hangs_up_before_the_answer_ends_the_request() {
     let mut orders = Instance::that(Deed::Silence).await;
     let edge = Edge::before("orders", &[&orders], &[]).await;
     let mut client = edge.connect().await;
-    client.write_all(b"GET /api/v1/orders HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /api/v1/orders HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
     while orders.heard().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -108,7 +136,10 @@ async fn a_client_that_hangs_up_before_the_answer_ends_the_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_answer_comes_through_whole() {
     let body = "x".repeat(3_000_000);
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let catalog = Instance::that(Deed::Answer(answer)).await;
     let edge = Edge::before("catalog", &[&catalog], &[]).await;
     let reply = edge.get("/api/v1/products").await;

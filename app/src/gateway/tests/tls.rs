@@ -24,14 +24,20 @@ impl Certificates {
     /// Renews the process's certificate.
     fn issue(&self) {
         let extensions = "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
-        self.openssl(&format!("req -x509 -subj /CN=edge -keyout key.pem -out certificate.pem -CA ca.pem -CAkey ca-key.pem {extensions}"));
+        self.openssl(&format!(
+            "req -x509 -subj /CN=edge -keyout key.pem -out certificate.pem -CA ca.pem -CAkey ca-key.pem {extensions}"
+        ));
     }
 
     fn openssl(&self, arguments: &str) {
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
         let mut command = Command::new("openssl");
-        let made =
-            command.current_dir(self.0.path()).args(arguments.split(' ')).args(key.split(' ')).output().expect("openssl is installed");
+        let made = command
+            .current_dir(self.0.path())
+            .args(arguments.split(' '))
+            .args(key.split(' '))
+            .output()
+            .expect("openssl is installed");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
@@ -53,7 +59,10 @@ fn failure(result: anyhow::Result<Edge>) -> String {
 async fn the_edge_speaks_http_2_and_http_1_over_tls() {
     let certificates = Certificates::new();
     let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
-    let settings = [("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate.as_str()), ("BANYAN__HTTP__TLS_KEY_FILE", key.as_str())];
+    let settings = [
+        ("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate.as_str()),
+        ("BANYAN__HTTP__TLS_KEY_FILE", key.as_str()),
+    ];
     let catalog = Instance::answering(r#"{"a": 1}"#).await;
     let edge = Edge::before("catalog", &[&catalog], &settings).await;
     assert_eq!(edge.scheme, "https");
@@ -62,21 +71,41 @@ async fn the_edge_speaks_http_2_and_http_1_over_tls() {
     assert_eq!((new.version(), new.status().as_u16()), (reqwest::Version::HTTP_2, 200));
     assert_eq!(new.headers()["content-length"], "8");
     assert_eq!(new.text().await.unwrap(), r#"{"a": 1}"#);
-    let old = certificates.client().http1_only().build().unwrap().get(&url).send().await.unwrap();
+    let old = certificates
+        .client()
+        .http1_only()
+        .build()
+        .unwrap()
+        .get(&url)
+        .send()
+        .await
+        .unwrap();
     assert_eq!((old.version(), old.status().as_u16()), (reqwest::Version::HTTP_11, 200));
     let head = certificates.client().build().unwrap().head(&url).send().await.unwrap();
-    assert_eq!((head.version(), head.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    assert_eq!(
+        (head.version(), head.status().as_u16()),
+        (reqwest::Version::HTTP_2, 200)
+    );
     let heard = catalog.heard();
     assert_eq!(heard[0].header("via"), "2.0 banyan");
     let forwarded = format!("for=127.0.0.1;host=\"localhost:{}\";proto=https", edge.address.port());
-    assert_eq!((heard[0].header("forwarded"), heard[1].header("forwarded")), (forwarded.as_str(), forwarded.as_str()));
+    assert_eq!(
+        (heard[0].header("forwarded"), heard[1].header("forwarded")),
+        (forwarded.as_str(), forwarded.as_str())
+    );
     assert_eq!(heard[2].line(), "HEAD /api/v1/products?q=1 HTTP/1.1");
 
     let mut plain = edge.connect().await;
-    plain.write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    plain
+        .write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
-    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 2"), "plaintext was answered");
+    assert!(
+        !String::from_utf8_lossy(&answer).contains("HTTP/1.1 2"),
+        "plaintext was answered"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,15 +113,24 @@ async fn half_of_what_tls_needs_is_refused_and_named() {
     let certificates = Certificates::new();
     let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
     let start = async |certificate: &str, key: &str| {
-        let settings = [("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate), ("BANYAN__HTTP__TLS_KEY_FILE", key)];
+        let settings = [
+            ("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate),
+            ("BANYAN__HTTP__TLS_KEY_FILE", key),
+        ];
         failure(Edge::of("catalog", "http://127.0.0.1:1", &settings).await)
     };
     assert!(start(&certificate, "").await.contains("http.tls_key_file"));
     assert!(start("", &key).await.contains("http.tls_certificate_file"));
     let missing = start(&certificate, "/nowhere/key.pem").await;
-    assert!(missing.contains("http.tls_key_file") && missing.contains("/nowhere/key.pem"), "{missing}");
+    assert!(
+        missing.contains("http.tls_key_file") && missing.contains("/nowhere/key.pem"),
+        "{missing}"
+    );
     let swapped = start(&key, &key).await;
-    assert!(swapped.contains("http.tls_certificate_file") && swapped.contains("certificate chain"), "{swapped}");
+    assert!(
+        swapped.contains("http.tls_certificate_file") && swapped.contains("certificate chain"),
+        "{swapped}"
+    );
     let apart = start(&certificates.path("ca.pem"), &key).await;
     assert!(apart.contains("do not go together"), "{apart}");
 }
@@ -107,23 +145,42 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
         ("BANYAN__MTLS__KEY_FILE", files[2].as_str()),
     ];
     // A service's own HTTP server, as the other side of it.
-    let text = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let identity = crate::mtls::Identity::load(&crate::config::Settings::from_sources(None, text).unwrap()).unwrap().unwrap();
+    let text = settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let identity = crate::mtls::Identity::load(&crate::config::Settings::from_sources(None, text).unwrap())
+        .unwrap()
+        .unwrap();
     let service = actix_web::HttpServer::new(|| {
-        actix_web::App::new().default_service(actix_web::web::to(|| async { actix_web::HttpResponse::Ok().json("secret") }))
+        actix_web::App::new().default_service(actix_web::web::to(|| async {
+            actix_web::HttpResponse::Ok().json("secret")
+        }))
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let config = rustls::ServerConfig::clone(&identity.server_config());
-    let service = service.workers(1).disable_signals().listen_rustls_0_23(listener, config).unwrap().run();
+    let service = service
+        .workers(1)
+        .disable_signals()
+        .listen_rustls_0_23(listener, config)
+        .unwrap()
+        .run();
     let handle = service.handle();
     tokio::spawn(service);
 
-    let edge = Edge::of("catalog", &format!("https://127.0.0.1:{port}"), &settings).await.unwrap();
+    let edge = Edge::of("catalog", &format!("https://127.0.0.1:{port}"), &settings)
+        .await
+        .unwrap();
     assert_eq!(edge.scheme, "http", "[mtls] is not how the edge itself is served");
     let reply = edge.get("/api/v1/products").await;
     assert_eq!((reply.status, reply.body.as_str()), (200, "\"secret\""), "{reply:?}");
-    let stranger = certificates.client().build().unwrap().get(format!("https://localhost:{port}/")).send().await;
+    let stranger = certificates
+        .client()
+        .build()
+        .unwrap()
+        .get(format!("https://localhost:{port}/"))
+        .send()
+        .await;
     assert!(stranger.is_err(), "who shows no certificate was answered: {stranger:?}");
 
     let plain = Instance::that(Deed::Silence).await;
@@ -150,8 +207,15 @@ async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_noth
     ];
     let edge = Edge::of("orders", &endpoint, &settings).await.unwrap();
     let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
-    assert_eq!((reply.status, reply.code().as_str()), (503, "module_unavailable"), "{reply:?}");
-    assert!(!edge.proxy.states()["orders"][0].in_rotation, "who cannot be connected is asked again only after a probe");
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (503, "module_unavailable"),
+        "{reply:?}"
+    );
+    assert!(
+        !edge.proxy.states()["orders"][0].in_rotation,
+        "who cannot be connected is asked again only after a probe"
+    );
 }
 
 #[test]
@@ -159,9 +223,15 @@ fn who_is_served_how_is_decided_by_what_is_set() {
     use crate::{config::Settings, server};
     let certificates = Certificates::new();
     let path = |name: &str| certificates.path(name);
-    let mtls =
-        [("MTLS__CA_FILE", path("ca.pem")), ("MTLS__CERTIFICATE_FILE", path("certificate.pem")), ("MTLS__KEY_FILE", path("key.pem"))];
-    let public = [("HTTP__TLS_CERTIFICATE_FILE", path("certificate.pem")), ("HTTP__TLS_KEY_FILE", path("key.pem"))];
+    let mtls = [
+        ("MTLS__CA_FILE", path("ca.pem")),
+        ("MTLS__CERTIFICATE_FILE", path("certificate.pem")),
+        ("MTLS__KEY_FILE", path("key.pem")),
+    ];
+    let public = [
+        ("HTTP__TLS_CERTIFICATE_FILE", path("certificate.pem")),
+        ("HTTP__TLS_KEY_FILE", path("key.pem")),
+    ];
     let beyond = [
         ("PROFILE", "prod".to_owned()),
         ("HTTP__LISTEN", "0.0.0.0:0".to_owned()),
@@ -169,7 +239,10 @@ fn who_is_served_how_is_decided_by_what_is_set() {
         ("AUTH__SIGNING_KEY_FILE", "key.pem".to_owned()),
     ];
     let served = |has_gateway: bool, parts: &[&[(&str, String)]]| {
-        let set = parts.iter().flat_map(|part| part.iter()).map(|(name, value)| (format!("BANYAN__{name}"), value.clone()));
+        let set = parts
+            .iter()
+            .flat_map(|part| part.iter())
+            .map(|(name, value)| (format!("BANYAN__{name}"), value.clone()));
         let edge = Settings::from_sources(None, set).and_then(|settings| server::Edge::of(&settings, has_gateway));
         match edge {
             Ok(server::Edge::Plain) => "plain".to_owned(),
@@ -179,14 +252,23 @@ fn who_is_served_how_is_decided_by_what_is_set() {
         }
     };
     assert_eq!(served(true, &[]), "plain");
-    assert_eq!((served(true, &[&public]), served(false, &[&public])), ("public".to_owned(), "public".to_owned()));
-    assert_eq!((served(true, &[&mtls]), served(false, &[&mtls])), ("plain".to_owned(), "internal".to_owned()));
+    assert_eq!(
+        (served(true, &[&public]), served(false, &[&public])),
+        ("public".to_owned(), "public".to_owned())
+    );
+    assert_eq!(
+        (served(true, &[&mtls]), served(false, &[&mtls])),
+        ("plain".to_owned(), "internal".to_owned())
+    );
     assert_eq!(served(true, &[&mtls, &public]), "public");
     assert!(served(false, &[&mtls, &public]).contains("leave http.tls_certificate_file"));
     // Beyond loopback never in plaintext, unless somebody says that it is none.
     assert!(served(true, &[&beyond]).contains("behind_tls"));
     assert!(served(true, &[&beyond, &mtls]).contains("this is the edge"));
-    assert_eq!((served(true, &[&beyond, &public]), served(false, &[&beyond, &mtls])), ("public".to_owned(), "internal".to_owned()));
+    assert_eq!(
+        (served(true, &[&beyond, &public]), served(false, &[&beyond, &mtls])),
+        ("public".to_owned(), "internal".to_owned())
+    );
     let behind = [("HTTP__BEHIND_TLS", "true".to_owned())];
     assert_eq!(served(true, &[&beyond, &mtls, &behind]), "plain");
 }
@@ -205,5 +287,9 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     let new = seen();
     assert_ne!(new, old);
     certificates.issue();
-    assert_eq!(renewed.current(std::time::Duration::from_secs(3600)).cert, new, "files are not looked at for every connection");
+    assert_eq!(
+        renewed.current(std::time::Duration::from_secs(3600)).cert,
+        new,
+        "files are not looked at for every connection"
+    );
 }

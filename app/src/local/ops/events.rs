@@ -72,7 +72,10 @@ async fn list_dead_letters(
     page: Query<PageQuery>,
     operated: Data<Operated>,
 ) -> Result<HttpResponse, Problem> {
-    let letters = operated.load(&module.0)?.list_dead_letters(Some("dead"), &page.0.request()).await?;
+    let letters = operated
+        .load(&module.0)?
+        .list_dead_letters(Some("dead"), &page.0.request())
+        .await?;
     Ok(HttpResponse::Ok().json(Listed::from(letters)))
 }
 
@@ -97,7 +100,9 @@ async fn retry_dead_letter(
     operated: Data<Operated>,
 ) -> Result<HttpResponse, Problem> {
     let module = operated.load(&path.0.module)?;
-    let letter = module.replay_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    let letter = module
+        .replay_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
+        .await?;
     Ok(HttpResponse::Ok().json(letter))
 }
 
@@ -113,6 +118,8 @@ async fn discard_dead_letter(
     operated: Data<Operated>,
 ) -> Result<HttpResponse, Problem> {
     let module = operated.load(&path.0.module)?;
-    let letter = module.discard_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    let letter = module
+        .discard_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
+        .await?;
     Ok(HttpResponse::Ok().json(letter))
 }

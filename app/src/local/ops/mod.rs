@@ -46,7 +46,12 @@ struct InModule {
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
     responses((status = 200, description = "The audit log", body = Listed<AuditEntry>)), security(("bearer" = [])))]
 #[get("/ops/{module}/audit")]
-async fn list_audit(_ops: Ops, module: Path<String>, page: Query<PageQuery>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn list_audit(
+    _ops: Ops,
+    module: Path<String>,
+    page: Query<PageQuery>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let entries = operated.load(&module.0)?.list_audit(&page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(entries)))
 }

@@ -10,7 +10,12 @@ use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use super::{InModule, Operated};
 
 pub fn register(config: &mut ServiceConfig<'_>) {
-    config.service(list_sagas).service(show_saga).service(retry_saga).service(compensate_saga).service(abandon_saga);
+    config
+        .service(list_sagas)
+        .service(show_saga)
+        .service(retry_saga)
+        .service(compensate_saga)
+        .service(abandon_saga);
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -38,8 +43,23 @@ async fn list_sagas(
     page: Query<PageQuery>,
     operated: Data<Operated>,
 ) -> Result<HttpResponse, Problem> {
-    let SagaQuery { state, kind, business_key } = query.0;
-    let sagas = operated.load(&module.0)?.sagas().list(&SagaFilter { state, kind, business_key }, &page.0.request()).await?;
+    let SagaQuery {
+        state,
+        kind,
+        business_key,
+    } = query.0;
+    let sagas = operated
+        .load(&module.0)?
+        .sagas()
+        .list(
+            &SagaFilter {
+                state,
+                kind,
+                business_key,
+            },
+            &page.0.request(),
+        )
+        .await?;
     Ok(HttpResponse::Ok().json(Listed::from(sagas)))
 }
 
@@ -57,9 +77,16 @@ async fn show_saga(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) ->
     request_body = Reason, responses((status = 200, description = "It goes on", body = SagaView), (status = 409, description = "It has ended")),
     security(("bearer" = [])))]
 #[post("/ops/{module}/sagas/{id}/retry")]
-async fn retry_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn retry_saga(
+    ops: Ops,
+    path: Path<InModule>,
+    reason: Body<Reason>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let sagas = operated.load(&path.0.module)?.sagas();
-    let saga = sagas.retry(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    let saga = sagas
+        .retry(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
+        .await?;
     Ok(HttpResponse::Ok().json(saga))
 }
 
@@ -68,9 +95,16 @@ async fn retry_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operat
     request_body = Reason, responses((status = 200, description = "It is told at its next run", body = SagaView), (status = 409, description = "It has ended")),
     security(("bearer" = [])))]
 #[post("/ops/{module}/sagas/{id}/compensate")]
-async fn compensate_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn compensate_saga(
+    ops: Ops,
+    path: Path<InModule>,
+    reason: Body<Reason>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let sagas = operated.load(&path.0.module)?.sagas();
-    let saga = sagas.compensate(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    let saga = sagas
+        .compensate(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
+        .await?;
     Ok(HttpResponse::Ok().json(saga))
 }
 
@@ -79,8 +113,15 @@ async fn compensate_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, o
     request_body = Reason, responses((status = 200, description = "It is over", body = SagaView), (status = 409, description = "It is not parked")),
     security(("bearer" = [])))]
 #[post("/ops/{module}/sagas/{id}/abandon")]
-async fn abandon_saga(ops: Ops, path: Path<InModule>, reason: Body<Reason>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
+async fn abandon_saga(
+    ops: Ops,
+    path: Path<InModule>,
+    reason: Body<Reason>,
+    operated: Data<Operated>,
+) -> Result<HttpResponse, Problem> {
     let sagas = operated.load(&path.0.module)?.sagas();
-    let saga = sagas.abandon(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref()).await?;
+    let saga = sagas
+        .abandon(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
+        .await?;
     Ok(HttpResponse::Ok().json(saga))
 }

@@ -33,7 +33,11 @@ impl Cable {
                 });
             }
         });
-        Cable { address, connections, accepting }
+        Cable {
+            address,
+            connections,
+            accepting,
+        }
     }
 
     /// Every connection there is ends; new ones can be made.

@@ -20,11 +20,28 @@ async fn a_call_answers_as_the_module_itself_does() {
     let far = Shop::asking(&[warehouse.address], &[]).inventory();
     let near: Arc<dyn Inventory> = warehouse.stock.clone();
     let call = Call::by_module("orders");
-    assert_eq!(far.find_stock(&call, find("tea-01")).await, near.find_stock(&call, find("tea-01")).await);
-    let reserve = ReserveStock { command_id: "c".into(), order_id: "o".into(), lines: Vec::new() };
-    assert_eq!(far.reserve_stock(&call, reserve.clone()).await, near.reserve_stock(&call, reserve).await);
-    let fault = Fault::conflict("already_dispatched", "gone").retry_after(Duration::from_secs(7)).at("/id", "rule");
-    for fault in [fault, Fault::not_found("product"), Fault::unavailable("The database is away."), Fault::internal("bug", "x")] {
+    assert_eq!(
+        far.find_stock(&call, find("tea-01")).await,
+        near.find_stock(&call, find("tea-01")).await
+    );
+    let reserve = ReserveStock {
+        command_id: "c".into(),
+        order_id: "o".into(),
+        lines: Vec::new(),
+    };
+    assert_eq!(
+        far.reserve_stock(&call, reserve.clone()).await,
+        near.reserve_stock(&call, reserve).await
+    );
+    let fault = Fault::conflict("already_dispatched", "gone")
+        .retry_after(Duration::from_secs(7))
+        .at("/id", "rule");
+    for fault in [
+        fault,
+        Fault::not_found("product"),
+        Fault::unavailable("The database is away."),
+        Fault::internal("bug", "x"),
+    ] {
         warehouse.stock.is(Mood::Fails(fault.clone()));
         assert_eq!(far.find_stock(&call, find("tea-01")).await, Err(fault));
     }
@@ -35,13 +52,21 @@ async fn the_actor_the_trace_and_the_time_limit_arrive() {
     let warehouse = Warehouse::open().await;
     let shop = Shop::asking(&[warehouse.address], &[]);
     let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let actor = Actor::User { id: Uuid::from_u128(7), roles: vec![Role::Staff] };
-    let call = Call::by(actor.clone()).within(Duration::from_secs(2)).traced(trace.clone());
+    let actor = Actor::User {
+        id: Uuid::from_u128(7),
+        roles: vec![Role::Staff],
+    };
+    let call = Call::by(actor.clone())
+        .within(Duration::from_secs(2))
+        .traced(trace.clone());
     shop.inventory().find_stock(&call, find("tea-01")).await.unwrap();
     let arrived = warehouse.stock.calls().remove(0);
     assert_eq!((arrived.actor, arrived.trace), (actor, trace));
     let left = arrived.timeout.expect("a time limit");
-    assert!((Duration::from_millis(1_000)..Duration::from_secs(2)).contains(&left), "what is left of it: {left:?}");
+    assert!(
+        (Duration::from_millis(1_000)..Duration::from_secs(2)).contains(&left),
+        "what is left of it: {left:?}"
+    );
 }
 
 #[tokio::test]
@@ -57,19 +82,34 @@ async fn a_call_ends_with_its_time_and_nobody_works_on_for_it() {
         let waited = begun.elapsed();
         assert_eq!(fault.kind, FaultKind::Timeout);
         assert!(fault.detail.contains("inventory"), "{fault}");
-        assert!((Duration::from_millis(limit_ms - 30)..Duration::from_millis(limit_ms + 300)).contains(&waited), "{waited:?}");
+        assert!(
+            (Duration::from_millis(limit_ms - 30)..Duration::from_millis(limit_ms + 300)).contains(&waited),
+            "{waited:?}"
+        );
     }
-    until("both were dropped where they were worked on", || warehouse.stock.given_up() == 2).await;
+    until("both were dropped where they were worked on", || {
+        warehouse.stock.given_up() == 2
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_module_is_asked_for_its_own_events_alone() {
     let warehouse = Warehouse::open().await;
     let feed = Shop::asking(&[warehouse.address], &[]).remotes.feed("inventory");
-    let ask = |module: &str| ListSubjects { module: module.to_owned(), ..ListSubjects::default() };
+    let ask = |module: &str| ListSubjects {
+        module: module.to_owned(),
+        ..ListSubjects::default()
+    };
     let call = Call::by_module("orders");
-    assert_eq!(feed.list_subjects(&call, ask("inventory")).await.unwrap().items[0].subject, "stock/tea-01");
-    assert_eq!(feed.list_subjects(&call, ask("orders")).await.unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(
+        feed.list_subjects(&call, ask("inventory")).await.unwrap().items[0].subject,
+        "stock/tea-01"
+    );
+    assert_eq!(
+        feed.list_subjects(&call, ask("orders")).await.unwrap_err().kind,
+        FaultKind::NotFound
+    );
 }
 
 #[tokio::test]
@@ -80,7 +120,9 @@ async fn an_instance_is_called_by_the_name_it_was_found_by() {
     let seen = called.clone();
     let server = tonic::transport::Server::builder()
         .trace_fn(move |request| {
-            seen.lock().unwrap().push(request.uri().authority().map(ToString::to_string));
+            seen.lock()
+                .unwrap()
+                .push(request.uri().authority().map(ToString::to_string));
             tracing::Span::none()
         })
         .add_service(tonic_health::server::health_reporter().1);
@@ -98,9 +140,26 @@ async fn an_instance_is_called_by_the_name_it_was_found_by() {
 #[tokio::test]
 async fn only_the_modules_that_are_asked_are_watched() {
     let (asked, other) = (nobody().await, nobody().await);
-    let shop = Shop::asking(&[asked], &[("BANYAN__MODULES__CATALOG__ENDPOINT", &*format!("http://{other}"))]);
-    let known: Vec<(String, usize)> = shop.remotes.states().into_iter().map(|state| (state.module, state.instances.len())).collect();
+    let shop = Shop::asking(
+        &[asked],
+        &[("BANYAN__MODULES__CATALOG__ENDPOINT", &*format!("http://{other}"))],
+    );
+    let known: Vec<(String, usize)> = shop
+        .remotes
+        .states()
+        .into_iter()
+        .map(|state| (state.module, state.instances.len()))
+        .collect();
     assert_eq!(known, [("inventory".to_owned(), 1)]);
-    let fault = shop.remotes.contracts().catalog.list_products(&Call::default(), Default::default()).await.unwrap_err();
-    assert_eq!((fault.kind, fault.detail.as_str()), (FaultKind::Unavailable, "catalog cannot be reached."));
+    let fault = shop
+        .remotes
+        .contracts()
+        .catalog
+        .list_products(&Call::default(), Default::default())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (fault.kind, fault.detail.as_str()),
+        (FaultKind::Unavailable, "catalog cannot be reached.")
+    );
 }

@@ -43,16 +43,34 @@ impl Warehouse {
         // The others are not here: they are asked nowhere.
         let mut contracts = Shop::without_instances().remotes.contracts();
         contracts.inventory = stock.clone();
-        let feeds = HashMap::from([("inventory".to_owned(), stock.clone() as Arc<dyn event_feed_contract::EventFeed>)]);
-        let served = Served { contracts, feeds, modules: vec!["inventory"] };
-        let serving = serve(&settings(&variables), served, stop.clone()).await?.expect("rpc.listen is set");
+        let feeds = HashMap::from([(
+            "inventory".to_owned(),
+            stock.clone() as Arc<dyn event_feed_contract::EventFeed>,
+        )]);
+        let served = Served {
+            contracts,
+            feeds,
+            modules: vec!["inventory"],
+        };
+        let serving = serve(&settings(&variables), served, stop.clone())
+            .await?
+            .expect("rpc.listen is set");
         let _stop_at_end = stop.clone().drop_guard();
-        Ok(Warehouse { address: serving.address, stock, serving: Some(serving), stop, _stop_at_end })
+        Ok(Warehouse {
+            address: serving.address,
+            stock,
+            serving: Some(serving),
+            stop,
+            _stop_at_end,
+        })
     }
 
     /// Lets its health follow these checks.
     fn follow(&self, dependencies: Vec<Arc<dyn Check>>) {
-        self.serving.as_ref().expect("it is open").follow(Arc::new(Checks::new(dependencies)), self.stop.clone());
+        self.serving
+            .as_ref()
+            .expect("it is open")
+            .follow(Arc::new(Checks::new(dependencies)), self.stop.clone());
     }
 
     /// Stops as a process does, and waits for the end.
@@ -75,7 +93,13 @@ impl Shop {
 
     fn asking(addresses: &[SocketAddr], variables: &[(&str, &str)]) -> Self {
         let endpoints: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
-        Shop::with(&[&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*endpoints.join(","))], variables].concat())
+        Shop::with(
+            &[
+                &[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*endpoints.join(","))],
+                variables,
+            ]
+            .concat(),
+        )
     }
 
     fn with(variables: &[(&str, &str)]) -> Self {
@@ -83,7 +107,10 @@ impl Shop {
         let settings = settings(variables);
         let discovery = discovery::start(&settings, &stop).unwrap();
         let remotes = Remotes::start(&settings, discovery, vec!["inventory"], &stop).unwrap();
-        Shop { remotes, _stop_at_end: stop.drop_guard() }
+        Shop {
+            remotes,
+            _stop_at_end: stop.drop_guard(),
+        }
     }
 
     fn inventory(&self) -> Arc<dyn Inventory> {
@@ -91,17 +118,31 @@ impl Shop {
     }
 
     fn state(&self) -> RemoteState {
-        self.remotes.states().into_iter().find(|state| state.module == "inventory").unwrap()
+        self.remotes
+            .states()
+            .into_iter()
+            .find(|state| state.module == "inventory")
+            .unwrap()
     }
 }
 
 fn settings(variables: &[(&str, &str)]) -> config::Settings {
-    config::Settings::from_sources(None, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
+    config::Settings::from_sources(
+        None,
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+    .unwrap()
 }
 
 /// A place where nobody listens.
 async fn nobody() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Waits until it holds; a test that waits ten seconds has failed.
@@ -111,14 +152,19 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[test]
 fn every_default_stands_in_the_file() {
     let settings = settings(&[]);
     assert_eq!(Settings::read(&settings).unwrap(), Settings::default());
-    assert_eq!(settings.section::<crate::mtls::Settings>("mtls").unwrap(), crate::mtls::Settings::default());
+    assert_eq!(
+        settings.section::<crate::mtls::Settings>("mtls").unwrap(),
+        crate::mtls::Settings::default()
+    );
 }
 
 #[test]

@@ -9,7 +9,15 @@ use crate::mtls::testing::Authority;
 
 async fn answers(inventory: &dyn Inventory) -> bool {
     let call = Call::by_module("orders").within(Duration::from_secs(2));
-    inventory.find_stock(&call, FindStock { sku: "tea-01".to_owned() }).await.is_ok()
+    inventory
+        .find_stock(
+            &call,
+            FindStock {
+                sku: "tea-01".to_owned(),
+            },
+        )
+        .await
+        .is_ok()
 }
 
 fn asking(address: SocketAddr, authority: &Authority, name: &str) -> Shop {
@@ -31,7 +39,10 @@ async fn a_process_of_the_same_authority_is_served() {
     let warehouse = warehouse(&authority).await;
     let shop = asking(warehouse.address, &authority, "orders");
     assert!(answers(&*shop.inventory()).await);
-    until("a probe has seen that it is well", || shop.state().instances[0].in_rotation).await;
+    until("a probe has seen that it is well", || {
+        shop.state().instances[0].in_rotation
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -39,14 +50,22 @@ async fn others_are_refused_however_they_come() {
     let (ours, theirs) = (Authority::new(&["inventory", "orders"]), Authority::new(&["orders"]));
     let warehouse = warehouse(&ours).await;
     let place = format!("https://localhost:{}", warehouse.address.port());
-    let trusting = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(ours.file("ca.pem")).unwrap()));
+    let trusting =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(ours.file("ca.pem")).unwrap()));
     let disguised = tonic::transport::Identity::from_pem(
         std::fs::read(theirs.file("orders.pem")).unwrap(),
         std::fs::read(theirs.file("orders-key.pem")).unwrap(),
     );
-    let connect =
-        |tls: ClientTlsConfig| -> Channel { Endpoint::from_shared(place.clone()).unwrap().tls_config(tls).unwrap().connect_lazy() };
-    let plain = Endpoint::from_shared(format!("http://{}", warehouse.address)).unwrap().connect_lazy();
+    let connect = |tls: ClientTlsConfig| -> Channel {
+        Endpoint::from_shared(place.clone())
+            .unwrap()
+            .tls_config(tls)
+            .unwrap()
+            .connect_lazy()
+    };
+    let plain = Endpoint::from_shared(format!("http://{}", warehouse.address))
+        .unwrap()
+        .connect_lazy();
     for (who, channel) in [
         ("plaintext", plain),
         ("without a certificate", connect(trusting.clone())),
@@ -55,7 +74,10 @@ async fn others_are_refused_however_they_come() {
         assert!(!answers(&RemoteInventory::new(channel)).await, "{who}");
     }
     assert!(warehouse.stock.calls().is_empty());
-    assert!(answers(&*asking(warehouse.address, &ours, "orders").inventory()).await, "and it was not for another reason");
+    assert!(
+        answers(&*asking(warehouse.address, &ours, "orders").inventory()).await,
+        "and it was not for another reason"
+    );
 }
 
 #[tokio::test]
@@ -78,10 +100,16 @@ async fn plaintext_is_not_spoken_with_certificates_nor_tls_without() {
     let shown_out = |shop: &Shop, why: &str| {
         let instances = shop.state().instances;
         assert_eq!((instances.len(), instances[0].in_rotation), (1, false));
-        assert!(instances[0].reason.as_ref().is_some_and(|reason| reason.contains(why)), "{instances:?}");
+        assert!(
+            instances[0].reason.as_ref().is_some_and(|reason| reason.contains(why)),
+            "{instances:?}"
+        );
     };
     shown_out(&shop, "write https://");
-    let shop = Shop::with(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*format!("https://{}", plain.address))]);
+    let shop = Shop::with(&[(
+        "BANYAN__MODULES__INVENTORY__ENDPOINT",
+        &*format!("https://{}", plain.address),
+    )]);
     assert!(!answers(&*shop.inventory()).await);
     shown_out(&shop, "[mtls]");
 }

@@ -13,8 +13,8 @@ use shared_kernel::Call;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
-    server_reflection_response::MessageResponse,
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 use super::{stock::Mood, *};
@@ -26,11 +26,15 @@ use crate::{
 const INVENTORY: &str = "banyan.inventory.v1.Inventory";
 
 fn channel(address: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy()
 }
 
 fn health_of(service: &str) -> HealthCheckRequest {
-    HealthCheckRequest { service: service.to_owned() }
+    HealthCheckRequest {
+        service: service.to_owned(),
+    }
 }
 
 #[tokio::test]
@@ -38,7 +42,11 @@ async fn health_is_told_for_the_process_and_for_each_service() {
     let warehouse = Warehouse::open().await;
     let mut health = HealthClient::new(channel(warehouse.address));
     for service in ["", INVENTORY, "banyan.events.v1.EventFeed"] {
-        assert_eq!(health.check(health_of(service)).await.unwrap().get_ref().status(), ServingStatus::Serving, "{service}");
+        assert_eq!(
+            health.check(health_of(service)).await.unwrap().get_ref().status(),
+            ServingStatus::Serving,
+            "{service}"
+        );
     }
     let elsewhere = health.check(health_of("banyan.orders.v1.Orders")).await.unwrap_err();
     assert_eq!(elsewhere.code(), tonic::Code::NotFound);
@@ -52,7 +60,10 @@ struct Needed {
 
 impl Needed {
     fn of(module: Option<&'static str>) -> Arc<Self> {
-        Arc::new(Needed { module, is_away: AtomicBool::new(false) })
+        Arc::new(Needed {
+            module,
+            is_away: AtomicBool::new(false),
+        })
     }
 }
 
@@ -67,26 +78,62 @@ impl Check for Needed {
     }
 
     async fn state(&self) -> State {
-        if self.is_away.load(Ordering::SeqCst) { State::needed("it is away") } else { State::ok() }
+        if self.is_away.load(Ordering::SeqCst) {
+            State::needed("it is away")
+        } else {
+            State::ok()
+        }
     }
 }
 
 #[tokio::test]
 async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_back() {
     let (sick, well) = (Warehouse::open().await, Warehouse::open().await);
-    let (own, another, process) = (Needed::of(Some("inventory")), Needed::of(Some("orders")), Needed::of(None));
+    let (own, another, process) = (
+        Needed::of(Some("inventory")),
+        Needed::of(Some("orders")),
+        Needed::of(None),
+    );
     sick.follow(vec![own.clone(), another.clone(), process.clone()]);
-    let shop = Shop::asking(&[sick.address, well.address], &[("BANYAN__DISCOVERY__PROBE_EVERY_MS", "20")]);
-    let in_rotation = || shop.state().instances.iter().filter(|instance| instance.in_rotation).count();
+    let shop = Shop::asking(
+        &[sick.address, well.address],
+        &[("BANYAN__DISCOVERY__PROBE_EVERY_MS", "20")],
+    );
+    let in_rotation = || {
+        shop.state()
+            .instances
+            .iter()
+            .filter(|instance| instance.in_rotation)
+            .count()
+    };
     for needed in [&own, &process] {
         needed.is_away.store(true, Ordering::SeqCst);
         until("it leaves", || in_rotation() == 1).await;
-        let out = shop.state().instances.into_iter().find(|instance| !instance.in_rotation).unwrap();
-        assert_eq!((out.address.port(), out.reason.as_deref()), (sick.address.port(), Some("it says NOT_SERVING")));
+        let out = shop
+            .state()
+            .instances
+            .into_iter()
+            .find(|instance| !instance.in_rotation)
+            .unwrap();
+        assert_eq!(
+            (out.address.port(), out.reason.as_deref()),
+            (sick.address.port(), Some("it says NOT_SERVING"))
+        );
         for _ in 0..20 {
-            shop.inventory().find_stock(&Call::default(), FindStock { sku: "tea-01".to_owned() }).await.unwrap();
+            shop.inventory()
+                .find_stock(
+                    &Call::default(),
+                    FindStock {
+                        sku: "tea-01".to_owned(),
+                    },
+                )
+                .await
+                .unwrap();
         }
-        assert_eq!((sick.stock.calls().len(), shop.state().breaker), (0, BreakerState::Closed));
+        assert_eq!(
+            (sick.stock.calls().len(), shop.state().breaker),
+            (0, BreakerState::Closed)
+        );
         needed.is_away.store(false, Ordering::SeqCst);
         until("it is back", || in_rotation() == 2).await;
     }
@@ -96,7 +143,10 @@ async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_b
     while health.check(health_of("")).await.unwrap().get_ref().status() == ServingStatus::Serving {
         tokio::task::yield_now().await;
     }
-    assert_eq!(health.check(health_of(INVENTORY)).await.unwrap().get_ref().status(), ServingStatus::Serving);
+    assert_eq!(
+        health.check(health_of(INVENTORY)).await.unwrap().get_ref().status(),
+        ServingStatus::Serving
+    );
 }
 
 #[tokio::test]
@@ -109,45 +159,85 @@ async fn a_stop_says_so_first_finishes_what_was_accepted_and_is_held_up_by_nobod
     let gate = CancellationToken::new();
     warehouse.stock.is(Mood::WaitsFor(gate.clone()));
     let inventory = shop.inventory();
-    let asking = tokio::spawn(async move { inventory.find_stock(&Call::default(), FindStock { sku: "tea-01".to_owned() }).await });
+    let asking = tokio::spawn(async move {
+        inventory
+            .find_stock(
+                &Call::default(),
+                FindStock {
+                    sku: "tea-01".to_owned(),
+                },
+            )
+            .await
+    });
     until("the call is under way", || warehouse.stock.calls().len() == 1).await;
 
     let (stock, stop) = (warehouse.stock.clone(), warehouse.stop.clone());
     let closing = tokio::spawn(warehouse.close());
     until("it is told to stop", || stop.is_cancelled()).await;
-    assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    let over = tokio::time::timeout(Duration::from_secs(5), watching.next()).await.expect("who watches is let go");
+    assert_eq!(
+        watching.next().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    let over = tokio::time::timeout(Duration::from_secs(5), watching.next())
+        .await
+        .expect("who watches is let go");
     assert!(over.is_none());
     assert!(!closing.is_finished());
     gate.cancel();
     assert!(asking.await.unwrap().is_ok());
-    tokio::time::timeout(Duration::from_secs(5), closing).await.expect("it ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), closing)
+        .await
+        .expect("it ends")
+        .unwrap();
     assert_eq!(stock.given_up(), 0);
 }
 
 async fn reflect(address: SocketAddr, asked: MessageRequest) -> MessageResponse {
-    let request = ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(asked),
+    };
     let mut client = ServerReflectionClient::new(channel(address));
-    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    let mut answers = client
+        .server_reflection_info(stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
     answers.next().await.unwrap().unwrap().message_response.unwrap()
 }
 
 /// A process with all modules, which nobody asks anything but about itself.
 async fn everything() -> (SocketAddr, DropGuard) {
     let stop = CancellationToken::new();
-    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: HashMap::new(), modules: MODULES.to_vec() };
-    let serving = serve(&settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]), served, stop.clone()).await.unwrap().unwrap();
+    let served = Served {
+        contracts: Shop::without_instances().remotes.contracts(),
+        feeds: HashMap::new(),
+        modules: MODULES.to_vec(),
+    };
+    let serving = serve(
+        &settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]),
+        served,
+        stop.clone(),
+    )
+    .await
+    .unwrap()
+    .unwrap();
     (serving.address, stop.drop_guard())
 }
 
 #[tokio::test]
 async fn reflection_lists_every_service_and_describes_each_as_it_is() {
     let (address, _stop_at_end) = everything().await;
-    let MessageResponse::ListServicesResponse(listed) = reflect(address, MessageRequest::ListServices(String::new())).await else {
+    let MessageResponse::ListServicesResponse(listed) =
+        reflect(address, MessageRequest::ListServices(String::new())).await
+    else {
         panic!("no list");
     };
     let listed: BTreeSet<String> = listed.service.into_iter().map(|service| service.name).collect();
-    let expected = MODULES.map(service_of).into_iter().chain(["banyan.events.v1.EventFeed", "grpc.health.v1.Health"]);
+    let expected = MODULES
+        .map(service_of)
+        .into_iter()
+        .chain(["banyan.events.v1.EventFeed", "grpc.health.v1.Health"]);
     for service in expected {
         assert!(listed.contains(service), "{service} is not among {listed:?}");
         let MessageResponse::FileDescriptorResponse(files) =
@@ -157,7 +247,9 @@ async fn reflection_lists_every_service_and_describes_each_as_it_is() {
         };
         let described = files.file_descriptor_proto.iter().any(|file| {
             let file = FileDescriptorProto::decode(&**file).unwrap();
-            file.service.iter().any(|found| format!("{}.{}", file.package(), found.name()) == service)
+            file.service
+                .iter()
+                .any(|found| format!("{}.{}", file.package(), found.name()) == service)
         });
         assert!(described, "{service}");
     }
@@ -166,12 +258,25 @@ async fn reflection_lists_every_service_and_describes_each_as_it_is() {
 #[tokio::test]
 async fn files_are_found_by_the_names_that_others_import_them_by() {
     let (address, _stop_at_end) = everything().await;
-    for name in ["banyan/orders/v1/service.proto", "banyan/orders/v1/events.proto", "banyan/kernel/v1/kernel.proto"] {
+    for name in [
+        "banyan/orders/v1/service.proto",
+        "banyan/orders/v1/events.proto",
+        "banyan/kernel/v1/kernel.proto",
+    ] {
         let found = reflect(address, MessageRequest::FileByFilename(name.to_owned())).await;
-        let MessageResponse::FileDescriptorResponse(files) = found else { panic!("{name} is not there: {found:?}") };
-        for imported in files.file_descriptor_proto.iter().flat_map(|file| FileDescriptorProto::decode(&**file).unwrap().dependency) {
+        let MessageResponse::FileDescriptorResponse(files) = found else {
+            panic!("{name} is not there: {found:?}")
+        };
+        for imported in files
+            .file_descriptor_proto
+            .iter()
+            .flat_map(|file| FileDescriptorProto::decode(&**file).unwrap().dependency)
+        {
             let found = reflect(address, MessageRequest::FileByFilename(imported.clone())).await;
-            assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{name} imports {imported}");
+            assert!(
+                matches!(found, MessageResponse::FileDescriptorResponse(_)),
+                "{name} imports {imported}"
+            );
         }
     }
 }
@@ -179,7 +284,8 @@ async fn files_are_found_by_the_names_that_others_import_them_by() {
 #[tokio::test]
 async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
     let taken = Warehouse::open().await;
-    let error = |listen: String| async move { format!("{:#}", Warehouse::open_with(&listen, &[]).await.err().unwrap()) };
+    let error =
+        |listen: String| async move { format!("{:#}", Warehouse::open_with(&listen, &[]).await.err().unwrap()) };
     assert!(error(taken.address.to_string()).await.contains("rpc.listen"));
     let text = error("0.0.0.0:0".to_owned()).await;
     assert!(text.contains("rpc.listen") && text.contains("[mtls]"), "{text}");
@@ -187,6 +293,15 @@ async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
 
 #[tokio::test]
 async fn a_process_that_serves_nobody_need_not_listen() {
-    let served = Served { contracts: Shop::without_instances().remotes.contracts(), feeds: HashMap::new(), modules: MODULES.to_vec() };
-    assert!(serve(&settings(&[]), served, CancellationToken::new()).await.unwrap().is_none());
+    let served = Served {
+        contracts: Shop::without_instances().remotes.contracts(),
+        feeds: HashMap::new(),
+        modules: MODULES.to_vec(),
+    };
+    assert!(
+        serve(&settings(&[]), served, CancellationToken::new())
+            .await
+            .unwrap()
+            .is_none()
+    );
 }

@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
 use inventory_contract::{
-    CommitStock, FindStock, FoundStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking, StockCommitment,
-    StockLevel, StockRelease, StockReserved, reservation,
+    CommitStock, FindStock, FoundStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking,
+    StockCommitment, StockLevel, StockRelease, StockReserved, reservation,
 };
 use shared_kernel::{Call, Fault};
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,13 @@ impl Stock {
 #[async_trait]
 impl Inventory for Stock {
     async fn reserve_stock(&self, call: &Call, _: ReserveStock) -> Result<Reservation, Fault> {
-        self.answer(call, Reservation { outcome: Some(reservation::Outcome::Reserved(StockReserved {})) }).await
+        self.answer(
+            call,
+            Reservation {
+                outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
+            },
+        )
+        .await
     }
 
     async fn release_stock(&self, call: &Call, _: ReleaseStock) -> Result<StockRelease, Fault> {
@@ -94,7 +100,11 @@ impl Inventory for Stock {
     }
 
     async fn find_stock(&self, call: &Call, request: FindStock) -> Result<FoundStock, Fault> {
-        let level = StockLevel { sku: request.sku, available: 3, ..StockLevel::default() };
+        let level = StockLevel {
+            sku: request.sku,
+            available: 3,
+            ..StockLevel::default()
+        };
         self.answer(call, FoundStock { level: Some(level) }).await
     }
 }
@@ -102,7 +112,16 @@ impl Inventory for Stock {
 #[async_trait]
 impl EventFeed for Stock {
     async fn list_subjects(&self, call: &Call, _: ListSubjects) -> Result<Subjects, Fault> {
-        self.answer(call, Subjects { items: vec![Subject { subject: "stock/tea-01".to_owned(), last_version: 3 }] }).await
+        self.answer(
+            call,
+            Subjects {
+                items: vec![Subject {
+                    subject: "stock/tea-01".to_owned(),
+                    last_version: 3,
+                }],
+            },
+        )
+        .await
     }
 
     async fn list_events(&self, call: &Call, _: ListEvents) -> Result<Events, Fault> {

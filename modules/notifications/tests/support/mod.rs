@@ -47,7 +47,11 @@ impl Users for Everybody {
             std::future::pending::<()>().await;
         }
         assert_ne!(request.user_id, CURSED.to_string(), "the test wants a panic here");
-        if self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        if self
+            .away
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
             return Err(Fault::unavailable("users are away"));
         }
         let user = (request.user_id != NOBODY.to_string()).then(|| User {
@@ -90,25 +94,42 @@ pub struct Module {
 
 /// Everything at test speed.
 pub fn quick() -> Settings {
-    Settings { poll_ms: 20, retry_ms: vec![20], lease_ms: 5_000, ..Settings::default() }
+    Settings {
+        poll_ms: 20,
+        retry_ms: vec![20],
+        lease_ms: 5_000,
+        ..Settings::default()
+    }
 }
 
 impl Module {
     pub async fn open(db: Db, settings: Settings) -> Self {
         let users = Arc::new(Everybody::default());
-        let needs = Needs { db, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds), users: users.clone(), settings };
+        let needs = Needs {
+            db,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            users: users.clone(),
+            settings,
+        };
         let offers = start(needs).await.expect("notifications start");
         let ears = Arc::new(Ears::default());
         let bus: Arc<dyn Bus> = ears.clone();
         offers.machinery.connect(&bus).await.expect("it listens");
-        Module { offers, users, ears, running: Vec::new() }
+        Module {
+            offers,
+            users,
+            ears,
+            running: Vec::new(),
+        }
     }
 
     /// Starts the machinery; may be called again for one more instance.
     pub fn run(&mut self) {
         let stop = CancellationToken::new();
         let bus: Arc<dyn Bus> = self.ears.clone();
-        self.running.push((stop.clone(), self.offers.machinery.clone().run(bus, Feeds::new(), stop)));
+        self.running
+            .push((stop.clone(), self.offers.machinery.clone().run(bus, Feeds::new(), stop)));
     }
 
     pub async fn stop(self) {
@@ -132,13 +153,24 @@ impl Module {
 
     /// Registers a user, which is a mail.
     pub async fn welcome(&self, user: Uuid) {
-        let event = UserRegistered { user_id: user.to_string(), name: "Ada".into() };
+        let event = UserRegistered {
+            user_id: user.to_string(),
+            name: "Ada".into(),
+        };
         self.hear(envelope("users", &format!("user/{user}"), 1, &event)).await;
     }
 
     pub async fn list(&self, user: Uuid) -> Vec<Notification> {
-        let request = ListNotifications { user_id: user.to_string(), limit: 100 };
-        self.offers.contract.list_notifications(&Call::by_module("test"), request).await.expect("the list").items
+        let request = ListNotifications {
+            user_id: user.to_string(),
+            limit: 100,
+        };
+        self.offers
+            .contract
+            .list_notifications(&Call::by_module("test"), request)
+            .await
+            .expect("the list")
+            .items
     }
 
     /// Waits until all of the user's mails are in this state.

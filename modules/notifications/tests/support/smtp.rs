@@ -27,7 +27,9 @@ impl Letter {
     /// A header's value; empty if absent.
     pub fn header(&self, name: &str) -> &str {
         let head = self.text.split("\r\n\r\n").next().unwrap_or_default();
-        head.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
+        head.split("\r\n")
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .unwrap_or_default()
     }
 }
 
@@ -61,7 +63,8 @@ impl Sink {
     pub async fn behind(door: Door, script: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let script: Arc<Mutex<VecDeque<String>>> = Arc::new(Mutex::new(script.iter().map(|reply| (*reply).to_owned()).collect()));
+        let script: Arc<Mutex<VecDeque<String>>> =
+            Arc::new(Mutex::new(script.iter().map(|reply| (*reply).to_owned()).collect()));
         let letters: Arc<Mutex<Vec<Letter>>> = Arc::default();
         let (kept, door) = (letters.clone(), Arc::new(Mutex::new(door)));
         let at_door = door.clone();
@@ -74,7 +77,12 @@ impl Sink {
                 });
             }
         });
-        Sink { door, address, letters, server }
+        Sink {
+            door,
+            address,
+            letters,
+            server,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -102,11 +110,20 @@ impl Drop for Sink {
     }
 }
 
-async fn converse(stream: TcpStream, door: Door, script: &Mutex<VecDeque<String>>, letters: &Mutex<Vec<Letter>>) -> std::io::Result<()> {
+async fn converse(
+    stream: TcpStream,
+    door: Door,
+    script: &Mutex<VecDeque<String>>,
+    letters: &Mutex<Vec<Letter>>,
+) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     let (mut from, mut to) = (String::new(), String::new());
-    let greeting = if let Door::Greeting(reply) = door { reply } else { "220 sink ready" };
+    let greeting = if let Door::Greeting(reply) = door {
+        reply
+    } else {
+        "220 sink ready"
+    };
     write.write_all(format!("{greeting}\r\n").as_bytes()).await?;
     loop {
         let mut line = String::new();
@@ -120,18 +137,35 @@ async fn converse(stream: TcpStream, door: Door, script: &Mutex<VecDeque<String>
                 _ => "250-sink\r\n250-AUTH PLAIN\r\n250 8BITMIME",
             }
         } else if verb.starts_with("AUTH") {
-            if let Door::Password(reply) = door { reply } else { "235 welcome" }
+            if let Door::Password(reply) = door {
+                reply
+            } else {
+                "235 welcome"
+            }
         } else if verb.starts_with("MAIL FROM:") {
             from = inside(&line);
-            if let Door::Sender(reply) = door { reply } else { "250 ok" }
+            if let Door::Sender(reply) = door {
+                reply
+            } else {
+                "250 ok"
+            }
         } else if verb.starts_with("RCPT TO:") {
             to = inside(&line);
             "250 ok"
         } else if verb == "DATA" {
             write.write_all(b"354 go on\r\n").await?;
             let text = read_data(&mut lines).await?;
-            let reply = script.lock().unwrap().pop_front().unwrap_or_else(|| "250 taken".to_owned());
-            letters.lock().unwrap().push(Letter { from: from.clone(), to: to.clone(), text, reply: reply.clone() });
+            let reply = script
+                .lock()
+                .unwrap()
+                .pop_front()
+                .unwrap_or_else(|| "250 taken".to_owned());
+            letters.lock().unwrap().push(Letter {
+                from: from.clone(),
+                to: to.clone(),
+                text,
+                reply: reply.clone(),
+            });
             if reply.is_empty() {
                 return Ok(());
             }

@@ -26,8 +26,14 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Step; 6] =
-        [Step::ReserveStock, Step::AuthorisePayment, Step::ScheduleShipment, Step::CapturePayment, Step::CommitStock, Step::ReadyShipment];
+    pub const ALL: [Step; 6] = [
+        Step::ReserveStock,
+        Step::AuthorisePayment,
+        Step::ScheduleShipment,
+        Step::CapturePayment,
+        Step::CommitStock,
+        Step::ReadyShipment,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -130,7 +136,9 @@ impl Checkout {
         match (news, stop) {
             (News::Broken(what), _) => Next::Park(what),
             (News::Refused(reason), _) => self.turn_back_from_refusal(moment.step, reason),
-            (News::Fault(what), _) if self.is_past_pivot() => Next::Park(format!("refused where there is no way back: {what}")),
+            (News::Fault(what), _) if self.is_past_pivot() => {
+                Next::Park(format!("refused where there is no way back: {what}"))
+            }
             // A fault may come from somewhere on the way, so the step counts as attempted and is undone with the others.
             (News::Fault(_), _) => self.turn_back(moment.step.map_or(CancelReason::Operator, reason_of_fault)),
             (News::Compensate, _) if self.is_past_pivot() => Next::Continue,
@@ -174,7 +182,9 @@ impl Checkout {
     }
 
     fn undo_last(&self) -> Next {
-        self.attempted.last().map_or(Next::Compensated, |step| Next::Undo(*step))
+        self.attempted
+            .last()
+            .map_or(Next::Compensated, |step| Next::Undo(*step))
     }
 
     fn next_undo(&mut self, news: News) -> Next {

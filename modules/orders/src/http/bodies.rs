@@ -46,8 +46,24 @@ pub struct NewAddress {
 }
 
 impl From<NewAddress> for Address {
-    fn from(NewAddress { name, line1, line2, city, postal_code, country }: NewAddress) -> Self {
-        Address { name, line1, line2, city, postal_code, country }
+    fn from(
+        NewAddress {
+            name,
+            line1,
+            line2,
+            city,
+            postal_code,
+            country,
+        }: NewAddress,
+    ) -> Self {
+        Address {
+            name,
+            line1,
+            line2,
+            city,
+            postal_code,
+            country,
+        }
     }
 }
 
@@ -60,14 +76,26 @@ pub struct NewOrder {
     pub items: Vec<NewLine>,
     pub shipping_address: NewAddress,
     /// A token of the payment provider. The sandbox knows `pm_card_visa`, `pm_card_declined` and others.
-    #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
+    #[schema(
+        pattern = "^pm_[a-z0-9_]{1,60}$",
+        min_length = 4,
+        max_length = 63,
+        example = "pm_card_visa"
+    )]
     pub payment_method: String,
 }
 
 impl NewOrder {
     pub fn into_parts(self) -> (Vec<Line>, Terms) {
-        let NewOrder { items, shipping_address, payment_method } = self;
-        let terms = Terms { shipping_address: shipping_address.into(), payment_method };
+        let NewOrder {
+            items,
+            shipping_address,
+            payment_method,
+        } = self;
+        let terms = Terms {
+            shipping_address: shipping_address.into(),
+            payment_method,
+        };
         (items.into_iter().map(Line::from).collect(), terms)
     }
 }
@@ -78,13 +106,26 @@ impl NewOrder {
 pub struct Checkout {
     pub shipping_address: NewAddress,
     /// A token of the payment provider.
-    #[schema(pattern = "^pm_[a-z0-9_]{1,60}$", min_length = 4, max_length = 63, example = "pm_card_visa")]
+    #[schema(
+        pattern = "^pm_[a-z0-9_]{1,60}$",
+        min_length = 4,
+        max_length = 63,
+        example = "pm_card_visa"
+    )]
     pub payment_method: String,
 }
 
 impl From<Checkout> for Terms {
-    fn from(Checkout { shipping_address, payment_method }: Checkout) -> Self {
-        Terms { shipping_address: shipping_address.into(), payment_method }
+    fn from(
+        Checkout {
+            shipping_address,
+            payment_method,
+        }: Checkout,
+    ) -> Self {
+        Terms {
+            shipping_address: shipping_address.into(),
+            payment_method,
+        }
     }
 }
 
@@ -133,7 +174,12 @@ impl Entry {
     /// None that can be met.
     pub fn of(recorded: &Recorded) -> Result<Entry, Fault> {
         let (kind, data) = recorded.event.to_parts()?;
-        Ok(Entry { version: recorded.version, r#type: kind, at: recorded.at, data })
+        Ok(Entry {
+            version: recorded.version,
+            r#type: kind,
+            at: recorded.at,
+            data,
+        })
     }
 }
 

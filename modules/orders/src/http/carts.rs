@@ -20,13 +20,21 @@ use crate::{carts::Cart, service::Service, views::OrderView};
     security(("bearer" = []))
 )]
 #[post("/carts")]
-pub(super) async fn begin_cart(customer: Customer, key: OptionalKey, service: Data<Service>) -> Result<HttpResponse, Problem> {
+pub(super) async fn begin_cart(
+    customer: Customer,
+    key: OptionalKey,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let (work, call) = (service.clone(), customer.call().clone());
     web::idempotent(service.db(), key.keyed(), move |tx| {
         let (service, call) = (work.clone(), call.clone());
         async move {
             let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
-            Ok(web::created(&format!("/api/v1/carts/{}", cart.id), Some(&web::etag(cart.version)), &cart))
+            Ok(web::created(
+                &format!("/api/v1/carts/{}", cart.id),
+                Some(&web::etag(cart.version)),
+                &cart,
+            ))
         }
     })
     .await
@@ -40,7 +48,11 @@ pub(super) async fn begin_cart(customer: Customer, key: OptionalKey, service: Da
     security(("bearer" = []))
 )]
 #[get("/carts/{id}")]
-pub(super) async fn show_cart(customer: Customer, id: Path<Uuid>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+pub(super) async fn show_cart(
+    customer: Customer,
+    id: Path<Uuid>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let stream = service.load_cart(customer.call(), *id).await?;
     let cart = service.show_cart(customer.call(), &stream).await;
     // No 304: the prices shown may change without the cart.
@@ -68,7 +80,9 @@ pub(super) async fn put_item(
 ) -> Result<HttpResponse, Problem> {
     let (id, sku) = path.into_inner();
     let expected = expected_version(&request, &service, customer.call(), id).await?;
-    let stream = service.put_item(customer.call(), id, sku, body.quantity, expected).await?;
+    let stream = service
+        .put_item(customer.call(), id, sku, body.quantity, expected)
+        .await?;
     let cart = service.show_cart(customer.call(), &stream).await;
     Ok(web::ok(&cart).with_etag(&web::etag(cart.version)).into())
 }
@@ -127,7 +141,11 @@ pub(super) async fn check_out_cart(
             web::answer_once(service.db(), request, move |tx| {
                 let (service, call) = (work.clone(), call.clone());
                 let (products, terms) = (products.clone(), checkout.clone().into());
-                async move { Ok(placed(&service.check_out(&tx, &call, (id, version), &products, terms).await?)) }
+                async move {
+                    Ok(placed(
+                        &service.check_out(&tx, &call, (id, version), &products, terms).await?,
+                    ))
+                }
             })
             .await?
         }
@@ -137,7 +155,12 @@ pub(super) async fn check_out_cart(
 
 /// The version that must still be the cart's when it is changed, if the client named one. The check here says 412 early; the change itself
 /// checks again.
-async fn expected_version(request: &HttpRequest, service: &Service, call: &Call, id: Uuid) -> Result<Option<i64>, Problem> {
+async fn expected_version(
+    request: &HttpRequest,
+    service: &Service,
+    call: &Call,
+    id: Uuid,
+) -> Result<Option<i64>, Problem> {
     if !request.headers().contains_key("If-Match") {
         return Ok(None);
     }

@@ -5,7 +5,8 @@ use futures::StreamExt;
 use shared_kernel::{Fault, PageRequest};
 use uuid::Uuid;
 use web::{
-    Body, Customer, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey, Stopping,
+    Body, Customer, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey,
+    Stopping,
     sse::{self, LastEventId},
 };
 
@@ -70,7 +71,9 @@ pub(super) async fn list_orders(
     page: Query<PageQuery>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let page = service.list(user.call(), query.user_id, query.status, &PageRequest::from(page.0)).await?;
+    let page = service
+        .list(user.call(), query.user_id, query.status, &PageRequest::from(page.0))
+        .await?;
     Ok(web::ok(&Listed::from(page)).into())
 }
 
@@ -95,7 +98,11 @@ pub(super) async fn show_order(
 /// Everything that happened to the order: it is nothing but this.
 #[utoipa::path(tag = "orders", params(("id" = Uuid, Path)), responses((status = 200, body = History)), security(("bearer" = [])))]
 #[get("/orders/{id}/history")]
-pub(super) async fn show_history(user: LoggedIn, id: Path<Uuid>, service: Data<Service>) -> Result<HttpResponse, Problem> {
+pub(super) async fn show_history(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
     let recorded = service.history(user.call(), *id).await?;
     let items = recorded.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
     Ok(web::ok(&History { items }).into())
@@ -125,7 +132,11 @@ pub(super) async fn follow_order(
         return Err(Fault::not_found("order").into());
     }
     // What is no version of ours was not sent by us: the stream begins at the beginning.
-    let seen = last.0.and_then(|id| id.parse::<i64>().ok()).filter(|version| (1..=order.version).contains(version)).unwrap_or(0);
+    let seen = last
+        .0
+        .and_then(|id| id.parse::<i64>().ok())
+        .filter(|version| (1..=order.version).contains(version))
+        .unwrap_or(0);
     if order.status.is_final() && seen >= order.version {
         return Ok(HttpResponse::NoContent().finish());
     }

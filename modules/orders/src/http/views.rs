@@ -51,7 +51,11 @@ struct RebuiltViews {
 pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<Views>) -> Result<HttpResponse, Problem> {
     let (different, next) = views.compare(from.place()?).await?;
     let different = different.iter().map(Difference::to_string).collect();
-    Ok(web::ok(&ViewComparison { different, next_cursor: next.map(|next| next.to_string()) }).into())
+    Ok(web::ok(&ViewComparison {
+        different,
+        next_cursor: next.map(|next| next.to_string()),
+    })
+    .into())
 }
 
 /// Drops every read model and folds it again from its events; orders can be placed and read meanwhile. In a large shop one call does a part of
@@ -59,7 +63,23 @@ pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<View
 #[utoipa::path(tag = "operations", params(GoOn), request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
     security(("bearer" = [])))]
 #[post("/ops/orders/views/rebuild")]
-pub(super) async fn rebuild_views(ops: Ops, from: Query<GoOn>, reason: Body<Reason>, views: Data<Views>) -> Result<HttpResponse, Problem> {
-    let (orders, next) = views.rebuild(from.place()?, &ops.0.actor, &reason.0.reason, reason.0.comment.as_deref()).await?;
-    Ok(web::ok(&RebuiltViews { orders, next_cursor: next.map(|next| next.to_string()) }).into())
+pub(super) async fn rebuild_views(
+    ops: Ops,
+    from: Query<GoOn>,
+    reason: Body<Reason>,
+    views: Data<Views>,
+) -> Result<HttpResponse, Problem> {
+    let (orders, next) = views
+        .rebuild(
+            from.place()?,
+            &ops.0.actor,
+            &reason.0.reason,
+            reason.0.comment.as_deref(),
+        )
+        .await?;
+    Ok(web::ok(&RebuiltViews {
+        orders,
+        next_cursor: next.map(|next| next.to_string()),
+    })
+    .into())
 }

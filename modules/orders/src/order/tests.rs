@@ -11,13 +11,25 @@ const PAYMENT: Uuid = Uuid::from_u128(2);
 const SHIPMENT: Uuid = Uuid::from_u128(3);
 
 pub(crate) fn recorded(events: impl IntoIterator<Item = OrderEvent>) -> Vec<Recorded> {
-    (1..).zip(events).map(|(version, event)| Recorded { version, at: Timestamp::from_ms(version), event }).collect()
+    (1..)
+        .zip(events)
+        .map(|(version, event)| Recorded {
+            version,
+            at: Timestamp::from_ms(version),
+            event,
+        })
+        .collect()
 }
 
 pub(crate) fn placement() -> Placement {
     Placement {
         user_id: USER,
-        items: vec![Item { sku: sku("fig"), name: "Fig".to_owned(), quantity: quantity(2), unit_price: euros(199) }],
+        items: vec![Item {
+            sku: sku("fig"),
+            name: "Fig".to_owned(),
+            quantity: quantity(2),
+            unit_price: euros(199),
+        }],
         total: euros(398),
         shipping_address: Address {
             name: "Ada".to_owned(),
@@ -74,22 +86,44 @@ fn a_stream_begins_with_a_draft_or_a_placement() {
 #[test]
 fn a_cart_holds_the_last_quantity_put_into_it() {
     let added = cart([]).put_item(&sku("fig"), quantity(2)).unwrap().unwrap();
-    assert_eq!(added, OrderEvent::ItemAdded { sku: sku("fig"), quantity: quantity(2) });
+    assert_eq!(
+        added,
+        OrderEvent::ItemAdded {
+            sku: sku("fig"),
+            quantity: quantity(2)
+        }
+    );
     let holding = cart([added.clone()]);
-    assert_eq!(holding.put_item(&sku("fig"), quantity(2)), Ok(None), "putting the same again changes nothing");
+    assert_eq!(
+        holding.put_item(&sku("fig"), quantity(2)),
+        Ok(None),
+        "putting the same again changes nothing"
+    );
     let changed = holding.put_item(&sku("fig"), quantity(5)).unwrap().unwrap();
     let holding = cart([added, changed]);
-    assert_eq!(holding.cart, [Line { sku: sku("fig"), quantity: quantity(5) }]);
+    assert_eq!(
+        holding.cart,
+        [Line {
+            sku: sku("fig"),
+            quantity: quantity(5)
+        }]
+    );
     assert_eq!(holding.remove_item(&sku("mug")), Err(Refusal::NoSuchItem));
     assert!(holding.remove_item(&sku("fig")).is_ok());
 }
 
 #[test]
 fn a_cart_has_limits() {
-    let full = cart((0..MAX_LINES).map(|n| OrderEvent::ItemAdded { sku: sku(&format!("p{n}")), quantity: quantity(1) }));
+    let full = cart((0..MAX_LINES).map(|n| OrderEvent::ItemAdded {
+        sku: sku(&format!("p{n}")),
+        quantity: quantity(1),
+    }));
     assert_eq!(full.put_item(&sku("one-more"), quantity(1)), Err(Refusal::TooManyLines));
     assert!(full.put_item(&sku("p0"), quantity(2)).is_ok());
-    let worn = Order { version: MAX_CHANGES, ..cart([]) };
+    let worn = Order {
+        version: MAX_CHANGES,
+        ..cart([])
+    };
     assert_eq!(worn.put_item(&sku("fig"), quantity(1)), Err(Refusal::TooManyChanges));
 }
 
@@ -98,16 +132,32 @@ fn a_placed_order_is_no_cart_any_more() {
     let placed = cart([placed()]);
     assert_eq!(placed.put_item(&sku("fig"), quantity(1)), Err(Refusal::NotACart));
     assert_eq!(placed.place(placement()), Err(Refusal::NotACart));
-    assert_eq!(cart([]).place(Placement { items: vec![], ..placement() }), Err(Refusal::EmptyCart));
+    assert_eq!(
+        cart([]).place(Placement {
+            items: vec![],
+            ..placement()
+        }),
+        Err(Refusal::EmptyCart)
+    );
     assert_eq!(cart([]).placed(), Err(Refusal::NotPlaced));
 }
 
 #[test]
 fn before_the_capture_a_cancel_wins_and_after_it_the_capture_does() {
-    let cancel = OrderEvent::CancelRequested { by: Canceller::Customer, reason: None };
-    assert_eq!(order([placed(), cancel.clone()]).decide_capture(), Err(Refusal::CancelCameFirst));
+    let cancel = OrderEvent::CancelRequested {
+        by: Canceller::Customer,
+        reason: None,
+    };
+    assert_eq!(
+        order([placed(), cancel.clone()]).decide_capture(),
+        Err(Refusal::CancelCameFirst)
+    );
     let decided = order([placed(), OrderEvent::CaptureDecided {}]);
-    assert_eq!(decided.request_cancel(Canceller::Customer, None), Ok(Some(cancel)), "it is kept");
+    assert_eq!(
+        decided.request_cancel(Canceller::Customer, None),
+        Ok(Some(cancel)),
+        "it is kept"
+    );
     assert!(decided.confirm().is_ok());
 }
 
@@ -121,31 +171,67 @@ fn a_capture_is_decided_once_and_nothing_is_confirmed_without_it() {
 
 #[test]
 fn what_has_left_cannot_be_cancelled() {
-    let shipped = and(confirmed(), OrderEvent::Shipped { shipment_id: SHIPMENT, tracking_number: "T".to_owned() });
-    assert_eq!(shipped.request_cancel(Canceller::Operator, None), Err(Refusal::AlreadyShipped));
-    assert!(matches!(shipped.cancel(CancelReason::Operator, None), Err(Refusal::OutOfOrder(..))));
+    let shipped = and(
+        confirmed(),
+        OrderEvent::Shipped {
+            shipment_id: SHIPMENT,
+            tracking_number: "T".to_owned(),
+        },
+    );
+    assert_eq!(
+        shipped.request_cancel(Canceller::Operator, None),
+        Err(Refusal::AlreadyShipped)
+    );
+    assert!(matches!(
+        shipped.cancel(CancelReason::Operator, None),
+        Err(Refusal::OutOfOrder(..))
+    ));
     let too_late = and(confirmed(), OrderEvent::CancelRefused {});
-    assert_eq!(too_late.request_cancel(Canceller::Customer, None), Err(Refusal::AlreadyShipped));
+    assert_eq!(
+        too_late.request_cancel(Canceller::Customer, None),
+        Err(Refusal::AlreadyShipped)
+    );
 }
 
 #[test]
 fn a_cancel_asked_for_twice_is_one_cancel() {
-    let asked = order([placed(), OrderEvent::CancelRequested { by: Canceller::Customer, reason: None }]);
+    let asked = order([
+        placed(),
+        OrderEvent::CancelRequested {
+            by: Canceller::Customer,
+            reason: None,
+        },
+    ]);
     assert_eq!(asked.request_cancel(Canceller::Operator, None), Ok(None));
-    let cancelled = order([placed(), OrderEvent::Cancelled { reason: CancelReason::Customer, refunded: None }]);
-    assert_eq!(cancelled.request_cancel(Canceller::Customer, None), Err(Refusal::AlreadyCancelled));
+    let cancelled = order([
+        placed(),
+        OrderEvent::Cancelled {
+            reason: CancelReason::Customer,
+            refunded: None,
+        },
+    ]);
+    assert_eq!(
+        cancelled.request_cancel(Canceller::Customer, None),
+        Err(Refusal::AlreadyCancelled)
+    );
 }
 
 #[test]
 fn a_cart_cannot_be_cancelled_because_it_is_no_order() {
-    assert_eq!(cart([]).request_cancel(Canceller::Customer, None), Err(Refusal::NotPlaced));
+    assert_eq!(
+        cart([]).request_cancel(Canceller::Customer, None),
+        Err(Refusal::NotPlaced)
+    );
 }
 
 #[test]
 fn a_shipment_that_left_before_the_confirmation_was_told_is_heard_later() {
     let pending = order([placed(), OrderEvent::CaptureDecided {}]);
     let refusal = pending.ship(SHIPMENT, "T").unwrap_err();
-    assert!(Fault::from(refusal).is_transient(), "it must be told again, not become a dead letter");
+    assert!(
+        Fault::from(refusal).is_transient(),
+        "it must be told again, not become a dead letter"
+    );
     assert!(matches!(order(confirmed()).deliver(), Err(Refusal::NotYet(_))));
     let shipped = order(confirmed()).ship(SHIPMENT, "T").unwrap().unwrap();
     let shipped = and(confirmed(), shipped);
@@ -161,7 +247,11 @@ fn old_news_of_the_payment_changes_nothing() {
     let known = order([placed(), authorised.clone(), captured.clone()]);
     assert_eq!(known.hear(authorised), None);
     assert_eq!(known.hear(captured), None);
-    let refund = |amount, refunded| OrderEvent::PaymentRefunded { payment_id: PAYMENT, amount: euros(amount), refunded: euros(refunded) };
+    let refund = |amount, refunded| OrderEvent::PaymentRefunded {
+        payment_id: PAYMENT,
+        amount: euros(amount),
+        refunded: euros(refunded),
+    };
     let refunded = order([placed(), refund(100, 100)]);
     assert_eq!(refunded.hear(refund(100, 100)), None);
     assert_eq!(refunded.hear(refund(50, 150)), Some(refund(50, 150)));
@@ -170,7 +260,10 @@ fn old_news_of_the_payment_changes_nothing() {
 #[test]
 fn that_the_checkout_ended_is_known_even_if_the_parcel_was_faster() {
     let mut events = confirmed();
-    events.push(OrderEvent::Shipped { shipment_id: SHIPMENT, tracking_number: "T".to_owned() });
+    events.push(OrderEvent::Shipped {
+        shipment_id: SHIPMENT,
+        tracking_number: "T".to_owned(),
+    });
     let order = and(events, OrderEvent::ShipmentReady {});
     assert!(order.checkout_ended);
     assert_eq!((order.status, order.shipment.unwrap().stage), (Status::Shipped, 3));

@@ -81,7 +81,13 @@ impl House {
         let wire = Arc::new(Wire::default());
         let bus: Arc<dyn Bus> = wire.clone();
         offers.machinery.connect(&bus).await.expect("it listens");
-        House { town, site: Site::of(offers.routes.clone()), offers, wire, running: None }
+        House {
+            town,
+            site: Site::of(offers.routes.clone()),
+            offers,
+            wire,
+            running: None,
+        }
     }
 
     pub async fn running(db: Db) -> Self {
@@ -151,22 +157,36 @@ impl House {
 
     /// The types of everything that happened to the order.
     pub async fn history(&self, order: Uuid) -> Vec<String> {
-        let reply = self.as_staff(get(&format!("/api/v1/orders/{order}/history"))).await.json();
+        let reply = self
+            .as_staff(get(&format!("/api/v1/orders/{order}/history")))
+            .await
+            .json();
         let items = reply["items"].as_array().cloned().unwrap_or_default();
-        items.iter().map(|entry| entry["type"].as_str().unwrap_or_default().to_owned()).collect()
+        items
+            .iter()
+            .map(|entry| entry["type"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// The events orders told of this order, by their short names.
     pub fn told(&self, order: Uuid) -> Vec<String> {
         let told = self.wire.told.lock().unwrap();
-        let of_order = told.iter().filter(|envelope| envelope.subject == format!("order/{order}"));
-        of_order.map(|envelope| envelope.kind.rsplit('.').next().unwrap_or_default().to_owned()).collect()
+        let of_order = told
+            .iter()
+            .filter(|envelope| envelope.subject == format!("order/{order}"));
+        of_order
+            .map(|envelope| envelope.kind.rsplit('.').next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     pub fn told_data(&self, order: Uuid, kind: &str) -> Value {
         let told = self.wire.told.lock().unwrap();
-        let found = told.iter().find(|envelope| envelope.subject == format!("order/{order}") && envelope.kind.ends_with(kind));
-        found.map(|envelope| serde_json::from_str(envelope.data.get()).unwrap()).unwrap_or_default()
+        let found = told
+            .iter()
+            .find(|envelope| envelope.subject == format!("order/{order}") && envelope.kind.ends_with(kind));
+        found
+            .map(|envelope| serde_json::from_str(envelope.data.get()).unwrap())
+            .unwrap_or_default()
     }
 
     /// Another module tells something.
@@ -189,8 +209,19 @@ impl House {
 
     /// The state of the order's saga of this kind.
     pub async fn saga(&self, kind: &str, order: Uuid) -> Option<durable::SagaView> {
-        let filter = durable::SagaFilter { kind: Some(kind.to_owned()), business_key: Some(order.to_string()), state: None };
-        let page = self.offers.machinery.ops().sagas().list(&filter, &Default::default()).await.expect("the sagas");
+        let filter = durable::SagaFilter {
+            kind: Some(kind.to_owned()),
+            business_key: Some(order.to_string()),
+            state: None,
+        };
+        let page = self
+            .offers
+            .machinery
+            .ops()
+            .sagas()
+            .list(&filter, &Default::default())
+            .await
+            .expect("the sagas");
         page.items.into_iter().next()
     }
 }
@@ -212,5 +243,8 @@ pub fn two_figs() -> Value {
 }
 
 pub fn id_in(reply: &Reply) -> Uuid {
-    reply.json()["id"].as_str().and_then(|id| Uuid::parse_str(id).ok()).expect("an id in the answer")
+    reply.json()["id"]
+        .as_str()
+        .and_then(|id| Uuid::parse_str(id).ok())
+        .expect("an id in the answer")
 }

@@ -29,25 +29,50 @@ async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
         let house = House::running(db).await;
         let first = house.as_ada(with_key("k1").set_json(two_figs())).await;
         let db = house.offers.machinery.db();
-        let kept = sea_orm::Statement::from_string(db.backend(), "select expires_at - created_at as kept_ms from inbox");
+        let kept =
+            sea_orm::Statement::from_string(db.backend(), "select expires_at - created_at as kept_ms from inbox");
         let kept = db.read().query_one_raw(kept).await.unwrap().unwrap();
-        assert_eq!(kept.try_get::<i64>("", "kept_ms").unwrap(), 30 * 86_400_000, "a request is remembered for 30 days");
+        assert_eq!(
+            kept.try_get::<i64>("", "kept_ms").unwrap(),
+            30 * 86_400_000,
+            "a request is remembered for 30 days"
+        );
         let order = id_in(&first);
-        assert_eq!((first.status, first.header("location")), (201, format!("{ORDERS}/{order}").as_str()));
+        assert_eq!(
+            (first.status, first.header("location")),
+            (201, format!("{ORDERS}/{order}").as_str())
+        );
         assert_eq!(first.header("etag"), "\"1\"");
         let body = first.json();
-        assert_eq!((&body["status"], &body["payment"], &body["shipment"]), (&json!("pending"), &Value::Null, &Value::Null));
-        let item = json!({ "sku": "fig", "name": "FIG", "quantity": 2, "unit_price": { "amount": 199, "currency": "EUR" } });
-        assert_eq!((&body["items"], &body["total"]), (&json!([item]), &json!({ "amount": 398, "currency": "EUR" })));
+        assert_eq!(
+            (&body["status"], &body["payment"], &body["shipment"]),
+            (&json!("pending"), &Value::Null, &Value::Null)
+        );
+        let item =
+            json!({ "sku": "fig", "name": "FIG", "quantity": 2, "unit_price": { "amount": 199, "currency": "EUR" } });
+        assert_eq!(
+            (&body["items"], &body["total"]),
+            (&json!([item]), &json!({ "amount": 398, "currency": "EUR" }))
+        );
         assert_eq!(body.get("cancel_reason"), None);
 
         house.until_status(order, "confirmed").await;
         let again = house.as_ada(with_key("k1").set_json(two_figs())).await;
-        assert_eq!((again.status, &again.body, again.header("idempotency-replayed")), (201, &first.body, "true"));
-        let waiting = house.as_ada(with_key("k1").set_json(two_figs()).insert_header(("Prefer", "wait=5"))).await;
+        assert_eq!(
+            (again.status, &again.body, again.header("idempotency-replayed")),
+            (201, &first.body, "true")
+        );
+        let waiting = house
+            .as_ada(with_key("k1").set_json(two_figs()).insert_header(("Prefer", "wait=5")))
+            .await;
         assert_eq!((waiting.status, &waiting.json()["status"]), (201, &json!("confirmed")));
-        assert_eq!((waiting.header("idempotency-replayed"), waiting.header("location")), ("true", first.header("location")));
-        let other = house.as_ada(with_key("k1").set_json(order_of(json!([{ "sku": "fig", "quantity": 3 }])))).await;
+        assert_eq!(
+            (waiting.header("idempotency-replayed"), waiting.header("location")),
+            ("true", first.header("location"))
+        );
+        let other = house
+            .as_ada(with_key("k1").set_json(order_of(json!([{ "sku": "fig", "quantity": 3 }]))))
+            .await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
         let of_bob = house.as_bob(with_key("k1").set_json(two_figs())).await;
         assert_ne!(id_in(&of_bob), order, "a key belongs to its caller");
@@ -59,37 +84,79 @@ async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
 #[tokio::test]
 async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was_is_finished() {
     on_both_with("orders", quick(), |db| async move {
-        let mut house = House::open_with(db, Settings { open_checkouts: 2, ..Settings::default() }).await;
+        let mut house = House::open_with(
+            db,
+            Settings {
+                open_checkouts: 2,
+                ..Settings::default()
+            },
+        )
+        .await;
         let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
-        house.as_ada(TestRequest::put().uri(&format!("/api/v1/carts/{cart}/items/fig")).set_json(json!({ "quantity": 1 }))).await;
+        house
+            .as_ada(
+                TestRequest::put()
+                    .uri(&format!("/api/v1/carts/{cart}/items/fig"))
+                    .set_json(json!({ "quantity": 1 })),
+            )
+            .await;
         let check_out = || {
             let terms = json!({ "shipping_address": address(), "payment_method": "pm_card_visa" });
-            post(&format!("/api/v1/carts/{cart}/checkout")).insert_header(("Idempotency-Key", "c1")).set_json(terms)
+            post(&format!("/api/v1/carts/{cart}/checkout"))
+                .insert_header(("Idempotency-Key", "c1"))
+                .set_json(terms)
         };
         let first = house.as_ada(with_key("k1").set_json(two_figs())).await;
         let second = house.as_ada(with_key("k2").set_json(two_figs())).await;
         assert_eq!((first.status, second.status), (201, 201));
-        for refused in [house.as_ada(with_key("k3").set_json(two_figs())).await, house.as_ada(check_out()).await] {
+        for refused in [
+            house.as_ada(with_key("k3").set_json(two_figs())).await,
+            house.as_ada(check_out()).await,
+        ] {
             assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_open_orders"));
             assert_eq!(refused.header("retry-after"), "5");
         }
         let again = house.as_ada(with_key("k2").set_json(two_figs())).await;
-        assert_eq!((again.status, &again.body), (201, &second.body), "what was accepted is answered as ever");
-        assert_eq!(house.as_ada(get(ORDERS)).await.json()["items"].as_array().unwrap().len(), 2, "nothing was stored");
+        assert_eq!(
+            (again.status, &again.body),
+            (201, &second.body),
+            "what was accepted is answered as ever"
+        );
+        assert_eq!(
+            house.as_ada(get(ORDERS)).await.json()["items"]
+                .as_array()
+                .unwrap()
+                .len(),
+            2,
+            "nothing was stored"
+        );
 
         house.run();
         for order in [&first, &second] {
             house.until_status(id_in(order), "confirmed").await;
         }
         eventually("the checkouts have ended", LIMIT, || async {
-            let states = [house.saga("checkout", id_in(&first)).await, house.saga("checkout", id_in(&second)).await];
-            states.into_iter().flatten().all(|saga| saga.state == SagaState::Completed)
+            let states = [
+                house.saga("checkout", id_in(&first)).await,
+                house.saga("checkout", id_in(&second)).await,
+            ];
+            states
+                .into_iter()
+                .flatten()
+                .all(|saga| saga.state == SagaState::Completed)
         })
         .await;
         let third = house.as_ada(with_key("k3").set_json(two_figs())).await;
-        assert_eq!(third.status, 201, "the key that was turned away is as good as new: {}", third.body);
+        assert_eq!(
+            third.status, 201,
+            "the key that was turned away is as good as new: {}",
+            third.body
+        );
         house.until_status(id_in(&third), "confirmed").await;
-        eventually("the cart finds room", LIMIT, || async { house.as_ada(check_out()).await.status == 201 }).await;
+        eventually("the cart finds room", LIMIT, || async {
+            house.as_ada(check_out()).await.status == 201
+        })
+        .await;
         house.close().await;
     })
     .await;
@@ -98,11 +165,23 @@ async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was
 #[tokio::test]
 async fn a_checkout_that_waits_for_a_person_takes_up_no_room() {
     on_both_with("orders", quick(), |db| async move {
-        let mut house = House::open_with(db, Settings { open_checkouts: 1, ..Settings::default() }).await;
+        let mut house = House::open_with(
+            db,
+            Settings {
+                open_checkouts: 1,
+                ..Settings::default()
+            },
+        )
+        .await;
         house.run();
         house.town.let_meet("capture_payment", [Meets::FaultForGood]);
         let stuck = house.place().await;
-        let parked = || async { house.saga("checkout", stuck).await.is_some_and(|saga| saga.state == SagaState::Parked) };
+        let parked = || async {
+            house
+                .saga("checkout", stuck)
+                .await
+                .is_some_and(|saga| saga.state == SagaState::Parked)
+        };
         eventually("it is parked", LIMIT, parked).await;
         let next = house.place().await;
         house.until_status(next, "confirmed").await;
@@ -122,11 +201,20 @@ async fn a_client_that_would_rather_wait_gets_the_outcome() {
         assert_eq!(reply.header("etag"), format!("\"{}\"", reply.json()["version"]));
         house.town.let_meet("reserve_stock", [Meets::Refusal]);
         let reply = house.as_ada(waiting()).await;
-        assert_eq!((&reply.json()["status"], &reply.json()["cancel_reason"]), (&json!("cancelled"), &json!("out_of_stock")));
+        assert_eq!(
+            (&reply.json()["status"], &reply.json()["cancel_reason"]),
+            (&json!("cancelled"), &json!("out_of_stock"))
+        );
         house.town.let_always_meet("authorise_payment", Meets::InProgress);
         let begun = std::time::Instant::now();
-        let reply = house.as_ada(keyed(ORDERS).insert_header(("Prefer", "wait=1")).set_json(two_figs())).await;
-        assert_eq!((reply.status, &reply.json()["status"]), (201, &json!("pending")), "the wait has an end");
+        let reply = house
+            .as_ada(keyed(ORDERS).insert_header(("Prefer", "wait=1")).set_json(two_figs()))
+            .await;
+        assert_eq!(
+            (reply.status, &reply.json()["status"]),
+            (201, &json!("pending")),
+            "the wait has an end"
+        );
         assert!(begun.elapsed() >= Duration::from_secs(1));
         house.close().await;
     })
@@ -139,14 +227,23 @@ async fn with_the_catalog_away_nothing_is_stored_and_the_same_request_works_late
         let house = House::open(db).await;
         house.town.catalog_is_away(true);
         let reply = house.as_ada(with_key("k1").set_json(two_figs())).await;
-        assert_eq!((reply.status, reply.header("retry-after")), (503, "1"), "{}", reply.body);
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (503, "1"),
+            "{}",
+            reply.body
+        );
         assert_eq!(house.as_ada(get(ORDERS)).await.json()["items"], json!([]));
         house.town.catalog_is_away(false);
         let reply = house.as_ada(with_key("k1").set_json(two_figs())).await;
         assert_eq!((reply.status, reply.header("idempotency-replayed")), (201, ""));
         house.town.catalog_is_away(true);
         let replay = house.as_ada(with_key("k1").set_json(two_figs())).await;
-        assert_eq!((replay.status, replay.body), (201, reply.body), "a replay needs no catalog");
+        assert_eq!(
+            (replay.status, replay.body),
+            (201, reply.body),
+            "a replay needs no catalog"
+        );
         house.close().await;
     })
     .await;
@@ -158,9 +255,17 @@ async fn what_cannot_be_ordered_is_pointed_at() {
         let house = House::open(db).await;
         let line = |sku: &str, quantity: i64| json!({ "sku": sku, "quantity": quantity });
         for (items, code, pointer) in [
-            (json!([line("fig", 1), line("ghost", 1)]), "product_unavailable", "/items/1/sku"),
+            (
+                json!([line("fig", 1), line("ghost", 1)]),
+                "product_unavailable",
+                "/items/1/sku",
+            ),
             (json!([line("old-mug", 1)]), "product_unavailable", "/items/0/sku"),
-            (json!([line("fig", 600), line("fig", 400)]), "invalid_quantity", "/items/1/quantity"),
+            (
+                json!([line("fig", 600), line("fig", 400)]),
+                "invalid_quantity",
+                "/items/1/quantity",
+            ),
             (json!([line("fig", 0)]), "invalid_body", "/items/0/quantity"),
             (json!([line("fig", 1000)]), "invalid_body", "/items/0/quantity"),
             (json!([line("fig", -1)]), "invalid_body", "/items/0/quantity"),
@@ -169,18 +274,37 @@ async fn what_cannot_be_ordered_is_pointed_at() {
             (Value::Array(vec![line("fig", 1); 101]), "invalid_body", "/items"),
         ] {
             let reply = house.as_ada(keyed(ORDERS).set_json(order_of(items.clone()))).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, code), "{items}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, code),
+                "{items}: {}",
+                reply.body
+            );
             assert_eq!(reply.json()["errors"][0]["pointer"], pointer, "{items}: {}", reply.body);
         }
         let mixed = order_of(json!([line("fig", 1), line("dollar-mug", 1)]));
         let reply = house.as_ada(with_key("mixed").set_json(&mixed)).await;
         assert_eq!((reply.status, reply.code().as_str()), (422, "mixed_currencies"));
         let replay = house.as_ada(with_key("mixed").set_json(&mixed)).await;
-        assert_eq!((replay.status, replay.header("idempotency-replayed")), (422, "true"), "a refusal is an answer");
+        assert_eq!(
+            (replay.status, replay.header("idempotency-replayed")),
+            (422, "true"),
+            "a refusal is an answer"
+        );
         assert_eq!(house.as_ada(get(ORDERS)).await.json()["items"], json!([]));
-        let reply = house.as_ada(keyed(ORDERS).set_json(order_of(json!([line("fig", 1), line("mug", 1), line("fig", 2)])))).await;
-        let quantities: Vec<_> = reply.json()["items"].as_array().unwrap().iter().map(|item| item["quantity"].clone()).collect();
-        assert_eq!((quantities, &reply.json()["total"]["amount"]), (vec![json!(3), json!(1)], &json!(1_847)));
+        let reply = house
+            .as_ada(keyed(ORDERS).set_json(order_of(json!([line("fig", 1), line("mug", 1), line("fig", 2)]))))
+            .await;
+        let quantities: Vec<_> = reply.json()["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["quantity"].clone())
+            .collect();
+        assert_eq!(
+            (quantities, &reply.json()["total"]["amount"]),
+            (vec![json!(3), json!(1)], &json!(1_847))
+        );
         house.close().await;
     })
     .await;
@@ -202,14 +326,30 @@ async fn the_rest_of_the_body_has_rules_too() {
             let mut body = two_figs();
             body[field] = value.clone();
             let reply = house.as_ada(keyed(ORDERS).set_json(&body)).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_body"), "{field} {value}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, "invalid_body"),
+                "{field} {value}: {}",
+                reply.body
+            );
         }
-        for (field, value) in [("country", "gb"), ("country", "XX"), ("name", ""), ("city", "  "), ("planet", "earth"), ("line1", "\u{0}")]
-        {
+        for (field, value) in [
+            ("country", "gb"),
+            ("country", "XX"),
+            ("name", ""),
+            ("city", "  "),
+            ("planet", "earth"),
+            ("line1", "\u{0}"),
+        ] {
             let mut body = two_figs();
             body["shipping_address"][field] = json!(value);
             let reply = house.as_ada(keyed(ORDERS).set_json(&body)).await;
-            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_body"), "{field} {value:?}: {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (422, "invalid_body"),
+                "{field} {value:?}: {}",
+                reply.body
+            );
         }
         let mut body = two_figs();
         body["shipping_address"]["line2"] = json!("c/o Babbage");
@@ -242,14 +382,23 @@ async fn somebody_elses_order_looks_like_a_missing_one() {
             ];
             for (at, request) in asked.into_iter().enumerate() {
                 let reply = house.as_bob(request).await;
-                assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"), "request {at}: {}", reply.body);
+                assert_eq!(
+                    (reply.status, reply.code().as_str()),
+                    (404, "not_found"),
+                    "request {at}: {}",
+                    reply.body
+                );
                 assert!(!reply.body.contains(&ADA.to_string()));
             }
         }
         assert_eq!(house.as_bob(get(ORDERS)).await.json()["items"], json!([]));
         assert_eq!(house.as_bob(get(&format!("{ORDERS}?user_id={ADA}"))).await.status, 403);
         assert_eq!(house.show(order).await["status"], "pending", "nobody has cancelled it");
-        assert_eq!(house.as_staff(get(&format!("{ORDERS}/{order}/events"))).await.status, 404, "the stream is the owner's");
+        assert_eq!(
+            house.as_staff(get(&format!("{ORDERS}/{order}/events"))).await.status,
+            404,
+            "the stream is the owner's"
+        );
         house.close().await;
     })
     .await;
@@ -262,20 +411,37 @@ async fn each_route_says_who_may_call_it() {
         let id = house.place().await;
         let anonymous = house.site.ask(keyed(ORDERS).set_json(two_figs())).await;
         assert_eq!((anonymous.status, anonymous.code().as_str()), (401, "unauthenticated"));
-        for path in [ORDERS.to_owned(), format!("{ORDERS}/{id}"), format!("{ORDERS}/{id}/history"), format!("{ORDERS}/{id}/events")] {
+        for path in [
+            ORDERS.to_owned(),
+            format!("{ORDERS}/{id}"),
+            format!("{ORDERS}/{id}/history"),
+            format!("{ORDERS}/{id}/events"),
+        ] {
             assert_eq!(house.site.ask(get(&path)).await.status, 401, "{path}");
         }
-        assert_eq!(house.site.ask(keyed(&format!("{ORDERS}/{id}/cancel"))).await.status, 401);
+        assert_eq!(
+            house.site.ask(keyed(&format!("{ORDERS}/{id}/cancel"))).await.status,
+            401
+        );
         for role in [Role::Staff, Role::Ops] {
-            let reply = house.site.ask_as(BOB, &[role], keyed(ORDERS).set_json(two_figs())).await;
+            let reply = house
+                .site
+                .ask_as(BOB, &[role], keyed(ORDERS).set_json(two_figs()))
+                .await;
             assert_eq!((reply.status, reply.code().as_str()), (403, "insufficient_role"));
             assert_eq!(house.site.ask_as(BOB, &[role], post("/api/v1/carts")).await.status, 403);
         }
-        let ops = house.site.ask_as(BOB, &[Role::Ops], get(&format!("{ORDERS}/{id}"))).await;
+        let ops = house
+            .site
+            .ask_as(BOB, &[Role::Ops], get(&format!("{ORDERS}/{id}")))
+            .await;
         assert_eq!(ops.status, 404, "ops runs the machinery, and sees no customer's orders");
         for path in [ORDERS.to_owned(), format!("{ORDERS}/{id}/cancel")] {
             let keyless = house.as_ada(post(&path).set_json(two_figs())).await;
-            assert_eq!((keyless.status, keyless.code().as_str()), (400, "idempotency_key_required"));
+            assert_eq!(
+                (keyless.status, keyless.code().as_str()),
+                (400, "idempotency_key_required")
+            );
         }
         house.close().await;
     })
@@ -293,24 +459,55 @@ async fn lists_are_newest_first_paged_and_filtered() {
         house.as_bob(keyed(ORDERS).set_json(two_figs())).await;
         house.as_ada(post("/api/v1/carts")).await;
         let ids = |body: &Value| -> Vec<String> {
-            body["items"].as_array().unwrap().iter().map(|order| order["id"].as_str().unwrap().to_owned()).collect()
+            body["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|order| order["id"].as_str().unwrap().to_owned())
+                .collect()
         };
         let mut seen = Vec::new();
         let mut path = format!("{ORDERS}?limit=2");
         loop {
             let page = house.as_ada(get(&path)).await.json();
             seen.extend(ids(&page));
-            let Some(cursor) = page["next_cursor"].as_str() else { break };
+            let Some(cursor) = page["next_cursor"].as_str() else {
+                break;
+            };
             path = format!("{ORDERS}?limit=2&cursor={cursor}");
         }
         assert_eq!(seen, placed);
-        assert_eq!(ids(&house.as_staff(get(ORDERS)).await.json()).len(), 6, "staff sees everybody's");
-        assert_eq!(ids(&house.as_staff(get(&format!("{ORDERS}?user_id={BOB}"))).await.json()).len(), 1);
-        assert_eq!(ids(&house.as_ada(get(&format!("{ORDERS}?user_id={ADA}&status=pending"))).await.json()), placed);
+        assert_eq!(
+            ids(&house.as_staff(get(ORDERS)).await.json()).len(),
+            6,
+            "staff sees everybody's"
+        );
+        assert_eq!(
+            ids(&house.as_staff(get(&format!("{ORDERS}?user_id={BOB}"))).await.json()).len(),
+            1
+        );
+        assert_eq!(
+            ids(&house
+                .as_ada(get(&format!("{ORDERS}?user_id={ADA}&status=pending")))
+                .await
+                .json()),
+            placed
+        );
         assert!(ids(&house.as_ada(get(&format!("{ORDERS}?status=confirmed"))).await.json()).is_empty());
-        for bad in ["status=lost", "limit=0", "limit=101", "cursor=AAAA", "user_id=7", "colour=red"] {
+        for bad in [
+            "status=lost",
+            "limit=0",
+            "limit=101",
+            "cursor=AAAA",
+            "user_id=7",
+            "colour=red",
+        ] {
             let reply = house.as_ada(get(&format!("{ORDERS}?{bad}"))).await;
-            assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_parameter"), "{bad}");
+            assert_eq!(
+                (reply.status, reply.code().as_str()),
+                (400, "invalid_parameter"),
+                "{bad}"
+            );
         }
         house.close().await;
     })
@@ -324,10 +521,18 @@ async fn a_client_that_has_the_order_is_not_sent_it_again() {
         let order = house.place().await;
         let path = format!("{ORDERS}/{order}");
         let etag = house.as_ada(get(&path)).await.header("etag").to_owned();
-        let unchanged = house.as_ada(get(&path).insert_header(("If-None-Match", etag.clone()))).await;
+        let unchanged = house
+            .as_ada(get(&path).insert_header(("If-None-Match", etag.clone())))
+            .await;
         assert_eq!((unchanged.status, unchanged.body.as_str()), (304, ""));
         house.cancel(order).await;
-        assert_eq!(house.as_ada(get(&path).insert_header(("If-None-Match", etag))).await.status, 200);
+        assert_eq!(
+            house
+                .as_ada(get(&path).insert_header(("If-None-Match", etag)))
+                .await
+                .status,
+            200
+        );
         house.close().await;
     })
     .await;
@@ -337,13 +542,25 @@ async fn a_client_that_has_the_order_is_not_sent_it_again() {
 async fn the_history_can_be_followed_and_resumed() {
     on_both_with("orders", quick(), |db| async move {
         let house = House::running(db).await;
-        house.town.let_meet("reserve_stock", [Meets::LostCommand, Meets::LostCommand, Meets::Refusal]);
+        house.town.let_meet(
+            "reserve_stock",
+            [Meets::LostCommand, Meets::LostCommand, Meets::Refusal],
+        );
         let order = house.place().await;
         let path = format!("{ORDERS}/{order}/events");
         // It ends by itself when the order is cancelled.
-        let stream = tokio::time::timeout(LIMIT, house.as_ada(get(&path))).await.expect("the stream ends");
-        assert_eq!((stream.status, stream.header("content-type")), (200, "text/event-stream"));
-        let told: Vec<_> = stream.body.lines().filter(|line| line.starts_with("id:") || line.starts_with("event:")).collect();
+        let stream = tokio::time::timeout(LIMIT, house.as_ada(get(&path)))
+            .await
+            .expect("the stream ends");
+        assert_eq!(
+            (stream.status, stream.header("content-type")),
+            (200, "text/event-stream")
+        );
+        let told: Vec<_> = stream
+            .body
+            .lines()
+            .filter(|line| line.starts_with("id:") || line.starts_with("event:"))
+            .collect();
         assert_eq!(told, ["id: 1", "event: placed", "id: 2", "event: cancelled"]);
         let data = stream.body.lines().rfind(|line| line.starts_with("data:")).unwrap();
         let entry: Value = serde_json::from_str(&data[5..]).unwrap();
@@ -351,11 +568,28 @@ async fn the_history_can_be_followed_and_resumed() {
         assert_eq!(entry, history["items"][1], "the same as in the history");
         assert_eq!(entry["data"]["reason"], "out_of_stock");
         let resumed = house.as_ada(get(&path).insert_header(("Last-Event-ID", "1"))).await;
-        assert!(!resumed.body.contains("id: 1\n") && resumed.body.contains("id: 2\n"), "{}", resumed.body);
-        assert_eq!(house.as_ada(get(&path).insert_header(("Last-Event-ID", "2"))).await.status, 204);
+        assert!(
+            !resumed.body.contains("id: 1\n") && resumed.body.contains("id: 2\n"),
+            "{}",
+            resumed.body
+        );
+        assert_eq!(
+            house
+                .as_ada(get(&path).insert_header(("Last-Event-ID", "2")))
+                .await
+                .status,
+            204
+        );
         for not_ours in ["3", "9223372036854775807", "-1", "x"] {
-            let whole = house.as_ada(get(&path).insert_header(("Last-Event-ID", not_ours))).await;
-            assert!(whole.status == 200 && whole.body.contains("id: 1\n"), "{not_ours}: {} {}", whole.status, whole.body);
+            let whole = house
+                .as_ada(get(&path).insert_header(("Last-Event-ID", not_ours)))
+                .await;
+            assert!(
+                whole.status == 200 && whole.body.contains("id: 1\n"),
+                "{not_ours}: {} {}",
+                whole.status,
+                whole.body
+            );
         }
         house.close().await;
     })
@@ -365,7 +599,14 @@ async fn the_history_can_be_followed_and_resumed() {
 #[tokio::test]
 async fn so_many_requests_of_a_user_wait_and_the_next_is_answered_at_once() {
     on_both_with("orders", quick(), |db| async move {
-        let mut house = House::open_with(db, Settings { waits_per_user: 1, ..Settings::default() }).await;
+        let mut house = House::open_with(
+            db,
+            Settings {
+                waits_per_user: 1,
+                ..Settings::default()
+            },
+        )
+        .await;
         house.run();
         let waiting = || house.as_ada(keyed(ORDERS).insert_header(("Prefer", "wait=20")).set_json(two_figs()));
         for _ in 0..2 {
@@ -373,14 +614,25 @@ async fn so_many_requests_of_a_user_wait_and_the_next_is_answered_at_once() {
             let gate = house.town.gate("reserve_stock");
             let first = waiting();
             let second = async {
-                eventually("the first waits", LIMIT, || async { house.town.times_asked("reserve_stock") > asked_before }).await;
+                eventually("the first waits", LIMIT, || async {
+                    house.town.times_asked("reserve_stock") > asked_before
+                })
+                .await;
                 let second = waiting().await;
-                assert_eq!((second.status, &second.json()["status"]), (201, &json!("pending")), "{}", second.body);
+                assert_eq!(
+                    (second.status, &second.json()["status"]),
+                    (201, &json!("pending")),
+                    "{}",
+                    second.body
+                );
                 assert_eq!(second.header("preference-applied"), "");
                 gate.add_permits(1);
             };
             let (first, ()) = tokio::join!(first, second);
-            assert_eq!((first.json()["status"].as_str(), first.header("preference-applied")), (Some("confirmed"), "wait=20"));
+            assert_eq!(
+                (first.json()["status"].as_str(), first.header("preference-applied")),
+                (Some("confirmed"), "wait=20")
+            );
         }
         house.close().await;
     })
@@ -395,32 +647,70 @@ async fn a_cart_becomes_an_order_with_the_same_id() {
         let id = id_in(&begun);
         let cart = format!("/api/v1/carts/{id}");
         assert_eq!((begun.status, begun.header("location")), (201, cart.as_str()));
-        assert_eq!((&begun.json()["status"], &begun.json()["items"], &begun.json()["total"]), (&json!("draft"), &json!([]), &Value::Null));
-        let put =
-            |sku: &str, quantity: u32| TestRequest::put().uri(&format!("{cart}/items/{sku}")).set_json(json!({ "quantity": quantity }));
+        assert_eq!(
+            (&begun.json()["status"], &begun.json()["items"], &begun.json()["total"]),
+            (&json!("draft"), &json!([]), &Value::Null)
+        );
+        let put = |sku: &str, quantity: u32| {
+            TestRequest::put()
+                .uri(&format!("{cart}/items/{sku}"))
+                .set_json(json!({ "quantity": quantity }))
+        };
         house.as_ada(put("fig", 1)).await;
         house.as_ada(put("mug", 1)).await;
         let changed = house.as_ada(put("fig", 2)).await;
-        assert_eq!((changed.status, changed.header("etag"), &changed.json()["total"]["amount"]), (200, "\"4\"", &json!(1_648)));
-        assert_eq!(house.as_ada(put("fig", 2)).await.header("etag"), "\"4\"", "putting the same again changes nothing");
+        assert_eq!(
+            (
+                changed.status,
+                changed.header("etag"),
+                &changed.json()["total"]["amount"]
+            ),
+            (200, "\"4\"", &json!(1_648))
+        );
+        assert_eq!(
+            house.as_ada(put("fig", 2)).await.header("etag"),
+            "\"4\"",
+            "putting the same again changes nothing"
+        );
         let stale = house.as_ada(put("fig", 3).insert_header(("If-Match", "\"3\""))).await;
         assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
         let remove = || TestRequest::delete().uri(&format!("{cart}/items/mug"));
-        assert_eq!(house.as_ada(remove().insert_header(("If-Match", "\"4\""))).await.status, 204);
+        assert_eq!(
+            house.as_ada(remove().insert_header(("If-Match", "\"4\""))).await.status,
+            204
+        );
         assert_eq!(house.as_ada(remove()).await.status, 404);
         house.town.catalog_is_away(true);
         let shown = house.as_ada(get(&cart)).await;
         let unpriced = json!([{ "sku": "fig", "name": null, "quantity": 2, "unit_price": null }]);
-        assert_eq!((shown.status, &shown.json()["items"]), (200, &unpriced), "a cart is there without the catalog");
+        assert_eq!(
+            (shown.status, &shown.json()["items"]),
+            (200, &unpriced),
+            "a cart is there without the catalog"
+        );
         house.town.catalog_is_away(false);
-        assert_eq!(house.as_ada(get(&format!("{ORDERS}/{id}"))).await.status, 404, "a cart is no order yet");
+        assert_eq!(
+            house.as_ada(get(&format!("{ORDERS}/{id}"))).await.status,
+            404,
+            "a cart is no order yet"
+        );
 
         let checkout = json!({ "shipping_address": address(), "payment_method": "pm_card_visa" });
         let path = format!("{cart}/checkout");
-        let request = || post(&path).insert_header(("Idempotency-Key", "checkout")).set_json(&checkout);
+        let request = || {
+            post(&path)
+                .insert_header(("Idempotency-Key", "checkout"))
+                .set_json(&checkout)
+        };
         let placed = house.as_ada(request()).await;
-        assert_eq!((placed.status, id_in(&placed), placed.header("location")), (201, id, format!("{ORDERS}/{id}").as_str()));
-        assert_eq!((&placed.json()["status"], &placed.json()["total"]["amount"]), (&json!("pending"), &json!(398)));
+        assert_eq!(
+            (placed.status, id_in(&placed), placed.header("location")),
+            (201, id, format!("{ORDERS}/{id}").as_str())
+        );
+        assert_eq!(
+            (&placed.json()["status"], &placed.json()["total"]["amount"]),
+            (&json!("pending"), &json!(398))
+        );
         assert_eq!(house.as_ada(request()).await.body, placed.body);
         house.until_status(id, "confirmed").await;
         let again = house.as_ada(keyed(&path).set_json(&checkout)).await;
@@ -439,18 +729,30 @@ async fn a_cart_is_checked_when_it_is_checked_out() {
         let house = House::open(db).await;
         let id = id_in(&house.as_ada(post("/api/v1/carts")).await);
         let path = format!("/api/v1/carts/{id}/checkout");
-        let checkout = || keyed(&path).set_json(json!({ "shipping_address": address(), "payment_method": "pm_card_visa" }));
+        let checkout =
+            || keyed(&path).set_json(json!({ "shipping_address": address(), "payment_method": "pm_card_visa" }));
         assert_eq!(house.as_ada(checkout()).await.code(), "empty_cart");
-        let put = TestRequest::put().uri(&format!("/api/v1/carts/{id}/items/ghost")).set_json(json!({ "quantity": 1 }));
+        let put = TestRequest::put()
+            .uri(&format!("/api/v1/carts/{id}/items/ghost"))
+            .set_json(json!({ "quantity": 1 }));
         assert_eq!(house.as_ada(put).await.status, 200);
         let reply = house.as_ada(checkout()).await;
         assert_eq!((reply.status, reply.code().as_str()), (422, "product_unavailable"));
         for quantity in [json!(0), json!(1000), json!(1.5), json!("1")] {
-            let put = TestRequest::put().uri(&format!("/api/v1/carts/{id}/items/fig")).set_json(json!({ "quantity": quantity }));
+            let put = TestRequest::put()
+                .uri(&format!("/api/v1/carts/{id}/items/fig"))
+                .set_json(json!({ "quantity": quantity }));
             assert_eq!(house.as_ada(put).await.status, 422, "{quantity}");
         }
         assert_eq!(
-            house.as_ada(TestRequest::put().uri(&format!("/api/v1/carts/{id}/items/No")).set_json(json!({ "quantity": 1 }))).await.status,
+            house
+                .as_ada(
+                    TestRequest::put()
+                        .uri(&format!("/api/v1/carts/{id}/items/No"))
+                        .set_json(json!({ "quantity": 1 }))
+                )
+                .await
+                .status,
             404
         );
         house.close().await;
@@ -463,11 +765,18 @@ async fn of_changes_of_one_cart_at_the_same_time_none_is_lost() {
     on_both_with("orders", quick(), |db| async move {
         let house = House::open(db).await;
         let cart = format!("/api/v1/carts/{}", id_in(&house.as_ada(post("/api/v1/carts")).await));
-        let put = |sku: String| TestRequest::put().uri(&format!("{cart}/items/{sku}")).set_json(json!({ "quantity": 1 }));
+        let put = |sku: String| {
+            TestRequest::put()
+                .uri(&format!("{cart}/items/{sku}"))
+                .set_json(json!({ "quantity": 1 }))
+        };
         let replies = join_all((0..8).map(|n| house.as_ada(put(format!("p{n}"))))).await;
         assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
         let shown = house.as_ada(get(&cart)).await;
-        assert_eq!((shown.json()["items"].as_array().unwrap().len(), shown.header("etag")), (8, "\"9\""));
+        assert_eq!(
+            (shown.json()["items"].as_array().unwrap().len(), shown.header("etag")),
+            (8, "\"9\"")
+        );
 
         // Of those that all mean the same version one alone finds it.
         let conditional = (0..8).map(|n| house.as_ada(put(format!("q{n}")).insert_header(("If-Match", "\"9\""))));

@@ -30,29 +30,70 @@ async fn an_answer_contains_what_the_actor_may_see() {
         let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
         for id in [order, cart] {
             let find = async |call: Call| {
-                let request = FindOrder { order_id: id.to_string() };
+                let request = FindOrder {
+                    order_id: id.to_string(),
+                };
                 house.offers.contract.find_order(&call, request).await.unwrap().order
             };
             assert_eq!(find(by(ADA, Role::Customer)).await.unwrap().user_id, ADA.to_string());
             let is_placed = id == order;
-            assert_eq!(find(by(BOB, Role::Staff)).await.is_some(), is_placed, "a cart concerns its customer alone");
-            assert_eq!(find(Call::by_module("notifications")).await.is_some(), is_placed, "a cart concerns its customer alone");
+            assert_eq!(
+                find(by(BOB, Role::Staff)).await.is_some(),
+                is_placed,
+                "a cart concerns its customer alone"
+            );
+            assert_eq!(
+                find(Call::by_module("notifications")).await.is_some(),
+                is_placed,
+                "a cart concerns its customer alone"
+            );
             assert_eq!(find(by(BOB, Role::Customer)).await, None);
             assert_eq!(find(Call::default()).await, None);
         }
         let list = async |call: Call, user: Uuid| {
-            let request = ListOrders { user_id: user.to_string(), limit: 10 };
+            let request = ListOrders {
+                user_id: user.to_string(),
+                limit: 10,
+            };
             house.offers.contract.list_orders(&call, request).await.unwrap().items
         };
         let own = list(by(ADA, Role::Customer), ADA).await;
-        assert_eq!(own.iter().map(|order| order.id.clone()).collect::<Vec<_>>(), [order.to_string()], "a cart is not listed");
-        assert_eq!((own[0].status.as_str(), own[0].total.clone().unwrap().amount), ("pending", 398));
+        assert_eq!(
+            own.iter().map(|order| order.id.clone()).collect::<Vec<_>>(),
+            [order.to_string()],
+            "a cart is not listed"
+        );
+        assert_eq!(
+            (own[0].status.as_str(), own[0].total.clone().unwrap().amount),
+            ("pending", 398)
+        );
         assert!(list(by(BOB, Role::Customer), ADA).await.is_empty());
         assert!(list(Call::default(), ADA).await.is_empty());
-        let bad = house.offers.contract.find_order(&Call::by_module("x"), FindOrder { order_id: "7".to_owned() }).await;
+        let bad = house
+            .offers
+            .contract
+            .find_order(
+                &Call::by_module("x"),
+                FindOrder {
+                    order_id: "7".to_owned(),
+                },
+            )
+            .await;
         assert_eq!(bad.unwrap_err().code, "invalid_id");
-        let none = ListOrders { user_id: ADA.to_string(), limit: 0 };
-        assert_eq!(house.offers.contract.list_orders(&Call::by_module("x"), none).await.unwrap_err().code, "invalid_limit");
+        let none = ListOrders {
+            user_id: ADA.to_string(),
+            limit: 0,
+        };
+        assert_eq!(
+            house
+                .offers
+                .contract
+                .list_orders(&Call::by_module("x"), none)
+                .await
+                .unwrap_err()
+                .code,
+            "invalid_limit"
+        );
         house.close().await;
     })
     .await;
@@ -64,17 +105,29 @@ async fn the_order_follows_its_shipment_to_the_door() {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        eventually("it ended", LIMIT, || async {
+            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        })
+        .await;
         let shipment = Story::of(order);
         for _ in 0..2 {
-            house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
-            house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
+            house
+                .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+                .await;
+            house
+                .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+                .await;
         }
         let shown = house.until_status(order, "shipped").await;
-        assert_eq!((&shown["shipment"]["status"], &shown["shipment"]["tracking_number"]), (&json!("dispatched"), &json!("T-1")));
+        assert_eq!(
+            (&shown["shipment"]["status"], &shown["shipment"]["tracking_number"]),
+            (&json!("dispatched"), &json!("T-1"))
+        );
         let reply = house.cancel(order).await;
         assert_eq!((reply.status, reply.code().as_str()), (409, "already_shipped"));
-        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        house
+            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+            .await;
         house.until_status(order, "delivered").await;
         let told = ["OrderPlaced", "OrderConfirmed", "OrderShipped", "OrderDelivered"];
         eventually("told", LIMIT, || async { house.told(order) == told }).await;
@@ -91,16 +144,29 @@ async fn a_parcel_said_to_have_left_before_the_order_is_confirmed_is_heard_once_
         let gate = house.town.gate("commit_stock");
         let order = house.place().await;
         let shipment = Story::of(order);
-        house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
-        house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
-        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        house
+            .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+            .await;
+        house
+            .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+            .await;
+        house
+            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+            .await;
         // Longer than it takes to become a dead letter, were it counted as a failure.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(house.show(order).await["status"], "pending");
         gate.add_permits(1);
         house.until_status(order, "delivered").await;
-        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
-        assert_eq!(house.show(order).await["shipment"]["status"], "delivered", "that it was ready is older news");
+        eventually("it ended", LIMIT, || async {
+            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        })
+        .await;
+        assert_eq!(
+            house.show(order).await["shipment"]["status"],
+            "delivered",
+            "that it was ready is older news"
+        );
         house.close().await;
     })
     .await;
@@ -112,16 +178,27 @@ async fn news_of_the_payment_shows_and_old_news_does_not() {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        eventually("it ended", LIMIT, || async {
+            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        })
+        .await;
         let known = house.history(order).await;
         let payment_id = id_of("payment", &order.to_string()).to_string();
         let (order_id, user_id, subject) = (order.to_string(), ADA.to_string(), format!("payment/{payment_id}"));
         let euros = |amount| Some(Money::new(amount, "EUR").unwrap());
-        let authorised =
-            PaymentAuthorised { payment_id: payment_id.clone(), order_id: order_id.clone(), user_id: user_id.clone(), amount: euros(398) };
+        let authorised = PaymentAuthorised {
+            payment_id: payment_id.clone(),
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            amount: euros(398),
+        };
         house.hear("payments", &subject, 1, &authorised).await;
-        let captured =
-            PaymentCaptured { payment_id: payment_id.clone(), order_id: order_id.clone(), user_id: user_id.clone(), amount: euros(398) };
+        let captured = PaymentCaptured {
+            payment_id: payment_id.clone(),
+            order_id: order_id.clone(),
+            user_id: user_id.clone(),
+            amount: euros(398),
+        };
         house.hear("payments", &subject, 2, &captured).await;
         assert_eq!(house.history(order).await, known, "the checkout knew");
         let refund = |amount, refunded| PaymentRefunded {
@@ -148,11 +225,20 @@ async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+        eventually("it ended", LIMIT, || async {
+            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        })
+        .await;
         let shipment = Story::of(order);
-        house.hear("shipping", &shipment.subject, 1, &shipment.scheduled()).await;
-        house.hear("shipping", &shipment.subject, 2, &shipment.dispatched()).await;
-        house.hear("shipping", &shipment.subject, 3, &shipment.delivered()).await;
+        house
+            .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+            .await;
+        house
+            .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+            .await;
+        house
+            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+            .await;
         house.until_status(order, "delivered").await;
         let payment_id = id_of("payment", &order.to_string()).to_string();
         let refunded = PaymentRefunded {
@@ -163,7 +249,9 @@ async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
             refunded: Some(Money::new(398, "EUR").unwrap()),
             reason: "broken".to_owned(),
         };
-        house.hear("payments", &format!("payment/{payment_id}"), 1, &refunded).await;
+        house
+            .hear("payments", &format!("payment/{payment_id}"), 1, &refunded)
+            .await;
         let history = house.history(order).await;
         let count = history.len();
         assert_eq!(history[count - 2..], ["delivered", "payment_refunded"]);
@@ -172,11 +260,27 @@ async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
         // A new client; one that saw all but the delivery; one that left with the delivery.
         for seen in [0, count - 2, count - 1] {
             let request = get(&path).insert_header(("Last-Event-ID", seen.to_string()));
-            let stream = tokio::time::timeout(LIMIT, house.as_ada(request)).await.expect("the stream ends");
-            let told: Vec<_> = stream.body.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
-            assert_eq!((stream.status, told), (200, history[seen..].iter().map(String::as_str).collect()), "after {seen}");
+            let stream = tokio::time::timeout(LIMIT, house.as_ada(request))
+                .await
+                .expect("the stream ends");
+            let told: Vec<_> = stream
+                .body
+                .lines()
+                .filter_map(|line| line.strip_prefix("event: "))
+                .collect();
+            assert_eq!(
+                (stream.status, told),
+                (200, history[seen..].iter().map(String::as_str).collect()),
+                "after {seen}"
+            );
         }
-        assert_eq!(house.as_ada(get(&path).insert_header(("Last-Event-ID", count.to_string()))).await.status, 204);
+        assert_eq!(
+            house
+                .as_ada(get(&path).insert_header(("Last-Event-ID", count.to_string())))
+                .await
+                .status,
+            204
+        );
         house.close().await;
     })
     .await;
@@ -237,11 +341,19 @@ struct Story {
 impl Story {
     fn of(order: Uuid) -> Story {
         let shipment_id = id_of("shipment", &order.to_string()).to_string();
-        Story { subject: format!("shipment/{shipment_id}"), shipment_id, order_id: order.to_string() }
+        Story {
+            subject: format!("shipment/{shipment_id}"),
+            shipment_id,
+            order_id: order.to_string(),
+        }
     }
 
     fn scheduled(&self) -> ShipmentScheduled {
-        ShipmentScheduled { shipment_id: self.shipment_id.clone(), order_id: self.order_id.clone(), user_id: ADA.to_string() }
+        ShipmentScheduled {
+            shipment_id: self.shipment_id.clone(),
+            order_id: self.order_id.clone(),
+            user_id: ADA.to_string(),
+        }
     }
 
     fn dispatched(&self) -> ShipmentDispatched {
@@ -254,6 +366,10 @@ impl Story {
     }
 
     fn delivered(&self) -> ShipmentDelivered {
-        ShipmentDelivered { shipment_id: self.shipment_id.clone(), order_id: self.order_id.clone(), user_id: ADA.to_string() }
+        ShipmentDelivered {
+            shipment_id: self.shipment_id.clone(),
+            order_id: self.order_id.clone(),
+            user_id: ADA.to_string(),
+        }
     }
 }

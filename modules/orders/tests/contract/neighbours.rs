@@ -11,17 +11,19 @@ use std::{
 use async_trait::async_trait;
 use catalog_contract::{Catalog, ListPopularProducts, ListProducts, Product, Products};
 use inventory_contract::{
-    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder,
-    Restocking, StockCommitment, StockRelease, StockReserved, reservation,
+    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
+    ReserveStock, RestockOrder, Restocking, StockCommitment, StockRelease, StockReserved, reservation,
 };
 use payments_contract::{
-    AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment, InProgress,
-    PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided, authorisation, capture, refund, void,
+    AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
+    InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
+    authorisation, capture, refund, void,
 };
 use shared_kernel::{Call, Fault, Money};
 use shipping_contract::{
-    AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness, ReadyShipment, Schedule,
-    ScheduleShipment, Shipment, ShipmentCancellation, ShipmentReference, Shipping, schedule, shipment_cancellation,
+    AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
+    ReadyShipment, Schedule, ScheduleShipment, Shipment, ShipmentCancellation, ShipmentReference, Shipping, schedule,
+    shipment_cancellation,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -95,8 +97,17 @@ impl Neighbours {
     }
 
     pub fn sell(&self, sku: &str, amount: i64, currency: &str, active: bool) {
-        let price = Some(Money { amount, currency: currency.to_owned() });
-        let product = Product { sku: sku.to_owned(), name: sku.to_uppercase(), category: "all".to_owned(), price, active };
+        let price = Some(Money {
+            amount,
+            currency: currency.to_owned(),
+        });
+        let product = Product {
+            sku: sku.to_owned(),
+            name: sku.to_uppercase(),
+            category: "all".to_owned(),
+            price,
+            active,
+        };
         self.state().products.insert(sku.to_owned(), product);
     }
 
@@ -134,14 +145,26 @@ impl Neighbours {
 
     /// What the modules hold for the order now, sorted.
     pub fn effects(&self, order: Uuid) -> Vec<&'static str> {
-        let mut effects: Vec<_> = self.state().effects.get(&order.to_string()).into_iter().flatten().copied().collect();
+        let mut effects: Vec<_> = self
+            .state()
+            .effects
+            .get(&order.to_string())
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         effects.sort_unstable();
         effects
     }
 
     /// The commands that came in for the order, repeats and all.
     pub fn commands(&self, order: Uuid) -> Vec<&'static str> {
-        self.state().log.iter().filter(|(_, of)| *of == order.to_string()).map(|(command, _)| *command).collect()
+        self.state()
+            .log
+            .iter()
+            .filter(|(_, of)| *of == order.to_string())
+            .map(|(command, _)| *command)
+            .collect()
     }
 
     /// How often a command came in, for whatever order.
@@ -155,11 +178,22 @@ impl Neighbours {
 
     /// Staff sends the parcel off.
     pub fn dispatch(&self, order: Uuid) {
-        self.state().effects.entry(order.to_string()).or_default().insert("dispatched");
+        self.state()
+            .effects
+            .entry(order.to_string())
+            .or_default()
+            .insert("dispatched");
     }
 
     /// Takes a command: once per id, as the script says.
-    async fn take(&self, command: &'static str, id: &str, bytes: String, order: &str, effect: Effect) -> Result<Goes, Fault> {
+    async fn take(
+        &self,
+        command: &'static str,
+        id: &str,
+        bytes: String,
+        order: &str,
+        effect: Effect,
+    ) -> Result<Goes, Fault> {
         let meets = {
             let mut state = self.state();
             let known = state.sent.entry(id.to_owned()).or_insert_with(|| bytes.clone());
@@ -198,7 +232,10 @@ impl Neighbours {
                 Effect::Do(what) => assert!(effects.insert(what), "{what} took effect twice"),
                 Effect::Undo { what, .. } => _ = effects.remove(what),
                 Effect::Turn { from, to } => {
-                    assert!(effects.remove(from), "nothing is {from} that could be {to}: it took effect twice");
+                    assert!(
+                        effects.remove(from),
+                        "nothing is {from} that could be {to}: it took effect twice"
+                    );
                     effects.insert(to);
                 }
             }
@@ -239,7 +276,13 @@ impl Catalog for Neighbours {
         if state.catalog_away {
             return Err(Fault::unavailable("the catalog is away"));
         }
-        Ok(Products { items: request.skus.iter().filter_map(|sku| state.products.get(sku).cloned()).collect() })
+        Ok(Products {
+            items: request
+                .skus
+                .iter()
+                .filter_map(|sku| state.products.get(sku).cloned())
+                .collect(),
+        })
     }
 
     async fn list_popular_products(&self, _: &Call, _: ListPopularProducts) -> Result<Products, Fault> {
@@ -250,9 +293,23 @@ impl Catalog for Neighbours {
 #[async_trait]
 impl Inventory for Neighbours {
     async fn reserve_stock(&self, _: &Call, request: ReserveStock) -> Result<Reservation, Fault> {
-        let ReserveStock { command_id, order_id, .. } = &request;
-        let goes = self.take("reserve_stock", command_id, format!("{request:?}"), order_id, Effect::Do("reserved")).await?;
-        let insufficient = InsufficientStock { sku: "fig".to_owned(), wanted: 2, available: 1 };
+        let ReserveStock {
+            command_id, order_id, ..
+        } = &request;
+        let goes = self
+            .take(
+                "reserve_stock",
+                command_id,
+                format!("{request:?}"),
+                order_id,
+                Effect::Do("reserved"),
+            )
+            .await?;
+        let insufficient = InsufficientStock {
+            sku: "fig".to_owned(),
+            wanted: 2,
+            available: 1,
+        };
         let outcome = match goes {
             Goes::Yes => reservation::Outcome::Reserved(StockReserved {}),
             Goes::No => reservation::Outcome::Insufficient(insufficient),
@@ -263,22 +320,54 @@ impl Inventory for Neighbours {
     }
 
     async fn release_stock(&self, _: &Call, request: ReleaseStock) -> Result<StockRelease, Fault> {
-        let effect = Effect::Undo { what: "reserved", undoes: request.undoes.clone() };
-        self.take("release_stock", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
+        let effect = Effect::Undo {
+            what: "reserved",
+            undoes: request.undoes.clone(),
+        };
+        self.take(
+            "release_stock",
+            &request.command_id,
+            format!("{request:?}"),
+            &request.order_id,
+            effect,
+        )
+        .await?;
         Ok(StockRelease { released: true })
     }
 
     async fn commit_stock(&self, _: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
-        let effect = Effect::Turn { from: "reserved", to: "committed" };
-        match self.take("commit_stock", &request.command_id, format!("{request:?}"), &request.order_id, effect).await? {
+        let effect = Effect::Turn {
+            from: "reserved",
+            to: "committed",
+        };
+        match self
+            .take(
+                "commit_stock",
+                &request.command_id,
+                format!("{request:?}"),
+                &request.order_id,
+                effect,
+            )
+            .await?
+        {
             Goes::Yes => Ok(StockCommitment {}),
             _ => Err(Fault::unavailable("busy")),
         }
     }
 
     async fn restock_order(&self, _: &Call, request: RestockOrder) -> Result<Restocking, Fault> {
-        let effect = Effect::Undo { what: "committed", undoes: String::new() };
-        self.take("restock_order", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
+        let effect = Effect::Undo {
+            what: "committed",
+            undoes: String::new(),
+        };
+        self.take(
+            "restock_order",
+            &request.command_id,
+            format!("{request:?}"),
+            &request.order_id,
+            effect,
+        )
+        .await?;
         Ok(Restocking {})
     }
 
@@ -290,8 +379,18 @@ impl Inventory for Neighbours {
 #[async_trait]
 impl Payments for Neighbours {
     async fn authorise_payment(&self, _: &Call, request: AuthorisePayment) -> Result<Authorisation, Fault> {
-        let AuthorisePayment { command_id, order_id, .. } = &request;
-        let goes = self.take("authorise_payment", command_id, format!("{request:?}"), order_id, Effect::Do("authorised")).await?;
+        let AuthorisePayment {
+            command_id, order_id, ..
+        } = &request;
+        let goes = self
+            .take(
+                "authorise_payment",
+                command_id,
+                format!("{request:?}"),
+                order_id,
+                Effect::Do("authorised"),
+            )
+            .await?;
         let outcome = match goes {
             Goes::Yes => authorisation::Outcome::Authorised(payment_of(order_id)),
             Goes::No => authorisation::Outcome::Declined(decline(order_id)),
@@ -302,8 +401,19 @@ impl Payments for Neighbours {
     }
 
     async fn capture_payment(&self, _: &Call, request: CapturePayment) -> Result<Capture, Fault> {
-        let effect = Effect::Turn { from: "authorised", to: "captured" };
-        let goes = self.take("capture_payment", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
+        let effect = Effect::Turn {
+            from: "authorised",
+            to: "captured",
+        };
+        let goes = self
+            .take(
+                "capture_payment",
+                &request.command_id,
+                format!("{request:?}"),
+                &request.order_id,
+                effect,
+            )
+            .await?;
         let outcome = match goes {
             Goes::Yes => capture::Outcome::Captured(payment_of(&request.order_id)),
             Goes::No => capture::Outcome::Declined(decline(&request.order_id)),
@@ -314,8 +424,19 @@ impl Payments for Neighbours {
     }
 
     async fn void_payment(&self, _: &Call, request: VoidPayment) -> Result<Void, Fault> {
-        let effect = Effect::Undo { what: "authorised", undoes: request.undoes.clone() };
-        let goes = self.take("void_payment", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
+        let effect = Effect::Undo {
+            what: "authorised",
+            undoes: request.undoes.clone(),
+        };
+        let goes = self
+            .take(
+                "void_payment",
+                &request.command_id,
+                format!("{request:?}"),
+                &request.order_id,
+                effect,
+            )
+            .await?;
         let outcome = match goes {
             Goes::InProgress => void::Outcome::InProgress(wait()),
             // Remembered under this id for ever.
@@ -326,12 +447,28 @@ impl Payments for Neighbours {
     }
 
     async fn refund_remaining(&self, _: &Call, request: RefundRemaining) -> Result<Refund, Fault> {
-        let effect = Effect::Undo { what: "captured", undoes: String::new() };
-        let goes = self.take("refund_remaining", &request.command_id, format!("{request:?}"), &request.order_id, effect).await?;
+        let effect = Effect::Undo {
+            what: "captured",
+            undoes: String::new(),
+        };
+        let goes = self
+            .take(
+                "refund_remaining",
+                &request.command_id,
+                format!("{request:?}"),
+                &request.order_id,
+                effect,
+            )
+            .await?;
         let outcome = match goes {
             Goes::InProgress => refund::Outcome::InProgress(wait()),
             Goes::No => return Err(Fault::conflict("refund_declined", "The provider declined.")),
-            _ => refund::Outcome::Refunded(Refunded { amount: Some(Money { amount: 398, currency: "EUR".to_owned() }) }),
+            _ => refund::Outcome::Refunded(Refunded {
+                amount: Some(Money {
+                    amount: 398,
+                    currency: "EUR".to_owned(),
+                }),
+            }),
         };
         Ok(Refund { outcome: Some(outcome) })
     }
@@ -342,21 +479,39 @@ impl Payments for Neighbours {
 }
 
 fn payment_of(order: &str) -> PaymentReference {
-    PaymentReference { payment_id: id_of("payment", order).to_string() }
+    PaymentReference {
+        payment_id: id_of("payment", order).to_string(),
+    }
 }
 
 fn decline(order: &str) -> Decline {
     let payment_id = payment_of(order).payment_id;
-    Decline { code: "card_declined".to_owned(), detail: "The card was declined.".to_owned(), payment_id }
+    Decline {
+        code: "card_declined".to_owned(),
+        detail: "The card was declined.".to_owned(),
+        payment_id,
+    }
 }
 
 #[async_trait]
 impl Shipping for Neighbours {
     async fn schedule_shipment(&self, _: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
-        let ScheduleShipment { command_id, order_id, .. } = &request;
-        let goes = self.take("schedule_shipment", command_id, format!("{request:?}"), order_id, Effect::Do("scheduled")).await?;
+        let ScheduleShipment {
+            command_id, order_id, ..
+        } = &request;
+        let goes = self
+            .take(
+                "schedule_shipment",
+                command_id,
+                format!("{request:?}"),
+                order_id,
+                Effect::Do("scheduled"),
+            )
+            .await?;
         let outcome = match goes {
-            Goes::Yes => schedule::Outcome::Scheduled(ShipmentReference { shipment_id: id_of("shipment", order_id).to_string() }),
+            Goes::Yes => schedule::Outcome::Scheduled(ShipmentReference {
+                shipment_id: id_of("shipment", order_id).to_string(),
+            }),
             Goes::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
             Goes::No | Goes::InProgress => return Err(Fault::unavailable("busy")),
         };
@@ -365,22 +520,57 @@ impl Shipping for Neighbours {
 
     async fn cancel_shipment(&self, _: &Call, request: CancelShipment) -> Result<ShipmentCancellation, Fault> {
         let order_id = &request.order_id;
-        if self.state().effects.get(order_id).is_some_and(|effects| effects.contains("dispatched")) {
+        if self
+            .state()
+            .effects
+            .get(order_id)
+            .is_some_and(|effects| effects.contains("dispatched"))
+        {
             self.state().log.push(("cancel_shipment", order_id.clone()));
             let outcome = shipment_cancellation::Outcome::AlreadyDispatched(AlreadyDispatched {});
             return Ok(ShipmentCancellation { outcome: Some(outcome) });
         }
-        let what = if request.undoes.is_empty() { "ready" } else { "scheduled" };
-        let effect = Effect::Undo { what, undoes: request.undoes.clone() };
-        match self.take("cancel_shipment", &request.command_id, format!("{request:?}"), order_id, effect).await? {
-            Goes::Yes => Ok(ShipmentCancellation { outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})) }),
+        let what = if request.undoes.is_empty() {
+            "ready"
+        } else {
+            "scheduled"
+        };
+        let effect = Effect::Undo {
+            what,
+            undoes: request.undoes.clone(),
+        };
+        match self
+            .take(
+                "cancel_shipment",
+                &request.command_id,
+                format!("{request:?}"),
+                order_id,
+                effect,
+            )
+            .await?
+        {
+            Goes::Yes => Ok(ShipmentCancellation {
+                outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
+            }),
             _ => Err(Fault::unavailable("busy")),
         }
     }
 
     async fn ready_shipment(&self, _: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
-        let effect = Effect::Turn { from: "scheduled", to: "ready" };
-        match self.take("ready_shipment", &request.command_id, format!("{request:?}"), &request.order_id, effect).await? {
+        let effect = Effect::Turn {
+            from: "scheduled",
+            to: "ready",
+        };
+        match self
+            .take(
+                "ready_shipment",
+                &request.command_id,
+                format!("{request:?}"),
+                &request.order_id,
+                effect,
+            )
+            .await?
+        {
             Goes::Yes => Ok(Readiness {}),
             _ => Err(Fault::unavailable("busy")),
         }
@@ -392,7 +582,9 @@ impl Shipping for Neighbours {
             return Err(Fault::unavailable("shipping is away"));
         }
         let effects = state.effects.get(&request.order_id).cloned().unwrap_or_default();
-        let status = ["dispatched", "ready", "scheduled"].into_iter().find(|status| effects.contains(status));
+        let status = ["dispatched", "ready", "scheduled"]
+            .into_iter()
+            .find(|status| effects.contains(status));
         let shipment = status.map(|status| Shipment {
             id: id_of("shipment", &request.order_id).to_string(),
             order_id: request.order_id.clone(),

@@ -78,7 +78,9 @@ impl Transaction {
         let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
         for Entry { amount, .. } in &entries {
             let sum = sums.entry(&amount.currency).or_default();
-            *sum = sum.checked_add(amount.amount).ok_or_else(|| Unbalanced(amount.currency.clone()))?;
+            *sum = sum
+                .checked_add(amount.amount)
+                .ok_or_else(|| Unbalanced(amount.currency.clone()))?;
         }
         if let Some((currency, _)) = sums.into_iter().find(|(_, sum)| *sum != 0) {
             return Err(Unbalanced(currency.to_owned()));
@@ -100,19 +102,35 @@ impl Transaction {
 /// # Errors
 /// [`Unbalanced`] would be a bug here; the caller's transaction then fails and nothing is recorded.
 pub fn transaction_of(news: &News, after: &Payment) -> Result<Option<Transaction>, Unbalanced> {
-    let entry = |account, amount| Entry { account, amount: after.amount.with_amount(amount) };
-    let hold =
-        |sign: i64| [entry(Account::Authorised, sign * after.authorised), entry(Account::AuthorisedOffset, -sign * after.authorised)];
+    let entry = |account, amount| Entry {
+        account,
+        amount: after.amount.with_amount(amount),
+    };
+    let hold = |sign: i64| {
+        [
+            entry(Account::Authorised, sign * after.authorised),
+            entry(Account::AuthorisedOffset, -sign * after.authorised),
+        ]
+    };
     let (movement, entries) = match news {
         News::Authorised { .. } => (Movement::Authorisation, hold(1).to_vec()),
         News::Voided => (Movement::Void, hold(-1).to_vec()),
         // Taking the money ends the authorisation, also the part of it that is not taken.
         News::Captured => {
-            let taken = [entry(Account::Provider, after.captured), entry(Account::Sales, -after.captured)];
+            let taken = [
+                entry(Account::Provider, after.captured),
+                entry(Account::Sales, -after.captured),
+            ];
             (Movement::Capture, [hold(-1), taken].concat())
         }
-        News::Refunded { amount } => (Movement::Refund, vec![entry(Account::Refunds, *amount), entry(Account::Provider, -amount)]),
-        News::AuthorisationDeclined { .. } | News::CaptureDeclined | News::VoidDeclined | News::RefundDeclined { .. } => return Ok(None),
+        News::Refunded { amount } => (
+            Movement::Refund,
+            vec![entry(Account::Refunds, *amount), entry(Account::Provider, -amount)],
+        ),
+        News::AuthorisationDeclined { .. }
+        | News::CaptureDeclined
+        | News::VoidDeclined
+        | News::RefundDeclined { .. } => return Ok(None),
     };
     Transaction::new(movement, entries).map(Some)
 }
@@ -124,7 +142,13 @@ mod tests {
     use uuid::Uuid;
 
     fn euros(account: Account, amount: i64) -> Entry {
-        Entry { account, amount: Money { amount, currency: "EUR".into() } }
+        Entry {
+            account,
+            amount: Money {
+                amount,
+                currency: "EUR".into(),
+            },
+        }
     }
 
     #[test]
@@ -132,21 +156,39 @@ mod tests {
         let balanced = vec![euros(Account::Provider, 5), euros(Account::Sales, -5)];
         assert!(Transaction::new(Movement::Capture, balanced).is_ok());
         let unbalanced = vec![euros(Account::Provider, 5), euros(Account::Sales, -4)];
-        assert_eq!(Transaction::new(Movement::Capture, unbalanced), Err(Unbalanced("EUR".into())));
+        assert_eq!(
+            Transaction::new(Movement::Capture, unbalanced),
+            Err(Unbalanced("EUR".into()))
+        );
         let overflowing = vec![euros(Account::Provider, i64::MAX), euros(Account::Sales, 1)];
-        assert_eq!(Transaction::new(Movement::Capture, overflowing), Err(Unbalanced("EUR".into())));
+        assert_eq!(
+            Transaction::new(Movement::Capture, overflowing),
+            Err(Unbalanced("EUR".into()))
+        );
     }
 
     #[test]
     fn currencies_balance_each_for_itself() {
-        let dollars = Entry { account: Account::Sales, amount: Money { amount: -5, currency: "USD".into() } };
-        assert_eq!(Transaction::new(Movement::Capture, vec![euros(Account::Provider, 5), dollars]), Err(Unbalanced("EUR".into())));
+        let dollars = Entry {
+            account: Account::Sales,
+            amount: Money {
+                amount: -5,
+                currency: "USD".into(),
+            },
+        };
+        assert_eq!(
+            Transaction::new(Movement::Capture, vec![euros(Account::Provider, 5), dollars]),
+            Err(Unbalanced("EUR".into()))
+        );
     }
 
     #[test]
     fn a_whole_life_leaves_only_what_was_kept() {
         let id = Uuid::from_u128;
-        let amount = Money { amount: 100, currency: "EUR".into() };
+        let amount = Money {
+            amount: 100,
+            currency: "EUR".into(),
+        };
         let mut payment = Payment::authorise(id(1), id(2), id(3), amount, "pm".into(), Timestamp::from_ms(0));
         let mut balances: BTreeMap<Account, i64> = BTreeMap::new();
         let mut live = |payment: &Payment, news: News| {
@@ -156,7 +198,12 @@ mod tests {
             }
             after
         };
-        payment = live(&payment, News::Authorised { authorisation: "a".into() });
+        payment = live(
+            &payment,
+            News::Authorised {
+                authorisation: "a".into(),
+            },
+        );
         payment = live(&payment.capture().unwrap(), News::Captured);
         live(&payment.refund(Some(30)).unwrap().0, News::Refunded { amount: 30 });
         let expected = [
@@ -172,8 +219,17 @@ mod tests {
     #[test]
     fn a_refusal_moves_no_money() {
         let id = Uuid::from_u128;
-        let payment =
-            Payment::authorise(id(1), id(2), id(3), Money { amount: 1, currency: "EUR".into() }, "pm".into(), Timestamp::from_ms(0));
+        let payment = Payment::authorise(
+            id(1),
+            id(2),
+            id(3),
+            Money {
+                amount: 1,
+                currency: "EUR".into(),
+            },
+            "pm".into(),
+            Timestamp::from_ms(0),
+        );
         for news in [
             News::AuthorisationDeclined { code: "x".into() },
             News::CaptureDeclined,

@@ -10,7 +10,8 @@ use crate::provider::Totals;
 
 mod ledger_transaction {
     use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait, Uuid,
     };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -32,7 +33,8 @@ mod ledger_transaction {
 
 mod ledger_entry {
     use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter, PrimaryKeyTrait, Uuid,
+        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
+        PrimaryKeyTrait, Uuid,
     };
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -63,14 +65,20 @@ pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &T
         kind: Set(transaction.movement().as_str().to_owned()),
         created_at: Set(tx.clock().now().as_ms()),
     };
-    ledger_transaction::Entity::insert(row).exec_without_returning(tx.conn()).await.map_err(fault)?;
+    ledger_transaction::Entity::insert(row)
+        .exec_without_returning(tx.conn())
+        .await
+        .map_err(fault)?;
     let entries = transaction.entries().iter().map(|entry| ledger_entry::ActiveModel {
         transaction_id: Set(id),
         account: Set(entry.account.as_str().to_owned()),
         amount: Set(entry.amount.amount),
         currency: Set(entry.amount.currency.clone()),
     });
-    ledger_entry::Entity::insert_many(entries).exec_without_returning(tx.conn()).await.map_err(fault)?;
+    ledger_entry::Entity::insert_many(entries)
+        .exec_without_returning(tx.conn())
+        .await
+        .map_err(fault)?;
     Ok(())
 }
 
@@ -98,12 +106,20 @@ pub async fn totals_of_payments(db: &Db) -> Result<Vec<Totals>, Fault> {
 pub async fn count_unbalanced(db: &Db) -> Result<i64, Fault> {
     let sql = "select count(*) as unbalanced from
                    (select transaction_id from ledger_entry group by transaction_id, currency having sum(amount) <> 0) as wrong";
-    let row = db.read().query_one_raw(Statement::from_string(db.backend(), sql)).await.map_err(fault)?;
+    let row = db
+        .read()
+        .query_one_raw(Statement::from_string(db.backend(), sql))
+        .await
+        .map_err(fault)?;
     row.map_or(Ok(0), |row| row.try_get("", "unbalanced")).map_err(fault)
 }
 
 pub(crate) async fn read_totals(db: &Db, sql: &str) -> Result<Vec<Totals>, Fault> {
-    let rows = db.read().query_all_raw(Statement::from_string(db.backend(), sql)).await.map_err(fault)?;
+    let rows = db
+        .read()
+        .query_all_raw(Statement::from_string(db.backend(), sql))
+        .await
+        .map_err(fault)?;
     let totals = rows.iter().map(|row| {
         Ok(Totals {
             currency: row.try_get("", "currency")?,

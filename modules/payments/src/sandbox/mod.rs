@@ -55,21 +55,34 @@ impl Sandbox {
         secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<Delivery>), Fault> {
         store::create_tables(place).await?;
-        let pool = durable::Settings { pool: 2, ..durable::Settings::default() };
+        let pool = durable::Settings {
+            pool: 2,
+            ..durable::Settings::default()
+        };
         let secret = match settings.webhook_secret.clone() {
             Some(secret) => secret,
             None => hex::encode(secrets.new_secret()?).into(),
         };
         let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
         let (deliveries, received) = mpsc::channel(DELIVERIES);
-        Ok((Sandbox { books, settings, secret, deliveries }, received))
+        Ok((
+            Sandbox {
+                books,
+                settings,
+                secret,
+                deliveries,
+            },
+            received,
+        ))
     }
 
     /// Takes a request as a server does: a caller that hangs up does not stop it.
     async fn take(&self, key: Uuid, request: Request) -> Result<Answer, Fault> {
         let sandbox = self.clone();
         let working = tokio::spawn(async move { sandbox.carry_out(key, request).await });
-        working.await.map_err(|_| Fault::timeout("The sandbox provider broke off."))?
+        working
+            .await
+            .map_err(|_| Fault::timeout("The sandbox provider broke off."))?
     }
 
     /// Carries out one request, once: the effect and the memory of its key are one transaction of the provider's own.
@@ -93,7 +106,11 @@ impl Sandbox {
 
     /// Sends the webhook about a command, a little later.
     fn tell(&self, key: Uuid, answer: &Answer) {
-        let event = WebhookEvent { id: self.books.ids().new_id(), reference: key, answer: answer.clone() };
+        let event = WebhookEvent {
+            id: self.books.ids().new_id(),
+            reference: key,
+            answer: answer.clone(),
+        };
         let Ok(body) = serde_json::to_vec(&event) else { return };
         let signature = webhook::sign(self.secret.expose_secret().as_bytes(), &body, self.books.clock().now());
         let (deliveries, delay_ms) = (self.deliveries.clone(), self.settings.sandbox.webhook_delay_ms);
@@ -148,7 +165,11 @@ impl Request {
 /// What the method chosen does to its authorisation.
 fn authorisation_of(method: &str) -> Result<(), Decline> {
     match method {
-        "pm_card_visa" | "pm_card_timeout" | "pm_card_slow" | "pm_card_capture_fails_once" | "pm_card_capture_declined" => Ok(()),
+        "pm_card_visa"
+        | "pm_card_timeout"
+        | "pm_card_slow"
+        | "pm_card_capture_fails_once"
+        | "pm_card_capture_declined" => Ok(()),
         "pm_card_declined" => Err(Decline("card_declined", "The card was declined.")),
         "pm_card_insufficient_funds" => Err(Decline("insufficient_funds", "The card has insufficient funds.")),
         _ => Err(Decline("invalid_payment_method", "There is no such payment method.")),
@@ -161,7 +182,10 @@ struct Decline(&'static str, &'static str);
 
 impl From<Decline> for Answer {
     fn from(Decline(code, detail): Decline) -> Self {
-        Answer::Declined { code: code.to_owned(), detail: detail.to_owned() }
+        Answer::Declined {
+            code: code.to_owned(),
+            detail: detail.to_owned(),
+        }
     }
 }
 
@@ -176,15 +200,35 @@ impl Provider for Sandbox {
     }
 
     async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.take(key, Request::Capture { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
+        self.take(
+            key,
+            Request::Capture {
+                authorisation: authorisation.to_owned(),
+                amount: amount.clone(),
+            },
+        )
+        .await
     }
 
     async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault> {
-        self.take(key, Request::Void { authorisation: authorisation.to_owned() }).await
+        self.take(
+            key,
+            Request::Void {
+                authorisation: authorisation.to_owned(),
+            },
+        )
+        .await
     }
 
     async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.take(key, Request::Refund { authorisation: authorisation.to_owned(), amount: amount.clone() }).await
+        self.take(
+            key,
+            Request::Refund {
+                authorisation: authorisation.to_owned(),
+                amount: amount.clone(),
+            },
+        )
+        .await
     }
 
     async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault> {

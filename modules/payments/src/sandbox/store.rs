@@ -63,16 +63,30 @@ pub async fn create_tables(place: &Place) -> Result<(), Fault> {
     let backend = connection.get_database_backend();
     let made = async {
         match place {
-            Place::Sqlite { .. } => connection.execute_unprepared(&TABLES.replace(" uuid", " blob")).await.map(drop),
+            Place::Sqlite { .. } => connection
+                .execute_unprepared(&TABLES.replace(" uuid", " blob"))
+                .await
+                .map(drop),
             Place::Postgres { schema, .. } => {
                 // `if not exists` alone lets two starting at once collide; and a login without the right to make schemas may find its own made.
                 let known = "select 1 from pg_namespace where nspname = $1";
-                connection.execute_unprepared("select pg_advisory_lock(hashtext('sandbox_provider'))").await?;
-                if connection.query_one_raw(Statement::from_sql_and_values(backend, known, [schema.as_str().into()])).await?.is_none() {
-                    connection.execute_unprepared(&format!("create schema \"{schema}\"")).await?;
+                connection
+                    .execute_unprepared("select pg_advisory_lock(hashtext('sandbox_provider'))")
+                    .await?;
+                if connection
+                    .query_one_raw(Statement::from_sql_and_values(backend, known, [schema.as_str().into()]))
+                    .await?
+                    .is_none()
+                {
+                    connection
+                        .execute_unprepared(&format!("create schema \"{schema}\""))
+                        .await?;
                 }
                 connection.execute_unprepared(TABLES).await?;
-                connection.execute_unprepared("select pg_advisory_unlock(hashtext('sandbox_provider'))").await.map(drop)
+                connection
+                    .execute_unprepared("select pg_advisory_unlock(hashtext('sandbox_provider'))")
+                    .await
+                    .map(drop)
             }
         }
     };
@@ -130,7 +144,11 @@ pub(super) async fn carry_out(books: &Db, key: Uuid, request: Request) -> Result
 }
 
 pub async fn find_answer(books: &Db, key: Uuid) -> Result<Option<Answer>, Fault> {
-    let statement = Statement::from_sql_and_values(books.backend(), "select answer from request where key = $1", [key.into()]);
+    let statement = Statement::from_sql_and_values(
+        books.backend(),
+        "select answer from request where key = $1",
+        [key.into()],
+    );
     let row = books.read().query_one_raw(statement).await.map_err(fault)?;
     row.map(|row| read_answer(&row)).transpose()
 }
@@ -149,13 +167,24 @@ pub async fn totals(books: &Db) -> Result<Vec<Totals>, Fault> {
 }
 
 async fn replay(tx: &Tx, key: Uuid, fingerprint: &str) -> Result<Done, Fault> {
-    let row = query_one(tx, "select fingerprint, answer from request where key = $1", [key.into()]).await?;
+    let row = query_one(
+        tx,
+        "select fingerprint, answer from request where key = $1",
+        [key.into()],
+    )
+    .await?;
     let row = row.ok_or_else(|| lost_race("a request's row went away"))?;
     let known: String = row.try_get("", "fingerprint").map_err(fault)?;
     if known != fingerprint {
-        return Err(Fault::invalid("provider_key_reused", "The provider saw this key before, for a different request."));
+        return Err(Fault::invalid(
+            "provider_key_reused",
+            "The provider saw this key before, for a different request.",
+        ));
     }
-    Ok(Done { answer: read_answer(&row)?, first: false })
+    Ok(Done {
+        answer: read_answer(&row)?,
+        first: false,
+    })
 }
 
 async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<Answer, Fault> {
@@ -183,22 +212,40 @@ async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<
 
 /// `None`: it fails this time, with a 503.
 async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Option<Answer>, Fault> {
-    let Some(known) = load(tx, authorisation).await? else { return Ok(Some(UNKNOWN.into())) };
+    let Some(known) = load(tx, authorisation).await? else {
+        return Ok(Some(UNKNOWN.into()));
+    };
     if known.method == "pm_card_capture_declined" {
-        return Ok(Some(Decline("capture_declined", "The issuer refused the capture.").into()));
+        return Ok(Some(
+            Decline("capture_declined", "The issuer refused the capture.").into(),
+        ));
     }
     if known.method == "pm_card_capture_fails_once" && known.failed_captures == 0 {
-        execute(tx, "update authorisation set failed_captures = 1 where id = $1", [authorisation.into()]).await?;
+        execute(
+            tx,
+            "update authorisation set failed_captures = 1 where id = $1",
+            [authorisation.into()],
+        )
+        .await?;
         return Ok(None);
     }
     if amount.currency != known.currency || amount.amount > known.amount {
-        return Ok(Some(Decline("exceeds_authorised", "No more than what was authorised can be captured.").into()));
+        return Ok(Some(
+            Decline(
+                "exceeds_authorised",
+                "No more than what was authorised can be captured.",
+            )
+            .into(),
+        ));
     }
     if !change_status(tx, authorisation, "captured").await? {
-        return Ok(Some(Decline("not_authorised", "This authorisation was captured or voided before.").into()));
+        return Ok(Some(
+            Decline("not_authorised", "This authorisation was captured or voided before.").into(),
+        ));
     }
     let id = format!("cap_{}", key.simple());
-    let insert = "insert into capture (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
+    let insert =
+        "insert into capture (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
     Ok(Some(Answer::Accepted { id }))
 }
@@ -236,7 +283,8 @@ async fn refund(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Resu
         return Ok(Decline("exceeds_captured", "No more than what was captured can be refunded.").into());
     }
     let id = format!("re_{}", key.simple());
-    let insert = "insert into refund (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
+    let insert =
+        "insert into refund (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
     Ok(Answer::Accepted { id })
 }
@@ -253,7 +301,9 @@ struct Authorisation {
 
 async fn load(tx: &Tx, id: &str) -> Result<Option<Authorisation>, Fault> {
     let sql = "select amount, currency, payment_method, failed_captures from authorisation where id = $1";
-    let Some(row) = query_one(tx, sql, [id.into()]).await? else { return Ok(None) };
+    let Some(row) = query_one(tx, sql, [id.into()]).await? else {
+        return Ok(None);
+    };
     let read = || {
         Ok(Authorisation {
             amount: row.try_get("", "amount")?,
@@ -271,11 +321,30 @@ async fn change_status(tx: &Tx, id: &str, status: &str) -> Result<bool, Fault> {
     Ok(execute(tx, sql, [id.into(), status.into()]).await? == 1)
 }
 
-async fn record(tx: &Tx, insert: &str, id: &str, key: Uuid, authorisation: &str, amount: Option<&Money>) -> Result<(), Fault> {
+async fn record(
+    tx: &Tx,
+    insert: &str,
+    id: &str,
+    key: Uuid,
+    authorisation: &str,
+    amount: Option<&Money>,
+) -> Result<(), Fault> {
     let now = tx.clock().now().as_ms();
     let done = match amount {
         Some(Money { amount, currency }) => {
-            execute(tx, insert, [id.into(), key.into(), authorisation.into(), (*amount).into(), currency.as_str().into(), now.into()]).await
+            execute(
+                tx,
+                insert,
+                [
+                    id.into(),
+                    key.into(),
+                    authorisation.into(),
+                    (*amount).into(),
+                    currency.as_str().into(),
+                    now.into(),
+                ],
+            )
+            .await
         }
         None => execute(tx, insert, [id.into(), key.into(), authorisation.into(), now.into()]).await,
     };
@@ -293,7 +362,10 @@ async fn execute<const N: usize>(tx: &Tx, sql: &str, values: [Value; N]) -> Resu
 }
 
 async fn query_one<const N: usize>(tx: &Tx, sql: &str, values: [Value; N]) -> Result<Option<QueryResult>, Fault> {
-    tx.conn().query_one_raw(Statement::from_sql_and_values(backend(tx), sql, values)).await.map_err(fault)
+    tx.conn()
+        .query_one_raw(Statement::from_sql_and_values(backend(tx), sql, values))
+        .await
+        .map_err(fault)
 }
 
 fn backend(tx: &Tx) -> DbBackend {
@@ -312,9 +384,14 @@ pub struct Effects {
 
 #[cfg(test)]
 pub async fn count_effects(books: &Db) -> Result<Effects, Fault> {
-    let sql = "select (select count(*) from authorisation) as authorisations, (select count(*) from capture) as captures,
+    let sql =
+        "select (select count(*) from authorisation) as authorisations, (select count(*) from capture) as captures,
                    (select count(*) from void) as voids, (select count(*) from refund) as refunds";
-    let row = books.read().query_one_raw(Statement::from_string(books.backend(), sql)).await.map_err(fault)?;
+    let row = books
+        .read()
+        .query_one_raw(Statement::from_string(books.backend(), sql))
+        .await
+        .map_err(fault)?;
     let row = row.ok_or_else(|| Fault::internal("database_error", "no row"))?;
     let count = |name: &str| row.try_get("", name).map_err(fault);
     Ok(Effects {

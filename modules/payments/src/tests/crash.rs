@@ -76,9 +76,17 @@ async fn asked_again_after_a_crash_each_command_has_exactly_one_effect() {
                 die_during(step, mishap, &home, &order).await;
                 let shop = home.open().await;
                 assert_eq!(step.ask(&order, &shop).await, step.granted(), "{step:?} {mishap:?}");
-                assert_eq!(step.ask(&order, &shop).await, step.granted(), "{step:?} {mishap:?}, once more");
+                assert_eq!(
+                    step.ask(&order, &shop).await,
+                    step.granted(),
+                    "{step:?} {mishap:?}, once more"
+                );
                 let known_to_the_provider = matches!(mishap, Mishap::LostAfter | Mishap::HangsAfter);
-                assert_eq!(shop.line.requests(), usize::from(!known_to_the_provider), "what took effect is asked about, not sent again");
+                assert_eq!(
+                    shop.line.requests(),
+                    usize::from(!known_to_the_provider),
+                    "what took effect is asked about, not sent again"
+                );
                 expected = std::array::from_fn(|at| expected[at] + step.effects()[at]);
                 assert_eq!(shop.effects().await, expected, "{step:?} {mishap:?}");
                 shop.assert_books_agree().await;
@@ -99,12 +107,20 @@ async fn the_reconciler_ends_what_nobody_asks_for_again() {
                 die_during(step, mishap, &home, &order).await;
                 let shop = home.open().await;
                 let a_minute = std::time::Duration::from_secs(60);
-                assert_eq!(shop.service.reconcile(a_minute).await.unwrap(), 0, "what is young is left alone");
+                assert_eq!(
+                    shop.service.reconcile(a_minute).await.unwrap(),
+                    0,
+                    "what is young is left alone"
+                );
                 assert_eq!(shop.service.reconcile(std::time::Duration::ZERO).await.unwrap(), 1);
                 expected = std::array::from_fn(|at| expected[at] + step.effects()[at]);
                 assert_eq!(shop.effects().await, expected, "{step:?} {mishap:?}");
                 shop.assert_books_agree().await;
-                assert_eq!(step.ask(&order, &shop).await, step.granted(), "the outcome is remembered");
+                assert_eq!(
+                    step.ask(&order, &shop).await,
+                    step.granted(),
+                    "the outcome is remembered"
+                );
                 assert_eq!(shop.effects().await, expected, "{step:?} {mishap:?}");
                 shop.crash().await;
             }

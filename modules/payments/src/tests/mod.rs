@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use durable::{Db, Place};
 use durable_testing::{PostgresHome, SqliteHome};
 use payments_contract::{
-    Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void, VoidPayment,
-    authorisation, capture, refund, void,
+    Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void,
+    VoidPayment, authorisation, capture, refund, void,
 };
 use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock, Timestamp};
 use tokio::sync::watch;
@@ -47,7 +47,11 @@ where
     Fut: Future<Output = ()>,
 {
     let sqlite = SqliteHome::new();
-    test(Home { payments: sqlite.place("payments"), books: sqlite.place("sandbox-provider") }).await;
+    test(Home {
+        payments: sqlite.place("payments"),
+        books: sqlite.place("sandbox-provider"),
+    })
+    .await;
     drop(sqlite);
     on_postgres(test).await;
 }
@@ -59,8 +63,15 @@ where
 {
     let postgres = PostgresHome::new().await;
     // The provider makes its own schema.
-    let books = Place::Postgres { url: postgres.url(), schema: "sandbox_provider".into() };
-    test(Home { payments: postgres.place("payments").await, books }).await;
+    let books = Place::Postgres {
+        url: postgres.url(),
+        schema: "sandbox_provider".into(),
+    };
+    test(Home {
+        payments: postgres.place("payments").await,
+        books,
+    })
+    .await;
     postgres.remove().await;
 }
 
@@ -74,20 +85,37 @@ pub struct Shop {
 
 impl Home {
     pub async fn open(&self) -> Shop {
-        let mut settings = Settings { call_limit_ms: 3_000, ..Settings::default() };
+        let mut settings = Settings {
+            call_limit_ms: 3_000,
+            ..Settings::default()
+        };
         settings.sandbox.webhook_delay_ms = 0;
         self.open_with(settings).await
     }
 
     /// An instance whose callers lose patience at once, so that a lost answer costs no time.
     pub async fn open_impatient(&self) -> Shop {
-        self.open_with(Settings { call_limit_ms: 60, ..Settings::default() }).await
+        self.open_with(Settings {
+            call_limit_ms: 60,
+            ..Settings::default()
+        })
+        .await
     }
 
     pub async fn open_with(&self, settings: Settings) -> Shop {
-        let pool = durable::Settings { pool: 4, ..durable::Settings::default() };
+        let pool = durable::Settings {
+            pool: 4,
+            ..durable::Settings::default()
+        };
         let db = durable_testing::open("payments", &self.payments, pool).await;
-        let opened = Sandbox::open(&self.books, settings.clone(), Arc::new(SystemClock), Arc::new(RandomIds), &RandomSecrets).await;
+        let opened = Sandbox::open(
+            &self.books,
+            settings.clone(),
+            Arc::new(SystemClock),
+            Arc::new(RandomIds),
+            &RandomSecrets,
+        )
+        .await;
         let (sandbox, _) = opened.expect("the provider opens its books");
         let sandbox = Arc::new(sandbox);
         let line = Arc::new(Line {
@@ -96,14 +124,24 @@ impl Home {
             repairs: watch::Sender::default(),
             requests: AtomicUsize::new(0),
         });
-        Shop { service: Arc::new(Service::new(db.clone(), line.clone(), settings)), line, sandbox, db }
+        Shop {
+            service: Arc::new(Service::new(db.clone(), line.clone(), settings)),
+            line,
+            sandbox,
+            db,
+        }
     }
 }
 
 impl Shop {
     /// The process dies: whatever it had under way is lost, what is committed stays.
     pub async fn crash(self) {
-        let Shop { service, line, sandbox, db } = self;
+        let Shop {
+            service,
+            line,
+            sandbox,
+            db,
+        } = self;
         drop((service, line));
         db.close().await;
         sandbox.close().await;
@@ -111,7 +149,10 @@ impl Shop {
 
     /// Both sides' books agree, and nothing is open.
     pub async fn assert_books_agree(&self) {
-        let found = Books::new(self.service.clone()).compare().await.expect("both sides can be read");
+        let found = Books::new(self.service.clone())
+            .compare()
+            .await
+            .expect("both sides can be read");
         assert!(found.quiet && found.agrees(), "{found:#?}");
     }
 
@@ -122,7 +163,16 @@ impl Shop {
     }
 
     pub async fn status(&self, order: &Order) -> String {
-        let found = self.service.find_payment(&orders(), FindPayment { order_id: order.id.to_string() }).await.unwrap();
+        let found = self
+            .service
+            .find_payment(
+                &orders(),
+                FindPayment {
+                    order_id: order.id.to_string(),
+                },
+            )
+            .await
+            .unwrap();
         found.payment.map_or("none".into(), |payment| payment.status)
     }
 }
@@ -143,7 +193,12 @@ pub enum Mishap {
 }
 
 impl Mishap {
-    pub const ALL: [Mishap; 4] = [Mishap::LostBefore, Mishap::LostAfter, Mishap::HangsBefore, Mishap::HangsAfter];
+    pub const ALL: [Mishap; 4] = [
+        Mishap::LostBefore,
+        Mishap::LostAfter,
+        Mishap::HangsBefore,
+        Mishap::HangsAfter,
+    ];
 }
 
 /// The line to the provider, with mishaps to come. Asking what came of a command always works.
@@ -181,7 +236,9 @@ impl Line {
 
     async fn pass<Fut: Future<Output = Result<Answer, Fault>>>(&self, request: Fut) -> Result<Answer, Fault> {
         self.requests.fetch_add(1, Ordering::SeqCst);
-        let Some((mishap, planned_at)) = self.mishaps.lock().unwrap().pop_front() else { return request.await };
+        let Some((mishap, planned_at)) = self.mishaps.lock().unwrap().pop_front() else {
+            return request.await;
+        };
         let lost = || Fault::timeout("the line broke");
         let mut repairs = self.repairs.subscribe();
         let repaired = repairs.wait_for(|repairs| *repairs > planned_at);
@@ -251,12 +308,20 @@ pub fn orders() -> Call {
 }
 
 pub fn euros(amount: i64) -> Money {
-    Money { amount, currency: "EUR".into() }
+    Money {
+        amount,
+        currency: "EUR".into(),
+    }
 }
 
 impl Order {
     pub fn paying_by(method: &'static str) -> Self {
-        Order { id: Uuid::now_v7(), user: Uuid::new_v4(), method, commands: Uuid::new_v4() }
+        Order {
+            id: Uuid::now_v7(),
+            user: Uuid::new_v4(),
+            method,
+            commands: Uuid::new_v4(),
+        }
     }
 
     pub fn new() -> Self {
@@ -276,7 +341,12 @@ impl Order {
             payment_method: self.method.into(),
         };
         use authorisation::Outcome;
-        match shop.service.authorise_payment(&orders(), request).await.map(|Authorisation { outcome }| outcome.unwrap()) {
+        match shop
+            .service
+            .authorise_payment(&orders(), request)
+            .await
+            .map(|Authorisation { outcome }| outcome.unwrap())
+        {
             Ok(Outcome::Authorised(_)) => "authorised".into(),
             Ok(Outcome::Declined(decline)) => decline.code,
             Ok(Outcome::InProgress(_)) => "in_progress".into(),
@@ -286,8 +356,14 @@ impl Order {
     }
 
     pub async fn ask_for_capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
-        let request = CapturePayment { command_id: self.command("capture"), order_id: self.id.to_string() };
-        shop.service.capture_payment(&orders(), request).await.map(|Capture { outcome }| outcome.unwrap())
+        let request = CapturePayment {
+            command_id: self.command("capture"),
+            order_id: self.id.to_string(),
+        };
+        shop.service
+            .capture_payment(&orders(), request)
+            .await
+            .map(|Capture { outcome }| outcome.unwrap())
     }
 
     pub async fn capture(&self, shop: &Shop) -> String {
@@ -302,9 +378,18 @@ impl Order {
 
     pub async fn void(&self, shop: &Shop) -> String {
         let (command_id, undoes) = (self.command("void"), self.command("authorise"));
-        let request = VoidPayment { command_id, undoes, order_id: self.id.to_string() };
+        let request = VoidPayment {
+            command_id,
+            undoes,
+            order_id: self.id.to_string(),
+        };
         use void::Outcome;
-        match shop.service.void_payment(&orders(), request).await.map(|Void { outcome }| outcome.unwrap()) {
+        match shop
+            .service
+            .void_payment(&orders(), request)
+            .await
+            .map(|Void { outcome }| outcome.unwrap())
+        {
             Ok(Outcome::Voided(_)) => "voided".into(),
             Ok(Outcome::InProgress(_)) => "in_progress".into(),
             Err(fault) => fault.code,
@@ -312,9 +397,18 @@ impl Order {
     }
 
     pub async fn refund(&self, shop: &Shop) -> String {
-        let request = RefundRemaining { command_id: self.command("refund"), order_id: self.id.to_string(), reason: "cancelled".into() };
+        let request = RefundRemaining {
+            command_id: self.command("refund"),
+            order_id: self.id.to_string(),
+            reason: "cancelled".into(),
+        };
         use refund::Outcome;
-        match shop.service.refund_remaining(&orders(), request).await.map(|Refund { outcome }| outcome.unwrap()) {
+        match shop
+            .service
+            .refund_remaining(&orders(), request)
+            .await
+            .map(|Refund { outcome }| outcome.unwrap())
+        {
             Ok(Outcome::Refunded(refunded)) => format!("refunded {}", refunded.amount.unwrap().amount),
             Ok(Outcome::InProgress(_)) => "in_progress".into(),
             Err(fault) => fault.code,

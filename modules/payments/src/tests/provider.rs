@@ -14,7 +14,11 @@ use crate::{
 };
 
 fn wanted(method: &str) -> AuthorisationRequest {
-    AuthorisationRequest { order_id: Uuid::now_v7(), amount: euros(100), method: method.into() }
+    AuthorisationRequest {
+        order_id: Uuid::now_v7(),
+        amount: euros(100),
+        method: method.into(),
+    }
 }
 
 fn id(answer: Answer) -> String {
@@ -44,7 +48,10 @@ async fn the_same_key_has_one_effect_and_one_answer() {
         let fault = provider.authorise(key, &wanted("pm_card_visa")).await.unwrap_err();
         assert_eq!(fault.code, "provider_key_reused");
         let (authorisation, refunds) = (id(one), [Uuid::new_v4(), Uuid::new_v4()]);
-        provider.capture(Uuid::new_v4(), &authorisation, &euros(100)).await.unwrap();
+        provider
+            .capture(Uuid::new_v4(), &authorisation, &euros(100))
+            .await
+            .unwrap();
         for key in [refunds[0], refunds[0], refunds[1]] {
             id(provider.refund(key, &authorisation, &euros(40)).await.unwrap());
         }
@@ -62,20 +69,47 @@ async fn the_provider_keeps_its_own_rules() {
         let provider = &shop.sandbox;
         let key = Uuid::new_v4;
         let taken = id(provider.authorise(key(), &wanted("pm_card_visa")).await.unwrap());
-        assert_eq!(code(provider.refund(key(), &taken, &euros(1)).await.unwrap()), "not_captured");
-        assert_eq!(code(provider.capture(key(), &taken, &euros(101)).await.unwrap()), "exceeds_authorised");
+        assert_eq!(
+            code(provider.refund(key(), &taken, &euros(1)).await.unwrap()),
+            "not_captured"
+        );
+        assert_eq!(
+            code(provider.capture(key(), &taken, &euros(101)).await.unwrap()),
+            "exceeds_authorised"
+        );
         id(provider.capture(key(), &taken, &euros(100)).await.unwrap());
-        assert_eq!(code(provider.capture(key(), &taken, &euros(100)).await.unwrap()), "not_authorised");
+        assert_eq!(
+            code(provider.capture(key(), &taken, &euros(100)).await.unwrap()),
+            "not_authorised"
+        );
         assert_eq!(code(provider.void(key(), &taken).await.unwrap()), "not_authorised");
-        assert_eq!(code(provider.refund(key(), &taken, &euros(101)).await.unwrap()), "exceeds_captured");
+        assert_eq!(
+            code(provider.refund(key(), &taken, &euros(101)).await.unwrap()),
+            "exceeds_captured"
+        );
         let given_up = id(provider.authorise(key(), &wanted("pm_card_visa")).await.unwrap());
         id(provider.void(key(), &given_up).await.unwrap());
         assert_eq!(code(provider.void(key(), &given_up).await.unwrap()), "not_authorised");
-        assert_eq!(code(provider.capture(key(), &given_up, &euros(1)).await.unwrap()), "not_authorised");
-        assert_eq!(code(provider.capture(key(), "auth_of_nobody", &euros(1)).await.unwrap()), "unknown_authorisation");
-        let fails_once = id(provider.authorise(key(), &wanted("pm_card_capture_fails_once")).await.unwrap());
+        assert_eq!(
+            code(provider.capture(key(), &given_up, &euros(1)).await.unwrap()),
+            "not_authorised"
+        );
+        assert_eq!(
+            code(provider.capture(key(), "auth_of_nobody", &euros(1)).await.unwrap()),
+            "unknown_authorisation"
+        );
+        let fails_once = id(provider
+            .authorise(key(), &wanted("pm_card_capture_fails_once"))
+            .await
+            .unwrap());
         let capture = key();
-        assert!(provider.capture(capture, &fails_once, &euros(100)).await.unwrap_err().is_transient());
+        assert!(
+            provider
+                .capture(capture, &fails_once, &euros(100))
+                .await
+                .unwrap_err()
+                .is_transient()
+        );
         assert_eq!(provider.find(capture).await.unwrap(), None, "a 503 is no answer");
         id(provider.capture(capture, &fails_once, &euros(100)).await.unwrap());
         assert_eq!(shop.effects().await, [3, 2, 1, 0]);
@@ -98,12 +132,23 @@ impl Secrets for Given {
 async fn webhooks_are_signed_with_a_secret_nobody_can_guess() {
     on_both(|home| async move {
         let open = async |secrets: Given| {
-            Sandbox::open(&home.books, Settings::default(), Arc::new(SystemClock), Arc::new(RandomIds), &secrets).await
+            Sandbox::open(
+                &home.books,
+                Settings::default(),
+                Arc::new(SystemClock),
+                Arc::new(RandomIds),
+                &secrets,
+            )
+            .await
         };
         assert_eq!(open(Given(None)).await.map(drop).unwrap_err().code, "no_randomness");
         let (sandbox, _) = open(Given(Some([7; 32]))).await.unwrap();
         let now = SystemClock.now();
-        let event = WebhookEvent { id: Uuid::new_v4(), reference: Uuid::new_v4(), answer: Answer::Accepted { id: "x".to_owned() } };
+        let event = WebhookEvent {
+            id: Uuid::new_v4(),
+            reference: Uuid::new_v4(),
+            answer: Answer::Accepted { id: "x".to_owned() },
+        };
         let body = serde_json::to_vec(&event).unwrap();
         let signature = webhook::sign(hex::encode([7; 32]).as_bytes(), &body, now);
         assert!(sandbox.read_webhook(&signature, &body, now).is_ok());

@@ -40,7 +40,10 @@ async fn a_void_of_an_authorisation_on_its_way_is_carried_out_when_the_outcome_i
             assert_eq!(order.void(&shop).await, "in_progress", "asked again it waits again");
             assert_eq!(order.capture(&shop).await, "payment_voided", "the void was first");
             shop.line.repair();
-            eventually("the void follows by itself", SOON, || async { shop.status(&order).await == "voided" }).await;
+            eventually("the void follows by itself", SOON, || async {
+                shop.status(&order).await == "voided"
+            })
+            .await;
             assert_eq!(order.void(&shop).await, "voided");
             assert_eq!(shop.effects().await, [times, 0, times, 0]);
         }
@@ -114,16 +117,32 @@ async fn an_outcome_brought_twice_is_recorded_once() {
         shop.line.next(Mishap::HangsAfter);
         assert_eq!(order.authorise(&shop).await, "in_progress");
         let command = order.command("authorise").parse().unwrap();
-        let answer = Answer::Accepted { id: "auth_by_webhook".into() };
-        assert_eq!(record(&shop.db, command, answer.clone()).await.unwrap(), Recorded::Now { void: None });
+        let answer = Answer::Accepted {
+            id: "auth_by_webhook".into(),
+        };
+        assert_eq!(
+            record(&shop.db, command, answer.clone()).await.unwrap(),
+            Recorded::Now { void: None }
+        );
         assert_eq!(record(&shop.db, command, answer).await.unwrap(), Recorded::Before);
-        let no = Answer::Declined { code: "too_late".into(), detail: "It was accepted.".into() };
+        let no = Answer::Declined {
+            code: "too_late".into(),
+            detail: "It was accepted.".into(),
+        };
         assert_eq!(record(&shop.db, command, no).await.unwrap(), Recorded::Before);
         shop.line.repair();
         assert_eq!(order.authorise(&shop).await, "authorised");
         let stranger = uuid::Uuid::new_v4();
-        assert_eq!(record(&shop.db, stranger, Answer::Accepted { id: "x".into() }).await.unwrap(), Recorded::Unknown);
-        eventually("one event is told", SOON, || async { durable_testing::told(&shop.db).await.len() == 1 }).await;
+        assert_eq!(
+            record(&shop.db, stranger, Answer::Accepted { id: "x".into() })
+                .await
+                .unwrap(),
+            Recorded::Unknown
+        );
+        eventually("one event is told", SOON, || async {
+            durable_testing::told(&shop.db).await.len() == 1
+        })
+        .await;
         shop.crash().await;
     })
     .await;
@@ -146,13 +165,19 @@ async fn of_an_outcome_brought_twice_at_the_same_time_one_is_recorded() {
                     let db = db.clone();
                     tokio::spawn(async move { record(&db, command, Answer::Accepted { id: "auth".into() }).await })
                 });
-                eventually("both wait", SOON, || async { store::count_waiting(db.read()).await == 2 }).await;
+                eventually("both wait", SOON, || async {
+                    store::count_waiting(db.read()).await == 2
+                })
+                .await;
                 Ok(both)
             }
         });
         let [one, other] = holding.await.unwrap();
         let recorded = [one.await.unwrap().unwrap(), other.await.unwrap().unwrap()];
-        assert!(recorded.contains(&Recorded::Now { void: None }) && recorded.contains(&Recorded::Before), "{recorded:?}");
+        assert!(
+            recorded.contains(&Recorded::Now { void: None }) && recorded.contains(&Recorded::Before),
+            "{recorded:?}"
+        );
         shop.crash().await;
     })
     .await;
@@ -166,7 +191,11 @@ async fn a_void_racing_its_authorisation_leaves_nothing_blocked() {
         let races = (0..30).map(|at| {
             let shop = shop.clone();
             tokio::spawn(async move {
-                let order = Order::paying_by(if at % 5 == 0 { "pm_card_declined" } else { "pm_card_visa" });
+                let order = Order::paying_by(if at % 5 == 0 {
+                    "pm_card_declined"
+                } else {
+                    "pm_card_visa"
+                });
                 let (by_saga, by_operator) = (order.clone(), order.clone());
                 let (ours, theirs) = (shop.clone(), shop.clone());
                 let authorised = tokio::spawn(async move { Order::until_known(|| by_saga.authorise(&ours)).await });
@@ -174,7 +203,10 @@ async fn a_void_racing_its_authorisation_leaves_nothing_blocked() {
                 let voided = tokio::spawn(async move { Order::until_known(|| by_operator.void(&theirs)).await });
                 assert_eq!(voided.await.unwrap(), "voided");
                 let authorised = authorised.await.unwrap();
-                assert!(["authorised", "undone", "card_declined"].contains(&authorised.as_str()), "{authorised}");
+                assert!(
+                    ["authorised", "undone", "card_declined"].contains(&authorised.as_str()),
+                    "{authorised}"
+                );
                 let status = shop.status(&order).await;
                 assert!(["voided", "none", "declined"].contains(&status.as_str()), "{status}");
             })
@@ -200,11 +232,20 @@ async fn two_instances_given_the_same_commands_act_once() {
             tokio::spawn(async move {
                 let order = Order::new();
                 let [one, other] = &shops;
-                let both = tokio::join!(Order::until_known(|| order.authorise(one)), Order::until_known(|| order.authorise(other)));
+                let both = tokio::join!(
+                    Order::until_known(|| order.authorise(one)),
+                    Order::until_known(|| order.authorise(other))
+                );
                 assert_eq!(both, ("authorised".into(), "authorised".into()));
-                let both = tokio::join!(Order::until_known(|| order.capture(one)), Order::until_known(|| order.capture(other)));
+                let both = tokio::join!(
+                    Order::until_known(|| order.capture(one)),
+                    Order::until_known(|| order.capture(other))
+                );
                 assert_eq!(both, ("captured".into(), "captured".into()));
-                let both = tokio::join!(Order::until_known(|| order.refund(one)), Order::until_known(|| order.refund(other)));
+                let both = tokio::join!(
+                    Order::until_known(|| order.refund(one)),
+                    Order::until_known(|| order.refund(other))
+                );
                 assert_eq!(both, ("refunded 10000".into(), "refunded 10000".into()));
             })
         });
@@ -213,7 +254,11 @@ async fn two_instances_given_the_same_commands_act_once() {
         }
         assert_eq!(shops[0].effects().await, [times, times, 0, times]);
         shops[1].assert_books_agree().await;
-        assert_eq!(durable_testing::told(&shops[0].db).await.len(), usize::try_from(times).unwrap() * 3, "one event per effect");
+        assert_eq!(
+            durable_testing::told(&shops[0].db).await.len(),
+            usize::try_from(times).unwrap() * 3,
+            "one event per effect"
+        );
         for shop in shops {
             Arc::into_inner(shop).unwrap().crash().await;
         }

@@ -10,11 +10,24 @@ use super::{Mishap, Order, Shop, euros, on_both, on_postgres, orders};
 use crate::command::{Asked, Kind, Outcome, State};
 
 fn staff() -> Call {
-    Call::by(Actor::User { id: Uuid::from_u128(9), roles: vec![Role::Staff] })
+    Call::by(Actor::User {
+        id: Uuid::from_u128(9),
+        roles: vec![Role::Staff],
+    })
 }
 
 async fn payment(order: &Order, shop: &Shop) -> payments_contract::Payment {
-    shop.service.find_payment(&orders(), FindPayment { order_id: order.id.to_string() }).await.unwrap().payment.unwrap()
+    shop.service
+        .find_payment(
+            &orders(),
+            FindPayment {
+                order_id: order.id.to_string(),
+            },
+        )
+        .await
+        .unwrap()
+        .payment
+        .unwrap()
 }
 
 async fn give_back(order: &Order, shop: &Shop, amount: Option<i64>) -> String {
@@ -24,7 +37,11 @@ async fn give_back(order: &Order, shop: &Shop, amount: Option<i64>) -> String {
 async fn give_back_as(order: &Order, shop: &Shop, amount: Option<i64>, id: Uuid) -> String {
     let payment: Uuid = payment(order, shop).await.id.parse().unwrap();
     let asked = Asked::new(id, Kind::Refund, format!("{amount:?}").as_bytes()).because("damaged");
-    match shop.service.refund_payment(&staff(), payment, asked, amount.map(euros)).await {
+    match shop
+        .service
+        .refund_payment(&staff(), payment, asked, amount.map(euros))
+        .await
+    {
         Ok(command) => match command.state {
             State::Answered(Outcome::Accepted) => format!("refunded {}", command.amount.amount),
             State::Answered(outcome) => format!("{outcome:?}"),
@@ -76,7 +93,11 @@ async fn race(shops: &[Arc<Shop>; 2], order: &Order) {
         answers.push(answer.await.unwrap());
     }
     let count = |wanted: &str| answers.iter().filter(|answer| *answer == wanted).count();
-    assert_eq!((count("refunded 3000"), count("exceeds_captured")), (3, 7), "{answers:?}");
+    assert_eq!(
+        (count("refunded 3000"), count("exceeds_captured")),
+        (3, 7),
+        "{answers:?}"
+    );
     assert_eq!(shops[0].effects().await[3], 3);
     assert_eq!(payment(order, &shops[0]).await.refunded, Some(euros(9_000)));
     assert_eq!(give_back(order, &shops[0], None).await, "refunded 1000", "the rest");
@@ -94,7 +115,11 @@ async fn a_refund_without_an_outcome_keeps_its_amount_reserved() {
         assert_eq!(give_back(&order, &shop, Some(8_000)).await, "in_progress");
         assert_eq!(payment(&order, &shop).await.refunded, Some(euros(0)));
         assert_eq!(give_back(&order, &shop, Some(3_000)).await, "exceeds_captured");
-        assert_eq!(order.refund(&shop).await, "in_progress", "the remaining is not known yet");
+        assert_eq!(
+            order.refund(&shop).await,
+            "in_progress",
+            "the remaining is not known yet"
+        );
         shop.line.repair();
         assert_eq!(Order::until_known(|| order.refund(&shop)).await, "refunded 2000");
         assert_eq!(shop.status(&order).await, "refunded");

@@ -7,7 +7,8 @@ use durable::Db;
 use durable_testing::SqliteHome;
 use payments::{Needs, Offers, ProviderPlace, SandboxSettings, Settings, start};
 use payments_contract::{
-    AuthorisePayment, CapturePayment, FindPayment, Payment, RefundRemaining, VoidPayment, authorisation, capture, refund, void,
+    AuthorisePayment, CapturePayment, FindPayment, Payment, RefundRemaining, VoidPayment, authorisation, capture,
+    refund, void,
 };
 use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock};
 use uuid::Uuid;
@@ -27,7 +28,11 @@ pub fn settings() -> Settings {
         call_limit_ms: 200,
         retry_after_ms: 20,
         webhook_secret: Some(SECRET.into()),
-        sandbox: SandboxSettings { slow_ms: 400, timeout_ms: 400, webhook_delay_ms: 0 },
+        sandbox: SandboxSettings {
+            slow_ms: 400,
+            timeout_ms: 400,
+            webhook_delay_ms: 0,
+        },
         ..Settings::default()
     }
 }
@@ -39,7 +44,9 @@ impl Shop {
 
     pub async fn open_with(db: Db, settings: Settings) -> Self {
         let books = SqliteHome::new();
-        let provider = ProviderPlace::Sandbox { books: books.place("sandbox-provider") };
+        let provider = ProviderPlace::Sandbox {
+            books: books.place("sandbox-provider"),
+        };
         let needs = Needs {
             db: db.clone(),
             clock: Arc::new(SystemClock),
@@ -48,7 +55,11 @@ impl Shop {
             provider,
             settings,
         };
-        Shop { offers: start(needs).await.expect("payments starts"), db, _books: books }
+        Shop {
+            offers: start(needs).await.expect("payments starts"),
+            db,
+            _books: books,
+        }
     }
 }
 
@@ -57,7 +68,10 @@ pub fn orders() -> Call {
 }
 
 pub fn euros(amount: i64) -> Money {
-    Money { amount, currency: "EUR".into() }
+    Money {
+        amount,
+        currency: "EUR".into(),
+    }
 }
 
 /// An order that pays 100.00 EUR.
@@ -71,7 +85,12 @@ pub struct Order {
 
 impl Order {
     pub fn paying_by(method: &str) -> Self {
-        Order { id: Uuid::now_v7(), user: Uuid::new_v4(), method: method.to_owned(), amount: Some(euros(10_000)) }
+        Order {
+            id: Uuid::now_v7(),
+            user: Uuid::new_v4(),
+            method: method.to_owned(),
+            amount: Some(euros(10_000)),
+        }
     }
 
     pub fn command(&self, step: &str) -> String {
@@ -89,27 +108,64 @@ impl Order {
     }
 
     pub async fn authorise(&self, shop: &Shop) -> Result<authorisation::Outcome, Fault> {
-        shop.offers.contract.authorise_payment(&orders(), self.authorisation()).await.map(|answer| answer.outcome.unwrap())
+        shop.offers
+            .contract
+            .authorise_payment(&orders(), self.authorisation())
+            .await
+            .map(|answer| answer.outcome.unwrap())
     }
 
     pub async fn capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
-        let request = CapturePayment { command_id: self.command("capture"), order_id: self.id.to_string() };
-        shop.offers.contract.capture_payment(&orders(), request).await.map(|answer| answer.outcome.unwrap())
+        let request = CapturePayment {
+            command_id: self.command("capture"),
+            order_id: self.id.to_string(),
+        };
+        shop.offers
+            .contract
+            .capture_payment(&orders(), request)
+            .await
+            .map(|answer| answer.outcome.unwrap())
     }
 
     pub async fn void(&self, shop: &Shop) -> Result<void::Outcome, Fault> {
         let (command_id, undoes) = (self.command("void"), self.command("authorise"));
-        let request = VoidPayment { command_id, undoes, order_id: self.id.to_string() };
-        shop.offers.contract.void_payment(&orders(), request).await.map(|answer| answer.outcome.unwrap())
+        let request = VoidPayment {
+            command_id,
+            undoes,
+            order_id: self.id.to_string(),
+        };
+        shop.offers
+            .contract
+            .void_payment(&orders(), request)
+            .await
+            .map(|answer| answer.outcome.unwrap())
     }
 
     pub async fn refund(&self, shop: &Shop) -> Result<refund::Outcome, Fault> {
-        let request = RefundRemaining { command_id: self.command("refund"), order_id: self.id.to_string(), reason: "cancelled".into() };
-        shop.offers.contract.refund_remaining(&orders(), request).await.map(|answer| answer.outcome.unwrap())
+        let request = RefundRemaining {
+            command_id: self.command("refund"),
+            order_id: self.id.to_string(),
+            reason: "cancelled".into(),
+        };
+        shop.offers
+            .contract
+            .refund_remaining(&orders(), request)
+            .await
+            .map(|answer| answer.outcome.unwrap())
     }
 
     pub async fn find_as(&self, shop: &Shop, call: &Call) -> Option<Payment> {
-        shop.offers.contract.find_payment(call, FindPayment { order_id: self.id.to_string() }).await.unwrap().payment
+        shop.offers
+            .contract
+            .find_payment(
+                call,
+                FindPayment {
+                    order_id: self.id.to_string(),
+                },
+            )
+            .await
+            .unwrap()
+            .payment
     }
 
     pub async fn payment(&self, shop: &Shop) -> Payment {
@@ -119,7 +175,10 @@ impl Order {
     /// Authorised and captured.
     pub async fn captured(shop: &Shop) -> Self {
         let order = Order::paying_by("pm_card_visa");
-        assert!(matches!(order.authorise(shop).await, Ok(authorisation::Outcome::Authorised(_))));
+        assert!(matches!(
+            order.authorise(shop).await,
+            Ok(authorisation::Outcome::Authorised(_))
+        ));
         assert!(matches!(order.capture(shop).await, Ok(capture::Outcome::Captured(_))));
         order
     }

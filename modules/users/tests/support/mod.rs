@@ -45,23 +45,48 @@ struct ContractKeys(Arc<dyn Users>);
 impl KeySource for ContractKeys {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
         let keys = self.0.list_signing_keys(&Call::default(), ListSigningKeys {}).await?;
-        Ok(keys.items.into_iter().map(|key| VerifyingKey { kid: key.kid, x: key.x }).collect())
+        Ok(keys
+            .items
+            .into_iter()
+            .map(|key| VerifyingKey { kid: key.kid, x: key.x })
+            .collect())
     }
 }
 
 impl Shop {
     pub async fn open(db: Db) -> Self {
         // Weak hashes: what they cost is not what is tested here.
-        Shop::open_with(db, Settings { argon2_memory_kib: 64, ..Settings::default() }, Arc::new(SystemClock)).await
+        Shop::open_with(
+            db,
+            Settings {
+                argon2_memory_kib: 64,
+                ..Settings::default()
+            },
+            Arc::new(SystemClock),
+        )
+        .await
     }
 
     pub async fn open_with(db: Db, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let (issuer, audience) = (settings.issuer.clone(), settings.audience.clone());
-        let needs = Needs { db, clock: clock.clone(), ids: Arc::new(RandomIds), secrets: Arc::new(RandomSecrets), demo: true, settings };
+        let needs = Needs {
+            db,
+            clock: clock.clone(),
+            ids: Arc::new(RandomIds),
+            secrets: Arc::new(RandomSecrets),
+            demo: true,
+            settings,
+        };
         let offers = users::start(needs).await.unwrap();
         let keys = Arc::new(ContractKeys(offers.contract.clone()));
         let verifier = Data::new(Verifier::new(keys, issuer, audience, clock.clone()));
-        Shop { contract: offers.contract.clone(), seed: offers.seed.clone(), clock, offers, verifier }
+        Shop {
+            contract: offers.contract.clone(),
+            seed: offers.seed.clone(),
+            clock,
+            offers,
+            verifier,
+        }
     }
 
     pub async fn send(&self, request: TestRequest) -> Reply {
@@ -73,10 +98,15 @@ impl Shop {
             .configure(move |config| well_known.configure(config))
             .split_for_parts();
         let app = test::init_service(app).await;
-        let response = test::call_service(&app, request.peer_addr("127.0.0.1:50000".parse().unwrap()).to_request()).await;
+        let response =
+            test::call_service(&app, request.peer_addr("127.0.0.1:50000".parse().unwrap()).to_request()).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = test::read_body(response).await;
-        Reply { status, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+        Reply {
+            status,
+            headers,
+            body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        }
     }
 
     pub fn routes(&self) -> web::Routes {
@@ -85,13 +115,20 @@ impl Shop {
 
     /// The new user's id.
     pub async fn register(&self, email: &str) -> String {
-        let reply = self.send(post("/api/v1/users", json!({"email": email, "password": PASSWORD, "name": "Ada"}))).await;
+        let reply = self
+            .send(post(
+                "/api/v1/users",
+                json!({"email": email, "password": PASSWORD, "name": "Ada"}),
+            ))
+            .await;
         assert_eq!(reply.status, 201, "{}", reply.body);
         reply.text("/id")
     }
 
     pub async fn log_in(&self, email: &str, password: &str) -> Session {
-        let reply = self.send(post("/api/v1/sessions", json!({"email": email, "password": password}))).await;
+        let reply = self
+            .send(post("/api/v1/sessions", json!({"email": email, "password": password})))
+            .await;
         assert_eq!(reply.status, 201, "{}", reply.body);
         reply.session()
     }
@@ -105,15 +142,25 @@ impl Session {
 
 impl Reply {
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+            .unwrap_or_default()
     }
 
     pub fn text(&self, pointer: &str) -> String {
-        self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+        self.body
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub fn session(&self) -> Session {
-        Session { access_token: self.text("/access_token"), refresh_token: self.text("/refresh_token") }
+        Session {
+            access_token: self.text("/access_token"),
+            refresh_token: self.text("/refresh_token"),
+        }
     }
 
     /// Status and code, of an error.

@@ -30,7 +30,8 @@ impl Ops {
     /// `invalid_cursor`; as any query.
     pub async fn list_audit(&self, page: &PageRequest) -> Result<Page<AuditEntry>, Fault> {
         let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
-        let sql = "select id, at, actor, action, target, reason, comment from audit where id < $1 order by id desc limit $2";
+        let sql =
+            "select id, at, actor, action, target, reason, comment from audit where id < $1 order by id desc limit $2";
         let rows = self.all(sql, [before(page)?.into(), limit.into()]).await?;
         let entries = rows.iter().map(AuditEntry::read).collect::<Result<Vec<_>, Fault>>()?;
         Ok(page.page(entries, |entry| entry.id.to_string()))

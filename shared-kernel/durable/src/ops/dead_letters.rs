@@ -51,7 +51,8 @@ pub struct DeadLetterEvent {
     pub event: serde_json::Value,
 }
 
-const COLUMNS: &str = "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error";
+const COLUMNS: &str =
+    "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error";
 
 impl Ops {
     /// The newest first; those in one state, or all. Only `dead` ones wait for a person.
@@ -61,8 +62,14 @@ impl Ops {
     pub async fn list_dead_letters(&self, state: Option<&str>, page: &PageRequest) -> Result<Page<DeadLetter>, Fault> {
         check_state(state, &["waiting", "retrying", "dead", "discarded"])?;
         let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
-        let sql = format!("select {COLUMNS} from retry where id < $1 and (state = $2 or $2 = '') order by id desc limit $3");
-        let rows = self.all(&sql, [before(page)?.into(), state.unwrap_or_default().into(), limit.into()]).await?;
+        let sql =
+            format!("select {COLUMNS} from retry where id < $1 and (state = $2 or $2 = '') order by id desc limit $3");
+        let rows = self
+            .all(
+                &sql,
+                [before(page)?.into(), state.unwrap_or_default().into(), limit.into()],
+            )
+            .await?;
         let letters = rows.iter().map(DeadLetter::read).collect::<Result<Vec<_>, Fault>>()?;
         Ok(page.page(letters, |letter| letter.id.to_string()))
     }
@@ -70,18 +77,29 @@ impl Ops {
     /// # Errors
     /// `not_found`; as any query.
     pub async fn find_dead_letter(&self, id: Uuid) -> Result<DeadLetterEvent, Fault> {
-        let rows = self.all(&format!("select {COLUMNS}, body from retry where id = $1"), [id.into()]).await?;
+        let rows = self
+            .all(&format!("select {COLUMNS}, body from retry where id = $1"), [id.into()])
+            .await?;
         let row = rows.first().ok_or_else(|| Fault::not_found("dead letter"))?;
         let body: String = row.try_get("", "body").map_err(fault)?;
         let event = serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body));
-        Ok(DeadLetterEvent { letter: DeadLetter::read(row)?, event })
+        Ok(DeadLetterEvent {
+            letter: DeadLetter::read(row)?,
+            event,
+        })
     }
 
     /// Has a dead letter tried again, at once and with a clean record.
     ///
     /// # Errors
     /// `not_found`; `not_dead` if it does not wait for a person.
-    pub async fn replay_dead_letter(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<DeadLetter, Fault> {
+    pub async fn replay_dead_letter(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<DeadLetter, Fault> {
         let action = Action::new(actor, id, reason, comment);
         let write = self.db.write(move |tx| {
             let action = action.clone();
@@ -103,7 +121,13 @@ impl Ops {
     ///
     /// # Errors
     /// `not_found`; `not_discardable` while it waits for an earlier version, or once it is discarded.
-    pub async fn discard_dead_letter(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<DeadLetter, Fault> {
+    pub async fn discard_dead_letter(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<DeadLetter, Fault> {
         let action = Action::new(actor, id, reason, comment);
         let write = self.db.write(move |tx| {
             let action = action.clone();
@@ -144,7 +168,12 @@ struct Action {
 
 impl Action {
     fn new(actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Self {
-        Action { actor: Arc::new(actor.clone()), id, reason: reason.into(), comment: comment.map(Into::into) }
+        Action {
+            actor: Arc::new(actor.clone()),
+            id,
+            reason: reason.into(),
+            comment: comment.map(Into::into),
+        }
     }
 
     /// Changes the row, which may have changed since it was loaded: then the job looks again.
@@ -157,12 +186,22 @@ impl Action {
     }
 
     async fn audit(&self, tx: &Tx, action: &str) -> Result<(), Fault> {
-        audit(tx, &self.actor, action, &format!("dead_letter/{}", self.id), &self.reason, self.comment.as_deref()).await
+        audit(
+            tx,
+            &self.actor,
+            action,
+            &format!("dead_letter/{}", self.id),
+            &self.reason,
+            self.comment.as_deref(),
+        )
+        .await
     }
 }
 
 async fn load(tx: &Tx, id: Uuid) -> Result<DeadLetter, Fault> {
-    let row = tx.query_one(&format!("select {COLUMNS} from retry where id = $1"), [id.into()]).await?;
+    let row = tx
+        .query_one(&format!("select {COLUMNS} from retry where id = $1"), [id.into()])
+        .await?;
     DeadLetter::read(&row.ok_or_else(|| Fault::not_found("dead letter"))?)
 }
 

@@ -56,15 +56,34 @@ impl Ops {
     /// # Errors
     /// As any query.
     pub async fn counts(&self) -> Result<Counts, Fault> {
-        let outbox = self.all("select count(*) as events, min(created_at) as oldest from outbox where state = 'pending'", []).await?;
-        let retries = self.all("select state, count(*) as events from retry where state <> 'discarded' group by state", []).await?;
+        let outbox = self
+            .all(
+                "select count(*) as events, min(created_at) as oldest from outbox where state = 'pending'",
+                [],
+            )
+            .await?;
+        let retries = self
+            .all(
+                "select state, count(*) as events from retry where state <> 'discarded' group by state",
+                [],
+            )
+            .await?;
         let number = |row: &QueryResult| row.try_get::<i64>("", "events").map_err(fault);
         let of = |state: &str| -> Result<i64, Fault> {
-            let row = retries.iter().find(|row| row.try_get::<String>("", "state").is_ok_and(|found| found == state));
+            let row = retries
+                .iter()
+                .find(|row| row.try_get::<String>("", "state").is_ok_and(|found| found == state));
             row.map_or(Ok(0), number)
         };
-        let oldest: Option<i64> = outbox.first().map(|row| row.try_get("", "oldest")).transpose().map_err(fault)?.flatten();
-        let age = oldest.map_or(0, |oldest| self.db.clock().now().since(Timestamp::from_ms(oldest)).as_millis());
+        let oldest: Option<i64> = outbox
+            .first()
+            .map(|row| row.try_get("", "oldest"))
+            .transpose()
+            .map_err(fault)?
+            .flatten();
+        let age = oldest.map_or(0, |oldest| {
+            self.db.clock().now().since(Timestamp::from_ms(oldest)).as_millis()
+        });
         Ok(Counts {
             outbox_pending: outbox.first().map_or(Ok(0), number)?,
             outbox_oldest_ms: i64::try_from(age).unwrap_or(i64::MAX),
@@ -74,7 +93,11 @@ impl Ops {
         })
     }
 
-    pub(crate) async fn all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, Fault> {
+    pub(crate) async fn all(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, Fault> {
         let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
         self.db.read().query_all_raw(statement).await.map_err(fault)
     }
@@ -83,7 +106,9 @@ impl Ops {
 /// The id a page starts behind; the greatest there is for the first page, because lists show the newest first.
 pub(crate) fn before(page: &PageRequest) -> Result<Uuid, Fault> {
     match &page.after {
-        Some(Cursor(text)) => Uuid::parse_str(text).map_err(|_| Fault::malformed("invalid_cursor", "This cursor is not one of ours.")),
+        Some(Cursor(text)) => {
+            Uuid::parse_str(text).map_err(|_| Fault::malformed("invalid_cursor", "This cursor is not one of ours."))
+        }
         None => Ok(Uuid::max()),
     }
 }

@@ -47,8 +47,14 @@ const STATES: [&str; 2] = ["pending", "sent"];
 
 /// One of the known states stands in the text, because the index over it is used for this text alone.
 fn newest(state: Option<&str>) -> String {
-    let in_state = STATES.into_iter().find(|known| state == Some(*known)).map(|state| format!("and state = '{state}'"));
-    format!("select {COLUMNS} from outbox where id < $1 {} order by id desc limit $2", in_state.unwrap_or_default())
+    let in_state = STATES
+        .into_iter()
+        .find(|known| state == Some(*known))
+        .map(|state| format!("and state = '{state}'"));
+    format!(
+        "select {COLUMNS} from outbox where id < $1 {} order by id desc limit $2",
+        in_state.unwrap_or_default()
+    )
 }
 
 impl Ops {
@@ -67,11 +73,19 @@ impl Ops {
     /// # Errors
     /// `not_found`; as any query.
     pub async fn find_outbox_event(&self, id: Uuid) -> Result<OutboxEvent, Fault> {
-        let rows = self.all(&format!("select {COLUMNS}, body from outbox where id = $1"), [id.into()]).await?;
+        let rows = self
+            .all(
+                &format!("select {COLUMNS}, body from outbox where id = $1"),
+                [id.into()],
+            )
+            .await?;
         let row = rows.first().ok_or_else(|| Fault::not_found("event"))?;
         let body: String = row.try_get("", "body").map_err(fault)?;
         let event = serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body));
-        Ok(OutboxEvent { entry: OutboxEntry::read(row)?, event })
+        Ok(OutboxEvent {
+            entry: OutboxEntry::read(row)?,
+            event,
+        })
     }
 }
 
@@ -87,7 +101,10 @@ impl OutboxEntry {
             attempts: row.try_get("", "attempts").map_err(fault)?,
             next_attempt_at: at("next_attempt_at")?,
             created_at: at("created_at")?,
-            sent_at: row.try_get::<Option<i64>>("", "sent_at").map_err(fault)?.map(Timestamp::from_ms),
+            sent_at: row
+                .try_get::<Option<i64>>("", "sent_at")
+                .map_err(fault)?
+                .map(Timestamp::from_ms),
             last_error: row.try_get("", "last_error").map_err(fault)?,
         })
     }
@@ -101,9 +118,16 @@ mod tests {
     /// What waits is looked at when much does not, and then among very many events.
     #[tokio::test]
     async fn the_newest_pending_events_are_found_without_going_through_the_sent_ones() {
-        for (state, index) in [(Some("pending"), "outbox_pending_by_id"), (Some("sent"), "id<?"), (None, "id<?")] {
+        for (state, index) in [
+            (Some("pending"), "outbox_pending_by_id"),
+            (Some("sent"), "id<?"),
+            (None, "id<?"),
+        ] {
             let steps = steps(&newest(state), [uuid::Uuid::max().into(), 10_i64.into()]).await;
-            assert!(steps.len() == 1 && steps[0].starts_with("SEARCH") && steps[0].contains(index), "{state:?}: {steps:#?}");
+            assert!(
+                steps.len() == 1 && steps[0].starts_with("SEARCH") && steps[0].contains(index),
+                "{state:?}: {steps:#?}"
+            );
         }
     }
 }

@@ -67,8 +67,12 @@ impl Deliveries {
 
     /// The modules listened to.
     fn sources(&self) -> Vec<String> {
-        let mut sources: Vec<String> =
-            self.topics().iter().filter_map(|topic| topic.split_once('.')).map(|(source, _)| source.to_owned()).collect();
+        let mut sources: Vec<String> = self
+            .topics()
+            .iter()
+            .filter_map(|topic| topic.split_once('.'))
+            .map(|(source, _)| source.to_owned())
+            .collect();
         sources.dedup();
         sources
     }
@@ -79,7 +83,8 @@ impl Deliveries {
         let (now, settings) = (self.db().clock().now(), self.db().settings());
         let window = Duration::from_secs(settings.feed_window_hours * 3_600);
         let kept = Duration::from_secs(settings.outbox_keep_days * 86_400);
-        last.filter(|last| *last > now.minus(window)).map_or(now.minus(kept), |last| last.minus(OVERLAP))
+        last.filter(|last| *last > now.minus(window))
+            .map_or(now.minus(kept), |last| last.minus(OVERLAP))
     }
 
     /// Compares the lanes with what the producer says, and fetches what is missing.
@@ -88,7 +93,12 @@ impl Deliveries {
         let since = self.looks_back_to(last);
         let mut after = String::new();
         loop {
-            let request = ListSubjects { module: source.to_owned(), since_ms: since.as_ms(), after_subject: after, limit: feed::PAGE };
+            let request = ListSubjects {
+                module: source.to_owned(),
+                since_ms: since.as_ms(),
+                after_subject: after,
+                limit: feed::PAGE,
+            };
             let call = Call::by_module(self.db().module()).within(FEED_LIMIT);
             let page = within(feed.list_subjects(&call, request)).await?.items;
             let Some(last) = page.last() else { return Ok(()) };
@@ -135,11 +145,24 @@ impl Deliveries {
         let lane = lanes(self.db(), source, &[subject]).await?;
         let mut from = lane.get(subject).copied().unwrap_or(0) + 1;
         loop {
-            let Events { items, first_kept_version } = self.ask(feed, source, subject, from).await?;
-            let first_kept = if first_kept_version == 0 { known + 1 } else { first_kept_version };
-            let first = items.first().map(|body| Envelope::from_bytes(body.as_bytes())).transpose();
+            let Events {
+                items,
+                first_kept_version,
+            } = self.ask(feed, source, subject, from).await?;
+            let first_kept = if first_kept_version == 0 {
+                known + 1
+            } else {
+                first_kept_version
+            };
+            let first = items
+                .first()
+                .map(|body| Envelope::from_bytes(body.as_bytes()))
+                .transpose();
             // What was given counts for more than what is said to be kept: the outbox may be pruned between the two.
-            let first = first.ok().flatten().map_or(first_kept, |event| event.version.min(first_kept));
+            let first = first
+                .ok()
+                .flatten()
+                .map_or(first_kept, |event| event.version.min(first_kept));
             let gone = (first - 1).min(known);
             if gone >= from {
                 self.pass_over(source, subject, from - 1, gone).await?;
@@ -162,11 +185,23 @@ impl Deliveries {
         }
     }
 
-    async fn ask(&self, feed: &Arc<dyn EventFeed>, source: &str, subject: &str, from_version: i64) -> Result<Events, Fault> {
-        let request = ListEvents { module: source.to_owned(), subject: subject.to_owned(), from_version, limit: EVENTS };
+    async fn ask(
+        &self,
+        feed: &Arc<dyn EventFeed>,
+        source: &str,
+        subject: &str,
+        from_version: i64,
+    ) -> Result<Events, Fault> {
+        let request = ListEvents {
+            module: source.to_owned(),
+            subject: subject.to_owned(),
+            from_version,
+            limit: EVENTS,
+        };
         let call = Call::by_module(self.db().module()).within(FEED_LIMIT);
         let events = within(feed.list_events(&call, request)).await?;
-        metrics::counter!("banyan_events_fetched_total", "module" => self.db().module().to_owned()).increment(events.items.len() as u64);
+        metrics::counter!("banyan_events_fetched_total", "module" => self.db().module().to_owned())
+            .increment(events.items.len() as u64);
         Ok(events)
     }
 
@@ -200,16 +235,34 @@ impl Deliveries {
 /// Where the lanes of these subjects stand; a subject without one has not been heard of.
 pub(super) async fn lanes(db: &Db, source: &str, subjects: &[&str]) -> Result<HashMap<String, i64>, Fault> {
     let places: Vec<String> = (2..subjects.len() + 2).map(|place| format!("${place}")).collect();
-    let sql = format!("select subject, last_version from lane where source = $1 and subject in ({})", places.join(", "));
+    let sql = format!(
+        "select subject, last_version from lane where source = $1 and subject in ({})",
+        places.join(", ")
+    );
     let values = std::iter::once(Value::from(source)).chain(subjects.iter().map(|subject| Value::from(*subject)));
-    let rows = db.read().query_all_raw(Statement::from_sql_and_values(db.backend(), sql, values)).await.map_err(fault)?;
-    rows.iter().map(|row| Ok((row.try_get("", "subject").map_err(fault)?, row.try_get("", "last_version").map_err(fault)?))).collect()
+    let rows = db
+        .read()
+        .query_all_raw(Statement::from_sql_and_values(db.backend(), sql, values))
+        .await
+        .map_err(fault)?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                row.try_get("", "subject").map_err(fault)?,
+                row.try_get("", "last_version").map_err(fault)?,
+            ))
+        })
+        .collect()
 }
 
 fn feed_of<'a>(feeds: &'a Feeds, source: &str) -> Result<&'a Arc<dyn EventFeed>, Fault> {
-    feeds.get(source).ok_or_else(|| Fault::unavailable(format!("It is not known where to ask {source} for its events.")))
+    feeds
+        .get(source)
+        .ok_or_else(|| Fault::unavailable(format!("It is not known where to ask {source} for its events.")))
 }
 
 async fn within<T>(asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    timeout(FEED_LIMIT, asked).await.unwrap_or_else(|_| Err(Fault::timeout("The producer did not answer in time.")))
+    timeout(FEED_LIMIT, asked)
+        .await
+        .unwrap_or_else(|_| Err(Fault::timeout("The producer did not answer in time.")))
 }

@@ -55,7 +55,10 @@ pub(super) enum By {
 
 impl Deliveries {
     pub fn new(reactions: Reactions) -> Self {
-        Deliveries { reactions: Arc::new(reactions), missed: Arc::default() }
+        Deliveries {
+            reactions: Arc::new(reactions),
+            missed: Arc::default(),
+        }
     }
 
     pub fn topics(&self) -> Vec<String> {
@@ -94,7 +97,10 @@ impl Deliveries {
                 Taken::Kept
             }
         };
-        let labels = [("module", self.db().module().to_owned()), ("outcome", taken.as_str().to_owned())];
+        let labels = [
+            ("module", self.db().module().to_owned()),
+            ("outcome", taken.as_str().to_owned()),
+        ];
         metrics::counter!("banyan_reactions_total", &labels).increment(1);
         metrics::histogram!("banyan_reaction_seconds", &labels).record(began.elapsed().as_secs_f64());
         Ok(taken)
@@ -119,7 +125,12 @@ impl Deliveries {
 
 /// The transaction of an event: its lane, its reactions, its row in the retry table.
 async fn handle(tx: &Tx, reactions: &Reactions, envelope: &Envelope, by: By) -> Result<Taken, Fault> {
-    let Envelope { source, subject, version, .. } = envelope;
+    let Envelope {
+        source,
+        subject,
+        version,
+        ..
+    } = envelope;
     let reached = lane::reached(tx, source, subject).await?;
     if *version <= reached {
         retry::forget(tx, source, subject, *version).await?;
@@ -168,7 +179,10 @@ impl Listener for Deliveries {
 
     async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault> {
         tracing::error!(module = self.db().module(), %why, "a frame is unreadable; it is a dead letter now");
-        let (body, why) = (Arc::<str>::from(retry::frame_text(frame)), Arc::<str>::from(why.to_string()));
+        let (body, why) = (
+            Arc::<str>::from(retry::frame_text(frame)),
+            Arc::<str>::from(why.to_string()),
+        );
         let key = retry::frame_key(frame);
         let write = self.db().write(move |tx| {
             let (key, body, why) = (key.clone(), body.clone(), why.clone());

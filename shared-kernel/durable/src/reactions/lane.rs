@@ -22,7 +22,10 @@ pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to:
     } else {
         "update lane set last_version = $3 where source = $1 and subject = $2 and last_version = $4"
     };
-    match tx.execute(sql, [source.into(), subject.into(), to.into(), from.into()]).await? {
+    match tx
+        .execute(sql, [source.into(), subject.into(), to.into(), from.into()])
+        .await?
+    {
         1 => Ok(()),
         _ => Err(lost_race("somebody else followed this subject meanwhile")),
     }

@@ -39,7 +39,9 @@ impl State {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [State::Waiting, State::Retrying, State::Dead, State::Discarded].into_iter().find(|state| state.as_str() == text)
+        [State::Waiting, State::Retrying, State::Dead, State::Discarded]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 
@@ -62,11 +64,20 @@ pub(crate) struct Due {
 
 pub(crate) async fn states(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<Kept, Fault> {
     let sql = "select version, state from retry where source = $1 and subject = $2 and version in ($3, $4)";
-    let rows = tx.query_all(sql, [source.into(), subject.into(), version.into(), (version + 1).into()]).await?;
+    let rows = tx
+        .query_all(
+            sql,
+            [source.into(), subject.into(), version.into(), (version + 1).into()],
+        )
+        .await?;
     let mut kept = Kept { this: None, next: None };
     for row in rows {
         let state = State::parse(&row.try_get::<String>("", "state").map_err(fault)?);
-        if row.try_get::<i64>("", "version").map_err(fault)? == version { kept.this = state } else { kept.next = state }
+        if row.try_get::<i64>("", "version").map_err(fault)? == version {
+            kept.this = state
+        } else {
+            kept.next = state
+        }
     }
     Ok(kept)
 }
@@ -99,12 +110,26 @@ pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fau
 /// ever; anything else counts, and too much of it makes the event a dead letter. What cannot be read will not become readable by waiting.
 pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Result<(), Fault> {
     let sql = "select attempts, failures, state from retry where source = $1 and subject = $2 and version = $3";
-    let key = [envelope.source.as_str().into(), envelope.subject.as_str().into(), envelope.version.into()];
+    let key = [
+        envelope.source.as_str().into(),
+        envelope.subject.as_str().into(),
+        envelope.version.into(),
+    ];
     let row = tx.query_one(sql, key).await?;
-    let number = |name: &str| row.as_ref().map_or(Ok(0), |row| row.try_get::<i64>("", name).map_err(fault));
+    let number = |name: &str| {
+        row.as_ref()
+            .map_or(Ok(0), |row| row.try_get::<i64>("", name).map_err(fault))
+    };
     let (attempts, failures) = (number("attempts")?, number("failures")?);
-    let state: Option<String> = row.as_ref().map(|row| row.try_get("", "state")).transpose().map_err(fault)?;
-    if matches!(state.as_deref().and_then(State::parse), Some(State::Dead | State::Discarded)) {
+    let state: Option<String> = row
+        .as_ref()
+        .map(|row| row.try_get("", "state"))
+        .transpose()
+        .map_err(fault)?;
+    if matches!(
+        state.as_deref().and_then(State::parse),
+        Some(State::Dead | State::Discarded)
+    ) {
         return Ok(());
     }
     let failures = if why.is_transient() { failures } else { failures + 1 };
@@ -160,7 +185,9 @@ pub(crate) async fn keep_frame(tx: &Tx, key: &str, body: &str, why: &str) -> Res
 /// The event is handled: nothing of it is left to do. What a person discarded stays on record.
 pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<(), Fault> {
     let sql = "delete from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
-    tx.execute(sql, [source.into(), subject.into(), version.into()]).await.map(drop)
+    tx.execute(sql, [source.into(), subject.into(), version.into()])
+        .await
+        .map(drop)
 }
 
 /// Puts off an event that could not even be tried, because what comes before it cannot be had now.
@@ -238,7 +265,10 @@ pub(crate) fn frame_key(frame: &[u8]) -> String {
 pub(crate) fn frame_text(frame: &[u8]) -> String {
     match std::str::from_utf8(frame) {
         Ok(text) if !text.contains('\0') => text.to_owned(),
-        _ => format!("hex:{}", frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        _ => format!(
+            "hex:{}",
+            frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        ),
     }
 }
 

@@ -29,7 +29,10 @@ impl Deliveries {
                 let run = |held: CancellationToken| {
                     let (deliveries, feeds) = (&deliveries, &feeds);
                     async move {
-                        tokio::join!(deliveries.retry_until(feeds, &held), deliveries.compare_until(feeds, &held));
+                        tokio::join!(
+                            deliveries.retry_until(feeds, &held),
+                            deliveries.compare_until(feeds, &held)
+                        );
                     }
                 };
                 lease::hold(deliveries.db(), "reactions", &stop, run).await;
@@ -67,8 +70,11 @@ impl Deliveries {
             return Ok(poll.min(first.next_attempt_at.since(now)));
         }
         let due = heads.into_iter().filter(|due| due.next_attempt_at <= now);
-        let tried: Vec<Result<(), Fault>> =
-            futures::stream::iter(due).map(|due| self.try_again(feeds, due)).buffer_unordered(CONCURRENCY).collect().await;
+        let tried: Vec<Result<(), Fault>> = futures::stream::iter(due)
+            .map(|due| self.try_again(feeds, due))
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
         tried.into_iter().collect::<Result<(), Fault>>()?;
         Ok(Duration::ZERO)
     }
@@ -97,7 +103,13 @@ impl Deliveries {
 
     /// A frame that somebody wants tried again: perhaps this build can read it.
     async fn read_again(&self, due: Due) -> Result<(), Fault> {
-        match Envelope::from_bytes(due.body.as_bytes()).and_then(|event| if event.version < 1 { Err(no_version()) } else { Ok(event) }) {
+        match Envelope::from_bytes(due.body.as_bytes()).and_then(|event| {
+            if event.version < 1 {
+                Err(no_version())
+            } else {
+                Ok(event)
+            }
+        }) {
             Ok(envelope) => {
                 self.take(envelope, By::Bus).await?;
                 let write = self.db().write(move |tx| {

@@ -23,7 +23,11 @@ pub(super) struct Claim {
 
 impl From<&Row> for Claim {
     fn from(row: &Row) -> Self {
-        Claim { id: row.id, token: row.lease_token, command_id: row.command_id }
+        Claim {
+            id: row.id,
+            token: row.lease_token,
+            command_id: row.command_id,
+        }
     }
 }
 
@@ -49,8 +53,15 @@ pub(super) enum Origin {
 ///
 /// # Errors
 /// The definition's fault, or the database's; nothing is stored then.
-pub(super) async fn advance(tx: &Tx, claim: Claim, definition: &dyn Definition, brought: Brought) -> Result<Option<Row>, Fault> {
-    let Some(mut row) = load_claimed(tx, claim).await? else { return Ok(None) };
+pub(super) async fn advance(
+    tx: &Tx,
+    claim: Claim,
+    definition: &dyn Definition,
+    brought: Brought,
+) -> Result<Option<Row>, Fault> {
+    let Some(mut row) = load_claimed(tx, claim).await? else {
+        return Ok(None);
+    };
     let now = tx.database_now().await?;
     let input = match brought {
         Brought::Answer(answer) => Input::News(answer),
@@ -78,7 +89,9 @@ pub(super) async fn advance(tx: &Tx, claim: Claim, definition: &dyn Definition, 
 
 /// Stores that a saga could not go on: later again, or parked if it is a bug and was met too often. Gives the lease back.
 pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin) -> Result<Option<Row>, Fault> {
-    let Some(mut row) = load_claimed(tx, claim).await? else { return Ok(None) };
+    let Some(mut row) = load_claimed(tx, claim).await? else {
+        return Ok(None);
+    };
     let now = tx.database_now().await?;
     let wait = backoff(tx.settings(), row.attempts, fault.retry_after);
     row.attempts += 1;
@@ -96,12 +109,26 @@ pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin
     let entry = if fault.is_transient() { "unknown" } else { "failed" };
     // Retries have no limit, the log has: an entry for each doubling tells as much.
     if !fault.is_transient() || (row.attempts as u64).is_power_of_two() {
-        store::log(tx, row.id, entry, &row.step, &format!("attempt {}: {fault}", row.attempts)).await?;
+        store::log(
+            tx,
+            row.id,
+            entry,
+            &row.step,
+            &format!("attempt {}: {fault}", row.attempts),
+        )
+        .await?;
     }
     if row.failures >= tx.settings().max_failures {
         let reason = format!("failed {} times; {fault}", row.failures);
         park(&mut row, reason);
-        store::log(tx, row.id, "parked", &row.step, row.parked_reason.as_deref().unwrap_or_default()).await?;
+        store::log(
+            tx,
+            row.id,
+            "parked",
+            &row.step,
+            row.parked_reason.as_deref().unwrap_or_default(),
+        )
+        .await?;
         tx.wake(row.business_key.as_str());
     }
     row.release();

@@ -51,7 +51,10 @@ impl<S: Saga> Definition for Defined<S> {
     async fn send(&self, call: &Call, command_id: Uuid, command: &str) -> Result<Answer, Fault> {
         let command: S::Command = read("command", command)?;
         let news = self.0.send(call, command_id, &command).await?;
-        Ok(Answer { text: write("news", &news)?, news: Arc::new(news) })
+        Ok(Answer {
+            text: write("news", &news)?,
+            news: Arc::new(news),
+        })
     }
 
     async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<Answer>) -> Result<Decided, Fault> {
@@ -66,7 +69,10 @@ impl<S: Saga> Definition for Defined<S> {
             call: call(tx.module(), row),
         };
         let decision = self.0.decide(tx, &mut progress, typed::<S>(input)?).await?;
-        Ok(Decided { payload: write("state", &progress.state)?, decision: as_bytes(decision)? })
+        Ok(Decided {
+            payload: write("state", &progress.state)?,
+            decision: as_bytes(decision)?,
+        })
     }
 
     async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault> {
@@ -91,7 +97,10 @@ fn typed<S: Saga>(input: Input<Answer>) -> Result<Input<S::News>, Fault> {
     Ok(match input {
         Input::News(answer) => {
             let news = answer.news.downcast_ref::<S::News>();
-            Input::News(news.cloned().ok_or_else(|| Fault::internal("foreign_news", "news of another saga's type"))?)
+            Input::News(
+                news.cloned()
+                    .ok_or_else(|| Fault::internal("foreign_news", "news of another saga's type"))?,
+            )
         }
         Input::Started => Input::Started,
         Input::Refused(fault) => Input::Refused(fault),
@@ -103,25 +112,39 @@ fn typed<S: Saga>(input: Input<Answer>) -> Result<Input<S::News>, Fault> {
 
 fn as_bytes<C: Serialize>(decision: Decision<C>) -> Result<Decision<String>, Fault> {
     Ok(match decision {
-        Decision::Do { step, command } => Decision::Do { step, command: write("command", &command)? },
-        Decision::Undo { step, command } => Decision::Undo { step, command: write("command", &command)? },
+        Decision::Do { step, command } => Decision::Do {
+            step,
+            command: write("command", &command)?,
+        },
+        Decision::Undo { step, command } => Decision::Undo {
+            step,
+            command: write("command", &command)?,
+        },
         Decision::Repeat { after } => Decision::Repeat { after },
         Decision::Continue => Decision::Continue,
         Decision::Complete => Decision::Complete,
         Decision::Compensated => Decision::Compensated,
         Decision::Park { reason } => Decision::Park { reason },
-        Decision::ParkRefused { reason, attempt, command } => {
-            Decision::ParkRefused { reason, attempt, command: write("command", &command)? }
-        }
+        Decision::ParkRefused {
+            reason,
+            attempt,
+            command,
+        } => Decision::ParkRefused {
+            reason,
+            attempt,
+            command: write("command", &command)?,
+        },
     })
 }
 
 fn read<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|error| Fault::internal("unreadable_saga", format!("its {what} cannot be read: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| Fault::internal("unreadable_saga", format!("its {what} cannot be read: {error}")))
 }
 
 fn write<T: Serialize>(what: &str, value: &T) -> Result<String, Fault> {
-    serde_json::to_string(value).map_err(|error| Fault::internal("unwritable_saga", format!("its {what} cannot be written: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Fault::internal("unwritable_saga", format!("its {what} cannot be written: {error}")))
 }
 
 /// The definitions of one module.
@@ -138,7 +161,9 @@ impl Definitions {
     }
 
     pub fn find(&self, kind: &str, version: i64) -> Option<&Arc<dyn Definition>> {
-        self.0.iter().find(|known| known.kind() == kind && known.version() == version)
+        self.0
+            .iter()
+            .find(|known| known.kind() == kind && known.version() == version)
     }
 
     /// Kinds and versions this binary knows.

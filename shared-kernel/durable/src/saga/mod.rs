@@ -58,7 +58,12 @@ pub trait Saga: Send + Sync + 'static {
     ///
     /// # Errors
     /// A fault that is no refusal: tried again; a refusal or an internal one counts as a bug, and too many park the saga.
-    async fn decide(&self, tx: &Tx, saga: &mut Progress<Self::State>, input: Input<Self::News>) -> Result<Decision<Self::Command>, Fault>;
+    async fn decide(
+        &self,
+        tx: &Tx,
+        saga: &mut Progress<Self::State>,
+        input: Input<Self::News>,
+    ) -> Result<Decision<Self::Command>, Fault>;
 
     /// What operators may see of its state: steps, ids and outcomes. Never what is personal; an operator need not be allowed to see that.
     fn shown(state: &Self::State) -> serde_json::Value {
@@ -139,12 +144,30 @@ pub enum Decision<C> {
 ///
 /// # Errors
 /// `saga_exists` (internal) if there is one already for this key; as any query.
-pub async fn start<S: Saga>(tx: &Tx, call: &Call, business_key: &str, state: &S::State, deadline: Option<Duration>) -> Result<Uuid, Fault> {
-    let payload = serde_json::to_string(state).map_err(|error| Fault::internal("unwritable_saga", format!("{}: {error}", S::KIND)))?;
+pub async fn start<S: Saga>(
+    tx: &Tx,
+    call: &Call,
+    business_key: &str,
+    state: &S::State,
+    deadline: Option<Duration>,
+) -> Result<Uuid, Fault> {
+    let payload = serde_json::to_string(state)
+        .map_err(|error| Fault::internal("unwritable_saga", format!("{}: {error}", S::KIND)))?;
     let id = tx.ids().new_id();
-    let new = store::New { id, kind: S::KIND, version: S::VERSION, business_key, payload: &payload, deadline, call };
+    let new = store::New {
+        id,
+        kind: S::KIND,
+        version: S::VERSION,
+        business_key,
+        payload: &payload,
+        deadline,
+        call,
+    };
     if !store::insert(tx, new).await? {
-        return Err(Fault::internal("saga_exists", format!("there is a saga {} for {business_key} already", S::KIND)));
+        return Err(Fault::internal(
+            "saga_exists",
+            format!("there is a saga {} for {business_key} already", S::KIND),
+        ));
     }
     tx.wake(TOPIC);
     Ok(id)
@@ -185,7 +208,11 @@ pub fn command_id(saga: Uuid, step: &str, undo: bool) -> Uuid {
 /// The id of a command that is asked anew after it was refused for good so many times; after none it is [`command_id`].
 pub fn attempt_id(saga: Uuid, step: &str, undo: bool, refusals: u32) -> Uuid {
     let first = command_id(saga, step, undo);
-    if refusals == 0 { first } else { Uuid::new_v5(&first, &refusals.to_be_bytes()) }
+    if refusals == 0 {
+        first
+    } else {
+        Uuid::new_v5(&first, &refusals.to_be_bytes())
+    }
 }
 
 /// The sagas a module owns.
@@ -197,7 +224,10 @@ pub struct Sagas {
 
 impl Sagas {
     pub fn new(db: Db) -> Self {
-        Sagas { db, definitions: definition::Definitions::default() }
+        Sagas {
+            db,
+            definitions: definition::Definitions::default(),
+        }
     }
 
     /// Adds a definition. Sagas of a kind and version that was not added are left to a binary that knows them.

@@ -111,7 +111,10 @@ impl SagaOps {
     /// `invalid_cursor` (malformed); as any query.
     pub async fn list(&self, filter: &SagaFilter, page: &PageRequest) -> Result<Page<SagaView>, Fault> {
         // Ids grow with time.
-        let mut values: Vec<Value> = vec![i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into(), before(page)?.into()];
+        let mut values: Vec<Value> = vec![
+            i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into(),
+            before(page)?.into(),
+        ];
         let mut terms = vec!["id < $2".to_owned()];
         if let Some(state) = filter.state {
             values.push(state.as_str().into());
@@ -125,9 +128,16 @@ impl SagaOps {
             values.push(business_key.as_str().into());
             terms.push(format!("business_key = ${}", values.len()));
         }
-        let sql = format!("select {} from saga where {} order by id desc limit $1", store::COLUMNS, terms.join(" and "));
+        let sql = format!(
+            "select {} from saga where {} order by id desc limit $1",
+            store::COLUMNS,
+            terms.join(" and ")
+        );
         let rows = self.query(sql, values).await?;
-        let views = rows.iter().map(|row| Row::read(row).map(SagaView::from)).collect::<Result<Vec<_>, Fault>>()?;
+        let views = rows
+            .iter()
+            .map(|row| Row::read(row).map(SagaView::from))
+            .collect::<Result<Vec<_>, Fault>>()?;
         Ok(page.page(views, |last| last.id.to_string()))
     }
 
@@ -137,11 +147,21 @@ impl SagaOps {
         let sql = format!("select {} from saga where id = $1", store::COLUMNS);
         let rows = self.query(sql, vec![id.into()]).await?;
         let row = Row::read(rows.first().ok_or_else(|| Fault::not_found("saga"))?)?;
-        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500".to_owned();
-        let mut log = self.query(sql, vec![id.into()]).await?.iter().map(read_entry).collect::<Result<Vec<_>, Fault>>()?;
+        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500"
+            .to_owned();
+        let mut log = self
+            .query(sql, vec![id.into()])
+            .await?
+            .iter()
+            .map(read_entry)
+            .collect::<Result<Vec<_>, Fault>>()?;
         log.reverse();
         Ok(SagaDetails {
-            payload: self.definitions.find(&row.kind, row.version).map(|definition| definition.shown(&row.payload)).unwrap_or_default(),
+            payload: self
+                .definitions
+                .find(&row.kind, row.version)
+                .map(|definition| definition.shown(&row.payload))
+                .unwrap_or_default(),
             command: row.command.as_deref().map(shown_command),
             command_id: row.command_id,
             lease_owner: row.lease_owner.clone().filter(|_| row.lease_until.as_ms() > 0),
@@ -156,15 +176,43 @@ impl SagaOps {
     /// # Errors
     /// `not_found`; `saga_finished` (conflict); `reason_required` (invalid).
     pub async fn retry(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
-        self.act(actor, id, Action { name: "saga.retry", entry: "retried", change: retry }, reason, comment).await
+        self.act(
+            actor,
+            id,
+            Action {
+                name: "saga.retry",
+                entry: "retried",
+                change: retry,
+            },
+            reason,
+            comment,
+        )
+        .await
     }
 
     /// Wants a saga undone that still goes forward. Its definition is told when it runs next, and may answer that it is too late: the log shows.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_compensating` (conflict); `reason_required` (invalid).
-    pub async fn compensate(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
-        self.act(actor, id, Action { name: "saga.compensate", entry: "compensation_asked", change: compensate }, reason, comment).await
+    pub async fn compensate(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<SagaView, Fault> {
+        self.act(
+            actor,
+            id,
+            Action {
+                name: "saga.compensate",
+                entry: "compensation_asked",
+                change: compensate,
+            },
+            reason,
+            comment,
+        )
+        .await
     }
 
     /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules
@@ -172,11 +220,35 @@ impl SagaOps {
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
-    pub async fn abandon(&self, actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
-        self.act(actor, id, Action { name: "saga.abandon", entry: "abandoned", change: abandon }, reason, comment).await
+    pub async fn abandon(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<SagaView, Fault> {
+        self.act(
+            actor,
+            id,
+            Action {
+                name: "saga.abandon",
+                entry: "abandoned",
+                change: abandon,
+            },
+            reason,
+            comment,
+        )
+        .await
     }
 
-    async fn act(&self, actor: &Actor, id: Uuid, action: Action, reason: &str, comment: Option<&str>) -> Result<SagaView, Fault> {
+    async fn act(
+        &self,
+        actor: &Actor,
+        id: Uuid,
+        action: Action,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<SagaView, Fault> {
         if reason.trim().is_empty() {
             return Err(Fault::invalid("reason_required", "Say why.").at("/reason", "must not be empty"));
         }
@@ -184,7 +256,8 @@ impl SagaOps {
         let definitions = self.definitions.clone();
         self.db
             .write(move |tx| {
-                let (actor, reason, comment, definitions) = (actor.clone(), reason.clone(), comment.clone(), definitions.clone());
+                let (actor, reason, comment, definitions) =
+                    (actor.clone(), reason.clone(), comment.clone(), definitions.clone());
                 async move { act(&tx, &actor, id, &definitions, action, &reason, comment.as_deref()).await }
             })
             .await
@@ -214,15 +287,22 @@ async fn act(
     reason: &str,
     comment: Option<&str>,
 ) -> Result<SagaView, Fault> {
-    let mut row = store::load_locked(tx, id).await?.ok_or_else(|| Fault::not_found("saga"))?;
+    let mut row = store::load_locked(tx, id)
+        .await?
+        .ok_or_else(|| Fault::not_found("saga"))?;
     if row.state.is_finished() {
-        return Err(Fault::conflict("saga_finished", format!("The saga is {} already.", row.state.as_str())));
+        return Err(Fault::conflict(
+            "saga_finished",
+            format!("The saga is {} already.", row.state.as_str()),
+        ));
     }
     (action.change)(&mut row)?;
     if row.state == SagaState::Abandoned {
         let definition = definitions.find(&row.kind, row.version).ok_or_else(|| {
-            let what =
-                format!("Version {} of {} is not known to this process, which cannot say what giving it up means.", row.version, row.kind);
+            let what = format!(
+                "Version {} of {} is not known to this process, which cannot say what giving it up means.",
+                row.version, row.kind
+            );
             Fault::conflict("saga_unknown", what)
         })?;
         definition.abandon(tx, &row).await?;
@@ -249,7 +329,10 @@ fn retry(row: &mut Row) -> Result<(), Fault> {
 
 fn compensate(row: &mut Row) -> Result<(), Fault> {
     if row.state == SagaState::Compensating || row.parked_state == Some(SagaState::Compensating) {
-        return Err(Fault::conflict("saga_compensating", "The saga is being undone already; retry it if it is parked."));
+        return Err(Fault::conflict(
+            "saga_compensating",
+            "The saga is being undone already; retry it if it is parked.",
+        ));
     }
     unpark(row);
     row.failures = 0;
@@ -259,7 +342,10 @@ fn compensate(row: &mut Row) -> Result<(), Fault> {
 
 fn abandon(row: &mut Row) -> Result<(), Fault> {
     if row.state != SagaState::Parked {
-        return Err(Fault::conflict("saga_not_parked", "Only a parked saga can be abandoned."));
+        return Err(Fault::conflict(
+            "saga_not_parked",
+            "Only a parked saga can be abandoned.",
+        ));
     }
     row.state = SagaState::Abandoned;
     Ok(())
@@ -291,7 +377,12 @@ fn shown_command(text: &str) -> serde_json::Value {
 fn ids_in(value: serde_json::Value) -> Option<serde_json::Value> {
     use serde_json::Value;
     match value {
-        Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(|(name, value)| Some((name, ids_in(value)?))).collect())),
+        Value::Object(fields) => Some(Value::Object(
+            fields
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, ids_in(value)?)))
+                .collect(),
+        )),
         Value::String(text) => Uuid::parse_str(&text).is_ok().then_some(Value::String(text)),
         _ => None,
     }

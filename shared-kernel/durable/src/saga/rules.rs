@@ -58,7 +58,13 @@ impl Heard {
 type Entry = (&'static str, String, String);
 
 /// Makes a decision part of the row. Every decision has seen the signal.
-pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timestamp, settings: &Settings) -> Result<Vec<Entry>, Fault> {
+pub(super) fn apply(
+    row: &mut Row,
+    heard: &Heard,
+    decided: Decided,
+    now: Timestamp,
+    settings: &Settings,
+) -> Result<Vec<Entry>, Fault> {
     let (answered_step, attempts_before) = (row.step.clone(), row.attempts);
     row.payload = decided.payload;
     row.signal = None;
@@ -70,7 +76,11 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
     let decision = match decided.decision {
         Decision::Do { step, command } => {
             if row.state == SagaState::Compensating {
-                return Err(wrong("forward_while_compensating", row, "it must not go forward once it compensates"));
+                return Err(wrong(
+                    "forward_while_compensating",
+                    row,
+                    "it must not go forward once it compensates",
+                ));
             }
             set_command(row, step, command, command_id(row.id, step, false))?;
             "do"
@@ -97,7 +107,11 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
         }
         Decision::Complete => {
             if row.state == SagaState::Compensating {
-                return Err(wrong("completed_while_compensating", row, "what compensates ends compensated"));
+                return Err(wrong(
+                    "completed_while_compensating",
+                    row,
+                    "what compensates ends compensated",
+                ));
             }
             finish(row, SagaState::Completed);
             "completed"
@@ -110,7 +124,11 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
             park(row, reason);
             "parked"
         }
-        Decision::ParkRefused { reason, attempt, command } => {
+        Decision::ParkRefused {
+            reason,
+            attempt,
+            command,
+        } => {
             let (step, undo) = (row.step.clone(), row.state == SagaState::Compensating);
             park(row, reason);
             // Not sent yet, and so not in doubt.
@@ -128,12 +146,19 @@ pub(super) fn apply(row: &mut Row, heard: &Heard, decided: Decided, now: Timesta
         "parked" => row.parked_reason.clone().unwrap_or_default(),
         _ => String::new(),
     };
-    Ok(vec![(heard.entry, answered_step, heard.detail.clone()), (decision, row.step.clone(), detail)])
+    Ok(vec![
+        (heard.entry, answered_step, heard.detail.clone()),
+        (decision, row.step.clone(), detail),
+    ])
 }
 
 fn set_command(row: &mut Row, step: &str, command: String, id: Uuid) -> Result<(), Fault> {
     if row.command_id == Some(id) {
-        return Err(wrong("step_decided_twice", row, "a command under way is repeated or continued, not decided again"));
+        return Err(wrong(
+            "step_decided_twice",
+            row,
+            "a command under way is repeated or continued, not decided again",
+        ));
     }
     step.clone_into(&mut row.step);
     row.command = Some(command);
@@ -173,7 +198,10 @@ fn wrong(code: &str, row: &Row, what: &str) -> Fault {
 /// one who answered said.
 pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Duration>) -> Duration {
     let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).min(32);
-    let ceiling_ms = settings.saga_retry_ms.saturating_mul(1_u64 << doublings).min(settings.saga_retry_cap_ms);
+    let ceiling_ms = settings
+        .saga_retry_ms
+        .saturating_mul(1_u64 << doublings)
+        .min(settings.saga_retry_cap_ms);
     let jittered = Duration::from_millis(rand::random_range(0..=ceiling_ms));
     jittered.max(retry_after.unwrap_or_default())
 }
@@ -217,16 +245,25 @@ mod tests {
     }
 
     fn decide(row: &mut Row, input: &Input<Answer>, decision: Decision<String>) -> Result<Vec<Entry>, Fault> {
-        let decided = Decided { payload: "{\"new\":1}".into(), decision };
+        let decided = Decided {
+            payload: "{\"new\":1}".into(),
+            decision,
+        };
         apply(row, &Heard::of(input), decided, NOW, &Settings::default())
     }
 
     fn go(step: &'static str) -> Decision<String> {
-        Decision::Do { step, command: "new".into() }
+        Decision::Do {
+            step,
+            command: "new".into(),
+        }
     }
 
     fn undo(step: &'static str) -> Decision<String> {
-        Decision::Undo { step, command: "new".into() }
+        Decision::Undo {
+            step,
+            command: "new".into(),
+        }
     }
 
     fn refused() -> Input<Answer> {
@@ -239,7 +276,10 @@ mod tests {
         decide(&mut row, &refused(), go("authorise")).unwrap();
         assert_eq!((row.step.as_str(), row.command.as_deref()), ("authorise", Some("new")));
         assert_eq!(row.command_id, Some(command_id(row.id, "authorise", false)));
-        assert_eq!((row.attempts, row.failures, row.last_error, row.signal), (0, 0, None, None));
+        assert_eq!(
+            (row.attempts, row.failures, row.last_error, row.signal),
+            (0, 0, None, None)
+        );
         assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW));
     }
 
@@ -247,7 +287,10 @@ mod tests {
     fn an_undo_compensates_and_its_id_is_not_that_of_its_do() {
         let mut row = row(SagaState::Running);
         decide(&mut row, &refused(), undo("reserve")).unwrap();
-        assert_eq!((row.state, row.command_id), (SagaState::Compensating, Some(command_id(row.id, "reserve", true))));
+        assert_eq!(
+            (row.state, row.command_id),
+            (SagaState::Compensating, Some(command_id(row.id, "reserve", true)))
+        );
         assert_ne!(row.command_id, Some(command_id(row.id, "reserve", false)));
     }
 
@@ -261,8 +304,18 @@ mod tests {
 
     #[test]
     fn a_command_under_way_is_not_decided_again() {
-        assert_eq!(decide(&mut row(SagaState::Running), &refused(), go("reserve")).unwrap_err().code, "step_decided_twice");
-        assert_eq!(decide(&mut row(SagaState::Compensating), &refused(), undo("reserve")).unwrap_err().code, "step_decided_twice");
+        assert_eq!(
+            decide(&mut row(SagaState::Running), &refused(), go("reserve"))
+                .unwrap_err()
+                .code,
+            "step_decided_twice"
+        );
+        assert_eq!(
+            decide(&mut row(SagaState::Compensating), &refused(), undo("reserve"))
+                .unwrap_err()
+                .code,
+            "step_decided_twice"
+        );
     }
 
     #[test]
@@ -271,7 +324,14 @@ mod tests {
             let mut row = row(SagaState::Running);
             row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms));
             row.attempts = 0;
-            decide(&mut row, &refused(), Decision::Repeat { after: Duration::from_millis(500) }).unwrap();
+            decide(
+                &mut row,
+                &refused(),
+                Decision::Repeat {
+                    after: Duration::from_millis(500),
+                },
+            )
+            .unwrap();
             assert_eq!((row.command.as_deref(), row.attempts), (Some("old"), 1));
             assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)));
         }
@@ -281,8 +341,18 @@ mod tests {
     fn a_saga_that_cannot_begin_yet_is_told_again_that_it_begins() {
         let mut row = row(SagaState::Running);
         (row.command, row.command_id, row.attempts, row.signal) = (None, None, 0, None);
-        assert_eq!(decide(&mut row, &Input::Started, Decision::Continue).unwrap_err().code, "nothing_to_continue");
-        decide(&mut row, &Input::Started, Decision::Repeat { after: Duration::from_secs(1) }).unwrap();
+        assert_eq!(
+            decide(&mut row, &Input::Started, Decision::Continue).unwrap_err().code,
+            "nothing_to_continue"
+        );
+        decide(
+            &mut row,
+            &Input::Started,
+            Decision::Repeat {
+                after: Duration::from_secs(1),
+            },
+        )
+        .unwrap();
         assert!(matches!(waiting_input(&row, NOW), Some(Input::Started)));
     }
 
@@ -296,11 +366,17 @@ mod tests {
         assert!(matches!(waiting_input(&row, NOW), Some(Input::Signal(_))));
         decide(&mut row, &Input::Signal("cancel".into()), Decision::Continue).unwrap();
         assert!(matches!(waiting_input(&row, NOW), Some(Input::DeadlinePassed)));
-        assert!(waiting_input(&row, NOW.minus(Duration::from_millis(1))).is_none(), "not a moment before");
+        assert!(
+            waiting_input(&row, NOW.minus(Duration::from_millis(1))).is_none(),
+            "not a moment before"
+        );
         decide(&mut row, &Input::DeadlinePassed, Decision::Continue).unwrap();
         assert!(waiting_input(&row, NOW).is_none(), "told once");
         (row.attempts, row.signal, row.deadline_told) = (0, Some("cancel".into()), false);
-        assert!(waiting_input(&row, NOW).is_none(), "the news of a first send will bring it");
+        assert!(
+            waiting_input(&row, NOW).is_none(),
+            "the news of a first send will bring it"
+        );
     }
 
     #[test]
@@ -318,9 +394,14 @@ mod tests {
     fn waits_double_with_full_jitter_up_to_the_cap_and_never_undercut_what_was_asked() {
         let settings = Settings::default();
         for (attempts, ceiling_ms) in [(0, 200), (1, 400), (4, 3_200), (7, 15_000), (1_000_000, 15_000)] {
-            let waits: Vec<u128> = (0..400).map(|_| backoff(&settings, attempts, None).as_millis()).collect();
+            let waits: Vec<u128> = (0..400)
+                .map(|_| backoff(&settings, attempts, None).as_millis())
+                .collect();
             assert!(waits.iter().all(|wait| *wait <= ceiling_ms), "{attempts}");
-            assert!(waits.iter().any(|wait| *wait > ceiling_ms / 2) && waits.iter().any(|wait| *wait < ceiling_ms / 2), "{attempts}");
+            assert!(
+                waits.iter().any(|wait| *wait > ceiling_ms / 2) && waits.iter().any(|wait| *wait < ceiling_ms / 2),
+                "{attempts}"
+            );
         }
         assert!(backoff(&settings, 0, Some(Duration::from_secs(60))) >= Duration::from_secs(60));
     }
@@ -330,10 +411,20 @@ mod tests {
         let mut row = row(SagaState::Compensating);
         let mut ids = vec![row.command_id];
         for attempt in 1..4 {
-            let anew = |attempt| Decision::ParkRefused { reason: "no".into(), attempt, command: "new".into() };
+            let anew = |attempt| Decision::ParkRefused {
+                reason: "no".into(),
+                attempt,
+                command: "new".into(),
+            };
             decide(&mut row, &refused(), anew(attempt)).unwrap();
-            assert_eq!((row.state, row.parked_state), (SagaState::Parked, Some(SagaState::Compensating)));
-            assert_eq!((row.command.as_deref(), row.step.as_str(), row.attempts), (Some("new"), "reserve", 0));
+            assert_eq!(
+                (row.state, row.parked_state),
+                (SagaState::Parked, Some(SagaState::Compensating))
+            );
+            assert_eq!(
+                (row.command.as_deref(), row.step.as_str(), row.attempts),
+                (Some("new"), "reserve", 0)
+            );
             assert_eq!(row.command_id, Some(attempt_id(row.id, "reserve", true, attempt)));
             assert!(!ids.contains(&row.command_id), "{attempt}");
             ids.push(row.command_id);
@@ -342,14 +433,23 @@ mod tests {
             assert_eq!(same.unwrap_err().code, "step_decided_twice", "its id is spoken for");
             row.state = SagaState::Compensating;
         }
-        assert_eq!(attempt_id(row.id, "reserve", true, 0), command_id(row.id, "reserve", true));
+        assert_eq!(
+            attempt_id(row.id, "reserve", true, 0),
+            command_id(row.id, "reserve", true)
+        );
     }
 
     #[test]
     fn a_parked_saga_remembers_where_it_goes_back_to_and_its_command() {
         let mut row = row(SagaState::Compensating);
         decide(&mut row, &refused(), Decision::Park { reason: "odd".into() }).unwrap();
-        assert_eq!((row.state, row.parked_state), (SagaState::Parked, Some(SagaState::Compensating)));
-        assert_eq!((row.command.as_deref(), row.parked_reason.as_deref()), (Some("old"), Some("odd")));
+        assert_eq!(
+            (row.state, row.parked_state),
+            (SagaState::Parked, Some(SagaState::Compensating))
+        );
+        assert_eq!(
+            (row.command.as_deref(), row.parked_reason.as_deref()),
+            (Some("old"), Some("odd"))
+        );
     }
 }

@@ -34,7 +34,11 @@ pub(super) async fn run(db: Db, definitions: Definitions, stop: CancellationToke
         stop.cancelled().await;
         return;
     }
-    let runner = Arc::new(Runner { owner: db.ids().new_id().to_string(), db, definitions });
+    let runner = Arc::new(Runner {
+        owner: db.ids().new_id().to_string(),
+        db,
+        definitions,
+    });
     runner.end_dead_leases(&stop).await;
     tokio::join!(runner.drive_all(&stop), runner.count(&stop));
 }
@@ -61,9 +65,15 @@ impl Runner {
             return;
         }
         while !stop.is_cancelled() {
-            match self.db.write(|tx| async move { store::end_all_leases(&tx).await }).await {
+            match self
+                .db
+                .write(|tx| async move { store::end_all_leases(&tx).await })
+                .await
+            {
                 Ok(_) => return,
-                Err(fault) => tracing::warn!(module = self.db.module(), %fault, "leases of sagas could not be ended; trying again"),
+                Err(fault) => {
+                    tracing::warn!(module = self.db.module(), %fault, "leases of sagas could not be ended; trying again")
+                }
             }
             tokio::time::sleep(SHORT_NAP).await;
         }
@@ -74,7 +84,10 @@ impl Runner {
         let mut driven = JoinSet::new();
         while !stop.is_cancelled() {
             // What was said until now is answered by the look at the table that follows.
-            while !matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)) {}
+            while !matches!(
+                changes.try_recv(),
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+            ) {}
             while driven.try_join_next().is_some() {}
             let nap = self.claim_more(&mut driven, stop).await;
             tokio::select! {
@@ -129,13 +142,18 @@ impl Runner {
 
     /// Drives a claimed saga until it waits, ends, or belongs to somebody else.
     async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) {
-        let Some(definition) = self.definitions.find(&row.kind, row.version).cloned() else { return };
+        let Some(definition) = self.definitions.find(&row.kind, row.version).cloned() else {
+            return;
+        };
         loop {
             if stop.is_cancelled() {
                 return self.give_back(&row, false).await;
             }
             let told = match self.learn(&definition, &row, &stop).await {
-                Ok(Some(brought)) => self.advance(&row, &definition, brought).await.map_err(|fault| (fault, Origin::Decide)),
+                Ok(Some(brought)) => self
+                    .advance(&row, &definition, brought)
+                    .await
+                    .map_err(|fault| (fault, Origin::Decide)),
                 Ok(None) => return,
                 Err(fault) => Err((fault, Origin::Send)),
             };
@@ -155,8 +173,14 @@ impl Runner {
     }
 
     /// Sends the command, unless the saga must be told something first. `None`: nothing more may be done with it here.
-    async fn learn(&self, definition: &Arc<dyn Definition>, row: &Row, stop: &CancellationToken) -> Result<Option<Brought>, Fault> {
-        let (Some(command), Some(command_id), None) = (&row.command, row.command_id, waiting_input(row, row.seen_at)) else {
+    async fn learn(
+        &self,
+        definition: &Arc<dyn Definition>,
+        row: &Row,
+        stop: &CancellationToken,
+    ) -> Result<Option<Brought>, Fault> {
+        let (Some(command), Some(command_id), None) = (&row.command, row.command_id, waiting_input(row, row.seen_at))
+        else {
             return Ok(Some(Brought::Nothing));
         };
         let begun = Instant::now();
@@ -219,7 +243,11 @@ impl Runner {
         let (id, token) = (row.id, row.lease_token);
         loop {
             tokio::time::sleep(Duration::from_millis(self.db.settings().lease_renew_ms)).await;
-            match self.db.write(move |tx| async move { store::renew(&tx, id, token).await }).await {
+            match self
+                .db
+                .write(move |tx| async move { store::renew(&tx, id, token).await })
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The lease may end meanwhile. Then somebody else claims it, and the token keeps this runner from writing.
@@ -228,7 +256,12 @@ impl Runner {
         }
     }
 
-    async fn advance(&self, row: &Row, definition: &Arc<dyn Definition>, brought: Brought) -> Result<Option<Row>, Fault> {
+    async fn advance(
+        &self,
+        row: &Row,
+        definition: &Arc<dyn Definition>,
+        brought: Brought,
+    ) -> Result<Option<Row>, Fault> {
         let (claim, definition) = (Claim::from(row), definition.clone());
         self.db
             .write(move |tx| {
@@ -280,7 +313,11 @@ impl Runner {
 
     fn report_end(&self, row: &Row) {
         if row.state == SagaState::Parked {
-            tracing::error!(reason = row.parked_reason, step = row.step, "a saga is parked; an operator must look");
+            tracing::error!(
+                reason = row.parked_reason,
+                step = row.step,
+                "a saga is parked; an operator must look"
+            );
         }
         if !row.state.is_active() {
             metrics::counter!("banyan_sagas_ended_total", "module" => self.db.module().to_owned(), "kind" => row.kind.clone(),
@@ -306,8 +343,11 @@ impl Runner {
 
     fn show_counts(&self, counts: &[(String, i64, SagaState, i64)], said: &mut bool) {
         let module = self.db.module().to_owned();
-        let unknown: i64 =
-            counts.iter().filter(|(kind, version, ..)| self.definitions.find(kind, *version).is_none()).map(|row| row.3).sum();
+        let unknown: i64 = counts
+            .iter()
+            .filter(|(kind, version, ..)| self.definitions.find(kind, *version).is_none())
+            .map(|row| row.3)
+            .sum();
         metrics::gauge!("banyan_sagas_unknown_definition", "module" => module.clone()).set(unknown as f64);
         if unknown > 0 && !*said {
             tracing::warn!(
@@ -321,8 +361,13 @@ impl Runner {
         kinds.dedup();
         for kind in kinds {
             for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
-                let sagas: i64 = counts.iter().filter(|row| row.0 == kind && row.2 == state).map(|row| row.3).sum();
-                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.as_str()).set(sagas as f64);
+                let sagas: i64 = counts
+                    .iter()
+                    .filter(|row| row.0 == kind && row.2 == state)
+                    .map(|row| row.3)
+                    .sum();
+                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.as_str())
+                    .set(sagas as f64);
             }
         }
     }

@@ -59,7 +59,10 @@ impl SagaState {
     }
 
     pub fn is_finished(self) -> bool {
-        matches!(self, SagaState::Completed | SagaState::Compensated | SagaState::Abandoned)
+        matches!(
+            self,
+            SagaState::Completed | SagaState::Compensated | SagaState::Abandoned
+        )
     }
 }
 
@@ -125,7 +128,10 @@ impl Row {
             next_run_at: moment("next_run_at")?,
             attempts: number("attempts")?,
             failures: number("failures")?,
-            deadline_at: row.try_get::<Option<i64>>("", "deadline_at").map_err(fault)?.map(Timestamp::from_ms),
+            deadline_at: row
+                .try_get::<Option<i64>>("", "deadline_at")
+                .map_err(fault)?
+                .map(Timestamp::from_ms),
             deadline_told: flag("deadline_told")?,
             signal: optional("signal")?,
             compensate_asked: flag("compensate_asked")?,
@@ -209,7 +215,13 @@ pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str
         .execute(
             "update saga set signal = $3, next_run_at = $4, updated_at = $5
              where kind = $1 and business_key = $2 and state in ('running', 'compensating', 'parked')",
-            [kind.into(), business_key.into(), signal.into(), now.as_ms().into(), tx.clock().now().as_ms().into()],
+            [
+                kind.into(),
+                business_key.into(),
+                signal.into(),
+                now.as_ms().into(),
+                tx.clock().now().as_ms().into(),
+            ],
         )
         .await?;
     Ok(told > 0)
@@ -222,7 +234,13 @@ pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str
     tx.execute(
         "insert into saga_log (saga_id, seq, at, entry, step, detail)
          select $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5 from saga_log where saga_id = $1",
-        [id.into(), tx.clock().now().as_ms().into(), entry.into(), step.into(), detail.into()],
+        [
+            id.into(),
+            tx.clock().now().as_ms().into(),
+            entry.into(),
+            step.into(),
+            detail.into(),
+        ],
     )
     .await?;
     Ok(())
@@ -230,8 +248,14 @@ pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str
 
 /// Loads a saga and keeps everybody else from changing it until the transaction ends.
 pub(super) async fn load_locked(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
-    let lock = if tx.conn().get_database_backend() == DbBackend::Sqlite { "" } else { "for update" };
-    let row = tx.query_one(&format!("select {COLUMNS} from saga where id = $1 {lock}"), [id.into()]).await?;
+    let lock = if tx.conn().get_database_backend() == DbBackend::Sqlite {
+        ""
+    } else {
+        "for update"
+    };
+    let row = tx
+        .query_one(&format!("select {COLUMNS} from saga where id = $1 {lock}"), [id.into()])
+        .await?;
     row.as_ref().map(Row::read).transpose()
 }
 
@@ -267,15 +291,32 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
             ],
         )
         .await?;
-    if saved == 1 { Ok(()) } else { Err(crate::lost_race("a saga's lease went to somebody else")) }
+    if saved == 1 {
+        Ok(())
+    } else {
+        Err(crate::lost_race("a saga's lease went to somebody else"))
+    }
 }
 
 /// Claims up to `limit` due sagas of the known kinds and versions, raising their lease tokens. A claim that finds the last holder's name finds
 /// a command whose outcome that holder never learned, and marks it as sent.
-pub(super) async fn claim(tx: &Tx, known: &[(&'static str, i64)], owner: &str, limit: usize) -> Result<Vec<Row>, Fault> {
+pub(super) async fn claim(
+    tx: &Tx,
+    known: &[(&'static str, i64)],
+    owner: &str,
+    limit: usize,
+) -> Result<Vec<Row>, Fault> {
     let backend = tx.conn().get_database_backend();
-    let skip = if backend == DbBackend::Sqlite { "" } else { "for update skip locked" };
-    let mut values: Vec<Value> = vec![owner.into(), ms(tx.settings().lease_ms).into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    let skip = if backend == DbBackend::Sqlite {
+        ""
+    } else {
+        "for update skip locked"
+    };
+    let mut values: Vec<Value> = vec![
+        owner.into(),
+        ms(tx.settings().lease_ms).into(),
+        i64::try_from(limit).unwrap_or(i64::MAX).into(),
+    ];
     let known = among(known, &mut values);
     let now = now(backend);
     let sql = format!(
@@ -286,11 +327,18 @@ pub(super) async fn claim(tx: &Tx, known: &[(&'static str, i64)], owner: &str, l
              attempts = case when lease_owner is not null and command is not null and attempts = 0 then 1 else attempts end
          where id in (select id from due) returning {COLUMNS}, {now} as seen_at"
     );
-    let rows = tx.conn().query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await.map_err(fault)?;
+    let rows = tx
+        .conn()
+        .query_all_raw(Statement::from_sql_and_values(backend, sql, values))
+        .await
+        .map_err(fault)?;
     rows.iter()
         .map(|row| {
             let seen_at = row.try_get("", "seen_at").map(Timestamp::from_ms).map_err(fault)?;
-            Ok(Row { seen_at, ..Row::read(row)? })
+            Ok(Row {
+                seen_at,
+                ..Row::read(row)?
+            })
         })
         .collect()
 }
@@ -305,7 +353,11 @@ pub(super) async fn due_in(db: &Db, known: &[(&'static str, i64)]) -> Result<Opt
         "select next_run_at - {now} as wait_ms from saga
          where state in ('running', 'compensating') and lease_until <= {now} and ({known}) order by next_run_at limit 1"
     );
-    let row = db.read().query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values)).await.map_err(fault)?;
+    let row = db
+        .read()
+        .query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values))
+        .await
+        .map_err(fault)?;
     row.map(|row| row.try_get("", "wait_ms").map_err(fault)).transpose()
 }
 
@@ -314,7 +366,11 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
     let mut terms = Vec::new();
     for (kind, version) in known {
         values.extend([Value::from(*kind), Value::from(*version)]);
-        terms.push(format!("(kind = ${} and definition_version = ${})", values.len() - 1, values.len()));
+        terms.push(format!(
+            "(kind = ${} and definition_version = ${})",
+            values.len() - 1,
+            values.len()
+        ));
     }
     terms.join(" or ")
 }
@@ -322,8 +378,12 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
 /// Prolongs a lease. False: it is somebody else's by now, or was given back: a renewal that comes late must not take it again.
 pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> {
     let now = now(tx.conn().get_database_backend());
-    let sql = format!("update saga set lease_until = {now} + $3 where id = $1 and lease_token = $2 and lease_until > 0");
-    Ok(tx.execute(&sql, [id.into(), token.into(), ms(tx.settings().lease_ms).into()]).await? == 1)
+    let sql =
+        format!("update saga set lease_until = {now} + $3 where id = $1 and lease_token = $2 and lease_until > 0");
+    Ok(tx
+        .execute(&sql, [id.into(), token.into(), ms(tx.settings().lease_ms).into()])
+        .await?
+        == 1)
 }
 
 /// Ends a lease early. `in_doubt`: a command is on its way whose outcome nobody here will learn.
@@ -335,15 +395,22 @@ pub(super) async fn give_back(tx: &Tx, id: Uuid, token: i64, in_doubt: bool) -> 
 
 /// Ends all leases, keeping the holders' names as the sign of commands in doubt. Only for a database that one process alone has open.
 pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
-    tx.execute("update saga set lease_until = 0 where lease_until > 0", []).await
+    tx.execute("update saga set lease_until = 0 where lease_until > 0", [])
+        .await
 }
 
 /// Whether there are so many running or compensating ones of this kind.
 pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
-    let Some(before) = count.checked_sub(1) else { return Ok(true) };
+    let Some(before) = count.checked_sub(1) else {
+        return Ok(true);
+    };
     let sql = "select 1 from saga where state in ('running', 'compensating') and kind = $1 limit 1 offset $2";
     let values = [Value::from(kind), ms(before).into()];
-    let row = db.read().query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values)).await.map_err(fault)?;
+    let row = db
+        .read()
+        .query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values))
+        .await
+        .map_err(fault)?;
     Ok(row.is_some())
 }
 
@@ -351,12 +418,21 @@ pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Resul
 pub(super) async fn count_unfinished(db: &Db) -> Result<Vec<(String, i64, SagaState, i64)>, Fault> {
     let sql = "select kind, definition_version, state, count(*) as sagas from saga where state in ('running', 'compensating', 'parked')
                group by kind, definition_version, state";
-    let rows = db.read().query_all_raw(Statement::from_string(db.backend(), sql)).await.map_err(fault)?;
+    let rows = db
+        .read()
+        .query_all_raw(Statement::from_string(db.backend(), sql))
+        .await
+        .map_err(fault)?;
     rows.iter()
         .map(|row| {
             let name: String = row.try_get("", "state").map_err(fault)?;
             let number = |column: &str| row.try_get::<i64>("", column).map_err(fault);
-            Ok((row.try_get("", "kind").map_err(fault)?, number("definition_version")?, state(&name)?, number("sagas")?))
+            Ok((
+                row.try_get("", "kind").map_err(fault)?,
+                number("definition_version")?,
+                state(&name)?,
+                number("sagas")?,
+            ))
         })
         .collect()
 }

@@ -26,7 +26,15 @@ where
     F: Fn(Db) -> Fut,
     Fut: Future<Output = ()>,
 {
-    on_both_with(module, Settings { pool: 4, ..Settings::default() }, test).await;
+    on_both_with(
+        module,
+        Settings {
+            pool: 4,
+            ..Settings::default()
+        },
+        test,
+    )
+    .await;
 }
 
 /// As [`on_both`], with settings of the test's own: short leases, small batches.
@@ -53,17 +61,24 @@ where
 /// # Panics
 /// If it cannot be opened.
 pub async fn open(module: &str, place: &Place, settings: Settings) -> Db {
-    let connection = durable::migration_connection(place, module).await.expect("a connection to migrate by");
+    let connection = durable::migration_connection(place, module)
+        .await
+        .expect("a connection to migrate by");
     migrations::up(&connection, module).await.expect("the migrations run");
     connection.close().await.expect("the connection closes");
-    Db::open(module, place, settings, Arc::new(SystemClock), Arc::new(RandomIds)).await.expect("the database opens")
+    Db::open(module, place, settings, Arc::new(SystemClock), Arc::new(RandomIds))
+        .await
+        .expect("the database opens")
 }
 
 /// A directory for SQLite files, removed when dropped.
 pub struct SqliteHome(PathBuf);
 
 impl SqliteHome {
-    #[allow(clippy::new_without_default, reason = "it makes a directory, which nobody expects of a default")]
+    #[allow(
+        clippy::new_without_default,
+        reason = "it makes a directory, which nobody expects of a default"
+    )]
     pub fn new() -> Self {
         let directory = std::env::temp_dir().join(format!("banyan-test-{}", Uuid::new_v4().simple()));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
@@ -75,7 +90,9 @@ impl SqliteHome {
     }
 
     pub fn place(&self, module: &str) -> Place {
-        Place::Sqlite { path: self.0.join(format!("{module}.db")) }
+        Place::Sqlite {
+            path: self.0.join(format!("{module}.db")),
+        }
     }
 }
 
@@ -106,28 +123,43 @@ impl PostgresHome {
     pub async fn at(server: &str) -> Self {
         let (server, name) = (server.to_owned(), format!("banyan_test_{}", Uuid::new_v4().simple()));
         let admin = connect(&server).await;
-        admin.execute_unprepared(&format!("create database {name}")).await.expect("a database of the test's own");
+        admin
+            .execute_unprepared(&format!("create database {name}"))
+            .await
+            .expect("a database of the test's own");
         admin.close().await.expect("the connection closes");
         PostgresHome { server, name }
     }
 
     /// The URL of this database, with the server's login.
     pub fn url(&self) -> String {
-        let (base, _) = self.server.rsplit_once('/').expect("the server's URL ends with a database");
+        let (base, _) = self
+            .server
+            .rsplit_once('/')
+            .expect("the server's URL ends with a database");
         format!("{base}/{}", self.name)
     }
 
     /// A schema in it, made if need be.
     pub async fn place(&self, module: &str) -> Place {
         let connection = connect(&self.url()).await;
-        connection.execute_unprepared(&format!("create schema if not exists {module}")).await.expect("a schema");
+        connection
+            .execute_unprepared(&format!("create schema if not exists {module}"))
+            .await
+            .expect("a schema");
         connection.close().await.expect("the connection closes");
-        Place::Postgres { url: self.url(), schema: module.to_owned() }
+        Place::Postgres {
+            url: self.url(),
+            schema: module.to_owned(),
+        }
     }
 
     pub async fn remove(self) {
         let admin = connect(&self.server).await;
-        admin.execute_unprepared(&format!("drop database {} with (force)", self.name)).await.expect("the test's database goes");
+        admin
+            .execute_unprepared(&format!("drop database {} with (force)", self.name))
+            .await
+            .expect("the test's database goes");
         // Logins belong to the whole server; those of a shop carry its database's name.
         let logins = format!(
             "do $$ declare login text; begin
@@ -143,7 +175,9 @@ impl PostgresHome {
 }
 
 async fn connect(url: &str) -> DatabaseConnection {
-    Database::connect(url).await.expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
+    Database::connect(url)
+        .await
+        .expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
 }
 
 /// Everything the module has told so far, oldest first.
@@ -152,9 +186,15 @@ async fn connect(url: &str) -> DatabaseConnection {
 /// If its outbox cannot be read.
 pub async fn told(db: &Db) -> Vec<Envelope> {
     let statement = Statement::from_string(db.backend(), "select body from outbox order by created_at, id");
-    let rows = db.read().query_all_raw(statement).await.expect("the outbox can be read");
+    let rows = db
+        .read()
+        .query_all_raw(statement)
+        .await
+        .expect("the outbox can be read");
     let body = |row: &QueryResult| row.try_get::<String>("", "body").expect("a row has a body");
-    rows.iter().map(|row| Envelope::from_bytes(body(row).as_bytes()).expect("the outbox holds envelopes")).collect()
+    rows.iter()
+        .map(|row| Envelope::from_bytes(body(row).as_bytes()).expect("the outbox holds envelopes"))
+        .collect()
 }
 
 /// A clock the test moves.
@@ -167,7 +207,8 @@ impl ManualClock {
     }
 
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).expect("a test's span"), Ordering::SeqCst);
+        self.0
+            .fetch_add(i64::try_from(by.as_millis()).expect("a test's span"), Ordering::SeqCst);
     }
 }
 

@@ -20,7 +20,11 @@ async fn with_table(db: &Db) {
 }
 
 async fn effect(tx: &Tx) -> Result<(), Fault> {
-    tx.conn().execute_unprepared("insert into word values ('a')").await.map(drop).map_err(durable::fault)
+    tx.conn()
+        .execute_unprepared("insert into word values ('a')")
+        .await
+        .map(drop)
+        .map_err(durable::fault)
 }
 
 async fn effects(db: &Db) -> i64 {
@@ -40,7 +44,13 @@ async fn reserve(db: &Db, bytes: &str) -> Result<Memory<String>, Fault> {
 }
 
 async fn release(db: &Db, id: &str) -> Result<bool, Fault> {
-    undo_once(db, Command::new("release", id, b"r"), ("reserve", "c-1".to_owned()), |_, took_part| async move { Ok(took_part) }).await
+    undo_once(
+        db,
+        Command::new("release", id, b"r"),
+        ("reserve", "c-1".to_owned()),
+        |_, took_part| async move { Ok(took_part) },
+    )
+    .await
 }
 
 #[tokio::test]
@@ -50,7 +60,10 @@ async fn the_first_time_it_is_done_and_again_it_is_only_remembered() {
         assert_eq!(recall::<String>(&db, &command("x")).await.unwrap(), None);
         assert_eq!(reserve(&db, "x").await.unwrap(), Memory::First("reserved".to_owned()));
         assert_eq!(reserve(&db, "x").await.unwrap(), Memory::Again("reserved".to_owned()));
-        assert_eq!(recall::<String>(&db, &command("x")).await.unwrap(), Some(Memory::Again("reserved".to_owned())));
+        assert_eq!(
+            recall::<String>(&db, &command("x")).await.unwrap(),
+            Some(Memory::Again("reserved".to_owned()))
+        );
         assert_eq!(effects(&db).await, 1);
     })
     .await;
@@ -61,10 +74,16 @@ async fn a_command_is_remembered_for_ever_unless_it_says_how_long() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         reserve(&db, "x").await.unwrap();
-        assert_eq!(count(&db, "select count(*) from inbox where expires_at is null").await, 1);
+        assert_eq!(
+            count(&db, "select count(*) from inbox where expires_at is null").await,
+            1
+        );
         let brief = Command::new("request", "r-1", b"x").keep_for(std::time::Duration::from_secs(60));
         once(&db, brief, |_| async { Ok(Outcome::Done(())) }).await.unwrap();
-        assert_eq!(count(&db, "select expires_at - created_at from inbox where kind = 'request'").await, 60_000);
+        assert_eq!(
+            count(&db, "select expires_at - created_at from inbox where kind = 'request'").await,
+            60_000
+        );
     })
     .await;
 }
@@ -75,7 +94,10 @@ async fn the_same_id_with_other_bytes_is_refused() {
         with_table(&db).await;
         reserve(&db, "x").await.unwrap();
         assert_eq!(reserve(&db, "y").await.unwrap_err().code, "command_reused");
-        assert_eq!(recall::<String>(&db, &command("y")).await.unwrap_err().code, "command_reused");
+        assert_eq!(
+            recall::<String>(&db, &command("y")).await.unwrap_err().code,
+            "command_reused"
+        );
         assert_eq!(effects(&db).await, 1);
     })
     .await;
@@ -88,7 +110,10 @@ async fn a_do_that_finds_its_undo_does_nothing_for_ever() {
         assert!(!release(&db, "u-1").await.unwrap(), "the do had not come");
         assert_eq!(reserve(&db, "x").await.unwrap(), Memory::Undone);
         assert_eq!(reserve(&db, "other bytes").await.unwrap(), Memory::Undone);
-        assert_eq!(recall::<String>(&db, &command("x")).await.unwrap(), Some(Memory::Undone));
+        assert_eq!(
+            recall::<String>(&db, &command("x")).await.unwrap(),
+            Some(Memory::Undone)
+        );
         assert!(!release(&db, "u-1").await.unwrap(), "a repeated undo answers the same");
         assert!(!release(&db, "u-2").await.unwrap(), "another undo meets the tombstone");
         assert_eq!(effects(&db).await, 0);
@@ -102,7 +127,11 @@ async fn an_undo_learns_that_its_do_took_part() {
         with_table(&db).await;
         reserve(&db, "x").await.unwrap();
         assert!(release(&db, "u-1").await.unwrap());
-        assert_eq!(reserve(&db, "x").await.unwrap(), Memory::Again("reserved".to_owned()), "the do keeps its answer");
+        assert_eq!(
+            reserve(&db, "x").await.unwrap(),
+            Memory::Again("reserved".to_owned()),
+            "the do keeps its answer"
+        );
     })
     .await;
 }
@@ -119,7 +148,11 @@ async fn a_refusal_rolls_its_work_back_and_is_remembered() {
         };
         assert_eq!(refuse().await.unwrap(), Memory::First("out of stock".to_owned()));
         assert_eq!(effects(&db).await, 0, "what it wrote is gone");
-        assert_eq!(reserve(&db, "x").await.unwrap(), Memory::Again("out of stock".to_owned()), "the refusal stands");
+        assert_eq!(
+            reserve(&db, "x").await.unwrap(),
+            Memory::Again("out of stock".to_owned()),
+            "the refusal stands"
+        );
     })
     .await;
 }
@@ -133,7 +166,10 @@ async fn of_a_fault_nothing_is_remembered() {
             Err(Fault::unavailable("away"))
         });
         assert_eq!(failed.await.unwrap_err().code, "unavailable");
-        assert_eq!((effects(&db).await, count(&db, "select count(*) from inbox").await), (0, 0));
+        assert_eq!(
+            (effects(&db).await, count(&db, "select count(*) from inbox").await),
+            (0, 0)
+        );
         assert_eq!(reserve(&db, "x").await.unwrap(), Memory::First("reserved".to_owned()));
     })
     .await;
@@ -159,8 +195,14 @@ async fn of_twins_at_the_same_time_one_does_the_work() {
         })
     });
     let memories = futures::future::join_all(twins).await;
-    let firsts = memories.iter().filter(|memory| matches!(memory, Ok(Memory::First(0)))).count();
-    let agains = memories.iter().filter(|memory| matches!(memory, Ok(Memory::Again(0)))).count();
+    let firsts = memories
+        .iter()
+        .filter(|memory| matches!(memory, Ok(Memory::First(0))))
+        .count();
+    let agains = memories
+        .iter()
+        .filter(|memory| matches!(memory, Ok(Memory::Again(0))))
+        .count();
     assert_eq!((firsts, agains, effects(&one).await), (1, 3, 1), "{memories:?}");
     one.close().await;
     other.close().await;
@@ -178,13 +220,12 @@ async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
             effect(&tx).await?;
             Ok(Outcome::Done(()))
         });
-        let undone =
-            undo_once(
-                &db,
-                Command::new("release", id.as_str(), b"x"),
-                ("reserve", id.clone()),
-                |_, took_part| async move { Ok(took_part) },
-            );
+        let undone = undo_once(
+            &db,
+            Command::new("release", id.as_str(), b"x"),
+            ("reserve", id.clone()),
+            |_, took_part| async move { Ok(took_part) },
+        );
         let (done, took_part) = tokio::join!(done, undone);
         match done.unwrap() {
             Memory::First(()) => assert!(took_part.unwrap(), "the do took effect and its undo does not know"),

@@ -52,8 +52,13 @@ impl Event for Ignored {
 
 /// The machinery's tables at `place`, opened under the name of a module.
 pub async fn open_as(module: &str, place: &Place, settings: Settings, clock: Arc<dyn Clock>) -> Db {
-    durable_testing::open("durable", place, settings.clone()).await.close().await;
-    Db::open(module, place, settings, clock, Arc::new(RandomIds)).await.unwrap()
+    durable_testing::open("durable", place, settings.clone())
+        .await
+        .close()
+        .await;
+    Db::open(module, place, settings, clock, Arc::new(RandomIds))
+        .await
+        .unwrap()
 }
 
 /// Runs a test with a producing and a listening module, on SQLite and on PostgreSQL.
@@ -83,15 +88,30 @@ where
 
 /// A table for what was heard; without a unique key, so that a doubled effect shows.
 pub async fn prepare(db: &Db) {
-    execute(db, "create table heard (subject text not null, version bigint not null, text text not null)").await;
+    execute(
+        db,
+        "create table heard (subject text not null, version bigint not null, text text not null)",
+    )
+    .await;
 }
 
 pub async fn execute(db: &Db, sql: &'static str) {
-    db.write(move |tx| async move { tx.conn().execute_unprepared(sql).await.map(drop).map_err(durable::fault) }).await.unwrap();
+    db.write(move |tx| async move {
+        tx.conn()
+            .execute_unprepared(sql)
+            .await
+            .map(drop)
+            .map_err(durable::fault)
+    })
+    .await
+    .unwrap();
 }
 
 pub async fn rows(db: &Db, sql: &str) -> Vec<sea_orm::QueryResult> {
-    db.read().query_all_raw(Statement::from_string(db.backend(), sql)).await.unwrap()
+    db.read()
+        .query_all_raw(Statement::from_string(db.backend(), sql))
+        .await
+        .unwrap()
 }
 
 pub async fn count(db: &Db, sql: &str) -> i64 {
@@ -99,7 +119,11 @@ pub async fn count(db: &Db, sql: &str) -> i64 {
 }
 
 pub async fn texts(db: &Db, sql: &str) -> Vec<String> {
-    rows(db, sql).await.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+    rows(db, sql)
+        .await
+        .iter()
+        .map(|row| row.try_get_by_index(0).unwrap())
+        .collect()
 }
 
 pub async fn note(db: &Db, subject: &str, text: &str) -> i64 {
@@ -118,7 +142,11 @@ pub async fn append<E: Event + Clone>(db: &Db, subject: &str, event: E) -> i64 {
 
 /// Writes down what it hears, in the lane's transaction.
 pub async fn write_down(tx: &durable::Tx, heard: &Heard<Noted>) -> Result<(), Fault> {
-    let values: [Value; 3] = [heard.envelope.subject.as_str().into(), heard.envelope.version.into(), heard.event.text.as_str().into()];
+    let values: [Value; 3] = [
+        heard.envelope.subject.as_str().into(),
+        heard.envelope.version.into(),
+        heard.event.text.as_str().into(),
+    ];
     let statement = Statement::from_sql_and_values(
         tx.conn().get_database_backend(),
         "insert into heard (subject, version, text) values ($1, $2, $3)",
@@ -164,8 +192,16 @@ pub fn listening(db: &Db, faults: &Faults) -> Machinery {
 
 /// What was heard of a subject, in the order it was heard.
 pub async fn heard(db: &Db, subject: &str) -> Vec<String> {
-    let order = if db.backend() == sea_orm::DbBackend::Sqlite { "rowid" } else { "ctid" };
-    texts(db, &format!("select text from heard where subject = '{subject}' order by {order}")).await
+    let order = if db.backend() == sea_orm::DbBackend::Sqlite {
+        "rowid"
+    } else {
+        "ctid"
+    };
+    texts(
+        db,
+        &format!("select text from heard where subject = '{subject}' order by {order}"),
+    )
+    .await
 }
 
 /// A bus that does as it is told.
@@ -193,7 +229,12 @@ pub struct TestBus {
 impl Bus for TestBus {
     async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
         let name = format!("{}:{}", envelope.subject, envelope.version);
-        let refused = self.refused.lock().unwrap().iter().any(|refused| *refused == envelope.subject || *refused == name);
+        let refused = self
+            .refused
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|refused| *refused == envelope.subject || *refused == name);
         if refused || self.down.load(Ordering::SeqCst) {
             return Err(Fault::unavailable("the bus is down"));
         }
@@ -217,7 +258,10 @@ impl Bus for TestBus {
                 delivered = delivered.and(listener.deliver(envelope.clone()).await);
             }
         }
-        self.flying.lock().unwrap().retain(|subject| *subject != envelope.subject);
+        self.flying
+            .lock()
+            .unwrap()
+            .retain(|subject| *subject != envelope.subject);
         delivered
     }
 
@@ -246,7 +290,10 @@ pub struct Running {
 impl Running {
     /// Starts these modules on this bus; each may ask each of the others for its events.
     pub async fn start(bus: &Arc<TestBus>, machineries: Vec<Machinery>) -> Self {
-        let feeds: Feeds = machineries.iter().map(|machinery| (machinery.db().module().to_owned(), machinery.feed())).collect();
+        let feeds: Feeds = machineries
+            .iter()
+            .map(|machinery| (machinery.db().module().to_owned(), machinery.feed()))
+            .collect();
         Self::start_with(bus, machineries, feeds).await
     }
 
@@ -256,33 +303,47 @@ impl Running {
             machinery.connect(&bus).await.unwrap();
         }
         let stop = CancellationToken::new();
-        let handles = machineries.into_iter().map(|machinery| machinery.run(bus.clone(), feeds.clone(), stop.clone())).collect();
+        let handles = machineries
+            .into_iter()
+            .map(|machinery| machinery.run(bus.clone(), feeds.clone(), stop.clone()))
+            .collect();
         Running { stop, handles }
     }
 
     pub async fn stop(self) {
         self.stop.cancel();
         for handle in self.handles {
-            tokio::time::timeout(SOON, handle).await.expect("the machinery ends").unwrap();
+            tokio::time::timeout(SOON, handle)
+                .await
+                .expect("the machinery ends")
+                .unwrap();
         }
     }
 }
 
 /// The last version that was taken in of a subject of orders.
 pub async fn lane(db: &Db, subject: &str) -> i64 {
-    let sql = format!("select coalesce(max(last_version), 0) from lane where source = 'orders' and subject = '{subject}'");
+    let sql =
+        format!("select coalesce(max(last_version), 0) from lane where source = 'orders' and subject = '{subject}'");
     count(db, &sql).await
 }
 
 /// What is kept to be tried again, as `<subject>:<version> <state>`.
 pub async fn retries(db: &Db) -> Vec<String> {
-    texts(db, "select subject || ':' || version || ' ' || state from retry order by subject, version").await
+    texts(
+        db,
+        "select subject || ':' || version || ' ' || state from retry order by subject, version",
+    )
+    .await
 }
 
 /// The events in a module's outbox, as they would travel.
 pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
     let bodies = texts(db, "select body from outbox order by subject, version").await;
-    bodies.iter().map(|body| Envelope::from_bytes(body.as_bytes()).unwrap()).collect()
+    bodies
+        .iter()
+        .map(|body| Envelope::from_bytes(body.as_bytes()).unwrap())
+        .collect()
 }
 
 /// A listener whose machinery does not run: what it does is done by `deliver` alone.

@@ -26,7 +26,8 @@ struct Watch {
 
 impl Watch {
     fn enter(&self) {
-        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.most
+            .fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.begun.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -54,7 +55,10 @@ fn work(db: &Db, watch: &Watch, stop: &CancellationToken) -> JoinHandle<()> {
 async fn of_two_instances_one_works_until_it_gives_the_lease_back() {
     let home = PostgresHome::new().await;
     let place = home.place("durable").await;
-    let (one, two) = (durable_testing::open("durable", &place, quick()).await, durable_testing::open("durable", &place, quick()).await);
+    let (one, two) = (
+        durable_testing::open("durable", &place, quick()).await,
+        durable_testing::open("durable", &place, quick()).await,
+    );
     let watch = Watch::default();
     let (stop_one, stop_two) = (CancellationToken::new(), CancellationToken::new());
     let first = work(&one, &watch, &stop_one);
@@ -65,7 +69,10 @@ async fn of_two_instances_one_works_until_it_gives_the_lease_back() {
     assert_eq!((watch.now(), watch.begun.load(Ordering::SeqCst)), (1, 1));
     stop_one.cancel();
     first.await.unwrap();
-    eventually("the other works", Duration::from_millis(1_000), || async { watch.begun.load(Ordering::SeqCst) == 2 }).await;
+    eventually("the other works", Duration::from_millis(1_000), || async {
+        watch.begun.load(Ordering::SeqCst) == 2
+    })
+    .await;
     stop_two.cancel();
     second.await.unwrap();
     assert_eq!(watch.most.load(Ordering::SeqCst), 1, "never both");
@@ -100,13 +107,20 @@ async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
     let place = home.place("durable").await;
     // Some seventy years ahead: by this clock every lease has run out.
     let ahead = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
-    let (one, two) = (durable_testing::open("durable", &place, quick()).await, open_as("durable", &place, quick(), ahead).await);
+    let (one, two) = (
+        durable_testing::open("durable", &place, quick()).await,
+        open_as("durable", &place, quick(), ahead).await,
+    );
     let (watch, stop) = (Watch::default(), CancellationToken::new());
     let first = work(&one, &watch, &stop);
     eventually("one works", SOON, || async { watch.now() == 1 }).await;
     let second = work(&two, &watch, &stop);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!((watch.now(), watch.begun.load(Ordering::SeqCst)), (1, 1), "the other asked many times, and it holds");
+    assert_eq!(
+        (watch.now(), watch.begun.load(Ordering::SeqCst)),
+        (1, 1),
+        "the other asked many times, and it holds"
+    );
     stop.cancel();
     first.await.unwrap();
     second.await.unwrap();
@@ -119,10 +133,17 @@ async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
 async fn a_lease_found_in_an_sqlite_file_at_the_start_is_dead() {
     let home = SqliteHome::new();
     let db = durable_testing::open("orders", &home.place("orders"), quick()).await;
-    execute(&db, "insert into lease (name, owner, token, until) values ('relay', 'a process that died', 7, 9999999999999)").await;
+    execute(
+        &db,
+        "insert into lease (name, owner, token, until) values ('relay', 'a process that died', 7, 9999999999999)",
+    )
+    .await;
     note(&db, "order/1", "x").await;
     let running = Running::start(&Arc::new(TestBus::default()), vec![Machinery::new(db.clone())]).await;
-    eventually("it is relayed", SOON, || async { count(&db, "select count(*) from outbox where state = 'sent'").await == 1 }).await;
+    eventually("it is relayed", SOON, || async {
+        count(&db, "select count(*) from outbox where state = 'sent'").await == 1
+    })
+    .await;
     running.stop().await;
     db.close().await;
 }
@@ -138,7 +159,11 @@ async fn who_lost_the_lease_is_told_so() {
         eventually("it stops", SOON, || async { watch.now() == 0 }).await;
         stop.cancel();
         loser.await.unwrap();
-        assert_eq!(count(&db, "select count(*) from lease where until > 0").await, 1, "it gives back only its own");
+        assert_eq!(
+            count(&db, "select count(*) from lease where until > 0").await,
+            1,
+            "it gives back only its own"
+        );
     })
     .await;
 }
@@ -158,7 +183,10 @@ async fn work_that_panics_gives_the_lease_back_and_begins_again() {
             };
             hold(&db, "work", &token, run).await;
         });
-        eventually("it began again", Duration::from_millis(1_000), || async { begun.load(Ordering::SeqCst) == 2 }).await;
+        eventually("it began again", Duration::from_millis(1_000), || async {
+            begun.load(Ordering::SeqCst) == 2
+        })
+        .await;
         stop.cancel();
         holder.await.unwrap();
     })

@@ -13,12 +13,16 @@ use sea_orm::{ConnectionTrait, Statement, Value};
 use shared_kernel::{Call, Clock, Fault, SystemClock};
 
 use crate::house::{
-    Faults, Noted, Running, SOON, TestBus, count, execute, heard, lane, listener, listening, note, outbox_of, quick, retries, with_two,
+    Faults, Noted, Running, SOON, TestBus, count, execute, heard, lane, listener, listening, note, outbox_of, quick,
+    retries, with_two,
 };
 
 /// Seldom enough that no comparison but the first happens in a test.
 fn no_comparison() -> Settings {
-    Settings { feed_compare_ms: 600_000, ..quick() }
+    Settings {
+        feed_compare_ms: 600_000,
+        ..quick()
+    }
 }
 
 #[tokio::test]
@@ -52,7 +56,10 @@ async fn what_comes_too_early_is_stored_before_it_is_confirmed() {
         note(&orders, "order/1", "b").await;
         listener.deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
         assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
-        assert_eq!((lane(&mails, "order/1").await, heard(&mails, "order/1").await.len()), (0, 0));
+        assert_eq!(
+            (lane(&mails, "order/1").await, heard(&mails, "order/1").await.len()),
+            (0, 0)
+        );
     })
     .await;
 }
@@ -68,7 +75,10 @@ async fn what_the_producer_has_forgotten_is_passed_over() {
         let bus = Arc::new(TestBus::default());
         let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
         let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-        eventually("it starts with the oldest kept", SOON, || async { heard(&mails, "order/1").await == ["c", "d"] }).await;
+        eventually("it starts with the oldest kept", SOON, || async {
+            heard(&mails, "order/1").await == ["c", "d"]
+        })
+        .await;
         // And one that comes with nothing at all kept before it.
         for text in ["a", "b"] {
             note(&orders, "order/2", text).await;
@@ -77,11 +87,21 @@ async fn what_the_producer_has_forgotten_is_passed_over() {
         assert_eq!((second.subject.as_str(), second.version), ("order/2", 2));
         execute(&orders, "delete from outbox").await;
         bus.listener().deliver(second.clone()).await.unwrap();
-        eventually("it is heard alone", SOON, || async { heard(&mails, "order/2").await == ["b"] }).await;
+        eventually("it is heard alone", SOON, || async {
+            heard(&mails, "order/2").await == ["b"]
+        })
+        .await;
         second.version = 1;
         bus.listener().deliver(second).await.unwrap();
         bus.listener().deliver(last).await.unwrap();
-        assert_eq!((heard(&mails, "order/1").await.len(), heard(&mails, "order/2").await.len()), (2, 1), "late ones are duplicates");
+        assert_eq!(
+            (
+                heard(&mails, "order/1").await.len(),
+                heard(&mails, "order/2").await.len()
+            ),
+            (2, 1),
+            "late ones are duplicates"
+        );
         running.stop().await;
     })
     .await;
@@ -92,7 +112,11 @@ async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
     with_two(quick(), |orders, mails| async move {
         let bus = Arc::new(TestBus::default());
         bus.losing.store(true, Ordering::SeqCst);
-        let running = Running::start(&bus, vec![Machinery::new(orders.clone()), listening(&mails, &Faults::default())]).await;
+        let running = Running::start(
+            &bus,
+            vec![Machinery::new(orders.clone()), listening(&mails, &Faults::default())],
+        )
+        .await;
         for text in ["a", "b", "c"] {
             for subject in 1..=3 {
                 note(&orders, &format!("order/{subject}"), text).await;
@@ -103,11 +127,18 @@ async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
             count(&orders, "select count(*) from outbox where state = 'sent'").await == 10
         })
         .await;
-        eventually("all is heard", SOON, || async { count(&mails, "select count(*) from heard").await == 9 }).await;
+        eventually("all is heard", SOON, || async {
+            count(&mails, "select count(*) from heard").await == 9
+        })
+        .await;
         for subject in 1..=3 {
             assert_eq!(heard(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
         }
-        assert_eq!(count(&mails, "select count(*) from lane").await, 3, "only what is listened to");
+        assert_eq!(
+            count(&mails, "select count(*) from lane").await,
+            3,
+            "only what is listened to"
+        );
         running.stop().await;
     })
     .await;
@@ -138,10 +169,20 @@ async fn note_days_ago(db: &Db, subject: &str, days: i64) {
     let noted = db.write(move |tx| {
         let (subject, values): (_, [Value; 2]) = (subject.clone(), [ms.into(), subject.as_str().into()]);
         async move {
-            outbox::append(&tx, &Call::by_module("orders"), &subject, &Noted { text: "a".to_owned() }).await?;
+            outbox::append(
+                &tx,
+                &Call::by_module("orders"),
+                &subject,
+                &Noted { text: "a".to_owned() },
+            )
+            .await?;
             let backend = tx.conn().get_database_backend();
             let earlier = "update subject set changed_at = changed_at - $1 where subject = $2";
-            tx.conn().execute_raw(Statement::from_sql_and_values(backend, earlier, values)).await.map(drop).map_err(durable::fault)
+            tx.conn()
+                .execute_raw(Statement::from_sql_and_values(backend, earlier, values))
+                .await
+                .map(drop)
+                .map_err(durable::fault)
         }
     });
     noted.await.unwrap();
@@ -149,24 +190,43 @@ async fn note_days_ago(db: &Db, subject: &str, days: i64) {
 
 #[tokio::test]
 async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept() {
-    with_two(Settings { feed_compare_ms: 50, ..quick() }, |orders, mails| async move {
-        let (feed, feeds) = Away::feed_of(&orders, false);
-        note_days_ago(&orders, "order/1", 6).await;
-        let bus = Arc::new(TestBus::default());
-        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-        eventually("what is six days old is heard", SOON, || async { lane(&mails, "order/1").await == 1 }).await;
+    with_two(
+        Settings {
+            feed_compare_ms: 50,
+            ..quick()
+        },
+        |orders, mails| async move {
+            let (feed, feeds) = Away::feed_of(&orders, false);
+            note_days_ago(&orders, "order/1", 6).await;
+            let bus = Arc::new(TestBus::default());
+            let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+            eventually("what is six days old is heard", SOON, || async {
+                lane(&mails, "order/1").await == 1
+            })
+            .await;
 
-        note_days_ago(&orders, "order/2", 6).await;
-        let compared = feed.since.lock().unwrap().len();
-        eventually("compared twice more", SOON, || async { feed.since.lock().unwrap().len() > compared + 2 }).await;
-        assert_eq!(lane(&mails, "order/2").await, 0, "as long as nobody says so, nothing that old is looked for");
-        bus.listener().catch_up();
-        eventually("it is heard too", SOON, || async { lane(&mails, "order/2").await == 1 }).await;
-        let furthest = feed.since.lock().unwrap().iter().copied().min().unwrap();
-        let kept = i64::try_from(quick().outbox_keep_days).unwrap() * 86_400_000;
-        assert!(furthest >= SystemClock.now().as_ms() - kept - 60_000, "nobody asks for what producers keep no more");
-        running.stop().await;
-    })
+            note_days_ago(&orders, "order/2", 6).await;
+            let compared = feed.since.lock().unwrap().len();
+            eventually("compared twice more", SOON, || async {
+                feed.since.lock().unwrap().len() > compared + 2
+            })
+            .await;
+            assert_eq!(
+                lane(&mails, "order/2").await,
+                0,
+                "as long as nobody says so, nothing that old is looked for"
+            );
+            bus.listener().catch_up();
+            eventually("it is heard too", SOON, || async { lane(&mails, "order/2").await == 1 }).await;
+            let furthest = feed.since.lock().unwrap().iter().copied().min().unwrap();
+            let kept = i64::try_from(quick().outbox_keep_days).unwrap() * 86_400_000;
+            assert!(
+                furthest >= SystemClock.now().as_ms() - kept - 60_000,
+                "nobody asks for what producers keep no more"
+            );
+            running.stop().await;
+        },
+    )
     .await;
 }
 
@@ -182,7 +242,12 @@ impl Away {
     /// The feed of orders, there or away, and as what a listener asks.
     fn feed_of(orders: &Db, away: bool) -> (Arc<Away>, Feeds) {
         let feed = Machinery::new(orders.clone()).feed();
-        let feed = Arc::new(Away { feed, away: away.into(), since: Mutex::default(), asked: 0.into() });
+        let feed = Arc::new(Away {
+            feed,
+            away: away.into(),
+            since: Mutex::default(),
+            asked: 0.into(),
+        });
         (feed.clone(), [("orders".to_owned(), feed as Arc<dyn EventFeed>)].into())
     }
 }
@@ -191,12 +256,20 @@ impl Away {
 impl EventFeed for Away {
     async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
         self.since.lock().unwrap().push(request.since_ms);
-        if self.away.load(Ordering::SeqCst) { Err(Fault::unavailable("away")) } else { self.feed.list_subjects(call, request).await }
+        if self.away.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("away"))
+        } else {
+            self.feed.list_subjects(call, request).await
+        }
     }
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.away.load(Ordering::SeqCst) { Err(Fault::unavailable("away")) } else { self.feed.list_events(call, request).await }
+        if self.away.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("away"))
+        } else {
+            self.feed.list_events(call, request).await
+        }
     }
 }
 
@@ -209,11 +282,20 @@ async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
         let (feed, feeds) = Away::feed_of(&orders, true);
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-        bus.listener().deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
-        eventually("it was asked for often", SOON, || async { count(&mails, "select attempts from retry").await > 5 }).await;
+        bus.listener()
+            .deliver(outbox_of(&orders).await[1].clone())
+            .await
+            .unwrap();
+        eventually("it was asked for often", SOON, || async {
+            count(&mails, "select attempts from retry").await > 5
+        })
+        .await;
         assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
         feed.away.store(false, Ordering::SeqCst);
-        eventually("both are heard", SOON, || async { heard(&mails, "order/1").await == ["a", "b"] }).await;
+        eventually("both are heard", SOON, || async {
+            heard(&mails, "order/1").await == ["a", "b"]
+        })
+        .await;
         // Each comparison that was complete shortens the next: first the whole window, then only what may have changed since.
         eventually("the comparison looks back less far", SOON, || async {
             let since = feed.since.lock().unwrap();
@@ -239,12 +321,29 @@ async fn what_waits_behind_a_dead_letter_is_left_alone() {
         for event in outbox_of(&orders).await {
             bus.listener().deliver(event).await.unwrap();
         }
-        eventually("one is dead", SOON, || async { count(&mails, "select count(*) from retry where state = 'dead'").await == 1 }).await;
+        eventually("one is dead", SOON, || async {
+            count(&mails, "select count(*) from retry where state = 'dead'").await == 1
+        })
+        .await;
         let asked = feed.asked.load(Ordering::SeqCst);
         let compared = feed.since.lock().unwrap().len();
-        eventually("compared twice more", SOON, || async { feed.since.lock().unwrap().len() > compared + 2 }).await;
-        assert_eq!(feed.asked.load(Ordering::SeqCst), asked, "nobody asks for what a dead letter holds back");
-        assert_eq!(count(&mails, "select cast(sum(attempts) as bigint) from retry where state = 'waiting'").await, 0);
+        eventually("compared twice more", SOON, || async {
+            feed.since.lock().unwrap().len() > compared + 2
+        })
+        .await;
+        assert_eq!(
+            feed.asked.load(Ordering::SeqCst),
+            asked,
+            "nobody asks for what a dead letter holds back"
+        );
+        assert_eq!(
+            count(
+                &mails,
+                "select cast(sum(attempts) as bigint) from retry where state = 'waiting'"
+            )
+            .await,
+            0
+        );
         running.stop().await;
     })
     .await;
@@ -254,19 +353,53 @@ async fn what_waits_behind_a_dead_letter_is_left_alone() {
 async fn a_feed_speaks_for_its_own_module_alone() {
     with_two(quick(), |orders, _| async move {
         let feed = Machinery::new(orders.clone()).feed();
-        let asked = ListSubjects { module: "payments".to_owned(), ..ListSubjects::default() };
-        assert!(feed.list_subjects(&Call::default(), asked).await.unwrap_err().is_refusal());
+        let asked = ListSubjects {
+            module: "payments".to_owned(),
+            ..ListSubjects::default()
+        };
+        assert!(
+            feed.list_subjects(&Call::default(), asked)
+                .await
+                .unwrap_err()
+                .is_refusal()
+        );
         for subject in 0..5 {
             note(&orders, &format!("order/{subject}"), "a").await;
         }
         note(&orders, "order/3", "b").await;
-        let page = |after: &str| ListSubjects { module: "orders".to_owned(), since_ms: 0, after_subject: after.to_owned(), limit: 2 };
+        let page = |after: &str| ListSubjects {
+            module: "orders".to_owned(),
+            since_ms: 0,
+            after_subject: after.to_owned(),
+            limit: 2,
+        };
         let first = feed.list_subjects(&Call::default(), page("")).await.unwrap().items;
-        let rest = feed.list_subjects(&Call::default(), page(&first[1].subject)).await.unwrap().items;
-        let versions: Vec<_> = first.iter().chain(&rest).map(|item| (item.subject.as_str(), item.last_version)).collect();
-        assert_eq!(versions, [("order/0", 1), ("order/1", 1), ("order/2", 1), ("order/3", 2)]);
-        let recent = ListSubjects { module: "orders".to_owned(), since_ms: i64::MAX, ..ListSubjects::default() };
-        assert!(feed.list_subjects(&Call::default(), recent).await.unwrap().items.is_empty());
+        let rest = feed
+            .list_subjects(&Call::default(), page(&first[1].subject))
+            .await
+            .unwrap()
+            .items;
+        let versions: Vec<_> = first
+            .iter()
+            .chain(&rest)
+            .map(|item| (item.subject.as_str(), item.last_version))
+            .collect();
+        assert_eq!(
+            versions,
+            [("order/0", 1), ("order/1", 1), ("order/2", 1), ("order/3", 2)]
+        );
+        let recent = ListSubjects {
+            module: "orders".to_owned(),
+            since_ms: i64::MAX,
+            ..ListSubjects::default()
+        };
+        assert!(
+            feed.list_subjects(&Call::default(), recent)
+                .await
+                .unwrap()
+                .items
+                .is_empty()
+        );
     })
     .await;
 }

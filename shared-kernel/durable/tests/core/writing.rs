@@ -17,7 +17,11 @@ use tokio::sync::Notify;
 use crate::house::{SOON, count, execute, texts};
 
 async fn say(tx: &Tx, sql: &str) -> Result<(), Fault> {
-    tx.conn().execute_unprepared(sql).await.map(drop).map_err(durable::fault)
+    tx.conn()
+        .execute_unprepared(sql)
+        .await
+        .map(drop)
+        .map_err(durable::fault)
 }
 
 async fn with_table(db: &Db) {
@@ -65,12 +69,19 @@ async fn jobs_that_wait_share_one_commit_and_none_is_answered_before_it() {
                     async move {
                         say(&tx, "insert into word values ('more')").await?;
                         // Another connection sees what is committed: nothing, as long as the batch is open.
-                        Ok((count(&db, "select count(*) from word").await, seen.load(Ordering::SeqCst)))
+                        Ok((
+                            count(&db, "select count(*) from word").await,
+                            seen.load(Ordering::SeqCst),
+                        ))
                     }
                 })
                 .await
                 .unwrap();
-            assert_eq!(count(&db, "select count(*) from word").await, 21, "the answer comes after the commit");
+            assert_eq!(
+                count(&db, "select count(*) from word").await,
+                21,
+                "the answer comes after the commit"
+            );
             answered.fetch_add(1, Ordering::SeqCst);
             told
         }));
@@ -79,7 +90,11 @@ async fn jobs_that_wait_share_one_commit_and_none_is_answered_before_it() {
     go.notify_one();
     first.await.unwrap().unwrap();
     for job in jobs {
-        assert_eq!(job.await.unwrap(), (0, 0), "all jobs ran in the transaction of the first");
+        assert_eq!(
+            job.await.unwrap(),
+            (0, 0),
+            "all jobs ran in the transaction of the first"
+        );
     }
     db.close().await;
 }
@@ -93,7 +108,11 @@ async fn the_error_of_one_job_rolls_back_that_job_alone() {
             async move {
                 db.write(move |tx| async move {
                     say(&tx, &format!("insert into word values ('{word}')")).await?;
-                    if fails { Err(Fault::conflict("as_told", "no")) } else { Ok(()) }
+                    if fails {
+                        Err(Fault::conflict("as_told", "no"))
+                    } else {
+                        Ok(())
+                    }
                 })
                 .await
             }
@@ -135,7 +154,9 @@ async fn inside_a_job_nothing_else_is_written_or_asked() {
             .write(move |_| {
                 let db = inside.clone();
                 async move {
-                    let written = db.write(|tx| async move { say(&tx, "insert into word values ('inside')").await }).await;
+                    let written = db
+                        .write(|tx| async move { say(&tx, "insert into word values ('inside')").await })
+                        .await;
                     Ok((written, outside_transaction("a neighbour")))
                 }
             })
@@ -156,17 +177,26 @@ fn count_args() -> usize {
 
 #[tokio::test]
 async fn a_job_that_takes_too_long_is_rolled_back() {
-    durable_testing::on_both_with("durable", Settings { job_timeout_ms: 200, ..Settings::default() }, |db| async move {
-        with_table(&db).await;
-        let slow = db.write(move |tx| async move {
-            say(&tx, "insert into word values ('a')").await?;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            Ok(())
-        });
-        assert_eq!(slow.await.unwrap_err().kind, FaultKind::Unavailable);
-        assert_eq!(count(&db, "select count(*) from word").await, 0);
-        db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await }).await.unwrap();
-    })
+    durable_testing::on_both_with(
+        "durable",
+        Settings {
+            job_timeout_ms: 200,
+            ..Settings::default()
+        },
+        |db| async move {
+            with_table(&db).await;
+            let slow = db.write(move |tx| async move {
+                say(&tx, "insert into word values ('a')").await?;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                Ok(())
+            });
+            assert_eq!(slow.await.unwrap_err().kind, FaultKind::Unavailable);
+            assert_eq!(count(&db, "select count(*) from word").await, 0);
+            db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await })
+                .await
+                .unwrap();
+        },
+    )
     .await;
 }
 
@@ -175,7 +205,13 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     let (_home, db) = sqlite().await;
     // As many pages as there are, and a few: the next large row does not fit any more.
     db.write(|tx| async move {
-        let row = tx.conn().query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma page_count")).await;
+        let row = tx
+            .conn()
+            .query_one_raw(sea_orm::Statement::from_string(
+                sea_orm::DbBackend::Sqlite,
+                "pragma page_count",
+            ))
+            .await;
         let pages: i64 = row.map_err(durable::fault)?.unwrap().try_get_by_index(0).unwrap();
         say(&tx, &format!("pragma max_page_count = {}", pages + 2)).await
     })
@@ -185,7 +221,10 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let small = tokio::spawn({
         let db = db.clone();
-        async move { db.write(|tx| async move { say(&tx, "insert into word values ('small')").await }).await }
+        async move {
+            db.write(|tx| async move { say(&tx, "insert into word values ('small')").await })
+                .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
     // It finds what another job of the batch wrote, and refuses because of it.
@@ -193,9 +232,16 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
         let db = db.clone();
         async move {
             db.write(|tx| async move {
-                let asked = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "select 1 from word where word = 'small'");
+                let asked = sea_orm::Statement::from_string(
+                    sea_orm::DbBackend::Sqlite,
+                    "select 1 from word where word = 'small'",
+                );
                 let written = tx.conn().query_one_raw(asked).await.map_err(durable::fault)?;
-                if written.is_some() { Err(Fault::conflict("taken", "The word is taken.")) } else { Ok(()) }
+                if written.is_some() {
+                    Err(Fault::conflict("taken", "The word is taken."))
+                } else {
+                    Ok(())
+                }
             })
             .await
         }
@@ -203,19 +249,30 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let large = tokio::spawn({
         let db = db.clone();
-        async move { db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await }).await }
+        async move {
+            db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await })
+                .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
     go.notify_one();
     for job in [first, small, refused, large] {
         assert_eq!(job.await.unwrap().unwrap_err().kind, FaultKind::Unavailable);
     }
-    assert_eq!(count(&db, "select count(*) from word").await, 0, "nothing of the batch stays");
+    assert_eq!(
+        count(&db, "select count(*) from word").await,
+        0,
+        "nothing of the batch stays"
+    );
     for _ in 0..3 {
-        db.write(|tx| async move { say(&tx, "insert into word values ('after')").await }).await.unwrap();
+        db.write(|tx| async move { say(&tx, "insert into word values ('after')").await })
+            .await
+            .unwrap();
     }
     // The limit belonged to the connection that was given up with the batch; the new one does without.
-    db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await }).await.unwrap();
+    db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await })
+        .await
+        .unwrap();
     assert_eq!(count(&db, "select count(*) from word").await, 4);
     db.close().await;
 }
@@ -246,7 +303,10 @@ async fn a_caller_that_goes_away_cancels_nothing() {
         drop(waiting);
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
-        eventually("all words", SOON, || async { count(&db, "select count(*) from word").await == 3 }).await;
+        eventually("all words", SOON, || async {
+            count(&db, "select count(*) from word").await == 3
+        })
+        .await;
     })
     .await;
 }
@@ -265,7 +325,11 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
         assert!(failed.is_err());
         // That the parent is missing shows at the commit, and not before.
         execute(&db, "create table parent (n integer primary key)").await;
-        execute(&db, "create table child (n integer references parent (n) deferrable initially deferred)").await;
+        execute(
+            &db,
+            "create table child (n integer references parent (n) deferrable initially deferred)",
+        )
+        .await;
         let uncommitted = db.write(|tx| async move {
             tx.wake("not-committed");
             say(&tx, "insert into child values (1)").await
@@ -301,11 +365,23 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     let add = |db: Db| async move {
         db.write(|tx| async move {
             let sql = "select n, version from counter";
-            let row = tx.conn().query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql)).await;
+            let row = tx
+                .conn()
+                .query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql))
+                .await;
             let row = row.map_err(durable::fault)?.unwrap();
             let (n, version): (i64, i64) = (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap());
-            let update = format!("update counter set n = {}, version = version + 1 where version = {version}", n + 1);
-            match tx.conn().execute_unprepared(&update).await.map_err(durable::fault)?.rows_affected() {
+            let update = format!(
+                "update counter set n = {}, version = version + 1 where version = {version}",
+                n + 1
+            );
+            match tx
+                .conn()
+                .execute_unprepared(&update)
+                .await
+                .map_err(durable::fault)?
+                .rows_affected()
+            {
                 1 => Ok(()),
                 _ => Err(durable::lost_race("counter")),
             }
@@ -315,15 +391,31 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     let done = futures::future::join_all((0..12).map(|_| add(db.clone()))).await;
     let counted = done.iter().filter(|done| done.is_ok()).count();
     assert!(counted > 4, "jobs that lost run again");
-    assert_eq!(count(&db, "select n from counter").await, counted as i64, "no update is lost");
+    assert_eq!(
+        count(&db, "select n from counter").await,
+        counted as i64,
+        "no update is lost"
+    );
     let ran = Arc::new(AtomicUsize::new(0));
     let counting = ran.clone();
     let lose_three_times = db.write(move |tx| {
         let run = counting.fetch_add(1, Ordering::SeqCst);
         async move {
             match run {
-                0 => say(&tx, "do $$ begin raise exception 'a serialisation failure' using errcode = '40001'; end $$").await,
-                1 => say(&tx, "do $$ begin raise exception 'a deadlock' using errcode = '40P01'; end $$").await,
+                0 => {
+                    say(
+                        &tx,
+                        "do $$ begin raise exception 'a serialisation failure' using errcode = '40001'; end $$",
+                    )
+                    .await
+                }
+                1 => {
+                    say(
+                        &tx,
+                        "do $$ begin raise exception 'a deadlock' using errcode = '40P01'; end $$",
+                    )
+                    .await
+                }
                 2 => Err(durable::lost_race("as told")),
                 _ => Ok(()),
             }
@@ -357,7 +449,10 @@ async fn a_write_on_sqlite_has_the_file_to_itself_from_its_beginning_and_is_sync
         .await
         .unwrap();
     assert_eq!((synchronous, shut_out), (2, true), "2 is FULL");
-    outside.execute_unprepared("begin immediate").await.expect("after the write the file is free");
+    outside
+        .execute_unprepared("begin immediate")
+        .await
+        .expect("after the write the file is free");
     outside.execute_unprepared("rollback").await.unwrap();
     outside.close().await.unwrap();
     db.close().await;
@@ -366,7 +461,11 @@ async fn a_write_on_sqlite_has_the_file_to_itself_from_its_beginning_and_is_sync
 #[tokio::test]
 async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
     let home = SqliteHome::new();
-    let settings = Settings { write_queue: 3, commit_batch: 2, ..Settings::default() };
+    let settings = Settings {
+        write_queue: 3,
+        commit_batch: 2,
+        ..Settings::default()
+    };
     let db = durable_testing::open("durable", &home.place("durable"), settings).await;
     with_table(&db).await;
     let (began, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -398,11 +497,18 @@ async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
         assert!(futures::poll!(&mut write).is_pending(), "it waits");
         waiting.push(write);
     }
-    let refused = db.write(|tx| async move { say(&tx, "insert into word values ('too many')").await }).await.unwrap_err();
+    let refused = db
+        .write(|tx| async move { say(&tx, "insert into word values ('too many')").await })
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
     go.notify_one();
     first.await.unwrap().unwrap();
-    let seen: Vec<i64> = futures::future::join_all(waiting).await.into_iter().map(Result::unwrap).collect();
+    let seen: Vec<i64> = futures::future::join_all(waiting)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     assert_eq!(seen, [0, 2, 2], "two share a commit, and the next two the next");
     assert_eq!(count(&db, "select count(*) from word").await, 4);
     db.close().await;
@@ -411,7 +517,10 @@ async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
 #[tokio::test]
 async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
     let home = durable_testing::PostgresHome::new().await;
-    let settings = Settings { write_attempts: 3, ..Settings::default() };
+    let settings = Settings {
+        write_attempts: 3,
+        ..Settings::default()
+    };
     let db = durable_testing::open("durable", &home.place("durable").await, settings).await;
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = ran.clone();
@@ -421,7 +530,10 @@ async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
             async { Err(durable::lost_race("as told")) }
         })
         .await;
-    assert_eq!((lost.unwrap_err().kind, ran.load(Ordering::SeqCst)), (FaultKind::Unavailable, 3));
+    assert_eq!(
+        (lost.unwrap_err().kind, ran.load(Ordering::SeqCst)),
+        (FaultKind::Unavailable, 3)
+    );
     db.close().await;
     home.remove().await;
 }
@@ -435,7 +547,11 @@ async fn what_another_process_commits_is_heard_on_postgresql() {
     let heard = std::sync::Mutex::new(two.changes());
     // Listening begins beside opening, so it is said until it is heard.
     eventually("it is heard", SOON, || {
-        let came = heard.lock().unwrap().try_recv().is_ok_and(|change| &*change.topic == "order/7");
+        let came = heard
+            .lock()
+            .unwrap()
+            .try_recv()
+            .is_ok_and(|change| &*change.topic == "order/7");
         let one = one.clone();
         async move {
             one.write(|tx| async move {

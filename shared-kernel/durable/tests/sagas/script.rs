@@ -42,7 +42,11 @@ pub fn quick() -> Settings {
 
 /// Leases that a test can outlive.
 pub fn short_leases() -> Settings {
-    Settings { lease_ms: 600, lease_renew_ms: 150, ..quick() }
+    Settings {
+        lease_ms: 600,
+        lease_renew_ms: 150,
+        ..quick()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -133,16 +137,35 @@ struct Shared {
 impl Remote {
     /// The next acts on `what` (`authorise/do`) for the saga about `key`; afterwards everything is done at once.
     pub fn script(&self, key: &str, what: &str, acts: impl IntoIterator<Item = Act>) {
-        self.0.acts.lock().unwrap().entry((key.to_owned(), what.to_owned())).or_default().extend(acts);
+        self.0
+            .acts
+            .lock()
+            .unwrap()
+            .entry((key.to_owned(), what.to_owned()))
+            .or_default()
+            .extend(acts);
     }
 
     /// What happens in the next runs of `decide` for `key`.
     pub fn trouble(&self, key: &str, troubles: impl IntoIterator<Item = Trouble>) {
-        self.0.troubles.lock().unwrap().entry(key.to_owned()).or_default().extend(troubles);
+        self.0
+            .troubles
+            .lock()
+            .unwrap()
+            .entry(key.to_owned())
+            .or_default()
+            .extend(troubles);
     }
 
     pub fn sent(&self, key: &str) -> Vec<Sent> {
-        self.0.sent.lock().unwrap().iter().filter(|sent| sent.key == key).cloned().collect()
+        self.0
+            .sent
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|sent| sent.key == key)
+            .cloned()
+            .collect()
     }
 
     /// `reserve/do`, `authorise/do`, ... as they arrived.
@@ -152,7 +175,14 @@ impl Remote {
 
     /// What the saga was told, also in runs of `decide` that were rolled back.
     pub fn heard(&self, key: &str) -> Vec<String> {
-        self.0.heard.lock().unwrap().iter().filter(|(of, _)| of == key).map(|(_, input)| input.clone()).collect()
+        self.0
+            .heard
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(of, _)| of == key)
+            .map(|(_, input)| input.clone())
+            .collect()
     }
 
     /// The most commands that were under way at the same time.
@@ -162,7 +192,10 @@ impl Remote {
 
     pub async fn until_sent(&self, key: &str, what: &str, times: usize) {
         let count = || self.whats(key).iter().filter(|sent| *sent == what).count();
-        eventually(&format!("{what} of {key} was sent {times} times"), LONG, || async { count() >= times }).await;
+        eventually(&format!("{what} of {key} was sent {times} times"), LONG, || async {
+            count() >= times
+        })
+        .await;
     }
 }
 
@@ -214,7 +247,13 @@ impl<const V: i64> Saga for Script<V> {
     async fn send(&self, call: &Call, command_id: Uuid, command: &Command) -> Result<News, Fault> {
         let sql = "select state, command, command_id from saga where kind = 'script' and business_key = $1";
         let statement = Statement::from_sql_and_values(self.db.backend(), sql, [command.key.as_str().into()]);
-        let row = self.db.read().query_one_raw(statement).await.map_err(durable::fault)?.expect("the saga's row");
+        let row = self
+            .db
+            .read()
+            .query_one_raw(statement)
+            .await
+            .map_err(durable::fault)?
+            .expect("the saga's row");
         let sent = Sent {
             key: command.key.clone(),
             version: V,
@@ -225,13 +264,27 @@ impl<const V: i64> Saga for Script<V> {
             timeout: call.timeout,
             at: Instant::now(),
             stored_state: row.try_get("", "state").expect("a state"),
-            stored_command: row.try_get::<Option<String>>("", "command").expect("text").unwrap_or_default(),
-            stored_command_id: row.try_get::<Option<Uuid>>("", "command_id").expect("an id").unwrap_or_default(),
+            stored_command: row
+                .try_get::<Option<String>>("", "command")
+                .expect("text")
+                .unwrap_or_default(),
+            stored_command_id: row
+                .try_get::<Option<Uuid>>("", "command_id")
+                .expect("an id")
+                .unwrap_or_default(),
         };
         self.remote.0.sent.lock().unwrap().push(sent);
         let _under_way = UnderWay::new(&self.remote.0);
         let scripted = (command.key.clone(), command.what.clone());
-        let mut act = self.remote.0.acts.lock().unwrap().get_mut(&scripted).and_then(VecDeque::pop_front).unwrap_or_else(done);
+        let mut act = self
+            .remote
+            .0
+            .acts
+            .lock()
+            .unwrap()
+            .get_mut(&scripted)
+            .and_then(VecDeque::pop_front)
+            .unwrap_or_else(done);
         loop {
             match act {
                 Act::Answer(news) => return Ok(news),
@@ -246,24 +299,59 @@ impl<const V: i64> Saga for Script<V> {
         }
     }
 
-    async fn decide(&self, tx: &Tx, saga: &mut Progress<State>, input: Input<News>) -> Result<Decision<Command>, Fault> {
+    async fn decide(
+        &self,
+        tx: &Tx,
+        saga: &mut Progress<State>,
+        input: Input<News>,
+    ) -> Result<Decision<Command>, Fault> {
         let heard = format!("{input:?}").split('(').next().unwrap_or_default().to_owned();
-        let heard = if saga.signal.is_some() { format!("{heard}+signal") } else { heard };
-        self.remote.0.heard.lock().unwrap().push((saga.business_key.clone(), heard));
-        let trouble = self.remote.0.troubles.lock().unwrap().get_mut(&saga.business_key).and_then(VecDeque::pop_front);
+        let heard = if saga.signal.is_some() {
+            format!("{heard}+signal")
+        } else {
+            heard
+        };
+        self.remote
+            .0
+            .heard
+            .lock()
+            .unwrap()
+            .push((saga.business_key.clone(), heard));
+        let trouble = self
+            .remote
+            .0
+            .troubles
+            .lock()
+            .unwrap()
+            .get_mut(&saga.business_key)
+            .and_then(VecDeque::pop_front);
         // A change of the module's own that must not outlive a decision that failed.
-        durable::audit(tx, &shared_kernel::Actor::Anonymous, "decided", &saga.business_key, "", None).await?;
+        durable::audit(
+            tx,
+            &shared_kernel::Actor::Anonymous,
+            "decided",
+            &saga.business_key,
+            "",
+            None,
+        )
+        .await?;
         match trouble {
             Some(Trouble::Fail(fault)) => return Err(fault),
             Some(Trouble::Panic) => panic!("as scripted"),
-            Some(Trouble::Park) => return Ok(Decision::Park { reason: "as scripted".into() }),
+            Some(Trouble::Park) => {
+                return Ok(Decision::Park {
+                    reason: "as scripted".into(),
+                });
+            }
             Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,
             None => {}
         }
         let committed_forward = saga.step == "capture" || saga.compensating;
         Ok(match input {
             Input::Started => forward(saga),
-            Input::News(News::InProgress) => Decision::Repeat { after: Duration::from_millis(20) },
+            Input::News(News::InProgress) => Decision::Repeat {
+                after: Duration::from_millis(20),
+            },
             Input::News(News::Done) if saga.compensating => {
                 saga.state.done.pop();
                 backward(saga)
@@ -271,9 +359,15 @@ impl<const V: i64> Saga for Script<V> {
             Input::News(News::Done) => {
                 saga.state.done.push(saga.step.clone());
                 let cancelled = saga.signal.as_deref() == Some("cancel") || saga.deadline_passed;
-                if cancelled && saga.step != "capture" { backward(saga) } else { forward(saga) }
+                if cancelled && saga.step != "capture" {
+                    backward(saga)
+                } else {
+                    forward(saga)
+                }
             }
-            Input::Refused(fault) if saga.compensating => Decision::Park { reason: fault.to_string() },
+            Input::Refused(fault) if saga.compensating => Decision::Park {
+                reason: fault.to_string(),
+            },
             Input::Refused(_) => backward(saga),
             Input::DeadlinePassed | Input::Signal(_) | Input::Compensate if committed_forward => {
                 saga.state.deadlines_told += u32::from(matches!(input, Input::DeadlinePassed));
@@ -297,26 +391,51 @@ impl<const V: i64> Saga for Script<V> {
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
         durable::audit(tx, &call.actor, "given_up", business_key, "", None).await?;
-        let trouble = self.remote.0.troubles.lock().unwrap().get_mut(business_key).and_then(VecDeque::pop_front);
-        if let Some(Trouble::Fail(fault)) = trouble { Err(fault) } else { Ok(()) }
+        let trouble = self
+            .remote
+            .0
+            .troubles
+            .lock()
+            .unwrap()
+            .get_mut(business_key)
+            .and_then(VecDeque::pop_front);
+        if let Some(Trouble::Fail(fault)) = trouble {
+            Err(fault)
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn command(saga: &Progress<State>, what: String) -> Command {
-    Command { what, key: saga.business_key.clone(), nonce: Uuid::new_v4() }
+    Command {
+        what,
+        key: saga.business_key.clone(),
+        nonce: Uuid::new_v4(),
+    }
 }
 
 fn forward(saga: &Progress<State>) -> Decision<Command> {
     match STEPS.get(saga.state.done.len()) {
-        Some(step) => Decision::Do { step, command: command(saga, format!("{step}/do")) },
+        Some(step) => Decision::Do {
+            step,
+            command: command(saga, format!("{step}/do")),
+        },
         None => Decision::Complete,
     }
 }
 
 fn backward(saga: &Progress<State>) -> Decision<Command> {
-    let last = saga.state.done.last().and_then(|last| STEPS.into_iter().find(|step| step == last));
+    let last = saga
+        .state
+        .done
+        .last()
+        .and_then(|last| STEPS.into_iter().find(|step| step == last));
     match last {
-        Some(step) => Decision::Undo { step, command: command(saga, format!("{step}/undo")) },
+        Some(step) => Decision::Undo {
+            step,
+            command: command(saga, format!("{step}/undo")),
+        },
         None => Decision::Compensated,
     }
 }
@@ -330,7 +449,10 @@ pub struct Shop {
 
 impl Shop {
     pub fn new(db: &Db) -> Self {
-        Shop { db: db.clone(), remote: Remote::default() }
+        Shop {
+            db: db.clone(),
+            remote: Remote::default(),
+        }
     }
 
     pub fn run(&self) -> Running {
@@ -338,15 +460,22 @@ impl Shop {
     }
 
     fn sagas(&self) -> Sagas {
-        Sagas::new(self.db.clone()).with(Script::<1> { db: self.db.clone(), remote: self.remote.clone() })
+        Sagas::new(self.db.clone()).with(Script::<1> {
+            db: self.db.clone(),
+            remote: self.remote.clone(),
+        })
     }
 
     pub async fn start(&self, key: &str) -> Uuid {
-        self.start_by(key, None, &Call::by_module("test")).await.expect("the saga starts")
+        self.start_by(key, None, &Call::by_module("test"))
+            .await
+            .expect("the saga starts")
     }
 
     pub async fn start_within(&self, key: &str, deadline: Duration) -> Uuid {
-        self.start_by(key, Some(deadline), &Call::by_module("test")).await.expect("the saga starts")
+        self.start_by(key, Some(deadline), &Call::by_module("test"))
+            .await
+            .expect("the saga starts")
     }
 
     pub async fn start_by(&self, key: &str, deadline: Option<Duration>, call: &Call) -> Result<Uuid, Fault> {
@@ -377,7 +506,10 @@ impl Shop {
     }
 
     pub async fn until(&self, id: Uuid, state: SagaState) -> SagaDetails {
-        eventually(&format!("the saga is {state:?}"), LONG, || async { self.show(id).await.saga.state == state }).await;
+        eventually(&format!("the saga is {state:?}"), LONG, || async {
+            self.show(id).await.saga.state == state
+        })
+        .await;
         self.show(id).await
     }
 
@@ -389,7 +521,10 @@ impl Shop {
             async move {
                 let backend = tx.conn().get_database_backend();
                 let values = [id.into()];
-                tx.conn().execute_raw(Statement::from_sql_and_values(backend, statement, values)).await.map_err(durable::fault)
+                tx.conn()
+                    .execute_raw(Statement::from_sql_and_values(backend, statement, values))
+                    .await
+                    .map_err(durable::fault)
             }
         });
         assert_eq!(touched.await.expect("the update runs").rows_affected(), 1);
@@ -403,7 +538,13 @@ impl Shop {
     pub async fn audits(&self, action: &str, target: &str) -> i64 {
         let sql = "select count(*) as audits from audit where action = $1 and target = $2";
         let statement = Statement::from_sql_and_values(self.db.backend(), sql, [action.into(), target.into()]);
-        let row = self.db.read().query_one_raw(statement).await.expect("a count").expect("a row");
+        let row = self
+            .db
+            .read()
+            .query_one_raw(statement)
+            .await
+            .expect("a count")
+            .expect("a row");
         row.try_get("", "audits").expect("a number")
     }
 }
@@ -422,7 +563,10 @@ impl Running {
     pub fn new(sagas: Sagas) -> Self {
         let stop = CancellationToken::new();
         let token = stop.clone();
-        Running { stop, task: tokio::spawn(async move { sagas.run(token).await }) }
+        Running {
+            stop,
+            task: tokio::spawn(async move { sagas.run(token).await }),
+        }
     }
 
     pub async fn stop(mut self) {

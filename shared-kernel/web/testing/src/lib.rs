@@ -62,7 +62,10 @@ impl Reply {
 
     /// A header's value; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// The `code` of a problem.
@@ -89,7 +92,11 @@ impl Site {
         let x = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
         let source = Arc::new(OneKey(VerifyingKey { kid: KID.to_owned(), x }));
         let verifier = Data::new(Verifier::new(source, ISSUER, AUDIENCE, Arc::new(SystemClock)));
-        Site { routes, verifier, signing: EncodingKey::from_ed_der(pkcs8.as_ref()) }
+        Site {
+            routes,
+            verifier,
+            signing: EncodingKey::from_ed_der(pkcs8.as_ref()),
+        }
     }
 
     /// An access token of this user.
@@ -109,13 +116,17 @@ impl Site {
             jti: Uuid::new_v4(),
             sid: None,
         };
-        let header = Header { kid: Some(KID.to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let header = Header {
+            kid: Some(KID.to_owned()),
+            ..Header::new(Algorithm::EdDSA)
+        };
         jsonwebtoken::encode(&header, &claims, &self.signing).expect("the token is signed")
     }
 
     /// Asks as a user with these roles.
     pub async fn ask_as(&self, user: Uuid, roles: &[Role], request: TestRequest) -> Reply {
-        self.ask(request.insert_header((AUTHORIZATION, format!("Bearer {}", self.token(user, roles))))).await
+        self.ask(request.insert_header((AUTHORIZATION, format!("Bearer {}", self.token(user, roles)))))
+            .await
     }
 
     /// Asks as the request stands.
@@ -125,7 +136,9 @@ impl Site {
     pub async fn ask(&self, request: TestRequest) -> Reply {
         let routes = self.routes.clone();
         let app = App::new().app_data(self.verifier.clone()).into_utoipa_app();
-        let app = app.service(utoipa_actix_web::scope("/api/v1").configure(move |config| routes.configure(config))).into_app();
+        let app = app
+            .service(utoipa_actix_web::scope("/api/v1").configure(move |config| routes.configure(config)))
+            .into_app();
         let service = init_service(app).await;
         let response: ServiceResponse<_> = match service.call(request.to_request()).await {
             Ok(response) => response.map_into_boxed_body(),
@@ -150,6 +163,12 @@ impl Site {
 }
 
 async fn reply(status: StatusCode, headers: HeaderMap, body: impl MessageBody) -> Reply {
-    let Ok(bytes) = actix_web::body::to_bytes(body).await else { panic!("the answer's body broke off") };
-    Reply { status: status.as_u16(), headers, body: String::from_utf8_lossy(&bytes).into_owned() }
+    let Ok(bytes) = actix_web::body::to_bytes(body).await else {
+        panic!("the answer's body broke off")
+    };
+    Reply {
+        status: status.as_u16(),
+        headers,
+        body: String::from_utf8_lossy(&bytes).into_owned(),
+    }
 }

@@ -23,12 +23,17 @@ async fn a_server_is_routes_a_document_and_a_shell() {
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());
     let limit = RateLimit::new(1_000, 2_000);
     let stopping = Stopping(CancellationToken::new());
-    let base = OpenApiBuilder::new().info(InfoBuilder::new().title("Banyan").version("1.0.0")).build();
+    let base = OpenApiBuilder::new()
+        .info(InfoBuilder::new().title("Banyan").version("1.0.0"))
+        .build();
     let server = HttpServer::new(move || {
         let (app, mut api) = App::new()
             .into_utoipa_app()
             .openapi(base.clone())
-            .service(utoipa_actix_web::scope("/api/v1").configure(|config| modules.iter().for_each(|module| module.configure(config))))
+            .service(
+                utoipa_actix_web::scope("/api/v1")
+                    .configure(|config| modules.iter().for_each(|module| module.configure(config))),
+            )
             .split_for_parts();
         web::openapi::finish(&mut api);
         let document = serde_json::to_string(&api).unwrap();
@@ -54,11 +59,24 @@ async fn a_server_is_routes_a_document_and_a_shell() {
     let handle = server.handle();
     actix_web::rt::spawn(server);
 
-    let document: Value = reqwest::get(format!("{url}/openapi.json")).await.unwrap().json().await.unwrap();
+    let document: Value = reqwest::get(format!("{url}/openapi.json"))
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(document["info"]["title"], "Banyan");
     assert!(document["paths"]["/api/v1/figs"]["get"].is_object());
-    let answer = reqwest::Client::new().get(format!("{url}/api/v1/figs")).bearer_auth(signer.token(&["customer"])).send().await.unwrap();
+    let answer = reqwest::Client::new()
+        .get(format!("{url}/api/v1/figs"))
+        .bearer_auth(signer.token(&["customer"]))
+        .send()
+        .await
+        .unwrap();
     assert!(answer.headers().contains_key("ratelimit"));
-    assert_eq!(answer.json::<String>().await.unwrap(), "user:00000000-0000-0000-0000-000000000007");
+    assert_eq!(
+        answer.json::<String>().await.unwrap(),
+        "user:00000000-0000-0000-0000-000000000007"
+    );
     handle.stop(true).await;
 }

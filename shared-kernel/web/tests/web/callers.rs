@@ -34,15 +34,34 @@ async fn ops(_: Ops) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().finish())
 }
 
-async fn ask(verifier: &Data<Verifier>, path: &str, authorization: Option<&str>) -> (StatusCode, Option<String>, String) {
-    let app = App::new().app_data(verifier.clone()).service(anyone).service(logged_in).service(customer).service(staff).service(ops);
+async fn ask(
+    verifier: &Data<Verifier>,
+    path: &str,
+    authorization: Option<&str>,
+) -> (StatusCode, Option<String>, String) {
+    let app = App::new()
+        .app_data(verifier.clone())
+        .service(anyone)
+        .service(logged_in)
+        .service(customer)
+        .service(staff)
+        .service(ops);
     let app = test::init_service(app).await;
     let request = test::TestRequest::get().uri(path);
-    let request = authorization.into_iter().fold(request, |request, value| request.insert_header(("Authorization", value)));
+    let request = authorization.into_iter().fold(request, |request, value| {
+        request.insert_header(("Authorization", value))
+    });
     let response = test::call_service(&app, request.to_request()).await;
-    let challenge = response.headers().get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
+    let challenge = response
+        .headers()
+        .get("www-authenticate")
+        .map(|value| value.to_str().unwrap().to_owned());
     let status = response.status();
-    (status, challenge, String::from_utf8(test::read_body(response).await.to_vec()).unwrap())
+    (
+        status,
+        challenge,
+        String::from_utf8(test::read_body(response).await.to_vec()).unwrap(),
+    )
 }
 
 #[actix_web::test]
@@ -60,11 +79,18 @@ async fn a_role_opens_its_own_doors_and_no_others() {
     }
     for door in ["/logged-in", "/customer", "/staff", "/ops"] {
         let (status, challenge, _) = ask(&verifier, door, None).await;
-        assert_eq!((status.as_u16(), challenge.as_deref()), (401, Some("Bearer realm=\"banyan\"")), "{door}");
+        assert_eq!(
+            (status.as_u16(), challenge.as_deref()),
+            (401, Some("Bearer realm=\"banyan\"")),
+            "{door}"
+        );
     }
     assert_eq!(ask(&verifier, "/anyone", None).await.2, "anonymous");
     let lower_case = format!("bearer {}", signer.token(&[]));
-    assert_eq!(ask(&verifier, "/anyone", Some(&lower_case)).await.2, "user:00000000-0000-0000-0000-000000000007");
+    assert_eq!(
+        ask(&verifier, "/anyone", Some(&lower_case)).await.2,
+        "user:00000000-0000-0000-0000-000000000007"
+    );
 }
 
 #[actix_web::test]
@@ -83,21 +109,54 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
     let bad = [
         ("alg none", raw_token(&json!({"alg": "none", "kid": "k1"}), &good, b"")),
         ("alg None", raw_token(&json!({"alg": "None", "kid": "k1"}), &good, b"")),
-        ("HS256 with the public key as its secret", jsonwebtoken::encode(&hs256, &good, &public).unwrap()),
+        (
+            "HS256 with the public key as its secret",
+            jsonwebtoken::encode(&hs256, &good, &public).unwrap(),
+        ),
         ("signed by a stranger", stranger.token(&["customer"])),
         ("a kid nobody knows", unknown.token(&["customer"])),
         ("no kid", signer.token_under(|header| header.kid = None)),
-        ("no signature", raw_token(&json!({"alg": "EdDSA", "kid": "k1"}), &good, b"")),
-        ("claims exchanged under the signature", format!("{head}.{}.{signature}", promoted.split('.').nth(1).unwrap())),
-        ("a critical extension", signer.token_under(|header| header.crit = Some(vec!["banyan".to_owned()]))),
+        (
+            "no signature",
+            raw_token(&json!({"alg": "EdDSA", "kid": "k1"}), &good, b""),
+        ),
+        (
+            "claims exchanged under the signature",
+            format!("{head}.{}.{signature}", promoted.split('.').nth(1).unwrap()),
+        ),
+        (
+            "a critical extension",
+            signer.token_under(|header| header.crit = Some(vec!["banyan".to_owned()])),
+        ),
         ("expired", signer.token_with(|claims| claims["exp"] = json!(NOW_S))),
-        ("not yet valid", signer.token_with(|claims| claims["nbf"] = json!(NOW_S + 31))),
-        ("for another audience", signer.token_with(|claims| claims["aud"] = json!("elsewhere"))),
-        ("from another issuer", signer.token_with(|claims| claims["iss"] = json!("https://evil.example"))),
-        ("without exp", signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("exp"))),
-        ("without aud", signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("aud"))),
-        ("sub is no id", signer.token_with(|claims| claims["sub"] = json!("root"))),
-        ("huge", signer.token_with(|claims| claims["x"] = json!("x".repeat(10_000)))),
+        (
+            "not yet valid",
+            signer.token_with(|claims| claims["nbf"] = json!(NOW_S + 31)),
+        ),
+        (
+            "for another audience",
+            signer.token_with(|claims| claims["aud"] = json!("elsewhere")),
+        ),
+        (
+            "from another issuer",
+            signer.token_with(|claims| claims["iss"] = json!("https://evil.example")),
+        ),
+        (
+            "without exp",
+            signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("exp")),
+        ),
+        (
+            "without aud",
+            signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("aud")),
+        ),
+        (
+            "sub is no id",
+            signer.token_with(|claims| claims["sub"] = json!("root")),
+        ),
+        (
+            "huge",
+            signer.token_with(|claims| claims["x"] = json!("x".repeat(10_000))),
+        ),
         ("no token at all", "nonsense".to_owned()),
         ("empty", String::new()),
     ];
@@ -105,13 +164,21 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
         for door in ["/anyone", "/logged-in", "/customer"] {
             let (status, challenge, body) = ask(&verifier, door, Some(&format!("Bearer {token}"))).await;
             assert_eq!(status, 401, "{what} at {door}: {body}");
-            assert_eq!(challenge.as_deref(), Some("Bearer realm=\"banyan\", error=\"invalid_token\""), "{what}");
+            assert_eq!(
+                challenge.as_deref(),
+                Some("Bearer realm=\"banyan\", error=\"invalid_token\""),
+                "{what}"
+            );
         }
     }
     for other in ["Basic dXNlcjpwdw==", "Bearer", "Token x"] {
         assert_eq!(ask(&verifier, "/anyone", Some(other)).await.0, 401, "{other}");
     }
-    assert_eq!(ask(&verifier, "/customer", Some(&format!("Bearer {token}"))).await.0, 200, "the good one gets in");
+    assert_eq!(
+        ask(&verifier, "/customer", Some(&format!("Bearer {token}"))).await.0,
+        200,
+        "the good one gets in"
+    );
 }
 
 #[actix_web::test]
@@ -120,7 +187,10 @@ async fn a_role_this_build_does_not_know_grants_nothing_and_spoils_nothing() {
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());
     let claims = verifier.verify(&signer.token(&["customer", "emperor"])).await.unwrap();
     assert_eq!(claims.roles, [Role::Customer]);
-    let actor = Actor::User { id: claims.sub, roles: claims.roles };
+    let actor = Actor::User {
+        id: claims.sub,
+        roles: claims.roles,
+    };
     assert!(!actor.has_role(Role::Staff));
 }
 
@@ -141,13 +211,19 @@ async fn keys_are_kept_five_minutes_and_the_last_good_ones_longer_when_nobody_an
     clock.advance_s(300);
     verifier.verify(&token).await.expect("the last good keys still serve");
     until_asked(&keys, 3).await;
-    verifier.verify(&token).await.expect("and nobody is asked for each request");
+    verifier
+        .verify(&token)
+        .await
+        .expect("and nobody is asked for each request");
     tokio::task::yield_now().await;
     assert_eq!(keys.asked(), 3);
 }
 
 async fn until_asked(keys: &FakeKeys, times: usize) {
-    durable_testing::eventually("the keys are asked for", Duration::from_secs(10), || async { keys.asked() == times }).await;
+    durable_testing::eventually("the keys are asked for", Duration::from_secs(10), || async {
+        keys.asked() == times
+    })
+    .await;
 }
 
 #[actix_web::test]
@@ -160,7 +236,9 @@ async fn a_source_that_does_not_answer_keeps_nobody_waiting_whose_key_is_known()
     keys.hangs.store(true, std::sync::atomic::Ordering::SeqCst);
     clock.advance_s(300);
     let crowd = futures::future::join_all((0..20).map(|_| verifier.verify(&token)));
-    let answers = tokio::time::timeout(Duration::from_secs(5), crowd).await.expect("nobody waits");
+    let answers = tokio::time::timeout(Duration::from_secs(5), crowd)
+        .await
+        .expect("nobody waits");
     assert!(answers.iter().all(Result::is_ok));
     until_asked(&keys, 2).await;
     clock.advance_s(300);

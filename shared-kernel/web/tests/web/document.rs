@@ -79,16 +79,29 @@ async fn remove() -> HttpResponse {
 
 fn document() -> (utoipa::openapi::OpenApi, Value) {
     let routes = Routes::new(|config| {
-        config.service(list).service(list_of_others).service(create).service(show).service(change).service(remove);
+        config
+            .service(list)
+            .service(list_of_others)
+            .service(create)
+            .service(show)
+            .service(change)
+            .service(remove);
     });
-    let base = OpenApiBuilder::new().info(InfoBuilder::new().title("Figs").version("1")).build();
+    let base = OpenApiBuilder::new()
+        .info(InfoBuilder::new().title("Figs").version("1"))
+        .build();
     let api = web::openapi::document(base, &[routes]);
     let json = serde_json::to_value(&api).unwrap();
     (api, json)
 }
 
 fn statuses(operation: &Value) -> Vec<u16> {
-    operation["responses"].as_object().unwrap().keys().map(|status| status.parse().unwrap()).collect()
+    operation["responses"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|status| status.parse().unwrap())
+        .collect()
 }
 
 #[test]
@@ -96,17 +109,39 @@ fn each_operation_shows_the_problems_that_can_happen_there() {
     let (_, document) = document();
     let figs = &document["paths"]["/api/v1/figs"];
     assert_eq!(statuses(&figs["get"]), [200, 400, 429, 431, 500, 503, 504]);
-    assert_eq!(statuses(&figs["post"]), [201, 400, 401, 403, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504]);
-    assert_eq!(statuses(&document["paths"]["/api/v1/others"]["get"]), [200, 400, 401, 429, 431, 500, 503, 504]);
+    assert_eq!(
+        statuses(&figs["post"]),
+        [201, 400, 401, 403, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504]
+    );
+    assert_eq!(
+        statuses(&document["paths"]["/api/v1/others"]["get"]),
+        [200, 400, 401, 429, 431, 500, 503, 504]
+    );
     let fig = &document["paths"]["/api/v1/figs/{id}"];
     assert_eq!(statuses(&fig["get"]), [200, 304, 404, 429, 431, 500, 503, 504]);
-    assert_eq!(statuses(&fig["patch"]), [200, 400, 404, 408, 412, 413, 415, 422, 429, 431, 500, 503, 504]);
-    assert_eq!(statuses(&fig["delete"]), [204, 400, 404, 409, 422, 429, 431, 500, 503, 504]);
+    assert_eq!(
+        statuses(&fig["patch"]),
+        [200, 400, 404, 408, 412, 413, 415, 422, 429, 431, 500, 503, 504]
+    );
+    assert_eq!(
+        statuses(&fig["delete"]),
+        [204, 400, 404, 409, 422, 429, 431, 500, 503, 504]
+    );
     let own = &figs["post"]["responses"]["409"];
     assert_eq!(own["description"], "There are no figs left.");
-    assert_eq!(own["content"].as_object().unwrap().len(), 1, "a problem is never application/json");
-    assert_eq!(own["content"]["application/problem+json"]["schema"]["$ref"], "#/components/schemas/Problem");
-    assert_eq!(figs["post"]["responses"]["429"]["$ref"], "#/components/responses/TooManyRequests");
+    assert_eq!(
+        own["content"].as_object().unwrap().len(),
+        1,
+        "a problem is never application/json"
+    );
+    assert_eq!(
+        own["content"]["application/problem+json"]["schema"]["$ref"],
+        "#/components/schemas/Problem"
+    );
+    assert_eq!(
+        figs["post"]["responses"]["429"]["$ref"],
+        "#/components/responses/TooManyRequests"
+    );
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
 }
 
@@ -115,21 +150,45 @@ fn query_parameters_stand_one_by_one_and_headers_are_shared() {
     let (api, document) = document();
     let names = |operation: &Value| -> Vec<String> {
         let parameters = operation["parameters"].as_array().unwrap().iter();
-        parameters.map(|parameter| parameter["name"].as_str().or(parameter["$ref"].as_str()).unwrap().to_owned()).collect()
+        parameters
+            .map(|parameter| {
+                parameter["name"]
+                    .as_str()
+                    .or(parameter["$ref"].as_str())
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
     };
-    assert_eq!(names(&document["paths"]["/api/v1/figs"]["get"]), ["q", "limit", "cursor"]);
+    assert_eq!(
+        names(&document["paths"]["/api/v1/figs"]["get"]),
+        ["q", "limit", "cursor"]
+    );
     assert_eq!(names(&document["paths"]["/api/v1/others"]["get"]), ["limit", "cursor"]);
     let limit = &document["paths"]["/api/v1/figs"]["get"]["parameters"][1];
     assert_eq!(
-        (&limit["schema"]["type"], &limit["schema"]["maximum"], &limit["required"]),
+        (
+            &limit["schema"]["type"],
+            &limit["schema"]["maximum"],
+            &limit["required"]
+        ),
         (&json!("integer"), &json!(100), &json!(false))
     );
     assert_eq!(
         names(&document["paths"]["/api/v1/figs"]["post"]),
-        ["#/components/parameters/RequiredIdempotencyKey", "#/components/parameters/Prefer"]
+        [
+            "#/components/parameters/RequiredIdempotencyKey",
+            "#/components/parameters/Prefer"
+        ]
     );
-    assert_eq!(document["components"]["parameters"]["RequiredIdempotencyKey"]["required"], true);
-    assert_eq!(document["components"]["parameters"]["IdempotencyKey"]["required"], false);
+    assert_eq!(
+        document["components"]["parameters"]["RequiredIdempotencyKey"]["required"],
+        true
+    );
+    assert_eq!(
+        document["components"]["parameters"]["IdempotencyKey"]["required"],
+        false
+    );
     assert_eq!(web::openapi::dangling_references(&api), [] as [&str; 0]);
     assert_eq!(document["openapi"], "3.1.0");
 }
@@ -139,11 +198,18 @@ fn what_is_refused_anyway_is_spelled_out_in_everything_a_body_can_contain() {
     let (_, document) = document();
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["NewFig"]["properties"]["name"]["pattern"], "^[^\\u0000]*$");
-    assert_eq!(schemas["Seed"]["properties"]["colour"]["pattern"], "^[^\\u0000]*$", "also behind a reference");
+    assert_eq!(
+        schemas["Seed"]["properties"]["colour"]["pattern"], "^[^\\u0000]*$",
+        "also behind a reference"
+    );
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["maximum"], json!(i64::MAX));
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["minimum"], 1);
     assert_eq!(schemas["NewFig"]["additionalProperties"], false);
-    assert_eq!(schemas["Fig"]["properties"]["name"].get("pattern"), None, "answers are left as they are");
+    assert_eq!(
+        schemas["Fig"]["properties"]["name"].get("pattern"),
+        None,
+        "answers are left as they are"
+    );
 }
 
 #[test]
@@ -151,7 +217,12 @@ fn operation_ids_are_unique() {
     let (_, document) = document();
     let mut ids = Vec::new();
     for item in document["paths"].as_object().unwrap().values() {
-        ids.extend(item.as_object().unwrap().values().filter_map(|operation| operation["operationId"].as_str()));
+        ids.extend(
+            item.as_object()
+                .unwrap()
+                .values()
+                .filter_map(|operation| operation["operationId"].as_str()),
+        );
     }
     let unique: std::collections::BTreeSet<&&str> = ids.iter().collect();
     assert_eq!(unique.len(), ids.len(), "{ids:?}");

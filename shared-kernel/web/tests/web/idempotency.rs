@@ -55,7 +55,15 @@ impl State {
             let (runs, call, wanted, instead) = (runs.clone(), call.clone(), wanted.clone(), instead.clone());
             async move {
                 let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
-                outbox::append(&tx, &call, "fig/1", &FigPicked { note: wanted.outcome.clone() }).await?;
+                outbox::append(
+                    &tx,
+                    &call,
+                    "fig/1",
+                    &FigPicked {
+                        note: wanted.outcome.clone(),
+                    },
+                )
+                .await?;
                 if let Some(fault) = instead.lock().unwrap().take() {
                     return Err(fault);
                 }
@@ -74,18 +82,41 @@ impl State {
 }
 
 #[post("/figs")]
-async fn pick(customer: Customer, key: RequiredKey, body: Body<Pick>, state: Data<State>) -> Result<HttpResponse, Problem> {
+async fn pick(
+    customer: Customer,
+    key: RequiredKey,
+    body: Body<Pick>,
+    state: Data<State>,
+) -> Result<HttpResponse, Problem> {
     state.pick(key.keyed(), &customer, body.into_inner()).await
 }
 
 #[post("/maybe")]
-async fn maybe(customer: Customer, key: OptionalKey, body: Body<Pick>, state: Data<State>) -> Result<HttpResponse, Problem> {
+async fn maybe(
+    customer: Customer,
+    key: OptionalKey,
+    body: Body<Pick>,
+    state: Data<State>,
+) -> Result<HttpResponse, Problem> {
     state.pick(key.keyed(), &customer, body.into_inner()).await
 }
 
 #[post("/bare")]
-async fn bare(_: HttpRequest, customer: Customer, key: RequiredKey, state: Data<State>) -> Result<HttpResponse, Problem> {
-    state.pick(key.keyed(), &customer, Pick { outcome: "ok".to_owned() }).await
+async fn bare(
+    _: HttpRequest,
+    customer: Customer,
+    key: RequiredKey,
+    state: Data<State>,
+) -> Result<HttpResponse, Problem> {
+    state
+        .pick(
+            key.keyed(),
+            &customer,
+            Pick {
+                outcome: "ok".to_owned(),
+            },
+        )
+        .await
 }
 
 /// An answer as far as a client compares it.
@@ -113,8 +144,16 @@ struct Orchard {
 impl Orchard {
     fn new(db: &Db) -> Self {
         let signer = Signer::new("k1");
-        let state = State { db: db.clone(), runs: Arc::default(), instead: Arc::default() };
-        Orchard { state: Data::new(state), verifier: verifier(FakeKeys::of(&[&signer]), HandClock::new()), signer }
+        let state = State {
+            db: db.clone(),
+            runs: Arc::default(),
+            instead: Arc::default(),
+        };
+        Orchard {
+            state: Data::new(state),
+            verifier: verifier(FakeKeys::of(&[&signer]), HandClock::new()),
+            signer,
+        }
     }
 
     async fn ask(&self, path: &str, key: Option<&str>, outcome: &str) -> Seen {
@@ -123,17 +162,46 @@ impl Orchard {
 
     async fn ask_as(&self, user: u128, path: &str, key: Option<&str>, body: String) -> Seen {
         let app = App::new().app_data(self.state.clone()).app_data(self.verifier.clone());
-        let app = test::init_service(app.service(pick).service(maybe).service(bare).wrap(web::shell(web::ShellSettings::default()))).await;
-        let token = self.signer.token_with(|claims| claims["sub"] = json!(Uuid::from_u128(user)));
-        let request = test::TestRequest::post().uri(path).insert_header(("Authorization", format!("Bearer {token}")));
-        let request = request.insert_header(("Content-Type", "application/json")).set_payload(body);
-        let request = key.into_iter().fold(request, |request, key| request.insert_header(("Idempotency-Key", key)));
+        let app = test::init_service(
+            app.service(pick)
+                .service(maybe)
+                .service(bare)
+                .wrap(web::shell(web::ShellSettings::default())),
+        )
+        .await;
+        let token = self
+            .signer
+            .token_with(|claims| claims["sub"] = json!(Uuid::from_u128(user)));
+        let request = test::TestRequest::post()
+            .uri(path)
+            .insert_header(("Authorization", format!("Bearer {token}")));
+        let request = request
+            .insert_header(("Content-Type", "application/json"))
+            .set_payload(body);
+        let request = key
+            .into_iter()
+            .fold(request, |request, key| request.insert_header(("Idempotency-Key", key)));
         let response = test::call_service(&app, request.to_request()).await;
-        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        let (location, etag, replayed) = (header("location"), header("etag"), header("idempotency-replayed").is_some());
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let (location, etag, replayed) = (
+            header("location"),
+            header("etag"),
+            header("idempotency-replayed").is_some(),
+        );
         let status = response.status().as_u16();
         let body = String::from_utf8(test::read_body(response).await.to_vec()).unwrap();
-        Seen { status, body, location, etag, replayed }
+        Seen {
+            status,
+            body,
+            location,
+            etag,
+            replayed,
+        }
     }
 
     fn runs(&self) -> usize {
@@ -145,7 +213,17 @@ impl Orchard {
         let call = shared_kernel::Call::by_module("test");
         let version = self.state.db.write(move |tx| {
             let call = call.clone();
-            async move { outbox::append(&tx, &call, "fig/1", &FigPicked { note: "probe".to_owned() }).await }
+            async move {
+                outbox::append(
+                    &tx,
+                    &call,
+                    "fig/1",
+                    &FigPicked {
+                        note: "probe".to_owned(),
+                    },
+                )
+                .await
+            }
         });
         version.await.unwrap() - 1
     }
@@ -156,10 +234,19 @@ async fn a_repeat_gets_the_first_answer_byte_for_byte_and_nothing_happens() {
     durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
         let first = orchard.ask("/figs", Some("k1"), "ok").await;
-        assert_eq!((first.status, first.body.as_str(), first.replayed), (201, "{\"run\":1}", false));
+        assert_eq!(
+            (first.status, first.body.as_str(), first.replayed),
+            (201, "{\"run\":1}", false)
+        );
         for key in ["k1", "\"k1\""] {
             let again = orchard.ask("/figs", Some(key), "ok").await;
-            assert_eq!(again, Seen { replayed: true, ..orchard_copy(&first) });
+            assert_eq!(
+                again,
+                Seen {
+                    replayed: true,
+                    ..orchard_copy(&first)
+                }
+            );
         }
         assert_eq!((orchard.runs(), orchard.picked().await), (1, 1));
     })
@@ -167,7 +254,13 @@ async fn a_repeat_gets_the_first_answer_byte_for_byte_and_nothing_happens() {
 }
 
 fn orchard_copy(seen: &Seen) -> Seen {
-    Seen { status: seen.status, body: seen.body.clone(), location: seen.location.clone(), etag: seen.etag.clone(), replayed: seen.replayed }
+    Seen {
+        status: seen.status,
+        body: seen.body.clone(),
+        location: seen.location.clone(),
+        etag: seen.etag.clone(),
+        replayed: seen.replayed,
+    }
 }
 
 #[actix_web::test]
@@ -177,9 +270,20 @@ async fn the_same_key_for_another_request_is_refused() {
         assert_eq!(orchard.ask("/figs", Some("k1"), "ok").await.status, 201);
         for (path, outcome) in [("/figs", "other"), ("/maybe", "ok"), ("/figs?x=1", "ok")] {
             let refused = orchard.ask(path, Some("k1"), outcome).await;
-            assert_eq!((refused.status, refused.json()["code"].as_str()), (422, Some("idempotency_key_reused")), "{path}");
+            assert_eq!(
+                (refused.status, refused.json()["code"].as_str()),
+                (422, Some("idempotency_key_reused")),
+                "{path}"
+            );
         }
-        assert_eq!(orchard.ask_as(8, "/figs", Some("k1"), json!({"outcome": "ok"}).to_string()).await.status, 201, "another caller's k1");
+        assert_eq!(
+            orchard
+                .ask_as(8, "/figs", Some("k1"), json!({"outcome": "ok"}).to_string())
+                .await
+                .status,
+            201,
+            "another caller's k1"
+        );
         assert_eq!(orchard.runs(), 2);
     })
     .await;
@@ -190,10 +294,19 @@ async fn a_refusal_is_remembered_and_what_it_wrote_is_not() {
     durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
         let first = orchard.ask("/figs", Some("k1"), "refuse").await;
-        assert_eq!((first.status, first.json()["code"].as_str()), (409, Some("no_figs_left")));
+        assert_eq!(
+            (first.status, first.json()["code"].as_str()),
+            (409, Some("no_figs_left"))
+        );
         assert_eq!(first.json()["instance"], "/figs");
         let again = orchard.ask("/figs", Some("k1"), "refuse").await;
-        assert_eq!(again, Seen { replayed: true, ..first });
+        assert_eq!(
+            again,
+            Seen {
+                replayed: true,
+                ..first
+            }
+        );
         assert_eq!((orchard.runs(), orchard.picked().await), (1, 0));
     })
     .await;
@@ -208,7 +321,10 @@ async fn a_fault_is_not_remembered_and_asking_again_works() {
             (Fault::timeout("late"), 504),
             (Fault::internal("bug", "x"), 500),
             (Fault::forbidden("no"), 403),
-            (Fault::conflict("busy", "later").retry_after(Duration::from_secs(1)), 409),
+            (
+                Fault::conflict("busy", "later").retry_after(Duration::from_secs(1)),
+                409,
+            ),
         ];
         for (number, (fault, status)) in faults.into_iter().enumerate() {
             let key = format!("k{number}");
@@ -228,7 +344,12 @@ async fn twins_at_the_same_moment_are_one() {
         let orchard = Orchard::new(&db);
         let ask = || orchard.ask("/figs", Some("k1"), "slow");
         let answers = futures::future::join_all([ask(), ask(), ask(), ask()]).await;
-        assert!(answers.iter().all(|answer| (answer.status, answer.body.as_str()) == (201, "{\"run\":1}")), "{answers:?}");
+        assert!(
+            answers
+                .iter()
+                .all(|answer| (answer.status, answer.body.as_str()) == (201, "{\"run\":1}")),
+            "{answers:?}"
+        );
         assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
         assert_eq!((orchard.runs(), orchard.picked().await), (1, 1));
     })
@@ -240,16 +361,25 @@ async fn without_a_key_a_required_one_is_asked_for_and_an_optional_one_is_done_w
     durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
         let refused = orchard.ask("/figs", None, "ok").await;
-        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("idempotency_key_required")));
+        assert_eq!(
+            (refused.status, refused.json()["code"].as_str()),
+            (400, Some("idempotency_key_required"))
+        );
         let refused = orchard.ask("/figs", Some("a b"), "ok").await;
-        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("invalid_idempotency_key")));
+        assert_eq!(
+            (refused.status, refused.json()["code"].as_str()),
+            (400, Some("invalid_idempotency_key"))
+        );
         assert_eq!(orchard.ask("/maybe", None, "ok").await.body, "{\"run\":1}");
         assert_eq!(orchard.ask("/maybe", None, "ok").await.body, "{\"run\":2}");
         assert_eq!(orchard.ask("/maybe", None, "refuse").await.status, 409);
         assert_eq!(orchard.ask("/maybe", Some("m"), "ok").await.body, "{\"run\":4}");
         assert!(orchard.ask("/maybe", Some("m"), "ok").await.replayed);
         assert_eq!(orchard.ask("/bare", Some("b"), "").await.status, 201);
-        assert!(orchard.ask("/bare", Some("b"), "").await.replayed, "a body nobody reads makes no difference");
+        assert!(
+            orchard.ask("/bare", Some("b"), "").await.replayed,
+            "a body nobody reads makes no difference"
+        );
         assert_eq!(orchard.picked().await, 4);
     })
     .await;
@@ -259,7 +389,10 @@ async fn without_a_key_a_required_one_is_asked_for_and_an_optional_one_is_done_w
 async fn a_syntax_error_uses_no_key_up() {
     durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        assert_eq!(orchard.ask_as(7, "/figs", Some("k1"), "{}".to_owned()).await.status, 422);
+        assert_eq!(
+            orchard.ask_as(7, "/figs", Some("k1"), "{}".to_owned()).await.status,
+            422
+        );
         assert_eq!(orchard.ask("/figs", Some("k1"), "ok").await.status, 201);
     })
     .await;
@@ -267,8 +400,14 @@ async fn a_syntax_error_uses_no_key_up() {
 
 /// A request for something that takes long.
 async fn keyed(key: &'static str) -> web::KeyedRequest {
-    let request = test::TestRequest::post().uri("/long").insert_header(("Idempotency-Key", key)).to_http_request();
-    <RequiredKey as actix_web::FromRequest>::extract(&request).await.unwrap().keyed()
+    let request = test::TestRequest::post()
+        .uri("/long")
+        .insert_header(("Idempotency-Key", key))
+        .to_http_request();
+    <RequiredKey as actix_web::FromRequest>::extract(&request)
+        .await
+        .unwrap()
+        .keyed()
 }
 
 /// Work that has begun and waits for the test.
@@ -281,7 +420,12 @@ struct LongWork {
 
 impl LongWork {
     fn new(db: &Db) -> Arc<Self> {
-        Arc::new(LongWork { db: db.clone(), runs: AtomicUsize::new(0), began: Notify::new(), go: watch::Sender::default() })
+        Arc::new(LongWork {
+            db: db.clone(),
+            runs: AtomicUsize::new(0),
+            began: Notify::new(),
+            go: watch::Sender::default(),
+        })
     }
 
     /// A request with the key `long`, whose work comes to this.
@@ -297,7 +441,10 @@ impl LongWork {
             }
         });
         let response = response.await.map_err(|problem| problem.0)?;
-        Ok((response.status().as_u16(), response.headers().contains_key("idempotency-replayed")))
+        Ok((
+            response.status().as_u16(),
+            response.headers().contains_key("idempotency-replayed"),
+        ))
     }
 
     /// The same, but the client hangs up once the work has begun.
@@ -311,7 +458,10 @@ impl LongWork {
 
 /// The work of these tests outlives the wait of a twin.
 fn patient() -> durable::Settings {
-    durable::Settings { job_timeout_ms: 20_000, ..durable::Settings::default() }
+    durable::Settings {
+        job_timeout_ms: 20_000,
+        ..durable::Settings::default()
+    }
 }
 
 #[actix_web::test]
@@ -320,12 +470,21 @@ async fn a_twin_of_something_long_is_told_to_come_back_also_if_the_first_client_
         let work = LongWork::new(&db);
         let answer = || Ok(Answer::no_content());
         work.ask_and_hang_up(answer()).await;
-        let twin = tokio::time::timeout(Duration::from_secs(10), work.ask(answer())).await.expect("it waits for 2 s");
+        let twin = tokio::time::timeout(Duration::from_secs(10), work.ask(answer()))
+            .await
+            .expect("it waits for 2 s");
         let twin = twin.unwrap_err();
-        assert_eq!((twin.code.as_str(), twin.kind), ("twin_in_progress", FaultKind::Conflict));
+        assert_eq!(
+            (twin.code.as_str(), twin.kind),
+            ("twin_in_progress", FaultKind::Conflict)
+        );
         assert!(twin.retry_after.is_some());
         work.go.send_replace(true);
-        assert_eq!(work.ask(answer()).await.unwrap(), (204, true), "what was asked for was done");
+        assert_eq!(
+            work.ask(answer()).await.unwrap(),
+            (204, true),
+            "what was asked for was done"
+        );
         assert_eq!(work.runs.load(Ordering::SeqCst), 1);
     })
     .await;
@@ -348,8 +507,14 @@ async fn a_refusal_is_remembered_although_its_client_hung_up_before_it_was_known
 async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_back() {
     let home = PostgresHome::new().await;
     let place = home.place("orders").await;
-    let patient = Settings { job_timeout_ms: 60_000, ..Settings::default() };
-    let (here, there) = (durable_testing::open("orders", &place, patient).await, open_elsewhere(&place).await);
+    let patient = Settings {
+        job_timeout_ms: 60_000,
+        ..Settings::default()
+    };
+    let (here, there) = (
+        durable_testing::open("orders", &place, patient).await,
+        open_elsewhere(&place).await,
+    );
     let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (held, told) = (gate.clone(), begun.clone());
     let first = web::idempotent(&here, keyed("both").await, move |_| {
@@ -360,13 +525,25 @@ async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_ba
             Ok(Answer::no_content())
         }
     });
-    let twin = async || web::idempotent(&there, keyed("both").await, |_| async { Ok(web::created("/figs/2", None, &json!({}))) }).await;
+    let twin = async || {
+        web::idempotent(&there, keyed("both").await, |_| async {
+            Ok(web::created("/figs/2", None, &json!({})))
+        })
+        .await
+    };
     let meet = async {
         begun.notified().await;
         let asked = std::time::Instant::now();
         let Problem(fault) = twin().await.unwrap_err();
-        assert_eq!((fault.code.as_str(), web::status_of(&fault).as_u16()), ("twin_in_progress", 409));
-        assert!(fault.retry_after.is_some() && asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert_eq!(
+            (fault.code.as_str(), web::status_of(&fault).as_u16()),
+            ("twin_in_progress", 409)
+        );
+        assert!(
+            fault.retry_after.is_some() && asked.elapsed() >= Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
         gate.notify_one();
     };
     let (first, ()) = tokio::join!(first, meet);
@@ -379,5 +556,13 @@ async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_ba
 
 /// The same tables under another name, as another process would have them: requests of one process wait for each other before they get there.
 async fn open_elsewhere(place: &Place) -> Db {
-    Db::open("elsewhere", place, Settings::default(), Arc::new(SystemClock), Arc::new(RandomIds)).await.unwrap()
+    Db::open(
+        "elsewhere",
+        place,
+        Settings::default(),
+        Arc::new(SystemClock),
+        Arc::new(RandomIds),
+    )
+    .await
+    .unwrap()
 }

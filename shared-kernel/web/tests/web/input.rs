@@ -89,7 +89,10 @@ async fn wish(body: Body<Wish>) -> HttpResponse {
 #[get("/list")]
 async fn list(filter: Query<Filter>, page: Query<PageQuery>) -> HttpResponse {
     let PageRequest { limit, after } = page.request();
-    HttpResponse::Ok().body(format!("{limit} {after:?} {:?} {:?} {:?} {:?}", filter.min_price, filter.kind, filter.active, filter.q))
+    HttpResponse::Ok().body(format!(
+        "{limit} {after:?} {:?} {:?} {:?} {:?}",
+        filter.min_price, filter.kind, filter.active, filter.q
+    ))
 }
 
 #[get("/flattened")]
@@ -104,8 +107,19 @@ async fn thing(path: Path<(Uuid, String)>) -> HttpResponse {
 
 async fn send(request: test::TestRequest) -> (u16, Value) {
     let signer = crate::support::Signer::new("k1");
-    let verifier: Data<Verifier> = crate::support::verifier(crate::support::FakeKeys::of(&[&signer]), crate::support::HandClock::new());
-    let app = test::init_service(App::new().app_data(verifier).service(wish).service(list).service(flattened).service(thing)).await;
+    let verifier: Data<Verifier> = crate::support::verifier(
+        crate::support::FakeKeys::of(&[&signer]),
+        crate::support::HandClock::new(),
+    );
+    let app = test::init_service(
+        App::new()
+            .app_data(verifier)
+            .service(wish)
+            .service(list)
+            .service(flattened)
+            .service(thing),
+    )
+    .await;
     let response = test::call_service(&app, request.to_request()).await;
     let status = response.status().as_u16();
     let body = test::read_body(response).await;
@@ -114,7 +128,13 @@ async fn send(request: test::TestRequest) -> (u16, Value) {
 }
 
 async fn post_json(body: impl Into<String>) -> (u16, Value) {
-    send(test::TestRequest::post().uri("/wishes").insert_header(("Content-Type", "application/json")).set_payload(body.into())).await
+    send(
+        test::TestRequest::post()
+            .uri("/wishes")
+            .insert_header(("Content-Type", "application/json"))
+            .set_payload(body.into()),
+    )
+    .await
 }
 
 fn good() -> Value {
@@ -138,17 +158,32 @@ fn with(pointer: &str, value: Value) -> Value {
 #[actix_web::test]
 async fn a_body_that_keeps_to_its_schema_is_taken() {
     assert_eq!(post_json(good().to_string()).await, (200, json!("2 5 Big")));
-    for (pointer, value) in
-        [("/note", json!(null)), ("/address", json!(null)), ("/address", json!({"city": "Köln"})), ("/name", json!("äöüßé"))]
-    {
-        assert_eq!(post_json(with(pointer, value.clone()).to_string()).await.0, 200, "{pointer} {value}");
+    for (pointer, value) in [
+        ("/note", json!(null)),
+        ("/address", json!(null)),
+        ("/address", json!({"city": "Köln"})),
+        ("/name", json!("äöüßé")),
+    ] {
+        assert_eq!(
+            post_json(with(pointer, value.clone()).to_string()).await.0,
+            200,
+            "{pointer} {value}"
+        );
     }
 }
 
 #[actix_web::test]
 async fn whole_numbers_are_integers_however_they_are_written() {
     let text = good().to_string();
-    for (written, status) in [("2.0", 200), ("20e-1", 200), ("2e0", 200), ("2.5", 422), ("\"2\"", 422), ("true", 422), ("1e300", 422)] {
+    for (written, status) in [
+        ("2.0", 200),
+        ("20e-1", 200),
+        ("2e0", 200),
+        ("2.5", 422),
+        ("\"2\"", 422),
+        ("true", 422),
+        ("1e300", 422),
+    ] {
         let text = text.replace("\"quantity\":2", &format!("\"quantity\":{written}"));
         assert_eq!(post_json(text).await.0, status, "{written}");
     }
@@ -157,8 +192,16 @@ async fn whole_numbers_are_integers_however_they_are_written() {
 #[actix_web::test]
 async fn of_duplicate_keys_the_last_one_is_checked_and_used() {
     let text = good().to_string();
-    assert_eq!(post_json(text.replace("\"quantity\":2", "\"quantity\":-5,\"quantity\":3")).await, (200, json!("3 5 Big")));
-    assert_eq!(post_json(text.replace("\"quantity\":2", "\"quantity\":3,\"quantity\":-5")).await.0, 422);
+    assert_eq!(
+        post_json(text.replace("\"quantity\":2", "\"quantity\":-5,\"quantity\":3")).await,
+        (200, json!("3 5 Big"))
+    );
+    assert_eq!(
+        post_json(text.replace("\"quantity\":2", "\"quantity\":3,\"quantity\":-5"))
+            .await
+            .0,
+        422
+    );
 }
 
 #[actix_web::test]
@@ -174,7 +217,11 @@ async fn every_documented_limit_is_enforced_and_named_by_its_pointer() {
         ("/quantity", json!(-1), "/quantity"),
         ("/quantity", json!(18_446_744_073_709_551_615_u64), "/quantity"),
         ("/count", json!(9_223_372_036_854_775_808_u64), "/count"),
-        ("/tags", json!([{"label": "a"}, {"label": "b"}, {"label": "c"}]), "/tags"),
+        (
+            "/tags",
+            json!([{"label": "a"}, {"label": "b"}, {"label": "c"}]),
+            "/tags",
+        ),
         ("/tags/0", json!({"label": "UPPER"}), "/tags/0/label"),
         ("/tags/0", json!({"label": "a", "no/t": 1}), "/tags/0/no~1t"),
         ("/tags/0", json!({}), "/tags/0/label"),
@@ -196,12 +243,25 @@ async fn every_documented_limit_is_enforced_and_named_by_its_pointer() {
     ];
     for (pointer, value, blamed) in cases {
         let (status, problem) = post_json(with(pointer, value.clone()).to_string()).await;
-        assert_eq!((status, problem["code"].as_str()), (422, Some("invalid_body")), "{pointer} {value}: {problem}");
-        let pointers: Vec<&str> = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (422, Some("invalid_body")),
+            "{pointer} {value}: {problem}"
+        );
+        let pointers: Vec<&str> = problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap())
+            .collect();
         assert_eq!(pointers, [blamed], "{pointer} {value}: {problem}");
     }
     let (status, problem) = post_json("{\"name\": \"A\"}").await;
-    assert_eq!((status, problem["errors"].as_array().unwrap().len()), (422, 9), "each broken rule is named: {problem}");
+    assert_eq!(
+        (status, problem["errors"].as_array().unwrap().len()),
+        (422, 9),
+        "each broken rule is named: {problem}"
+    );
     assert_eq!(post_json("[]").await.0, 422);
     assert_eq!(post_json("null").await.0, 422);
 }
@@ -215,28 +275,69 @@ async fn values_are_not_repeated_in_what_is_said_about_them() {
 #[actix_web::test]
 async fn what_is_no_json_is_400_and_what_does_not_say_json_is_415() {
     let deep = "[".repeat(200) + &"]".repeat(200);
-    for text in ["", "{", "{\"a\":}", "nonsense", "{} {}", "{\"a\": 1e999}", "\"\\ud800\"", deep.as_str()] {
+    for text in [
+        "",
+        "{",
+        "{\"a\":}",
+        "nonsense",
+        "{} {}",
+        "{\"a\": 1e999}",
+        "\"\\ud800\"",
+        deep.as_str(),
+    ] {
         let (status, problem) = post_json(text).await;
-        assert_eq!((status, problem["code"].as_str()), (400, Some("malformed_json")), "{text}");
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (400, Some("malformed_json")),
+            "{text}"
+        );
     }
-    for kind in
-        [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/json; charset=latin1"), Some("json")]
-    {
+    for kind in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/json; charset=latin1"),
+        Some("json"),
+    ] {
         let request = test::TestRequest::post().uri("/wishes").set_payload(good().to_string());
-        let request = kind.into_iter().fold(request, |request, kind| request.insert_header(("Content-Type", kind)));
+        let request = kind
+            .into_iter()
+            .fold(request, |request, kind| request.insert_header(("Content-Type", kind)));
         assert_eq!(send(request).await.0, 415, "{kind:?}");
     }
-    for kind in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""] {
-        let request = test::TestRequest::post().uri("/wishes").insert_header(("Content-Type", kind)).set_payload(good().to_string());
+    for kind in [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        "application/json;charset=\"utf-8\"",
+    ] {
+        let request = test::TestRequest::post()
+            .uri("/wishes")
+            .insert_header(("Content-Type", kind))
+            .set_payload(good().to_string());
         assert_eq!(send(request).await.0, 200, "{kind}");
     }
-    let packed = test::TestRequest::post().uri("/wishes").insert_header(("Content-Type", "application/json"));
-    assert_eq!(send(packed.insert_header(("Content-Encoding", "gzip")).set_payload(good().to_string())).await.0, 415);
+    let packed = test::TestRequest::post()
+        .uri("/wishes")
+        .insert_header(("Content-Type", "application/json"));
+    assert_eq!(
+        send(
+            packed
+                .insert_header(("Content-Encoding", "gzip"))
+                .set_payload(good().to_string())
+        )
+        .await
+        .0,
+        415
+    );
 }
 
 #[actix_web::test]
 async fn a_body_over_the_limit_is_413() {
-    let fits = format!("{}{}", good(), " ".repeat(web::MAX_BODY_BYTES - good().to_string().len()));
+    let fits = format!(
+        "{}{}",
+        good(),
+        " ".repeat(web::MAX_BODY_BYTES - good().to_string().len())
+    );
     assert_eq!(post_json(fits.clone()).await.0, 200);
     let (status, problem) = post_json(fits + " ").await;
     assert_eq!((status, problem["code"].as_str()), (413, Some("body_too_large")));
@@ -250,8 +351,17 @@ async fn get_query(uri: &str) -> (u16, Value) {
 async fn query_parameters_are_read_as_documented() {
     assert_eq!(get_query("/list").await, (200, json!("20 None None None None None")));
     let all = "/list?limit=5&cursor=YWJj&min_price=100&kind=small&active=true&q=a%20b";
-    assert_eq!(get_query(all).await, (200, json!("5 Some(Cursor(\"abc\")) Some(100) Some(Small) Some(true) Some(\"a b\")")));
-    assert_eq!(get_query("/list?q=5").await.1, json!("20 None None None None Some(\"5\")"));
+    assert_eq!(
+        get_query(all).await,
+        (
+            200,
+            json!("5 Some(Cursor(\"abc\")) Some(100) Some(Small) Some(true) Some(\"a b\")")
+        )
+    );
+    assert_eq!(
+        get_query("/list?q=5").await.1,
+        json!("20 None None None None Some(\"5\")")
+    );
     assert_eq!(get_query("/flattened?limit=7&q=x").await, (200, json!("Some(\"x\") 7")));
 }
 
@@ -281,8 +391,17 @@ async fn a_query_parameter_that_breaks_its_rules_is_400_and_named() {
     ];
     for (uri, blamed) in cases {
         let (status, problem) = get_query(uri).await;
-        assert_eq!((status, problem["code"].as_str()), (400, Some("invalid_parameter")), "{uri}: {problem}");
-        let pointers: Vec<&str> = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (400, Some("invalid_parameter")),
+            "{uri}: {problem}"
+        );
+        let pointers: Vec<&str> = problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap())
+            .collect();
         assert_eq!(pointers, [blamed], "{uri}: {problem}");
     }
 }
@@ -291,7 +410,11 @@ async fn a_query_parameter_that_breaks_its_rules_is_400_and_named() {
 async fn a_path_that_can_name_nothing_is_404() {
     let id = Uuid::from_u128(1);
     assert_eq!(get_query(&format!("/things/{id}/a%20b")).await, (200, json!("a b")));
-    for uri in ["/things/7/a".to_owned(), format!("/things/{id}/a%00b"), "/things/%00/a".to_owned()] {
+    for uri in [
+        "/things/7/a".to_owned(),
+        format!("/things/{id}/a%00b"),
+        "/things/%00/a".to_owned(),
+    ] {
         let (status, problem) = get_query(&uri).await;
         assert_eq!((status, problem["code"].as_str()), (404, Some("not_found")), "{uri}");
     }

@@ -60,7 +60,10 @@ impl Signer {
     }
 
     pub fn verifying_key(&self) -> VerifyingKey {
-        VerifyingKey { kid: self.kid.clone(), x: self.public.clone() }
+        VerifyingKey {
+            kid: self.kid.clone(),
+            x: self.public.clone(),
+        }
     }
 
     /// A token with these claims in place of the usual ones.
@@ -95,7 +98,12 @@ pub fn claims(roles: &[&str]) -> Value {
 /// A token put together by hand: whatever header, claims and signature one likes.
 pub fn raw_token(header: &Value, claims: &Value, signature: &[u8]) -> String {
     let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    format!("{}.{}.{}", part(header), part(claims), BASE64_URL_SAFE_NO_PAD.encode(signature))
+    format!(
+        "{}.{}.{}",
+        part(header),
+        part(claims),
+        BASE64_URL_SAFE_NO_PAD.encode(signature)
+    )
 }
 
 /// A source of keys that can fail, change, and counts how often it was asked.
@@ -130,7 +138,11 @@ impl KeySource for FakeKeys {
         while self.hangs.load(Ordering::SeqCst) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        self.keys.lock().unwrap().clone().ok_or_else(|| Fault::unavailable("users is away"))
+        self.keys
+            .lock()
+            .unwrap()
+            .clone()
+            .ok_or_else(|| Fault::unavailable("users is away"))
     }
 }
 
@@ -148,7 +160,12 @@ pub struct Server {
 
 impl Server {
     pub async fn start(routes: Routes) -> Self {
-        Server::start_with(routes, web::ShellSettings::default(), web::rate_limit::RateLimit::new(1_000, 2_000)).await
+        Server::start_with(
+            routes,
+            web::ShellSettings::default(),
+            web::rate_limit::RateLimit::new(1_000, 2_000),
+        )
+        .await
     }
 
     pub async fn start_with(routes: Routes, shell: web::ShellSettings, limit: web::rate_limit::RateLimit) -> Self {
@@ -158,7 +175,10 @@ impl Server {
             let scope = utoipa_actix_web::scope("/api/v1").configure(|config| routes.configure(config));
             let (app, mut api) = App::new().into_utoipa_app().service(scope).split_for_parts();
             web::openapi::finish(&mut api);
-            app.app_data(verifier.clone()).default_service(web::unmatched(&api)).wrap(limit.clone()).wrap(web::shell(shell.clone()))
+            app.app_data(verifier.clone())
+                .default_service(web::unmatched(&api))
+                .wrap(limit.clone())
+                .wrap(web::shell(shell.clone()))
         })
         .workers(2)
         .disable_signals()
@@ -168,11 +188,17 @@ impl Server {
         let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Server { url, signer, client: reqwest::Client::new(), handle }
+        Server {
+            url,
+            signer,
+            client: reqwest::Client::new(),
+            handle,
+        }
     }
 
     pub fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
+        self.client
+            .request(method.parse().unwrap(), format!("{}{path}", self.url))
     }
 
     pub async fn stop(self) {
@@ -193,7 +219,10 @@ pub async fn problem(response: reqwest::Response, status: u16, code: &str) -> Va
     assert_eq!(problem["code"], code, "{text}");
     assert_eq!(problem["status"], status, "{text}");
     for member in ["type", "title", "detail", "instance"] {
-        assert!(problem[member].as_str().is_some_and(|value| !value.is_empty()), "{member}: {text}");
+        assert!(
+            problem[member].as_str().is_some_and(|value| !value.is_empty()),
+            "{member}: {text}"
+        );
     }
     assert_eq!(problem["trace_id"].as_str().map(str::len), Some(32), "{text}");
     problem
