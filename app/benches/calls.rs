@@ -22,11 +22,11 @@ use banyan::{
     discovery,
     rpc::{Remotes, Served, serve},
 };
+use banyan_core::{Call, Fault};
 use inventory_contract::{
     CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock,
     RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, inventory_client::InventoryClient,
 };
-use shared_kernel::{Call, Fault};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
@@ -221,7 +221,7 @@ async fn shelf_in_another_process(stop: &CancellationToken) -> SocketAddr {
     let modules = MODULES.into_iter().filter(|module| *module == "inventory").collect();
     let served = Served {
         contracts,
-        feeds: durable::Feeds::new(),
+        feeds: banyan_durable::Feeds::new(),
         modules,
     };
     let serving = serve(&settings, served, stop.clone())

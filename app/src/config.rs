@@ -509,7 +509,7 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
                 .map(|item| shown(leaf, item))
                 .collect::<anyhow::Result<_>>()?,
         ),
-        _ if leaf.ends_with("url") => toml::Value::String(shared_kernel::without_password(&value.into_string()?)),
+        _ if leaf.ends_with("url") => toml::Value::String(banyan_core::without_password(&value.into_string()?)),
         _ => toml::Value::String(value.into_string()?),
     })
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use banyan_http::Routes;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder, Server, extensions::Extensions};
-use web::Routes;
 
 use crate::health::{self, Checks};
 
@@ -42,17 +42,20 @@ pub fn assemble(
         anyhow::Ok(())
     };
     for (module, routes) in modules {
-        add(module, web::openapi::collect("/api/v1", std::slice::from_ref(routes)))?;
+        add(
+            module,
+            banyan_http::openapi::collect("/api/v1", std::slice::from_ref(routes)),
+        )?;
     }
     for (module, routes) in well_known {
-        add(module, web::openapi::collect("", std::slice::from_ref(routes)))?;
+        add(module, banyan_http::openapi::collect("", std::slice::from_ref(routes)))?;
     }
     let health = health::routes(checks.clone());
     add(
         "app",
-        web::openapi::collect("", &[Routes::new(move |config| health(config))]),
+        banyan_http::openapi::collect("", &[Routes::new(move |config| health(config))]),
     )?;
-    web::openapi::finish(&mut all);
+    banyan_http::openapi::finish(&mut all);
     Ok(all)
 }
 

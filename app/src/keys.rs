@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use shared_kernel::{Call, Clock, Fault};
+use banyan_core::{Call, Clock, Fault};
+use banyan_http::{KeySource, Verifier, VerifyingKey};
 use tokio_util::sync::CancellationToken;
 use users_contract::{ListSigningKeys, Users};
-use web::{KeySource, Verifier, VerifyingKey};
 
 use crate::{
     config::Settings,

@@ -32,12 +32,12 @@ use std::{
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
+use banyan_core::Bus;
+use banyan_http::Routes;
 use secrecy::ExposeSecret;
-use shared_kernel::Bus;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::Routes;
 
 use config::Settings;
 use health::Checks;
@@ -231,7 +231,7 @@ impl App {
         match &self.settings.database.url {
             Some(url) => format!(
                 "PostgreSQL, a schema per module: {}",
-                shared_kernel::without_password(url.expose_secret())
+                banyan_core::without_password(url.expose_secret())
             ),
             None => format!("SQLite, a file per module: {}/", self.settings.data_dir.display()),
         }

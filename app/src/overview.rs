@@ -3,11 +3,11 @@
 use std::{fmt::Display, sync::Arc};
 
 use actix_web::{HttpRequest, HttpResponse, get, web::Data};
+use banyan_http::{Ops, Problem, Query, Routes};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
-use web::{Ops, Problem, Query, Routes};
 
 use crate::{
     gateway::Proxy,

@@ -8,14 +8,14 @@ use std::{
 
 use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web::Data};
 use anyhow::{Context, bail};
-use rustls::ServerConfig;
-use serde_json::Value;
-use shared_kernel::Ids;
-use utoipa::openapi::OpenApi;
-use utoipa_actix_web::AppExt;
-use web::{
+use banyan_core::Ids;
+use banyan_http::{
     DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit,
 };
+use rustls::ServerConfig;
+use serde_json::Value;
+use utoipa::openapi::OpenApi;
+use utoipa_actix_web::AppExt;
 
 use crate::{
     config::Settings,
@@ -161,8 +161,8 @@ fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> an
             .configure(|config| health(config))
             .split_for_parts();
         app.configure(|config| docs_ui::configure(config, &document.text))
-            .default_service(web::unmatched_in(document.paths.clone()))
-            .wrap(web::shell(shell.clone()))
+            .default_service(banyan_http::unmatched_in(document.paths.clone()))
+            .wrap(banyan_http::shell(shell.clone()))
     });
     Ok(server
         .workers(1)
@@ -227,12 +227,12 @@ fn serve_api(
         app.app_data(Data::from(verifier.clone()))
             .app_data(stopping.clone())
             .app_data(proxies.clone())
-            .default_service(web::unmatched_in(document.paths.clone()))
+            .default_service(banyan_http::unmatched_in(document.paths.clone()))
             .wrap(from_fn(move |request, next| {
                 gateway::dispatch(proxy.clone(), request, next)
             }))
             .wrap(rate_limit.clone())
-            .wrap(web::shell(shell.clone()))
+            .wrap(banyan_http::shell(shell.clone()))
     });
     let mut server = server
         .disable_signals()

@@ -6,8 +6,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::bail;
+use banyan_core::{Clock, Ids, RandomIds, SystemClock};
 use serde::Serialize;
-use shared_kernel::{Clock, Ids, RandomIds, SystemClock};
 
 use crate::{
     bus::{self, LISTENERS},

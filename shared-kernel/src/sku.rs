@@ -8,7 +8,7 @@ use utoipa::openapi::{
     schema::{ObjectBuilder, Schema, Type},
 };
 
-use crate::Fault;
+use banyan_core::Fault;
 
 /// The name a product is addressed by, in URLs too: lower-case letters, digits and hyphens, at most 64 of them, no hyphen first.
 ///

@@ -16,7 +16,7 @@ const CONTRACTS: [(&str, &[u8]); 8] = [
     ("payments", payments_contract::DESCRIPTOR_SET),
     ("shipping", shipping_contract::DESCRIPTOR_SET),
     ("notifications", notifications_contract::DESCRIPTOR_SET),
-    ("event-feed", event_feed_contract::DESCRIPTOR_SET),
+    ("event-feed", banyan_event_feed_contract::DESCRIPTOR_SET),
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -254,18 +254,18 @@ fn growth_is_allowed() -> Result<(), Failed> {
 
 /// The same inventory, asked through its trait and through gRPC over a connection in memory.
 mod far {
+    use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use inventory_contract::{
         FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine,
         inventory_server::InventoryServer, reservation::Outcome,
     };
-    use shared_kernel::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use tokio::io::DuplexStream;
     use tonic::transport::{Channel, Endpoint, Server, Uri};
 
     use super::Arc;
 
     pub async fn the_same_near_and_far() {
-        durable_testing::on_both("inventory", |db| async move {
+        banyan_durable_testing::on_both("inventory", |db| async move {
             let needs = inventory::Needs {
                 db,
                 clock: Arc::new(SystemClock),
@@ -325,7 +325,7 @@ mod far {
     }
 
     pub async fn not_inside_a_transaction() {
-        durable_testing::on_both("inventory", |db| async move {
+        banyan_durable_testing::on_both("inventory", |db| async move {
             let needs = inventory::Needs {
                 db: db.clone(),
                 clock: Arc::new(SystemClock),

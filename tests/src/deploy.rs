@@ -164,7 +164,7 @@ fn of_kubernetes() -> Result<Vec<Process>, Failed> {
 type Process = (String, Vec<(String, String)>);
 
 fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
-    let home = durable_testing::SqliteHome::new();
+    let home = banyan_durable_testing::SqliteHome::new();
     let secret = home.path().join("secret");
     fs::write(&secret, A_SECRET)?;
     for (name, environment) in processes {

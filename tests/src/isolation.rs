@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use banyan::config::Settings;
-use durable::Place as DataPlace;
+use banyan_durable::Place as DataPlace;
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
@@ -32,10 +32,10 @@ pub fn trials() -> Vec<Trial> {
 
 /// The tables that the migrations of `module` make, and the machinery's.
 fn tables_of(module: &str) -> BTreeSet<String> {
-    let root = architecture::root().join("migrations/src");
+    let root = architecture::root();
     let mut tables = BTreeSet::from(["seaql_migrations".to_owned()]);
-    for folder in ["durable", module] {
-        for file in fs::read_dir(root.join(folder)).expect("migrations of this module") {
+    for folder in ["platform/durable".to_owned(), format!("modules/{module}")] {
+        for file in fs::read_dir(root.join(folder).join("migrations")).expect("migrations of this module") {
             let sql = fs::read_to_string(file.expect("a file").path()).expect("a readable file");
             let made = sql
                 .lines()

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_testing::eventually;
+use banyan_durable_testing::eventually;
 use rand::{Rng, seq::IndexedRandom};
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -240,7 +240,7 @@ async fn banner_is_real() -> Result<(), Failed> {
         .into_iter()
         .find(|block| block.language == "banner")
         .ok_or("the README shows no banner")?;
-    let home = durable_testing::SqliteHome::new();
+    let home = banyan_durable_testing::SqliteHome::new();
     let mut command = Command::new(binary());
     command
         .current_dir(home.path())

@@ -6,8 +6,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use banyan_core::{Bus, Envelope, Fault, Listener};
 use futures::future::join_all;
-use shared_kernel::{Bus, Envelope, Fault, Listener};
 
 use super::{BusState, Carrier};
 
@@ -61,8 +61,8 @@ impl Carrier for InProcessBus {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+    use banyan_core::Timestamp;
     use serde_json::value::to_raw_value;
-    use shared_kernel::Timestamp;
     use uuid::Uuid;
 
     use super::*;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use shared_kernel::Bus;
+use banyan_core::Bus;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config, local};

@@ -1,7 +1,7 @@
 //! How the bus is, for health and operators.
 
+use banyan_core::Timestamp;
 use serde::Serialize;
-use shared_kernel::Timestamp;
 
 /// What carries events, and whether it is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]

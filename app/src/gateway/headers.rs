@@ -1,7 +1,7 @@
 //! Which headers pass the gateway, in both directions, and what it says itself about where a request came from.
 //!
 //! Nothing a client writes about its own address, or in our own names, is passed on; the gateway says it instead, once and in the standard's
-//! words (RFC 7239). Who the client is behind a trusted proxy is what [`web::client_ip`] says of it.
+//! words (RFC 7239). Who the client is behind a trusted proxy is what [`banyan_http::client_ip`] says of it.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use actix_web::{
     HttpRequest,
     http::header::{self as outer, HeaderMap as OuterHeaders},
 };
+use banyan_core::TraceParent;
+use banyan_http::RequestContext;
 use hyper::{
     Method,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use shared_kernel::TraceParent;
-use web::RequestContext;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: &str = "tracestate";
@@ -152,7 +152,7 @@ fn named_by_connection<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<String
 /// For whom this request is passed on: the client, as it is counted here. Whoever is asked knows this gateway and not the proxies in front of it, so
 /// they are not named. Host and protocol are those of our own connection, which is the client's only without a proxy.
 fn forwarded(request: &HttpRequest) -> String {
-    let client = web::client_ip(request);
+    let client = banyan_http::client_ip(request);
     let who = client.map_or_else(|| "unknown".to_owned(), node);
     if client != request.peer_addr().map(|peer| peer.ip().to_canonical()) {
         return format!("for={who}");
@@ -188,7 +188,7 @@ fn asked_host(request: &HttpRequest) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
-    use web::TrustedProxies;
+    use banyan_http::TrustedProxies;
 
     use super::*;
 

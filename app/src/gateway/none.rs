@@ -9,10 +9,10 @@ use actix_web::{
     middleware::Next,
 };
 use anyhow::bail;
+use banyan_http::Routes;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::Routes;
 
 use crate::{config::Settings, discovery::Discovery, health::Check, rpc::Contracts};
 

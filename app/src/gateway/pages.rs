@@ -3,16 +3,17 @@
 use std::{future::Future, time::Duration};
 
 use actix_web::{HttpResponse, get, web::Data};
+use banyan_core::{Call, Fault, Timestamp};
+use banyan_http::{LoggedIn, Problem, Routes};
 use catalog_contract::{ListPopularProducts, ListProducts, Products};
 use orders_contract::{FindOrder, ListOrders, Order};
 use payments_contract::FindPayment;
 use serde::Serialize;
-use shared_kernel::{Call, Fault, Money, Timestamp};
+use shared_kernel::Money;
 use shipping_contract::FindShipment;
 use users_contract::FindUser;
 use utoipa::ToSchema;
 use uuid::Uuid;
-use web::{LoggedIn, Problem, Routes};
 
 use crate::rpc::Contracts;
 
@@ -119,7 +120,11 @@ struct PageShipment {
 #[utoipa::path(tag = "pages", params(("id" = Uuid, Path, description = "The order")),
     responses((status = 200, description = "The order and what is known around it", body = OrderDetails)), security(("bearer" = [])))]
 #[get("/order-details/{id}")]
-async fn order_details(caller: LoggedIn, id: web::Path<Uuid>, asked: Data<Contracts>) -> Result<HttpResponse, Problem> {
+async fn order_details(
+    caller: LoggedIn,
+    id: banyan_http::Path<Uuid>,
+    asked: Data<Contracts>,
+) -> Result<HttpResponse, Problem> {
     let call = caller.call().clone().within(PART_TIMEOUT);
     let order_id = id.into_inner().to_string();
     // The order itself is what the page is about: without it there is no page.

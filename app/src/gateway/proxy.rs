@@ -10,6 +10,8 @@ use actix_web::{
     http::StatusCode,
 };
 use anyhow::{Context, anyhow, ensure};
+use banyan_core::{Fault, FaultKind};
+use banyan_http::{AnsweredAs, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyDataStream, BodyExt, Limited};
@@ -20,11 +22,9 @@ use hyper::{
     http::uri::PathAndQuery,
 };
 use serde_json::Value;
-use shared_kernel::{Fault, FaultKind};
 use tokio::{sync::SemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
-use web::{AnsweredAs, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
 
 use super::{
     Settings, headers,

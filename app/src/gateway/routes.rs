@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use banyan_http::PathTemplate;
 use serde_json::Value;
-use web::PathTemplate;
 
 /// The document of all modules, whichever of them are in this binary.
 pub const DOCUMENT: &str = include_str!("../../openapi.json");

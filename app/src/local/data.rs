@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use durable::{Db, Place};
+use banyan_durable::{Db, Place, migrate};
 use hmac::{Hmac, Mac};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -248,7 +248,7 @@ fn by_database<'a>(settings: &'a Settings, owners: &[&'a str]) -> BTreeMap<&'a s
 pub async fn migrate(settings: &Settings, modules: &[&str]) -> anyhow::Result<()> {
     for module in modules {
         let connection = migration_connection(settings, module).await?;
-        let status = migrations::up(&connection, module).await?;
+        let status = migrate::up(&connection, super::schema_of(module)?).await?;
         tracing::debug!(module, applied = status.applied.len(), "schema is up to date");
         connection.close().await?;
     }
@@ -259,16 +259,19 @@ pub async fn migrate(settings: &Settings, modules: &[&str]) -> anyhow::Result<()
 ///
 /// # Errors
 /// A database that cannot be reached.
-pub async fn migration_status(settings: &Settings, module: &str) -> anyhow::Result<migrations::Status> {
+pub async fn migration_status(settings: &Settings, module: &str) -> anyhow::Result<migrate::Status> {
     let connection = migration_connection(settings, module).await?;
-    let status = migrations::status(&connection, module).await?;
+    let status = migrate::status(&connection, super::schema_of(module)?).await?;
     connection.close().await?;
     Ok(status)
 }
 
-async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Result<durable::MigrationConnection> {
+async fn migration_connection(
+    settings: &Settings,
+    module: &str,
+) -> anyhow::Result<banyan_durable::MigrationConnection> {
     let place = place(settings, module)?;
-    let connection = durable::migration_connection(&place, module)
+    let connection = banyan_durable::migration_connection(&place, module)
         .await
         .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &place {
@@ -284,9 +287,9 @@ async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Resu
     })
 }
 
-async fn connect(settings: &Settings, owner: &str, url: &str) -> anyhow::Result<migrations::Admin> {
-    migrations::Admin::connect(url).await.with_context(|| {
-        let (shown, setting) = (shared_kernel::without_password(url), setting_of(settings, owner));
+async fn connect(settings: &Settings, owner: &str, url: &str) -> anyhow::Result<migrate::Admin> {
+    migrate::Admin::connect(url).await.with_context(|| {
+        let (shown, setting) = (banyan_core::without_password(url), setting_of(settings, owner));
         format!("cannot reach PostgreSQL at {shown} ({setting}); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
     })
 }

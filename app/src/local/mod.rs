@@ -28,14 +28,14 @@ use std::{
 
 use anyhow::bail;
 use async_trait::async_trait;
-pub use durable::Counts;
-use durable::{Db, Feeds, Machinery, Seed};
-use event_feed_contract::{EventFeed, LocalEventFeed};
+use banyan_core::{Bus, Fault, FaultKind};
+pub use banyan_durable::Counts;
+use banyan_durable::{Db, Feeds, Machinery, Schema, Seed};
+use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
+use banyan_http::Routes;
 use futures::future::{BoxFuture, join_all};
-use shared_kernel::{Bus, Fault, FaultKind};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use web::Routes;
 
 use crate::{
     config::Settings,
@@ -92,6 +92,31 @@ const STARTS: &[(&str, Start)] = &[
     }),
 ];
 
+const SCHEMAS: &[&Schema] = &[
+    #[cfg(feature = "users")]
+    &::users::SCHEMA,
+    #[cfg(feature = "catalog")]
+    &::catalog::SCHEMA,
+    #[cfg(feature = "inventory")]
+    &::inventory::SCHEMA,
+    #[cfg(feature = "payments")]
+    &::payments::SCHEMA,
+    #[cfg(feature = "shipping")]
+    &::shipping::SCHEMA,
+    #[cfg(feature = "orders")]
+    &::orders::SCHEMA,
+    #[cfg(feature = "notifications")]
+    &::notifications::SCHEMA,
+];
+
+/// The tables of a module of this binary.
+fn schema_of(module: &str) -> anyhow::Result<&'static Schema> {
+    let found = SCHEMAS.iter().find(|schema| schema.module == module);
+    found
+        .copied()
+        .ok_or_else(|| anyhow::anyhow!("this binary knows no module named {module}"))
+}
+
 /// The names of the modules in this binary.
 pub fn modules() -> Vec<&'static str> {
     STARTS.iter().map(|(name, _)| *name).collect()
@@ -103,9 +128,9 @@ pub fn modules() -> Vec<&'static str> {
 /// A database URL that is none.
 pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     Ok(match data::place(settings, module)? {
-        durable::Place::Sqlite { path } => path.display().to_string(),
-        durable::Place::Postgres { url, schema } => {
-            format!("schema {schema} at {}", shared_kernel::without_password(&url))
+        banyan_durable::Place::Sqlite { path } => path.display().to_string(),
+        banyan_durable::Place::Postgres { url, schema } => {
+            format!("schema {schema} at {}", banyan_core::without_password(&url))
         }
     })
 }
@@ -126,7 +151,7 @@ pub async fn migrate(settings: &Settings, provision: bool, up: bool) -> anyhow::
     }
     let mut tables = Vec::new();
     for module in modules() {
-        let migrations::Status {
+        let banyan_durable::migrate::Status {
             applied,
             pending,
             unknown,
@@ -306,15 +331,15 @@ impl Check for DatabaseCheck {
 mod tests {
     use std::path::PathBuf;
 
+    use banyan_core::{Call, inside_transaction};
     use serde::{Serialize, de::DeserializeOwned};
-    use shared_kernel::{Call, inside_transaction};
 
     use super::*;
     use crate::{config::MODULES, discovery, rpc::Remotes, wiring};
 
     #[test]
     fn the_modules_of_this_binary_start_each_after_those_it_asks() {
-        let known = migrations::modules();
+        let known: Vec<&str> = SCHEMAS.iter().map(|schema| schema.module).collect();
         assert_eq!(
             modules(),
             MODULES
@@ -418,7 +443,7 @@ mod tests {
             assert_eq!(in_file, serde_json::to_value(T::default()).unwrap(), "{section}");
         }
         let settings = Settings::from_sources(None, []).unwrap();
-        compare::<durable::Settings>(&settings, "durable");
+        compare::<banyan_durable::Settings>(&settings, "durable");
         #[cfg(feature = "users")]
         compare::<::users::Settings>(&settings, "users");
         #[cfg(feature = "orders")]

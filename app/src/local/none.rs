@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::bail;
-use event_feed_contract::EventFeed;
-use shared_kernel::{Bus, Fault};
+use banyan_core::{Bus, Fault};
+use banyan_event_feed_contract::EventFeed;
+use banyan_http::Routes;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use web::Routes;
 
 use crate::{config::Settings, health::Check, migrated::Migrated, rpc::Contracts, wiring::Ground};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use banyan_core::RandomSecrets;
 use payments_contract::LocalPayments;
-use shared_kernel::RandomSecrets;
 
 use super::{
     Placed,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared_kernel::RandomSecrets;
+use banyan_core::RandomSecrets;
 use users_contract::LocalUsers;
 
 use super::{Placed, data::open};

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use banyan_core::{Call, timeout_from_header, timeout_to_header};
 use futures::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, Full, Limited};
-use shared_kernel::{Call, timeout_from_header, timeout_to_header};
 use tokio::{sync::SemaphorePermit, time::timeout_at};
 use tonic::{
     Status,

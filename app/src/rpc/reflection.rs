@@ -20,7 +20,7 @@ pub fn descriptors(modules: &[&str]) -> anyhow::Result<FileDescriptorSet> {
         .filter_map(|module| contracts::find(module))
         .map(|contract| (contract.module, contract.descriptors));
     for (contract, encoded) in own.chain([
-        ("event feed", event_feed_contract::DESCRIPTOR_SET),
+        ("event feed", banyan_event_feed_contract::DESCRIPTOR_SET),
         ("health", tonic_health::pb::FILE_DESCRIPTOR_SET),
     ]) {
         let set = FileDescriptorSet::decode(encoded).with_context(|| format!("the descriptors of {contract}"))?;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use banyan_event_feed_contract::{EventFeed, RemoteEventFeed};
 use catalog_contract::RemoteCatalog;
-use event_feed_contract::{EventFeed, RemoteEventFeed};
 use inventory_contract::RemoteInventory;
 use notifications_contract::RemoteNotifications;
 use orders_contract::RemoteOrders;

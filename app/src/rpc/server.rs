@@ -4,10 +4,10 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use event_feed_contract::{
+use banyan_core::{Call, Fault};
+use banyan_event_feed_contract::{
     EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects, event_feed_server::EventFeedServer,
 };
-use shared_kernel::{Call, Fault};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{

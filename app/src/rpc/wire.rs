@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use banyan_core::{Fault, WireFault};
 use http_body_util::Collected;
-use shared_kernel::{Fault, WireFault};
 use tonic::{
     Code, ConnectError, Status, TimeoutExpired,
     body::Body,

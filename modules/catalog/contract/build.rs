@@ -1,3 +1,9 @@
+use banyan_contract_build::{Words, compile_with};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    Ok(contract_build::compile()?)
+    Ok(compile_with(Words {
+        package: ".banyan.kernel.v1",
+        rust: "::shared_kernel",
+        folder: "../../../shared-kernel/proto",
+    })?)
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
+use banyan_core::{Call, Fault, PageRequest};
+use banyan_http::{Answer, Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
 use serde::Deserialize;
-use shared_kernel::{Call, Fault, PageRequest, Role, Sku};
+use shared_kernel::{Role, Sku, Staff};
 use utoipa::IntoParams;
-use web::{Answer, Anyone, Body, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, Staff};
 
 use crate::{
     product::{NewProduct, Product, ProductChange, StoredProduct},
@@ -84,13 +85,13 @@ async fn list_products(
 ) -> Result<HttpResponse, Problem> {
     let filter = query.0.into_filter(anyone.call())?;
     let page = service.list(&filter, &PageRequest::from(page.0)).await?;
-    Ok(web::ok(&Listed::from(page.map(|stored| stored.product))).into())
+    Ok(banyan_http::ok(&Listed::from(page.map(|stored| stored.product))).into())
 }
 
 /// One product. An archived one is shown with `active: false`, so that old orders can link to it.
 #[utoipa::path(
     tag = "catalog",
-    params(("sku" = inline(Sku), Path), web::IfNoneMatch),
+    params(("sku" = inline(Sku), Path), banyan_http::IfNoneMatch),
     responses((status = 200, body = Product)),
     security((), ("bearer" = []))
 )]
@@ -102,7 +103,11 @@ async fn show_product(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let stored = service.load(&sku).await?;
-    Ok(web::ok_with_etag(&request, &web::etag(stored.version), &stored.product))
+    Ok(banyan_http::ok_with_etag(
+        &request,
+        &banyan_http::etag(stored.version),
+        &stored.product,
+    ))
 }
 
 /// Adds a product to the shop.
@@ -115,21 +120,21 @@ async fn show_product(
 )]
 #[post("/products")]
 async fn add_product(
-    staff: Staff,
+    staff: HasRole<Staff>,
     key: OptionalKey,
     body: Body<NewProduct>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (db, call, new) = (service.db().clone(), staff.call().clone(), body.into_inner());
-    web::idempotent(&db, request, move |tx| {
+    banyan_http::idempotent(&db, request, move |tx| {
         let (service, call, new) = (service.clone(), call.clone(), new.clone());
         async move {
             let stored = service.add(&tx, &call, new).await?;
             let location = format!("/api/v1/products/{}", stored.product.sku);
-            Ok(web::created(
+            Ok(banyan_http::created(
                 &location,
-                Some(&web::etag(stored.version)),
+                Some(&banyan_http::etag(stored.version)),
                 &stored.product,
             ))
         }
@@ -140,14 +145,14 @@ async fn add_product(
 /// Changes the named fields; with `If-Match` only if nobody else changed the product since. `active: true` brings an archived one back.
 #[utoipa::path(
     tag = "catalog",
-    params(("sku" = inline(Sku), Path), web::IfMatch),
+    params(("sku" = inline(Sku), Path), banyan_http::IfMatch),
     request_body = ProductChange,
     responses((status = 200, body = Product)),
     security(("bearer" = []))
 )]
 #[patch("/products/{sku}")]
 async fn change_product(
-    staff: Staff,
+    staff: HasRole<Staff>,
     sku: Path<Sku>,
     body: Body<ProductChange>,
     service: Data<Service>,
@@ -156,19 +161,19 @@ async fn change_product(
     let expected = expected_version(&request, &service, &sku).await?;
     let StoredProduct { product, version, .. } =
         service.change(staff.call(), &sku, body.into_inner(), expected).await?;
-    Ok(web::ok(&product).with_etag(&web::etag(version)).into())
+    Ok(banyan_http::ok(&product).with_etag(&banyan_http::etag(version)).into())
 }
 
 /// Takes a product off the shelf. It stays visible where it is linked to, and its sku stays taken.
 #[utoipa::path(
     tag = "catalog",
-    params(("sku" = inline(Sku), Path), web::IfMatch),
+    params(("sku" = inline(Sku), Path), banyan_http::IfMatch),
     responses((status = 204, description = "It is archived")),
     security(("bearer" = []))
 )]
 #[delete("/products/{sku}")]
 async fn archive_product(
-    staff: Staff,
+    staff: HasRole<Staff>,
     sku: Path<Sku>,
     service: Data<Service>,
     request: HttpRequest,
@@ -186,6 +191,6 @@ async fn expected_version(request: &HttpRequest, service: &Service, sku: &Sku) -
         return Ok(None);
     }
     let version = service.load(sku).await?.version;
-    web::check_if_match(request, &web::etag(version))?;
+    banyan_http::check_if_match(request, &banyan_http::etag(version))?;
     Ok(Some(version))
 }

@@ -1,7 +1,8 @@
 //! The rules of products: what one is, how it may change, how it is searched for.
 
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Money, MoneyError, Sku, Timestamp};
+use shared_kernel::{Money, MoneyError, Sku};
 use utoipa::ToSchema;
 
 /// What the shop sells.

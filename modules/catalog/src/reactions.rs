@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use durable::{Db, Heard, Reactions, Tx};
+use banyan_core::Fault;
+use banyan_durable::{Db, Heard, Reactions, Tx};
 use orders_contract::OrderConfirmed;
-use shared_kernel::Fault;
 
 use crate::store;
 

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use durable::{Command, Outcome};
-use shared_kernel::{Call, Fault, Money, Sku, Timestamp};
+use banyan_core::{Call, Fault, Timestamp};
+use banyan_durable::{Command, Outcome};
+use shared_kernel::{Money, Sku};
 
 use crate::{
     demo_products::{RAREST, SHELVES},
@@ -60,7 +61,7 @@ pub async fn add_demo_products(service: &std::sync::Arc<Service>) -> Result<(), 
         // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
         let command = Command::new("seed", format!("banyan:products:{number}"), b"");
         let (of_job, batch) = (service.clone(), batch.to_vec());
-        durable::once(service.db(), command, move |tx| {
+        banyan_durable::once(service.db(), command, move |tx| {
             let (service, batch) = (of_job.clone(), batch.clone());
             async move {
                 service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use banyan_core::{Call, Clock, Fault, FaultKind, Page, PageRequest, Timestamp};
+use banyan_durable::{Db, Tx};
 use catalog_contract::{
     Catalog, ListPopularProducts, ListProducts, Product as ProductAnswer, ProductAdded, ProductArchived,
     ProductChanged, ProductRestored, Products,
 };
-use durable::{Db, Tx};
-use shared_kernel::{Call, Clock, Fault, FaultKind, Page, PageRequest, Sku, Timestamp};
+use shared_kernel::Sku;
 
 use crate::{
     product::{Happening, NewProduct, Product, ProductChange, StoredProduct},
@@ -141,7 +142,7 @@ async fn tell_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault
         category,
         price: Some(price),
     };
-    durable::outbox::append(tx, call, &subject(product), &event)
+    banyan_durable::outbox::append(tx, call, &subject(product), &event)
         .await
         .map(drop)
 }
@@ -157,7 +158,7 @@ async fn tell(tx: &Tx, call: &Call, product: &Product, happening: Happening) -> 
     let (subject, sku, price) = (subject(product), String::from(sku), Some(price));
     let told = match happening {
         Happening::Changed => {
-            durable::outbox::append(
+            banyan_durable::outbox::append(
                 tx,
                 call,
                 &subject,
@@ -170,9 +171,9 @@ async fn tell(tx: &Tx, call: &Call, product: &Product, happening: Happening) -> 
             )
             .await
         }
-        Happening::Archived => durable::outbox::append(tx, call, &subject, &ProductArchived { sku }).await,
+        Happening::Archived => banyan_durable::outbox::append(tx, call, &subject, &ProductArchived { sku }).await,
         Happening::Restored => {
-            durable::outbox::append(
+            banyan_durable::outbox::append(
                 tx,
                 call,
                 &subject,

@@ -1,13 +1,14 @@
 //! Products and their sales as rows.
 
-use durable::{fault, lost_race};
+use banyan_core::{Fault, Page, PageRequest, Timestamp};
+use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, JoinType, QueryFilter, QueryOrder, QuerySelect,
     TryInsertResult,
     sea_query::{Expr, LikeExpr, OnConflict},
 };
-use shared_kernel::{Fault, Money, Page, PageRequest, Sku, Timestamp};
+use shared_kernel::{Money, Sku};
 
 use crate::product::{Product, StoredProduct, search_text, search_words};
 
@@ -210,7 +211,7 @@ pub async fn list(
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
         .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
     if let Some(cursor) = &page.after {
-        let (at, sku) = read_cursor(&cursor.0).ok_or_else(web::bad_cursor)?;
+        let (at, sku) = read_cursor(&cursor.0).ok_or_else(banyan_http::bad_cursor)?;
         let same_moment = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Sku.lt(sku.as_str()));

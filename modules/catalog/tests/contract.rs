@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{on_both, told};
+use banyan_http_testing::{Site, TestRequest, post};
 use catalog::{Needs, Offers, start};
 use catalog_contract::{ListPopularProducts, ListProducts, ProductAdded, ProductChanged};
-use durable::Db;
-use durable_testing::{on_both, told};
 use orders_contract::{OrderConfirmed, OrderItem};
 use serde_json::{Value, json, value::to_raw_value};
-use shared_kernel::{Bus, Call, Clock, Envelope, Event, Fault, Listener, Money, RandomIds, Role, SystemClock};
+use shared_kernel::{Money, Role};
 use uuid::Uuid;
-use web_testing::{Site, TestRequest, post};
 
 /// A bus that remembers who listens.
 #[derive(Default)]
@@ -128,7 +129,7 @@ fn confirmed(lines: &[(&str, u32)]) -> Envelope {
 
 #[tokio::test]
 async fn unknown_products_are_left_out_and_archived_ones_say_so() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig", "fern"]).await;
         shop.archive("fern").await;
         let skus = ["fern", "unheard-of", "No Sku", "fig", "fig"]
@@ -162,7 +163,7 @@ async fn unknown_products_are_left_out_and_archived_ones_say_so() {
 
 #[tokio::test]
 async fn a_product_is_answered_with_name_and_price() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig"]).await;
         shop.patch("fig", json!({ "price": { "amount": 1250, "currency": "USD" } }))
             .await;
@@ -186,7 +187,7 @@ async fn a_product_is_answered_with_name_and_price() {
 
 #[tokio::test]
 async fn questions_have_limits() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &[]).await;
         let catalog = &shop.offers.contract;
         let named = |count: usize| ListProducts {
@@ -213,7 +214,7 @@ async fn questions_have_limits() {
 
 #[tokio::test]
 async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig", "fern", "aloe", "unsold"]).await;
         assert_eq!(shop.offers.machinery.topics(), ["orders.order"]);
         let first = confirmed(&[("fig", 2), ("fern", 1), ("fig", 1)]);
@@ -235,7 +236,7 @@ async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
 
 #[tokio::test]
 async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db.clone(), &["fig"]).await;
         shop.patch("fig", json!({ "name": "Fig tree" })).await;
         shop.patch("fig", json!({ "name": "Fig tree", "active": true })).await;
@@ -260,7 +261,7 @@ async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
 
 #[tokio::test]
 async fn the_demo_products_come_once_and_what_staff_changed_stays() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         // A sku that staff took before the demo came is theirs.
         let shop = Shop::selling(db.clone(), &["tea-01"]).await;
         let began = std::time::Instant::now();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use banyan_core::{RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::on_both;
+use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use catalog::{Needs, start};
-use durable::Db;
-use durable_testing::on_both;
 use serde_json::{Value, json};
-use shared_kernel::{RandomIds, Role, SystemClock};
+use shared_kernel::Role;
 use uuid::Uuid;
-use web_testing::{Reply, Site, TestRequest, get, post};
 
 struct Shop {
     site: Site,
@@ -83,7 +84,7 @@ fn fig() -> Value {
 
 #[tokio::test]
 async fn pages_lead_from_the_newest_to_the_rare_fig() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::seeded(db).await;
         let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
         loop {
@@ -111,8 +112,8 @@ async fn pages_lead_from_the_newest_to_the_rare_fig() {
 
 #[tokio::test]
 async fn products_made_in_the_same_moment_are_not_lost_between_pages() {
-    on_both("catalog", |db| async move {
-        let clock = durable_testing::ManualClock::at(shared_kernel::Timestamp::from_ms(1_800_000_000_000));
+    on_both(catalog::SCHEMA, |db| async move {
+        let clock = banyan_durable_testing::ManualClock::at(banyan_core::Timestamp::from_ms(1_800_000_000_000));
         let offers = start(Needs {
             db,
             clock,
@@ -136,7 +137,7 @@ async fn products_made_in_the_same_moment_are_not_lost_between_pages() {
 
 #[tokio::test]
 async fn a_search_finds_parts_of_words_in_any_case_and_all_words_must_occur() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Weeping fig", "Likes 100% light", 2_490).await;
         shop.add("fern", "Königsfarn", "ÜPPIG und GRÜN", 1_490).await;
@@ -169,7 +170,7 @@ async fn a_search_finds_parts_of_words_in_any_case_and_all_words_must_occur() {
 
 #[tokio::test]
 async fn parameters_have_limits() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         let long = format!("q={}", "w".repeat(201));
         for query in [
@@ -200,7 +201,7 @@ async fn parameters_have_limits() {
 
 #[tokio::test]
 async fn a_product_is_added_once() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         let request = |body: &Value| {
             post("/api/v1/products")
@@ -240,7 +241,7 @@ async fn a_product_is_added_once() {
 
 #[tokio::test]
 async fn bodies_are_checked() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         let with = |field: &str, value: Value| {
             let mut body = fig();
@@ -309,7 +310,7 @@ async fn bodies_are_checked() {
 
 #[tokio::test]
 async fn a_change_of_a_version_that_is_gone_is_refused() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
         let path = "/api/v1/products/fig";
@@ -340,7 +341,7 @@ async fn a_change_of_a_version_that_is_gone_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_at_the_same_time_all_count() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 1).await;
         let change =
@@ -354,7 +355,7 @@ async fn changes_at_the_same_time_all_count() {
 
 #[tokio::test]
 async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
         let archive = || TestRequest::delete().uri("/api/v1/products/fig");
@@ -391,7 +392,7 @@ async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
 
 #[tokio::test]
 async fn only_staff_keep_the_catalog() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
         let requests = [
@@ -412,7 +413,7 @@ async fn only_staff_keep_the_catalog() {
 
 #[tokio::test]
 async fn the_document_names_every_route_and_parameter() {
-    on_both("catalog", |db| async move {
+    on_both(catalog::SCHEMA, |db| async move {
         let offers = start(Needs {
             db,
             clock: Arc::new(SystemClock),
@@ -420,8 +421,8 @@ async fn the_document_names_every_route_and_parameter() {
         })
         .await
         .expect("catalog starts");
-        let api = web::openapi::document(Default::default(), &[offers.routes]);
-        assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
+        let api = banyan_http::openapi::document(Default::default(), &[offers.routes]);
+        assert_eq!(banyan_http::openapi::dangling_references(&api), Vec::<String>::new());
         let document = serde_json::to_value(&api).unwrap();
         let paths = document["paths"].as_object().unwrap();
         assert!(

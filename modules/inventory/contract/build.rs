@@ -1,3 +1,3 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    Ok(contract_build::compile()?)
+    Ok(banyan_contract_build::compile()?)
 }

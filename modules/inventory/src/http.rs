@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use banyan_core::Fault;
+use banyan_http::{Anyone, Body, HasRole, Path, Problem, RequiredKey, Routes};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Sku};
+use shared_kernel::{Sku, Staff};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -12,7 +14,6 @@ use utoipa::{
         schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
     },
 };
-use web::{Anyone, Body, Path, Problem, RequiredKey, Routes, Staff};
 
 use crate::{service::Service, stock::StockItem};
 
@@ -123,7 +124,7 @@ impl ToSchema for Difference {}
 /// How many units of a product there are, and how many can still be ordered. 404 for a sku that was never received.
 #[utoipa::path(
     tag = "inventory",
-    params(("sku" = inline(Sku), Path), web::IfNoneMatch),
+    params(("sku" = inline(Sku), Path), banyan_http::IfNoneMatch),
     responses((status = 200, body = StockLevel)),
     security((), ("bearer" = []))
 )]
@@ -138,9 +139,9 @@ async fn show_stock(
         .find_item(&sku)
         .await?
         .ok_or_else(|| Fault::not_found("stock item"))?;
-    Ok(web::ok_with_etag(
+    Ok(banyan_http::ok_with_etag(
         &request,
-        &web::etag(item.version),
+        &banyan_http::etag(item.version),
         &StockLevel::from(&item),
     ))
 }
@@ -155,7 +156,7 @@ async fn show_stock(
 )]
 #[post("/stock/{sku}/receipts")]
 async fn receive_stock(
-    staff: Staff,
+    staff: HasRole<Staff>,
     sku: Path<Sku>,
     key: RequiredKey,
     body: Body<Receipt>,
@@ -168,7 +169,7 @@ async fn receive_stock(
         sku.into_inner(),
         body.into_inner(),
     );
-    web::idempotent(&db, request, move |tx| {
+    banyan_http::idempotent(&db, request, move |tx| {
         let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
         async move { Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?)) }
     })
@@ -188,7 +189,7 @@ async fn receive_stock(
 )]
 #[post("/stock/{sku}/adjustments")]
 async fn adjust_stock(
-    staff: Staff,
+    staff: HasRole<Staff>,
     sku: Path<Sku>,
     key: RequiredKey,
     body: Body<Adjustment>,
@@ -200,17 +201,17 @@ async fn adjust_stock(
         quantity: Difference(difference),
         reason,
     } = body.into_inner();
-    web::idempotent(&db, request, move |tx| {
+    banyan_http::idempotent(&db, request, move |tx| {
         let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
         async move { Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?)) }
     })
     .await
 }
 
-fn new_level(item: &StockItem) -> web::Answer {
-    web::created(
+fn new_level(item: &StockItem) -> banyan_http::Answer {
+    banyan_http::created(
         &format!("/api/v1/stock/{}", item.sku),
-        Some(&web::etag(item.version)),
+        Some(&banyan_http::etag(item.version)),
         &StockLevel::from(item),
     )
 }

@@ -7,6 +7,7 @@
 
 mod http;
 mod reservation;
+mod schema;
 mod seed;
 mod service;
 #[cfg(test)]
@@ -16,15 +17,17 @@ mod store;
 
 use std::sync::Arc;
 
+use banyan_core::{Clock, Ids};
 use inventory_contract::Inventory;
-use shared_kernel::{Clock, Ids};
 
 use service::Service;
+
+pub use schema::SCHEMA;
 
 /// What inventory must be given.
 pub struct Needs {
     /// Its own database, migrated.
-    pub db: durable::Db,
+    pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
 }
@@ -32,10 +35,10 @@ pub struct Needs {
 /// What inventory gives in return.
 pub struct Offers {
     pub contract: Arc<dyn Inventory>,
-    pub routes: web::Routes,
-    pub machinery: durable::Machinery,
+    pub routes: banyan_http::Routes,
+    pub machinery: banyan_durable::Machinery,
     /// Fills the shelves for the demo products.
-    pub seed: durable::Seed,
+    pub seed: banyan_durable::Seed,
 }
 
 /// Puts the module together. Nothing runs before its machinery is started.
@@ -43,10 +46,10 @@ pub struct Offers {
 /// # Errors
 /// None today; the shape is the same for all modules.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
-    let machinery = durable::Machinery::new(needs.db.clone());
+    let machinery = banyan_durable::Machinery::new(needs.db.clone());
     let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
     let (routes, seeded) = (http::routes(service.clone()), service.clone());
-    let seed: durable::Seed = Arc::new(move || {
+    let seed: banyan_durable::Seed = Arc::new(move || {
         let service = seeded.clone();
         Box::pin(async move { seed::fill_the_shelves(&service).await })
     });

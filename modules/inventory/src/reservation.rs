@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use banyan_core::Fault;
 use inventory_contract::StockLine;
-use shared_kernel::{Fault, Sku};
+use shared_kernel::Sku;
 
 use crate::stock::Movement;
 

@@ -3,8 +3,9 @@
 //! Catalog seeds the products by the same scheme (its `seed.rs`): `rare-fig`, then `<word>-01` to `<word>-17` for each of seven words, 120 in
 //! all. Neither module may ask the other, so each keeps the words and pins what comes of them in a test.
 
-use durable::{Command, Outcome};
-use shared_kernel::{Call, Fault, Sku};
+use banyan_core::{Call, Fault};
+use banyan_durable::{Command, Outcome};
+use shared_kernel::Sku;
 
 use crate::{
     service::{Moved, Service},
@@ -37,7 +38,7 @@ pub async fn fill_the_shelves(service: &Service) -> Result<(), Fault> {
         // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
         let command = Command::new("seed", format!("banyan:stock:{number}"), b"");
         let (of_job, batch) = (service.clone(), batch.to_vec());
-        durable::once(service.db(), command, move |tx| {
+        banyan_durable::once(service.db(), command, move |tx| {
             let (service, batch) = (of_job.clone(), batch.clone());
             async move {
                 let mut moved = Vec::with_capacity(batch.len());

@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use durable::{Command, Db, Memory, Outcome, Tx};
+use banyan_core::{Call, Clock, Fault, Ids, parse_id};
+use banyan_durable::{Command, Db, Memory, Outcome, Tx};
 use inventory_contract::{
     AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
     ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease,
     StockReserved, reservation,
 };
 use prost::Message;
-use shared_kernel::{Call, Clock, Fault, Ids, Sku, parse_id};
+use shared_kernel::Sku;
 use uuid::Uuid;
 
 use crate::{
@@ -121,7 +122,7 @@ impl Service {
                 reserved: item.reserved,
                 movement: kind.as_str().to_owned(),
             };
-            durable::outbox::append(tx, call, &format!("stock/{}", item.sku), &event).await?;
+            banyan_durable::outbox::append(tx, call, &format!("stock/{}", item.sku), &event).await?;
         }
         let (actor, at) = (call.actor.label(), self.clock.now());
         let entries = moved.into_iter().map(|Moved { item, kind, quantity }| store::Entry {
@@ -211,7 +212,7 @@ impl Service {
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
         let (service, call) = (self.clone(), call.clone());
-        let memory = durable::once(&self.db, command, move |tx| {
+        let memory = banyan_durable::once(&self.db, command, move |tx| {
             let (service, call, answer) = (service.clone(), call.clone(), answer.clone());
             async move {
                 let held = store::find_reservation(tx.conn(), order_id).await?;
@@ -264,7 +265,7 @@ impl Inventory for Service {
         );
         let lines = Lines::parse(&request.lines)?;
         let (service, call) = (self.clone(), call.clone());
-        let memory = durable::once(&self.db, command, move |tx| {
+        let memory = banyan_durable::once(&self.db, command, move |tx| {
             let (service, call, lines) = (service.clone(), call.clone(), lines.clone());
             async move { service.reserve(&tx, &call, order_id, command_id, &lines).await }
         });
@@ -283,7 +284,7 @@ impl Inventory for Service {
             parse_id("order_id", &request.order_id)?,
         );
         let (service, call) = (self.clone(), call.clone());
-        durable::undo_once(&self.db, undo, (RESERVE, undoes.to_string()), move |tx, _took_part| {
+        banyan_durable::undo_once(&self.db, undo, (RESERVE, undoes.to_string()), move |tx, _took_part| {
             let (service, call) = (service.clone(), call.clone());
             async move {
                 // A reservation that was refused, or never came, left no row; one of another command is not this undo's business.

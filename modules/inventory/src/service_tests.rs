@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::on_both;
+use banyan_core::{Call, Fault, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::on_both;
 use inventory_contract::{
     CommitStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLine, reservation,
 };
-use shared_kernel::{Call, Fault, RandomIds, Sku, SystemClock};
+use shared_kernel::Sku;
 use uuid::Uuid;
 
 use crate::{seed, service::Service, stock::StockItem, store};
@@ -85,7 +86,7 @@ async fn assert_balanced(service: &Service, text: &str) -> StockItem {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_want_one_of_ten_and_ten_get_it() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         receive(&service, "tea-01", 10).await;
         let asking: Vec<_> = (0..50)
@@ -111,7 +112,7 @@ async fn fifty_want_one_of_ten_and_ten_get_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_that_name_the_same_products_in_opposite_order_do_not_block_each_other() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         for text in ["tea-01", "tea-02", "tea-03"] {
             receive(&service, text, 1_000).await;
@@ -164,11 +165,11 @@ async fn orders_that_name_the_same_products_in_opposite_order_do_not_block_each_
 
 #[tokio::test]
 async fn a_refused_order_leaves_nothing_behind() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db.clone());
         receive(&service, "tea-01", 5).await;
         receive(&service, "tea-02", 1).await;
-        let told = durable_testing::told(&db).await.len();
+        let told = banyan_durable_testing::told(&db).await.len();
         let answer = service
             .reserve_stock(&call(), reserve(&id(), &[("tea-01", 5), ("tea-02", 2)]))
             .await
@@ -179,14 +180,14 @@ async fn a_refused_order_leaves_nothing_behind() {
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-02", 2, 1));
         assert_eq!(assert_balanced(&service, "tea-01").await.reserved, 0);
         assert_eq!(store::sum_ledger(db.read(), &sku("tea-01")).await.get("reserved"), None);
-        assert_eq!(durable_testing::told(&db).await.len(), told);
+        assert_eq!(banyan_durable_testing::told(&db).await.len(), told);
     })
     .await;
 }
 
 #[tokio::test]
 async fn the_books_balance_over_a_whole_life() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         receive(&service, "tea-01", 10).await;
         let order = id();
@@ -236,7 +237,7 @@ async fn the_books_balance_over_a_whole_life() {
 
 #[tokio::test]
 async fn an_adjustment_of_what_was_never_received_finds_nothing() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         for difference in [-1, 1] {
             assert_eq!(
@@ -250,7 +251,7 @@ async fn an_adjustment_of_what_was_never_received_finds_nothing() {
 
 #[tokio::test]
 async fn the_shelves_are_filled_once() {
-    on_both("inventory", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let service = open(db.clone());
         let began = std::time::Instant::now();
         seed::fill_the_shelves(&service).await.unwrap();
@@ -259,7 +260,7 @@ async fn the_shelves_are_filled_once() {
         seed::fill_the_shelves(&service).await.unwrap();
         assert_eq!(assert_balanced(&service, "rare-fig").await.on_hand, 2);
         assert_eq!(assert_balanced(&service, "kitchen-17").await.on_hand, 100_000);
-        assert_eq!(durable_testing::told(&db).await.len(), 121);
+        assert_eq!(banyan_durable_testing::told(&db).await.len(), 121);
     })
     .await;
 }

@@ -1,12 +1,13 @@
 //! Stock, reservations and the movement ledger as rows.
 
-use durable::{fault, lost_race};
+use banyan_core::{Fault, Timestamp};
+use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, TryInsertResult,
     sea_query::{Expr, OnConflict},
 };
-use shared_kernel::{Fault, Sku, Timestamp};
+use shared_kernel::Sku;
 use uuid::Uuid;
 
 use crate::{
@@ -190,7 +191,7 @@ pub struct Entry {
     pub kind: Movement,
     pub quantity: i64,
     pub order_id: Option<Uuid>,
-    /// Who moved it, as [`Actor::label`](shared_kernel::Actor::label).
+    /// Who moved it, as [`Actor::label`](banyan_core::Actor::label).
     pub actor: String,
     pub reason: Option<String>,
     pub at: Timestamp,

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::{on_both, told};
+use banyan_core::{Call, FaultKind, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{on_both, told};
+use banyan_http_testing::{Site, post};
 use inventory::{Needs, Offers, start};
 use inventory_contract::{
     CommitStock, FindStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLevel,
     StockLevelChanged, StockLine, reservation::Outcome,
 };
 use serde_json::json;
-use shared_kernel::{Call, FaultKind, RandomIds, Role, SystemClock};
+use shared_kernel::Role;
 use uuid::Uuid;
-use web_testing::{Site, post};
 
 async fn open(db: Db) -> Offers {
     start(Needs {
@@ -105,7 +106,7 @@ fn is_reserved(answer: &Reservation) -> bool {
 
 #[tokio::test]
 async fn a_reservation_asked_twice_holds_once() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let request = reserve(&id(), &[("tea-02", 1), ("tea-01", 4)]);
         for _ in 0..2 {
@@ -131,7 +132,7 @@ async fn a_reservation_asked_twice_holds_once() {
 
 #[tokio::test]
 async fn too_little_stock_is_an_answer_and_stays_the_answer() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let hog = reserve(&id(), &[("tea-01", 8)]);
         inventory.reserve_stock(&saga(), hog.clone()).await.unwrap();
@@ -159,7 +160,7 @@ async fn too_little_stock_is_an_answer_and_stays_the_answer() {
 
 #[tokio::test]
 async fn what_was_never_received_is_not_available() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let answer = inventory
             .reserve_stock(&saga(), reserve(&id(), &[("tea-01", 1), ("unheard-of", 1)]))
@@ -178,7 +179,7 @@ async fn what_was_never_received_is_not_available() {
 
 #[tokio::test]
 async fn a_release_gives_back_once() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
@@ -200,7 +201,7 @@ async fn a_release_gives_back_once() {
 
 #[tokio::test]
 async fn a_reservation_that_comes_after_its_release_does_nothing() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let late = reserve(&id(), &[("tea-01", 4)]);
         assert!(!inventory.release_stock(&saga(), release(&late)).await.unwrap().released);
@@ -221,7 +222,7 @@ async fn a_reservation_that_comes_after_its_release_does_nothing() {
 
 #[tokio::test]
 async fn an_order_has_one_reservation() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let first = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), first.clone()).await.unwrap();
@@ -246,7 +247,7 @@ async fn an_order_has_one_reservation() {
 
 #[tokio::test]
 async fn committed_units_leave_once_and_come_back_once() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         let order = reserved.order_id.clone();
@@ -283,7 +284,7 @@ async fn committed_units_leave_once_and_come_back_once() {
 
 #[tokio::test]
 async fn what_was_released_or_never_reserved_cannot_be_committed() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
@@ -309,7 +310,7 @@ async fn what_was_released_or_never_reserved_cannot_be_committed() {
 
 #[tokio::test]
 async fn every_change_of_a_level_is_told_in_order() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db.clone()).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
         inventory.reserve_stock(&saga(), reserved.clone()).await.unwrap();
@@ -352,7 +353,7 @@ async fn every_change_of_a_level_is_told_in_order() {
 
 #[tokio::test]
 async fn a_command_that_makes_no_sense_is_refused_at_the_door() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let good = reserve(&id(), &[("tea-01", 1)]);
         for (bad, code) in [

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::on_both;
+use banyan_core::{Call, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::on_both;
+use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use inventory::{Needs, start};
 use inventory_contract::{Inventory, ReserveStock, StockLine};
 use serde_json::{Value, json};
-use shared_kernel::{Call, RandomIds, Role, SystemClock};
+use shared_kernel::Role;
 use uuid::Uuid;
-use web_testing::{Reply, Site, TestRequest, get, post};
 
 struct House {
     site: Site,
@@ -69,7 +70,7 @@ fn keyed(path: &str) -> TestRequest {
 
 #[tokio::test]
 async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         let path = "/api/v1/stock/rare-fig";
         assert_eq!(house.site.ask(get(path)).await.status, 404);
@@ -102,7 +103,7 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
 
 #[tokio::test]
 async fn receipts_are_for_staff_and_need_a_key() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         for action in ["receipts", "adjustments"] {
             let path = format!("/api/v1/stock/tea-01/{action}");
@@ -131,7 +132,7 @@ async fn receipts_are_for_staff_and_need_a_key() {
 
 #[tokio::test]
 async fn a_receipt_sent_twice_is_booked_once() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         let request = |quantity: i64| {
             let keyed = post("/api/v1/stock/tea-01/receipts").insert_header(("Idempotency-Key", "delivery-1"));
@@ -156,7 +157,7 @@ async fn a_receipt_sent_twice_is_booked_once() {
 
 #[tokio::test]
 async fn limits_hold_as_documented() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         let receipts = "/api/v1/stock/tea-01/receipts";
         for body in [
@@ -224,7 +225,7 @@ async fn limits_hold_as_documented() {
 
 #[tokio::test]
 async fn promised_units_cannot_be_written_off() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         let path = "/api/v1/stock/tea-01/adjustments";
         assert_eq!(house.book(path, json!({ "quantity": 1 })).await.status, 404);
@@ -243,7 +244,7 @@ async fn promised_units_cannot_be_written_off() {
 
 #[tokio::test]
 async fn the_document_says_what_is_enforced() {
-    on_both("inventory", |db| async move {
+    on_both(inventory::SCHEMA, |db| async move {
         let offers = start(Needs {
             db,
             clock: Arc::new(SystemClock),
@@ -251,8 +252,8 @@ async fn the_document_says_what_is_enforced() {
         })
         .await
         .expect("inventory starts");
-        let api = web::openapi::document(Default::default(), &[offers.routes]);
-        assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
+        let api = banyan_http::openapi::document(Default::default(), &[offers.routes]);
+        assert_eq!(banyan_http::openapi::dangling_references(&api), Vec::<String>::new());
         let document = serde_json::to_value(&api).unwrap();
         let paths = document["paths"].as_object().unwrap();
         assert!(

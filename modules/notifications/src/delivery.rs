@@ -2,10 +2,10 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use durable::{Db, heard, outbox};
+use banyan_core::{Call, Clock, Fault, TraceParent};
+use banyan_durable::{Db, heard, outbox};
 use futures::{FutureExt, future::join_all};
 use notifications_contract::MailSent;
-use shared_kernel::{Call, Clock, Fault, TraceParent};
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, Users};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, get, web::Data};
-use shared_kernel::PageRequest;
-use web::{Listed, LoggedIn, PageQuery, Problem, Query, Routes};
+use banyan_core::PageRequest;
+use banyan_http::{Listed, LoggedIn, PageQuery, Problem, Query, Routes};
 
 use crate::{notification::Notification, service::Service};
 
@@ -25,5 +25,5 @@ async fn list_notifications(
     let listed = service
         .list_visible(&user.call().actor, user.user_id(), &PageRequest::from(page.0))
         .await?;
-    Ok(web::ok(&Listed::from(listed)).into())
+    Ok(banyan_http::ok(&Listed::from(listed)).into())
 }

@@ -9,6 +9,7 @@ mod http;
 mod notification;
 mod post;
 mod reactions;
+mod schema;
 mod service;
 mod settings;
 mod store;
@@ -16,19 +17,20 @@ mod templates;
 
 use std::sync::Arc;
 
+use banyan_core::{Clock, Ids};
 use notifications_contract::Notifications;
-use shared_kernel::{Clock, Ids};
 use users_contract::Users;
 
 use delivery::Delivery;
 use post::Post;
+pub use schema::SCHEMA;
 use service::Service;
 pub use settings::Settings;
 
 /// What notifications must be given.
 pub struct Needs {
     /// Its own database, migrated.
-    pub db: durable::Db,
+    pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     /// Knows the addresses.
@@ -39,11 +41,11 @@ pub struct Needs {
 /// What notifications gives in return.
 pub struct Offers {
     pub contract: Arc<dyn Notifications>,
-    pub routes: web::Routes,
+    pub routes: banyan_http::Routes,
     /// Reactions, and the worker that sends.
-    pub machinery: durable::Machinery,
+    pub machinery: banyan_durable::Machinery,
     /// Does nothing: mails come from events.
-    pub seed: durable::Seed,
+    pub seed: banyan_durable::Seed,
 }
 
 /// Puts the module together. Nothing is heard or sent before its machinery is started.
@@ -60,7 +62,7 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         post,
         needs.settings,
     ));
-    let machinery = durable::Machinery::new(needs.db.clone())
+    let machinery = banyan_durable::Machinery::new(needs.db.clone())
         .reactions(reactions::reactions(needs.db, &service))
         .worker("mail", move |stop| {
             let delivery = delivery.clone();

@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Timestamp};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

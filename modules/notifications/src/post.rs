@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use banyan_core::outside_transaction;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{
@@ -12,7 +13,6 @@ use lettre::{
     transport::smtp,
 };
 use secrecy::ExposeSecret;
-use shared_kernel::outside_transaction;
 
 use crate::{
     notification::{Attempt, Claimed, Failure},
@@ -152,7 +152,7 @@ fn kind_of(error: &smtp::Error) -> &'static str {
 mod tests {
     use super::*;
     use crate::notification::Kind;
-    use shared_kernel::Timestamp;
+    use banyan_core::Timestamp;
     use uuid::Uuid;
 
     fn settings(from: &str, url: Option<&str>) -> Settings {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use durable::{Db, Heard, Reactions};
-use shared_kernel::{Event, Fault};
+use banyan_core::{Event, Fault};
+use banyan_durable::{Db, Heard, Reactions};
 
 use crate::{notification::Mail, service::Service, templates};
 

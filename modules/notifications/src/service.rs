@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use durable::{Db, Tx};
+use banyan_core::{Actor, Call, Clock, Envelope, Fault, Ids, Page, PageRequest, parse_id};
+use banyan_durable::{Db, Tx};
 use notifications_contract::{ListNotifications, NotificationList, Notifications};
-use shared_kernel::{Actor, Call, Clock, Envelope, Fault, Ids, Page, PageRequest, parse_id};
 use uuid::Uuid;
 
 use crate::{

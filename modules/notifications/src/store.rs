@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use durable::{Tx, fault};
+use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
+use banyan_durable::{Tx, fault};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
     sea_query::{Expr, LockBehavior, LockType},
 };
-use shared_kernel::{Actor, Fault, Page, PageRequest, Timestamp};
+use shared_kernel::MaySee;
 use uuid::Uuid;
 
 use crate::notification::{Claimed, Kind, Mail, Next, Notification, Status};
@@ -164,7 +165,7 @@ pub async fn list_visible(
     }
     let mut query = Entity::find().filter(Column::UserId.eq(user_id));
     if let Some(after) = &page.after {
-        let after = Uuid::parse_str(&after.0).map_err(|_| web::bad_cursor())?;
+        let after = Uuid::parse_str(&after.0).map_err(|_| banyan_http::bad_cursor())?;
         query = query.filter(Column::Id.lt(after));
     }
     let rows = query

@@ -1,8 +1,9 @@
 //! What each event is in the words of a mail. Plain text; money as people read it.
 
+use banyan_core::{Fault, parse_id};
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
 use payments_contract::PaymentRefunded;
-use shared_kernel::{Fault, Money, parse_id};
+use shared_kernel::Money;
 use users_contract::UserRegistered;
 
 use crate::notification::{Kind, Mail};

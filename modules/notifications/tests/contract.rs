@@ -2,11 +2,12 @@
 
 mod support;
 
-use durable_testing::{on_both, told};
+use banyan_core::{Actor, Call};
+use banyan_durable_testing::{on_both, told};
 use notifications_contract::ListNotifications;
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
 use payments_contract::{PaymentCaptured, PaymentRefunded};
-use shared_kernel::{Actor, Call, Money, Role};
+use shared_kernel::{Money, Role};
 use support::{Module, NOBODY, envelope, quick};
 use users_contract::UserProfileChanged;
 use uuid::Uuid;
@@ -36,7 +37,7 @@ async fn kinds(module: &Module, user: Uuid) -> Vec<String> {
 
 #[tokio::test]
 async fn an_orders_life_is_told_step_by_step_newest_first() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order) = (Uuid::new_v4(), Uuid::new_v4());
         let (order_id, user_id) = (order.to_string(), user.to_string());
@@ -68,7 +69,7 @@ async fn an_orders_life_is_told_step_by_step_newest_first() {
 
 #[tokio::test]
 async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order, payment) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let (order_id, user_id, payment_id) = (order.to_string(), user.to_string(), payment.to_string());
@@ -118,7 +119,7 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
 
 #[tokio::test]
 async fn an_event_heard_again_is_not_told_again() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order) = (Uuid::new_v4(), Uuid::new_v4());
         let event = envelope("orders", &format!("order/{order}"), 1, &placed(order, user));
@@ -139,7 +140,7 @@ async fn an_event_heard_again_is_not_told_again() {
 
 #[tokio::test]
 async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let mut module = Module::open(db.clone(), quick()).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
@@ -154,7 +155,7 @@ async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
 
 #[tokio::test]
 async fn a_mail_waits_for_users_who_are_away_and_is_given_up_if_there_is_no_such_user() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         // More often away than a refusal would be forgiven.
         let settings = notifications::Settings {
             max_refusals: 2,
@@ -175,11 +176,11 @@ async fn a_mail_waits_for_users_who_are_away_and_is_given_up_if_there_is_no_such
 
 #[tokio::test]
 async fn a_list_shows_an_actor_only_what_they_may_see() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
-        let by = |id: Uuid, role| Call::by(Actor::User { id, roles: vec![role] });
+        let by = |id: Uuid, role| Call::by(Actor::user(id, [role]));
         for (call, sees) in [
             (by(user, Role::Customer), 1),
             (by(Uuid::new_v4(), Role::Staff), 1),

@@ -2,17 +2,17 @@
 
 mod support;
 
-use durable_testing::on_both;
+use banyan_durable_testing::on_both;
+use banyan_http_testing::{Site, get};
 use serde_json::json;
 use shared_kernel::Role;
 use support::{Module, envelope, quick};
 use users_contract::UserRegistered;
 use uuid::Uuid;
-use web_testing::{Site, get};
 
 #[tokio::test]
 async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let mut module = Module::open(db, quick()).await;
         let site = Site::of(module.offers.routes.clone());
         let (ada, bob) = (Uuid::new_v4(), Uuid::new_v4());
@@ -61,7 +61,7 @@ async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
 
 #[tokio::test]
 async fn the_list_is_newest_first_page_by_page() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let site = Site::of(module.offers.routes.clone());
         let ada = Uuid::new_v4();

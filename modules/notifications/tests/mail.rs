@@ -4,8 +4,8 @@ mod support;
 
 use std::{collections::HashSet, time::Duration};
 
-use durable::Db;
-use durable_testing::{eventually, on_both, told};
+use banyan_durable::Db;
+use banyan_durable_testing::{eventually, on_both, told};
 use notifications::Settings;
 use notifications_contract::MailSent;
 use sea_orm::{ConnectionTrait, Statement};
@@ -24,7 +24,7 @@ fn through(sink: &Sink) -> Settings {
 
 #[tokio::test]
 async fn a_mail_arrives_whole_and_is_told() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&[]).await;
         let mut module = Module::open(db.clone(), through(&sink)).await;
         let user = Uuid::new_v4();
@@ -67,7 +67,7 @@ async fn a_mail_arrives_whole_and_is_told() {
 
 #[tokio::test]
 async fn a_mail_is_tried_again_under_the_same_message_id() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&["451 busy", "", "550 no", "421 going down"]).await;
         let mut module = Module::open(db.clone(), through(&sink)).await;
         let user = Uuid::new_v4();
@@ -89,7 +89,7 @@ async fn a_mail_is_tried_again_under_the_same_message_id() {
 
 #[tokio::test]
 async fn a_mail_refused_too_often_is_given_up_and_holds_no_other_back() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&["550 no", "550 no", "550 no such mailbox"]).await;
         let mut module = Module::open(
             db.clone(),
@@ -114,7 +114,7 @@ async fn a_mail_refused_too_often_is_given_up_and_holds_no_other_back() {
 
 #[tokio::test]
 async fn a_server_that_does_not_let_us_in_costs_no_mail() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         for door in [
             Door::Password("535 5.7.8 wrong password"),
             Door::Password("534 5.7.9 too weak"),
@@ -159,7 +159,7 @@ async fn attempts_of_the_queued(db: &Db) -> i64 {
 
 #[tokio::test]
 async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         for reply in [
             "550 no such mailbox",
             "553 not a name",
@@ -187,7 +187,7 @@ async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
 
 #[tokio::test]
 async fn a_mail_that_meets_a_bug_is_given_up_and_holds_no_other_back() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&[]).await;
         let mut module = Module::open(
             db,
@@ -211,7 +211,7 @@ async fn a_mail_that_meets_a_bug_is_given_up_and_holds_no_other_back() {
 
 #[tokio::test]
 async fn a_mail_waits_for_a_server_that_is_away() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&[]).await;
         let url = sink.url();
         drop(sink);
@@ -237,7 +237,7 @@ async fn a_mail_waits_for_a_server_that_is_away() {
 
 #[tokio::test]
 async fn instances_share_the_work_and_send_nothing_twice() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&[]).await;
         let mut module = Module::open(
             db.clone(),
@@ -268,7 +268,7 @@ async fn instances_share_the_work_and_send_nothing_twice() {
 
 #[tokio::test]
 async fn a_mail_whose_sender_died_is_sent_by_another_after_its_lease() {
-    on_both("notifications", |db| async move {
+    on_both(notifications::SCHEMA, |db| async move {
         let sink = Sink::start(&[]).await;
         let settings = Settings {
             lease_ms: 400,

@@ -1,8 +1,8 @@
 //! Stores what happened to an order together with what it means to others: the one way anything gets into a stream.
 
-use durable::{Tx, outbox};
+use banyan_core::{Call, Fault};
+use banyan_durable::{Tx, outbox};
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
-use shared_kernel::{Call, Fault};
 use uuid::Uuid;
 
 use crate::{

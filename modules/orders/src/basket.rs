@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use banyan_core::FieldError;
 use catalog_contract::Product;
-use shared_kernel::{FieldError, Money};
+use shared_kernel::Money;
 
 use crate::{
     event::{Item, Line},

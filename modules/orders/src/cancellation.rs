@@ -6,11 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use durable::{Decision, Input, Progress, Saga, Tx, saga};
+use banyan_core::{Call, Fault};
+use banyan_durable::{Decision, Input, Progress, Saga, Tx, saga};
 use inventory_contract::{Inventory, RestockOrder};
 use payments_contract::{Payments, RefundRemaining, refund};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Call, Fault, Money};
+use shared_kernel::Money;
 use shipping_contract::{CancelShipment, Shipping, shipment_cancellation};
 use uuid::Uuid;
 

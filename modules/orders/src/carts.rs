@@ -1,9 +1,10 @@
 //! Carts: orders that are still being made up. They belong to one customer, whom alone they concern.
 
+use banyan_core::{Call, Fault, FaultKind, Timestamp};
+use banyan_durable::Tx;
 use catalog_contract::Product;
-use durable::Tx;
 use serde::Serialize;
-use shared_kernel::{Call, Fault, FaultKind, Money, Quantity, Sku, Timestamp};
+use shared_kernel::{Money, Quantity, Sku};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

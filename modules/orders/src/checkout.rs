@@ -10,11 +10,11 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use durable::{Decision, Input, Progress, Saga, Tx, saga};
+use banyan_core::{Call, Fault, parse_id};
+use banyan_durable::{Decision, Input, Progress, Saga, Tx, saga};
 use inventory_contract::{CommitStock, Inventory, ReleaseStock, ReserveStock, StockLine, reservation};
 use payments_contract::{AuthorisePayment, CapturePayment, Payments, VoidPayment, authorisation, capture, void};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Call, Fault, parse_id};
 use shipping_contract::{
     CancelShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule, shipment_cancellation,
 };

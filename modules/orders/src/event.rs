@@ -2,8 +2,9 @@
 //!
 //! Invariant: stored events are never rewritten. A new field has a default; a new meaning is a new event.
 
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Country, Fault, Money, Quantity, Sku, Timestamp};
+use shared_kernel::{Country, Money, Quantity, Sku};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

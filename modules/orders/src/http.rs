@@ -15,10 +15,10 @@ use actix_web::{
     },
     web::Data,
 };
+use banyan_core::{Call, Fault};
+use banyan_http::{Answer, Answered, Prefer, Problem, Routes, Stopping};
 use serde::Deserialize;
-use shared_kernel::{Call, Fault};
 use uuid::Uuid;
-use web::{Answer, Answered, Prefer, Problem, Routes, Stopping};
 
 use crate::{event::Status, rebuild::Views, service::Service, views::OrderView};
 
@@ -46,9 +46,9 @@ pub fn routes(service: Arc<Service>, views: Views) -> Routes {
 
 /// The 201 of a placed order.
 fn placed(order: &OrderView) -> Answer {
-    web::created(
+    banyan_http::created(
         &format!("/api/v1/orders/{}", order.id),
-        Some(&web::etag(order.version)),
+        Some(&banyan_http::etag(order.version)),
         order,
     )
 }
@@ -80,7 +80,7 @@ async fn answer_or_wait(
         return Ok(answered.into());
     };
     let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
-    let mut answer = Answer::json(status, &order).with_etag(&web::etag(order.version));
+    let mut answer = Answer::json(status, &order).with_etag(&banyan_http::etag(order.version));
     if let Some(location) = answered.answer.header(LOCATION.as_str()) {
         answer = answer.with_header(LOCATION, location);
     }

@@ -14,6 +14,7 @@ mod http;
 mod order;
 mod reactions;
 mod rebuild;
+mod schema;
 mod service;
 mod store;
 mod stream;
@@ -22,13 +23,13 @@ mod views;
 
 use std::sync::Arc;
 
+use banyan_core::{Clock, Ids};
+use banyan_durable::{Machinery, Sagas};
 use catalog_contract::Catalog;
-use durable::{Machinery, Sagas};
 use inventory_contract::Inventory;
 use orders_contract::Orders;
 use payments_contract::Payments;
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Clock, Ids};
 use shipping_contract::Shipping;
 
 use cancellation::CancellationSaga;
@@ -36,10 +37,12 @@ use checkout::CheckoutSaga;
 use rebuild::Views;
 use service::Service;
 
+pub use schema::SCHEMA;
+
 /// What orders must be given.
 pub struct Needs {
     /// Its own database, migrated.
-    pub db: durable::Db,
+    pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     pub catalog: Arc<dyn Catalog>,
@@ -83,10 +86,10 @@ impl Default for Settings {
 /// What orders gives in return.
 pub struct Offers {
     pub contract: Arc<dyn Orders>,
-    pub routes: web::Routes,
-    pub machinery: durable::Machinery,
+    pub routes: banyan_http::Routes,
+    pub machinery: banyan_durable::Machinery,
     /// Does nothing: orders come from customers.
-    pub seed: durable::Seed,
+    pub seed: banyan_durable::Seed,
 }
 
 /// Puts the module together. Nothing runs before its machinery is started.

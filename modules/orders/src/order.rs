@@ -2,7 +2,8 @@
 //!
 //! Pure: each rule looks at the folded state and answers with the event that makes its decision true, or with a refusal.
 
-use shared_kernel::{Fault, FieldError, Money, Quantity, Sku};
+use banyan_core::{Fault, FieldError};
+use shared_kernel::{Money, Quantity, Sku};
 use uuid::Uuid;
 
 use crate::event::{CancelReason, Canceller, Line, OrderEvent, Placement, Recorded, Status};

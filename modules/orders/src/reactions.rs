@@ -2,9 +2,9 @@
 //!
 //! The checkout learns much of it from its own answers; whoever is first records it, and the other changes nothing.
 
-use durable::{Db, Heard, Reactions, Tx};
+use banyan_core::{Call, Event, Fault, parse_id};
+use banyan_durable::{Db, Heard, Reactions, Tx};
 use payments_contract::{PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided};
-use shared_kernel::{Call, Event, Fault, parse_id};
 use shipping_contract::{ShipmentCancelled, ShipmentDelivered, ShipmentDispatched, ShipmentScheduled};
 use uuid::Uuid;
 

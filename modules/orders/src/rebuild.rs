@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use durable::{Db, Tx};
-use shared_kernel::{Actor, Fault};
+use banyan_core::{Actor, Fault};
+use banyan_durable::{Db, Tx};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -47,7 +47,9 @@ impl Views {
         self.db
             .write(move |tx| {
                 let (actor, reason, comment) = (actor.clone(), reason.clone(), comment.clone());
-                async move { durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await }
+                async move {
+                    banyan_durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await
+                }
             })
             .await?;
         let mut rebuilt = 0;
@@ -221,9 +223,9 @@ fn fold(streams: &BTreeMap<Uuid, Vec<Recorded>>) -> BTreeMap<Uuid, OrderView> {
 
 #[cfg(test)]
 mod tests {
-    use durable_testing::on_both;
+    use banyan_core::{Call, Timestamp};
+    use banyan_durable_testing::on_both;
     use sea_orm::ConnectionTrait;
-    use shared_kernel::{Call, Timestamp};
 
     use super::*;
     use crate::{announce::store_and_announce, event::OrderEvent, order::tests::placement, stream::Stream};
@@ -244,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_takes_longer_than_a_request_goes_on_where_the_last_one_stopped() {
-        on_both("orders", |db| async move {
+        on_both(crate::SCHEMA, |db| async move {
             for number in 1..=ORDERS {
                 let placed =
                     move || Stream::begin(Uuid::from_u128(number), OrderEvent::Placed(Box::new(placement())), Timestamp::from_ms(7));
@@ -255,7 +257,7 @@ mod tests {
                 "delete from order_view where id in (select id from order_view order by id limit 1)",
                 "delete from order_event where order_id in (select order_id from order_event order by order_id desc limit 1)",
             ] {
-                let spoilt = db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(durable::fault) });
+                let spoilt = db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) });
                 spoilt.await.unwrap();
             }
             let views = Views { db: db.clone(), share: Duration::ZERO };

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
+use banyan_durable::{Db, Tx, saga};
 use catalog_contract::{Catalog, ListProducts, Product};
-use durable::{Db, Tx, saga};
 use orders_contract::{FindOrder, FoundOrder, ListOrders, OrderItem, OrderList, Orders};
-use shared_kernel::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
+use shared_kernel::MaySee;
 use shipping_contract::{FindShipment, Shipping};
 use uuid::Uuid;
 
@@ -251,7 +252,7 @@ impl Service {
             let key = id.to_string();
             // Before the order is changed: the saga's runner takes the two locks in this order too.
             if !stream.order().checkout_ended
-                && !saga::signal(tx, <CheckoutSaga as durable::Saga>::KIND, &key, "cancel").await?
+                && !saga::signal(tx, <CheckoutSaga as banyan_durable::Saga>::KIND, &key, "cancel").await?
             {
                 return Err(self.unheard(tx, stream.order()).await?);
             }
@@ -261,7 +262,7 @@ impl Service {
                 cancellation::start(tx, call, &stream).await?;
             }
             if by == Canceller::Operator {
-                durable::audit(
+                banyan_durable::audit(
                     tx,
                     &call.actor,
                     "cancel_order",
@@ -280,7 +281,7 @@ impl Service {
         let now = store::find_stream(tx.conn(), order.id, self.clock.now()).await?;
         let moved_on = now.is_some_and(|now| now.order().version != order.version);
         Ok(if moved_on {
-            durable::lost_race("the checkout has just ended")
+            banyan_durable::lost_race("the checkout has just ended")
         } else {
             Refusal::CheckoutAbandoned.into()
         })

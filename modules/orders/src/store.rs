@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use durable::{fault, is_unique_violation, lost_race};
+use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
+use banyan_durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
-use shared_kernel::{Actor, Fault, Money, Page, PageRequest, Timestamp};
+use shared_kernel::{MaySee, Money};
 use uuid::Uuid;
 
 use crate::{
@@ -228,7 +229,7 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         query = query.filter(order_view::Column::Status.eq(status.as_str()));
     }
     if let Some(after) = &page.after {
-        let (at, id) = place_of(&after.0).ok_or_else(web::bad_cursor)?;
+        let (at, id) = place_of(&after.0).ok_or_else(banyan_http::bad_cursor)?;
         let same_moment = Condition::all()
             .add(order_view::Column::CreatedAt.eq(at))
             .add(order_view::Column::Id.lt(id));

@@ -1,6 +1,6 @@
 //! An order's stream while it is being decided upon: what was recorded, and what is about to be.
 
-use shared_kernel::{Fault, Timestamp};
+use banyan_core::{Fault, Timestamp};
 use uuid::Uuid;
 
 use crate::{

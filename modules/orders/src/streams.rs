@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use durable::{Change, heard};
+use banyan_core::{Call, Fault, FaultKind};
+use banyan_durable::{Change, heard};
+use banyan_http::Stopping;
 use futures::{Stream, stream};
-use shared_kernel::{Call, Fault, FaultKind};
 use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
-use web::Stopping;
 
 use crate::{
     announce::subject,

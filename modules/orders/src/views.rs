@@ -4,8 +4,9 @@
 
 use std::fmt;
 
+use banyan_core::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Money, Timestamp};
+use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 

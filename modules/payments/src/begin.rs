@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use durable::{Db, Tx, audit, lost_race};
-use shared_kernel::{Call, Fault, Money};
+use banyan_core::{Call, Fault};
+use banyan_durable::{Db, Tx, audit, lost_race};
+use shared_kernel::Money;
 use uuid::Uuid;
 
 use crate::{

@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use durable::Db;
-use shared_kernel::{Fault, FaultKind};
+use banyan_core::{Fault, FaultKind};
+use banyan_durable::Db;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,

@@ -1,11 +1,12 @@
 //! A money command: what payments was asked to do, and what came of it.
 //!
 //! It is remembered from before the provider is asked until for ever, so the same id gives the same outcome, whatever died in between.
-//! `durable::once` cannot hold it: there the answer is part of the first transaction, here it comes later, from the provider.
+//! `banyan_durable::once` cannot hold it: there the answer is part of the first transaction, here it comes later, from the provider.
 
+use banyan_core::{Call, Fault, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shared_kernel::{Call, Fault, Money, Timestamp};
+use shared_kernel::Money;
 use uuid::Uuid;
 
 use crate::{

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use banyan_core::{Call, Fault, Timestamp};
+use banyan_http::{
+    Answer, Answered, Body, HasRole, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody,
+    RequiredKey, Routes,
+};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Call, Fault, Money, Timestamp};
+use shared_kernel::{Money, Staff};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{
-    Answer, Answered, Body, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody, RequiredKey,
-    Routes, Staff,
-};
 
 use crate::{
     command::{Asked, Kind, MoneyCommand, Outcome, State},
@@ -131,7 +132,7 @@ async fn list_payments(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let page = service.list(user.call(), filter.order_id, &page.request()).await?;
-    Ok(web::ok(&Listed::from(page.map(|payment| PaymentBody::from(&payment)))).into())
+    Ok(banyan_http::ok(&Listed::from(page.map(|payment| PaymentBody::from(&payment)))).into())
 }
 
 /// One payment.
@@ -145,9 +146,9 @@ async fn find_payment(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let payment = service.find(user.call(), id.into_inner()).await?;
-    Ok(web::ok_with_etag(
+    Ok(banyan_http::ok_with_etag(
         &request,
-        &web::etag(payment.version),
+        &banyan_http::etag(payment.version),
         &PaymentBody::from(&payment),
     ))
 }
@@ -158,14 +159,14 @@ async fn find_payment(
         headers(("Location" = String, description = "Where the refund is")))))]
 #[post("/payments/{id}/refunds")]
 async fn refund_payment(
-    staff: Staff,
+    staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: RequiredKey,
     body: Body<NewRefund>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
-    if let Some(replay) = web::find_replay(&service.db, &request).await? {
+    if let Some(replay) = banyan_http::find_replay(&service.db, &request).await? {
         return Ok(replay);
     }
     // In a task of its own: a client that hangs up between the refund's first transaction and the provider's call would leave it to the reconciler.
@@ -199,20 +200,20 @@ async fn refund_once(
     // client is told is remembered at the end, byte for byte.
     let command_id = Uuid::new_v5(&REFUND_KEYS, request.id().as_bytes());
     let fingerprint = format!("{id} {wanted:?} {reason}");
-    web::claim_key(&service.db, &request, "refund_key", fingerprint.as_bytes()).await?;
+    banyan_http::claim_key(&service.db, &request, "refund_key", fingerprint.as_bytes()).await?;
     let asked = Asked::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
     let refunded = service.refund_payment(&call, id, asked, wanted).await;
     if let Err(fault) = &refunded
         && fault.code == "command_reused"
     {
         // Not to be remembered: the key belongs to the request that came first.
-        return Err(web::key_reused(fault.clone()).into());
+        return Err(banyan_http::key_reused(fault.clone()).into());
     }
     let answer = refunded.map(|command| {
         let body = RefundBody::from(&command);
-        web::created(&format!("/api/v1/payments/{id}/refunds/{}", body.id), None, &body)
+        banyan_http::created(&format!("/api/v1/payments/{id}/refunds/{}", body.id), None, &body)
     });
-    web::answer_once(&service.db, request, move |_| {
+    banyan_http::answer_once(&service.db, request, move |_| {
         let answer: Result<Answer, Fault> = answer.clone();
         async move { answer }
     })
@@ -232,7 +233,7 @@ async fn list_refunds(
     let page = service
         .list_refunds(user.call(), id.into_inner(), &page.request())
         .await?;
-    Ok(web::ok(&Listed::from(page.map(|refund| RefundBody::from(&refund)))).into())
+    Ok(banyan_http::ok(&Listed::from(page.map(|refund| RefundBody::from(&refund)))).into())
 }
 
 /// One refund.
@@ -248,9 +249,9 @@ async fn find_refund(
     let (payment, refund) = ids.into_inner();
     let refund = service.find_refund(user.call(), payment, refund).await?;
     let version = if refund.is_open() { 1 } else { 2 };
-    Ok(web::ok_with_etag(
+    Ok(banyan_http::ok_with_etag(
         &request,
-        &web::etag(version),
+        &banyan_http::etag(version),
         &RefundBody::from(&refund),
     ))
 }
@@ -268,7 +269,7 @@ pub struct WebhookReceipt {
         ("Webhook-Signature" = String, Header, description = "Signed at most 5 minutes ago", max_length = 1000)),
     request_body = WebhookEvent,
     responses((status = 200, description = "It was heard", body = WebhookReceipt),
-        (status = 401, description = "Not signed by its provider, or too long ago", body = web::ProblemBody, content_type = "application/problem+json")))]
+        (status = 401, description = "Not signed by its provider, or too long ago", body = banyan_http::ProblemBody, content_type = "application/problem+json")))]
 #[post("/payments/webhooks/{provider}")]
 async fn hear_webhook(
     request: HttpRequest,
@@ -282,7 +283,7 @@ async fn hear_webhook(
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     service.hear_webhook(&provider, signature, &body.0).await?;
-    Ok(web::ok(&WebhookReceipt { received: true }).into())
+    Ok(banyan_http::ok(&WebhookReceipt { received: true }).into())
 }
 
 pub fn routes(service: Arc<Service>) -> Routes {

@@ -17,6 +17,7 @@ mod provider;
 mod reconcile;
 mod record;
 mod sandbox;
+mod schema;
 mod service;
 mod settings;
 mod store;
@@ -27,16 +28,17 @@ mod tests;
 
 use std::sync::Arc;
 
-use durable::{Db, Machinery, Place, Seed};
+use banyan_core::{Clock, Ids, Secrets};
+use banyan_durable::{Db, Machinery, Place, Seed};
+use banyan_http::Routes;
 use payments_contract::Payments;
-use shared_kernel::{Clock, Ids, Secrets};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
-use web::Routes;
 
 pub use crate::{
     provider::Totals,
     reconcile::{Books, Comparison},
+    schema::SCHEMA,
     settings::{SandboxSettings, Settings},
 };
 use crate::{

@@ -3,8 +3,9 @@
 //! A command (authorise, capture, void, refund) moves the payment to a state in which the outcome is unknown; what the provider says about it is
 //! [`News`], which moves it on. News that does not fit the state is a broken invariant, never a silent change.
 
+use banyan_core::Timestamp;
 use serde::Serialize;
-use shared_kernel::{Money, Timestamp};
+use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 

@@ -1,8 +1,9 @@
 //! What a payment provider is to us, whichever it is.
 
 use async_trait::async_trait;
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Money, Timestamp};
+use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 

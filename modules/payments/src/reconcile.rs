@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use shared_kernel::{Fault, Timestamp};
+use banyan_core::{Fault, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +77,7 @@ impl fmt::Debug for Books {
 /// Runs until `stop`, on one instance at a time. The first round asks about everything: what is open then was left by a process that died.
 pub async fn run(service: Arc<Service>, stop: CancellationToken) {
     let db = service.db.clone();
-    durable::hold(&db, "payments-reconciler", &stop, |stop| rounds(service.clone(), stop)).await;
+    banyan_durable::hold(&db, "payments-reconciler", &stop, |stop| rounds(service.clone(), stop)).await;
 }
 
 async fn rounds(service: Arc<Service>, stop: CancellationToken) {

@@ -3,9 +3,9 @@
 //! The response, the webhook and the reconciler all come through [`record`]. The first wins by a conditional update of the command; the payment,
 //! the ledger, the event, and a void that waited for this outcome follow in the same transaction.
 
-use durable::{Db, Tx, outbox};
+use banyan_core::{Call, Fault, TraceParent};
+use banyan_durable::{Db, Tx, outbox};
 use payments_contract::{PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided};
-use shared_kernel::{Call, Fault, TraceParent};
 use uuid::Uuid;
 
 use crate::{

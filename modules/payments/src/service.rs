@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use durable::Db;
+use banyan_core::{Call, Fault, Page, PageRequest, parse_id};
+use banyan_durable::Db;
 use payments_contract::{
     AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
     InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
     authorisation, capture, refund, void,
 };
 use prost::Message;
-use shared_kernel::{Call, Fault, Money, Page, PageRequest, parse_id};
+use shared_kernel::Money;
 use tokio::time::Instant;
 use uuid::Uuid;
 

@@ -1,11 +1,12 @@
 //! Rows and queries of payments and their commands. Every change of a payment is conditional on the version it was loaded with.
 
-use durable::{Tx, fault, is_unique_violation, lost_race};
+use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
+use banyan_durable::{Tx, fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
     QuerySelect, TryInsertResult, sea_query::Expr,
 };
-use shared_kernel::{Actor, Cursor, Fault, Money, Page, PageRequest, Role, Timestamp};
+use shared_kernel::{Money, Role};
 use uuid::Uuid;
 
 use crate::{
@@ -154,8 +155,8 @@ pub async fn list_refunds(
         .order_by_desc(Column::Id)
         .limit(page.fetch_limit());
     if let Some(Cursor(after)) = &page.after {
-        let (at, id) = after.split_once(' ').ok_or_else(web::bad_cursor)?;
-        let at: i64 = at.parse().map_err(|_| web::bad_cursor())?;
+        let (at, id) = after.split_once(' ').ok_or_else(banyan_http::bad_cursor)?;
+        let at: i64 = at.parse().map_err(|_| banyan_http::bad_cursor())?;
         let same_moment = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
@@ -170,7 +171,7 @@ pub async fn list_refunds(
 }
 
 fn id_in(cursor: &Cursor) -> Result<Uuid, Fault> {
-    Uuid::parse_str(&cursor.0).map_err(|_| web::bad_cursor())
+    Uuid::parse_str(&cursor.0).map_err(|_| banyan_http::bad_cursor())
 }
 
 fn visible_to(actor: &Actor) -> Condition {
@@ -479,8 +480,8 @@ mod tests {
     async fn commands_without_an_outcome_are_counted_without_going_through_the_others() {
         let db = Database::connect("sqlite::memory:").await.unwrap();
         for tables in [
-            include_str!("../../../migrations/src/payments/m0001_money.sql"),
-            include_str!("../../../migrations/src/payments/m0002_open_commands.sql"),
+            include_str!("../migrations/m0001_money.sql"),
+            include_str!("../migrations/m0002_open_commands.sql"),
         ] {
             db.execute_unprepared(tables).await.unwrap();
         }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use banyan_core::{Fault, Timestamp};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use shared_kernel::{Fault, Timestamp};
 
 use crate::provider::WebhookEvent;
 

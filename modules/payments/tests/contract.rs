@@ -5,9 +5,10 @@ mod support;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use durable_testing::{eventually, on_both, told};
+use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Listener, TraceParent};
+use banyan_durable_testing::{eventually, on_both, told};
 use payments_contract::{PaymentReference, PaymentRefunded, authorisation, capture, refund, void};
-use shared_kernel::{Actor, Bus, Call, Envelope, Fault, FaultKind, Listener, Money, Role, TraceParent};
+use shared_kernel::{Money, Role};
 use support::{Order, Shop, euros, orders, settings};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -66,7 +67,7 @@ async fn until_known<Fut: Future<Output = String>>(ask: impl Fn() -> Fut) -> Str
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         assert_eq!(until_known(|| authorise(&order, &shop)).await, "authorised");
         let payment = order.payment(&shop).await;
@@ -107,7 +108,7 @@ async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_sandbox_method_does_what_its_name_says() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let mut expected_effects = 0;
         for (method, first_answer, authorised, captured, status) in [
@@ -185,7 +186,7 @@ async fn each_sandbox_method_does_what_its_name_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_command_gives_the_same_answer_and_another_under_its_id_is_refused() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         until_known(|| authorise(&order, &shop)).await;
         let first = order.authorise(&shop).await.unwrap();
@@ -214,7 +215,7 @@ async fn the_same_command_gives_the_same_answer_and_another_under_its_id_is_refu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let good = Order::paying_by("pm_card_visa");
         let money = |amount, currency: &str| {
@@ -292,7 +293,7 @@ async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_costs_nothing_goes_the_same_way() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (
             Shop::open(db).await,
             Order {
@@ -311,10 +312,10 @@ async fn an_order_that_costs_nothing_goes_the_same_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_is_seen_by_its_owner_the_staff_and_the_modules() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let order = Order::captured(&shop).await;
-        let user = |id, role| Call::by(Actor::User { id, roles: vec![role] });
+        let user = |id, role| Call::by(Actor::user(id, [role]));
         for (call, sees) in [
             (orders(), true),
             (user(order.user, Role::Customer), true),
@@ -331,7 +332,7 @@ async fn a_payment_is_seen_by_its_owner_the_staff_and_the_modules() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_belong_to_the_trace_of_whoever_asked() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         let trace = TraceParent::start(Uuid::new_v4(), 7);
         let call = orders().traced(Some(trace.clone()));
@@ -362,7 +363,7 @@ impl Bus for NoBus {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_machinery_ends_what_nobody_asks_for_again() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let quick = payments::Settings {
             reconcile_every_ms: 50,
             reconcile_after_ms: 0,
@@ -395,7 +396,7 @@ async fn the_machinery_ends_what_nobody_asks_for_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_brings_an_outcome_that_the_answer_did_not() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         // The call is given up long before the provider answers, and nobody reconciles: only the webhook is left.
         let mut deaf = payments::Settings {
             call_give_up_ms: 100,

@@ -2,16 +2,17 @@
 
 mod support;
 
-use durable::Db;
-use durable_testing::{eventually, on_both, told};
+use banyan_core::{Clock, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{eventually, on_both, told};
+use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use hmac::{Hmac, Mac};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use shared_kernel::{Clock, Role, SystemClock};
+use shared_kernel::Role;
 use support::{Order, SECRET, Shop};
 use uuid::Uuid;
-use web_testing::{Reply, Site, TestRequest, get, post};
 
 struct Desk {
     shop: Shop,
@@ -43,7 +44,7 @@ impl Desk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
         let payment = order.payment(&desk.shop).await.id;
@@ -74,7 +75,7 @@ async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_holds_what_its_reader_may_see_newest_first() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
         let ids = |reply: &Reply| -> Vec<String> {
@@ -124,7 +125,7 @@ async fn a_list_holds_what_its_reader_may_see_newest_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_staff_gives_back_a_part_and_then_the_rest() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
         let payment = order.payment(&desk.shop).await.id;
@@ -177,7 +178,7 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refund_that_cannot_be_says_why_and_says_so_again() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
         let payment = order.payment(&desk.shop).await.id;
@@ -215,7 +216,7 @@ async fn a_refund_that_cannot_be_says_why_and_says_so_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_refunds_at_the_same_time_are_one() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
         let payment = order.payment(&desk.shop).await.id;
@@ -242,7 +243,7 @@ async fn refunds(desk: &Desk, payment: &str) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
         let (one, two) = (one.payment(&desk.shop).await.id, two.payment(&desk.shop).await.id);
@@ -290,7 +291,7 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
         let (one, two) = (one.payment(&desk.shop).await.id, two.payment(&desk.shop).await.id);
@@ -299,10 +300,9 @@ async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
         assert_eq!(made.status, 201, "{}", made.body);
         // As if the process had died before it remembered the answer; then as if the key had been forgotten altogether.
         for lost in ["delete from inbox where kind = 'http'", "delete from inbox"] {
-            let deleting = desk
-                .shop
-                .db
-                .write(move |tx| async move { tx.conn().execute_unprepared(lost).await.map_err(durable::fault) });
+            let deleting = desk.shop.db.write(move |tx| async move {
+                tx.conn().execute_unprepared(lost).await.map_err(banyan_durable::fault)
+            });
             assert!(deleting.await.unwrap().rows_affected() > 0, "{lost}");
             let other = desk.refund(&two, "k", body.clone()).await;
             assert_eq!(
@@ -346,7 +346,7 @@ fn signed(secret: &str, body: &str, age_s: i64) -> TestRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::paying_by("pm_card_capture_fails_once");
         order.authorise(&desk.shop).await.unwrap();
@@ -382,7 +382,7 @@ async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
 /// Nobody asks the provider here but the requests themselves: no reconciler runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refund_whose_client_hangs_up_is_done_or_was_never_begun() {
-    on_both("payments", |db| async move {
+    on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let mut payments = Vec::new();
         for moment in 0..40 {

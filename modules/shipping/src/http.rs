@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
+use banyan_core::PageRequest;
+use banyan_http::{HasRole, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes};
 use serde::Deserialize;
-use shared_kernel::PageRequest;
+use shared_kernel::Staff;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes, Staff};
 
 use crate::{
     service::Service,
@@ -52,7 +53,7 @@ struct Dispatch {
 #[utoipa::path(tag = "shipping", params(ShipmentQuery, PageQuery), responses((status = 200, body = Listed<Shipment>)), security(("bearer" = [])))]
 #[get("/shipments")]
 async fn list_shipments(
-    _staff: Staff,
+    _staff: HasRole<Staff>,
     query: Query<ShipmentQuery>,
     page: Query<PageQuery>,
     service: Data<Service>,
@@ -62,7 +63,7 @@ async fn list_shipments(
         order_id: query.order_id,
     };
     let page = service.list_all(&filter, &PageRequest::from(page.0)).await?;
-    Ok(web::ok(&Listed::from(page)).into())
+    Ok(banyan_http::ok(&Listed::from(page)).into())
 }
 
 /// A shipment with its tracking history; one's own, or any for staff.
@@ -75,7 +76,11 @@ async fn show_shipment(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let shipment = service.load(user.call(), *id).await?;
-    Ok(web::ok_with_etag(&request, &web::etag(shipment.version), &shipment))
+    Ok(banyan_http::ok_with_etag(
+        &request,
+        &banyan_http::etag(shipment.version),
+        &shipment,
+    ))
 }
 
 /// Hands a ready shipment to the carrier; the order becomes `shipped`.
@@ -88,7 +93,7 @@ async fn show_shipment(
 )]
 #[post("/shipments/{id}/dispatch")]
 async fn dispatch_shipment(
-    staff: Staff,
+    staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: OptionalKey,
     body: OptionalBody<Dispatch>,
@@ -99,12 +104,12 @@ async fn dispatch_shipment(
         carrier,
     } = body.0.unwrap_or_default();
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    web::idempotent(&db, key.keyed(), move |tx| {
+    banyan_http::idempotent(&db, key.keyed(), move |tx| {
         let (service, call, number, carrier) =
             (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
         async move {
             let shipment = service.dispatch(&tx, &call, id, number, carrier).await?;
-            Ok(web::ok(&shipment).with_etag(&web::etag(shipment.version)))
+            Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
         }
     })
     .await
@@ -119,17 +124,17 @@ async fn dispatch_shipment(
 )]
 #[post("/shipments/{id}/deliver")]
 async fn deliver_shipment(
-    staff: Staff,
+    staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: OptionalKey,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    web::idempotent(&db, key.keyed(), move |tx| {
+    banyan_http::idempotent(&db, key.keyed(), move |tx| {
         let (service, call) = (service.clone(), call.clone());
         async move {
             let shipment = service.deliver(&tx, &call, id).await?;
-            Ok(web::ok(&shipment).with_etag(&web::etag(shipment.version)))
+            Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
         }
     })
     .await

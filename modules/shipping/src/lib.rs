@@ -4,21 +4,24 @@
 //! So nothing leaves the house that is not paid for, and a shipment that has not left can always be called back.
 
 mod http;
+mod schema;
 mod service;
 mod shipment;
 mod store;
 
 use std::sync::Arc;
 
-use shared_kernel::{Clock, Ids};
+use banyan_core::{Clock, Ids};
 use shipping_contract::Shipping;
 
 use service::Service;
 
+pub use schema::SCHEMA;
+
 /// What shipping must be given.
 pub struct Needs {
     /// Its own database, migrated.
-    pub db: durable::Db,
+    pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
 }
@@ -26,10 +29,10 @@ pub struct Needs {
 /// What shipping gives in return.
 pub struct Offers {
     pub contract: Arc<dyn Shipping>,
-    pub routes: web::Routes,
-    pub machinery: durable::Machinery,
+    pub routes: banyan_http::Routes,
+    pub machinery: banyan_durable::Machinery,
     /// Does nothing: shipments come from orders.
-    pub seed: durable::Seed,
+    pub seed: banyan_durable::Seed,
 }
 
 /// Puts the module together. Nothing runs before its machinery is started.
@@ -37,7 +40,7 @@ pub struct Offers {
 /// # Errors
 /// None today; the shape is the same for all modules.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
-    let machinery = durable::Machinery::new(needs.db.clone());
+    let machinery = banyan_durable::Machinery::new(needs.db.clone());
     let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
     let routes = http::routes(service.clone());
     Ok(Offers {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use durable::{Command, Db, Memory, Outcome, Tx, once, outbox, undo_once};
+use banyan_core::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
+use banyan_durable::{Command, Db, Memory, Outcome, Tx, once, outbox, undo_once};
 use prost::Message;
-use shared_kernel::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
 use shipping_contract::{
     AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
     ReadyShipment, Schedule, ScheduleShipment, ShipmentCancellation, ShipmentCancelled, ShipmentDelivered,

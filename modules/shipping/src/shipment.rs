@@ -2,8 +2,8 @@
 //!
 //! `scheduled -> ready -> dispatched -> delivered`; `cancelled` instead, as long as it has not left.
 
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Fault, Timestamp};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use durable::{fault, is_unique_violation, lost_race};
+use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
+use banyan_durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::Expr,
 };
-use shared_kernel::{Actor, Fault, Page, PageRequest, Timestamp};
+use shared_kernel::MaySee;
 use uuid::Uuid;
 
 use crate::shipment::{Shipment, Status, Step};
@@ -170,7 +171,7 @@ pub async fn list_all(
         query = query.filter(shipment::Column::OrderId.eq(order_id));
     }
     if let Some(after) = &page.after {
-        let after = Uuid::parse_str(&after.0).map_err(|_| web::bad_cursor())?;
+        let after = Uuid::parse_str(&after.0).map_err(|_| banyan_http::bad_cursor())?;
         query = query.filter(shipment::Column::Id.lt(after));
     }
     let rows = query

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::{on_both, told};
-use shared_kernel::{Actor, Call, FaultKind, RandomIds, Role, SystemClock};
+use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{on_both, told};
+use banyan_http_testing::{Site, post};
+use shared_kernel::Role;
 use shipping::{Needs, Offers, start};
 use shipping_contract::{
     Address, CancelShipment, FindShipment, ReadyShipment, ScheduleShipment, ShipmentLine, Shipping, schedule,
     shipment_cancellation,
 };
 use uuid::Uuid;
-use web_testing::{Site, post};
 
 async fn open(db: Db) -> Offers {
     start(Needs {
@@ -120,7 +121,7 @@ async fn dispatch(offers: &Offers, order: &str) {
 
 #[tokio::test]
 async fn a_schedule_asked_twice_is_one_shipment() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
         let first = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
@@ -145,7 +146,7 @@ async fn a_schedule_asked_twice_is_one_shipment() {
 
 #[tokio::test]
 async fn twenty_at_once_are_still_one_shipment() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
         let asking = (0..20).map(|_| {
@@ -164,7 +165,7 @@ async fn twenty_at_once_are_still_one_shipment() {
 
 #[tokio::test]
 async fn an_order_has_one_shipment_whoever_asks() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let order = id();
         let asking: Vec<_> = (0..8)
@@ -187,7 +188,7 @@ async fn an_order_has_one_shipment_whoever_asks() {
 
 #[tokio::test]
 async fn an_undo_cancels_what_was_scheduled_once() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
         shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
@@ -211,7 +212,7 @@ async fn an_undo_cancels_what_was_scheduled_once() {
 
 #[tokio::test]
 async fn a_schedule_that_comes_after_its_undo_does_nothing() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
         assert!(was_cancelled(
@@ -227,7 +228,7 @@ async fn a_schedule_that_comes_after_its_undo_does_nothing() {
 
 #[tokio::test]
 async fn what_has_left_is_not_called_back_and_nothing_changes() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let offers = open(db.clone()).await;
         let shipping = offers.contract.clone();
         let request = schedule(&id());
@@ -258,7 +259,7 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
 
 #[tokio::test]
 async fn a_cancellation_without_a_shipment_succeeds() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db).await.contract;
         assert!(was_cancelled(
             &shipping.cancel_shipment(&saga(), cancel(&id())).await.unwrap()
@@ -269,7 +270,7 @@ async fn a_cancellation_without_a_shipment_succeeds() {
 
 #[tokio::test]
 async fn a_shipment_is_made_ready_once_and_never_after_its_cancellation() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let (kept, dropped) = (schedule(&id()), schedule(&id()));
         for request in [&kept, &dropped] {
@@ -311,7 +312,7 @@ async fn a_shipment_is_made_ready_once_and_never_after_its_cancellation() {
 
 #[tokio::test]
 async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let offers = open(db.clone()).await;
         let site = Site::of(offers.routes.clone());
         for _ in 0..10 {
@@ -344,11 +345,11 @@ async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
 
 #[tokio::test]
 async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db).await.contract;
         let request = schedule(&id());
         shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
-        let user = |id: Uuid, role| Call::by(Actor::User { id, roles: vec![role] });
+        let user = |id: Uuid, role| Call::by(Actor::user(id, [role]));
         let owner: Uuid = request.user_id.parse().unwrap();
         for (call, sees) in [
             (user(owner, Role::Customer), true),
@@ -375,7 +376,7 @@ async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else()
 
 #[tokio::test]
 async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let good = schedule(&id());
         for bad in [
@@ -416,10 +417,10 @@ async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
 
 #[tokio::test]
 async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cause() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let call = saga().traced(shared_kernel::TraceParent::parse(trace));
+        let call = saga().traced(banyan_core::TraceParent::parse(trace));
         let request = schedule(&id());
         shipping.schedule_shipment(&call, request.clone()).await.unwrap();
         shipping.ready_shipment(&call, ready(&request.order_id)).await.unwrap();

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::{on_both, told};
+use banyan_core::{Call, RandomIds, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{on_both, told};
+use banyan_http_testing::{Reply, Site, get, post};
 use serde_json::{Value, json};
-use shared_kernel::{Call, RandomIds, Role, SystemClock};
+use shared_kernel::Role;
 use shipping::{Needs, Offers, start};
 use shipping_contract::{Address, ReadyShipment, ScheduleShipment, ShipmentLine, schedule};
 use uuid::Uuid;
-use web_testing::{Reply, Site, get, post};
 
 /// A shop with one shipment of Ada's.
 struct Shop {
@@ -57,7 +58,7 @@ impl Shop {
         format!("/api/v1/shipments/{}{action}", self.shipment)
     }
 
-    async fn as_staff(&self, request: web_testing::TestRequest) -> Reply {
+    async fn as_staff(&self, request: banyan_http_testing::TestRequest) -> Reply {
         self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
@@ -112,7 +113,7 @@ fn states(shipment: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         let early = shop.as_staff(post(&shop.path("/dispatch"))).await;
         assert_eq!((early.status, early.code().as_str()), (409, "not_ready"));
@@ -154,7 +155,7 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
 
 #[tokio::test]
 async fn without_a_number_a_parcel_gets_one_of_the_houses_own() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         for body in [None, Some("{}"), Some("null")] {
             let shop = Shop::open(db.clone()).await;
             shop.make_ready().await;
@@ -179,7 +180,7 @@ async fn without_a_number_a_parcel_gets_one_of_the_houses_own() {
 
 #[tokio::test]
 async fn a_dispatch_with_a_key_happens_once_and_answers_the_same() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.make_ready().await;
         let ask = || post(&shop.path("/dispatch")).insert_header(("Idempotency-Key", "\"one\""));
@@ -199,7 +200,7 @@ async fn a_dispatch_with_a_key_happens_once_and_answers_the_same() {
 
 #[tokio::test]
 async fn bad_details_are_refused_and_nothing_leaves() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.make_ready().await;
         for (body, status) in [
@@ -230,7 +231,7 @@ async fn bad_details_are_refused_and_nothing_leaves() {
 
 #[tokio::test]
 async fn each_sees_their_own_and_only_staff_moves_anything() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.make_ready().await;
         let path = shop.path("");
@@ -278,7 +279,7 @@ async fn each_sees_their_own_and_only_staff_moves_anything() {
 
 #[tokio::test]
 async fn a_client_that_has_this_version_gets_304() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let ask = || get(&shop.path("")).insert_header(("If-None-Match", "\"1\""));
         assert_eq!(shop.as_staff(ask()).await.status, 304);
@@ -291,7 +292,7 @@ async fn a_client_that_has_this_version_gets_304() {
 
 #[tokio::test]
 async fn the_list_is_newest_first_page_by_page_and_filtered() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let mut ids = vec![shop.shipment.clone()];
         for _ in 0..4 {
@@ -351,7 +352,7 @@ async fn the_list_is_newest_first_page_by_page_and_filtered() {
 
 #[tokio::test]
 async fn the_document_says_what_is_enforced() {
-    on_both("shipping", |db| async move {
+    on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let document = shop.site.document();
         let dispatch = &document["paths"]["/api/v1/shipments/{id}/dispatch"]["post"];

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
+use banyan_core::{Fault, FaultKind, Timestamp};
 use sha2::{Digest, Sha256};
-use shared_kernel::{Fault, FaultKind, Timestamp};
 use uuid::Uuid;
 
 /// The time that failures are counted over.

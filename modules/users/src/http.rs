@@ -8,12 +8,15 @@ use actix_web::{
     patch, post, put,
     web::Data,
 };
+use banyan_http::{
+    Answer, Anyone, Body, HasRole, Listed, LoggedIn, Ops, PageQuery, Path, Problem, Query, Routes, Token,
+};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use shared_kernel::Role;
+use shared_kernel::Staff;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use web::{Answer, Anyone, Body, Listed, LoggedIn, Ops, PageQuery, Path, Problem, Query, Routes, Staff, Token};
 
 use crate::{
     keys::Jwk,
@@ -107,7 +110,7 @@ struct KeySet {
 #[post("/users")]
 async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Service>) -> Result<Answer, Problem> {
     let user = service.register(anyone.call(), body.into_inner()).await?;
-    Ok(web::created(
+    Ok(banyan_http::created(
         &format!("/api/v1/users/{}", user.id),
         Some(&etag(&user)),
         &user,
@@ -131,7 +134,7 @@ async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Servic
 #[post("/sessions")]
 async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Service>) -> Result<Answer, Problem> {
     let tokens = service
-        .log_in(&body.email, &body.password, &web::client_address(&request))
+        .log_in(&body.email, &body.password, &banyan_http::client_address(&request))
         .await?;
     Ok(uncached(Answer::json(StatusCode::CREATED, &tokens)).with_header(header::LOCATION, "/api/v1/sessions/current"))
 }
@@ -151,7 +154,7 @@ async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Ser
 #[post("/sessions/refresh")]
 async fn refresh_session(body: Body<RefreshRequest>, service: Data<Service>) -> Result<Answer, Problem> {
     let tokens = service.refresh(&body.refresh_token).await?;
-    Ok(uncached(web::ok(&tokens)))
+    Ok(uncached(banyan_http::ok(&tokens)))
 }
 
 /// Log out
@@ -175,14 +178,14 @@ async fn log_out(token: Token, service: Data<Service>) -> Result<Answer, Problem
 #[utoipa::path(
     tag = "users",
     operation_id = "show_me",
-    params(web::IfNoneMatch),
+    params(banyan_http::IfNoneMatch),
     responses((status = 200, description = "The caller", body = User)),
     security(("bearer" = []))
 )]
 #[get("/users/me")]
 async fn show_me(request: HttpRequest, me: LoggedIn, service: Data<Service>) -> Result<HttpResponse, Problem> {
     let user = service.load_visible(&me.call().actor, me.user_id()).await?;
-    Ok(web::ok_with_etag(&request, &etag(&user), &user))
+    Ok(banyan_http::ok_with_etag(&request, &etag(&user), &user))
 }
 
 /// Change my profile
@@ -191,7 +194,7 @@ async fn show_me(request: HttpRequest, me: LoggedIn, service: Data<Service>) -> 
 #[utoipa::path(
     tag = "users",
     operation_id = "change_me",
-    params(web::IfMatch),
+    params(banyan_http::IfMatch),
     request_body = ProfileChange,
     responses(
         (status = 200, description = "The profile as it is now", body = User),
@@ -210,7 +213,7 @@ async fn change_me(
     let user = service
         .change_profile(me.call(), me.user_id(), body.into_inner(), seen)
         .await?;
-    Ok(web::ok_with_etag(&request, &etag(&user), &user))
+    Ok(banyan_http::ok_with_etag(&request, &etag(&user), &user))
 }
 
 /// List users
@@ -225,13 +228,13 @@ async fn change_me(
 )]
 #[get("/users")]
 async fn list_users(
-    _staff: Staff,
+    _staff: HasRole<Staff>,
     filter: Query<UserFilter>,
     page: Query<PageQuery>,
     service: Data<Service>,
 ) -> Result<Answer, Problem> {
     let users = service.list(&page.request(), filter.email.as_deref()).await?;
-    Ok(web::ok(&Listed::from(users)))
+    Ok(banyan_http::ok(&Listed::from(users)))
 }
 
 /// Show a user
@@ -240,7 +243,7 @@ async fn list_users(
 #[utoipa::path(
     tag = "users",
     operation_id = "show_user",
-    params(("id" = Uuid, Path, description = "The user's id"), web::IfNoneMatch),
+    params(("id" = Uuid, Path, description = "The user's id"), banyan_http::IfNoneMatch),
     responses((status = 200, description = "The user", body = User)),
     security(("bearer" = []))
 )]
@@ -252,7 +255,7 @@ async fn show_user(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let user = service.load_visible(&caller.call().actor, *id).await?;
-    Ok(web::ok_with_etag(&request, &etag(&user), &user))
+    Ok(banyan_http::ok_with_etag(&request, &etag(&user), &user))
 }
 
 /// Change a user's roles
@@ -279,7 +282,7 @@ async fn change_roles(
     let user = service
         .change_roles(operator.call(), *id, body.into_inner().roles)
         .await?;
-    Ok(web::ok(&user).with_etag(&etag(&user)))
+    Ok(banyan_http::ok(&user).with_etag(&etag(&user)))
 }
 
 /// Show the keys of access tokens
@@ -288,19 +291,19 @@ async fn change_roles(
 #[utoipa::path(tag = "sessions", operation_id = "show_keys", responses((status = 200, description = "The keys", body = KeySet)))]
 #[get("/.well-known/jwks.json")]
 async fn show_keys(service: Data<Service>) -> Answer {
-    web::ok(&KeySet {
+    banyan_http::ok(&KeySet {
         keys: service.jwks().to_vec(),
     })
     .with_header(header::CACHE_CONTROL, "public, max-age=300")
 }
 
 fn etag(user: &User) -> String {
-    web::etag(user.etag_version())
+    banyan_http::etag(user.etag_version())
 }
 
 /// The version the client means to change, if it sent `If-Match`.
 fn seen_version(request: &HttpRequest, user: &User) -> Result<Option<i64>, Problem> {
-    web::check_if_match(request, &etag(user))?;
+    banyan_http::check_if_match(request, &etag(user))?;
     Ok(request.headers().contains_key(header::IF_MATCH).then_some(user.version))
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use banyan_core::Fault;
+use banyan_http::Claims;
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -13,9 +15,7 @@ use base64::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use shared_kernel::Fault;
 use utoipa::ToSchema;
-use web::Claims;
 
 /// A public key as a JSON Web Key (RFC 7517, RFC 8037).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

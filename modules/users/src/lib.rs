@@ -8,6 +8,7 @@ mod attempts;
 mod http;
 mod keys;
 mod password;
+mod schema;
 mod seed;
 mod service;
 #[cfg(test)]
@@ -19,5 +20,6 @@ mod store;
 mod user;
 mod words;
 
+pub use schema::SCHEMA;
 pub use settings::{FirstOperator, Settings};
 pub use start::{Needs, Offers, start};

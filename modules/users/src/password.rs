@@ -16,8 +16,8 @@ use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
+use banyan_core::{Fault, Secrets};
 use secrecy::{ExposeSecret, SecretString};
-use shared_kernel::{Fault, Secrets};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Settings;
@@ -158,7 +158,7 @@ impl Slot<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_kernel::{FaultKind, RandomSecrets};
+    use banyan_core::{FaultKind, RandomSecrets};
 
     fn hasher(settings: Settings) -> Hasher {
         Hasher::new(

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use durable::{Command, Db, Outcome, outbox};
-use shared_kernel::{Call, Fault, Role};
+use banyan_core::{Call, Fault};
+use banyan_durable::{Command, Db, Outcome, outbox};
+use shared_kernel::Role;
 use uuid::Uuid;
 
 use crate::{
@@ -28,7 +29,7 @@ fn demo_command() -> Command {
 
 /// Whether the demo users were ever put in.
 pub async fn has_demo_users(db: &Db) -> Result<bool, Fault> {
-    Ok(durable::recall::<serde_json::Value>(db, &demo_command())
+    Ok(banyan_durable::recall::<serde_json::Value>(db, &demo_command())
         .await?
         .is_some())
 }
@@ -37,7 +38,7 @@ pub async fn has_demo_users(db: &Db) -> Result<bool, Fault> {
 pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
     let command = demo_command();
     // Looked at first, because hashing passwords would be most of a second start's time.
-    if durable::recall::<()>(&service.db, &command).await?.is_some() {
+    if banyan_durable::recall::<()>(&service.db, &command).await?.is_some() {
         return Ok(());
     }
     let password = Password::parse(DEMO_PASSWORD)?;
@@ -57,7 +58,7 @@ pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
 pub async fn first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<()> {
     let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
     let command = Command::new("seed", format!("first_operator:{}", email.lower()), b"1");
-    if durable::recall::<()>(&service.db, &command).await?.is_some() {
+    if banyan_durable::recall::<()>(&service.db, &command).await?.is_some() {
         return Ok(());
     }
     if store::find_credentials(service.db.read(), &email.lower())
@@ -97,7 +98,7 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
 
 /// Users who are there already stay as they are.
 async fn put_in(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
-    durable::once(&service.db, command, move |tx| {
+    banyan_durable::once(&service.db, command, move |tx| {
         let users = users.clone();
         async move {
             let call = Call::by_module("users");

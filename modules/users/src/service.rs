@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use durable::{Db, outbox};
+use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Secrets, parse_id};
+use banyan_durable::{Db, outbox};
+use banyan_http::Claims;
 use secrecy::SecretString;
-use shared_kernel::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Role, Secrets, parse_id};
+use shared_kernel::Role;
 use users_contract::{
     FindUser, FoundUser, ListSigningKeys, SigningKey, SigningKeys, User as UserMessage, UserProfileChanged,
     UserRegistered, Users,
 };
 use uuid::Uuid;
-use web::Claims;
 
 use crate::{
     Settings,
@@ -238,7 +239,7 @@ impl Service {
                     };
                     store::update_user(tx.conn(), &changed).await?;
                     let (before, after) = (names(&user.roles).join(","), names(&changed.roles).join(","));
-                    durable::audit(
+                    banyan_durable::audit(
                         &tx,
                         &call.actor,
                         "change_roles",
@@ -337,7 +338,7 @@ impl Service {
         let life = self.settings.access_token_life();
         let claims = Claims {
             sub: user.id,
-            roles: user.roles.clone(),
+            roles: names(&user.roles),
             iss: self.settings.issuer.clone(),
             aud: self.settings.audience.clone(),
             iat: now_s,

@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use durable::Db;
-use durable_testing::{ManualClock, on_both};
+use banyan_core::{Actor, Call, Clock, Cursor, Fault, FaultKind, PageRequest, RandomIds, RandomSecrets, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{ManualClock, on_both};
 use secrecy::SecretString;
-use shared_kernel::{
-    Actor, Call, Clock, Cursor, Fault, FaultKind, PageRequest, RandomIds, RandomSecrets, Role, SystemClock,
-};
+use shared_kernel::Role;
 use uuid::Uuid;
 
 use crate::{
@@ -89,10 +88,7 @@ fn registration(email: &str) -> Registration {
 }
 
 fn operator() -> Call {
-    Call::by(Actor::User {
-        id: Uuid::from_u128(9),
-        roles: vec![Role::Ops],
-    })
+    Call::by(Actor::user(Uuid::from_u128(9), [Role::Ops]))
 }
 
 fn code<T>(result: Result<T, Fault>) -> String {
@@ -100,15 +96,15 @@ fn code<T>(result: Result<T, Fault>) -> String {
 }
 
 /// What a token says, unverified: that tokens verify is a test of its own.
-fn claims(tokens: &Tokens) -> web::Claims {
-    jsonwebtoken::dangerous::insecure_decode::<web::Claims>(&tokens.access_token)
+fn claims(tokens: &Tokens) -> banyan_http::Claims {
+    jsonwebtoken::dangerous::insecure_decode::<banyan_http::Claims>(&tokens.access_token)
         .unwrap()
         .claims
 }
 
 #[tokio::test]
 async fn an_email_address_belongs_to_one_user_whatever_its_case() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         let mut changes = db.changes();
         let ada = shop.register("Ada@Example.com").await;
@@ -133,7 +129,7 @@ async fn an_email_address_belongs_to_one_user_whatever_its_case() {
 
 #[tokio::test]
 async fn of_two_who_register_the_same_address_at_once_one_is_refused() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let call = Call::default();
         let register = |email| shop.service.register(&call, registration(email));
@@ -147,7 +143,7 @@ async fn of_two_who_register_the_same_address_at_once_one_is_refused() {
 
 #[tokio::test]
 async fn an_unknown_user_costs_the_same_hash_as_a_known_one_and_gets_the_same_answer() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let before = shop.service.hasher.computed();
@@ -166,7 +162,7 @@ async fn an_unknown_user_costs_the_same_hash_as_a_known_one_and_gets_the_same_an
 
 #[tokio::test]
 async fn after_ten_failures_in_a_minute_even_the_right_password_has_to_wait() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         shop.register("bob@example.com").await;
@@ -205,7 +201,7 @@ async fn after_ten_failures_in_a_minute_even_the_right_password_has_to_wait() {
 
 #[tokio::test]
 async fn an_address_is_stopped_whatever_accounts_it_tries() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open_with(
             db,
             Settings {
@@ -232,7 +228,7 @@ async fn an_address_is_stopped_whatever_accounts_it_tries() {
 
 #[tokio::test]
 async fn logging_in_rightly_is_no_failure_however_often() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         for _ in 0..12 {
@@ -244,7 +240,7 @@ async fn logging_in_rightly_is_no_failure_however_often() {
 
 #[tokio::test]
 async fn guesses_made_at_the_same_time_do_not_slip_through() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let settings = Settings {
             account_failures_per_minute: 3,
             hashing_concurrency: 1,
@@ -265,7 +261,7 @@ async fn guesses_made_at_the_same_time_do_not_slip_through() {
 
 #[tokio::test]
 async fn a_refresh_token_used_twice_ends_its_session_and_no_other() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let (stolen, other) = (
@@ -291,7 +287,7 @@ async fn a_refresh_token_used_twice_ends_its_session_and_no_other() {
 
 #[tokio::test]
 async fn of_two_uses_at_the_same_moment_at_most_one_yields_tokens_and_the_family_ends() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
@@ -311,7 +307,7 @@ async fn of_two_uses_at_the_same_moment_at_most_one_yields_tokens_and_the_family
 
 #[tokio::test]
 async fn who_logs_out_cannot_refresh() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
@@ -328,7 +324,7 @@ async fn who_logs_out_cannot_refresh() {
 
 #[tokio::test]
 async fn a_session_lives_while_it_is_used_and_is_forgotten_afterwards() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.register("ada@example.com").await;
         let mut tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
@@ -354,11 +350,11 @@ async fn a_session_lives_while_it_is_used_and_is_forgotten_afterwards() {
 
 #[tokio::test]
 async fn a_changed_role_shows_in_the_next_token() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
-        assert_eq!(claims(&tokens).roles, [Role::Customer]);
+        assert_eq!(claims(&tokens).roles, [Role::Customer].map(Role::as_str));
         let changed = shop
             .service
             .change_roles(&operator(), ada.id, vec![Role::Staff, Role::Customer])
@@ -369,7 +365,7 @@ async fn a_changed_role_shows_in_the_next_token() {
             (&[Role::Customer, Role::Staff][..], 2)
         );
         let next = shop.service.refresh(&tokens.refresh_token).await.unwrap();
-        assert_eq!(claims(&next).roles, [Role::Customer, Role::Staff]);
+        assert_eq!(claims(&next).roles, [Role::Customer, Role::Staff].map(Role::as_str));
         assert_eq!(
             code(
                 shop.service
@@ -384,13 +380,10 @@ async fn a_changed_role_shows_in_the_next_token() {
 
 #[tokio::test]
 async fn a_profile_is_changed_at_the_version_that_was_seen_or_not_at_all() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("ada@example.com").await;
-        let call = Call::by(Actor::User {
-            id: ada.id,
-            roles: vec![Role::Customer],
-        });
+        let call = Call::by(Actor::user(ada.id, [Role::Customer]));
         let rename = |name: &str| ProfileChange {
             name: Some(PersonName::parse(name).unwrap()),
             addresses: None,
@@ -415,10 +408,7 @@ async fn a_profile_is_changed_at_the_version_that_was_seen_or_not_at_all() {
             .await
             .unwrap();
         assert_eq!(same.version, 2, "a change of nothing is none");
-        let stranger = Call::by(Actor::User {
-            id: Uuid::from_u128(1),
-            roles: vec![Role::Customer],
-        });
+        let stranger = Call::by(Actor::user(Uuid::from_u128(1), [Role::Customer]));
         assert_eq!(
             code(
                 shop.service
@@ -434,13 +424,10 @@ async fn a_profile_is_changed_at_the_version_that_was_seen_or_not_at_all() {
 
 #[tokio::test]
 async fn changes_made_at_once_are_all_kept() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("ada@example.com").await;
-        let call = Call::by(Actor::User {
-            id: ada.id,
-            roles: vec![Role::Customer],
-        });
+        let call = Call::by(Actor::user(ada.id, [Role::Customer]));
         let changes = (0..6).map(|n| {
             let change = ProfileChange {
                 name: Some(PersonName::parse(&format!("Ada {n}")).unwrap()),
@@ -458,7 +445,7 @@ async fn changes_made_at_once_are_all_kept() {
 
 #[tokio::test]
 async fn the_list_is_read_page_by_page_newest_first() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let mut all = Vec::new();
         for n in 0..5 {
@@ -493,7 +480,7 @@ async fn the_list_is_read_page_by_page_newest_first() {
 
 #[tokio::test]
 async fn every_instance_and_every_start_signs_with_the_same_key() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let (one, other) = tokio::join!(Shop::open(db.clone()), Shop::open(db.clone()));
         let keys = one.service.jwks().to_vec();
         assert_eq!(keys.len(), 1);
@@ -505,9 +492,9 @@ async fn every_instance_and_every_start_signs_with_the_same_key() {
 
 #[tokio::test]
 async fn a_key_file_signs_alone_and_named_others_are_believed() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let kept = Shop::open(db.clone()).await.service.jwks()[0].clone();
-        let directory = durable_testing::SqliteHome::new();
+        let directory = banyan_durable_testing::SqliteHome::new();
         let file = |name: &str, pem: &str| {
             let path = directory.path().join(name);
             std::fs::write(&path, pem).unwrap();
@@ -530,7 +517,7 @@ async fn a_key_file_signs_alone_and_named_others_are_believed() {
 
 #[tokio::test]
 async fn the_demos_users_are_put_in_once_and_cost_nothing_the_second_time() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         seed::demo_users(shop.service.clone()).await.unwrap();
         for (email, role) in [
@@ -539,7 +526,7 @@ async fn the_demos_users_are_put_in_once_and_cost_nothing_the_second_time() {
             ("ops@banyan.example", Role::Ops),
         ] {
             let tokens = shop.log_in(email, "banyan-demo").await.unwrap();
-            assert_eq!(claims(&tokens).roles, [role]);
+            assert_eq!(claims(&tokens).roles, [role.as_str()]);
         }
         let hashes = shop.service.hasher.computed();
         seed::demo_users(shop.service.clone()).await.unwrap();
@@ -559,8 +546,8 @@ async fn the_demos_users_are_put_in_once_and_cost_nothing_the_second_time() {
 
 #[tokio::test]
 async fn the_first_operator_is_made_once_and_never_out_of_somebody_else() {
-    on_both("users", |db| async move {
-        let directory = durable_testing::SqliteHome::new();
+    on_both(crate::SCHEMA, |db| async move {
+        let directory = banyan_durable_testing::SqliteHome::new();
         let password_file = directory.path().join("password");
         std::fs::write(&password_file, "operators only\n").unwrap();
         let shop = Shop::open(db).await;
@@ -574,17 +561,17 @@ async fn the_first_operator_is_made_once_and_never_out_of_somebody_else() {
         }
         assert_eq!(
             claims(&shop.log_in("taken@example.com", PASSWORD).await.unwrap()).roles,
-            [Role::Customer]
+            [Role::Customer.as_str()]
         );
         let tokens = shop.log_in("ops@example.com", "operators only").await.unwrap();
-        assert_eq!(claims(&tokens).roles, [Role::Staff, Role::Ops]);
+        assert_eq!(claims(&tokens).roles, [Role::Staff, Role::Ops].map(Role::as_str));
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_hash_made_with_outdated_parameters_is_made_anew_at_the_next_log_in() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let old = Shop::open(db.clone()).await;
         old.register("ada@example.com").await;
         let new = Shop::open_with(
@@ -615,7 +602,7 @@ async fn a_hash_of_the_default_settings_is_what_owasp_asks_for() {
 
 #[tokio::test]
 async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
@@ -640,7 +627,7 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
 
 #[tokio::test]
 async fn a_second_signing_key_is_a_lost_race_and_no_bug() {
-    on_both("users", |db| async move {
+    on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         let second =
             db.write(|tx| async move { store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await });

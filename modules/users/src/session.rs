@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use banyan_core::Timestamp;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use shared_kernel::Timestamp;
 use utoipa::ToSchema;
 use uuid::Uuid;
 

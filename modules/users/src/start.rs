@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
-use durable::{Db, Machinery, Seed};
-use shared_kernel::{Clock, Ids, Secrets};
+use banyan_core::{Clock, Ids, Secrets};
+use banyan_durable::{Db, Machinery, Seed};
 use users_contract::Users;
 
 use crate::{
@@ -33,9 +33,9 @@ pub struct Needs {
 pub struct Offers {
     pub contract: Arc<dyn Users>,
     /// Relative to `/api/v1`.
-    pub routes: web::Routes,
+    pub routes: banyan_http::Routes,
     /// Relative to `/`: `/.well-known/jwks.json`.
-    pub well_known: web::Routes,
+    pub well_known: banyan_http::Routes,
     pub machinery: Machinery,
     pub seed: Seed,
 }

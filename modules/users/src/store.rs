@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::{Set, Unchanged},
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, ExprTrait, Query},
 };
-use shared_kernel::{Actor, Cursor, Fault, Page, PageRequest, Role, Timestamp};
+use shared_kernel::{MaySee, Role};
 use uuid::Uuid;
 
 use crate::{
@@ -132,8 +133,8 @@ pub async fn insert_user(conn: &impl ConnectionTrait, user: &User, password_hash
         updated_at: Set(user.updated_at.as_ms()),
     };
     match user::Entity::insert(row).exec_without_returning(conn).await {
-        Err(error) if durable::is_unique_violation(&error) => Err(email_taken()),
-        other => other.map(drop).map_err(durable::fault),
+        Err(error) if banyan_durable::is_unique_violation(&error) => Err(email_taken()),
+        other => other.map(drop).map_err(banyan_durable::fault),
     }
 }
 
@@ -156,11 +157,11 @@ pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(),
         .set(row)
         .filter(user::Column::Id.eq(user.id))
         .filter(user::Column::Version.eq(user.version - 1));
-    let done = update.exec(conn).await.map_err(durable::fault)?;
+    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
     if done.rows_affected == 1 {
         Ok(())
     } else {
-        Err(durable::lost_race("the user changed meanwhile"))
+        Err(banyan_durable::lost_race("the user changed meanwhile"))
     }
 }
 
@@ -170,7 +171,7 @@ pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str,
     let update = update
         .filter(user::Column::Id.eq(user_id))
         .filter(user::Column::PasswordHash.eq(old));
-    update.exec(conn).await.map(drop).map_err(durable::fault)
+    update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
 }
 
 /// The user, if `actor` may see them; somebody else's looks like a missing one.
@@ -186,7 +187,7 @@ pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<U
     user::Entity::find_by_id(id)
         .one(conn)
         .await
-        .map_err(durable::fault)?
+        .map_err(banyan_durable::fault)?
         .map(to_user)
         .transpose()
 }
@@ -197,7 +198,7 @@ pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) ->
         .filter(user::Column::EmailLower.eq(email_lower))
         .one(conn)
         .await
-        .map_err(durable::fault)?;
+        .map_err(banyan_durable::fault)?;
     row.map(|row| {
         let hash = row.password_hash.clone();
         Ok((to_user(row)?, hash))
@@ -219,7 +220,7 @@ pub async fn list_users(
         query = query.filter(user::Column::EmailLower.eq(email));
     }
     if let Some(cursor) = &request.after {
-        let (at, id) = read_cursor(cursor).ok_or_else(web::bad_cursor)?;
+        let (at, id) = read_cursor(cursor).ok_or_else(banyan_http::bad_cursor)?;
         let older = Condition::any().add(user::Column::CreatedAt.lt(at)).add(
             Condition::all()
                 .add(user::Column::CreatedAt.eq(at))
@@ -231,7 +232,7 @@ pub async fn list_users(
         .order_by_desc(user::Column::CreatedAt)
         .order_by_desc(user::Column::Id)
         .limit(request.fetch_limit());
-    let rows = query.all(conn).await.map_err(durable::fault)?;
+    let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
     let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
     Ok(request.page(users, |user| {
         format!("{}.{}", user.created_at.as_ms(), user.id.simple())
@@ -255,7 +256,7 @@ pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, toke
     session::Entity::insert(row)
         .exec_without_returning(conn)
         .await
-        .map_err(durable::fault)?;
+        .map_err(banyan_durable::fault)?;
     insert_token(conn, token).await
 }
 
@@ -271,7 +272,7 @@ async fn insert_token(conn: &impl ConnectionTrait, token: &RefreshToken) -> Resu
         .exec_without_returning(conn)
         .await
         .map(drop)
-        .map_err(durable::fault)
+        .map_err(banyan_durable::fault)
 }
 
 /// The token with this hash, and its family.
@@ -279,14 +280,14 @@ pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Optio
     let Some(token) = refresh_token::Entity::find_by_id(hash)
         .one(conn)
         .await
-        .map_err(durable::fault)?
+        .map_err(banyan_durable::fault)?
     else {
         return Ok(None);
     };
     let session = session::Entity::find_by_id(token.session_id)
         .one(conn)
         .await
-        .map_err(durable::fault)?;
+        .map_err(banyan_durable::fault)?;
     let session = session.ok_or_else(|| Fault::internal("broken_session", "a refresh token has no session"))?;
     let token = RefreshToken {
         hash: token.hash,
@@ -311,9 +312,9 @@ pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &Refres
         .col_expr(refresh_token::Column::RotatedAt, Expr::value(next.issued_at.as_ms()))
         .filter(refresh_token::Column::Hash.eq(hash))
         .filter(refresh_token::Column::RotatedAt.is_null());
-    let done = update.exec(conn).await.map_err(durable::fault)?;
+    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
     if done.rows_affected != 1 {
-        return Err(durable::lost_race("the refresh token was used meanwhile"));
+        return Err(banyan_durable::lost_race("the refresh token was used meanwhile"));
     }
     insert_token(conn, next).await
 }
@@ -330,7 +331,7 @@ pub async fn revoke_session(
         .col_expr(session::Column::RevokedReason, Expr::value(reason.as_str()))
         .filter(session::Column::Id.eq(id))
         .filter(session::Column::RevokedAt.is_null());
-    update.exec(conn).await.map(drop).map_err(durable::fault)
+    update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
 }
 
 /// Forgets some refresh tokens that have expired, and the sessions they were the last of; answers how many rows went. Nothing else leaves a
@@ -340,13 +341,13 @@ pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Resu
     let expired = refresh_token::Entity::find()
         .filter(Column::ExpiresAt.lte(now.as_ms()))
         .limit(FORGET_BATCH);
-    let expired = expired.all(conn).await.map_err(durable::fault)?;
+    let expired = expired.all(conn).await.map_err(banyan_durable::fault)?;
     let hashes = expired.iter().map(|token| token.hash.as_str());
     let tokens = refresh_token::Entity::delete_many()
         .filter(Column::Hash.is_in(hashes))
         .exec(conn)
         .await
-        .map_err(durable::fault)?;
+        .map_err(banyan_durable::fault)?;
     let remaining = Query::select()
         .expr(Expr::val(1))
         .from(refresh_token::Entity)
@@ -356,7 +357,7 @@ pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Resu
     let empty = session::Entity::delete_many()
         .filter(session::Column::Id.is_in(touched))
         .filter(Expr::exists(remaining).not());
-    Ok(tokens.rows_affected + empty.exec(conn).await.map_err(durable::fault)?.rows_affected)
+    Ok(tokens.rows_affected + empty.exec(conn).await.map_err(banyan_durable::fault)?.rows_affected)
 }
 
 /// When the latest failures since `since` were: of the account, and of the address; newest first, at most the given numbers.
@@ -397,14 +398,14 @@ async fn latest(
         .limit(limit)
         .all(conn)
         .await
-        .map_err(durable::fault)?;
+        .map_err(banyan_durable::fault)?;
     Ok(rows.into_iter().map(|row| Timestamp::from_ms(row.failed_at)).collect())
 }
 
 /// Counts an attempt as failed, and forgets what is older than `since`.
 pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, since: Timestamp) -> Result<(), Fault> {
     let old = login_failure::Entity::delete_many().filter(login_failure::Column::FailedAt.lte(since.as_ms()));
-    old.exec(conn).await.map_err(durable::fault)?;
+    old.exec(conn).await.map_err(banyan_durable::fault)?;
     let row = login_failure::ActiveModel {
         id: Set(attempt.id),
         account: Set(attempt.account.clone()),
@@ -415,7 +416,7 @@ pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, sinc
         .exec_without_returning(conn)
         .await
         .map(drop)
-        .map_err(durable::fault)
+        .map_err(banyan_durable::fault)
 }
 
 /// The attempt did not fail after all.
@@ -424,7 +425,7 @@ pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(),
         .exec(conn)
         .await
         .map(drop)
-        .map_err(durable::fault)
+        .map_err(banyan_durable::fault)
 }
 
 /// The seeds of the kept signing keys, the one that signs first.
@@ -436,7 +437,7 @@ pub async fn list_signing_seeds(conn: &impl ConnectionTrait) -> Result<Vec<Strin
     Ok(query
         .all(conn)
         .await
-        .map_err(durable::fault)?
+        .map_err(banyan_durable::fault)?
         .into_iter()
         .map(|row| row.seed)
         .collect())
@@ -456,10 +457,10 @@ pub async fn insert_signing_key(
         created_at: Set(now.as_ms()),
     };
     match signing_key::Entity::insert(row).exec_without_returning(conn).await {
-        Err(error) if durable::is_unique_violation(&error) => {
-            Err(durable::lost_race("another instance made a signing key"))
+        Err(error) if banyan_durable::is_unique_violation(&error) => {
+            Err(banyan_durable::lost_race("another instance made a signing key"))
         }
-        other => other.map(drop).map_err(durable::fault),
+        other => other.map(drop).map_err(banyan_durable::fault),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A user: who they are, what they may do, where their parcels go. Pure rules; no I/O.
 
+use banyan_core::{Actor, Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Actor, Country, Fault, Role, Timestamp};
+use shared_kernel::{Country, Role};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -178,18 +179,12 @@ mod tests {
             roles: vec![Role::Ops],
             ..ada()
         };
-        let themselves = Actor::User {
-            id: operator.id,
-            roles: vec![Role::Ops],
-        };
+        let themselves = Actor::user(operator.id, [Role::Ops]);
         assert_eq!(
             operator.with_roles(&[Role::Staff], &themselves, now).unwrap_err().code,
             "own_operations_role"
         );
-        let other = Actor::User {
-            id: Uuid::from_u128(2),
-            roles: vec![Role::Ops],
-        };
+        let other = Actor::user(Uuid::from_u128(2), [Role::Ops]);
         let changed = operator
             .with_roles(&[Role::Staff, Role::Customer, Role::Staff], &other, now)
             .unwrap()

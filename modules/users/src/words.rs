@@ -4,9 +4,9 @@
 
 use std::{borrow::Cow, fmt};
 
+use banyan_core::Fault;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use shared_kernel::Fault;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{

@@ -2,16 +2,17 @@
 
 mod support;
 
-use durable_testing::on_both;
+use banyan_core::{Actor, Call, FaultKind};
+use banyan_durable_testing::on_both;
 use serde_json::json;
-use shared_kernel::{Actor, Call, FaultKind, Role};
+use shared_kernel::Role;
 use support::{PASSWORD, Shop, post};
 use users_contract::{FindUser, ListSigningKeys};
 use uuid::Uuid;
 
 #[actix_web::test]
 async fn a_module_finds_any_user_and_a_customer_only_themselves() {
-    on_both("users", |db| async move {
+    on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let ada = shop.register("Ada@example.com").await;
         let find = |call: Call| {
@@ -23,7 +24,7 @@ async fn a_module_finds_any_user_and_a_customer_only_themselves() {
             (found.id.as_str(), found.email.as_str(), &found.roles[..]),
             (ada.as_str(), "Ada@example.com", &["customer".to_owned()][..])
         );
-        let user = |id: Uuid, role: Role| Call::by(Actor::User { id, roles: vec![role] });
+        let user = |id: Uuid, role: Role| Call::by(Actor::user(id, [role]));
         assert!(find(user(ada.parse().unwrap(), Role::Customer)).await.is_some());
         assert!(find(user(Uuid::from_u128(1), Role::Staff)).await.is_some());
         assert_eq!(find(user(Uuid::from_u128(1), Role::Customer)).await, None);
@@ -34,7 +35,7 @@ async fn a_module_finds_any_user_and_a_customer_only_themselves() {
 
 #[actix_web::test]
 async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused() {
-    on_both("users", |db| async move {
+    on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let call = Call::by_module("orders");
         let nobody = shop
@@ -65,7 +66,7 @@ async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused()
 
 #[actix_web::test]
 async fn the_keys_of_the_contract_are_those_of_the_key_set() {
-    on_both("users", |db| async move {
+    on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let keys = shop.contract.list_signing_keys(&Call::default(), ListSigningKeys {}).await.unwrap().items;
         let answer = shop.send(actix_web::test::TestRequest::get().uri("/.well-known/jwks.json")).await;
@@ -81,7 +82,7 @@ async fn the_keys_of_the_contract_are_those_of_the_key_set() {
 
 #[actix_web::test]
 async fn the_demos_users_can_log_in() {
-    on_both("users", |db| async move {
+    on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         (shop.seed)().await.unwrap();
         (shop.seed)().await.unwrap();

@@ -5,17 +5,18 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use actix_web::{http::header, test::TestRequest};
-use durable::Db;
-use durable_testing::{ManualClock, SqliteHome};
+use banyan_core::{Clock, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::{ManualClock, SqliteHome};
 use serde_json::{Value, json};
-use shared_kernel::{Clock, SystemClock};
 use support::{PASSWORD, Reply, Shop, get, post};
 use users::Settings;
 
 /// A fresh SQLite file; it goes with the first of the pair.
 async fn database() -> (SqliteHome, Db) {
     let home = SqliteHome::new();
-    let db = durable_testing::open("users", &home.place("users"), durable::Settings::default()).await;
+    let db =
+        banyan_durable_testing::open(users::SCHEMA, &home.place("users"), banyan_durable::Settings::default()).await;
     (home, db)
 }
 
@@ -339,8 +340,8 @@ async fn operators_grant_roles_and_keep_their_own() {
 async fn the_document_shows_every_route_and_the_limits_that_are_enforced() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
-    let api = web::openapi::document(utoipa::openapi::OpenApiBuilder::new().build(), &[shop.routes()]);
-    assert_eq!(web::openapi::dangling_references(&api), Vec::<String>::new());
+    let api = banyan_http::openapi::document(utoipa::openapi::OpenApiBuilder::new().build(), &[shop.routes()]);
+    assert_eq!(banyan_http::openapi::dangling_references(&api), Vec::<String>::new());
     let paths: Vec<&str> = api.paths.paths.keys().map(String::as_str).collect();
     let expected = [
         "sessions",

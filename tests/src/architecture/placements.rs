@@ -16,7 +16,7 @@ struct Placement<'a> {
     lacks: &'a [&'a str],
 }
 
-const DATABASE: [&str; 4] = ["durable", "migrations", "sea-orm", "sqlx"];
+const DATABASE: [&str; 3] = ["banyan-durable", "sea-orm", "sqlx"];
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -36,7 +36,7 @@ pub fn trials() -> Vec<Trial> {
                 check(
                     &Placement {
                         features: &format!("{module},rabbitmq"),
-                        contains: &["durable", "lapin"],
+                        contains: &["banyan-durable", "lapin"],
                         lacks: &["utoipa-swagger-ui"],
                     },
                     &[module],
@@ -44,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
                 check(
                     &Placement {
                         features: module,
-                        contains: &["durable"],
+                        contains: &["banyan-durable"],
                         lacks: &["lapin", "utoipa-swagger-ui"],
                     },
                     &[module],

@@ -53,9 +53,8 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                 "sea-orm",
                 "sea-orm-migration",
                 "actix-web",
-                "durable",
-                "web",
-                "migrations",
+                "banyan-durable",
+                "banyan-http",
                 "reqwest",
                 "lapin",
             ];
@@ -66,10 +65,10 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                 );
             }
             if MODULES.contains(&name)
-                && ["banyan", "migrations", "durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency)
+                && ["banyan", "banyan-durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency)
             {
                 say(
-                    "a module knows neither its placement, nor its migrations, nor a transport.",
+                    "a module knows neither its placement nor a transport.",
                     "take what it needs through Needs.",
                 );
             }
@@ -80,16 +79,16 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                 "tonic",
                 "reqwest",
                 "lapin",
-                "durable",
-                "web",
+                "banyan-durable",
+                "banyan-http",
             ];
-            if name == "shared-kernel" && (io.contains(&dependency) || dependency.ends_with("-contract")) {
+            if matches!(name, "shared-kernel" | "banyan-core") && (io.contains(&dependency) || dependency.ends_with("-contract")) {
                 say(
                     "the kernel is light: words, no I/O.",
                     "put machinery into durable or web.",
                 );
             }
-            if name == "durable" && ["actix-web", "web", "lapin", "tonic"].contains(&dependency) {
+            if name == "banyan-durable" && ["actix-web", "banyan-http", "lapin", "tonic"].contains(&dependency) {
                 say(
                     "the durable core speaks to no network but the database's.",
                     "put it into web or the app.",
@@ -126,11 +125,11 @@ const WORDS: &[Word] = &[
             let of_store = path.ends_with("/store.rs") || path.contains("/store/");
             of_store
                 || is_test(path)
-                || ["migrations/", "shared-kernel/durable/", "tests/"]
+                || ["platform/durable/", "tests/"]
                     .iter()
                     .any(|room| path.starts_with(room))
         },
-        rule: "sea_orm is named only in store.rs, migrations and durable.",
+        rule: "sea_orm is named only in store.rs and durable.",
         fix: "move the query into the module's store.rs.",
     },
     Word {
@@ -143,7 +142,7 @@ const WORDS: &[Word] = &[
         words: &["tonic"],
         allowed: |path| {
             [
-                "shared-kernel/contract-build/",
+                "platform/contract-build/",
                 "app/src/rpc/",
                 "app/benches/",
                 "tests/",
@@ -182,9 +181,8 @@ const WORDS: &[Word] = &[
             ];
             selects.contains(&path)
                 || !path.ends_with(".rs")
-                || path == "migrations/src/lib.rs"
                 // A lint must be told what only its one feature uses.
-                || path.starts_with("shared-kernel/web/src/")
+                || path.starts_with("platform/http/src/")
                 || path.starts_with("tests/")
         },
         rule: "features select crates and rooms, in lib.rs, local/mod.rs and bus/mod.rs; they are not sprinkled over items.",
@@ -266,7 +264,10 @@ fn check_doors(source: &Source, broken: &mut Vec<String>) {
 /// No query names another module's table.
 fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
     let tables_of = |module: &str| -> Vec<String> {
-        let folder = format!("migrations/src/{module}/");
+        let folder = match module {
+            "durable" => "platform/durable/migrations/".to_owned(),
+            module => format!("modules/{module}/migrations/"),
+        };
         let sources = workspace
             .sources
             .iter()

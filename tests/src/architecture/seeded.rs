@@ -33,7 +33,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_library_that_depends_on_a_module",
-        |w| depend(w, "web", "users"),
+        |w| depend(w, "banyan-http", "users"),
         "only the app and the tests depend on modules",
     ),
     (

@@ -57,7 +57,7 @@ impl Workspace {
             packages: packages.collect(),
             sources: Vec::new(),
         };
-        for room in ["app", "migrations", "modules", "shared-kernel", "tests"] {
+        for room in ["app", "modules", "platform", "shared-kernel", "tests"] {
             workspace.read(&root().join(room));
         }
         workspace

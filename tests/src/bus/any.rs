@@ -37,7 +37,7 @@ fn on(kind: Kind) -> Vec<Trial> {
 /// Publishes as a relay does: again until it is confirmed.
 async fn publish(bus: &Arc<dyn Carrier>, source: &str, subject: &str, version: i64) {
     let event = event(source, subject, version);
-    let published = durable_testing::eventually("an event is confirmed", SOON, || async {
+    let published = banyan_durable_testing::eventually("an event is confirmed", SOON, || async {
         bus.publish(&event).await.is_ok()
     });
     published.await;

@@ -77,19 +77,19 @@ async fn killed_while_publishing() {
         .collect();
     for _ in 0..2 {
         let before = confirmed.lock().unwrap().len();
-        durable_testing::eventually("events get through", SOON, || async {
+        banyan_durable_testing::eventually("events get through", SOON, || async {
             confirmed.lock().unwrap().len() > before + 200
         })
         .await;
         let (caught_up, failures) = (shipping.caught_up(), failed.load(Ordering::SeqCst));
         broker.kill();
-        durable_testing::eventually("publications fail", SOON, || async {
+        banyan_durable_testing::eventually("publications fail", SOON, || async {
             failed.load(Ordering::SeqCst) > failures
         })
         .await;
         broker.boot();
         connected(&*bus).await;
-        durable_testing::eventually("it asks for what it missed", SOON, || async {
+        banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
             shipping.caught_up() > caught_up
         })
         .await;
@@ -103,7 +103,7 @@ async fn killed_while_publishing() {
         let heard: HashSet<Uuid> = shipping.heard().iter().map(|event| event.id).collect();
         confirmed.difference(&heard).count()
     };
-    durable_testing::eventually("every confirmed event is heard", SOON, || async { missing() == 0 }).await;
+    banyan_durable_testing::eventually("every confirmed event is heard", SOON, || async { missing() == 0 }).await;
 }
 
 async fn publish_on(
@@ -141,7 +141,7 @@ async fn starts_without() {
                 .is_some_and(|error| error.contains("start a broker"))
         })
     };
-    durable_testing::eventually("it says how to start one", SOON, told).await;
+    banyan_durable_testing::eventually("it says how to start one", SOON, told).await;
     let fault = bus.publish(&event("orders", "order/1", 1)).await.unwrap_err();
     assert!(fault.is_transient(), "{fault}");
     broker.boot();
@@ -161,7 +161,7 @@ async fn forgot_everything() {
     broker.delete_data();
     broker.boot();
     connected(&*bus).await;
-    durable_testing::eventually("it asks for what it missed", SOON, || async {
+    banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
         shipping.caught_up() > before
     })
     .await;
@@ -196,7 +196,7 @@ async fn freezes() {
             .as_ref()
             .is_some_and(|error| error.contains("no answer in time"))
     };
-    durable_testing::eventually("it says that the broker is silent", SOON, silent).await;
+    banyan_durable_testing::eventually("it says that the broker is silent", SOON, silent).await;
     // One that shakes hands with a frozen broker holds a thread as long as its socket is open.
     let before = broker.connections();
     sleep(Duration::from_secs(5)).await;
@@ -208,7 +208,7 @@ async fn freezes() {
     broker.thaw();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 6)).await.unwrap();
-    durable_testing::eventually("the last is heard", SOON, || async {
+    banyan_durable_testing::eventually("the last is heard", SOON, || async {
         shipping.versions().values().any(|versions| versions.contains(&6))
     })
     .await;
@@ -254,9 +254,9 @@ async fn short_of_memory() {
         published.is_err_and(|fault| fault.is_transient() && fault.detail.contains("memory"))
             && began.elapsed() < Duration::from_millis(500)
     };
-    durable_testing::eventually("it says that the broker is short of memory", SOON, at_once).await;
+    banyan_durable_testing::eventually("it says that the broker is short of memory", SOON, at_once).await;
     broker.control("set_vm_memory_high_watermark absolute 1GB");
-    durable_testing::eventually("events get through again", SOON, || async {
+    banyan_durable_testing::eventually("events get through again", SOON, || async {
         bus.publish(&event("orders", "order/1", 3)).await.is_ok()
     })
     .await;

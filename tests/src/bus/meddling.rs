@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use banyan::bus::QueueType;
+use banyan_core::Bus;
 use futures::FutureExt;
 use lapin::{
     BasicProperties,
@@ -10,7 +11,6 @@ use lapin::{
     types::FieldTable,
 };
 use libtest_mimic::Trial;
-use shared_kernel::Bus;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -95,7 +95,7 @@ async fn without_a_binding() {
     let fault = bus.publish(&lost).await.unwrap_err();
     assert!(fault.is_transient() && fault.detail.contains("stock.item"), "{fault}");
     // The bus has noticed, so the same event gets through the next times.
-    durable_testing::eventually("it is confirmed", SOON, || async { bus.publish(&lost).await.is_ok() }).await;
+    banyan_durable_testing::eventually("it is confirmed", SOON, || async { bus.publish(&lost).await.is_ok() }).await;
     let never = Ear::of("never");
     bus.subscribe(never.clone()).await.unwrap();
     never.hears(1).await;
@@ -187,7 +187,7 @@ async fn unreadable() {
     shipping.refuse(2);
     bus.subscribe(shipping.clone()).await.unwrap();
     shipping.hears(1).await;
-    durable_testing::eventually("both are rejected", SOON, || async { shipping.rejected().len() == 2 }).await;
+    banyan_durable_testing::eventually("both are rejected", SOON, || async { shipping.rejected().len() == 2 }).await;
     assert!(shipping.rejected().contains(&b"{ no event".to_vec()));
     // What is received and not acknowledged is not counted until its consumer is gone.
     stop.cancel();
@@ -201,7 +201,7 @@ async fn unreadable() {
             .await
             .unwrap()
     };
-    durable_testing::eventually("its consumer is gone", SOON, || async {
+    banyan_durable_testing::eventually("its consumer is gone", SOON, || async {
         queue().await.consumer_count() == 0
     })
     .await;
@@ -230,7 +230,7 @@ async fn takes_over() {
             .await
             .unwrap();
     }
-    durable_testing::eventually("all are heard", SOON, || async {
+    banyan_durable_testing::eventually("all are heard", SOON, || async {
         first.distinct() + second.distinct() >= 20
     })
     .await;
@@ -246,7 +246,7 @@ async fn comes_to_the_next() {
     first_bus.subscribe(first.clone()).await.unwrap();
     connected(&*first_bus).await;
     first_bus.publish(&event("orders", "order/1", 1)).await.unwrap();
-    durable_testing::eventually("it is offered", SOON, || async {
+    banyan_durable_testing::eventually("it is offered", SOON, || async {
         first.offered.load(Ordering::SeqCst) > 0
     })
     .await;
@@ -297,7 +297,7 @@ async fn finishes_at_a_stop() {
             .await
             .unwrap();
     }
-    durable_testing::eventually("all are offered", SOON, || async {
+    banyan_durable_testing::eventually("all are offered", SOON, || async {
         shipping.offered.load(Ordering::SeqCst) == 3
     })
     .await;
@@ -346,12 +346,12 @@ async fn deleted_exchange() {
     let lost = event("orders", "order/2", 1);
     let fault = bus.publish(&lost).await.unwrap_err();
     assert!(fault.is_transient(), "{fault}");
-    durable_testing::eventually("it gets through again", Duration::from_secs(10), || async {
+    banyan_durable_testing::eventually("it gets through again", Duration::from_secs(10), || async {
         bus.publish(&lost).await.is_ok()
     })
     .await;
     shipping.hears(2).await;
-    durable_testing::eventually("others may have published what went nowhere", SOON, || async {
+    banyan_durable_testing::eventually("others may have published what went nowhere", SOON, || async {
         shipping.caught_up() > before
     })
     .await;
@@ -371,7 +371,7 @@ async fn deleted_queue() {
         .queue_delete(world.queue("shipping").as_str().into(), QueueDeleteOptions::default())
         .await
         .unwrap();
-    durable_testing::eventually("it asks for what it missed", SOON, || async {
+    banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
         shipping.caught_up() > before
     })
     .await;

@@ -5,8 +5,8 @@ mod killing;
 mod meddling;
 mod setting;
 
+use banyan_core::{Envelope, Timestamp};
 use libtest_mimic::Trial;
-use shared_kernel::{Envelope, Timestamp};
 use uuid::Uuid;
 
 use crate::harness::runtime;

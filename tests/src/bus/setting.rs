@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
-use shared_kernel::{Envelope, Fault, Listener};
+use banyan_core::{Envelope, Fault, Listener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -108,7 +108,7 @@ impl World {
 }
 
 pub async fn connected(bus: &dyn Carrier) {
-    durable_testing::eventually("the bus is connected", SOON, || async { bus.state().is_connected() }).await;
+    banyan_durable_testing::eventually("the bus is connected", SOON, || async { bus.state().is_connected() }).await;
 }
 
 /// A listening module that writes down what it hears.
@@ -162,7 +162,7 @@ impl Ear {
 
     pub async fn hears(&self, events: usize) {
         let what = format!("{} hears {events} events", self.module);
-        durable_testing::eventually(&what, SOON, || async { self.distinct() >= events }).await;
+        banyan_durable_testing::eventually(&what, SOON, || async { self.distinct() >= events }).await;
     }
 
     /// How many different events it has heard.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_testing::{PostgresHome, SqliteHome};
+use banyan_durable_testing::{PostgresHome, SqliteHome};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},

@@ -1,6 +1,6 @@
 //! `migrate` and `seed` on both databases: what they make, that they can be repeated, and what an old binary says to newer tables.
 
-use durable_testing::PostgresHome;
+use banyan_durable_testing::PostgresHome;
 use serde_json::{Value, json};
 
 use super::{checks, place::Place};

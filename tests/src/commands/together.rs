@@ -119,7 +119,7 @@ async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
     let connect = async |owner: &str| data::connect(place.directory(), url.as_deref(), owner).await;
     let database = connect("orders").await;
     let active = "select business_key as name from saga where state <> 'completed'";
-    durable_testing::eventually("every saga is completed", Duration::from_secs(30), || async {
+    banyan_durable_testing::eventually("every saga is completed", Duration::from_secs(30), || async {
         data::names(&database, active).await.is_empty()
     })
     .await;
@@ -138,7 +138,7 @@ async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
     database.close().await.expect("the connection closes");
 
     let books = Books::open_at(place.directory(), url.as_deref()).await;
-    durable_testing::eventually("nothing is on its way", Duration::from_secs(30), || async {
+    banyan_durable_testing::eventually("nothing is on its way", Duration::from_secs(30), || async {
         unfinished(&books).await.is_empty()
     })
     .await;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::OnceLock};
 
-use durable_testing::{PostgresHome, SqliteHome};
+use banyan_durable_testing::{PostgresHome, SqliteHome};
 use tokio::{process::Command, runtime::Runtime};
 use uuid::Uuid;
 

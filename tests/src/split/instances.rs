@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use durable_testing::eventually;
+use banyan_durable_testing::eventually;
 use tokio::sync::watch;
 
 use super::{Case, proxy::Wire};
@@ -118,7 +118,7 @@ async fn two_of_each() {
         let drives_sagas = || async {
             String::from_utf8_lossy(&client.get("/metrics").await.bytes).contains("banyan_sagas_ended_total")
         };
-        durable_testing::eventually("each of the two ends sagas", Duration::from_secs(30), drives_sagas).await;
+        banyan_durable_testing::eventually("each of the two ends sagas", Duration::from_secs(30), drives_sagas).await;
     }
     for name in doubled {
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -42,7 +42,7 @@ async fn without_payments() {
     };
     let orders = shop.process("orders").client();
     let closed = || async { breaker_at(&orders).await == "0" };
-    durable_testing::eventually(
+    banyan_durable_testing::eventually(
         "the breaker is measured before anybody asks",
         Duration::from_secs(20),
         closed,
@@ -96,11 +96,11 @@ async fn without_payments() {
         |order| order["status"] == "confirmed",
     )
     .await;
-    durable_testing::eventually("the breaker closes", Duration::from_secs(20), || async {
+    banyan_durable_testing::eventually("the breaker closes", Duration::from_secs(20), || async {
         state_of(&orders, "payments").await == "ok"
     })
     .await;
-    durable_testing::eventually("and is measured so", Duration::from_secs(20), || async {
+    banyan_durable_testing::eventually("and is measured so", Duration::from_secs(20), || async {
         breaker_at(&orders).await != "2"
     })
     .await;

@@ -4,6 +4,7 @@ use std::{fmt, fs, future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use banyan_core::{Clock, SystemClock, Timestamp};
 use futures::StreamExt;
 use lapin::{
     Connection, ConnectionProperties, Event,
@@ -12,7 +13,6 @@ use lapin::{
 };
 use rand::Rng;
 use secrecy::ExposeSecret;
-use shared_kernel::{Clock, SystemClock, Timestamp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -83,7 +83,7 @@ impl Broker {
         let url = settings.url.as_ref().context("bus.url is missing")?.expose_secret();
         let wrong = "bus.url is not the URL of a broker; it should be like amqp://user:password@host:5672/%2f (amqps:// with TLS)";
         let Ok(mut uri) = url.parse::<AMQPUri>() else {
-            bail!("{wrong}, and is {}", shared_kernel::without_password(url));
+            bail!("{wrong}, and is {}", banyan_core::without_password(url));
         };
         if uri.vhost.is_empty() {
             bail!(

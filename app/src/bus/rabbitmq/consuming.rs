@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use banyan_core::{Envelope, Fault, Listener};
 use futures::{FutureExt, StreamExt};
 use lapin::{
     Connection, Consumer,
@@ -18,7 +19,6 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use shared_kernel::{Envelope, Fault, Listener};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},

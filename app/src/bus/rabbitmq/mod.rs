@@ -14,8 +14,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use banyan_core::{Bus, Envelope, Fault, Listener};
 use futures::future::join_all;
-use shared_kernel::{Bus, Envelope, Fault, Listener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 

@@ -9,11 +9,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use banyan_core::{Envelope, Fault};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use shared_kernel::{Envelope, Fault};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinHandle,

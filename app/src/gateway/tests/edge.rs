@@ -8,13 +8,13 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use async_trait::async_trait;
-use shared_kernel::{Fault, RandomIds, SystemClock};
+use banyan_core::{Fault, RandomIds, SystemClock};
+use banyan_http::{KeySource, Verifier, VerifyingKey};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use web::{KeySource, Verifier, VerifyingKey};
 
 use super::instance::{Instance, header};
 use crate::{config::Settings, discovery, gateway, health::Checks, server, telemetry};

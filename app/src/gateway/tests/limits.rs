@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use actix_web::{App, HttpResponse, body::to_bytes, http::StatusCode, middleware::from_fn, test};
-use web::ShellSettings;
+use banyan_http::ShellSettings;
 
 use super::{
     edge::Edge,
@@ -119,7 +119,7 @@ async fn a_request_that_is_passed_on_may_take_as_long_as_its_module_and_one_for_
         .wrap(from_fn(move |request, next| {
             gateway::dispatch(proxy.clone(), request, next)
         }))
-        .wrap(web::shell(shell));
+        .wrap(banyan_http::shell(shell));
     let app = test::init_service(app).await;
     let ask = async |path: &str| {
         let answer = test::try_call_service(&app, test::TestRequest::with_uri(path).to_request()).await;

@@ -292,9 +292,9 @@ async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandl
     let base = format!("http://{}", listener.local_addr().unwrap());
     let gateway: IpAddr = Ipv4Addr::LOCALHOST.into();
     let server = actix_web::HttpServer::new(move || {
-        let client = |request: actix_web::HttpRequest| async move { web::client_address(&request) };
+        let client = |request: actix_web::HttpRequest| async move { banyan_http::client_address(&request) };
         actix_web::App::new()
-            .app_data(web::TrustedProxies(Arc::new([gateway])))
+            .app_data(banyan_http::TrustedProxies(Arc::new([gateway])))
             .default_service(actix_web::web::to(client))
     });
     let server = server.workers(1).disable_signals().listen(listener).unwrap().run();

@@ -1,11 +1,11 @@
 //! Events for operators: what a module has told, and what it could not hear.
 
 use actix_web::{HttpResponse, get, post, web::Data};
-use durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
+use banyan_durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
+use banyan_http::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
-use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
 use super::{InModule, Operated};
 

@@ -7,11 +7,11 @@ mod sagas;
 use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, get, web::Data};
-use durable::{AuditEntry, Ops as ModuleOps};
+use banyan_core::Fault;
+use banyan_durable::{AuditEntry, Ops as ModuleOps};
+use banyan_http::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use serde::Deserialize;
-use shared_kernel::Fault;
 use uuid::Uuid;
-use web::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 
 /// The routes, relative to `/api/v1`.
 pub fn routes(modules: Vec<ModuleOps>) -> Routes {

@@ -1,11 +1,11 @@
 //! Sagas for operators: which there are, what holds one, and what can be done about it.
 
 use actix_web::{HttpResponse, get, post, web::Data};
-use durable::{SagaDetails, SagaFilter, SagaState, SagaView};
+use banyan_durable::{SagaDetails, SagaFilter, SagaState, SagaView};
+use banyan_http::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
-use web::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
 use super::{InModule, Operated};
 

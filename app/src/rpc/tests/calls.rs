@@ -2,9 +2,10 @@
 
 use std::{sync::Mutex, time::Instant};
 
-use event_feed_contract::ListSubjects;
+use banyan_core::{Actor, Call, Fault, FaultKind, TraceParent};
+use banyan_event_feed_contract::ListSubjects;
 use inventory_contract::{FindStock, ReserveStock};
-use shared_kernel::{Actor, Call, Fault, FaultKind, Role, TraceParent};
+use shared_kernel::Role;
 use uuid::Uuid;
 
 use super::{instances::Instances, stock::Mood, *};
@@ -52,10 +53,7 @@ async fn the_actor_the_trace_and_the_time_limit_arrive() {
     let warehouse = Warehouse::open().await;
     let shop = Shop::asking(&[warehouse.address], &[]);
     let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let actor = Actor::User {
-        id: Uuid::from_u128(7),
-        roles: vec![Role::Staff],
-    };
+    let actor = Actor::user(Uuid::from_u128(7), [Role::Staff]);
     let call = Call::by(actor.clone())
         .within(Duration::from_secs(2))
         .traced(trace.clone());

@@ -45,7 +45,7 @@ impl Warehouse {
         contracts.inventory = stock.clone();
         let feeds = HashMap::from([(
             "inventory".to_owned(),
-            stock.clone() as Arc<dyn event_feed_contract::EventFeed>,
+            stock.clone() as Arc<dyn banyan_event_feed_contract::EventFeed>,
         )]);
         let served = Served {
             contracts,

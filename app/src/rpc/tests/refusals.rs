@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use banyan_core::{Call, Fault, FaultKind};
 use inventory_contract::FindStock;
-use shared_kernel::{Call, Fault, FaultKind};
 
 use super::{cable::Cable, stock::Mood, *};
 

@@ -1,7 +1,7 @@
 //! Only processes with a certificate of the CA are answered, and only such are asked.
 
+use banyan_core::Call;
 use inventory_contract::{FindStock, RemoteInventory};
-use shared_kernel::Call;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::*;

@@ -5,11 +5,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use banyan_core::Call;
 use futures::{StreamExt, stream};
 use inventory_contract::FindStock;
 use prost::Message;
 use prost_types::FileDescriptorProto;
-use shared_kernel::Call;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{

@@ -6,12 +6,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
+use banyan_core::{Call, Fault};
+use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
 use inventory_contract::{
     CommitStock, FindStock, FoundStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking,
     StockCommitment, StockLevel, StockRelease, StockReserved, reservation,
 };
-use shared_kernel::{Call, Fault};
 use tokio_util::sync::CancellationToken;
 
 /// What it does with a question.

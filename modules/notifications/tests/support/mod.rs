@@ -12,11 +12,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use durable::{Db, Feeds};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_durable::{Db, Feeds};
 use notifications::{Needs, Offers, Settings, start};
 use notifications_contract::{ListNotifications, Notification};
 use serde_json::value::to_raw_value;
-use shared_kernel::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, FoundUser, ListSigningKeys, SigningKeys, User, UserRegistered, Users};
@@ -175,7 +175,7 @@ impl Module {
 
     /// Waits until all of the user's mails are in this state.
     pub async fn all_become(&self, user: Uuid, status: &str) {
-        durable_testing::eventually(status, LIMIT, || async {
+        banyan_durable_testing::eventually(status, LIMIT, || async {
             let listed = self.list(user).await;
             !listed.is_empty() && listed.iter().all(|item| item.status == status)
         })

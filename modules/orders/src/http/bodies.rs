@@ -1,7 +1,8 @@
 //! What clients send, and what they get that no other file names.
 
+use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Country, Fault, Quantity, Sku, Timestamp};
+use shared_kernel::{Country, Quantity, Sku};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 

@@ -1,9 +1,10 @@
 //! The routes of carts.
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web::Data};
-use shared_kernel::{Call, Sku};
+use banyan_core::Call;
+use banyan_http::{Answer, Body, HasRole, IfMatch, OptionalKey, Path, Prefer, Problem, RequiredKey, Stopping};
+use shared_kernel::{Customer, Sku};
 use uuid::Uuid;
-use web::{Answer, Body, Customer, IfMatch, OptionalKey, Path, Prefer, Problem, RequiredKey, Stopping};
 
 use super::{
     answer_or_wait,
@@ -21,18 +22,18 @@ use crate::{carts::Cart, service::Service, views::OrderView};
 )]
 #[post("/carts")]
 pub(super) async fn begin_cart(
-    customer: Customer,
+    customer: HasRole<Customer>,
     key: OptionalKey,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let (work, call) = (service.clone(), customer.call().clone());
-    web::idempotent(service.db(), key.keyed(), move |tx| {
+    banyan_http::idempotent(service.db(), key.keyed(), move |tx| {
         let (service, call) = (work.clone(), call.clone());
         async move {
             let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
-            Ok(web::created(
+            Ok(banyan_http::created(
                 &format!("/api/v1/carts/{}", cart.id),
-                Some(&web::etag(cart.version)),
+                Some(&banyan_http::etag(cart.version)),
                 &cart,
             ))
         }
@@ -49,14 +50,16 @@ pub(super) async fn begin_cart(
 )]
 #[get("/carts/{id}")]
 pub(super) async fn show_cart(
-    customer: Customer,
+    customer: HasRole<Customer>,
     id: Path<Uuid>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let stream = service.load_cart(customer.call(), *id).await?;
     let cart = service.show_cart(customer.call(), &stream).await;
     // No 304: the prices shown may change without the cart.
-    Ok(web::ok(&cart).with_etag(&web::etag(cart.version)).into())
+    Ok(banyan_http::ok(&cart)
+        .with_etag(&banyan_http::etag(cart.version))
+        .into())
 }
 
 /// Puts so many of a product into the cart, in place of however many there were. Whether it is sold is checked when the cart is checked out.
@@ -72,7 +75,7 @@ pub(super) async fn show_cart(
 )]
 #[put("/carts/{id}/items/{sku}")]
 pub(super) async fn put_item(
-    customer: Customer,
+    customer: HasRole<Customer>,
     path: Path<(Uuid, Sku)>,
     body: Body<NewQuantity>,
     service: Data<Service>,
@@ -84,7 +87,9 @@ pub(super) async fn put_item(
         .put_item(customer.call(), id, sku, body.quantity, expected)
         .await?;
     let cart = service.show_cart(customer.call(), &stream).await;
-    Ok(web::ok(&cart).with_etag(&web::etag(cart.version)).into())
+    Ok(banyan_http::ok(&cart)
+        .with_etag(&banyan_http::etag(cart.version))
+        .into())
 }
 
 /// Takes a product out of the cart.
@@ -96,7 +101,7 @@ pub(super) async fn put_item(
 )]
 #[delete("/carts/{id}/items/{sku}")]
 pub(super) async fn remove_item(
-    customer: Customer,
+    customer: HasRole<Customer>,
     path: Path<(Uuid, Sku)>,
     service: Data<Service>,
     request: HttpRequest,
@@ -121,7 +126,7 @@ pub(super) async fn remove_item(
 )]
 #[post("/carts/{id}/checkout")]
 pub(super) async fn check_out_cart(
-    customer: Customer,
+    customer: HasRole<Customer>,
     id: Path<Uuid>,
     key: RequiredKey,
     prefer: Prefer,
@@ -131,14 +136,14 @@ pub(super) async fn check_out_cart(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (customer.call().clone(), *id);
-    let answered = match web::find_answer(service.db(), &request).await? {
+    let answered = match banyan_http::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
             service.check_room().await?;
             let (version, lines) = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &lines).await?;
             let (work, call, checkout) = (service.clone(), call.clone(), body.into_inner());
-            web::answer_once(service.db(), request, move |tx| {
+            banyan_http::answer_once(service.db(), request, move |tx| {
                 let (service, call) = (work.clone(), call.clone());
                 let (products, terms) = (products.clone(), checkout.clone().into());
                 async move {
@@ -165,6 +170,6 @@ async fn expected_version(
         return Ok(None);
     }
     let (version, _) = service.peek_cart(call, id).await?;
-    web::check_if_match(request, &web::etag(version))?;
+    banyan_http::check_if_match(request, &banyan_http::etag(version))?;
     Ok(Some(version))
 }

@@ -1,14 +1,15 @@
 //! The routes of placed orders.
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
-use futures::StreamExt;
-use shared_kernel::{Fault, PageRequest};
-use uuid::Uuid;
-use web::{
-    Body, Customer, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey,
+use banyan_core::{Fault, PageRequest};
+use banyan_http::{
+    Body, HasRole, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey,
     Stopping,
     sse::{self, LastEventId},
 };
+use futures::StreamExt;
+use shared_kernel::Customer;
+use uuid::Uuid;
 
 use super::{
     answer_or_wait,
@@ -30,7 +31,7 @@ use crate::{service::Service, views::OrderView};
 )]
 #[post("/orders")]
 pub(super) async fn place_order(
-    customer: Customer,
+    customer: HasRole<Customer>,
     key: RequiredKey,
     prefer: Prefer,
     body: Body<NewOrder>,
@@ -39,14 +40,14 @@ pub(super) async fn place_order(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let call = customer.call().clone();
-    let answered = match web::find_answer(service.db(), &request).await? {
+    let answered = match banyan_http::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
             service.check_room().await?;
             let (lines, terms) = body.into_inner().into_parts();
             let products = service.list_products(&call, &lines).await?;
             let (work, call) = (service.clone(), call.clone());
-            web::answer_once(service.db(), request, move |tx| {
+            banyan_http::answer_once(service.db(), request, move |tx| {
                 let (service, call, lines) = (work.clone(), call.clone(), lines.clone());
                 let (products, terms) = (products.clone(), terms.clone());
                 async move { Ok(placed(&service.place(&tx, &call, &lines, &products, terms).await?)) }
@@ -74,7 +75,7 @@ pub(super) async fn list_orders(
     let page = service
         .list(user.call(), query.user_id, query.status, &PageRequest::from(page.0))
         .await?;
-    Ok(web::ok(&Listed::from(page)).into())
+    Ok(banyan_http::ok(&Listed::from(page)).into())
 }
 
 /// One order; one's own, or any for staff.
@@ -92,7 +93,11 @@ pub(super) async fn show_order(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let order = service.load(user.call(), *id).await?;
-    Ok(web::ok_with_etag(&request, &web::etag(order.version), &order))
+    Ok(banyan_http::ok_with_etag(
+        &request,
+        &banyan_http::etag(order.version),
+        &order,
+    ))
 }
 
 /// Everything that happened to the order: it is nothing but this.
@@ -105,7 +110,7 @@ pub(super) async fn show_history(
 ) -> Result<HttpResponse, Problem> {
     let recorded = service.history(user.call(), *id).await?;
     let items = recorded.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
-    Ok(web::ok(&History { items }).into())
+    Ok(banyan_http::ok(&History { items }).into())
 }
 
 /// The history as it happens, as Server-Sent Events: `id` is the version, `event` the type, `data` an entry of the history. It ends once the
@@ -114,7 +119,7 @@ pub(super) async fn show_history(
     tag = "orders",
     params(("id" = Uuid, Path), LastEventId),
     responses(
-        (status = 200, body = web::sse::StreamEvent, content_type = "text/event-stream"),
+        (status = 200, body = banyan_http::sse::StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "All was told and nothing more will happen")
     ),
     security(("bearer" = []))
@@ -172,17 +177,17 @@ pub(super) async fn cancel_order(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (user.call().clone(), *id);
-    let answered = match web::find_answer(service.db(), &request).await? {
+    let answered = match banyan_http::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
             let reason = body.0.unwrap_or_default().reason;
             let has_left = service.has_left(&call, id).await?;
             let (work, call) = (service.clone(), call.clone());
-            web::answer_once(service.db(), request, move |tx| {
+            banyan_http::answer_once(service.db(), request, move |tx| {
                 let (service, call, reason) = (work.clone(), call.clone(), reason.clone());
                 async move {
                     let order = service.cancel(&tx, &call, id, reason, has_left).await?;
-                    Ok(web::ok(&order).with_etag(&web::etag(order.version)))
+                    Ok(banyan_http::ok(&order).with_etag(&banyan_http::etag(order.version)))
                 }
             })
             .await?

@@ -1,10 +1,10 @@
 //! The routes of the read models, for operators: are they what the events say, and make them anew.
 
 use actix_web::{HttpResponse, get, post, web::Data};
+use banyan_core::Fault;
+use banyan_http::{Body, Ops, Problem, Query, Reason};
 use serde::{Deserialize, Serialize};
-use shared_kernel::Fault;
 use utoipa::{IntoParams, ToSchema};
-use web::{Body, Ops, Problem, Query, Reason};
 
 use crate::{
     rebuild::{Place, Views},
@@ -51,7 +51,7 @@ struct RebuiltViews {
 pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<Views>) -> Result<HttpResponse, Problem> {
     let (different, next) = views.compare(from.place()?).await?;
     let different = different.iter().map(Difference::to_string).collect();
-    Ok(web::ok(&ViewComparison {
+    Ok(banyan_http::ok(&ViewComparison {
         different,
         next_cursor: next.map(|next| next.to_string()),
     })
@@ -77,7 +77,7 @@ pub(super) async fn rebuild_views(
             reason.0.comment.as_deref(),
         )
         .await?;
-    Ok(web::ok(&RebuiltViews {
+    Ok(banyan_http::ok(&RebuiltViews {
         orders,
         next_cursor: next.map(|next| next.to_string()),
     })

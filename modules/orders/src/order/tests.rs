@@ -1,6 +1,6 @@
 //! The rules of an order, each as a sentence.
 
-use shared_kernel::Timestamp;
+use banyan_core::Timestamp;
 
 use super::*;
 use crate::event::{Address, Item};

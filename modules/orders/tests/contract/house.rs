@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use durable::{Db, Feeds};
-use durable_testing::eventually;
+use banyan_core::{Bus, Envelope, Event, Fault, Listener, RandomIds, SystemClock, Timestamp};
+use banyan_durable::{Db, Feeds};
+use banyan_durable_testing::eventually;
+use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use orders::{Needs, Offers, Settings, start};
 use serde_json::{Value, json};
-use shared_kernel::{Bus, Envelope, Event, Fault, Listener, RandomIds, Role, SystemClock, Timestamp};
+use shared_kernel::Role;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use web_testing::{Reply, Site, TestRequest, get, post};
 
 use crate::neighbours::{LIMIT, Neighbours};
 
@@ -48,15 +49,15 @@ impl Bus for Wire {
 }
 
 /// Everything at test speed.
-pub fn quick() -> durable::Settings {
-    durable::Settings {
+pub fn quick() -> banyan_durable::Settings {
+    banyan_durable::Settings {
         pool: 4,
         poll_ms: 20,
         retry_ms: vec![20],
         saga_retry_ms: 5,
         saga_retry_cap_ms: 20,
         saga_call_ms: 2_000,
-        ..durable::Settings::default()
+        ..banyan_durable::Settings::default()
     }
 }
 
@@ -208,8 +209,8 @@ impl House {
     }
 
     /// The state of the order's saga of this kind.
-    pub async fn saga(&self, kind: &str, order: Uuid) -> Option<durable::SagaView> {
-        let filter = durable::SagaFilter {
+    pub async fn saga(&self, kind: &str, order: Uuid) -> Option<banyan_durable::SagaView> {
+        let filter = banyan_durable::SagaFilter {
             kind: Some(kind.to_owned()),
             business_key: Some(order.to_string()),
             state: None,

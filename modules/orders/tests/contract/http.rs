@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use durable::SagaState;
-use durable_testing::{eventually, on_both_with};
+use banyan_durable::SagaState;
+use banyan_durable_testing::{eventually, on_both_with};
+use banyan_http_testing::{TestRequest, get, post};
 use futures::future::join_all;
 use orders::Settings;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use uuid::Uuid;
-use web_testing::{TestRequest, get, post};
 
 use crate::{
     house::{ADA, BOB, House, address, id_in, keyed, order_of, quick, two_figs},
@@ -25,7 +25,7 @@ fn with_key(key: &str) -> TestRequest {
 
 #[tokio::test]
 async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let first = house.as_ada(with_key("k1").set_json(two_figs())).await;
         let db = house.offers.machinery.db();
@@ -83,7 +83,7 @@ async fn an_order_is_answered_pending_at_once_and_a_replay_is_the_same_bytes() {
 
 #[tokio::test]
 async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was_is_finished() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let mut house = House::open_with(
             db,
             Settings {
@@ -164,7 +164,7 @@ async fn with_too_many_checkouts_under_way_nothing_more_is_accepted_and_what_was
 
 #[tokio::test]
 async fn a_checkout_that_waits_for_a_person_takes_up_no_room() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let mut house = House::open_with(
             db,
             Settings {
@@ -192,7 +192,7 @@ async fn a_checkout_that_waits_for_a_person_takes_up_no_room() {
 
 #[tokio::test]
 async fn a_client_that_would_rather_wait_gets_the_outcome() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let waiting = || keyed(ORDERS).insert_header(("Prefer", "wait=10")).set_json(two_figs());
         let reply = house.as_ada(waiting()).await;
@@ -223,7 +223,7 @@ async fn a_client_that_would_rather_wait_gets_the_outcome() {
 
 #[tokio::test]
 async fn with_the_catalog_away_nothing_is_stored_and_the_same_request_works_later() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         house.town.catalog_is_away(true);
         let reply = house.as_ada(with_key("k1").set_json(two_figs())).await;
@@ -251,7 +251,7 @@ async fn with_the_catalog_away_nothing_is_stored_and_the_same_request_works_late
 
 #[tokio::test]
 async fn what_cannot_be_ordered_is_pointed_at() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let line = |sku: &str, quantity: i64| json!({ "sku": sku, "quantity": quantity });
         for (items, code, pointer) in [
@@ -312,7 +312,7 @@ async fn what_cannot_be_ordered_is_pointed_at() {
 
 #[tokio::test]
 async fn the_rest_of_the_body_has_rules_too() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         for (field, value) in [
             ("payment_method", json!("visa")),
@@ -361,7 +361,7 @@ async fn the_rest_of_the_body_has_rules_too() {
 
 #[tokio::test]
 async fn somebody_elses_order_looks_like_a_missing_one() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let order = house.place().await;
         let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
@@ -406,7 +406,7 @@ async fn somebody_elses_order_looks_like_a_missing_one() {
 
 #[tokio::test]
 async fn each_route_says_who_may_call_it() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let id = house.place().await;
         let anonymous = house.site.ask(keyed(ORDERS).set_json(two_figs())).await;
@@ -450,7 +450,7 @@ async fn each_route_says_who_may_call_it() {
 
 #[tokio::test]
 async fn lists_are_newest_first_paged_and_filtered() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let mut placed = Vec::new();
         for _ in 0..5 {
@@ -516,7 +516,7 @@ async fn lists_are_newest_first_paged_and_filtered() {
 
 #[tokio::test]
 async fn a_client_that_has_the_order_is_not_sent_it_again() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let order = house.place().await;
         let path = format!("{ORDERS}/{order}");
@@ -540,7 +540,7 @@ async fn a_client_that_has_the_order_is_not_sent_it_again() {
 
 #[tokio::test]
 async fn the_history_can_be_followed_and_resumed() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         house.town.let_meet(
             "reserve_stock",
@@ -598,7 +598,7 @@ async fn the_history_can_be_followed_and_resumed() {
 
 #[tokio::test]
 async fn so_many_requests_of_a_user_wait_and_the_next_is_answered_at_once() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let mut house = House::open_with(
             db,
             Settings {
@@ -641,7 +641,7 @@ async fn so_many_requests_of_a_user_wait_and_the_next_is_answered_at_once() {
 
 #[tokio::test]
 async fn a_cart_becomes_an_order_with_the_same_id() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let begun = house.as_ada(post("/api/v1/carts")).await;
         let id = id_in(&begun);
@@ -725,7 +725,7 @@ async fn a_cart_becomes_an_order_with_the_same_id() {
 
 #[tokio::test]
 async fn a_cart_is_checked_when_it_is_checked_out() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let id = id_in(&house.as_ada(post("/api/v1/carts")).await);
         let path = format!("/api/v1/carts/{id}/checkout");
@@ -762,7 +762,7 @@ async fn a_cart_is_checked_when_it_is_checked_out() {
 
 #[tokio::test]
 async fn of_changes_of_one_cart_at_the_same_time_none_is_lost() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let cart = format!("/api/v1/carts/{}", id_in(&house.as_ada(post("/api/v1/carts")).await));
         let put = |sku: String| {

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use durable::SagaState;
-use durable_testing::{eventually, on_both_with};
+use banyan_core::{Actor, Call};
+use banyan_durable::SagaState;
+use banyan_durable_testing::{eventually, on_both_with};
+use banyan_http_testing::{get, post};
 use orders_contract::{FindOrder, ListOrders};
 use payments_contract::{PaymentAuthorised, PaymentCaptured, PaymentRefunded};
 use sea_orm::ConnectionTrait;
 use serde_json::json;
-use shared_kernel::{Actor, Call, Money, Role};
+use shared_kernel::{Money, Role};
 use shipping_contract::{ShipmentDelivered, ShipmentDispatched, ShipmentScheduled};
 use uuid::Uuid;
-use web_testing::{get, post};
 
 use crate::{
     house::{ADA, BOB, House, id_in, quick},
@@ -19,12 +20,12 @@ use crate::{
 };
 
 fn by(id: Uuid, role: Role) -> Call {
-    Call::by(Actor::User { id, roles: vec![role] })
+    Call::by(Actor::user(id, [role]))
 }
 
 #[tokio::test]
 async fn an_answer_contains_what_the_actor_may_see() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let order = house.place().await;
         let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
@@ -101,7 +102,7 @@ async fn an_answer_contains_what_the_actor_may_see() {
 
 #[tokio::test]
 async fn the_order_follows_its_shipment_to_the_door() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
@@ -139,7 +140,7 @@ async fn the_order_follows_its_shipment_to_the_door() {
 
 #[tokio::test]
 async fn a_parcel_said_to_have_left_before_the_order_is_confirmed_is_heard_once_it_is() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let gate = house.town.gate("commit_stock");
         let order = house.place().await;
@@ -174,7 +175,7 @@ async fn a_parcel_said_to_have_left_before_the_order_is_confirmed_is_heard_once_
 
 #[tokio::test]
 async fn news_of_the_payment_shows_and_old_news_does_not() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
@@ -221,7 +222,7 @@ async fn news_of_the_payment_shows_and_old_news_does_not() {
 
 #[tokio::test]
 async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
@@ -288,7 +289,7 @@ async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
 
 #[tokio::test]
 async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db.clone()).await;
         let mut orders = Vec::new();
         for _ in 0..3 {
@@ -299,7 +300,7 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
         }
         house.as_ada(post("/api/v1/carts")).await;
         assert_eq!(house.different_views().await, Vec::<String>::new());
-        let operator = Actor::User { id: BOB, roles: vec![Role::Ops] };
+        let operator = Actor::user(BOB, [Role::Ops]);
         for spoil in [
             "update order_view set status = 'shipped'",
             "update order_view set payment = null",
@@ -309,7 +310,7 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
             "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
              where kind = 'drafted'",
         ] {
-            db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(durable::fault) }).await.unwrap();
+            db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();
             let different = house.different_views().await;
             assert!(!different.is_empty(), "{spoil}");
             assert!(different.iter().all(|text| text.starts_with("order ") && text.contains("its events say")), "{different:?}");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use banyan_core::{Call, Fault};
 use catalog_contract::{Catalog, ListPopularProducts, ListProducts, Product, Products};
 use inventory_contract::{
     AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
@@ -19,7 +20,7 @@ use payments_contract::{
     InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
     authorisation, capture, refund, void,
 };
-use shared_kernel::{Call, Fault, Money};
+use shared_kernel::Money;
 use shipping_contract::{
     AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
     ReadyShipment, Schedule, ScheduleShipment, Shipment, ShipmentCancellation, ShipmentReference, Shipping, schedule,

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use durable::SagaState;
-use durable_testing::{eventually, on_both_with};
+use banyan_core::Actor;
+use banyan_durable::SagaState;
+use banyan_durable_testing::{eventually, on_both_with};
 use orders::Settings;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
-use shared_kernel::{Actor, Role};
+use shared_kernel::Role;
 use uuid::Uuid;
 
 use crate::{
@@ -30,7 +31,7 @@ const HELD: [&str; 3] = ["captured", "committed", "ready"];
 
 #[tokio::test]
 async fn a_placed_order_goes_through_every_step_and_is_confirmed() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let order = house.place().await;
         house.until_status(order, "confirmed").await;
@@ -65,7 +66,7 @@ async fn a_placed_order_goes_through_every_step_and_is_confirmed() {
 
 #[tokio::test]
 async fn an_answer_or_a_command_that_is_lost_at_any_step_does_nothing_twice() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for step in STEPS {
             house
@@ -93,7 +94,7 @@ async fn an_answer_or_a_command_that_is_lost_at_any_step_does_nothing_twice() {
 
 #[tokio::test]
 async fn what_is_still_at_work_is_asked_again() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for step in ["authorise_payment", "capture_payment"] {
             house.town.let_meet(step, [Meets::InProgress, Meets::InProgress]);
@@ -107,7 +108,7 @@ async fn what_is_still_at_work_is_asked_again() {
 
 #[tokio::test]
 async fn a_refusal_cancels_the_order_and_undoes_what_came_before_it() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for (step, reason, undone) in [
             ("reserve_stock", "out_of_stock", &[][..]),
@@ -146,7 +147,7 @@ async fn a_refusal_cancels_the_order_and_undoes_what_came_before_it() {
 
 #[tokio::test]
 async fn the_log_of_a_saga_says_what_was_answered_as_json() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         house.town.let_meet("authorise_payment", [Meets::InProgress]);
         house.town.let_meet("capture_payment", [Meets::Refusal]);
@@ -197,7 +198,7 @@ async fn the_log_of_a_saga_says_what_was_answered_as_json() {
 
 #[tokio::test]
 async fn a_cancel_before_the_pivot_undoes_everything_also_the_step_under_way() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for step in BEFORE_PIVOT {
             let gate = house.town.gate(step);
@@ -227,7 +228,7 @@ async fn a_cancel_before_the_pivot_undoes_everything_also_the_step_under_way() {
 
 #[tokio::test]
 async fn a_cancel_wins_over_a_step_that_never_answers_and_its_late_copy_does_nothing() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for step in BEFORE_PIVOT {
             house.town.let_always_meet(step, Meets::LostCommand);
@@ -245,7 +246,7 @@ async fn a_cancel_wins_over_a_step_that_never_answers_and_its_late_copy_does_not
 
 #[tokio::test]
 async fn a_cancel_after_the_pivot_is_kept_and_carried_out_when_the_checkout_has_ended() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         for step in ["capture_payment", "commit_stock", "ready_shipment"] {
             let gate = house.town.gate(step);
@@ -286,7 +287,7 @@ async fn a_cancel_after_the_pivot_is_kept_and_carried_out_when_the_checkout_has_
 
 #[tokio::test]
 async fn the_deadline_ends_a_checkout_that_has_not_decided_to_take_the_money() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let settings = Settings {
             checkout_deadline_s: 1,
             ..Settings::default()
@@ -326,7 +327,7 @@ async fn the_deadline_ends_a_checkout_that_has_not_decided_to_take_the_money() {
 
 #[tokio::test]
 async fn a_fault_for_good_is_undone_before_the_pivot_and_parked_after_it() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         house.town.let_meet("schedule_shipment", [Meets::FaultForGood]);
         let order = house.place().await;
@@ -345,10 +346,7 @@ async fn a_fault_for_good_is_undone_before_the_pivot_and_parked_after_it() {
         eventually("it is parked", LIMIT, parked).await;
         assert_eq!(house.show(order).await["status"], "pending");
         let saga = house.saga("checkout", order).await.unwrap();
-        let ops = Actor::User {
-            id: STAFF,
-            roles: vec![Role::Ops],
-        };
+        let ops = Actor::user(STAFF, [Role::Ops]);
         house
             .offers
             .machinery
@@ -365,12 +363,9 @@ async fn a_fault_for_good_is_undone_before_the_pivot_and_parked_after_it() {
 
 #[tokio::test]
 async fn an_operator_turns_a_checkout_back_before_the_pivot_and_not_after_it() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
-        let ops = Actor::User {
-            id: STAFF,
-            roles: vec![Role::Ops],
-        };
+        let ops = Actor::user(STAFF, [Role::Ops]);
         let sagas = house.offers.machinery.ops().sagas();
         house.town.let_always_meet("authorise_payment", Meets::InProgress);
         let order = house.place().await;
@@ -400,7 +395,7 @@ async fn an_operator_turns_a_checkout_back_before_the_pivot_and_not_after_it() {
 
 #[tokio::test]
 async fn a_confirmed_order_can_be_cancelled_until_it_leaves() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let order = confirmed(&house).await;
         house
@@ -443,7 +438,7 @@ async fn a_confirmed_order_can_be_cancelled_until_it_leaves() {
 
 #[tokio::test]
 async fn a_parcel_that_has_left_is_not_cancelled() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         // Shipping knows, although orders has not heard of it yet: no promise is made.
         let order = confirmed(&house).await;
@@ -470,12 +465,9 @@ async fn a_parcel_that_has_left_is_not_cancelled() {
 
 #[tokio::test]
 async fn an_undo_that_was_declined_is_asked_anew_when_an_operator_retries_it() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
-        let ops = Actor::User {
-            id: STAFF,
-            roles: vec![Role::Ops],
-        };
+        let ops = Actor::user(STAFF, [Role::Ops]);
         let sagas = house.offers.machinery.ops().sagas();
         // Declined twice, with an answer that is lost in between: unknown is asked under the same id, a decline is remembered under it.
         let meets = || [Meets::Refusal, Meets::LostCommand, Meets::Refusal];
@@ -515,12 +507,9 @@ async fn an_undo_that_was_declined_is_asked_anew_when_an_operator_retries_it() {
 
 #[tokio::test]
 async fn an_order_whose_saga_is_given_up_has_an_end() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db.clone()).await;
-        let ops = Actor::User {
-            id: STAFF,
-            roles: vec![Role::Ops],
-        };
+        let ops = Actor::user(STAFF, [Role::Ops]);
         let sagas = house.offers.machinery.ops().sagas();
         for (kind, command) in [
             ("checkout", "void_payment"),
@@ -568,7 +557,7 @@ async fn an_order_whose_saga_is_given_up_has_an_end() {
         let sql = format!("update saga set state = 'abandoned' where business_key = '{order}'");
         let given_up = db.write(move |tx| {
             let sql = sql.clone();
-            async move { tx.conn().execute_unprepared(&sql).await.map_err(durable::fault) }
+            async move { tx.conn().execute_unprepared(&sql).await.map_err(banyan_durable::fault) }
         });
         assert_eq!(given_up.await.unwrap().rows_affected(), 1);
         let reply = house.cancel(order).await;
@@ -602,7 +591,7 @@ async fn ended(house: &House, kind: &str, order: Uuid, state: SagaState) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancels_that_race_the_checkout_at_any_moment_leave_all_or_nothing() {
-    on_both_with("orders", quick(), |db| async move {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::running(db).await;
         let race = async |delay_ms: u64| {
             let order = house.place().await;

@@ -138,7 +138,7 @@ pub fn transaction_of(news: &News, after: &Payment) -> Result<Option<Transaction
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_kernel::Timestamp;
+    use banyan_core::Timestamp;
     use uuid::Uuid;
 
     fn euros(account: Account, amount: i64) -> Entry {

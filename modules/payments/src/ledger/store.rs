@@ -1,8 +1,8 @@
 //! The ledger's rows: written once, never changed.
 
-use durable::{Db, Tx, fault};
+use banyan_core::Fault;
+use banyan_durable::{Db, Tx, fault};
 use sea_orm::{ActiveValue::Set, ConnectionTrait, EntityTrait, Statement};
-use shared_kernel::Fault;
 use uuid::Uuid;
 
 use super::Transaction;

@@ -9,9 +9,10 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use durable::{Db, Place};
+use banyan_core::{Clock, Fault, Ids, Secrets, Timestamp};
+use banyan_durable::{Db, Place};
 use secrecy::{ExposeSecret, SecretString};
-use shared_kernel::{Clock, Fault, Ids, Money, Secrets, Timestamp};
+use shared_kernel::Money;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -55,9 +56,9 @@ impl Sandbox {
         secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<Delivery>), Fault> {
         store::create_tables(place).await?;
-        let pool = durable::Settings {
+        let pool = banyan_durable::Settings {
             pool: 2,
-            ..durable::Settings::default()
+            ..banyan_durable::Settings::default()
         };
         let secret = match settings.webhook_secret.clone() {
             Some(secret) => secret,

@@ -1,8 +1,9 @@
 //! The sandbox provider's books: who was asked what under which key, and every effect it had. An auditor may read them beside ours.
 
-use durable::{Db, Place, Tx, fault, lost_race};
+use banyan_core::Fault;
+use banyan_durable::{Db, Place, Tx, fault, lost_race};
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
-use shared_kernel::{Fault, Money};
+use shared_kernel::Money;
 use uuid::Uuid;
 
 use super::{Decline, Request, authorisation_of};
@@ -59,7 +60,7 @@ create index if not exists refund_by_authorisation on refund (authorisation_id);
 
 /// Makes the tables, and on PostgreSQL the schema, unless they are there.
 pub async fn create_tables(place: &Place) -> Result<(), Fault> {
-    let connection = durable::migration_connection(place, "sandbox_provider").await?;
+    let connection = banyan_durable::migration_connection(place, "sandbox_provider").await?;
     let backend = connection.get_database_backend();
     let made = async {
         match place {

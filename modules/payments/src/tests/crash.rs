@@ -1,6 +1,6 @@
 //! A process dies between `started` and `answered`. Whatever had happened on the line, each command has exactly one effect in the end.
 
-use shared_kernel::FaultKind;
+use banyan_core::FaultKind;
 
 use super::{Home, Mishap, Order, Shop, on_both};
 
@@ -166,7 +166,7 @@ async fn a_void_started_by_the_outcome_it_waited_for_is_sent_by_the_reconciler_a
         assert_eq!(order.void(&shop).await, "in_progress");
         // The authorisation's answer comes; the void it starts hangs, and the process dies.
         shop.line.repair_until(Mishap::HangsBefore);
-        durable_testing::eventually("the void is on its way", std::time::Duration::from_secs(5), || async {
+        banyan_durable_testing::eventually("the void is on its way", std::time::Duration::from_secs(5), || async {
             shop.status(&order).await == "voiding"
         })
         .await;

@@ -15,13 +15,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use durable::{Db, Place};
-use durable_testing::{PostgresHome, SqliteHome};
+use banyan_core::{Call, Fault, RandomIds, RandomSecrets, SystemClock, Timestamp};
+use banyan_durable::{Db, Place};
+use banyan_durable_testing::{PostgresHome, SqliteHome};
 use payments_contract::{
     Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void,
     VoidPayment, authorisation, capture, refund, void,
 };
-use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock, Timestamp};
+use shared_kernel::Money;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -103,11 +104,11 @@ impl Home {
     }
 
     pub async fn open_with(&self, settings: Settings) -> Shop {
-        let pool = durable::Settings {
+        let pool = banyan_durable::Settings {
             pool: 4,
-            ..durable::Settings::default()
+            ..banyan_durable::Settings::default()
         };
-        let db = durable_testing::open("payments", &self.payments, pool).await;
+        let db = banyan_durable_testing::open(crate::SCHEMA, &self.payments, pool).await;
         let opened = Sandbox::open(
             &self.books,
             settings.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared_kernel::{Clock, Fault, RandomIds, Secrets, SystemClock};
+use banyan_core::{Clock, Fault, RandomIds, Secrets, SystemClock};
 use uuid::Uuid;
 
 use super::{euros, on_both};

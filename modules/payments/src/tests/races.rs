@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use durable_testing::eventually;
+use banyan_durable_testing::eventually;
 
 use super::{Mishap, Order, on_both, on_postgres};
 use crate::{
@@ -140,7 +140,7 @@ async fn an_outcome_brought_twice_is_recorded_once() {
             Recorded::Unknown
         );
         eventually("one event is told", SOON, || async {
-            durable_testing::told(&shop.db).await.len() == 1
+            banyan_durable_testing::told(&shop.db).await.len() == 1
         })
         .await;
         shop.crash().await;
@@ -255,7 +255,7 @@ async fn two_instances_given_the_same_commands_act_once() {
         assert_eq!(shops[0].effects().await, [times, times, 0, times]);
         shops[1].assert_books_agree().await;
         assert_eq!(
-            durable_testing::told(&shops[0].db).await.len(),
+            banyan_durable_testing::told(&shops[0].db).await.len(),
             usize::try_from(times).unwrap() * 3,
             "one event per effect"
         );

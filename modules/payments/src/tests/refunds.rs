@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
+use banyan_core::{Actor, Call};
 use payments_contract::{FindPayment, Payments};
-use shared_kernel::{Actor, Call, Role};
+use shared_kernel::Role;
 use uuid::Uuid;
 
 use super::{Mishap, Order, Shop, euros, on_both, on_postgres, orders};
 use crate::command::{Asked, Kind, Outcome, State};
 
 fn staff() -> Call {
-    Call::by(Actor::User {
-        id: Uuid::from_u128(9),
-        roles: vec![Role::Staff],
-    })
+    Call::by(Actor::user(Uuid::from_u128(9), [Role::Staff]))
 }
 
 async fn payment(order: &Order, shop: &Shop) -> payments_contract::Payment {

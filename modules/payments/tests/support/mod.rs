@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use durable::Db;
-use durable_testing::SqliteHome;
+use banyan_core::{Call, Fault, RandomIds, RandomSecrets, SystemClock};
+use banyan_durable::Db;
+use banyan_durable_testing::SqliteHome;
 use payments::{Needs, Offers, ProviderPlace, SandboxSettings, Settings, start};
 use payments_contract::{
     AuthorisePayment, CapturePayment, FindPayment, Payment, RefundRemaining, VoidPayment, authorisation, capture,
     refund, void,
 };
-use shared_kernel::{Call, Fault, Money, RandomIds, RandomSecrets, SystemClock};
+use shared_kernel::Money;
 use uuid::Uuid;
 
 pub const SECRET: &str = "the provider's secret";

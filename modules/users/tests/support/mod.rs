@@ -10,19 +10,19 @@ use actix_web::{
     web::Data,
 };
 use async_trait::async_trait;
-use durable::Db;
+use banyan_core::{Call, Clock, Fault, RandomIds, RandomSecrets, SystemClock};
+use banyan_durable::Db;
+use banyan_http::{KeySource, Verifier, VerifyingKey};
 use serde_json::{Value, json};
-use shared_kernel::{Call, Clock, Fault, RandomIds, RandomSecrets, SystemClock};
 use users::{Needs, Offers, Settings};
 use users_contract::{ListSigningKeys, Users};
 use utoipa_actix_web::AppExt;
-use web::{KeySource, Verifier, VerifyingKey};
 
 pub const PASSWORD: &str = "correct horse";
 
 pub struct Shop {
     pub contract: Arc<dyn Users>,
-    pub seed: durable::Seed,
+    pub seed: banyan_durable::Seed,
     pub clock: Arc<dyn Clock>,
     offers: Offers,
     verifier: Data<Verifier>,
@@ -109,7 +109,7 @@ impl Shop {
         }
     }
 
-    pub fn routes(&self) -> web::Routes {
+    pub fn routes(&self) -> banyan_http::Routes {
         self.offers.routes.clone()
     }
 

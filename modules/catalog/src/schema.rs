@@ -1,0 +1,11 @@
+//! The tables of `catalog`. A migration that has shipped is never edited; a change is a new one.
+
+use banyan_durable::{Migration, Schema};
+
+pub const SCHEMA: Schema = Schema {
+    module: "catalog",
+    migrations: &[Migration {
+        name: "m0001_catalog_products",
+        up: include_str!("../migrations/m0001_catalog.sql"),
+    }],
+};

@@ -1,0 +1,11 @@
+//! The tables of `notifications`. A migration that has shipped is never edited; a change is a new one.
+
+use banyan_durable::{Migration, Schema};
+
+pub const SCHEMA: Schema = Schema {
+    module: "notifications",
+    migrations: &[Migration {
+        name: "m0001_notifications_notification",
+        up: include_str!("../migrations/m0001_notification.sql"),
+    }],
+};

@@ -1,0 +1,11 @@
+//! The tables of `orders`. A migration that has shipped is never edited; a change is a new one.
+
+use banyan_durable::{Migration, Schema};
+
+pub const SCHEMA: Schema = Schema {
+    module: "orders",
+    migrations: &[Migration {
+        name: "m0001_orders_order",
+        up: include_str!("../migrations/m0001_order.sql"),
+    }],
+};

@@ -1,0 +1,17 @@
+//! The tables of `payments`. A migration that has shipped is never edited; a change is a new one.
+
+use banyan_durable::{Migration, Schema};
+
+pub const SCHEMA: Schema = Schema {
+    module: "payments",
+    migrations: &[
+        Migration {
+            name: "m0001_payments_money",
+            up: include_str!("../migrations/m0001_money.sql"),
+        },
+        Migration {
+            name: "m0002_payments_open_commands",
+            up: include_str!("../migrations/m0002_open_commands.sql"),
+        },
+    ],
+};

@@ -1,0 +1,11 @@
+//! The tables of `users`. A migration that has shipped is never edited; a change is a new one.
+
+use banyan_durable::{Migration, Schema};
+
+pub const SCHEMA: Schema = Schema {
+    module: "users",
+    migrations: &[Migration {
+        name: "m0001_users_accounts_and_sessions",
+        up: include_str!("../migrations/m0001_users.sql"),
+    }],
+};

@@ -1,0 +1,274 @@
+//! Turns a module's `.proto` files into its contract crate: messages, one trait per service, and the trait's adapters.
+//!
+//! Called from a contract's two-line `build.rs`. What comes out, for a package `banyan.inventory.v1` with a service `Inventory`:
+//! - every message, with serde (snake_case, missing fields take their defaults, so a contract may grow);
+//! - `trait Inventory`: one method per rpc, `&Call` and message in, `Result<message, Fault>` out: **what modules use**;
+//! - `LocalInventory`: the trait as a module in this process answers it; neither it nor the next can be asked inside a write transaction;
+//! - `RemoteInventory<T>`: the trait over a gRPC channel; `ServedInventory`: a gRPC service over an `Arc<dyn Inventory>`;
+//! - `impl Event` for every message of `events.proto`, and `EVENT_TYPES`;
+//! - `DESCRIPTOR_SET`: the encoded descriptors, for reflection and for the test that contracts only grow.
+
+use std::{env, fs, path::Path};
+
+use anyhow::Context;
+use prost::Message;
+use prost_build::{Service, ServiceGenerator};
+use prost_types::FileDescriptorSet;
+
+/// Messages that several contracts share, written by hand as Rust types of one crate.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a> {
+    /// Their protobuf package, with a dot before it: `.banyan.kernel.v1`.
+    pub package: &'a str,
+    /// The crate that has their Rust types: `::shared_kernel`.
+    pub rust: &'a str,
+    /// The folder that its `.proto` files are imported from, as seen from the contract's crate.
+    pub folder: &'a str,
+}
+
+/// Compiles `proto/service.proto` and, if there is one, `proto/events.proto` of the calling crate into `OUT_DIR/contract.rs`.
+///
+/// # Errors
+/// A `.proto` file that cannot be read or compiled.
+pub fn compile() -> anyhow::Result<()> {
+    compile_contract(None)
+}
+
+/// As [`compile`], for a contract whose messages hold shared `words`.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with(words: Words<'_>) -> anyhow::Result<()> {
+    compile_contract(Some(words))
+}
+
+#[allow(clippy::print_stdout, reason = "it is how a build script talks to Cargo")]
+fn compile_contract(words: Option<Words<'_>>) -> anyhow::Result<()> {
+    let out_dir = env::var("OUT_DIR").context("OUT_DIR: call this from a build script")?;
+    let out_dir = Path::new(&out_dir);
+    let files: Vec<&str> = ["service.proto", "events.proto"]
+        .into_iter()
+        .filter(|name| Path::new("proto").join(name).exists())
+        .collect();
+    let folders = ["proto"].into_iter().chain(words.map(|words| words.folder));
+    let descriptors = protox::compile(&files, folders)?;
+    fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
+
+    let package = descriptors
+        .file
+        .iter()
+        .find(|file| file.name() == files[0])
+        .context("no package")?
+        .package()
+        .to_owned();
+    let mut config = prost_build::Config::new();
+    let grpc = tonic_prost_build::configure()
+        .build_transport(false)
+        .service_generator();
+    config
+        .out_dir(out_dir)
+        .type_attribute(
+            ".",
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
+        )
+        .message_attribute(".", "#[serde(default)]")
+        .service_generator(Box::new(ContractGenerator { grpc }));
+    if let Some(words) = words {
+        config.extern_path(words.package, words.rust);
+    }
+    let events = events_of(&descriptors);
+    config.compile_fds(descriptors)?;
+
+    let mut contract = fs::read_to_string(out_dir.join(format!("{package}.rs")))?;
+    contract.push_str(&events);
+    contract.push_str(DESCRIPTORS);
+    fs::write(out_dir.join("contract.rs"), contract)?;
+    println!("cargo:rerun-if-changed=proto");
+    if let Some(words) = words {
+        println!("cargo:rerun-if-changed={}", words.folder);
+    }
+    Ok(())
+}
+
+const DESCRIPTORS: &str = r#"
+/// The encoded `FileDescriptorSet` of this contract: served by gRPC reflection, compared by the test that contracts only grow.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+"#;
+
+/// `impl Event` for each top-level message of `events.proto`.
+fn events_of(descriptors: &FileDescriptorSet) -> String {
+    let mut code = String::new();
+    let mut types = Vec::new();
+    for file in descriptors.file.iter().filter(|file| file.name() == "events.proto") {
+        for message in &file.message_type {
+            let kind = format!("{}.{}", file.package(), message.name());
+            code.push_str(&format!(
+                "impl banyan_core::Event for {} {{ const TYPE: &'static str = {kind:?}; }}\n",
+                message.name()
+            ));
+            types.push(kind);
+        }
+    }
+    code.push_str(&format!(
+        "/// The type names of every event this module tells.\npub const EVENT_TYPES: &[&str] = &{types:?};\n"
+    ));
+    code
+}
+
+/// Writes tonic's client and server, then the trait and its adapters onto both.
+struct ContractGenerator {
+    grpc: Box<dyn ServiceGenerator>,
+}
+
+impl ServiceGenerator for ContractGenerator {
+    fn generate(&mut self, service: Service, buf: &mut String) {
+        write_contract(&service, buf);
+        self.grpc.generate(service, buf);
+    }
+
+    fn finalize(&mut self, buf: &mut String) {
+        self.grpc.finalize(buf);
+    }
+
+    fn finalize_package(&mut self, package: &str, buf: &mut String) {
+        self.grpc.finalize_package(package, buf);
+        buf.push_str(WIRE);
+    }
+}
+
+fn docs(comments: &prost_build::Comments, indent: &str) -> String {
+    comments
+        .leading
+        .iter()
+        .map(|line| format!("{indent}///{}{line}\n", if line.starts_with(' ') { "" } else { " " }))
+        .collect()
+}
+
+fn write_contract(service: &Service, buf: &mut String) {
+    let name = &service.name;
+    let module = snake_case(name);
+    let (mut methods, mut local, mut remote, mut served) = (String::new(), String::new(), String::new(), String::new());
+    for method in &service.methods {
+        let (rpc, input, output) = (&method.name, &method.input_type, &method.output_type);
+        methods.push_str(&docs(&method.comments, "    "));
+        methods.push_str(&format!(
+            "    async fn {rpc}(&self, call: &banyan_core::Call, request: {input}) -> Result<{output}, banyan_core::Fault>;\n"
+        ));
+        local.push_str(&format!(
+            "    async fn {rpc}(&self, call: &banyan_core::Call, request: {input}) -> Result<{output}, banyan_core::Fault> {{
+        banyan_core::outside_transaction(\"{name}.{rpc}\")?;
+        self.0.{rpc}(call, request).await
+    }}\n"
+        ));
+        remote.push_str(&format!(
+            "    async fn {rpc}(&self, call: &banyan_core::Call, request: {input}) -> Result<{output}, banyan_core::Fault> {{
+        banyan_core::outside_transaction(\"{name}.{rpc}\")?;
+        let answer = self.client.clone().{rpc}(wire::request(call, request)).await;
+        answer.map(tonic::Response::into_inner).map_err(wire::fault)
+    }}\n"
+        ));
+        served.push_str(&format!(
+            "    async fn {rpc}(&self, request: tonic::Request<{input}>) -> Result<tonic::Response<{output}>, tonic::Status> {{
+        let call = wire::call(request.metadata());
+        let answer = self.0.{rpc}(&call, request.into_inner()).await;
+        answer.map(tonic::Response::new).map_err(wire::status)
+    }}\n"
+        ));
+    }
+    buf.push_str(&format!(
+        r#"
+{docs}#[async_trait::async_trait]
+pub trait {name}: Send + Sync {{
+{methods}}}
+
+/// [`{name}`] as a module in this process answers it.
+#[derive(Clone)]
+pub struct Local{name}(pub std::sync::Arc<dyn {name}>);
+
+#[async_trait::async_trait]
+impl {name} for Local{name} {{
+{local}}}
+
+/// [`{name}`] as a service in another process answers it, over gRPC.
+#[derive(Clone)]
+pub struct Remote{name}<T> {{
+    client: {module}_client::{name}Client<T>,
+}}
+
+impl<T> Remote{name}<T>
+where
+    T: tonic::client::GrpcService<tonic::body::Body>,
+    T::Error: Into<tonic::codegen::StdError>,
+    T::ResponseBody: tonic::codegen::Body<Data = tonic::codegen::Bytes> + Send + 'static,
+    <T::ResponseBody as tonic::codegen::Body>::Error: Into<tonic::codegen::StdError> + Send,
+{{
+    /// Over any channel: a connection, or a stack of tower layers around one.
+    pub fn new(channel: T) -> Self {{
+        Remote{name} {{ client: {module}_client::{name}Client::new(channel) }}
+    }}
+}}
+
+#[async_trait::async_trait]
+impl<T> {name} for Remote{name}<T>
+where
+    T: tonic::client::GrpcService<tonic::body::Body> + Clone + Send + Sync + 'static,
+    T::Future: Send,
+    T::Error: Into<tonic::codegen::StdError>,
+    T::ResponseBody: tonic::codegen::Body<Data = tonic::codegen::Bytes> + Send + 'static,
+    <T::ResponseBody as tonic::codegen::Body>::Error: Into<tonic::codegen::StdError> + Send,
+{{
+{remote}}}
+
+/// Serves any [`{name}`] over gRPC; wrap it in [`{module}_server::{name}Server`].
+#[derive(Clone)]
+pub struct Served{name}(pub std::sync::Arc<dyn {name}>);
+
+#[async_trait::async_trait]
+impl {module}_server::{name} for Served{name} {{
+{served}}}
+"#,
+        docs = docs(&service.comments, ""),
+    ));
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for (at, letter) in name.char_indices() {
+        if letter.is_uppercase() && at > 0 {
+            out.push('_');
+        }
+        out.extend(letter.to_lowercase());
+    }
+    out
+}
+
+/// How `Call` and `Fault` ride on gRPC: metadata, and a status with details.
+const WIRE: &str = r#"
+mod wire {
+    use banyan_core::{Call, Fault, WireFault};
+    use tonic::{Request, Status, metadata::MetadataMap};
+
+    pub fn request<M>(call: &Call, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        for (name, value) in call.to_headers() {
+            if let Ok(value) = value.parse() {
+                request.metadata_mut().insert(name, value);
+            }
+        }
+        request
+    }
+
+    pub fn call(metadata: &MetadataMap) -> Call {
+        Call::from_headers(|name| metadata.get(name).and_then(|value| value.to_str().ok()))
+    }
+
+    pub fn status(fault: Fault) -> Status {
+        let wire = WireFault::from(&fault);
+        Status::with_details(wire.code.into(), wire.message, wire.details.into())
+    }
+
+    pub fn fault(status: Status) -> Fault {
+        Fault::from(WireFault { code: status.code().into(), message: status.message().to_owned(), details: status.details().to_vec() })
+    }
+}
+"#;

@@ -1,0 +1,28 @@
+//! The words every crate of the platform, and every module built on it, uses. Light on purpose: no database, no web server, no transport.
+//!
+//! A word belongs here when two crates must mean the same by it: who is calling, why a call failed, what travels in an event, how a list is
+//! read in pages. It knows nothing of what a product sells.
+
+mod actor;
+mod bus;
+mod call;
+mod clock;
+mod event;
+mod fault;
+mod ids;
+mod page;
+mod secrets;
+mod timestamp;
+mod transaction;
+
+pub use actor::{Actor, OPERATOR, RequiredRole};
+pub use bus::{Bus, Listener};
+pub use call::{Call, TraceParent, timeout_from_header, timeout_to_header};
+pub use clock::{Clock, SystemClock};
+pub use event::{Envelope, Event};
+pub use fault::{Fault, FaultKind, FieldError, WireFault};
+pub use ids::{Ids, RandomIds, parse_id};
+pub use page::{Cursor, Page, PageRequest};
+pub use secrets::{RandomSecrets, Secrets, without_password};
+pub use timestamp::Timestamp;
+pub use transaction::{inside_transaction, outside_transaction};

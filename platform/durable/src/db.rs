@@ -1,0 +1,301 @@
+//! One module's database: where it is, how it is read, how it is written.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use banyan_core::{Clock, Fault, Ids, outside_transaction, without_password};
+use futures::future::BoxFuture;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Settings, Tx, fault::fault, listen, postgres, sqlite};
+
+/// Where a module keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file of its own.
+    Sqlite { path: PathBuf },
+    /// A schema of its own, through a login with rights on that schema alone.
+    Postgres { url: String, schema: String },
+}
+
+/// What every transaction of a module knows.
+pub(crate) struct Facts {
+    pub module: String,
+    pub settings: Settings,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+}
+
+/// Something was committed that concerns `topic`: a subject (`order/<id>`) or a word a module chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub topic: Arc<str>,
+}
+
+/// Returns once `topic` was told, or may have been: what was missed counts as told. Where nothing can be told any more it never returns, so wait for
+/// something else beside it.
+pub async fn heard(changes: &mut broadcast::Receiver<Change>, topic: &str) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if *change.topic == *topic => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// One module's database. [`write`](Db::write) is the only way to change anything.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    facts: Arc<Facts>,
+    backend: DbBackend,
+    reads: DatabaseConnection,
+    writer: Writer,
+    changes: broadcast::Sender<Change>,
+    closed: CancellationToken,
+}
+
+enum Writer {
+    Sqlite(sqlite::Writer),
+    Postgres(postgres::Writer),
+}
+
+/// What a write job's future yields, whatever its type: the writers need not know it.
+pub(crate) type JobDone = Result<(), Fault>;
+/// A write job whose answer goes into a slot of its own.
+pub(crate) type Job = Arc<dyn Fn(Tx) -> BoxFuture<'static, JobDone> + Send + Sync>;
+
+impl Db {
+    /// Opens the module's database. Its tables must exist: [`migration_connection`] and the crate `migrations` make them.
+    ///
+    /// # Errors
+    /// `unavailable`, with what could not be reached.
+    pub async fn open(
+        module: &str,
+        place: &Place,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Db, Fault> {
+        let facts = Arc::new(Facts {
+            module: module.to_owned(),
+            settings,
+            clock,
+            ids,
+        });
+        let (changes, _) = broadcast::channel(1_024);
+        let closed = CancellationToken::new();
+        let (backend, reads, writer) = match place {
+            Place::Sqlite { .. } => {
+                // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
+                let write = connect(place, 1, module, None).await?;
+                let reads = connect(place, facts.settings.pool, module, None).await?;
+                let (again, name) = (place.clone(), module.to_owned());
+                let again: sqlite::Connect = Box::new(move || {
+                    let (place, module) = (again.clone(), name.clone());
+                    Box::pin(async move { connect(&place, 1, &module, None).await })
+                });
+                let writer = sqlite::Writer::start(write, again, facts.clone(), changes.clone());
+                (DbBackend::Sqlite, reads, Writer::Sqlite(writer))
+            }
+            Place::Postgres { url, schema } => {
+                let pool = connect(place, facts.settings.pool, module, Some(&facts.settings)).await?;
+                let channel = listen::channel(schema);
+                listen::start(url.clone(), channel.clone(), changes.clone(), closed.clone());
+                let writer = postgres::Writer::new(pool.clone(), facts.clone(), channel, changes.clone());
+                (DbBackend::Postgres, pool, Writer::Postgres(writer))
+            }
+        };
+        Ok(Db(Arc::new(Inner {
+            facts,
+            backend,
+            reads,
+            writer,
+            changes,
+            closed,
+        })))
+    }
+
+    pub fn module(&self) -> &str {
+        &self.0.facts.module
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.0.facts.settings
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.facts.clock
+    }
+
+    pub fn ids(&self) -> &Arc<dyn Ids> {
+        &self.0.facts.ids
+    }
+
+    pub fn backend(&self) -> DbBackend {
+        self.0.backend
+    }
+
+    /// For queries only.
+    pub fn read(&self) -> &DatabaseConnection {
+        &self.0.reads
+    }
+
+    /// Runs `job` in one transaction and commits it. The answer comes **after** the commit.
+    ///
+    /// The job may run more than once (PostgreSQL takes back a transaction that lost a race), and at most [`Settings::job_timeout_ms`]. Its
+    /// error rolls its effects back, and nobody else's. A caller that goes away cancels nothing. Inside it nothing outside the module can be asked,
+    /// and nothing else can be written: see [`outside_transaction`].
+    ///
+    /// # Errors
+    /// The job's own; `unavailable` when the transaction could not be committed, the queue is full, or the job took too long and was rolled back.
+    pub async fn write<T, F, Fut>(&self, job: F) -> Result<T, Fault>
+    where
+        F: Fn(Tx) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, Fault>> + Send + 'static,
+        T: Send + 'static,
+    {
+        outside_transaction("another write")?;
+        let slot: Arc<Mutex<Option<T>>> = Arc::default();
+        let answer = slot.clone();
+        let job: Job = Arc::new(move |tx| {
+            let work = job(tx);
+            let answer = answer.clone();
+            Box::pin(async move {
+                let value = work.await?;
+                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                Ok(())
+            })
+        });
+        match &self.0.writer {
+            Writer::Sqlite(writer) => writer.run(job).await?,
+            Writer::Postgres(writer) => writer.run(job).await?,
+        }
+        let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or_else(|| Fault::internal("write_without_answer", "a write job committed without an answer"))
+    }
+
+    /// Hears what has been committed, here or by another process on the same PostgreSQL. A hint, not a record: whoever lags or was away
+    /// reads the tables again.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.0.changes.subscribe()
+    }
+
+    /// Whether the database answers now.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        let ping = self.0.reads.execute_unprepared("select 1");
+        match tokio::time::timeout(Duration::from_secs(2), ping).await {
+            Ok(answer) => answer.map(drop).map_err(fault),
+            Err(_) => Err(Fault::unavailable("The database cannot answer now.")),
+        }
+    }
+
+    /// Waits for the writes under way and closes every connection. Later writes are refused.
+    pub async fn close(&self) {
+        self.0.closed.cancel();
+        if let Writer::Sqlite(writer) = &self.0.writer {
+            writer.close().await;
+        }
+        if let Err(error) = self.0.reads.clone().close().await {
+            tracing::debug!(module = self.module(), %error, "closing the database");
+        }
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db")
+            .field("module", &self.module())
+            .field("backend", &self.0.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A single connection to migrate by, before [`Db::open`].
+///
+/// # Errors
+/// `unavailable`, with what could not be reached.
+pub async fn migration_connection(place: &Place, module: &str) -> Result<DatabaseConnection, Fault> {
+    connect(place, 1, module, None).await
+}
+
+/// `limits` is for PostgreSQL, and for work other than migrations, which may take their time.
+async fn connect(
+    place: &Place,
+    connections: u32,
+    module: &str,
+    limits: Option<&Settings>,
+) -> Result<DatabaseConnection, Fault> {
+    let mut options = match place {
+        Place::Sqlite { path } => {
+            let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
+            options.idle_timeout(None::<Duration>).max_lifetime(None::<Duration>);
+            options.map_sqlx_sqlite_opts(move |sqlite| {
+                let sqlite = sqlite
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(Duration::from_secs(5))
+                    .foreign_keys(true)
+                    .pragma("temp_store", "memory");
+                // The file remembers WAL; readers must not ask for it again, because switching takes a lock that no timeout waits for.
+                if connections == 1 {
+                    sqlite.journal_mode(SqliteJournalMode::Wal)
+                } else {
+                    sqlite
+                }
+            });
+            options
+        }
+        Place::Postgres { url, schema } => {
+            let mut options = ConnectOptions::new(url.clone());
+            options
+                .set_schema_search_path(schema.clone())
+                .set_application_name(format!("banyan-{module}"));
+            if let Some(settings) = limits {
+                // A job that ran out of time can only be rolled back once its statement has ended; so the server ends it too. And a process that
+                // was stopped inside a transaction must not keep its locks for ever.
+                // A lock is given up before the job that waits for it, so that the job can say why.
+                let (lock_ms, statement_ms) = (
+                    settings.job_timeout_ms * 4 / 5,
+                    settings.job_timeout_ms.saturating_mul(10),
+                );
+                options.map_sqlx_postgres_opts(move |postgres| {
+                    postgres.options([
+                        ("lock_timeout", lock_ms),
+                        ("statement_timeout", statement_ms),
+                        ("idle_in_transaction_session_timeout", statement_ms),
+                    ])
+                });
+            }
+            options
+        }
+    };
+    options
+        .max_connections(connections)
+        .min_connections(0)
+        .sqlx_logging(false)
+        .acquire_timeout(Duration::from_secs(5));
+    // SQLite has no connection to lose. PostgreSQL may have restarted: a dead connection is found before it is used.
+    options.test_before_acquire(matches!(place, Place::Postgres { .. }));
+    Database::connect(options).await.map_err(|error| {
+        let place = match place {
+            Place::Sqlite { path } => format!("the file {}", path.display()),
+            Place::Postgres { url, schema } => format!("schema {schema} at {}", without_password(url)),
+        };
+        Fault::unavailable(format!("cannot open {place} for {module}: {error}"))
+    })
+}

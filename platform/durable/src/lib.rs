@@ -1,0 +1,51 @@
+//! What survives a crash: the machinery that every module runs and none should write twice.
+//!
+//! The rules are those of RELIABILITY.md; the first carries the rest: **a state change, its events, the memory of the command that caused it,
+//! and its saga's progress share one local transaction.**
+//!
+//! - [`Db`]: one module's database; [`Db::write`] is the only way to change anything.
+//! - [`once`], [`undo_once`]: one memory for what a module was asked to do.
+//! - [`outbox`]: events leave with the transaction that made them true; the relay hands them to the bus until the bus confirms.
+//! - [`Reactions`]: events of others, once each and in order per subject; retries, dead letters.
+//! - [`Sagas`]: processes across modules that finish or are undone, whatever dies.
+//! - [`Machinery`]: all of the above for one module, to be started by whoever places it.
+//!
+//! Invariant: nothing here knows what an order is, and nothing here speaks to a network other than the database's.
+
+mod audit;
+mod db;
+mod fault;
+mod feed;
+mod gauges;
+mod lease;
+mod listen;
+mod machinery;
+pub mod migrate;
+mod once;
+mod ops;
+pub mod outbox;
+#[cfg(test)]
+mod plan;
+mod postgres;
+mod prune;
+mod reactions;
+mod relay;
+pub mod saga;
+mod settings;
+mod sqlite;
+mod tx;
+
+pub use audit::audit;
+pub use db::{Change, Db, Place, heard, migration_connection};
+pub use fault::{fault, is_locked, is_unique_violation, lost_race};
+pub use lease::hold;
+pub use machinery::{Feeds, Machinery, Seed};
+pub use migrate::{Migration, Schema};
+pub use once::{Command, Memory, Outcome, once, recall, undo_once};
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
+pub use reactions::{Heard, Reactions};
+pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
+/// A single connection that migrations run on.
+pub use sea_orm::DatabaseConnection as MigrationConnection;
+pub use settings::Settings;
+pub use tx::Tx;

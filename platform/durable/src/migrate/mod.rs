@@ -1,0 +1,147 @@
+//! A module's tables, brought up to date: each module migrates alone, into its own file or schema, the machinery's tables first.
+//!
+//! A migration that has shipped is never edited; a change is a new migration. Table and column changes are additive within a release, so
+//! that an old and a new binary can run side by side.
+
+mod admin;
+mod migration;
+
+pub use admin::Admin;
+pub use migration::Migration;
+
+use anyhow::{Context, bail};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTraitSelf};
+
+/// The tables that every module has for what must survive a crash.
+const MACHINERY: &[Migration] = &[
+    Migration {
+        name: "m0001_durable",
+        up: include_str!("../../migrations/m0001_durable.sql"),
+    },
+    Migration {
+        name: "m0002_durable_indexes",
+        up: include_str!("../../migrations/m0002_indexes.sql"),
+    },
+];
+
+/// The tables of one module, beside those that every module has.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    /// Whose they are: the name of the schema on PostgreSQL, of the file on SQLite.
+    pub module: &'static str,
+    /// In the order in which they are applied. A name is recorded for ever.
+    pub migrations: &'static [Migration],
+}
+
+/// Where one module's schema stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub applied: Vec<String>,
+    pub pending: Vec<String>,
+    /// Applied by a newer binary: this one does not know them.
+    pub unknown: Vec<String>,
+}
+
+/// A module that has no tables of its own.
+impl From<&'static str> for Schema {
+    fn from(module: &'static str) -> Self {
+        Schema {
+            module,
+            migrations: &[],
+        }
+    }
+}
+
+/// Brings one module's schema up to date. Safe to call from several processes at once: one migrates, the others wait for it
+/// (sea-orm-migration takes no lock of its own). `connection` must be a pool of one, so that the lock and the work share a session.
+///
+/// # Errors
+/// A schema that a newer binary has migrated further is refused: this binary would misread it.
+pub async fn up(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
+    let set = Set::of(schema);
+    lock(connection, schema.module, "pg_advisory_lock").await?;
+    let done = set.bring_up(connection).await;
+    lock(connection, schema.module, "pg_advisory_unlock").await?;
+    done
+}
+
+/// What has been applied and what would be; makes at most the table that records it.
+pub async fn status(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
+    Set::of(schema).status(connection).await
+}
+
+/// One module's migrations, those of the machinery first.
+struct Set {
+    module: &'static str,
+    migrations: Vec<Migration>,
+}
+
+impl MigratorTraitSelf for Set {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        self.migrations
+            .iter()
+            .map(|migration| Box::new(*migration) as Box<dyn MigrationTrait>)
+            .collect()
+    }
+}
+
+impl Set {
+    fn of(schema: &Schema) -> Self {
+        Set {
+            module: schema.module,
+            migrations: [MACHINERY, schema.migrations].concat(),
+        }
+    }
+
+    async fn bring_up(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
+        let status = self.status(connection).await?;
+        let module = self.module;
+        if !status.unknown.is_empty() {
+            let unknown = status.unknown.join(", ");
+            bail!(
+                "the tables of {module} were migrated by a newer banyan ({unknown} is unknown here); start that version, or restore the backup taken before it"
+            );
+        }
+        if status.pending.is_empty() {
+            return Ok(status);
+        }
+        MigratorTraitSelf::up(self, connection, None)
+            .await
+            .with_context(|| format!("migrating {module}"))?;
+        self.status(connection).await
+    }
+
+    async fn status(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
+        let recorded = self.get_migration_models(connection).await?;
+        let known: Vec<&str> = self.migrations.iter().map(MigrationName::name).collect();
+        let (applied, unknown): (Vec<String>, Vec<String>) = recorded
+            .into_iter()
+            .map(|row| row.version)
+            .partition(|name| known.contains(&name.as_str()));
+        let pending = known
+            .into_iter()
+            .filter(|name| !applied.iter().any(|done| done == name))
+            .map(str::to_owned)
+            .collect();
+        Ok(Status {
+            applied,
+            pending,
+            unknown,
+        })
+    }
+}
+
+/// Takes or gives back the advisory lock of one module's schema. On SQLite the file lock that every process takes before it opens its data
+/// directory does the same.
+async fn lock(connection: &DatabaseConnection, module: &str, function: &str) -> anyhow::Result<()> {
+    if connection.get_database_backend() == DbBackend::Postgres {
+        let sql = format!("select {function}(hashtext(current_schema() || $1))");
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [module.into()]);
+        connection
+            .query_one_raw(statement)
+            .await
+            .with_context(|| format!("locking the schema of {module}"))?;
+    }
+    Ok(())
+}

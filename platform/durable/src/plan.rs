@@ -1,0 +1,23 @@
+//! How SQLite would find what a query asks for in the tables that every module has.
+
+use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
+
+const TABLES: [&str; 2] = [
+    include_str!("../migrations/m0001_durable.sql"),
+    include_str!("../migrations/m0002_indexes.sql"),
+];
+
+/// The steps of the query's plan.
+pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) -> Vec<String> {
+    let db = Database::connect("sqlite::memory:").await.unwrap();
+    for tables in TABLES {
+        db.execute_unprepared(tables).await.unwrap();
+    }
+    let plan = Statement::from_sql_and_values(DbBackend::Sqlite, format!("explain query plan {query}"), values);
+    db.query_all_raw(plan)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.try_get("", "detail").unwrap())
+        .collect()
+}

@@ -1,0 +1,197 @@
+//! Takes one event: handles it, recognises it as a duplicate, or keeps it for later.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use banyan_core::{Envelope, Fault, Listener};
+use tokio::sync::Notify;
+
+use super::{
+    Reactions, lane,
+    retry::{self, State},
+};
+use crate::{Db, Tx};
+
+/// The receiving end of a module.
+#[derive(Clone)]
+pub(crate) struct Deliveries {
+    pub(super) reactions: Arc<Reactions>,
+    /// Somebody says that events may have been missed.
+    pub(super) missed: Arc<Notify>,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Its effect is committed, and the lane stands at it.
+    Handled,
+    /// The lane stood at it or further; nothing was done.
+    Duplicate,
+    /// It is in the retry table, and the lane stands before it.
+    Kept,
+    /// The module does not listen to such subjects.
+    Unheard,
+}
+
+impl Taken {
+    fn as_str(self) -> &'static str {
+        match self {
+            Taken::Handled => "handled",
+            Taken::Duplicate => "duplicate",
+            Taken::Kept => "kept",
+            Taken::Unheard => "unheard",
+        }
+    }
+}
+
+/// On whose behalf an event is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// It has just come. One that failed before is left to the retry runner, and a dead one to people.
+    Bus,
+    /// It stands in the retry table and is due.
+    Runner,
+}
+
+impl Deliveries {
+    pub fn new(reactions: Reactions) -> Self {
+        Deliveries {
+            reactions: Arc::new(reactions),
+            missed: Arc::default(),
+        }
+    }
+
+    pub fn topics(&self) -> Vec<String> {
+        self.reactions.topics()
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.reactions.db
+    }
+
+    /// Takes an event. `Ok` means that nothing of it can be lost any more.
+    pub(super) async fn take(&self, envelope: Envelope, by: By) -> Result<Taken, Fault> {
+        // What stands in the retry table was listened to when it came; a build that no longer does passes over it.
+        if by == By::Bus && !self.reactions.listens_to(&envelope.topic()) {
+            return Ok(Taken::Unheard);
+        }
+        if envelope.version < 1 {
+            self.reject(&envelope.to_bytes(), &no_version()).await?;
+            return Ok(Taken::Kept);
+        }
+        let began = Instant::now();
+        let (reactions, event) = (self.reactions.clone(), Arc::new(envelope));
+        let of_attempt = event.clone();
+        let attempt = self.db().write(move |tx| {
+            let (reactions, envelope) = (reactions.clone(), of_attempt.clone());
+            async move { handle(&tx, &reactions, &envelope, by).await }
+        });
+        let taken = match attempt.await {
+            Ok(taken) => taken,
+            Err(fault) => {
+                tracing::warn!(
+                    module = self.db().module(), source = event.source, kind = event.kind, subject = event.subject,
+                    version = event.version, %fault, "a reaction failed; it will be tried again"
+                );
+                self.keep_failed(event.clone(), fault).await?;
+                Taken::Kept
+            }
+        };
+        let labels = [
+            ("module", self.db().module().to_owned()),
+            ("outcome", taken.as_str().to_owned()),
+        ];
+        metrics::counter!("banyan_reactions_total", &labels).increment(1);
+        metrics::histogram!("banyan_reaction_seconds", &labels).record(began.elapsed().as_secs_f64());
+        Ok(taken)
+    }
+
+    /// The second write: what the reaction wrote is rolled back, and a note to try again takes its place.
+    async fn keep_failed(&self, envelope: Arc<Envelope>, fault: Fault) -> Result<(), Fault> {
+        let fault = Arc::new(fault);
+        let write = self.db().write(move |tx| {
+            let (envelope, fault) = (envelope.clone(), fault.clone());
+            async move {
+                // Another instance may have handled it meanwhile.
+                if lane::reached(&tx, &envelope.source, &envelope.subject).await? >= envelope.version {
+                    return Ok(());
+                }
+                retry::keep_failed(&tx, &envelope, &fault).await
+            }
+        });
+        write.await
+    }
+}
+
+/// The transaction of an event: its lane, its reactions, its row in the retry table.
+async fn handle(tx: &Tx, reactions: &Reactions, envelope: &Envelope, by: By) -> Result<Taken, Fault> {
+    let Envelope {
+        source,
+        subject,
+        version,
+        ..
+    } = envelope;
+    let reached = lane::reached(tx, source, subject).await?;
+    if *version <= reached {
+        retry::forget(tx, source, subject, *version).await?;
+        return Ok(Taken::Duplicate);
+    }
+    if *version > reached + 1 {
+        retry::keep_waiting(tx, envelope).await?;
+        return Ok(Taken::Kept);
+    }
+    let kept = retry::states(tx, source, subject, *version).await?;
+    match kept.this {
+        Some(State::Retrying) if by == By::Bus => return Ok(Taken::Kept),
+        Some(State::Dead | State::Discarded) => return Ok(Taken::Kept),
+        // Somebody else discarded or handled it since it was read.
+        None if by == By::Runner => return Ok(Taken::Kept),
+        _ => {}
+    }
+    lane::advance(tx, source, subject, reached, *version).await?;
+    reactions.react(tx, envelope).await?;
+    if kept.this.is_some() {
+        retry::forget(tx, source, subject, *version).await?;
+    }
+    if kept.next.is_some() {
+        tx.wake(retry::TOPIC);
+    }
+    Ok(Taken::Handled)
+}
+
+pub(super) fn no_version() -> Fault {
+    Fault::internal(retry::UNDECODABLE, "an event's version is at least 1")
+}
+
+#[async_trait]
+impl Listener for Deliveries {
+    fn module(&self) -> &str {
+        self.db().module()
+    }
+
+    fn topics(&self) -> Vec<String> {
+        self.reactions.topics()
+    }
+
+    async fn deliver(&self, envelope: Envelope) -> Result<(), Fault> {
+        self.take(envelope, By::Bus).await.map(drop)
+    }
+
+    async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault> {
+        tracing::error!(module = self.db().module(), %why, "a frame is unreadable; it is a dead letter now");
+        let (body, why) = (
+            Arc::<str>::from(retry::frame_text(frame)),
+            Arc::<str>::from(why.to_string()),
+        );
+        let key = retry::frame_key(frame);
+        let write = self.db().write(move |tx| {
+            let (key, body, why) = (key.clone(), body.clone(), why.clone());
+            async move { retry::keep_frame(&tx, &key, &body, &why).await }
+        });
+        write.await
+    }
+
+    fn catch_up(&self) {
+        self.missed.notify_one();
+    }
+}

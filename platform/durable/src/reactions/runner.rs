@@ -1,0 +1,145 @@
+//! Tries again what is due in the `retry` table. One instance does it for a module, by lease.
+
+use std::{sync::Arc, time::Duration};
+
+use banyan_core::{Envelope, Fault};
+use futures::StreamExt;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Deliveries,
+    delivery::{By, no_version},
+    retry::{self, Due},
+};
+use crate::{Db, Feeds, heard, lease, machinery::Work};
+
+/// Subjects tried at the same time.
+const CONCURRENCY: usize = 16;
+/// Rows looked at in one pass.
+const PAGE: i64 = 64;
+
+impl Deliveries {
+    /// Retries, and compares with the producers' feeds, until stopped.
+    pub fn work(self, feeds: Feeds) -> Work {
+        let feeds = Arc::new(feeds);
+        Arc::new(move |stop| {
+            let (deliveries, feeds) = (self.clone(), feeds.clone());
+            Box::pin(async move {
+                let run = |held: CancellationToken| {
+                    let (deliveries, feeds) = (&deliveries, &feeds);
+                    async move {
+                        tokio::join!(
+                            deliveries.retry_until(feeds, &held),
+                            deliveries.compare_until(feeds, &held)
+                        );
+                    }
+                };
+                lease::hold(deliveries.db(), "reactions", &stop, run).await;
+            })
+        })
+    }
+
+    async fn retry_until(&self, feeds: &Feeds, held: &CancellationToken) {
+        let mut changes = self.db().changes();
+        while !held.is_cancelled() {
+            // Giving up in the middle loses nothing: a row stays in the table until the transaction that handles it.
+            let passed = tokio::select! {
+                () = held.cancelled() => return,
+                passed = self.pass(feeds) => passed,
+            };
+            let pause = passed.unwrap_or_else(|fault| {
+                tracing::warn!(module = self.db().module(), %fault, "retries cannot go on now");
+                Duration::from_millis(self.db().settings().poll_ms)
+            });
+            tokio::select! {
+                () = held.cancelled() => return,
+                () = heard(&mut changes, retry::TOPIC), if !pause.is_zero() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Tries what is due; answers how long nothing will be, as far as is known.
+    async fn pass(&self, feeds: &Feeds) -> Result<Duration, Fault> {
+        let poll = Duration::from_millis(self.db().settings().poll_ms);
+        let heads = retry::heads(self.db(), PAGE).await?;
+        let now = self.db().clock().now();
+        let Some(first) = heads.first() else { return Ok(poll) };
+        if first.next_attempt_at > now {
+            return Ok(poll.min(first.next_attempt_at.since(now)));
+        }
+        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now);
+        let tried: Vec<Result<(), Fault>> = futures::stream::iter(due)
+            .map(|due| self.try_again(feeds, due))
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        tried.into_iter().collect::<Result<(), Fault>>()?;
+        Ok(Duration::ZERO)
+    }
+
+    async fn try_again(&self, feeds: &Feeds, due: Due) -> Result<(), Fault> {
+        if due.is_frame() {
+            return self.read_again(due).await;
+        }
+        let reached = lane_of(self.db(), &due).await?;
+        if due.version <= reached + 1 {
+            // A body of ours that cannot be read back is as good as a frame; it cannot happen unless somebody edits the table.
+            let envelope = Envelope::from_bytes(due.body.as_bytes())?;
+            return self.take(envelope, By::Runner).await.map(drop);
+        }
+        // The versions before it are missing. What the producer has forgotten before this one cannot be had from anywhere.
+        let fetched = self.fetch(feeds, &due.source, &due.subject, due.version - 1).await;
+        let missing = match fetched {
+            Err(fault) => fault,
+            Ok(()) if lane_of(self.db(), &due).await? > reached => return Ok(()),
+            Ok(()) if retry::holds(self.db(), &due.source, &due.subject, reached + 1).await? => return Ok(()),
+            Ok(()) => Fault::unavailable("The producer does not show the versions before this one yet."),
+        };
+        tracing::debug!(module = self.db().module(), source = due.source, subject = due.subject, %missing, "cannot fetch what is missing");
+        self.write_due(due, missing).await
+    }
+
+    /// A frame that somebody wants tried again: perhaps this build can read it.
+    async fn read_again(&self, due: Due) -> Result<(), Fault> {
+        match Envelope::from_bytes(due.body.as_bytes()).and_then(|event| {
+            if event.version < 1 {
+                Err(no_version())
+            } else {
+                Ok(event)
+            }
+        }) {
+            Ok(envelope) => {
+                self.take(envelope, By::Bus).await?;
+                let write = self.db().write(move |tx| {
+                    let subject = due.subject.clone();
+                    async move { retry::forget(&tx, "", &subject, 0).await }
+                });
+                write.await
+            }
+            Err(fault) => {
+                let (key, body, why) = (due.subject, due.body, fault.to_string());
+                let write = self.db().write(move |tx| {
+                    let (key, body, why) = (key.clone(), body.clone(), why.clone());
+                    async move { retry::keep_frame(&tx, &key, &body, &why).await }
+                });
+                write.await
+            }
+        }
+    }
+
+    async fn write_due(&self, due: Due, why: Fault) -> Result<(), Fault> {
+        let due = Arc::new((due, why));
+        let write = self.db().write(move |tx| {
+            let due = due.clone();
+            async move { retry::postpone(&tx, &due.0, &due.1).await }
+        });
+        write.await
+    }
+}
+
+async fn lane_of(db: &Db, due: &Due) -> Result<i64, Fault> {
+    let lanes = super::catch_up::lanes(db, &due.source, &[due.subject.as_str()]).await?;
+    Ok(lanes.get(&due.subject).copied().unwrap_or(0))
+}

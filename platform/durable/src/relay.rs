@@ -1,0 +1,309 @@
+//! Hands outbox rows to the bus until the bus confirms them.
+//!
+//! Invariant: the relay never reads by `id > last`. A transaction that began earlier may commit later, and its rows would be skipped for ever.
+//! It reads what is `pending`, and of each subject only the oldest row, so that a subject's events go out in order.
+//!
+//! One instance relays for a module, by lease. One that lost its lease without noticing publishes twice at worst, which listeners recognise.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use banyan_core::{Bus, Envelope, Fault, Timestamp};
+use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Db, Tx, fault::fault, heard, lease, machinery::Work, outbox};
+
+/// The bus gets so long for one event; after that it is published again.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
+/// After the module was told to stop, what stands in the outbox is handed over for so long; the rest waits for the next start.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// When the confirmations cannot be stored, publishing on at full speed would only repeat them.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
+pub(crate) struct Relay {
+    db: Db,
+    bus: Arc<dyn Bus>,
+}
+
+/// An outbox row that is due.
+struct Row {
+    id: Uuid,
+    subject: String,
+    body: String,
+    attempts: i64,
+    created_at: Timestamp,
+}
+
+/// A publication that ended, well or not.
+struct Published {
+    row: Row,
+    confirmed: Result<(), Fault>,
+}
+
+type Ended = Option<Result<(Id, Result<(), Fault>), JoinError>>;
+
+/// Publications on their way, by task; never two of one subject.
+#[derive(Default)]
+struct Flight {
+    tasks: JoinSet<Result<(), Fault>>,
+    rows: HashMap<Id, Row>,
+}
+
+/// Where the walk over the subjects stands. It goes on behind the subject where it ran out of room, and starts again at the beginning, so
+/// that none is passed over for long.
+#[derive(Default)]
+struct Walk {
+    after: String,
+    more: bool,
+}
+
+impl Relay {
+    pub fn new(db: Db, bus: Arc<dyn Bus>) -> Self {
+        Relay { db, bus }
+    }
+
+    pub fn work(self) -> Work {
+        Arc::new(move |stop| {
+            let relay = self.clone();
+            Box::pin(async move {
+                let run = |held| relay.run(stop.clone(), held);
+                lease::hold(&relay.db, "relay", &stop, run).await;
+            })
+        })
+    }
+
+    async fn run(&self, stop: CancellationToken, held: CancellationToken) {
+        let mut changes = self.db.changes();
+        let mut flight = Flight::default();
+        let mut walk = Walk {
+            more: true,
+            ..Walk::default()
+        };
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            while walk.more && flight.has_room(self.db.settings().relay_window) {
+                if let Err(fault) = self.launch(&mut flight, &mut walk).await {
+                    tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read now");
+                    walk = Walk::default();
+                }
+            }
+            let poll_at = Instant::now() + Duration::from_millis(self.db.settings().poll_ms);
+            let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
+            tokio::select! {
+                biased;
+                // `held` ends with `stop` too; only the end of the lease forbids going on.
+                () = stop.cancelled() => return self.flush(flight).await,
+                () = held.cancelled() => return,
+                ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => {
+                    let retry = self.record(flight.take_ended(ended)).await;
+                    retry_at = retry_at.into_iter().chain(retry).min();
+                    walk.more = true;
+                }
+                () = heard(&mut changes, outbox::TOPIC) => walk.more = true,
+                () = sleep_until(wake_at) => {
+                    retry_at = retry_at.filter(|at| *at > Instant::now());
+                    walk.more = true;
+                }
+            }
+        }
+    }
+
+    /// Hands over what stands in the outbox, within a limit and while the lease is still held. What fails now is for the next start.
+    async fn flush(&self, mut flight: Flight) {
+        let all = async {
+            let mut walk = Walk {
+                more: true,
+                ..Walk::default()
+            };
+            while walk.more || !flight.rows.is_empty() {
+                while walk.more && flight.has_room(self.db.settings().relay_window) {
+                    self.launch(&mut flight, &mut walk).await?;
+                }
+                if !flight.rows.is_empty() {
+                    let ended = flight.tasks.join_next_with_id().await;
+                    self.record(flight.take_ended(ended)).await;
+                    walk.more = true;
+                }
+            }
+            Ok::<(), Fault>(())
+        };
+        if !matches!(timeout(FLUSH_LIMIT, all).await, Ok(Ok(()))) {
+            tracing::info!(
+                module = self.db.module(),
+                "the outbox is not empty; the rest goes out at the next start"
+            );
+        }
+    }
+
+    /// Publishes the next rows that are due, as many as there is room for.
+    async fn launch(&self, flight: &mut Flight, walk: &mut Walk) -> Result<(), Fault> {
+        let from_the_beginning = walk.after.is_empty();
+        let window = self.db.settings().relay_window;
+        let rows = self.due(&walk.after, window).await?;
+        let mut full = rows.len() == window;
+        let mut last = None;
+        for row in rows {
+            if flight.rows.len() >= window {
+                full = true;
+                break;
+            }
+            last = Some(row.subject.clone());
+            if flight.rows.values().all(|flying| flying.subject != row.subject) {
+                self.publish(flight, row);
+            }
+        }
+        walk.after = if full { last.unwrap_or_default() } else { String::new() };
+        walk.more = full || !from_the_beginning;
+        Ok(())
+    }
+
+    /// Of each subject behind `after` the oldest row that is not confirmed, if it is due.
+    async fn due(&self, after: &str, limit: usize) -> Result<Vec<Row>, Fault> {
+        let statement = Statement::from_sql_and_values(
+            self.db.backend(),
+            "select id, subject, body, attempts, created_at from outbox
+             where state = 'pending' and subject > $1 and next_attempt_at <= $2
+             and not exists (select 1 from outbox earlier where earlier.state = 'pending' and earlier.subject = outbox.subject
+                             and earlier.version < outbox.version)
+             order by subject limit $3",
+            [after.into(), self.db.clock().now().as_ms().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
+        );
+        let rows = self.db.read().query_all_raw(statement).await.map_err(fault)?;
+        rows.iter().map(Row::read).collect()
+    }
+
+    fn publish(&self, flight: &mut Flight, row: Row) {
+        let (bus, body) = (self.bus.clone(), row.body.clone());
+        let task = flight.tasks.spawn(async move {
+            let envelope = Envelope::from_bytes(body.as_bytes())?;
+            match timeout(PUBLISH_LIMIT, bus.publish(&envelope)).await {
+                Ok(confirmed) => confirmed,
+                Err(_) => Err(Fault::timeout("The bus did not confirm in time.")),
+            }
+        });
+        flight.rows.insert(task.id(), row);
+    }
+
+    /// Writes down what was confirmed and what was not, in one transaction; answers when the first of the failed is to be tried again.
+    async fn record(&self, published: Vec<Published>) -> Option<Instant> {
+        let (confirmed, failed): (Vec<_>, Vec<_>) =
+            published.into_iter().partition(|published| published.confirmed.is_ok());
+        let module = self.db.module().to_owned();
+        let now = self.db.clock().now();
+        for published in &confirmed {
+            metrics::histogram!("banyan_outbox_delay_seconds", "module" => module.clone())
+                .record(now.since(published.row.created_at).as_secs_f64());
+        }
+        metrics::counter!("banyan_outbox_published_total", "module" => module.clone())
+            .increment(confirmed.len() as u64);
+        metrics::counter!("banyan_outbox_publish_failures_total", "module" => module).increment(failed.len() as u64);
+        let failures: Vec<Failure> = failed
+            .iter()
+            .filter_map(|published| Failure::of(published, self.db.settings()))
+            .collect();
+        let first_retry = failures.iter().map(|failure| failure.wait).min();
+        let confirmed: Arc<[Uuid]> = confirmed.iter().map(|published| published.row.id).collect();
+        let failures: Arc<[Failure]> = failures.into();
+        let stored = self.db.write(move |tx| {
+            let (confirmed, failures) = (confirmed.clone(), failures.clone());
+            async move {
+                mark_sent(&tx, &confirmed).await?;
+                for failure in failures.iter() {
+                    failure.store(&tx).await?;
+                }
+                Ok(())
+            }
+        });
+        if let Err(fault) = stored.await {
+            tracing::warn!(module = self.db.module(), %fault, "confirmations could not be stored; these events will be published again");
+            sleep(STORE_PAUSE).await;
+        }
+        first_retry.map(|wait| Instant::now() + wait)
+    }
+}
+
+/// A publication to try again.
+struct Failure {
+    id: Uuid,
+    wait: Duration,
+    error: String,
+}
+
+impl Failure {
+    fn of(published: &Published, settings: &crate::Settings) -> Option<Self> {
+        let error = published.confirmed.as_ref().err()?;
+        Some(Failure {
+            id: published.row.id,
+            wait: settings.retry_after(published.row.attempts),
+            error: error.to_string(),
+        })
+    }
+
+    async fn store(&self, tx: &Tx) -> Result<(), Fault> {
+        let next_attempt_at = tx.clock().now().plus(self.wait).as_ms();
+        tx.execute(
+            "update outbox set attempts = attempts + 1, next_attempt_at = $2, last_error = $3 where id = $1 and state = 'pending'",
+            [self.id.into(), next_attempt_at.into(), self.error.as_str().into()],
+        )
+        .await
+        .map(drop)
+    }
+}
+
+async fn mark_sent(tx: &Tx, ids: &[Uuid]) -> Result<(), Fault> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
+    let sql = format!(
+        "update outbox set state = 'sent', sent_at = $1, attempts = attempts + 1, last_error = null
+         where state = 'pending' and id in ({})",
+        places.join(", ")
+    );
+    let now: Value = tx.clock().now().as_ms().into();
+    tx.execute(&sql, std::iter::once(now).chain(ids.iter().map(|id| (*id).into())))
+        .await
+        .map(drop)
+}
+
+impl Row {
+    fn read(row: &QueryResult) -> Result<Self, Fault> {
+        Ok(Row {
+            id: row.try_get("", "id").map_err(fault)?,
+            subject: row.try_get("", "subject").map_err(fault)?,
+            body: row.try_get("", "body").map_err(fault)?,
+            attempts: row.try_get("", "attempts").map_err(fault)?,
+            created_at: Timestamp::from_ms(row.try_get("", "created_at").map_err(fault)?),
+        })
+    }
+}
+
+impl Flight {
+    /// Room is waited for until a quarter of the window is free, so that one query launches several.
+    fn has_room(&self, window: usize) -> bool {
+        self.rows.len() <= window.saturating_sub(window.div_ceil(4))
+    }
+
+    /// The publication that ended, and whatever else ended meanwhile: they are recorded together.
+    fn take_ended(&mut self, first: Ended) -> Vec<Published> {
+        let mut ended = first;
+        let mut published = Vec::new();
+        while let Some(end) = ended {
+            let (id, confirmed) = match end {
+                Ok((id, confirmed)) => (id, confirmed),
+                Err(error) => (error.id(), Err(Fault::internal("publish_panicked", error.to_string()))),
+            };
+            if let Some(row) = self.rows.remove(&id) {
+                published.push(Published { row, confirmed });
+            }
+            ended = self.tasks.try_join_next_with_id();
+        }
+        published
+    }
+}

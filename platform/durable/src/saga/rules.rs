@@ -1,0 +1,455 @@
+//! What a decision makes of a saga's row; no database, no clock.
+
+use std::time::Duration;
+
+use banyan_core::{Fault, Timestamp};
+use uuid::Uuid;
+
+use super::{
+    Decision, Input, attempt_id, command_id,
+    definition::{Answer, Decided},
+    store::{Row, SagaState},
+};
+use crate::Settings;
+
+/// What a saga must be told before its command is sent (again).
+pub(super) fn waiting_input(row: &Row, now: Timestamp) -> Option<Input<Answer>> {
+    if row.compensate_asked {
+        return Some(Input::Compensate);
+    }
+    if row.command.is_none() {
+        return Some(Input::Started);
+    }
+    if row.attempts == 0 {
+        return None;
+    }
+    if let Some(signal) = &row.signal {
+        return Some(Input::Signal(signal.clone()));
+    }
+    (row.deadline_passed(now) && !row.deadline_told).then_some(Input::DeadlinePassed)
+}
+
+/// An input, as far as storing goes.
+pub(super) struct Heard {
+    entry: &'static str,
+    detail: String,
+}
+
+impl Heard {
+    pub fn of(input: &Input<Answer>) -> Heard {
+        let (entry, detail) = match input {
+            Input::Started => ("begun", String::new()),
+            Input::News(answer) => ("news", answer.text.clone()),
+            Input::Refused(fault) => ("refused", fault.to_string()),
+            Input::Signal(signal) => ("signal", signal.clone()),
+            Input::DeadlinePassed => ("deadline_passed", String::new()),
+            Input::Compensate => ("compensate", String::new()),
+        };
+        Heard { entry, detail }
+    }
+
+    /// Whether the command under way was answered.
+    fn is_answer(&self) -> bool {
+        matches!(self.entry, "news" | "refused")
+    }
+}
+
+/// Entry, step and detail of a line in the log.
+type Entry = (&'static str, String, String);
+
+/// Makes a decision part of the row. Every decision has seen the signal.
+pub(super) fn apply(
+    row: &mut Row,
+    heard: &Heard,
+    decided: Decided,
+    now: Timestamp,
+    settings: &Settings,
+) -> Result<Vec<Entry>, Fault> {
+    let (answered_step, attempts_before) = (row.step.clone(), row.attempts);
+    row.payload = decided.payload;
+    row.signal = None;
+    row.compensate_asked &= heard.entry != "compensate";
+    row.deadline_told |= heard.entry == "deadline_passed";
+    row.failures = 0;
+    row.last_error = None;
+    row.next_run_at = now;
+    let decision = match decided.decision {
+        Decision::Do { step, command } => {
+            if row.state == SagaState::Compensating {
+                return Err(wrong(
+                    "forward_while_compensating",
+                    row,
+                    "it must not go forward once it compensates",
+                ));
+            }
+            set_command(row, step, command, command_id(row.id, step, false))?;
+            "do"
+        }
+        Decision::Undo { step, command } => {
+            row.state = SagaState::Compensating;
+            set_command(row, step, command, command_id(row.id, step, true))?;
+            "undo"
+        }
+        Decision::Repeat { after } => {
+            row.attempts = row.attempts.max(i64::from(row.command.is_some()));
+            row.next_run_at = before_deadline(row, now, now.plus(after));
+            "repeat"
+        }
+        Decision::Continue if row.command.is_none() => {
+            return Err(wrong("nothing_to_continue", row, "no command is under way"));
+        }
+        Decision::Continue => {
+            if heard.is_answer() {
+                row.next_run_at = now.plus(backoff(settings, row.attempts, None));
+                row.attempts += 1;
+            }
+            "continue"
+        }
+        Decision::Complete => {
+            if row.state == SagaState::Compensating {
+                return Err(wrong(
+                    "completed_while_compensating",
+                    row,
+                    "what compensates ends compensated",
+                ));
+            }
+            finish(row, SagaState::Completed);
+            "completed"
+        }
+        Decision::Compensated => {
+            finish(row, SagaState::Compensated);
+            "compensated"
+        }
+        Decision::Park { reason } => {
+            park(row, reason);
+            "parked"
+        }
+        Decision::ParkRefused {
+            reason,
+            attempt,
+            command,
+        } => {
+            let (step, undo) = (row.step.clone(), row.state == SagaState::Compensating);
+            park(row, reason);
+            // Not sent yet, and so not in doubt.
+            set_command(row, &step, command, attempt_id(row.id, &step, undo, attempt))?;
+            "parked"
+        }
+    };
+    if decision == "repeat" && attempts_before > 0 {
+        // Waiting for another module may take long; its log need not.
+        return Ok(Vec::new());
+    }
+    let detail = match decision {
+        // The log is shown to operators, and what is in the command may be none of their business.
+        "do" | "undo" => row.command_id.map(|id| id.to_string()).unwrap_or_default(),
+        "parked" => row.parked_reason.clone().unwrap_or_default(),
+        _ => String::new(),
+    };
+    Ok(vec![
+        (heard.entry, answered_step, heard.detail.clone()),
+        (decision, row.step.clone(), detail),
+    ])
+}
+
+fn set_command(row: &mut Row, step: &str, command: String, id: Uuid) -> Result<(), Fault> {
+    if row.command_id == Some(id) {
+        return Err(wrong(
+            "step_decided_twice",
+            row,
+            "a command under way is repeated or continued, not decided again",
+        ));
+    }
+    step.clone_into(&mut row.step);
+    row.command = Some(command);
+    row.command_id = Some(id);
+    row.attempts = 0;
+    Ok(())
+}
+
+fn finish(row: &mut Row, state: SagaState) {
+    row.state = state;
+    row.command = None;
+    row.command_id = None;
+    row.attempts = 0;
+}
+
+/// Stops the saga until an operator acts. Its command stays, so that it can be asked again.
+pub(super) fn park(row: &mut Row, reason: String) {
+    row.parked_state = Some(row.state);
+    row.parked_reason = Some(reason);
+    row.state = SagaState::Parked;
+    row.attempts = row.attempts.max(i64::from(row.command.is_some()));
+}
+
+/// A deadline not told yet is told when it passes, not when the next turn happens to come.
+pub(super) fn before_deadline(row: &Row, now: Timestamp, next: Timestamp) -> Timestamp {
+    match row.deadline_at {
+        Some(deadline) if !row.deadline_told => next.min(deadline.max(now)),
+        _ => next,
+    }
+}
+
+fn wrong(code: &str, row: &Row, what: &str) -> Fault {
+    Fault::internal(code, format!("saga {} at step {:?}: {what}", row.kind, row.step))
+}
+
+/// The wait after `attempts` earlier ones: doubling, with full jitter so that many waiting for one do not come back together, and not before the
+/// one who answered said.
+pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Duration>) -> Duration {
+    let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).min(32);
+    let ceiling_ms = settings
+        .saga_retry_ms
+        .saturating_mul(1_u64 << doublings)
+        .min(settings.saga_retry_cap_ms);
+    let jittered = Duration::from_millis(rand::random_range(0..=ceiling_ms));
+    jittered.max(retry_after.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_ms(1_000_000);
+
+    fn row(state: SagaState) -> Row {
+        let id = Uuid::from_u128(1);
+        Row {
+            id,
+            kind: "checkout".into(),
+            version: 1,
+            business_key: "order-1".into(),
+            state,
+            step: "reserve".into(),
+            payload: "{}".into(),
+            command: Some("old".into()),
+            command_id: Some(command_id(id, "reserve", state == SagaState::Compensating)),
+            lease_owner: Some("me".into()),
+            lease_token: 3,
+            lease_until: NOW,
+            next_run_at: NOW,
+            attempts: 4,
+            failures: 2,
+            deadline_at: None,
+            deadline_told: false,
+            signal: Some("cancel".into()),
+            compensate_asked: false,
+            parked_reason: None,
+            parked_state: None,
+            last_error: Some("away".into()),
+            traceparent: None,
+            created_at: NOW,
+            updated_at: NOW,
+            seen_at: NOW,
+        }
+    }
+
+    fn decide(row: &mut Row, input: &Input<Answer>, decision: Decision<String>) -> Result<Vec<Entry>, Fault> {
+        let decided = Decided {
+            payload: "{\"new\":1}".into(),
+            decision,
+        };
+        apply(row, &Heard::of(input), decided, NOW, &Settings::default())
+    }
+
+    fn go(step: &'static str) -> Decision<String> {
+        Decision::Do {
+            step,
+            command: "new".into(),
+        }
+    }
+
+    fn undo(step: &'static str) -> Decision<String> {
+        Decision::Undo {
+            step,
+            command: "new".into(),
+        }
+    }
+
+    fn refused() -> Input<Answer> {
+        Input::Refused(Fault::conflict("declined", "no"))
+    }
+
+    #[test]
+    fn a_new_step_has_its_own_id_its_bytes_and_no_attempts() {
+        let mut row = row(SagaState::Running);
+        decide(&mut row, &refused(), go("authorise")).unwrap();
+        assert_eq!((row.step.as_str(), row.command.as_deref()), ("authorise", Some("new")));
+        assert_eq!(row.command_id, Some(command_id(row.id, "authorise", false)));
+        assert_eq!(
+            (row.attempts, row.failures, row.last_error, row.signal),
+            (0, 0, None, None)
+        );
+        assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW));
+    }
+
+    #[test]
+    fn an_undo_compensates_and_its_id_is_not_that_of_its_do() {
+        let mut row = row(SagaState::Running);
+        decide(&mut row, &refused(), undo("reserve")).unwrap();
+        assert_eq!(
+            (row.state, row.command_id),
+            (SagaState::Compensating, Some(command_id(row.id, "reserve", true)))
+        );
+        assert_ne!(row.command_id, Some(command_id(row.id, "reserve", false)));
+    }
+
+    #[test]
+    fn what_compensates_neither_goes_forward_nor_completes() {
+        let forward = decide(&mut row(SagaState::Compensating), &refused(), go("authorise"));
+        assert_eq!(forward.unwrap_err().code, "forward_while_compensating");
+        let complete = decide(&mut row(SagaState::Compensating), &refused(), Decision::Complete);
+        assert_eq!(complete.unwrap_err().code, "completed_while_compensating");
+    }
+
+    #[test]
+    fn a_command_under_way_is_not_decided_again() {
+        assert_eq!(
+            decide(&mut row(SagaState::Running), &refused(), go("reserve"))
+                .unwrap_err()
+                .code,
+            "step_decided_twice"
+        );
+        assert_eq!(
+            decide(&mut row(SagaState::Compensating), &refused(), undo("reserve"))
+                .unwrap_err()
+                .code,
+            "step_decided_twice"
+        );
+    }
+
+    #[test]
+    fn a_repeat_keeps_the_command_and_waits_but_not_past_an_untold_deadline() {
+        for (deadline_in_ms, wait_ms) in [(None, 500), (Some(300), 300), (Some(-300), 0)] {
+            let mut row = row(SagaState::Running);
+            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms));
+            row.attempts = 0;
+            decide(
+                &mut row,
+                &refused(),
+                Decision::Repeat {
+                    after: Duration::from_millis(500),
+                },
+            )
+            .unwrap();
+            assert_eq!((row.command.as_deref(), row.attempts), (Some("old"), 1));
+            assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)));
+        }
+    }
+
+    #[test]
+    fn a_saga_that_cannot_begin_yet_is_told_again_that_it_begins() {
+        let mut row = row(SagaState::Running);
+        (row.command, row.command_id, row.attempts, row.signal) = (None, None, 0, None);
+        assert_eq!(
+            decide(&mut row, &Input::Started, Decision::Continue).unwrap_err().code,
+            "nothing_to_continue"
+        );
+        decide(
+            &mut row,
+            &Input::Started,
+            Decision::Repeat {
+                after: Duration::from_secs(1),
+            },
+        )
+        .unwrap();
+        assert!(matches!(waiting_input(&row, NOW), Some(Input::Started)));
+    }
+
+    #[test]
+    fn an_operator_is_heard_first_then_a_signal_then_the_deadline_and_only_before_a_repeat() {
+        let mut row = row(SagaState::Running);
+        row.deadline_at = Some(NOW);
+        row.compensate_asked = true;
+        assert!(matches!(waiting_input(&row, NOW), Some(Input::Compensate)));
+        row.compensate_asked = false;
+        assert!(matches!(waiting_input(&row, NOW), Some(Input::Signal(_))));
+        decide(&mut row, &Input::Signal("cancel".into()), Decision::Continue).unwrap();
+        assert!(matches!(waiting_input(&row, NOW), Some(Input::DeadlinePassed)));
+        assert!(
+            waiting_input(&row, NOW.minus(Duration::from_millis(1))).is_none(),
+            "not a moment before"
+        );
+        decide(&mut row, &Input::DeadlinePassed, Decision::Continue).unwrap();
+        assert!(waiting_input(&row, NOW).is_none(), "told once");
+        (row.attempts, row.signal, row.deadline_told) = (0, Some("cancel".into()), false);
+        assert!(
+            waiting_input(&row, NOW).is_none(),
+            "the news of a first send will bring it"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_changes_nothing_is_not_asked_for_in_a_hot_loop() {
+        let mut row = row(SagaState::Running);
+        let mut later = false;
+        for _ in 0..50 {
+            decide(&mut row, &refused(), Decision::Continue).unwrap();
+            later |= row.next_run_at > NOW;
+        }
+        assert!(later && row.attempts == 54);
+    }
+
+    #[test]
+    fn waits_double_with_full_jitter_up_to_the_cap_and_never_undercut_what_was_asked() {
+        let settings = Settings::default();
+        for (attempts, ceiling_ms) in [(0, 200), (1, 400), (4, 3_200), (7, 15_000), (1_000_000, 15_000)] {
+            let waits: Vec<u128> = (0..400)
+                .map(|_| backoff(&settings, attempts, None).as_millis())
+                .collect();
+            assert!(waits.iter().all(|wait| *wait <= ceiling_ms), "{attempts}");
+            assert!(
+                waits.iter().any(|wait| *wait > ceiling_ms / 2) && waits.iter().any(|wait| *wait < ceiling_ms / 2),
+                "{attempts}"
+            );
+        }
+        assert!(backoff(&settings, 0, Some(Duration::from_secs(60))) >= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_was_refused_for_good_is_asked_anew_under_an_id_of_its_own() {
+        let mut row = row(SagaState::Compensating);
+        let mut ids = vec![row.command_id];
+        for attempt in 1..4 {
+            let anew = |attempt| Decision::ParkRefused {
+                reason: "no".into(),
+                attempt,
+                command: "new".into(),
+            };
+            decide(&mut row, &refused(), anew(attempt)).unwrap();
+            assert_eq!(
+                (row.state, row.parked_state),
+                (SagaState::Parked, Some(SagaState::Compensating))
+            );
+            assert_eq!(
+                (row.command.as_deref(), row.step.as_str(), row.attempts),
+                (Some("new"), "reserve", 0)
+            );
+            assert_eq!(row.command_id, Some(attempt_id(row.id, "reserve", true, attempt)));
+            assert!(!ids.contains(&row.command_id), "{attempt}");
+            ids.push(row.command_id);
+            row.state = SagaState::Compensating;
+            let same = decide(&mut row, &refused(), anew(attempt));
+            assert_eq!(same.unwrap_err().code, "step_decided_twice", "its id is spoken for");
+            row.state = SagaState::Compensating;
+        }
+        assert_eq!(
+            attempt_id(row.id, "reserve", true, 0),
+            command_id(row.id, "reserve", true)
+        );
+    }
+
+    #[test]
+    fn a_parked_saga_remembers_where_it_goes_back_to_and_its_command() {
+        let mut row = row(SagaState::Compensating);
+        decide(&mut row, &refused(), Decision::Park { reason: "odd".into() }).unwrap();
+        assert_eq!(
+            (row.state, row.parked_state),
+            (SagaState::Parked, Some(SagaState::Compensating))
+        );
+        assert_eq!(
+            (row.command.as_deref(), row.parked_reason.as_deref()),
+            (Some("old"), Some("odd"))
+        );
+    }
+}

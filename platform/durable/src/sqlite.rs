@@ -1,0 +1,243 @@
+//! The one writer of an SQLite file: many jobs share a commit.
+//!
+//! Jobs wait in a queue. The writer opens a transaction for the first, takes whatever else is waiting into the same one, each in a savepoint
+//! of its own, and commits. Answers and wake-ups leave after the commit and only then. Under load this gives several times the durable
+//! writes of one commit a job; alone, a job waits for nobody.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use banyan_core::{Fault, inside_transaction};
+use futures::{FutureExt, future::BoxFuture};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{
+    Change, Tx,
+    db::{Facts, Job, JobDone},
+    fault::fault,
+};
+
+struct Queued {
+    job: Job,
+    answer: oneshot::Sender<JobDone>,
+}
+
+/// Makes the writer's connection anew.
+pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<DatabaseConnection, Fault>> + Send + Sync>;
+
+/// A connection that is given up gets so long to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Queued>,
+    closed: tokio_util::sync::CancellationToken,
+    finished: tokio_util::sync::CancellationToken,
+}
+
+impl Writer {
+    /// `connection` is the one to write by; `connect` makes another should it be lost.
+    pub fn start(
+        connection: DatabaseConnection,
+        connect: Connect,
+        facts: Arc<Facts>,
+        changes: broadcast::Sender<Change>,
+    ) -> Self {
+        let (queue, jobs) = mpsc::channel(facts.settings.write_queue);
+        let writer = Writer {
+            queue,
+            closed: Default::default(),
+            finished: Default::default(),
+        };
+        let (closed, finished) = (writer.closed.clone(), writer.finished.clone());
+        tokio::spawn(async move {
+            let mut work = Loop {
+                connection: Some(connection),
+                connect,
+                facts,
+                changes,
+            };
+            work.run(jobs, closed).await;
+            work.give_up_connection().await;
+            finished.cancel();
+        });
+        writer
+    }
+
+    pub async fn run(&self, job: Job) -> JobDone {
+        let (answer, done) = oneshot::channel();
+        if self.closed.is_cancelled() {
+            return Err(Fault::unavailable("The module is shutting down."));
+        }
+        self.queue
+            .try_send(Queued { job, answer })
+            .map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
+        done.await
+            .unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
+    }
+
+    pub async fn close(&self) {
+        self.closed.cancel();
+        self.finished.cancelled().await;
+    }
+}
+
+struct Loop {
+    /// None after it was lost.
+    connection: Option<DatabaseConnection>,
+    connect: Connect,
+    facts: Arc<Facts>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// A job that ran; its effects stand in the open transaction if `Ok`.
+type Ran = (oneshot::Sender<JobDone>, Result<Vec<Arc<str>>, Fault>);
+
+/// The transaction is gone, and with it every job of the batch.
+struct BatchLost;
+
+impl Loop {
+    async fn run(&mut self, mut jobs: mpsc::Receiver<Queued>, closed: tokio_util::sync::CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                job = jobs.recv() => job,
+                () = closed.cancelled() => jobs.try_recv().ok(),
+            };
+            match first {
+                Some(first) => self.commit_batch(first, &mut jobs).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<DatabaseTransaction, Fault> {
+        let immediate = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => (self.connect)().await?,
+        };
+        let begun = connection.begin_with_options(immediate).await.map_err(fault);
+        self.connection = Some(connection);
+        if begun.is_err() {
+            self.give_up_connection().await;
+        }
+        begun
+    }
+
+    /// A transaction that SQLite ended by itself leaves the driver counting one that is not there: every later batch would then begin with a mere
+    /// savepoint, no longer IMMEDIATE, one level deeper with each loss. So a connection on which a transaction went wrong is closed, which also
+    /// rolls back whatever it holds, and the next job gets a new one.
+    async fn give_up_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(module = self.facts.module, %error, "closing the writer's connection")
+                }
+                Err(_) => tracing::warn!(module = self.facts.module, "the writer's connection does not close"),
+            }
+        }
+    }
+
+    async fn commit_batch(&mut self, first: Queued, jobs: &mut mpsc::Receiver<Queued>) {
+        let transaction = match self.begin().await {
+            Ok(transaction) => transaction,
+            Err(fault) => {
+                let _ = first.answer.send(Err(fault));
+                return;
+            }
+        };
+        let mut ran: Vec<Ran> = Vec::new();
+        let mut next = Some(first);
+        let mut lost = false;
+        while let Some(queued) = next {
+            match self.run_one(&transaction, &queued.job).await {
+                Ok(done) => ran.push((queued.answer, done)),
+                Err(BatchLost) => {
+                    ran.push((queued.answer, Ok(Vec::new())));
+                    lost = true;
+                    break;
+                }
+            }
+            next = if ran.len() < self.facts.settings.commit_batch {
+                jobs.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
+        let ended = if lost {
+            transaction.rollback().await
+        } else {
+            transaction.commit().await
+        };
+        // After a loss there is nothing left to roll back, which SQLite calls an error.
+        if let (Err(error), false) = (&ended, lost) {
+            tracing::error!(module = self.facts.module, %error, "a batch of writes could not be committed");
+        }
+        let committed = ended.is_ok() && !lost;
+        if !committed {
+            self.give_up_connection().await;
+        }
+        for (answer, done) in ran {
+            let done = match (done, committed) {
+                (Ok(topics), true) => {
+                    for topic in topics {
+                        let _ = self.changes.send(Change { topic });
+                    }
+                    Ok(())
+                }
+                // A refusal too may rest on what another job of the batch wrote, and that is gone.
+                (_, false) => Err(Fault::unavailable("The database could not commit.")),
+                (Err(fault), true) => Err(fault),
+            };
+            // A caller that went away hears nothing; its work stands all the same.
+            let _ = answer.send(done);
+        }
+    }
+
+    /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken; that shows
+    /// when the savepoint can no longer be released or rolled back to, and loses the whole batch.
+    async fn run_one(
+        &self,
+        transaction: &DatabaseTransaction,
+        job: &Job,
+    ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
+        let savepoint = transaction.begin().await.map_err(|_| BatchLost)?;
+        let tx = Tx::new(savepoint, self.facts.clone());
+        let done = run_job(job, &tx, Duration::from_millis(self.facts.settings.job_timeout_ms)).await;
+        let (savepoint, topics) = tx.finish().map_err(|fault| {
+            tracing::error!(%fault, "a write job is wrong");
+            BatchLost
+        })?;
+        match done {
+            Ok(()) => savepoint.commit().await.map_err(|_| BatchLost)?,
+            Err(fault) => {
+                savepoint.rollback().await.map_err(|_| BatchLost)?;
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(topics))
+    }
+}
+
+/// Runs a job within its time; a panic in it is its own failure and nobody else's.
+pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
+    let work = AssertUnwindSafe(inside_transaction(async { job(tx.clone()).await })).catch_unwind();
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => Err(Fault::internal(
+            "write_panicked",
+            format!("a write job of {} panicked", tx.module()),
+        )),
+        // Rolled back for certain, so the outcome is known.
+        Err(_) => Err(Fault::unavailable(format!(
+            "A write of {} took longer than {} ms.",
+            tx.module(),
+            limit.as_millis()
+        ))),
+    }
+}

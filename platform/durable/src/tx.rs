@@ -1,0 +1,116 @@
+//! One write transaction, as the job inside it sees it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use banyan_core::{Clock, Fault, Ids, Timestamp};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value};
+
+use crate::{db::Facts, fault::fault};
+
+/// A write transaction. Everything done through it becomes true together, or not at all.
+///
+/// Cheap to clone; the job must not keep a clone beyond its own end.
+#[derive(Clone)]
+pub struct Tx {
+    transaction: Arc<DatabaseTransaction>,
+    facts: Arc<Facts>,
+    topics: Arc<Mutex<Vec<Arc<str>>>>,
+}
+
+impl Tx {
+    pub(crate) fn new(transaction: DatabaseTransaction, facts: Arc<Facts>) -> Self {
+        Tx {
+            transaction: Arc::new(transaction),
+            facts,
+            topics: Arc::default(),
+        }
+    }
+
+    /// What queries run on.
+    pub fn conn(&self) -> &DatabaseTransaction {
+        &self.transaction
+    }
+
+    /// Tells whoever waits for `topic`, after the commit and only then.
+    pub fn wake(&self, topic: impl Into<Arc<str>>) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topic = topic.into();
+        if !topics.contains(&topic) {
+            topics.push(topic);
+        }
+    }
+
+    pub fn module(&self) -> &str {
+        &self.facts.module
+    }
+
+    pub fn clock(&self) -> &dyn Clock {
+        self.facts.clock.as_ref()
+    }
+
+    pub fn ids(&self) -> &dyn Ids {
+        self.facts.ids.as_ref()
+    }
+
+    pub fn settings(&self) -> &crate::Settings {
+        &self.facts.settings
+    }
+
+    /// The database's own clock, which all instances share: leases and deadlines are judged by it.
+    ///
+    /// # Errors
+    /// As any query.
+    pub async fn database_now(&self) -> Result<Timestamp, Fault> {
+        let sql = match self.transaction.get_database_backend() {
+            DbBackend::Sqlite => "select cast(unixepoch('now', 'subsec') * 1000 as integer) as now_ms",
+            _ => "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as now_ms",
+        };
+        let row = self
+            .query_one(sql, [])
+            .await?
+            .ok_or_else(|| Fault::internal("database_error", "the database has no clock"))?;
+        row.try_get("", "now_ms").map(Timestamp::from_ms).map_err(fault)
+    }
+
+    /// Runs a statement with `$1`-style parameters, which both databases read; answers how many rows it touched.
+    pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
+        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
+        Ok(self
+            .transaction
+            .execute_raw(statement)
+            .await
+            .map_err(fault)?
+            .rows_affected())
+    }
+
+    /// As [`execute`](Self::execute), for the first row.
+    pub(crate) async fn query_one(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Option<QueryResult>, Fault> {
+        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
+        self.transaction.query_one_raw(statement).await.map_err(fault)
+    }
+
+    /// As [`execute`](Self::execute), for all rows.
+    pub(crate) async fn query_all(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, Fault> {
+        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
+        self.transaction.query_all_raw(statement).await.map_err(fault)
+    }
+
+    /// Ends the transaction's use: gives it back, with the topics to wake after its commit.
+    ///
+    /// # Errors
+    /// A job that kept a clone beyond its end is a bug; its transaction is rolled back.
+    pub(crate) fn finish(self) -> Result<(DatabaseTransaction, Vec<Arc<str>>), Fault> {
+        let topics = std::mem::take(&mut *self.topics.lock().unwrap_or_else(PoisonError::into_inner));
+        let transaction = Arc::try_unwrap(self.transaction)
+            .map_err(|_| Fault::internal("transaction_leaked", "a write job kept its transaction beyond its end"))?;
+        Ok((transaction, topics))
+    }
+}

@@ -1,0 +1,243 @@
+//! Real databases for tests: a module's own, migrated, gone afterwards.
+//!
+//! SQLite in a directory of its own; PostgreSQL in a database of its own on the server that `BANYAN_TEST_POSTGRES` names (the URL of a login
+//! that may create databases). `scripts/test.sh` starts such a server.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use banyan_core::{Clock, Envelope, RandomIds, SystemClock, Timestamp};
+use banyan_durable::{Db, Place, Schema, Settings, migrate};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
+use uuid::Uuid;
+
+/// Runs `test` on an SQLite file, then on a PostgreSQL schema. Several modules' tables may be asked for by opening more in `test` itself.
+///
+/// # Panics
+/// If a database cannot be made; with the way to start one.
+pub async fn on_both<F, Fut>(schema: impl Into<Schema>, test: F)
+where
+    F: Fn(Db) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    on_both_with(
+        schema,
+        Settings {
+            pool: 4,
+            ..Settings::default()
+        },
+        test,
+    )
+    .await;
+}
+
+/// As [`on_both`], with settings of the test's own: short leases, small batches.
+pub async fn on_both_with<F, Fut>(schema: impl Into<Schema>, settings: Settings, test: F)
+where
+    F: Fn(Db) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let schema = schema.into();
+    let sqlite = SqliteHome::new();
+    let db = open(schema, &sqlite.place(schema.module), settings.clone()).await;
+    test(db.clone()).await;
+    db.close().await;
+    drop(sqlite);
+
+    let postgres = PostgresHome::new().await;
+    let db = open(schema, &postgres.place(schema.module).await, settings).await;
+    test(db.clone()).await;
+    db.close().await;
+    postgres.remove().await;
+}
+
+/// A migrated, open database at `place`.
+///
+/// # Panics
+/// If it cannot be opened.
+pub async fn open(schema: impl Into<Schema>, place: &Place, settings: Settings) -> Db {
+    let schema = schema.into();
+    let connection = banyan_durable::migration_connection(place, schema.module)
+        .await
+        .expect("a connection to migrate by");
+    migrate::up(&connection, &schema).await.expect("the migrations run");
+    connection.close().await.expect("the connection closes");
+    Db::open(
+        schema.module,
+        place,
+        settings,
+        Arc::new(SystemClock),
+        Arc::new(RandomIds),
+    )
+    .await
+    .expect("the database opens")
+}
+
+/// A directory for SQLite files, removed when dropped.
+pub struct SqliteHome(PathBuf);
+
+impl SqliteHome {
+    #[allow(
+        clippy::new_without_default,
+        reason = "it makes a directory, which nobody expects of a default"
+    )]
+    pub fn new() -> Self {
+        let directory = std::env::temp_dir().join(format!("banyan-test-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        SqliteHome(directory)
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    pub fn place(&self, module: &str) -> Place {
+        Place::Sqlite {
+            path: self.0.join(format!("{module}.db")),
+        }
+    }
+}
+
+impl Drop for SqliteHome {
+    fn drop(&mut self) {
+        // What cannot be removed stays for the operating system to clear; no test depends on it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A PostgreSQL database of the test's own. Call [`remove`](PostgresHome::remove) at the end.
+pub struct PostgresHome {
+    server: String,
+    name: String,
+}
+
+impl PostgresHome {
+    /// # Panics
+    /// Without a server; says how to start one.
+    pub async fn new() -> Self {
+        let server = std::env::var("BANYAN_TEST_POSTGRES").expect(
+            "BANYAN_TEST_POSTGRES is not set: run scripts/test.sh, which starts a private PostgreSQL, or set it to the URL of a superuser",
+        );
+        PostgresHome::at(&server).await
+    }
+
+    /// On a server of the test's own.
+    pub async fn at(server: &str) -> Self {
+        let (server, name) = (server.to_owned(), format!("banyan_test_{}", Uuid::new_v4().simple()));
+        let admin = connect(&server).await;
+        admin
+            .execute_unprepared(&format!("create database {name}"))
+            .await
+            .expect("a database of the test's own");
+        admin.close().await.expect("the connection closes");
+        PostgresHome { server, name }
+    }
+
+    /// The URL of this database, with the server's login.
+    pub fn url(&self) -> String {
+        let (base, _) = self
+            .server
+            .rsplit_once('/')
+            .expect("the server's URL ends with a database");
+        format!("{base}/{}", self.name)
+    }
+
+    /// A schema in it, made if need be.
+    pub async fn place(&self, module: &str) -> Place {
+        let connection = connect(&self.url()).await;
+        connection
+            .execute_unprepared(&format!("create schema if not exists {module}"))
+            .await
+            .expect("a schema");
+        connection.close().await.expect("the connection closes");
+        Place::Postgres {
+            url: self.url(),
+            schema: module.to_owned(),
+        }
+    }
+
+    pub async fn remove(self) {
+        let admin = connect(&self.server).await;
+        admin
+            .execute_unprepared(&format!("drop database {} with (force)", self.name))
+            .await
+            .expect("the test's database goes");
+        // Logins belong to the whole server; those of a shop carry its database's name.
+        let logins = format!(
+            "do $$ declare login text; begin
+                for login in select rolname from pg_roles where starts_with(rolname, '{}_') loop
+                    execute format('drop role %I', login);
+                end loop;
+            end $$",
+            self.name
+        );
+        admin.execute_unprepared(&logins).await.expect("its logins go");
+        admin.close().await.expect("the connection closes");
+    }
+}
+
+async fn connect(url: &str) -> DatabaseConnection {
+    Database::connect(url)
+        .await
+        .expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
+}
+
+/// Everything the module has told so far, oldest first.
+///
+/// # Panics
+/// If its outbox cannot be read.
+pub async fn told(db: &Db) -> Vec<Envelope> {
+    let statement = Statement::from_string(db.backend(), "select body from outbox order by created_at, id");
+    let rows = db
+        .read()
+        .query_all_raw(statement)
+        .await
+        .expect("the outbox can be read");
+    let body = |row: &QueryResult| row.try_get::<String>("", "body").expect("a row has a body");
+    rows.iter()
+        .map(|row| Envelope::from_bytes(body(row).as_bytes()).expect("the outbox holds envelopes"))
+        .collect()
+}
+
+/// A clock the test moves.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    pub fn at(now: Timestamp) -> Arc<Self> {
+        Arc::new(ManualClock(AtomicI64::new(now.as_ms())))
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.0
+            .fetch_add(i64::try_from(by.as_millis()).expect("a test's span"), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_ms(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Waits until `holds` answers true; polls every 10 ms.
+///
+/// # Panics
+/// After `limit`, naming `what`.
+pub async fn eventually<F, Fut>(what: &str, limit: Duration, holds: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let end = tokio::time::Instant::now() + limit;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < end, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,359 @@
+//! Two modules, a bus with faults, and what the tests look at.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_durable::{Db, Feeds, Heard, Machinery, Place, Reactions, Settings, outbox};
+use banyan_durable_testing::{PostgresHome, SqliteHome};
+use sea_orm::{ConnectionTrait, Statement, Value};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub const SOON: Duration = Duration::from_secs(10);
+
+pub fn quick() -> Settings {
+    Settings {
+        poll_ms: 50,
+        retry_ms: vec![20, 40, 60],
+        max_failures: 3,
+        lease_ms: 1_500,
+        lease_renew_ms: 300,
+        feed_compare_ms: 150,
+        ..Settings::default()
+    }
+}
+
+/// Something that happened in a test.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Noted {
+    pub text: String,
+}
+
+impl Event for Noted {
+    const TYPE: &'static str = "banyan.test.v1.Noted";
+}
+
+/// Something nobody reacts to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ignored {}
+
+impl Event for Ignored {
+    const TYPE: &'static str = "banyan.test.v1.Ignored";
+}
+
+/// The machinery's tables at `place`, opened under the name of a module.
+pub async fn open_as(module: &str, place: &Place, settings: Settings, clock: Arc<dyn Clock>) -> Db {
+    banyan_durable_testing::open("durable", place, settings.clone())
+        .await
+        .close()
+        .await;
+    Db::open(module, place, settings, clock, Arc::new(RandomIds))
+        .await
+        .unwrap()
+}
+
+/// Runs a test with a producing and a listening module, on SQLite and on PostgreSQL.
+pub async fn with_two<F, Fut>(settings: Settings, test: F)
+where
+    F: Fn(Db, Db) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let home = SqliteHome::new();
+    let orders = open_as("orders", &home.place("orders"), settings.clone(), clock.clone()).await;
+    let mails = open_as("mails", &home.place("mails"), settings.clone(), clock.clone()).await;
+    prepare(&mails).await;
+    test(orders.clone(), mails.clone()).await;
+    orders.close().await;
+    mails.close().await;
+
+    let home = PostgresHome::new().await;
+    let orders = open_as("orders", &home.place("orders").await, settings.clone(), clock.clone()).await;
+    let mails = open_as("mails", &home.place("mails").await, settings, clock).await;
+    prepare(&mails).await;
+    test(orders.clone(), mails.clone()).await;
+    orders.close().await;
+    mails.close().await;
+    home.remove().await;
+}
+
+/// A table for what was heard; without a unique key, so that a doubled effect shows.
+pub async fn prepare(db: &Db) {
+    execute(
+        db,
+        "create table heard (subject text not null, version bigint not null, text text not null)",
+    )
+    .await;
+}
+
+pub async fn execute(db: &Db, sql: &'static str) {
+    db.write(move |tx| async move {
+        tx.conn()
+            .execute_unprepared(sql)
+            .await
+            .map(drop)
+            .map_err(banyan_durable::fault)
+    })
+    .await
+    .unwrap();
+}
+
+pub async fn rows(db: &Db, sql: &str) -> Vec<sea_orm::QueryResult> {
+    db.read()
+        .query_all_raw(Statement::from_string(db.backend(), sql))
+        .await
+        .unwrap()
+}
+
+pub async fn count(db: &Db, sql: &str) -> i64 {
+    rows(db, sql).await[0].try_get_by_index(0).unwrap()
+}
+
+pub async fn texts(db: &Db, sql: &str) -> Vec<String> {
+    rows(db, sql)
+        .await
+        .iter()
+        .map(|row| row.try_get_by_index(0).unwrap())
+        .collect()
+}
+
+pub async fn note(db: &Db, subject: &str, text: &str) -> i64 {
+    append(db, subject, Noted { text: text.to_owned() }).await
+}
+
+pub async fn append<E: Event + Clone>(db: &Db, subject: &str, event: E) -> i64 {
+    let subject = subject.to_owned();
+    db.write(move |tx| {
+        let (subject, event) = (subject.clone(), event.clone());
+        async move { outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await }
+    })
+    .await
+    .unwrap()
+}
+
+/// Writes down what it hears, in the lane's transaction.
+pub async fn write_down(tx: &banyan_durable::Tx, heard: &Heard<Noted>) -> Result<(), Fault> {
+    let values: [Value; 3] = [
+        heard.envelope.subject.as_str().into(),
+        heard.envelope.version.into(),
+        heard.event.text.as_str().into(),
+    ];
+    let statement = Statement::from_sql_and_values(
+        tx.conn().get_database_backend(),
+        "insert into heard (subject, version, text) values ($1, $2, $3)",
+        values,
+    );
+    tx.conn()
+        .execute_raw(statement)
+        .await
+        .map(drop)
+        .map_err(banyan_durable::fault)
+}
+
+/// What a reaction is made to fail with, by the text of the event.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<HashMap<String, Fault>>>);
+
+impl Faults {
+    pub fn set(&self, text: &str, fault: Fault) {
+        self.0.lock().unwrap().insert(text.to_owned(), fault);
+    }
+
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    fn of(&self, text: &str) -> Option<Fault> {
+        self.0.lock().unwrap().get(text).cloned()
+    }
+}
+
+/// Reactions to `orders.order` that write down what they hear, and then fail as told.
+pub fn listening(db: &Db, faults: &Faults) -> Machinery {
+    let faults = faults.clone();
+    let reactions = Reactions::new(db.clone()).on::<Noted, _, _>("orders.order", move |tx, heard| {
+        let faults = faults.clone();
+        async move {
+            write_down(&tx, &heard).await?;
+            match faults.of(&heard.event.text) {
+                Some(fault) if fault.code == "panic" => panic!("as told"),
+                Some(fault) => Err(fault),
+                None => Ok(()),
+            }
+        }
+    });
+    Machinery::new(db.clone()).reactions(reactions)
+}
+
+/// What was heard of a subject, in the order it was heard.
+pub async fn heard(db: &Db, subject: &str) -> Vec<String> {
+    let order = if db.backend() == sea_orm::DbBackend::Sqlite {
+        "rowid"
+    } else {
+        "ctid"
+    };
+    texts(
+        db,
+        &format!("select text from heard where subject = '{subject}' order by {order}"),
+    )
+    .await
+}
+
+/// A bus that does as it is told.
+#[derive(Default)]
+pub struct TestBus {
+    listeners: Mutex<Vec<Arc<dyn Listener>>>,
+    /// Confirms without delivering: what a broker does that loses its data.
+    pub losing: AtomicBool,
+    /// Confirms nothing.
+    pub down: AtomicBool,
+    /// Refuses these subjects, or `<subject>:<version>`.
+    pub refused: Mutex<Vec<String>>,
+    /// Waits so long before it confirms.
+    pub slow_ms: AtomicUsize,
+    /// `<subject>:<version>` as published.
+    pub published: Mutex<Vec<String>>,
+    flying: Mutex<Vec<String>>,
+    /// The most publications under way at the same time.
+    pub most: AtomicUsize,
+    /// Two of one subject were under way at the same time.
+    pub overtook: AtomicBool,
+}
+
+#[async_trait]
+impl Bus for TestBus {
+    async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
+        let name = format!("{}:{}", envelope.subject, envelope.version);
+        let refused = self
+            .refused
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|refused| *refused == envelope.subject || *refused == name);
+        if refused || self.down.load(Ordering::SeqCst) {
+            return Err(Fault::unavailable("the bus is down"));
+        }
+        {
+            let mut flying = self.flying.lock().unwrap();
+            if flying.contains(&envelope.subject) {
+                self.overtook.store(true, Ordering::SeqCst);
+            }
+            flying.push(envelope.subject.clone());
+            self.most.fetch_max(flying.len(), Ordering::SeqCst);
+        }
+        self.published.lock().unwrap().push(name);
+        let slow_ms = self.slow_ms.load(Ordering::SeqCst);
+        if slow_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(slow_ms as u64)).await;
+        }
+        let listeners = self.listeners.lock().unwrap().clone();
+        let mut delivered = Ok(());
+        for listener in listeners {
+            if listener.topics().contains(&envelope.topic()) && !self.losing.load(Ordering::SeqCst) {
+                delivered = delivered.and(listener.deliver(envelope.clone()).await);
+            }
+        }
+        self.flying
+            .lock()
+            .unwrap()
+            .retain(|subject| *subject != envelope.subject);
+        delivered
+    }
+
+    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+        self.listeners.lock().unwrap().push(listener);
+        Ok(())
+    }
+}
+
+impl TestBus {
+    pub fn published(&self) -> Vec<String> {
+        self.published.lock().unwrap().clone()
+    }
+
+    pub fn listener(&self) -> Arc<dyn Listener> {
+        self.listeners.lock().unwrap()[0].clone()
+    }
+}
+
+/// Running machineries, and the way to end them.
+pub struct Running {
+    stop: CancellationToken,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts these modules on this bus; each may ask each of the others for its events.
+    pub async fn start(bus: &Arc<TestBus>, machineries: Vec<Machinery>) -> Self {
+        let feeds: Feeds = machineries
+            .iter()
+            .map(|machinery| (machinery.db().module().to_owned(), machinery.feed()))
+            .collect();
+        Self::start_with(bus, machineries, feeds).await
+    }
+
+    pub async fn start_with(bus: &Arc<TestBus>, machineries: Vec<Machinery>, feeds: Feeds) -> Self {
+        let bus: Arc<dyn Bus> = bus.clone();
+        for machinery in &machineries {
+            machinery.connect(&bus).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        let handles = machineries
+            .into_iter()
+            .map(|machinery| machinery.run(bus.clone(), feeds.clone(), stop.clone()))
+            .collect();
+        Running { stop, handles }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        for handle in self.handles {
+            tokio::time::timeout(SOON, handle)
+                .await
+                .expect("the machinery ends")
+                .unwrap();
+        }
+    }
+}
+
+/// The last version that was taken in of a subject of orders.
+pub async fn lane(db: &Db, subject: &str) -> i64 {
+    let sql =
+        format!("select coalesce(max(last_version), 0) from lane where source = 'orders' and subject = '{subject}'");
+    count(db, &sql).await
+}
+
+/// What is kept to be tried again, as `<subject>:<version> <state>`.
+pub async fn retries(db: &Db) -> Vec<String> {
+    texts(
+        db,
+        "select subject || ':' || version || ' ' || state from retry order by subject, version",
+    )
+    .await
+}
+
+/// The events in a module's outbox, as they would travel.
+pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
+    let bodies = texts(db, "select body from outbox order by subject, version").await;
+    bodies
+        .iter()
+        .map(|body| Envelope::from_bytes(body.as_bytes()).unwrap())
+        .collect()
+}
+
+/// A listener whose machinery does not run: what it does is done by `deliver` alone.
+pub async fn listener(db: &Db, faults: &Faults) -> Arc<dyn Listener> {
+    let bus = Arc::new(TestBus::default());
+    let carrier: Arc<dyn banyan_core::Bus> = bus.clone();
+    listening(db, faults).connect(&carrier).await.unwrap();
+    bus.listener()
+}

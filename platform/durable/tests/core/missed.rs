@@ -1,0 +1,405 @@
+//! What comes too early, too late or not at all: it is fetched from its producer.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use banyan_core::{Call, Clock, Fault, SystemClock};
+use banyan_durable::{Db, Feeds, Machinery, Settings, outbox};
+use banyan_durable_testing::eventually;
+use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subjects};
+use sea_orm::{ConnectionTrait, Statement, Value};
+
+use crate::house::{
+    Faults, Noted, Running, SOON, TestBus, count, execute, heard, lane, listener, listening, note, outbox_of, quick,
+    retries, with_two,
+};
+
+/// Seldom enough that no comparison but the first happens in a test.
+fn no_comparison() -> Settings {
+    Settings {
+        feed_compare_ms: 600_000,
+        ..quick()
+    }
+}
+
+#[tokio::test]
+async fn what_comes_too_early_waits_and_what_is_missing_is_fetched() {
+    with_two(no_comparison(), |orders, mails| async move {
+        let machinery = listening(&mails, &Faults::default());
+        let bus = Arc::new(TestBus::default());
+        // The feed's first comparison finds nothing, because nothing has happened yet.
+        let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
+        let running = Running::start_with(&bus, vec![machinery], feeds).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for text in ["a", "b", "c", "d"] {
+            note(&orders, "order/1", text).await;
+        }
+        let events = outbox_of(&orders).await;
+        bus.listener().deliver(events[3].clone()).await.unwrap();
+        bus.listener().deliver(events[2].clone()).await.unwrap();
+        eventually("all is heard", SOON, || async { lane(&mails, "order/1").await == 4 }).await;
+        assert_eq!(heard(&mails, "order/1").await, ["a", "b", "c", "d"]);
+        eventually("nothing is kept", SOON, || async { retries(&mails).await.is_empty() }).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_comes_too_early_is_stored_before_it_is_confirmed() {
+    with_two(quick(), |orders, mails| async move {
+        let listener = listener(&mails, &Faults::default()).await;
+        note(&orders, "order/1", "a").await;
+        note(&orders, "order/1", "b").await;
+        listener.deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
+        assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
+        assert_eq!(
+            (lane(&mails, "order/1").await, heard(&mails, "order/1").await.len()),
+            (0, 0)
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_producer_has_forgotten_is_passed_over() {
+    with_two(no_comparison(), |orders, mails| async move {
+        for text in ["a", "b", "c", "d"] {
+            note(&orders, "order/1", text).await;
+        }
+        let last = outbox_of(&orders).await.remove(3);
+        execute(&orders, "delete from outbox where version <= 2").await;
+        let bus = Arc::new(TestBus::default());
+        let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
+        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+        eventually("it starts with the oldest kept", SOON, || async {
+            heard(&mails, "order/1").await == ["c", "d"]
+        })
+        .await;
+        // And one that comes with nothing at all kept before it.
+        for text in ["a", "b"] {
+            note(&orders, "order/2", text).await;
+        }
+        let mut second = outbox_of(&orders).await.pop().unwrap();
+        assert_eq!((second.subject.as_str(), second.version), ("order/2", 2));
+        execute(&orders, "delete from outbox").await;
+        bus.listener().deliver(second.clone()).await.unwrap();
+        eventually("it is heard alone", SOON, || async {
+            heard(&mails, "order/2").await == ["b"]
+        })
+        .await;
+        second.version = 1;
+        bus.listener().deliver(second).await.unwrap();
+        bus.listener().deliver(last).await.unwrap();
+        assert_eq!(
+            (
+                heard(&mails, "order/1").await.len(),
+                heard(&mails, "order/2").await.len()
+            ),
+            (2, 1),
+            "late ones are duplicates"
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
+    with_two(quick(), |orders, mails| async move {
+        let bus = Arc::new(TestBus::default());
+        bus.losing.store(true, Ordering::SeqCst);
+        let running = Running::start(
+            &bus,
+            vec![Machinery::new(orders.clone()), listening(&mails, &Faults::default())],
+        )
+        .await;
+        for text in ["a", "b", "c"] {
+            for subject in 1..=3 {
+                note(&orders, &format!("order/{subject}"), text).await;
+            }
+        }
+        note(&orders, "cart/1", "not for us").await;
+        eventually("confirmed, and lost", SOON, || async {
+            count(&orders, "select count(*) from outbox where state = 'sent'").await == 10
+        })
+        .await;
+        eventually("all is heard", SOON, || async {
+            count(&mails, "select count(*) from heard").await == 9
+        })
+        .await;
+        for subject in 1..=3 {
+            assert_eq!(heard(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
+        }
+        assert_eq!(
+            count(&mails, "select count(*) from lane").await,
+            3,
+            "only what is listened to"
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_comparison_is_made_at_start_and_when_the_carrier_says_so() {
+    with_two(no_comparison(), |orders, mails| async move {
+        note(&orders, "order/1", "before the start").await;
+        let bus = Arc::new(TestBus::default());
+        let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
+        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+        eventually("it is heard", SOON, || async { lane(&mails, "order/1").await == 1 }).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        note(&orders, "order/1", "lost").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(lane(&mails, "order/1").await, 1, "nobody has said anything");
+        bus.listener().catch_up();
+        eventually("it is heard too", SOON, || async { lane(&mails, "order/1").await == 2 }).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+/// What a module tells about a subject for the first time, so many days ago.
+async fn note_days_ago(db: &Db, subject: &str, days: i64) {
+    let (ms, subject) = (days * 86_400_000, subject.to_owned());
+    let noted = db.write(move |tx| {
+        let (subject, values): (_, [Value; 2]) = (subject.clone(), [ms.into(), subject.as_str().into()]);
+        async move {
+            outbox::append(
+                &tx,
+                &Call::by_module("orders"),
+                &subject,
+                &Noted { text: "a".to_owned() },
+            )
+            .await?;
+            let backend = tx.conn().get_database_backend();
+            let earlier = "update subject set changed_at = changed_at - $1 where subject = $2";
+            tx.conn()
+                .execute_raw(Statement::from_sql_and_values(backend, earlier, values))
+                .await
+                .map(drop)
+                .map_err(banyan_durable::fault)
+        }
+    });
+    noted.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept() {
+    with_two(
+        Settings {
+            feed_compare_ms: 50,
+            ..quick()
+        },
+        |orders, mails| async move {
+            let (feed, feeds) = Away::feed_of(&orders, false);
+            note_days_ago(&orders, "order/1", 6).await;
+            let bus = Arc::new(TestBus::default());
+            let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+            eventually("what is six days old is heard", SOON, || async {
+                lane(&mails, "order/1").await == 1
+            })
+            .await;
+
+            note_days_ago(&orders, "order/2", 6).await;
+            let compared = feed.since.lock().unwrap().len();
+            eventually("compared twice more", SOON, || async {
+                feed.since.lock().unwrap().len() > compared + 2
+            })
+            .await;
+            assert_eq!(
+                lane(&mails, "order/2").await,
+                0,
+                "as long as nobody says so, nothing that old is looked for"
+            );
+            bus.listener().catch_up();
+            eventually("it is heard too", SOON, || async { lane(&mails, "order/2").await == 1 }).await;
+            let furthest = feed.since.lock().unwrap().iter().copied().min().unwrap();
+            let kept = i64::try_from(quick().outbox_keep_days).unwrap() * 86_400_000;
+            assert!(
+                furthest >= SystemClock.now().as_ms() - kept - 60_000,
+                "nobody asks for what producers keep no more"
+            );
+            running.stop().await;
+        },
+    )
+    .await;
+}
+
+/// Answers nothing until it is told; notes what it was asked for.
+struct Away {
+    feed: Arc<dyn EventFeed>,
+    away: std::sync::atomic::AtomicBool,
+    since: Mutex<Vec<i64>>,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl Away {
+    /// The feed of orders, there or away, and as what a listener asks.
+    fn feed_of(orders: &Db, away: bool) -> (Arc<Away>, Feeds) {
+        let feed = Machinery::new(orders.clone()).feed();
+        let feed = Arc::new(Away {
+            feed,
+            away: away.into(),
+            since: Mutex::default(),
+            asked: 0.into(),
+        });
+        (feed.clone(), [("orders".to_owned(), feed as Arc<dyn EventFeed>)].into())
+    }
+}
+
+#[async_trait]
+impl EventFeed for Away {
+    async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
+        self.since.lock().unwrap().push(request.since_ms);
+        if self.away.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("away"))
+        } else {
+            self.feed.list_subjects(call, request).await
+        }
+    }
+
+    async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("away"))
+        } else {
+            self.feed.list_events(call, request).await
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
+    with_two(quick(), |orders, mails| async move {
+        for text in ["a", "b"] {
+            note(&orders, "order/1", text).await;
+        }
+        let (feed, feeds) = Away::feed_of(&orders, true);
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+        bus.listener()
+            .deliver(outbox_of(&orders).await[1].clone())
+            .await
+            .unwrap();
+        eventually("it was asked for often", SOON, || async {
+            count(&mails, "select attempts from retry").await > 5
+        })
+        .await;
+        assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
+        feed.away.store(false, Ordering::SeqCst);
+        eventually("both are heard", SOON, || async {
+            heard(&mails, "order/1").await == ["a", "b"]
+        })
+        .await;
+        // Each comparison that was complete shortens the next: first the whole window, then only what may have changed since.
+        eventually("the comparison looks back less far", SOON, || async {
+            let since = feed.since.lock().unwrap();
+            since.last().unwrap() - since[0] > 3_600_000
+        })
+        .await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_dead_letter_is_left_alone() {
+    with_two(quick(), |orders, mails| async move {
+        let faults = Faults::default();
+        faults.set("bug", Fault::internal("as_told", "a bug"));
+        let (feed, feeds) = Away::feed_of(&orders, false);
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![listening(&mails, &faults)], feeds).await;
+        for text in ["bug", "behind", "far behind"] {
+            note(&orders, "order/1", text).await;
+        }
+        for event in outbox_of(&orders).await {
+            bus.listener().deliver(event).await.unwrap();
+        }
+        eventually("one is dead", SOON, || async {
+            count(&mails, "select count(*) from retry where state = 'dead'").await == 1
+        })
+        .await;
+        let asked = feed.asked.load(Ordering::SeqCst);
+        let compared = feed.since.lock().unwrap().len();
+        eventually("compared twice more", SOON, || async {
+            feed.since.lock().unwrap().len() > compared + 2
+        })
+        .await;
+        assert_eq!(
+            feed.asked.load(Ordering::SeqCst),
+            asked,
+            "nobody asks for what a dead letter holds back"
+        );
+        assert_eq!(
+            count(
+                &mails,
+                "select cast(sum(attempts) as bigint) from retry where state = 'waiting'"
+            )
+            .await,
+            0
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_feed_speaks_for_its_own_module_alone() {
+    with_two(quick(), |orders, _| async move {
+        let feed = Machinery::new(orders.clone()).feed();
+        let asked = ListSubjects {
+            module: "payments".to_owned(),
+            ..ListSubjects::default()
+        };
+        assert!(
+            feed.list_subjects(&Call::default(), asked)
+                .await
+                .unwrap_err()
+                .is_refusal()
+        );
+        for subject in 0..5 {
+            note(&orders, &format!("order/{subject}"), "a").await;
+        }
+        note(&orders, "order/3", "b").await;
+        let page = |after: &str| ListSubjects {
+            module: "orders".to_owned(),
+            since_ms: 0,
+            after_subject: after.to_owned(),
+            limit: 2,
+        };
+        let first = feed.list_subjects(&Call::default(), page("")).await.unwrap().items;
+        let rest = feed
+            .list_subjects(&Call::default(), page(&first[1].subject))
+            .await
+            .unwrap()
+            .items;
+        let versions: Vec<_> = first
+            .iter()
+            .chain(&rest)
+            .map(|item| (item.subject.as_str(), item.last_version))
+            .collect();
+        assert_eq!(
+            versions,
+            [("order/0", 1), ("order/1", 1), ("order/2", 1), ("order/3", 2)]
+        );
+        let recent = ListSubjects {
+            module: "orders".to_owned(),
+            since_ms: i64::MAX,
+            ..ListSubjects::default()
+        };
+        assert!(
+            feed.list_subjects(&Call::default(), recent)
+                .await
+                .unwrap()
+                .items
+                .is_empty()
+        );
+    })
+    .await;
+}

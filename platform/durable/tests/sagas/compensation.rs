@@ -1,0 +1,332 @@
+//! The way back: refusals, signals, deadlines.
+
+use std::{sync::Arc, time::Duration};
+
+use banyan_core::{RandomIds, Timestamp};
+use banyan_durable::{
+    Db,
+    saga::{SagaState, command_id},
+};
+use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with, open};
+use tokio::time::Instant;
+
+use crate::script::{
+    Act, LONG, News, Shop, Trouble, done, entries, gated, quick, refuse, unavailable, unavailable_for,
+};
+
+/// Longer than any of these tests may take: a saga that heard something must not wait for it.
+const FAR: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn a_refusal_undoes_what_was_done_in_reverse_order() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "capture/do", [refuse()]);
+        shop.remote.script(
+            "order-1",
+            "authorise/undo",
+            [unavailable(), Act::Answer(News::InProgress), done()],
+        );
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        let ended = shop.until(id, SagaState::Compensated).await;
+        assert_eq!(
+            shop.remote.whats("order-1"),
+            [
+                "reserve/do",
+                "authorise/do",
+                "capture/do",
+                "authorise/undo",
+                "authorise/undo",
+                "authorise/undo",
+                "reserve/undo"
+            ]
+        );
+        let undos: Vec<_> = shop
+            .remote
+            .sent("order-1")
+            .into_iter()
+            .filter(|sent| sent.what == "authorise/undo")
+            .collect();
+        assert!(
+            undos
+                .iter()
+                .all(|undo| undo.command_id == command_id(id, "authorise", true) && undo.command == undos[0].command)
+        );
+        assert_eq!(ended.command_id, None);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_decision_to_compensate_is_committed_before_the_first_undo_is_sent() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "authorise/do", [refuse()]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        shop.until(id, SagaState::Compensated).await;
+        let sent = shop.remote.sent("order-1");
+        let undo = sent.iter().find(|sent| sent.what == "reserve/undo").unwrap();
+        assert_eq!(undo.stored_state, "compensating");
+        assert_eq!(undo.stored_command_id, command_id(id, "reserve", true));
+        assert!(
+            sent.iter()
+                .filter(|sent| sent.what.ends_with("/do"))
+                .all(|sent| sent.stored_state == "running")
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_first_step_leaves_nothing_to_undo() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "reserve/do", [refuse()]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        shop.until(id, SagaState::Compensated).await;
+        assert_eq!(shop.remote.whats("order-1"), ["reserve/do"]);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_during_an_unknown_outcome_is_heard_before_the_command_is_sent_again() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        eventually("the outcome is unknown", LONG, || async {
+            shop.show(id).await.saga.attempts == 1
+        })
+        .await;
+        assert!(shop.signal("order-1", "cancel").await);
+        let ended = shop.until(id, SagaState::Compensated).await;
+        assert_eq!(
+            shop.remote.whats("order-1"),
+            ["reserve/do", "authorise/do", "authorise/undo", "reserve/undo"]
+        );
+        assert_eq!(
+            shop.remote.heard("order-1"),
+            ["Started", "News", "Signal+signal", "News", "News"]
+        );
+        assert_eq!(ended.saga.signal, None);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_while_a_command_is_on_its_way_is_seen_with_the_news_or_right_after() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (answered, late_answer) = gated(done());
+        let (lost, late_loss) = gated(unavailable_for(FAR));
+        shop.remote.script("answered", "reserve/do", [late_answer]);
+        shop.remote.script("lost", "reserve/do", [late_loss]);
+        let running = shop.run();
+        let ids = [shop.start("answered").await, shop.start("lost").await];
+        for (key, gate) in [("answered", answered), ("lost", lost)] {
+            shop.remote.until_sent(key, "reserve/do", 1).await;
+            assert!(shop.signal(key, "cancel").await);
+            gate.notify_one();
+        }
+        for id in ids {
+            shop.until(id, SagaState::Compensated).await;
+        }
+        assert_eq!(shop.remote.heard("answered"), ["Started", "News+signal", "News"]);
+        assert_eq!(shop.remote.heard("lost"), ["Started", "Signal+signal", "News"]);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_too_late_changes_nothing_and_is_heard_once() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote
+            .script("order-1", "capture/do", [unavailable_for(FAR), unavailable(), done()]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        eventually("the capture is unknown", LONG, || async {
+            let saga = shop.show(id).await.saga;
+            saga.step == "capture" && saga.attempts == 1
+        })
+        .await;
+        assert!(shop.signal("order-1", "cancel").await);
+        shop.until(id, SagaState::Completed).await;
+        let captures: Vec<_> = shop
+            .remote
+            .sent("order-1")
+            .into_iter()
+            .filter(|sent| sent.what == "capture/do")
+            .collect();
+        assert_eq!(captures.len(), 3);
+        assert!(
+            captures
+                .iter()
+                .all(|one| one.command == captures[0].command && one.command_id == captures[0].command_id)
+        );
+        assert_eq!(
+            shop.remote
+                .heard("order-1")
+                .iter()
+                .filter(|heard| heard.contains("signal"))
+                .count(),
+            1
+        );
+        assert!(
+            !shop.signal("order-1", "cancel").await,
+            "nobody hears a signal after the end"
+        );
+        assert!(
+            !shop.signal("order-2", "cancel").await,
+            "nor one for a saga that never was"
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_during_an_unknown_outcome_is_told_when_it_passes() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        shop.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
+        let running = shop.run();
+        let begun = Instant::now();
+        let id = shop.start_within("order-1", Duration::from_secs(2)).await;
+        let ended = shop.until(id, SagaState::Compensated).await;
+        assert!(
+            begun.elapsed() >= Duration::from_millis(1_990),
+            "not before: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(ended.payload["deadlines_told"], 1);
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_while_a_command_is_on_its_way_is_told_once_its_outcome_stays_unknown() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (gate, lost) = gated(unavailable_for(FAR));
+        shop.remote.script("order-1", "authorise/do", [lost]);
+        let running = shop.run();
+        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
+        shop.remote.until_sent("order-1", "authorise/do", 1).await;
+        shop.meddle("deadline_at = 1", id).await;
+        gate.notify_one();
+        shop.until(id, SagaState::Compensated).await;
+        assert_eq!(
+            shop.remote.whats("order-1"),
+            ["reserve/do", "authorise/do", "authorise/undo", "reserve/undo"]
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deadline_is_told_once() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (gate, late) = gated(unavailable());
+        shop.remote.script(
+            "order-1",
+            "capture/do",
+            [late, unavailable(), unavailable(), unavailable()],
+        );
+        let running = shop.run();
+        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
+        shop.remote.until_sent("order-1", "capture/do", 1).await;
+        shop.meddle("deadline_at = 1", id).await;
+        gate.notify_one();
+        let ended = shop.until(id, SagaState::Completed).await;
+        assert_eq!(ended.payload["deadlines_told"], 1);
+        assert_eq!(
+            entries(&ended)
+                .iter()
+                .filter(|entry| **entry == "deadline_passed")
+                .count(),
+            1
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_passed_deadline_shows_in_the_transaction_that_takes_the_news() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (gate, late) = gated(done());
+        shop.remote.script("order-1", "authorise/do", [late]);
+        let running = shop.run();
+        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
+        shop.remote.until_sent("order-1", "authorise/do", 1).await;
+        shop.meddle("deadline_at = 1", id).await;
+        gate.notify_one();
+        shop.until(id, SagaState::Compensated).await;
+        assert_eq!(
+            shop.remote.heard("order-1"),
+            ["Started", "News", "News", "News", "News"]
+        );
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_during_a_decision_is_not_lost_with_it() {
+    on_both_with("orders", quick(), |db| async move {
+        let shop = Shop::new(&db);
+        let (gate, late) = gated(done());
+        shop.remote.script("order-1", "reserve/do", [late]);
+        shop.remote
+            .trouble("order-1", [Trouble::Slow(Duration::from_millis(400))]);
+        let running = shop.run();
+        let id = shop.start("order-1").await;
+        eventually("it decides", LONG, || async { shop.remote.heard("order-1").len() == 1 }).await;
+        assert!(shop.signal("order-1", "cancel").await);
+        gate.notify_one();
+        shop.until(id, SagaState::Compensated).await;
+        running.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deadlines_and_leases_go_by_the_databases_clock_whatever_the_process_believes() {
+    let (sqlite, postgres) = (SqliteHome::new(), PostgresHome::new().await);
+    for place in [sqlite.place("orders"), postgres.place("orders").await] {
+        open("orders", &place, quick()).await.close().await;
+        // Some seventy years ahead.
+        let clock = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
+        let db = Db::open("orders", &place, quick(), clock, Arc::new(RandomIds))
+            .await
+            .unwrap();
+        let shop = Shop::new(&db);
+        shop.remote
+            .script("order-1", "authorise/do", [unavailable(), unavailable(), done()]);
+        shop.remote.script("order-2", "authorise/do", [unavailable_for(FAR)]);
+        let running = shop.run();
+        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
+        let ended = shop.until(id, SagaState::Completed).await;
+        assert_eq!(ended.payload["deadlines_told"], 0);
+        let id = shop.start_within("order-2", Duration::from_millis(300)).await;
+        shop.until(id, SagaState::Compensated).await;
+        running.stop().await;
+        db.close().await;
+    }
+    postgres.remove().await;
+}

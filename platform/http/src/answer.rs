@@ -1,0 +1,123 @@
+//! An answer as data: it can be stored with the request it answers and given again byte for byte.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+use banyan_core::Fault;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{self, Occurrence, PROBLEM_JSON, ProblemBody};
+
+/// Status, headers and body of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    /// JSON with this status.
+    pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        match serde_json::to_string(body) {
+            Ok(body) => Answer {
+                status: status.as_u16(),
+                headers: vec![content_type("application/json")],
+                body,
+            },
+            // Only a map with keys that are no strings cannot be written; that is a bug, and no reason to take the worker down.
+            Err(error) => Answer::problem(
+                &Fault::internal("unwritable_answer", error.to_string()),
+                &Occurrence::default(),
+            ),
+        }
+    }
+
+    /// 204.
+    pub fn no_content() -> Self {
+        Answer {
+            status: StatusCode::NO_CONTENT.as_u16(),
+            headers: Vec::new(),
+            body: String::new(),
+        }
+    }
+
+    pub(crate) fn problem(fault: &Fault, occurrence: &Occurrence) -> Self {
+        let mut headers = vec![content_type(PROBLEM_JSON)];
+        for (name, value) in problem::headers_of(fault) {
+            headers.push((name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned()));
+        }
+        Answer {
+            status: problem::status_of(fault).as_u16(),
+            headers,
+            body: ProblemBody::of(fault, occurrence).to_json(),
+        }
+    }
+
+    pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        self.headers.push((name.as_str().to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn with_etag(self, etag: &str) -> Self {
+        self.with_header(header::ETAG, etag)
+    }
+
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn into_response(self) -> HttpResponse {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = HttpResponse::build(status).body(self.body);
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        for (name, value) in self.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        response
+    }
+}
+
+fn content_type(kind: &str) -> (String, String) {
+    (header::CONTENT_TYPE.as_str().to_owned(), kind.to_owned())
+}
+
+impl From<Answer> for HttpResponse {
+    fn from(answer: Answer) -> Self {
+        answer.into_response()
+    }
+}
+
+impl Responder for Answer {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.into_response()
+    }
+}
+
+/// 201 with `Location` and, for a resource that has one, its `ETag`.
+pub fn created(location: &str, etag: Option<&str>, body: &impl Serialize) -> Answer {
+    let answer = Answer::json(StatusCode::CREATED, body).with_header(header::LOCATION, location);
+    match etag {
+        Some(etag) => answer.with_etag(etag),
+        None => answer,
+    }
+}
+
+/// 200.
+pub fn ok(body: &impl Serialize) -> Answer {
+    Answer::json(StatusCode::OK, body)
+}

@@ -1,0 +1,194 @@
+//! Who is asking. A handler says who may call it by the type of its first parameter.
+//!
+//! The token is verified once per request; what came of it is kept with the request, so that the rate limit, the idempotency key and the
+//! handler agree on the caller.
+
+use std::{marker::PhantomData, rc::Rc};
+
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header, web::Data};
+use banyan_core::{Actor, Call, Fault, FaultKind, OPERATOR, RequiredRole};
+use futures::future::{FutureExt, LocalBoxFuture};
+use uuid::Uuid;
+
+use crate::{Problem, Verifier, request};
+
+/// Anybody; a token is welcome, but a bad one is refused.
+#[derive(Clone, Debug)]
+pub struct Anyone(pub Call);
+
+/// Any user who proved who they are.
+#[derive(Clone, Debug)]
+pub struct LoggedIn(pub Call);
+
+/// A user with the role that `R` names.
+#[derive(Debug)]
+pub struct HasRole<R>(pub Call, PhantomData<R>);
+
+/// The role [`OPERATOR`].
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorRole;
+
+impl RequiredRole for OperatorRole {
+    const NAME: &'static str = OPERATOR;
+}
+
+/// A user with the role [`OPERATOR`].
+pub type Ops = HasRole<OperatorRole>;
+
+impl Anyone {
+    pub fn call(&self) -> &Call {
+        &self.0
+    }
+}
+
+impl LoggedIn {
+    pub fn call(&self) -> &Call {
+        &self.0
+    }
+
+    /// The user's id.
+    pub fn user_id(&self) -> Uuid {
+        // The extractor lets nobody in but users.
+        self.0.actor.user_id().unwrap_or_default()
+    }
+}
+
+impl<R> HasRole<R> {
+    pub fn call(&self) -> &Call {
+        &self.0
+    }
+
+    /// The user's id.
+    pub fn user_id(&self) -> Uuid {
+        // The extractor lets nobody in but users.
+        self.0.actor.user_id().unwrap_or_default()
+    }
+}
+
+impl FromRequest for LoggedIn {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move { Ok(LoggedIn(user(&request, None).await?)) }.boxed_local()
+    }
+}
+
+impl<R: RequiredRole> FromRequest for HasRole<R> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move { Ok(HasRole(user(&request, Some(R::NAME)).await?, PhantomData)) }.boxed_local()
+    }
+}
+
+impl FromRequest for Anyone {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move { Ok(Anyone(request::traced(Call::by(actor(&request).await?), &request))) }.boxed_local()
+    }
+}
+
+async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> {
+    let actor = actor(request).await?;
+    if actor.user_id().is_none() {
+        return Err(Fault::unauthenticated(
+            "unauthenticated",
+            "This needs an access token: Authorization: Bearer <token>.",
+        ));
+    }
+    match role {
+        Some(role) if !actor.has_role(role) => Err(Fault::new(
+            FaultKind::Forbidden,
+            "insufficient_role",
+            format!("This needs the role {}.", role),
+        )),
+        _ => Ok(request::traced(Call::by(actor), request)),
+    }
+}
+
+/// What verifying this request's token came to.
+#[derive(Clone)]
+struct Verified(Rc<Result<Actor, Fault>>);
+
+/// The caller, verified at most once per request.
+pub(crate) async fn actor(request: &HttpRequest) -> Result<Actor, Fault> {
+    let known = request.extensions().get::<Verified>().cloned();
+    if let Some(Verified(result)) = known {
+        return (*result).clone();
+    }
+    let result = verify(request.app_data::<Data<Verifier>>(), request.headers()).await;
+    request.extensions_mut().insert(Verified(Rc::new(result.clone())));
+    result
+}
+
+/// The same for middleware, where the request is not yet routed and must not be cloned.
+pub(crate) async fn actor_of_service_request(request: &actix_web::dev::ServiceRequest) -> Result<Actor, Fault> {
+    let result = verify(request.app_data::<Data<Verifier>>(), request.headers()).await;
+    request.extensions_mut().insert(Verified(Rc::new(result.clone())));
+    result
+}
+
+async fn verify(verifier: Option<&Data<Verifier>>, headers: &header::HeaderMap) -> Result<Actor, Fault> {
+    let Some(token) = bearer(headers)? else {
+        return Ok(Actor::Anonymous);
+    };
+    let verifier =
+        verifier.ok_or_else(|| Fault::internal("no_verifier", "the server has no banyan_http::Data<Verifier>"))?;
+    let claims = verifier.verify(token).await?;
+    Ok(Actor::User {
+        id: claims.sub,
+        roles: claims.roles,
+    })
+}
+
+/// RFC 6750, section 2.1. Anything else in `Authorization` is a bad token, so that nobody believes to be logged in who is not.
+fn bearer(headers: &header::HeaderMap) -> Result<Option<&str>, Fault> {
+    let mut values = headers.get_all(header::AUTHORIZATION);
+    let Some(value) = values.next() else { return Ok(None) };
+    let bad = || Fault::unauthenticated("invalid_token", "Authorization must be a single `Bearer <token>`.");
+    if values.next().is_some() {
+        return Err(bad());
+    }
+    let (scheme, token) = value
+        .to_str()
+        .map_err(|_| bad())?
+        .trim()
+        .split_once(' ')
+        .ok_or_else(bad)?;
+    let token = token.trim_start();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        Err(bad())
+    } else {
+        Ok(Some(token))
+    }
+}
+
+/// The claims in a verified token, for handlers that need more than the caller: logging out needs the session's family.
+///
+/// Answers 401 without a token.
+#[derive(Clone, Debug)]
+pub struct Token(pub crate::Claims);
+
+impl FromRequest for Token {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        async move {
+            user(&request, None).await?;
+            let missing = || Fault::internal("no_verifier", "the server has no banyan_http::Data<Verifier>");
+            let verifier = request.app_data::<Data<Verifier>>().ok_or_else(missing)?;
+            let token = bearer(request.headers())?.unwrap_or_default();
+            Ok(Token(verifier.verify(token).await?))
+        }
+        .boxed_local()
+    }
+}

@@ -1,0 +1,200 @@
+//! Conditional requests (RFC 9110, section 13): a strong `ETag` on single resources, `If-None-Match`, `If-Match`.
+
+use std::fmt::Display;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        Method,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+use banyan_core::{Fault, FaultKind};
+use serde::Serialize;
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
+
+use crate::{Answer, openapi::header_parameter};
+
+/// A strong entity tag of a version: `"7"`. `version` must be visible ASCII without a quote, as numbers and hashes are.
+pub fn etag(version: impl Display) -> String {
+    format!("\"{version}\"")
+}
+
+/// 200 with the body and its `ETag`, or 304 without a body if the client has this version already.
+pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) -> HttpResponse {
+    // What a client keeps is its own and is asked about each time.
+    let cache = (header::CACHE_CONTROL, "private, no-cache");
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag)) {
+        return HttpResponse::NotModified()
+            .insert_header(cache)
+            .insert_header((header::ETAG, etag))
+            .finish();
+    }
+    let mut response = Answer::json(actix_web::http::StatusCode::OK, body)
+        .with_etag(etag)
+        .into_response();
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache.1));
+    response
+}
+
+/// Refuses the change (412) if the client says which version it means and that is not the present one.
+///
+/// # Errors
+/// `precondition_failed`.
+pub fn check_if_match(request: &HttpRequest, etag: &str) -> Result<(), Fault> {
+    match Condition::read(request, &header::IF_MATCH) {
+        Some(condition) if !condition.holds_strongly(etag) => Err(Fault::new(
+            FaultKind::PreconditionFailed,
+            "precondition_failed",
+            "It has changed since you read it: read it again and repeat the change with its new ETag.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The value of `If-Match` or `If-None-Match`.
+#[derive(Debug, PartialEq, Eq)]
+enum Condition {
+    Any,
+    /// Each with whether it is weak.
+    OneOf(Vec<(bool, String)>),
+}
+
+impl Condition {
+    /// `None` without such a header. What cannot be read matches nothing: then a read is answered in full and a change is refused, which is
+    /// the safe side of both.
+    fn read(request: &HttpRequest, name: &HeaderName) -> Option<Self> {
+        let mut tags = Vec::new();
+        let mut present = false;
+        for value in request.headers().get_all(name) {
+            present = true;
+            let text = value.to_str().unwrap_or_default();
+            if text.trim() == "*" {
+                return Some(Condition::Any);
+            }
+            tags.extend(entity_tags(text));
+        }
+        present.then_some(Condition::OneOf(tags))
+    }
+
+    fn holds_weakly(&self, etag: &str) -> bool {
+        match self {
+            Condition::Any => true,
+            Condition::OneOf(tags) => tags.iter().any(|(_, tag)| tag == etag),
+        }
+    }
+
+    fn holds_strongly(&self, etag: &str) -> bool {
+        match self {
+            Condition::Any => true,
+            Condition::OneOf(tags) => tags.iter().any(|(weak, tag)| !weak && tag == etag),
+        }
+    }
+}
+
+/// `"a", W/"b,c"`: a comma may stand inside the quotes, so the quotes lead. Reading stops at the first thing that is no entity tag.
+fn entity_tags(text: &str) -> Vec<(bool, String)> {
+    let mut tags = Vec::new();
+    let mut rest = text.trim_start_matches([' ', '\t', ',']);
+    while !rest.is_empty() {
+        let (weak, quoted) = match rest.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        let Some((opaque, after)) = quoted.strip_prefix('"').and_then(|inner| inner.split_once('"')) else {
+            break;
+        };
+        tags.push((weak, format!("\"{opaque}\"")));
+        rest = after.trim_start_matches([' ', '\t', ',']);
+    }
+    tags
+}
+
+/// Documents that an operation honours `If-None-Match`: `params(banyan_http::IfNoneMatch)`.
+#[derive(Clone, Copy, Debug)]
+pub struct IfNoneMatch;
+
+impl IntoParams for IfNoneMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![header_parameter(
+            "If-None-Match",
+            "An ETag the client has: if it is still the present one, 304 says so without a body.",
+        )]
+    }
+}
+
+/// Documents that an operation honours `If-Match`: `params(banyan_http::IfMatch)`.
+#[derive(Clone, Copy, Debug)]
+pub struct IfMatch;
+
+impl IntoParams for IfMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![header_parameter(
+            "If-Match",
+            "The ETag of the version the client means to change.",
+        )]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn asking(name: HeaderName, values: &[&'static str]) -> HttpRequest {
+        values
+            .iter()
+            .fold(TestRequest::get(), |request, value| {
+                request.append_header((name.clone(), *value))
+            })
+            .to_http_request()
+    }
+
+    #[test]
+    fn a_client_that_has_this_version_gets_304() {
+        for values in [
+            &["\"7\""][..],
+            &["W/\"7\""],
+            &["*"],
+            &["\"1\", \"7\""],
+            &["\"1\"", "\"7\""],
+            &["\"a,b\" ,, \"7\""],
+        ] {
+            let response = ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1);
+            assert_eq!(response.status(), 304, "{values:?}");
+            assert_eq!(response.headers().get(header::ETAG).unwrap(), "\"7\"");
+        }
+    }
+
+    #[test]
+    fn a_client_that_has_another_version_gets_it_all() {
+        for values in [&[][..], &["\"8\""], &["7"], &["\"1\", \"8\""], &["\"7"], &["\"1,7\""]] {
+            assert_eq!(
+                ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1).status(),
+                200,
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_of_another_version_is_refused_and_a_weak_tag_never_matches() {
+        for values in [&[][..], &["\"7\""], &["*"], &["\"1\", \"7\""]] {
+            assert_eq!(
+                check_if_match(&asking(header::IF_MATCH, values), "\"7\""),
+                Ok(()),
+                "{values:?}"
+            );
+        }
+        for values in [&["\"8\""][..], &["W/\"7\""], &["nonsense"], &[""]] {
+            let fault = check_if_match(&asking(header::IF_MATCH, values), "\"7\"").unwrap_err();
+            assert_eq!(crate::status_of(&fault), 412, "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! One source for limits: the schema a type shows in the OpenAPI document is the schema its input is checked against.
+//!
+//! [`tighten`] says in a schema what holds without anybody having written it (the range of a 64-bit integer; no NUL in text, which
+//! PostgreSQL cannot hold). It is applied both to the document and to the validators, so that the two cannot differ.
+
+use std::{
+    any::TypeId,
+    collections::HashMap,
+    sync::{Arc, OnceLock, RwLock},
+};
+
+use banyan_core::{Fault, FieldError};
+use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use serde_json::{Map, Value, json};
+
+/// A hopeless body is not described field by field for ever.
+const MAX_ERRORS: usize = 32;
+/// What free text must match.
+pub(crate) const NO_NUL: &str = "^[^\\u0000]*$";
+/// Formats that leave no room for a NUL.
+const STRICT_FORMATS: [&str; 10] = [
+    "uuid",
+    "email",
+    "date-time",
+    "date",
+    "time",
+    "uri",
+    "uri-reference",
+    "ipv4",
+    "ipv6",
+    "binary",
+];
+
+type Compiled = RwLock<HashMap<TypeId, Arc<Validator>>>;
+
+/// The validator kept for the type `id`; made by `schema` on first use.
+///
+/// # Errors
+/// `broken_schema`: the type's schema cannot be compiled, which is a bug in its attributes.
+pub(crate) fn validator(id: TypeId, schema: impl FnOnce() -> Value) -> Result<Arc<Validator>, Fault> {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(Compiled::default);
+    if let Some(known) = compiled
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .get(&id)
+    {
+        return Ok(known.clone());
+    }
+    let validator = Arc::new(compile(&schema())?);
+    compiled
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+        .insert(id, validator.clone());
+    Ok(validator)
+}
+
+pub(crate) fn compile(schema: &Value) -> Result<Validator, Fault> {
+    // OpenAPI 3.1 speaks the 2020-12 dialect, where a format is a remark unless one says that it is meant.
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .should_validate_formats(true)
+        .build(schema)
+        .map_err(|error| Fault::internal("broken_schema", error.to_string()))
+}
+
+/// The schema of a body type with every component it refers to.
+pub(crate) fn schema_of<T: utoipa::ToSchema>() -> Value {
+    let mut components = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut components);
+    let components: Map<String, Value> = components
+        .into_iter()
+        .map(|(name, schema)| (name, as_json(&schema)))
+        .collect();
+    let mut schema = as_json(&T::schema());
+    tighten(&mut schema);
+    let mut components = Value::Object(components);
+    if let Some(all) = components.as_object_mut() {
+        all.values_mut().for_each(tighten);
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("components".to_owned(), json!({ "schemas": components }));
+    }
+    schema
+}
+
+fn as_json(schema: &impl serde::Serialize) -> Value {
+    serde_json::to_value(schema).unwrap_or(Value::Null)
+}
+
+/// Says what holds anyway: ranges of sized integers, and that free text has no NUL.
+pub(crate) fn tighten(schema: &mut Value) {
+    match schema {
+        Value::Array(all) => all.iter_mut().for_each(tighten),
+        Value::Object(map) => {
+            tighten_node(map);
+            for (keyword, inner) in map.iter_mut() {
+                match (keyword.as_str(), inner) {
+                    // These hold values, not schemas.
+                    ("enum" | "const" | "default" | "example" | "examples" | "required", _) => {}
+                    ("properties" | "patternProperties" | "$defs", Value::Object(named)) => {
+                        named.values_mut().for_each(tighten)
+                    }
+                    (_, inner) => tighten(inner),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn tighten_node(map: &mut Map<String, Value>) {
+    let format = map.get("format").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if has_type(map, "integer") {
+        let range = match format.as_str() {
+            "int32" => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
+            "int64" => Some((i64::MIN, i64::MAX)),
+            _ => None,
+        };
+        if let Some((least, most)) = range {
+            if !map.contains_key("exclusiveMinimum") {
+                map.entry("minimum").or_insert(json!(least));
+            }
+            if !map.contains_key("exclusiveMaximum") {
+                map.entry("maximum").or_insert(json!(most));
+            }
+        }
+    }
+    let free = !["pattern", "enum", "const"]
+        .iter()
+        .any(|keyword| map.contains_key(*keyword));
+    if has_type(map, "string") && free && !STRICT_FORMATS.contains(&format.as_str()) {
+        map.insert("pattern".to_owned(), json!(NO_NUL));
+    }
+}
+
+fn has_type(map: &Map<String, Value>, wanted: &str) -> bool {
+    match map.get("type") {
+        Some(Value::String(one)) => one == wanted,
+        Some(Value::Array(several)) => several.iter().any(|one| one == wanted),
+        _ => false,
+    }
+}
+
+/// Every rule that `value` breaks, as RFC 6901 pointers and words; the values themselves are not repeated, they may be secrets.
+pub(crate) fn violations(validator: &Validator, value: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    find_nul(value, &mut String::new(), &mut errors);
+    if errors.is_empty() {
+        validator
+            .iter_errors(value)
+            .take(MAX_ERRORS)
+            .for_each(|error| describe(&error, &mut errors));
+    }
+    errors.truncate(MAX_ERRORS);
+    errors
+}
+
+fn describe(error: &ValidationError<'_>, errors: &mut Vec<FieldError>) {
+    let path = error.instance_path().as_str();
+    let mut push = |pointer: String, detail: String| errors.push(FieldError { pointer, detail });
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            for name in unexpected {
+                push(format!("{path}/{}", escape(name)), "is not a known field".to_owned());
+            }
+        }
+        ValidationErrorKind::Required { property } => {
+            push(
+                format!("{path}/{}", escape(property.as_str().unwrap_or_default())),
+                "is required".to_owned(),
+            );
+        }
+        ValidationErrorKind::Pattern { pattern } if pattern == NO_NUL => {
+            push(path.to_owned(), "must not contain NUL".to_owned())
+        }
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            match best_branch(path, context) {
+                Some(branch) => branch.iter().for_each(|inner| describe(inner, errors)),
+                None => push(path.to_owned(), error.masked().to_string()),
+            }
+        }
+        _ => push(path.to_owned(), error.masked().to_string()),
+    }
+}
+
+/// Of the alternatives the one that was meant, if that is plain: all others failed already by the type of the whole (`null` of an optional).
+fn best_branch<'e>(
+    path: &str,
+    context: &'e [Vec<ValidationError<'static>>],
+) -> Option<&'e Vec<ValidationError<'static>>> {
+    let mismatch = |error: &ValidationError<'_>| {
+        error.instance_path().as_str() == path && matches!(error.kind(), ValidationErrorKind::Type { .. })
+    };
+    let mut meant = context.iter().filter(|branch| !branch.iter().any(mismatch));
+    meant.next().filter(|_| meant.next().is_none())
+}
+
+/// RFC 6901, section 3.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn find_nul(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
+    let nul = |path: &str| FieldError {
+        pointer: path.to_owned(),
+        detail: "must not contain NUL".to_owned(),
+    };
+    let len = path.len();
+    match value {
+        Value::String(text) if text.contains('\0') => errors.push(nul(path)),
+        Value::Array(all) => {
+            for (index, inner) in all.iter().enumerate() {
+                path.push_str(&format!("/{index}"));
+                find_nul(inner, path, errors);
+                path.truncate(len);
+            }
+        }
+        Value::Object(map) => {
+            for (name, inner) in map {
+                path.push('/');
+                path.push_str(&escape(name));
+                if name.contains('\0') {
+                    errors.push(nul(path));
+                }
+                find_nul(inner, path, errors);
+                path.truncate(len);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// JSON Schema calls 1.0 an integer, serde does not: whole numbers become integers before serde sees them.
+pub(crate) fn make_whole_numbers_integers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            // Below 2^63 in size, and whole: the conversion is exact.
+            let whole = number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0 && float.abs() < 9_223_372_036_854_775_808.0);
+            if let Some(float) = whole {
+                *value = json!(float as i64);
+            }
+        }
+        Value::Array(all) => all.iter_mut().for_each(make_whole_numbers_integers),
+        Value::Object(map) => map.values_mut().for_each(make_whole_numbers_integers),
+        _ => {}
+    }
+}
