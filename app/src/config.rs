@@ -15,7 +15,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::wiring;
 
 /// Every setting with its default and its comment.
-pub const DEFAULTS: &str = include_str!("../config/default.toml");
+pub const DEFAULTS: &str = concat!(
+    include_str!("../../platform/host/config/default.toml"),
+    "\n",
+    include_str!("../config/default.toml"),
+);
 
 /// The modules, in the order in which they are started: each after those it asks.
 pub const MODULES: [&str; 7] = [

@@ -82,7 +82,9 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                 "banyan-durable",
                 "banyan-http",
             ];
-            if matches!(name, "shared-kernel" | "banyan-core") && (io.contains(&dependency) || dependency.ends_with("-contract")) {
+            if matches!(name, "shared-kernel" | "banyan-core")
+                && (io.contains(&dependency) || dependency.ends_with("-contract"))
+            {
                 say(
                     "the kernel is light: words, no I/O.",
                     "put machinery into durable or web.",
@@ -141,14 +143,9 @@ const WORDS: &[Word] = &[
     Word {
         words: &["tonic"],
         allowed: |path| {
-            [
-                "platform/contract-build/",
-                "app/src/rpc/",
-                "app/benches/",
-                "tests/",
-            ]
-            .iter()
-            .any(|room| path.starts_with(room))
+            ["platform/contract-build/", "app/src/rpc/", "app/benches/", "tests/"]
+                .iter()
+                .any(|room| path.starts_with(room))
         },
         rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
         fix: "use the contract's trait; it is the same here and far away.",

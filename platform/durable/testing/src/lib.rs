@@ -15,6 +15,7 @@ use std::{
 use banyan_core::{Clock, Envelope, RandomIds, SystemClock, Timestamp};
 use banyan_durable::{Db, Place, Schema, Settings, migrate};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 /// Runs `test` on an SQLite file, then on a PostgreSQL schema. Several modules' tables may be asked for by opening more in `test` itself.
@@ -77,6 +78,18 @@ pub async fn open(schema: impl Into<Schema>, place: &Place, settings: Settings) 
     )
     .await
     .expect("the database opens")
+}
+
+/// One section of a file of default settings, as a section's type: the defaults stand in that file alone.
+///
+/// # Panics
+/// If there is no such section, or it does not fit the type.
+pub fn default_settings<T: DeserializeOwned>(file: &str, section: &str) -> T {
+    let mut all: toml::Table = file.parse().expect("a file of settings");
+    let own = all
+        .remove(section)
+        .unwrap_or_else(|| panic!("there is no section [{section}]"));
+    own.try_into().expect("the section fits its type")
 }
 
 /// A directory for SQLite files, removed when dropped.
