@@ -48,7 +48,7 @@ postgres_start() {
   export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
 }
 
-# postgres_boot PORT: starts the server in POSTGRES_HOME, and creates its data first if there is none.
+# postgres_boot PORT: starts the server in POSTGRES_HOME, and creates its data first if there is no data yet.
 postgres_boot() {
   local port=$1
   mkdir -p "$POSTGRES_HOME"

@@ -51,7 +51,7 @@ rabbitmq_stop() {
   rm -rf "$RABBITMQ_HOME"
 }
 
-# rabbitmq_boot DIRECTORY PORT: starts the broker on the data in the directory, and configures it first if there is none.
+# rabbitmq_boot DIRECTORY PORT: starts the broker on the data in the directory, and configures it first if it does not exist yet.
 rabbitmq_boot() {
   local home=$1 port=$2 apart=''
   [ -e "$home/env.sh" ] || rabbitmq_configure "$home" "$port"
