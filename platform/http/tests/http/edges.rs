@@ -116,9 +116,9 @@ async fn every_error_is_a_problem_wherever_it_was_detected() {
         "invalid_token",
     )
     .await;
-    let unavailable = send("GET", "/api/v1/unavailable").await.unwrap();
-    assert_eq!(unavailable.headers()["retry-after"], "2");
-    problem(unavailable, 503, "unavailable").await;
+    let response = send("GET", "/api/v1/unavailable").await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "2");
+    problem(response, 503, "unavailable").await;
     let late = problem(send("GET", "/api/v1/slow").await.unwrap(), 504, "timeout").await;
     assert_eq!(late["instance"], "/api/v1/slow");
     for (path, secret) in [("/api/v1/panic", "xyzzy"), ("/api/v1/broken", "hunter2")] {
