@@ -1,4 +1,4 @@
-//! Contracts: they only ever grow, and they answer the same near and far.
+//! Contracts: they only ever grow, and a local and a remote module respond the same.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.push(Trial::test(
-        "contracts::every_compiler_of_protobuf_finds_the_types_that_are_meant",
+        "contracts::no_rpc_hides_a_message_of_its_name",
         types_are_found,
     ));
     trials.push(Trial::test("contracts::rejects::a_field_renumbered", || {
@@ -39,23 +39,23 @@ pub fn trials() -> Vec<Trial> {
         rejected(retype, "type")
     }));
     trials.push(Trial::test("contracts::rejects::a_field_removed", || {
-        rejected(remove_field, "is gone")
+        rejected(remove_field, "is missing")
     }));
     trials.push(Trial::test("contracts::rejects::an_rpc_removed", || {
-        rejected(remove_rpc, "is gone")
+        rejected(remove_rpc, "is missing")
     }));
     trials.push(Trial::test(
-        "contracts::a_new_field_and_a_new_rpc_are_no_breach",
+        "contracts::a_new_field_and_a_new_rpc_are_allowed",
         growth_is_allowed,
     ));
-    trials.push(Trial::test("contracts::a_module_answers_the_same_over_grpc", || {
-        crate::harness::runtime().block_on(far::the_same_near_and_far());
+    trials.push(Trial::test("contracts::a_module_responds_the_same_over_grpc", || {
+        crate::harness::runtime().block_on(over_grpc::same_response());
         Ok(())
     }));
     trials.push(Trial::test(
-        "contracts::nobody_is_asked_inside_a_transaction_neither_near_nor_far",
+        "contracts::no_module_is_called_inside_a_transaction_locally_or_over_grpc",
         || {
-            crate::harness::runtime().block_on(far::not_inside_a_transaction());
+            crate::harness::runtime().block_on(over_grpc::not_inside_a_transaction());
             Ok(())
         },
     ));
@@ -63,7 +63,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Within a service a method hides a message of its name, so `rpc FindStock(FindStock)` names the method: protoc refuses it, and with it every client
-/// in another language. The compiler used here does not mind, so this test does.
+/// in another language. The compiler used here accepts it, so this test checks it.
 fn types_are_found() -> Result<(), Failed> {
     let mut hidden = Vec::new();
     let modules = CONTRACTS
@@ -101,7 +101,7 @@ fn types_are_found() -> Result<(), Failed> {
     }
 }
 
-/// What a contract says, one line a field and an rpc: diffs of the snapshot are readable, and a line that went is a breach.
+/// A contract as text, one line for each field and rpc: diffs of the snapshot are readable, and a removed line is a breaking change.
 fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
     fn message_in(prefix: &str, message: &DescriptorProto, into: &mut BTreeMap<String, String>) {
         let name = format!("{prefix}.{}", message.name());
@@ -157,10 +157,10 @@ fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
     all
 }
 
-/// Whatever an old client would trip over.
+/// Every change that breaks an old client.
 fn breaches(committed: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
     let breach = |(what, kind): (&String, &String)| match now.get(what) {
-        None => Some(format!("{what} is gone; keep it, and stop using it")),
+        None => Some(format!("{what} is missing; keep it, and stop using it")),
         Some(new) if new != kind => Some(format!("{what} was `{kind}` and is `{new}`; add a new field instead")),
         Some(_) => None,
     };
@@ -252,8 +252,8 @@ fn growth_is_allowed() -> Result<(), Failed> {
     }
 }
 
-/// The same inventory, asked through its trait and through gRPC over a connection in memory.
-mod far {
+/// The same inventory, called through its trait and through gRPC over a connection in memory.
+mod over_grpc {
     use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use inventory_contract::{
         FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine,
@@ -264,7 +264,7 @@ mod far {
 
     use super::Arc;
 
-    pub async fn the_same_near_and_far() {
+    pub async fn same_response() {
         banyan_durable_testing::on_both("inventory", |db| async move {
             let needs = inventory::Needs {
                 db,
@@ -272,7 +272,7 @@ mod far {
                 ids: Arc::new(RandomIds),
             };
             let offers = inventory::start(needs).await.expect("inventory starts");
-            (offers.seed)().await.expect("the shelves are filled");
+            (offers.seed)().await.expect("demo data is inserted");
             let near = offers.contract;
             let far = RemoteInventory::new(connect(near.clone()).await);
             let call = Call::by(Actor::module("orders")).within(std::time::Duration::from_secs(3));
@@ -285,9 +285,9 @@ mod far {
                 far.find_stock(&call, question).await,
             );
             assert_eq!(here, there);
-            assert_eq!(there.expect("an answer").level.expect("rare figs").on_hand, 3);
+            assert_eq!(there.expect("a response").level.expect("rare figs").on_hand, 3);
 
-            // A command sent far and repeated near is one command.
+            // A command sent to the remote contract and repeated to the local one takes effect once.
             let command = |sku: &str, quantity| ReserveStock {
                 command_id: uuid::Uuid::new_v4().to_string(),
                 order_id: uuid::Uuid::new_v4().to_string(),
@@ -297,19 +297,19 @@ mod far {
                 }],
             };
             let reserve = command("rare-fig", 2);
-            let there = far.reserve_stock(&call, reserve.clone()).await.expect("an answer");
+            let there = far.reserve_stock(&call, reserve.clone()).await.expect("a response");
             assert!(matches!(there.outcome, Some(Outcome::Reserved(_))), "{there:?}");
-            assert_eq!(near.reserve_stock(&call, reserve).await.expect("an answer"), there);
+            assert_eq!(near.reserve_stock(&call, reserve).await.expect("a response"), there);
             let refused = far
                 .reserve_stock(&call, command("rare-fig", 2))
                 .await
-                .expect("an answer");
+                .expect("a response");
             assert!(
                 matches!(refused.outcome, Some(Outcome::Insufficient(ref short)) if short.available == 1),
                 "{refused:?}"
             );
 
-            // A fault crosses whole: kind, code, fields.
+            // gRPC carries a fault completely: kind, code, fields.
             let wrong = ReserveStock {
                 command_id: "no id".to_owned(),
                 ..command("rare-fig", 1)
@@ -345,13 +345,13 @@ mod far {
                 contract
                     .find_stock(&call, question.clone())
                     .await
-                    .expect("outside it answers");
+                    .expect("it responds outside a transaction");
                 let inside = db.write(move |_| {
                     let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
                     async move { contract.find_stock(&call, question).await }
                 });
                 assert_eq!(
-                    inside.await.expect_err("inside it is refused").code,
+                    inside.await.expect_err("it is refused inside a transaction").code,
                     "inside_transaction"
                 );
             }

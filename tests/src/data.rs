@@ -1,4 +1,4 @@
-//! A shop's databases from outside, past every rule of the shop: for tests that look at its tables or put something odd into them.
+//! Direct access to a shop's databases: for tests that read its tables or insert rows that the shop itself would not write.
 
 use std::{path::Path, time::Duration};
 

@@ -1,22 +1,22 @@
-//! B: nobody pays twice, nobody pays for nothing, and the provider's books agree with ours.
+//! B: no order is paid twice, no cancelled order stays paid, and the provider's records agree with ours.
 
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::books::{Books, PROVIDER, get};
+use super::databases::{Databases, PROVIDER, get};
 
-pub async fn audit_always(books: &Books) -> Vec<String> {
+pub async fn audit_always(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     let limits = "select order_id from payment where not (0 <= refunded_amount and refunded_amount <= captured_amount and captured_amount <= authorised_amount)";
-    for row in books.rows("payments", limits).await {
+    for row in databases.rows("payments", limits).await {
         wrong.push(format!(
             "B1: refunded <= captured <= authorised does not hold for order {}",
             get::<Uuid>(&row, "order_id")
         ));
     }
     let sums = "select transaction_id, currency, cast(sum(amount) as bigint) as total from ledger_entry group by transaction_id, currency having sum(amount) <> 0";
-    for row in books.rows("payments", sums).await {
+    for row in databases.rows("payments", sums).await {
         wrong.push(format!(
             "B2: ledger transaction {} sums to {}",
             get::<Uuid>(&row, "transaction_id"),
@@ -34,7 +34,7 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
         ),
     ];
     for (what, sql) in twice {
-        for row in books.rows(PROVIDER, sql).await {
+        for row in databases.rows(PROVIDER, sql).await {
             wrong.push(format!(
                 "B5: {} effective {what} at the provider for order {}",
                 get::<i64>(&row, "n"),
@@ -45,7 +45,7 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
     wrong
 }
 
-/// What the provider took and gave back for an order.
+/// What the provider captured and refunded for an order.
 #[derive(Default)]
 struct AtProvider {
     captured: i64,
@@ -53,13 +53,13 @@ struct AtProvider {
     open: bool,
 }
 
-pub async fn audit_quiet(books: &Books) -> Vec<String> {
+pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut provider: HashMap<Uuid, AtProvider> = HashMap::new();
-    for row in books.rows(PROVIDER, "select order_id, status from authorisation").await {
+    for row in databases.rows(PROVIDER, "select order_id, status from authorisation").await {
         provider.entry(get(&row, "order_id")).or_default().open |= get::<String>(&row, "status") == "authorised";
     }
-    for row in books
+    for row in databases
         .rows(
             PROVIDER,
             "select a.order_id, c.amount from capture c join authorisation a on a.id = c.authorisation_id",
@@ -68,7 +68,7 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
     {
         provider.entry(get(&row, "order_id")).or_default().captured += get::<i64>(&row, "amount");
     }
-    for row in books
+    for row in databases
         .rows(
             PROVIDER,
             "select a.order_id, r.amount from refund r join authorisation a on a.id = r.authorisation_id",
@@ -77,7 +77,7 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
     {
         provider.entry(get(&row, "order_id")).or_default().refunded += get::<i64>(&row, "amount");
     }
-    let ledger: HashMap<Uuid, i64> = books
+    let ledger: HashMap<Uuid, i64> = databases
         .rows(
             "payments",
             "select p.order_id, cast(sum(e.amount) as bigint) as n from ledger_entry e join ledger_transaction t on t.id = e.transaction_id
@@ -87,7 +87,7 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
         .iter()
         .map(|row| (get(row, "order_id"), get(row, "n")))
         .collect();
-    for row in books
+    for row in databases
         .rows("orders", "select id, status, total_amount from order_view")
         .await
     {

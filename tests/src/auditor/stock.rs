@@ -1,9 +1,9 @@
-//! C: nothing is sold that is not there.
+//! C: no more is sold than was in stock.
 
-use super::books::{Books, get};
+use super::databases::{Databases, get};
 
-pub async fn audit_always(books: &Books) -> Vec<String> {
-    let broken = books
+pub async fn audit_always(databases: &Databases) -> Vec<String> {
+    let broken = databases
         .rows(
             "inventory",
             "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)",
@@ -15,7 +15,7 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
         .collect()
 }
 
-pub async fn audit_quiet(books: &Books) -> Vec<String> {
+pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
     let levels = "
         select s.sku, s.on_hand, s.reserved,
             cast(coalesce(sum(case when m.kind in ('received', 'restocked') then m.quantity else 0 end), 0) as bigint) as came,
@@ -26,7 +26,7 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
                 where l.sku = s.sku and r.state = 'held') as held
         from stock_item s left join movement m on m.sku = s.sku group by s.sku, s.on_hand, s.reserved";
     let mut wrong = Vec::new();
-    for row in books.rows("inventory", levels).await {
+    for row in databases.rows("inventory", levels).await {
         let sku: String = get(&row, "sku");
         let of = |column: &str| get::<i64>(&row, column);
         if of("came") != of("on_hand") + of("went") {

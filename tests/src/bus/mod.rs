@@ -1,9 +1,9 @@
-//! What every bus must do, checked on each of them; and what only one behind a broker can do wrong.
+//! What every bus must do, checked on each implementation; and what can go wrong only with a broker.
 
-mod any;
-mod killing;
-mod meddling;
-mod setting;
+mod conformance;
+mod broker_failures;
+mod broker_changes;
+mod fixtures;
 
 use banyan_core::{Envelope, Timestamp};
 use libtest_mimic::Trial;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [any::trials(), meddling::trials(), killing::trials()]
+    [conformance::trials(), broker_changes::trials(), broker_failures::trials()]
         .into_iter()
         .flatten()
         .collect()

@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the shop's data is, and how many processes it is.
+/// The database of a shop, and how its modules are distributed over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// One process on SQLite.
@@ -28,7 +28,7 @@ pub struct Role {
     pub is_edge: bool,
 }
 
-const WHOLE: &[Role] = &[Role {
+const ALL_IN_ONE: &[Role] = &[Role {
     name: "shop",
     modules: &[
         "users",
@@ -100,8 +100,8 @@ const SPLIT: &[Role] = &[
 
 impl Stage {
     pub const ALL: [Stage; 4] = [Stage::Sqlite, Stage::Postgres, Stage::Extracted, Stage::Split];
-    /// Those of one process.
-    pub const WHOLE: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
+    /// Those with a single process.
+    pub const ALL_IN_ONE: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -114,7 +114,7 @@ impl Stage {
 
     pub fn roles(self) -> &'static [Role] {
         match self {
-            Stage::Sqlite | Stage::Postgres => WHOLE,
+            Stage::Sqlite | Stage::Postgres => ALL_IN_ONE,
             Stage::Extracted => EXTRACTED,
             Stage::Split => SPLIT,
         }
@@ -127,7 +127,7 @@ impl Stage {
 }
 
 impl Role {
-    /// The binary that contains what this process is made of, as `scripts/lib/binaries.sh` builds it.
+    /// The binary with the modules of this process, as `scripts/lib/binaries.sh` builds it.
     pub fn binary(self) -> PathBuf {
         if self.name == "shop" {
             return binary();
@@ -148,27 +148,27 @@ impl Role {
     }
 }
 
-/// The binary of the whole shop that was built beside this test.
+/// The all-in-one binary that was built beside this test.
 pub fn binary() -> PathBuf {
-    static WHOLE: OnceLock<PathBuf> = OnceLock::new();
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
         let binary = target().join("banyan");
-        // Whoever built a part of the shop last has left that part there.
+        // If only some modules were built last, the binary there contains only those.
         let modules = Command::new(&binary)
             .args(["modules", "--output", "json"])
             .env_clear()
             .output();
-        let is_whole = modules.is_ok_and(|modules| {
+        let is_all_in_one = modules.is_ok_and(|modules| {
             modules.status.success() && !String::from_utf8_lossy(&modules.stdout).contains("remote")
         });
         assert!(
-            is_whole,
-            "{} is not the whole shop: run scripts/test.sh, or cargo build -p banyan first",
+            is_all_in_one,
+            "{} does not contain all modules: run scripts/test.sh, or cargo build -p banyan first",
             binary.display()
         );
         binary
     };
-    WHOLE.get_or_init(find).clone()
+    BINARY.get_or_init(find).clone()
 }
 
 /// Where this test and all binaries were built.

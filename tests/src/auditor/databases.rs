@@ -6,26 +6,26 @@ use sea_orm::{DatabaseConnection, QueryResult, TryGetable};
 
 use crate::{data, harness::Shop};
 
-/// The payment provider's own books.
+/// The payment provider's own records.
 pub const PROVIDER: &str = "sandbox_provider";
 
 /// One connection per owner of data.
-pub struct Books {
+pub struct Databases {
     connections: HashMap<&'static str, DatabaseConnection>,
 }
 
-impl Books {
-    pub async fn open(shop: &Shop) -> Books {
-        Books::open_at(&shop.directory(), shop.database_url().as_deref()).await
+impl Databases {
+    pub async fn open(shop: &Shop) -> Databases {
+        Databases::open_at(&shop.directory(), shop.database_url().as_deref()).await
     }
 
     /// Of a shop with its files in `directory`, or with its schemas at `url`.
-    pub async fn open_at(directory: &Path, url: Option<&str>) -> Books {
+    pub async fn open_at(directory: &Path, url: Option<&str>) -> Databases {
         let mut connections = HashMap::new();
         for owner in data::OWNERS {
             connections.insert(owner, data::connect_to_read(directory, url, owner).await);
         }
-        Books { connections }
+        Databases { connections }
     }
 
     pub async fn rows(&self, owner: &str, sql: &str) -> Vec<QueryResult> {
