@@ -20,7 +20,10 @@ pub fn trials() -> Vec<Trial> {
         .into_iter()
         .map(|stage| {
             Trial::test(
-                format!("crash[{}]::kill_9_under_load_loses_and_duplicates_nothing", stage.name()),
+                format!(
+                    "crash[{}]::kill_9_under_load_loses_and_duplicates_nothing",
+                    stage.name()
+                ),
                 move || {
                     runtime().block_on(kill_under_load(stage));
                     Ok(())

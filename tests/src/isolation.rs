@@ -59,7 +59,10 @@ fn expect_own_tables(found: &[(&str, BTreeSet<String>)]) {
         if *owner == "sandbox_provider" {
             assert!(!tables.is_empty(), "the provider has tables");
             let others: BTreeSet<String> = OWNERS[..7].iter().flat_map(|module| tables_of(module)).collect();
-            assert!(tables.is_disjoint(&others), "the provider's {tables:?} are tables of a module, too");
+            assert!(
+                tables.is_disjoint(&others),
+                "the provider's {tables:?} are tables of a module, too"
+            );
         } else {
             assert_eq!(
                 *tables,
@@ -90,7 +93,11 @@ async fn files_are_isolated() {
         .map(|file| file.expect("a file").file_name().into_string().expect("a name"));
     let databases: BTreeSet<String> = files.filter(|name| name.ends_with(".db")).collect();
     let expected = OWNERS.map(|owner| format!("{}.db", owner.replace('_', "-")));
-    assert_eq!(databases, BTreeSet::from(expected), "there is a file that belongs to no module");
+    assert_eq!(
+        databases,
+        BTreeSet::from(expected),
+        "there is a file that belongs to no module"
+    );
     installation.remove().await;
 }
 
@@ -143,7 +150,11 @@ async fn has_no_admin_privileges(login: &DatabaseConnection, owner: &str) {
         "{who} has more privileges than a module needs"
     );
     let groups = "select r.rolname::text as name from pg_auth_members m join pg_roles r on r.oid = m.roleid join pg_roles me on me.oid = m.member where me.rolname = current_user";
-    assert_eq!(data::names(login, groups).await, [""; 0], "{who} has the privileges of other logins");
+    assert_eq!(
+        data::names(login, groups).await,
+        [""; 0],
+        "{who} has the privileges of other logins"
+    );
 }
 
 async fn own_schema_is_accessible(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {

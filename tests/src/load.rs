@@ -264,7 +264,9 @@ async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &Ato
             .await
         {
             Ok(response) if (200..300).contains(&response.status) => return Some(response.bytes),
-            Ok(response) if [404, 409, 422].contains(&response.status) && response.json()["code"] != "twin_in_progress" => {
+            Ok(response)
+                if [404, 409, 422].contains(&response.status) && response.json()["code"] != "twin_in_progress" =>
+            {
                 return None;
             }
             Ok(response) => assert!(

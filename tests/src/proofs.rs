@@ -50,8 +50,9 @@ fn rules_name_tests() -> Result<(), Failed> {
 }
 
 fn missing_tests_are_noticed() -> Result<(), Failed> {
-    let page =
-        format!("{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_missing` |\n| c | later |\n");
+    let page = format!(
+        "{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_missing` |\n| c | later |\n"
+    );
     let wrong = errors_in(&page, &BTreeSet::from(["it_holds".to_owned()]));
     match &wrong[..] {
         [missing, none] if missing.contains("it_is_missing") && none.contains("\"c\"") => Ok(()),

@@ -19,7 +19,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("architecture::every_rule_holds", every_rule_holds),
         Trial::test("architecture::the_dependencies_match_the_golden_file", edges_are_golden),
         Trial::test("architecture::no_package_is_under_a_copyleft_licence", no_copyleft),
-        Trial::test("architecture::the_diagram_matches_the_dependency_graph", diagram_is_real),
+        Trial::test(
+            "architecture::the_diagram_matches_the_dependency_graph",
+            diagram_is_real,
+        ),
     ];
     trials.extend(seeded::trials());
     trials.extend(placements::trials());
@@ -82,5 +85,8 @@ fn diagram_is_real() -> Result<(), Failed> {
     }
     let missing: Vec<_> = real.difference(&drawn).collect();
     let extra: Vec<_> = drawn.difference(&real).collect();
-    Err(format!("the diagram in docs/ARCHITECTURE.md lacks {missing:?} and draws dependencies that do not exist: {extra:?}").into())
+    Err(format!(
+        "the diagram in docs/ARCHITECTURE.md lacks {missing:?} and draws dependencies that do not exist: {extra:?}"
+    )
+    .into())
 }

@@ -56,7 +56,10 @@ struct AtProvider {
 pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut provider: HashMap<Uuid, AtProvider> = HashMap::new();
-    for row in databases.rows(PROVIDER, "select order_id, status from authorisation").await {
+    for row in databases
+        .rows(PROVIDER, "select order_id, status from authorisation")
+        .await
+    {
         provider.entry(get(&row, "order_id")).or_default().open |= get::<String>(&row, "status") == "authorised";
     }
     for row in databases

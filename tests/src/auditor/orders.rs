@@ -29,7 +29,9 @@ pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
         }
     }
     for order in checkouts.into_keys() {
-        wrong.push(format!("D1: there is a checkout saga for {order}, which is not an order"));
+        wrong.push(format!(
+            "D1: there is a checkout saga for {order}, which is not an order"
+        ));
     }
     let states = |rows: Vec<sea_orm::QueryResult>, column: &'static str| -> HashMap<Uuid, String> {
         rows.iter()
@@ -37,7 +39,9 @@ pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
             .collect()
     };
     let reservations = states(
-        databases.rows("inventory", "select order_id, state from reservation").await,
+        databases
+            .rows("inventory", "select order_id, state from reservation")
+            .await,
         "state",
     );
     let payments = states(
@@ -45,7 +49,9 @@ pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
         "status",
     );
     let shipments = states(
-        databases.rows("shipping", "select order_id, status from shipment").await,
+        databases
+            .rows("shipping", "select order_id, status from shipment")
+            .await,
         "status",
     );
     let undone: HashSet<&str> = ["released", "restocked", "voided", "declined", "refunded", "cancelled"].into();

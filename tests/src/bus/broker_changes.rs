@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     check, event,
-    fixtures::{RecordingSubscriber, SOON, Fixture, connected, shared_broker},
+    fixtures::{Fixture, RecordingSubscriber, SOON, connected, shared_broker},
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -57,7 +57,10 @@ pub fn trials() -> Vec<Trial> {
             other_properties,
         ),
         check(name("a_wrong_password_or_virtual_host_is_reported"), wrong_login),
-        check(name("a_subscriber_missing_from_the_topology_is_refused"), unknown_subscriber),
+        check(
+            name("a_subscriber_missing_from_the_topology_is_refused"),
+            unknown_subscriber,
+        ),
     ]
 }
 
@@ -156,7 +159,10 @@ async fn returned_among_others() {
         .queue_declare(queue.as_str().into(), passive, FieldTable::default())
         .await
         .unwrap();
-    assert!(returned >= 30, "only {returned} were returned: the check proves nothing");
+    assert!(
+        returned >= 30,
+        "only {returned} were returned: the check proves nothing"
+    );
     assert_eq!(
         kept.message_count(),
         confirmed,
@@ -169,7 +175,10 @@ async fn unreadable() {
     let bus = fixture.starting_bus(&stop);
     connected(&*bus).await;
     let admin_channel = fixture.admin_channel().await;
-    admin_channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    admin_channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
     let exchange = fixture.settings.exchange.as_str();
     for frame in [&b"{ no event"[..], b""] {
         let key = "orders.order.1".into();
@@ -197,7 +206,11 @@ async fn unreadable() {
             ..Default::default()
         };
         admin_channel
-            .queue_declare(fixture.queue("shipping").as_str().into(), options, FieldTable::default())
+            .queue_declare(
+                fixture.queue("shipping").as_str().into(),
+                options,
+                FieldTable::default(),
+            )
             .await
             .unwrap()
     };
@@ -212,7 +225,10 @@ async fn takes_over() {
     let fixture = fixture();
     let stop_first = CancellationToken::new();
     let (one, two) = (fixture.starting_bus(&stop_first), fixture.bus().await);
-    let (first, second) = (RecordingSubscriber::new("shipping"), RecordingSubscriber::new("shipping"));
+    let (first, second) = (
+        RecordingSubscriber::new("shipping"),
+        RecordingSubscriber::new("shipping"),
+    );
     one.subscribe(first.clone()).await.unwrap();
     connected(&*one).await;
     two.subscribe(second.clone()).await.unwrap();
@@ -262,7 +278,10 @@ async fn unhealthy_consumer() {
     let mut fixture = fixture();
     fixture.settings.give_way_ms = 500;
     let (unhealthy_bus, healthy_bus) = (fixture.bus().await, fixture.bus().await);
-    let (unhealthy, healthy) = (RecordingSubscriber::new("shipping"), RecordingSubscriber::new("shipping"));
+    let (unhealthy, healthy) = (
+        RecordingSubscriber::new("shipping"),
+        RecordingSubscriber::new("shipping"),
+    );
     unhealthy_bus.subscribe(unhealthy.clone()).await.unwrap();
     connected(&*unhealthy_bus).await;
     healthy_bus.subscribe(healthy.clone()).await.unwrap();
@@ -302,7 +321,10 @@ async fn shutdown_during_deliveries() {
     })
     .await;
     let mut stopped = Box::pin(bus.stop_receiving());
-    assert!(stopped.as_mut().now_or_never().is_none(), "the module is still handling them");
+    assert!(
+        stopped.as_mut().now_or_never().is_none(),
+        "the module is still handling them"
+    );
     opened.add_permits(3);
     stopped.await;
     assert_eq!(shipping.distinct(), 3, "all were handled");
@@ -316,7 +338,11 @@ async fn shutdown_during_deliveries() {
     let queue = fixture
         .admin_channel()
         .await
-        .queue_declare(fixture.queue("shipping").as_str().into(), options, FieldTable::default())
+        .queue_declare(
+            fixture.queue("shipping").as_str().into(),
+            options,
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     assert_eq!(
@@ -351,9 +377,11 @@ async fn deleted_exchange() {
     })
     .await;
     shipping.receives(2).await;
-    banyan_durable_testing::eventually("other processes may have published events that were lost", SOON, || async {
-        shipping.caught_up() > before
-    })
+    banyan_durable_testing::eventually(
+        "other processes may have published events that were lost",
+        SOON,
+        || async { shipping.caught_up() > before },
+    )
     .await;
 }
 
@@ -427,7 +455,11 @@ async fn reports(bus: &dyn banyan::bus::Carrier, words: &[&str]) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     });
-    assert!(limit.await.is_ok(), "the error contains {words:?}; it is: {}", last_error());
+    assert!(
+        limit.await.is_ok(),
+        "the error contains {words:?}; it is: {}",
+        last_error()
+    );
     assert!(!bus.state().is_connected());
 }
 

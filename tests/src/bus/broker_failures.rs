@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     check, event,
-    fixtures::{RecordingSubscriber, SOON, Fixture, connected},
+    fixtures::{Fixture, RecordingSubscriber, SOON, connected},
 };
 use crate::harness::Broker;
 
@@ -132,7 +132,10 @@ async fn starts_without_a_broker() {
     let broker = Broker::start();
     broker.kill();
     let fixture = Fixture::new(&broker.url(), QueueType::Quorum);
-    let (bus, shipping) = (fixture.starting_bus(&CancellationToken::new()), RecordingSubscriber::new("shipping"));
+    let (bus, shipping) = (
+        fixture.starting_bus(&CancellationToken::new()),
+        RecordingSubscriber::new("shipping"),
+    );
     bus.subscribe(shipping.clone()).await.unwrap();
     let reported = || async {
         bus.state().links.iter().all(|link| {

@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 
 use super::{
     check, event,
-    fixtures::{RecordingSubscriber, Kind, SOON},
+    fixtures::{Kind, RecordingSubscriber, SOON},
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -30,7 +30,10 @@ fn on(kind: Kind) -> Vec<Trial> {
         check(name("an_event_without_subscribers_is_confirmed"), move || {
             without_subscribers(kind)
         }),
-        check(name("a_second_subscription_of_a_module_replaces_the_first"), move || second_subscription(kind)),
+        check(
+            name("a_second_subscription_of_a_module_replaces_the_first"),
+            move || second_subscription(kind),
+        ),
     ]
 }
 

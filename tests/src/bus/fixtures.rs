@@ -104,7 +104,11 @@ impl Fixture {
     }
 
     pub fn queue(&self, module: &str) -> String {
-        self.topology.queue_of(module).expect("the module is a subscriber").name.clone()
+        self.topology
+            .queue_of(module)
+            .expect("the module is a subscriber")
+            .name
+            .clone()
     }
 }
 

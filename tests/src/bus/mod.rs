@@ -1,8 +1,8 @@
 //! What every bus must do, checked on each implementation; and what can go wrong only with a broker.
 
-mod conformance;
-mod broker_failures;
 mod broker_changes;
+mod broker_failures;
+mod conformance;
 mod fixtures;
 
 use banyan_core::{Envelope, Timestamp};
@@ -12,10 +12,14 @@ use uuid::Uuid;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [conformance::trials(), broker_changes::trials(), broker_failures::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        conformance::trials(),
+        broker_changes::trials(),
+        broker_failures::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A check of one bus.

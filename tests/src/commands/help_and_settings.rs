@@ -64,7 +64,14 @@ async fn help_names_every_command_and_exits_0() {
             help.out
         );
     }
-    assert!(installation.run(&["--version"]).await.expect(0).out.starts_with("banyan "));
+    assert!(
+        installation
+            .run(&["--version"])
+            .await
+            .expect(0)
+            .out
+            .starts_with("banyan ")
+    );
     assert!(!installation.data_directory().exists(), "printing help creates no data");
 }
 
@@ -117,7 +124,10 @@ async fn an_unknown_setting_is_reported_with_its_key_and_source() {
         .await
         .expect(1)
         .stderr_contains(&["missing.toml"]);
-    assert!(!installation.data_directory().exists(), "a wrong setting creates no data");
+    assert!(
+        !installation.data_directory().exists(),
+        "a wrong setting creates no data"
+    );
 }
 
 async fn an_invalid_value_is_reported_with_its_key_and_source() {
@@ -170,7 +180,11 @@ async fn the_printed_defaults_are_a_valid_settings_file() {
     let plain = installation.run(&["config", "show"]).await.expect(0).out;
     let file = installation.file("all.toml", &defaults);
     assert_eq!(
-        installation.run(&["--config", &file, "config", "show"]).await.expect(0).out,
+        installation
+            .run(&["--config", &file, "config", "show"])
+            .await
+            .expect(0)
+            .out,
         plain
     );
     assert_eq!(
@@ -227,7 +241,11 @@ async fn modules_are_printed_as_text_diagram_and_json() {
     let installation = Installation::new(Stage::Sqlite).await;
     let text = installation.run(&["modules"]).await.expect(0).out;
     let diagram = installation.run(&["modules", "--mermaid"]).await.expect(0).out;
-    let json = installation.run(&["modules", "--output", "json"]).await.expect(0).json();
+    let json = installation
+        .run(&["modules", "--output", "json"])
+        .await
+        .expect(0)
+        .json();
     assert_eq!(json.as_array().map(Vec::len), Some(7));
     assert!(
         diagram.starts_with("flowchart LR")
@@ -243,7 +261,10 @@ async fn modules_are_printed_as_text_diagram_and_json() {
             (&serde_json::json!("local"), Some(format!("data/{name}.db").as_str()))
         );
     }
-    assert!(!installation.data_directory().exists(), "printing modules creates no data");
+    assert!(
+        !installation.data_directory().exists(),
+        "printing modules creates no data"
+    );
 }
 
 async fn the_openapi_document_is_printed_without_a_running_shop_or_settings() {
@@ -259,7 +280,9 @@ async fn the_openapi_document_is_printed_without_a_running_shop_or_settings() {
             .is_some_and(|version| version.starts_with("3.1"))
     );
     assert_eq!(
-        std::fs::read_dir(installation.directory()).expect("a directory").count(),
+        std::fs::read_dir(installation.directory())
+            .expect("a directory")
+            .count(),
         0,
         "printing creates no data"
     );
@@ -284,7 +307,10 @@ async fn client_commands_exit_3_when_no_shop_responds() {
             ended.err
         );
     }
-    installation.run(&["health", "--url", "http://127.0.0.1:1"]).await.expect(3);
+    installation
+        .run(&["health", "--url", "http://127.0.0.1:1"])
+        .await
+        .expect(3);
     installation
         .run_with(&["saga", "list"], &[("BANYAN_URL", "http://127.0.0.1:1")])
         .await

@@ -50,7 +50,11 @@ async fn migrations_run_once_and_report_their_status(stage: Stage) {
             .expect(0)
             .stderr_contains(&["orders: schema and login are there", "sandbox_provider: schema"]);
     }
-    let done = installation.run(&["migrate", "--output", "json"]).await.expect(0).json();
+    let done = installation
+        .run(&["migrate", "--output", "json"])
+        .await
+        .expect(0)
+        .json();
     assert!(
         all(&done, "pending", Vec::is_empty) && all(&done, "applied", |applied| applied.len() > 1),
         "{done}"
@@ -116,7 +120,10 @@ async fn a_module_with_its_own_database_stores_all_its_data_there() {
     };
     for _ in 0..2 {
         installation.run(&["seed", "--reset"]).await.expect(0);
-        assert_eq!(schemas(&installation.database_url().expect("PostgreSQL")).await, ["orders"]);
+        assert_eq!(
+            schemas(&installation.database_url().expect("PostgreSQL")).await,
+            ["orders"]
+        );
         assert_eq!(schemas(&other.url()).await, ["payments", "sandbox_provider"]);
     }
     let shop = installation.serve().await;
@@ -149,7 +156,12 @@ async fn a_module_with_its_own_database_stores_all_its_data_there() {
 async fn a_newer_schema_is_refused_with_the_name_of_its_migration(stage: Stage) {
     let installation = Installation::new(stage).await;
     installation.run(&["migrate", "--provision"]).await.expect(0);
-    let connection = data::connect(&installation.data_directory(), installation.database_url().as_deref(), "shipping").await;
+    let connection = data::connect(
+        &installation.data_directory(),
+        installation.database_url().as_deref(),
+        "shipping",
+    )
+    .await;
     let newer = "insert into seaql_migrations (version, applied_at) values ('m0099_shipping_from_the_future', 1)";
     data::execute(&connection, newer)
         .await

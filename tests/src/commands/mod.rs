@@ -1,15 +1,15 @@
 //! The command line as a user types it: real processes, their output, their exit codes, and their shutdown.
 
 mod help_and_settings;
-mod operations;
 mod installation;
-mod startup_checks;
-mod shutdown;
 mod migrate_and_seed;
+mod operations;
 mod several_processes;
+mod shutdown;
+mod startup_checks;
 
-use libtest_mimic::Trial;
 pub use installation::Installation;
+use libtest_mimic::Trial;
 
 use crate::harness::{Stage, runtime};
 

@@ -103,7 +103,11 @@ async fn sagas(installation: &Installation, shop: &Process) {
     let done = |list: &serde_json::Value| list["items"][0]["state"] == "completed";
     crate::scenarios::eventually(&ops, &path, "the saga is completed", done).await;
 
-    let text = installation.run(&[&["saga", "list"][..], &url].concat()).await.expect(0).out;
+    let text = installation
+        .run(&[&["saga", "list"][..], &url].concat())
+        .await
+        .expect(0)
+        .out;
     assert!(
         text.lines()
             .any(|line| line.contains(id) && line.contains("checkout") && line.contains("completed")),

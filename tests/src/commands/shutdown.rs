@@ -126,7 +126,9 @@ async fn shutdown_completes_accepted_requests_and_responds_to_waiting_clients(st
         .collect();
     assert_eq!(logins, [201; LOGINS], "requests in progress are completed");
 
-    let shop = installation.serve_with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "1")]).await;
+    let shop = installation
+        .serve_with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "1")])
+        .await;
     orders_continue(&shop, &customer, &orders).await;
     shop.stop().await;
     installation.remove().await;

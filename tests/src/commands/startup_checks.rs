@@ -35,11 +35,15 @@ async fn an_unsafe_configuration_does_not_start() {
         .await
         .expect(1)
         .stderr_contains(&["http.listen", "demo", "loopback"]);
-    installation.run_with(&["serve"], &PROD).await.expect(1).stderr_contains(&[
-        "auth.signing_key_file",
-        "BANYAN__AUTH__SIGNING_KEY_FILE",
-        "openssl genpkey",
-    ]);
+    installation
+        .run_with(&["serve"], &PROD)
+        .await
+        .expect(1)
+        .stderr_contains(&[
+            "auth.signing_key_file",
+            "BANYAN__AUTH__SIGNING_KEY_FILE",
+            "openssl genpkey",
+        ]);
     installation
         .run_with(&["serve"], &[&PROD[..1], &key].concat())
         .await
@@ -69,7 +73,10 @@ async fn an_unsafe_configuration_does_not_start() {
         .await
         .expect(1)
         .stderr_contains(&["demo"]);
-    assert!(!installation.data_directory().exists(), "a refused start creates no data");
+    assert!(
+        !installation.data_directory().exists(),
+        "a refused start creates no data"
+    );
 }
 
 async fn prod_does_not_start_on_demo_data_and_only_the_owner_can_read_the_data() {
@@ -107,14 +114,22 @@ async fn an_invalid_signing_key_is_refused() {
         .await
         .expect(1)
         .stderr_contains(&["garbage.pem", "Ed25519"]);
-    assert!(!ended.err.contains("Z2VoZWlt"), "the message does not contain the key: {}", ended.err);
+    assert!(
+        !ended.err.contains("Z2VoZWlt"),
+        "the message does not contain the key: {}",
+        ended.err
+    );
 }
 
 async fn an_unreachable_postgresql_is_reported_with_how_to_start_one() {
     let installation = Installation::new(Stage::Sqlite).await;
     let key = installation.file("key.pem", &signing_key());
     let unreachable = ("BANYAN__DATABASE__URL", "postgres://shop:geheim@127.0.0.1:1/shop");
-    let prod = [&PROD[..], &[("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()), unreachable]].concat();
+    let prod = [
+        &PROD[..],
+        &[("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()), unreachable],
+    ]
+    .concat();
     let demo = [unreachable];
     let attempts = [
         (&["serve"][..], &demo[..]),
@@ -123,11 +138,16 @@ async fn an_unreachable_postgresql_is_reported_with_how_to_start_one() {
         (&["migrate", "status"], &demo),
     ];
     let ended =
-        futures::future::join_all(attempts.map(|(arguments, settings)| installation.run_with(arguments, settings))).await;
+        futures::future::join_all(attempts.map(|(arguments, settings)| installation.run_with(arguments, settings)))
+            .await;
     for ended in ended {
-        let ended = ended
-            .expect(1)
-            .stderr_contains(&["127.0.0.1:1", "database.url", "start it", "pg_ctlcluster", "docker run"]);
+        let ended = ended.expect(1).stderr_contains(&[
+            "127.0.0.1:1",
+            "database.url",
+            "start it",
+            "pg_ctlcluster",
+            "docker run",
+        ]);
         assert!(!ended.err.contains("geheim"), "{}", ended.err);
     }
 }

@@ -8,7 +8,7 @@ mod shop;
 mod stage;
 
 pub use broker::Broker;
-pub use client::{Response, Client, new_key, order_body};
+pub use client::{Client, Response, new_key, order_body};
 pub use postgres::Postgres;
 pub use process::{clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};

@@ -1,23 +1,18 @@
 //! What the shop does, seen over HTTP. The list runs unchanged on every stage, each on one shop that all scenarios of the stage share; so a
 //! scenario works with customers and products of its own, or with amounts that do not matter to others.
 
+mod back_office;
 mod buying;
 mod cancelling;
 mod carts;
 mod http_conventions;
-mod back_office;
 mod operations;
 mod pages;
-mod users;
 mod shipping;
 mod streams;
+mod users;
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{collections::HashMap, pin::Pin, sync::LazyLock, time::Duration};
 
 use libtest_mimic::Trial;
 use parking_lot::Mutex;

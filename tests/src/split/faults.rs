@@ -16,9 +16,10 @@ pub fn all() -> Vec<Case> {
         ("a_killed_service_loses_and_duplicates_nothing", || {
             Box::pin(kill_services())
         }),
-        ("a_service_that_hangs_past_its_lease_loses_and_duplicates_nothing", || {
-            Box::pin(hang_services())
-        }),
+        (
+            "a_service_that_hangs_past_its_lease_loses_and_duplicates_nothing",
+            || Box::pin(hang_services()),
+        ),
         ("a_killed_broker_loses_nothing", || Box::pin(kill_broker())),
         ("a_broker_that_loses_its_data_loses_nothing", || {
             Box::pin(delete_broker())
@@ -26,9 +27,10 @@ pub fn all() -> Vec<Case> {
         ("an_immediate_stop_of_postgresql_loses_nothing", || {
             Box::pin(stop_postgres())
         }),
-        ("a_payments_service_cut_off_from_the_others_loses_and_duplicates_nothing", || {
-            Box::pin(cut_off_payments())
-        }),
+        (
+            "a_payments_service_cut_off_from_the_others_loses_and_duplicates_nothing",
+            || Box::pin(cut_off_payments()),
+        ),
     ]
 }
 

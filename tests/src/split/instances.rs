@@ -21,10 +21,9 @@ pub fn all() -> Vec<Case> {
             "two_gateways_two_orders_and_two_payments_share_the_work_and_one_of_each_may_die",
             || Box::pin(two_of_each()),
         ),
-        (
-            "an_instance_without_its_database_receives_no_calls",
-            || Box::pin(one_without_database()),
-        ),
+        ("an_instance_without_its_database_receives_no_calls", || {
+            Box::pin(one_without_database())
+        }),
     ]
 }
 

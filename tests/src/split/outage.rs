@@ -100,9 +100,11 @@ async fn without_payments() {
         state_of(&orders, "payments").await == "ok"
     })
     .await;
-    banyan_durable_testing::eventually("the metric shows that it is not open", Duration::from_secs(20), || async {
-        breaker_at(&orders).await != "2"
-    })
+    banyan_durable_testing::eventually(
+        "the metric shows that it is not open",
+        Duration::from_secs(20),
+        || async { breaker_at(&orders).await != "2" },
+    )
     .await;
     shop.remove().await;
 }
