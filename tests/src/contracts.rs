@@ -70,7 +70,7 @@ fn types_are_found() -> Result<(), Failed> {
         .iter()
         .filter(|(name, _)| *name != "event-feed")
         .map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
-    for path in modules.chain(["shared-kernel/durable/contract/proto/service.proto".to_owned()]) {
+    for path in modules.chain(["platform/durable/contract/proto/service.proto".to_owned()]) {
         let text = fs::read_to_string(root().join(&path))?;
         let rpcs: Vec<&str> = text
             .lines()
@@ -273,19 +273,19 @@ mod over_grpc {
             };
             let offers = inventory::start(needs).await.expect("inventory starts");
             (offers.seed)().await.expect("demo data is inserted");
-            let near = offers.contract;
-            let far = RemoteInventory::new(connect(near.clone()).await);
+            let local = offers.contract;
+            let remote = RemoteInventory::new(connect(local.clone()).await);
             let call = Call::by(Actor::module("orders")).within(std::time::Duration::from_secs(3));
 
-            let question = FindStock {
+            let request = FindStock {
                 sku: "rare-fig".to_owned(),
             };
-            let (here, there) = (
-                near.find_stock(&call, question.clone()).await,
-                far.find_stock(&call, question).await,
+            let (from_local, from_remote) = (
+                local.find_stock(&call, request.clone()).await,
+                remote.find_stock(&call, request).await,
             );
-            assert_eq!(here, there);
-            assert_eq!(there.expect("a response").level.expect("rare figs").on_hand, 3);
+            assert_eq!(from_local, from_remote);
+            assert_eq!(from_remote.expect("a response").level.expect("rare figs").on_hand, 3);
 
             // A command sent to the remote contract and repeated to the local one takes effect once.
             let command = |sku: &str, quantity| ReserveStock {
@@ -297,10 +297,10 @@ mod over_grpc {
                 }],
             };
             let reserve = command("rare-fig", 2);
-            let there = far.reserve_stock(&call, reserve.clone()).await.expect("a response");
-            assert!(matches!(there.outcome, Some(Outcome::Reserved(_))), "{there:?}");
-            assert_eq!(near.reserve_stock(&call, reserve).await.expect("a response"), there);
-            let refused = far
+            let reserved = remote.reserve_stock(&call, reserve.clone()).await.expect("a response");
+            assert!(matches!(reserved.outcome, Some(Outcome::Reserved(_))), "{reserved:?}");
+            assert_eq!(local.reserve_stock(&call, reserve).await.expect("a response"), reserved);
+            let refused = remote
                 .reserve_stock(&call, command("rare-fig", 2))
                 .await
                 .expect("a response");
@@ -314,12 +314,12 @@ mod over_grpc {
                 command_id: "no id".to_owned(),
                 ..command("rare-fig", 1)
             };
-            let (here, there) = (
-                near.reserve_stock(&call, wrong.clone()).await,
-                far.reserve_stock(&call, wrong).await,
+            let (from_local, from_remote) = (
+                local.reserve_stock(&call, wrong.clone()).await,
+                remote.reserve_stock(&call, wrong).await,
             );
-            assert_eq!(here, there);
-            assert_eq!(there.expect_err("a fault").kind, FaultKind::Invalid);
+            assert_eq!(from_local, from_remote);
+            assert_eq!(from_remote.expect_err("a fault").kind, FaultKind::Invalid);
         })
         .await;
     }
@@ -331,24 +331,24 @@ mod over_grpc {
                 clock: Arc::new(SystemClock),
                 ids: Arc::new(RandomIds),
             };
-            let near: Arc<dyn Inventory> = Arc::new(LocalInventory(
+            let local: Arc<dyn Inventory> = Arc::new(LocalInventory(
                 inventory::start(needs).await.expect("inventory starts").contract,
             ));
-            let far: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(near.clone()).await));
-            for contract in [near, far] {
-                let (call, question) = (
+            let remote: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(local.clone()).await));
+            for contract in [local, remote] {
+                let (call, request) = (
                     Call::by_module("orders"),
                     FindStock {
                         sku: "rare-fig".to_owned(),
                     },
                 );
                 contract
-                    .find_stock(&call, question.clone())
+                    .find_stock(&call, request.clone())
                     .await
                     .expect("it responds outside a transaction");
                 let inside = db.write(move |_| {
-                    let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
-                    async move { contract.find_stock(&call, question).await }
+                    let (contract, call, request) = (contract.clone(), call.clone(), request.clone());
+                    async move { contract.find_stock(&call, request).await }
                 });
                 assert_eq!(
                     inside.await.expect_err("it is refused inside a transaction").code,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use banyan::config::Settings;
+use banyan::config::{MODULES, Settings};
 use banyan_durable::Place as DataPlace;
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 use crate::{
     architecture,
     commands::Installation,
-    data::{self, OWNERS},
+    data::{self, PROVIDER, owners},
     harness::{Stage, runtime},
 };
 
@@ -56,9 +56,9 @@ async fn shop(stage: Stage) -> Installation {
 /// Every owner has exactly its own tables; `names` are those found.
 fn expect_own_tables(found: &[(&str, BTreeSet<String>)]) {
     for (owner, tables) in found {
-        if *owner == "sandbox_provider" {
+        if *owner == PROVIDER {
             assert!(!tables.is_empty(), "the provider has tables");
-            let others: BTreeSet<String> = OWNERS[..7].iter().flat_map(|module| tables_of(module)).collect();
+            let others: BTreeSet<String> = MODULES.into_iter().flat_map(tables_of).collect();
             assert!(
                 tables.is_disjoint(&others),
                 "the provider's {tables:?} are tables of a module, too"
@@ -77,7 +77,7 @@ fn expect_own_tables(found: &[(&str, BTreeSet<String>)]) {
 async fn files_are_isolated() {
     let installation = shop(Stage::Sqlite).await;
     let mut found = Vec::new();
-    for owner in OWNERS {
+    for owner in owners() {
         let connection = data::connect(&installation.data_directory(), None, owner).await;
         let tables = data::names(
             &connection,
@@ -92,12 +92,10 @@ async fn files_are_isolated() {
         .expect("the data directory")
         .map(|file| file.expect("a file").file_name().into_string().expect("a name"));
     let databases: BTreeSet<String> = files.filter(|name| name.ends_with(".db")).collect();
-    let expected = OWNERS.map(|owner| format!("{}.db", owner.replace('_', "-")));
-    assert_eq!(
-        databases,
-        BTreeSet::from(expected),
-        "there is a file that belongs to no module"
-    );
+    let expected: BTreeSet<String> = owners()
+        .map(|owner| format!("{}.db", owner.replace('_', "-")))
+        .collect();
+    assert_eq!(databases, expected, "there is a file that belongs to no module");
     installation.remove().await;
 }
 
@@ -106,7 +104,7 @@ async fn logins_are_isolated() {
     let url = installation.database_url().expect("a database");
     let admin = data::connect(installation.directory(), Some(&url), "public").await;
     let mut found = Vec::new();
-    for owner in OWNERS {
+    for owner in owners() {
         let sql = format!("select tablename::text as name from pg_tables where schemaname = '{owner}'");
         found.push((
             owner,
@@ -115,16 +113,15 @@ async fn logins_are_isolated() {
     }
     expect_own_tables(&found);
     let schemas = "select distinct schemaname::text as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema') order by 1";
-    let mut owners = OWNERS.map(str::to_owned);
-    owners.sort_unstable();
+    let expected: BTreeSet<String> = owners().map(str::to_owned).collect();
     assert_eq!(
-        data::names(&admin, schemas).await,
-        owners,
+        data::names(&admin, schemas).await.into_iter().collect::<BTreeSet<_>>(),
+        expected,
         "there are tables that belong to no module"
     );
 
     let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
-    for owner in OWNERS {
+    for owner in owners() {
         // The login that the shop itself uses.
         let DataPlace::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
             panic!("{owner} is not on PostgreSQL")

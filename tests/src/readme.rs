@@ -412,7 +412,7 @@ fn named_things_exist() -> Result<(), Failed> {
     for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
         read_sources(&root().join(folder), &mut sources)?;
     }
-    let homes = [root(), root().join("shared-kernel"), root().join("modules")];
+    let homes = [root(), root().join("platform"), root().join("modules")];
     let mut wrong = Vec::new();
     let mut seen = 0;
     for (page, text) in pages()? {

@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, path::Path};
 
-use sea_orm::{DatabaseConnection, QueryResult, TryGetable};
+use sea_orm::{DatabaseConnection, FromQueryResult};
 
 use crate::{data, harness::Shop};
 
 /// The payment provider's own records.
-pub const PROVIDER: &str = "sandbox_provider";
+pub const PROVIDER: &str = data::PROVIDER;
 
 /// One connection per owner of data.
 pub struct Databases {
@@ -22,19 +22,24 @@ impl Databases {
     /// Of a shop with its files in `directory`, or with its schemas at `url`.
     pub async fn open_at(directory: &Path, url: Option<&str>) -> Databases {
         let mut connections = HashMap::new();
-        for owner in data::OWNERS {
+        for owner in data::owners() {
             connections.insert(owner, data::connect_to_read(directory, url, owner).await);
         }
         Databases { connections }
     }
 
-    pub async fn rows(&self, owner: &str, sql: &str) -> Vec<QueryResult> {
+    pub async fn rows<Row: FromQueryResult>(&self, owner: &str, sql: &str) -> Vec<Row> {
         data::rows(&self.connections[owner], sql).await
     }
 
-    /// The column `n` of the only row.
-    pub async fn count(&self, owner: &str, sql: &str) -> i64 {
-        get(&self.rows(owner, sql).await[0], "n")
+    /// The number of rows of `table` for which `condition` holds.
+    pub async fn count(&self, owner: &str, table: &str, condition: &str) -> i64 {
+        #[derive(FromQueryResult)]
+        struct Count {
+            n: i64,
+        }
+        let sql = format!("select count(*) as n from {table} where {condition}");
+        self.rows::<Count>(owner, &sql).await[0].n
     }
 
     pub async fn close(self) {
@@ -42,10 +47,4 @@ impl Databases {
             connection.close().await.expect("the connection closes");
         }
     }
-}
-
-/// A column's value.
-pub fn get<T: TryGetable>(row: &QueryResult, column: &str) -> T {
-    row.try_get("", column)
-        .unwrap_or_else(|error| panic!("{column}: {error}"))
 }

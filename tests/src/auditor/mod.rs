@@ -33,12 +33,7 @@ pub async fn stuck(databases: &Databases) -> Vec<String> {
     let mut stuck = Vec::new();
     for module in MODULES {
         for (table, state) in [("saga", "parked"), ("retry", "dead")] {
-            let count = databases
-                .count(
-                    module,
-                    &format!("select count(*) as n from {table} where state = '{state}'"),
-                )
-                .await;
+            let count = databases.count(module, table, &format!("state = '{state}'")).await;
             if count > 0 {
                 stuck.push(format!("{module}: {count} rows of {table} are {state}"));
             }
@@ -56,19 +51,14 @@ pub async fn unfinished(databases: &Databases) -> Vec<String> {
             ("saga", "state in ('running', 'compensating')"),
             ("retry", "state in ('waiting', 'retrying')"),
         ] {
-            let count = databases
-                .count(module, &format!("select count(*) as n from {table} where {waiting}"))
-                .await;
+            let count = databases.count(module, table, waiting).await;
             if count > 0 {
                 pending.push(format!("{module}: {count} in {table}"));
             }
         }
     }
     let open = databases
-        .count(
-            "payments",
-            "select count(*) as n from money_command where state <> 'answered'",
-        )
+        .count("payments", "money_command", "state <> 'answered'")
         .await;
     if open > 0 {
         pending.push(format!("payments: {open} commands without an outcome"));

@@ -1,5 +1,6 @@
 //! `migrate` and `seed` on both databases: what they create, that they can be repeated, and how an old binary refuses newer tables.
 
+use banyan::config::MODULES;
 use banyan_durable_testing::PostgresHome;
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ checks![
 
 fn all(status: &Value, column: &str, holds: fn(&Vec<Value>) -> bool) -> bool {
     let modules = status.as_array().expect("a list");
-    modules.len() == 7
+    modules.len() == MODULES.len()
         && modules
             .iter()
             .all(|module| module[column].as_array().is_some_and(holds))
@@ -40,7 +41,7 @@ async fn migrations_run_once_and_report_their_status(stage: Stage) {
         );
         let text = installation.run(&["migrate", "status"]).await.expect(0).out;
         assert!(
-            text.lines().count() == 7 && text.lines().all(|line| line.contains("0 applied, pending: ")),
+            text.lines().count() == MODULES.len() && text.lines().all(|line| line.contains("0 applied, pending: ")),
             "{text}"
         );
     } else {
@@ -67,7 +68,7 @@ async fn migrations_run_once_and_report_their_status(stage: Stage) {
     ] {
         let text = installation.run(arguments).await.expect(0).out;
         assert!(
-            text.lines().count() == 7 && text.lines().all(|line| line.ends_with("up to date")),
+            text.lines().count() == MODULES.len() && text.lines().all(|line| line.ends_with("up to date")),
             "{arguments:?}: {text}"
         );
     }

@@ -116,7 +116,7 @@ impl Plan {
                 .find(|(name, _)| *name == role.name)
                 .map_or(1, |(_, count)| *count);
             for _ in 0..count {
-                shop.processes.push(Process::new(*role, &shop.directory()));
+                shop.processes.push(Process::new(role.clone(), &shop.directory()));
             }
         }
         self.connect(&mut shop);
@@ -129,8 +129,8 @@ impl Plan {
         let addresses: Vec<(Role, String, String)> = self
             .stage
             .roles()
-            .iter()
-            .map(|role| self.addresses(shop, *role))
+            .into_iter()
+            .map(|role| self.addresses(shop, role))
             .collect();
         let exchange = format!("banyan-{}", Uuid::new_v4().simple());
         for process in &mut shop.processes {
@@ -153,7 +153,7 @@ impl Plan {
                     process.set("BANYAN__RPC__LISTEN", format!("127.0.0.1:{}", process.rpc_port));
                 }
                 for (role, rpc, http) in addresses.iter().filter(|(role, ..)| role.name != own_role) {
-                    for module in role.modules {
+                    for module in &role.modules {
                         let key = module.to_uppercase();
                         process.set(format!("BANYAN__MODULES__{key}__ENDPOINT"), rpc);
                         process.set(format!("BANYAN__MODULES__{key}__HTTP_ENDPOINT"), http);

@@ -6,6 +6,8 @@ use std::{
     sync::OnceLock,
 };
 
+use banyan::config::MODULES;
+
 /// The database of a shop, and how its modules are distributed over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -20,83 +22,16 @@ pub enum Stage {
 }
 
 /// One process of a stage.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Role {
     /// The name of the process.
     pub name: &'static str,
-    pub modules: &'static [&'static str],
+    pub modules: Vec<&'static str>,
     pub is_edge: bool,
 }
 
-const ALL_IN_ONE: &[Role] = &[Role {
-    name: "shop",
-    modules: &[
-        "users",
-        "catalog",
-        "inventory",
-        "payments",
-        "shipping",
-        "orders",
-        "notifications",
-    ],
-    is_edge: true,
-}];
-
-const EXTRACTED: &[Role] = &[
-    Role {
-        name: "stock-and-money",
-        modules: &["inventory", "payments"],
-        is_edge: false,
-    },
-    Role {
-        name: "rest",
-        modules: &["users", "catalog", "shipping", "orders", "notifications"],
-        is_edge: true,
-    },
-];
-
-const SPLIT: &[Role] = &[
-    Role {
-        name: "users",
-        modules: &["users"],
-        is_edge: false,
-    },
-    Role {
-        name: "catalog",
-        modules: &["catalog"],
-        is_edge: false,
-    },
-    Role {
-        name: "inventory",
-        modules: &["inventory"],
-        is_edge: false,
-    },
-    Role {
-        name: "payments",
-        modules: &["payments"],
-        is_edge: false,
-    },
-    Role {
-        name: "shipping",
-        modules: &["shipping"],
-        is_edge: false,
-    },
-    Role {
-        name: "orders",
-        modules: &["orders"],
-        is_edge: false,
-    },
-    Role {
-        name: "notifications",
-        modules: &["notifications"],
-        is_edge: false,
-    },
-    Role {
-        name: "gateway",
-        modules: &[],
-        is_edge: true,
-    },
-];
+/// The modules that the stage `extracted` runs in a process of their own.
+const EXTRACTED: [&str; 2] = ["inventory", "payments"];
 
 impl Stage {
     pub const ALL: [Stage; 4] = [Stage::Sqlite, Stage::Postgres, Stage::Extracted, Stage::Split];
@@ -112,11 +47,20 @@ impl Stage {
         }
     }
 
-    pub fn roles(self) -> &'static [Role] {
+    /// The processes; the gateway is the last one.
+    pub fn roles(self) -> Vec<Role> {
+        let role = |name, modules, is_edge| Role { name, modules, is_edge };
         match self {
-            Stage::Sqlite | Stage::Postgres => ALL_IN_ONE,
-            Stage::Extracted => EXTRACTED,
-            Stage::Split => SPLIT,
+            Stage::Sqlite | Stage::Postgres => vec![role("shop", MODULES.to_vec(), true)],
+            Stage::Extracted => {
+                let (extracted, rest) = MODULES.into_iter().partition(|module| EXTRACTED.contains(module));
+                vec![role("stock-and-money", extracted, false), role("rest", rest, true)]
+            }
+            Stage::Split => MODULES
+                .into_iter()
+                .map(|module| role(module, vec![module], false))
+                .chain([role("gateway", Vec::new(), true)])
+                .collect(),
         }
     }
 
@@ -128,7 +72,7 @@ impl Stage {
 
 impl Role {
     /// The binary with the modules of this process, as `scripts/lib/binaries.sh` builds it.
-    pub fn binary(self) -> PathBuf {
+    pub fn binary(&self) -> PathBuf {
         if self.name == "shop" {
             return binary();
         }

@@ -35,16 +35,12 @@ pub fn all() -> Vec<Case> {
 }
 
 const IN_FLIGHT: usize = 20;
-const SERVICES: [&str; 8] = [
-    "users",
-    "catalog",
-    "inventory",
-    "payments",
-    "shipping",
-    "orders",
-    "notifications",
-    "gateway",
-];
+
+/// The processes of the split stage: every module, and the gateway.
+fn services() -> impl Iterator<Item = &'static str> {
+    Stage::Split.roles().into_iter().map(|role| role.name)
+}
+
 /// Longer than the lease in [`SETTINGS`].
 const PAST_THE_LEASE: Duration = Duration::from_secs(3);
 
@@ -57,7 +53,7 @@ async fn kill_services() {
     let mut shop = Plan::on(Stage::Split).with(SETTINGS).start().await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..faults() {
-        for service in SERVICES {
+        for service in services() {
             short_random_delay().await;
             shop.process(service).kill().await;
             short_random_delay().await;
@@ -73,7 +69,7 @@ async fn hang_services() {
     let mut shop = Plan::on(Stage::Split).with(SETTINGS).start().await;
     let load = Load::start(&shop.client(), IN_FLIGHT).await;
     for _ in 0..faults() {
-        for service in SERVICES {
+        for service in services() {
             short_random_delay().await;
             shop.process(service).signal("STOP").await;
             tokio::time::sleep(PAST_THE_LEASE).await;
