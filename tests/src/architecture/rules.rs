@@ -129,7 +129,7 @@ const WORDS: &[Word] = &[
                 || is_test(path)
                 || ["platform/durable/", "tests/"]
                     .iter()
-                    .any(|room| path.starts_with(room))
+                    .any(|folder| path.starts_with(folder))
         },
         rule: "sea_orm is named only in store.rs and durable.",
         fix: "move the query into the module's store.rs.",
@@ -145,7 +145,7 @@ const WORDS: &[Word] = &[
         allowed: |path| {
             ["platform/contract-build/", "app/src/rpc/", "app/benches/", "tests/"]
                 .iter()
-                .any(|room| path.starts_with(room))
+                .any(|folder| path.starts_with(folder))
         },
         rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
         fix: "use the contract's trait; it is the same for local and remote modules.",
@@ -247,7 +247,7 @@ fn check_public_items(source: &Source, broken: &mut Vec<String>) {
         .filter(|(_, line)| line.starts_with("pub "))
     {
         let is_door =
-            allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|room| line.contains(room));
+            allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|folder| line.contains(folder));
         if !is_door && !line.starts_with("pub enum ProviderPlace") {
             broken.push(format!(
                 "{}:{} shows `{line}`. Rule: Needs, Offers, start and the types they mention are a module's only public items. Fix: offer it through Offers or the contract.",

@@ -434,14 +434,14 @@ async fn wrong_login() {
     let url = shared_broker();
     let at = url.rsplit_once('@').unwrap().1;
     fixture.settings.url = Some(format!("amqp://guest:wrong@{at}").into());
-    says(
+    reports(
         &*fixture.starting_bus(&CancellationToken::new()),
         &["refuses the user or password", "bus.url"],
     )
     .await;
     let host = at.split_once('/').unwrap().0;
     fixture.settings.url = Some(format!("amqp://guest:guest@{host}/nowhere").into());
-    says(
+    reports(
         &*fixture.starting_bus(&CancellationToken::new()),
         &["no virtual host \"nowhere\""],
     )

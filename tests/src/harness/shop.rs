@@ -185,11 +185,8 @@ impl Plan {
             || of_role().map(|process| process.rpc_port).collect(),
             |port| vec![port],
         );
-        (
-            role,
-            join(rpc),
-            join(of_role().map(|process| process.http_port).collect()),
-        )
+        let http = of_role().map(|process| process.http_port).collect();
+        (role, join(rpc), join(http))
     }
 }
 
