@@ -265,7 +265,7 @@ mod over_grpc {
     use super::Arc;
 
     pub async fn same_response() {
-        banyan_durable_testing::on_both("inventory", |db| async move {
+        banyan_durable_testing::on_both(inventory::SCHEMA, |db| async move {
             let needs = inventory::Needs {
                 db,
                 clock: Arc::new(SystemClock),
@@ -325,7 +325,7 @@ mod over_grpc {
     }
 
     pub async fn not_inside_a_transaction() {
-        banyan_durable_testing::on_both("inventory", |db| async move {
+        banyan_durable_testing::on_both(inventory::SCHEMA, |db| async move {
             let needs = inventory::Needs {
                 db: db.clone(),
                 clock: Arc::new(SystemClock),

@@ -176,7 +176,7 @@ async fn the_printed_defaults_are_a_valid_settings_file() {
         .expect(0)
         .out;
     assert!(
-        defaults.contains("[http]") && defaults.contains("# The address of the API."),
+        defaults.contains("[http]") && defaults.contains("# The address and port the API listens on."),
         "{defaults}"
     );
     let plain = installation.run(&["config", "show"]).await.expect(0).out;
