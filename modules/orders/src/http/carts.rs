@@ -7,9 +7,8 @@ use shared_kernel::{Customer, Sku};
 use uuid::Uuid;
 
 use super::{
-    answer_or_wait,
     bodies::{Checkout, NewQuantity},
-    is_decided, placed,
+    is_decided, placed, respond_or_wait,
 };
 use crate::{carts::Cart, service::Service, views::OrderView};
 
@@ -62,7 +61,7 @@ pub(super) async fn show_cart(
         .into())
 }
 
-/// Puts so many of a product into the cart, in place of however many there were. Whether it is sold is checked when the cart is checked out.
+/// Sets the quantity of a product in the cart. Whether it is sold is checked when the cart is checked out.
 #[utoipa::path(
     tag = "carts",
     params(("id" = Uuid, Path), ("sku" = inline(Sku), Path), IfMatch),
@@ -139,7 +138,7 @@ pub(super) async fn check_out_cart(
     let answered = match banyan_http::find_answer(service.db(), &request).await? {
         Some(answered) => answered,
         None => {
-            service.check_room().await?;
+            service.check_load().await?;
             let (version, lines) = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &lines).await?;
             let (work, call, checkout) = (service.clone(), call.clone(), body.into_inner());
@@ -155,11 +154,11 @@ pub(super) async fn check_out_cart(
             .await?
         }
     };
-    answer_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
+    respond_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
 }
 
-/// The version that must still be the cart's when it is changed, if the client named one. The check here says 412 early; the change itself
-/// checks again.
+/// The version that the cart must still have when it is changed, if the client sent one. This check returns 412 early; the change itself checks
+/// again.
 async fn expected_version(
     request: &HttpRequest,
     service: &Service,
