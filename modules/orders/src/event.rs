@@ -12,7 +12,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 pub enum OrderEvent {
-    /// A cart was begun.
+    /// A cart was created.
     Drafted {
         user_id: Uuid,
     },
@@ -81,7 +81,7 @@ impl OrderEvent {
     /// Its name and its data, as they are stored and shown.
     ///
     /// # Errors
-    /// None that can be met: every event is an object in JSON.
+    /// `unwritable_event`, which only a bug causes: every event is an object in JSON.
     pub fn to_parts(&self) -> Result<(String, serde_json::Value), Fault> {
         #[derive(Deserialize)]
         struct Parts {

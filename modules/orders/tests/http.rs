@@ -401,11 +401,7 @@ async fn an_order_of_another_user_looks_like_a_missing_one() {
             harness.as_bob(get(&format!("{ORDERS}?user_id={ADA}"))).await.status,
             403
         );
-        assert_eq!(
-            harness.show(order).await["status"],
-            "pending",
-            "nobody has cancelled it"
-        );
+        assert_eq!(harness.show(order).await["status"], "pending", "it is not cancelled");
         assert_eq!(
             harness.as_staff(get(&format!("{ORDERS}/{order}/events"))).await.status,
             404,

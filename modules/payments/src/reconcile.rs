@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{ledger, provider::Totals, service::Service, store};
 
-/// The interval between comparisons of the books. Each reads all of both, and a difference is for a person to settle, not for a machine to hurry.
+/// The interval between comparisons of the books. Each reads all of both books, and a difference is settled by an operator, not within seconds.
 const COMPARE_BOOKS_EVERY: Duration = Duration::from_secs(600);
 
 /// Our books beside the provider's, for auditors and tests.

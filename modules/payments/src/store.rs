@@ -86,7 +86,7 @@ pub async fn load(conn: &impl ConnectionTrait, id: Uuid) -> Result<Payment, Faul
     row.ok_or_else(|| Fault::not_found("payment"))?.try_into()
 }
 
-/// The payment if the actor may see it; somebody else's looks like a missing one.
+/// The payment if the actor may see it; another user's payment looks like a missing one.
 pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
     let row = payment::Entity::find_by_id(id)
         .filter(visible_to(actor))

@@ -106,7 +106,13 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_grpc_client_in_a_module",
-        |w| write(w, "modules/orders/src/checkout/mod.rs", "use tonic::transport::Channel;"),
+        |w| {
+            write(
+                w,
+                "modules/orders/src/checkout/mod.rs",
+                "use tonic::transport::Channel;",
+            )
+        },
         "tonic is named only",
     ),
     (

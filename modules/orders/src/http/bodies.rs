@@ -172,7 +172,7 @@ pub struct HistoryEntry {
 
 impl HistoryEntry {
     /// # Errors
-    /// None that can be met.
+    /// `unwritable_event`, which only a bug causes.
     pub fn of(recorded: &Recorded) -> Result<HistoryEntry, Fault> {
         let (kind, data) = recorded.event.to_parts()?;
         Ok(HistoryEntry {

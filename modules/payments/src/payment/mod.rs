@@ -116,7 +116,7 @@ pub enum Refusal {
 pub enum VoidStep {
     /// The provider must be called.
     Start(Payment),
-    /// The outcome of another command must be known first; the payment remembers that a void waits.
+    /// The outcome of another command must be known first; the payment records that a void waits.
     Wait(Payment),
     /// Nothing is blocked.
     Nothing,
@@ -174,7 +174,7 @@ impl Payment {
         }
     }
 
-    /// Starts giving up the authorisation, or remembers to.
+    /// Starts voiding the authorisation, or records that a void is requested.
     pub fn void(&self) -> VoidStep {
         match self.status {
             Status::Authorised => VoidStep::Start(Payment {
