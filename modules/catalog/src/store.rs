@@ -1,6 +1,6 @@
 //! Products and their sales as rows.
 
-use banyan_core::{Fault, Page, PageRequest, Timestamp};
+use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
@@ -211,7 +211,8 @@ pub async fn list(
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
         .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
     if let Some(cursor) = &page.after {
-        let (at, sku) = read_cursor(&cursor.0).ok_or_else(banyan_http::bad_cursor)?;
+        let (at, sku) = cursor.time_and::<String>()?;
+        let (at, sku) = (at.as_ms(), Sku::parse(&sku).map_err(|_| Cursor::invalid())?);
         let same_moment = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Sku.lt(sku.as_str()));
@@ -225,14 +226,7 @@ pub async fn list(
         .all(conn)
         .await
         .map_err(fault)?;
-    Ok(page.page(read_all(rows)?, |last| {
-        format!("{} {}", last.created_at.as_ms(), last.product.sku)
-    }))
-}
-
-fn read_cursor(text: &str) -> Option<(i64, Sku)> {
-    let (at, sku) = text.split_once(' ')?;
-    Some((at.parse().ok()?, Sku::parse(sku).ok()?))
+    Ok(page.page(read_all(rows)?, |last| (last.created_at, last.product.sku.clone())))
 }
 
 /// A pattern for whatever contains `word`, in which nothing but its ends is a wildcard.
