@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use banyan_core::Fault;
-use banyan_durable::{Db, Heard, Reactions, Tx};
+use banyan_durable::{Db, Incoming, Reactions, Tx};
 use orders_contract::OrderConfirmed;
 
 use crate::store;
@@ -13,10 +13,10 @@ pub fn reactions(db: &Db) -> Reactions {
 }
 
 /// A confirmed order is sold. A later cancellation is not subtracted: what people wanted is what makes a product popular.
-async fn count_sales(tx: Tx, heard: Heard<OrderConfirmed>) -> Result<(), Fault> {
+async fn count_sales(tx: Tx, incoming: Incoming<OrderConfirmed>) -> Result<(), Fault> {
     // In the order of skus, so that two orders counted at the same time cannot wait for each other's rows.
     let mut units = BTreeMap::new();
-    for item in heard.event.items {
+    for item in incoming.event.items {
         *units.entry(item.sku).or_insert(0) += i64::from(item.quantity);
     }
     for (sku, units) in units {

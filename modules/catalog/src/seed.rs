@@ -60,13 +60,10 @@ pub async fn add_demo_products(service: &std::sync::Arc<Service>) -> Result<(), 
     for (number, batch) in products()?.chunks(BATCH).enumerate() {
         // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
         let command = Command::new("seed", format!("banyan:products:{number}"), b"");
-        let (of_job, batch) = (service.clone(), batch.to_vec());
-        banyan_durable::once(service.db(), command, move |tx| {
-            let (service, batch) = (of_job.clone(), batch.clone());
-            async move {
-                service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;
-                Ok(Outcome::Done(()))
-            }
+        let context = (service.clone(), batch.to_vec());
+        banyan_durable::once(service.db(), command, context, |tx, (service, batch)| async move {
+            service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;
+            Ok(Outcome::Done(()))
         })
         .await?;
     }

@@ -78,31 +78,28 @@ impl Service {
     ) -> Result<StoredProduct, Fault> {
         let (call, sku) = (call.clone(), sku.clone());
         self.db
-            .write(move |tx| {
-                let (call, sku, change) = (call.clone(), sku.clone(), change.clone());
-                async move {
-                    let loaded = store::find(tx.conn(), &sku)
-                        .await?
-                        .ok_or_else(|| Fault::not_found("product"))?;
-                    if expected.is_some_and(|version| version != loaded.version) {
-                        let detail = "The product has changed since you read it: read it again and repeat the change.";
-                        return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
-                    }
-                    let (product, happenings) = change.apply(&loaded.product)?;
-                    if happenings.is_empty() {
-                        return Ok(loaded);
-                    }
-                    let changed = StoredProduct {
-                        product,
-                        version: loaded.version + 1,
-                        created_at: loaded.created_at,
-                    };
-                    store::update(tx.conn(), &changed, loaded.version).await?;
-                    for happening in happenings {
-                        tell(&tx, &call, &changed.product, happening).await?;
-                    }
-                    Ok(changed)
+            .write((call, sku, change), move |tx, (call, sku, change)| async move {
+                let loaded = store::find(tx.conn(), &sku)
+                    .await?
+                    .ok_or_else(|| Fault::not_found("product"))?;
+                if expected.is_some_and(|version| version != loaded.version) {
+                    let detail = "The product has changed since you read it: read it again and repeat the change.";
+                    return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
                 }
+                let (product, happenings) = change.apply(&loaded.product)?;
+                if happenings.is_empty() {
+                    return Ok(loaded);
+                }
+                let changed = StoredProduct {
+                    product,
+                    version: loaded.version + 1,
+                    created_at: loaded.created_at,
+                };
+                store::update(tx.conn(), &changed, loaded.version).await?;
+                for happening in happenings {
+                    tell(&tx, &call, &changed.product, happening).await?;
+                }
+                Ok(changed)
             })
             .await
     }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, TestRequest, post};
 use catalog::{Needs, Offers, start};
 use catalog_contract::{ListPopularProducts, ListProducts, ProductAdded, ProductChanged};
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// A bus that remembers who listens.
 #[derive(Default)]
-struct Ear(Mutex<Option<Arc<dyn Listener>>>);
+struct Ear(Mutex<Option<Arc<dyn Subscriber>>>);
 
 #[async_trait]
 impl Bus for Ear {
@@ -24,7 +24,7 @@ impl Bus for Ear {
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         *self.0.lock().unwrap() = Some(listener);
         Ok(())
     }
@@ -33,7 +33,7 @@ impl Bus for Ear {
 struct Shop {
     offers: Offers,
     site: Site,
-    listener: Arc<dyn Listener>,
+    listener: Arc<dyn Subscriber>,
 }
 
 impl Shop {
@@ -243,7 +243,7 @@ async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
         shop.archive("fig").await;
         shop.archive("fig").await;
         shop.patch("fig", json!({ "active": true })).await;
-        let envelopes = told(&db).await;
+        let envelopes = published(&db).await;
         let kinds: Vec<_> = envelopes
             .iter()
             .map(|envelope| envelope.kind.rsplit('.').next().unwrap())
@@ -269,7 +269,7 @@ async fn the_demo_products_come_once_and_what_staff_changed_stays() {
         println!("{:?}: the products were put in in {:?}", db.backend(), began.elapsed());
         shop.patch("rare-fig", json!({ "name": "Common fig" })).await;
         (shop.offers.seed)().await.unwrap();
-        assert_eq!(told(&db).await.len(), 121);
+        assert_eq!(published(&db).await.len(), 121);
         let skus = ["rare-fig", "tea-01"].map(str::to_owned).to_vec();
         let mut found = shop
             .offers

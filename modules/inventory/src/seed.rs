@@ -37,25 +37,22 @@ pub async fn fill_the_shelves(service: &Service) -> Result<(), Fault> {
     for (number, batch) in shelves.chunks(BATCH).enumerate() {
         // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
         let command = Command::new("seed", format!("banyan:stock:{number}"), b"");
-        let (of_job, batch) = (service.clone(), batch.to_vec());
-        banyan_durable::once(service.db(), command, move |tx| {
-            let (service, batch) = (of_job.clone(), batch.clone());
-            async move {
-                let mut moved = Vec::with_capacity(batch.len());
-                for (sku, quantity) in batch {
-                    let item = store::receive_units(tx.conn(), &sku, quantity).await?;
-                    moved.push(Moved {
-                        item,
-                        kind: Movement::Received,
-                        quantity,
-                    });
-                }
-                let call = Call::by_module(tx.module());
-                service
-                    .record(&tx, &call, None, Some("demo data".to_owned()), moved)
-                    .await?;
-                Ok(Outcome::Done(()))
+        let context = (service.clone(), batch.to_vec());
+        banyan_durable::once(service.db(), command, context, |tx, (service, batch)| async move {
+            let mut moved = Vec::with_capacity(batch.len());
+            for (sku, quantity) in batch {
+                let item = store::receive_units(tx.conn(), &sku, quantity).await?;
+                moved.push(Moved {
+                    item,
+                    kind: Movement::Received,
+                    quantity,
+                });
             }
+            let call = Call::by_module(tx.module());
+            service
+                .record(&tx, &call, None, Some("demo data".to_owned()), moved)
+                .await?;
+            Ok(Outcome::Done(()))
         })
         .await?;
     }

@@ -211,10 +211,12 @@ impl Service {
     where
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let (service, call) = (self.clone(), call.clone());
-        let memory = banyan_durable::once(&self.db, command, move |tx| {
-            let (service, call, answer) = (service.clone(), call.clone(), answer.clone());
-            async move {
+        let context = (self.clone(), call.clone(), answer);
+        let memory = banyan_durable::once(
+            &self.db,
+            command,
+            context,
+            move |tx, (service, call, answer)| async move {
                 let held = store::find_reservation(tx.conn(), order_id).await?;
                 let held = held.ok_or_else(|| {
                     Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
@@ -223,8 +225,8 @@ impl Service {
                     service.step(&tx, &call, order_id, step).await?;
                 }
                 Ok(Outcome::Done(answer))
-            }
-        });
+            },
+        );
         match memory.await? {
             Memory::First(answer) | Memory::Again(answer) => Ok(answer),
             Memory::Undone => Err(Fault::internal(
@@ -264,11 +266,13 @@ impl Inventory for Service {
             parse_id("order_id", &request.order_id)?,
         );
         let lines = Lines::parse(&request.lines)?;
-        let (service, call) = (self.clone(), call.clone());
-        let memory = banyan_durable::once(&self.db, command, move |tx| {
-            let (service, call, lines) = (service.clone(), call.clone(), lines.clone());
-            async move { service.reserve(&tx, &call, order_id, command_id, &lines).await }
-        });
+        let context = (self.clone(), call.clone(), lines);
+        let memory = banyan_durable::once(
+            &self.db,
+            command,
+            context,
+            move |tx, (service, call, lines)| async move { service.reserve(&tx, &call, order_id, command_id, &lines).await },
+        );
         Ok(match memory.await? {
             Memory::First(answer) | Memory::Again(answer) => answer,
             Memory::Undone => Reservation {
@@ -283,10 +287,13 @@ impl Inventory for Service {
             parse_id("undoes", &request.undoes)?,
             parse_id("order_id", &request.order_id)?,
         );
-        let (service, call) = (self.clone(), call.clone());
-        banyan_durable::undo_once(&self.db, undo, (RESERVE, undoes.to_string()), move |tx, _took_part| {
-            let (service, call) = (service.clone(), call.clone());
-            async move {
+        let (context, reservation) = ((self.clone(), call.clone()), (RESERVE, undoes.to_string()));
+        let release = banyan_durable::undo_once(
+            &self.db,
+            undo,
+            reservation,
+            context,
+            move |tx, (service, call), _took_part| async move {
                 // A reservation that was refused, or never came, left no row; one of another command is not this undo's business.
                 let held = store::find_reservation(tx.conn(), order_id)
                     .await?
@@ -301,9 +308,9 @@ impl Inventory for Service {
                         .map(|()| StockRelease { released: true }),
                     None => Ok(StockRelease { released: false }),
                 }
-            }
-        })
-        .await
+            },
+        );
+        release.await
     }
 
     async fn commit_stock(&self, call: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {

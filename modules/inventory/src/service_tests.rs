@@ -31,18 +31,16 @@ fn sku(text: &str) -> Sku {
 
 async fn receive(service: &Arc<Service>, text: &'static str, units: i64) -> StockItem {
     let of_job = service.clone();
-    let job = service.db().write(move |tx| {
-        let service = of_job.clone();
-        async move { service.receive(&tx, &call(), &sku(text), units, None).await }
+    let job = service.db().write(of_job, move |tx, service| async move {
+        service.receive(&tx, &call(), &sku(text), units, None).await
     });
     job.await.unwrap()
 }
 
 async fn adjust(service: &Arc<Service>, text: &'static str, difference: i64) -> Result<StockItem, Fault> {
     let of_job = service.clone();
-    let job = service.db().write(move |tx| {
-        let service = of_job.clone();
-        async move { service.adjust(&tx, &call(), &sku(text), difference, None).await }
+    let job = service.db().write(of_job, move |tx, service| async move {
+        service.adjust(&tx, &call(), &sku(text), difference, None).await
     });
     job.await
 }
@@ -169,7 +167,7 @@ async fn a_refused_order_leaves_nothing_behind() {
         let service = open(db.clone());
         receive(&service, "tea-01", 5).await;
         receive(&service, "tea-02", 1).await;
-        let told = banyan_durable_testing::told(&db).await.len();
+        let told = banyan_durable_testing::published(&db).await.len();
         let answer = service
             .reserve_stock(&call(), reserve(&id(), &[("tea-01", 5), ("tea-02", 2)]))
             .await
@@ -180,7 +178,7 @@ async fn a_refused_order_leaves_nothing_behind() {
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-02", 2, 1));
         assert_eq!(assert_balanced(&service, "tea-01").await.reserved, 0);
         assert_eq!(store::sum_ledger(db.read(), &sku("tea-01")).await.get("reserved"), None);
-        assert_eq!(banyan_durable_testing::told(&db).await.len(), told);
+        assert_eq!(banyan_durable_testing::published(&db).await.len(), told);
     })
     .await;
 }
@@ -260,7 +258,7 @@ async fn the_shelves_are_filled_once() {
         seed::fill_the_shelves(&service).await.unwrap();
         assert_eq!(assert_balanced(&service, "rare-fig").await.on_hand, 2);
         assert_eq!(assert_balanced(&service, "kitchen-17").await.on_hand, 100_000);
-        assert_eq!(banyan_durable_testing::told(&db).await.len(), 121);
+        assert_eq!(banyan_durable_testing::published(&db).await.len(), 121);
     })
     .await;
 }

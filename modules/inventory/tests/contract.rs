@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Call, FaultKind, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, post};
 use inventory::{Needs, Offers, start};
 use inventory_contract::{
@@ -322,7 +322,7 @@ async fn every_change_of_a_level_is_told_in_order() {
             .restock_order(&saga(), restock(&reserved.order_id))
             .await
             .unwrap();
-        let envelopes = told(&db).await;
+        let envelopes = published(&db).await;
         let tea: Vec<_> = envelopes
             .iter()
             .filter(|envelope| envelope.subject == "stock/tea-01")

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use banyan_core::{Call, Clock, Fault, TraceParent};
-use banyan_durable::{Db, heard, outbox};
+use banyan_durable::{Db, changed, outbox};
 use futures::{FutureExt, future::join_all};
 use notifications_contract::MailSent;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,7 @@ impl Delivery {
             }
             tokio::select! {
                 () = tokio::time::sleep(self.settings.poll()) => {}
-                () = heard(&mut changes, MAIL) => {}
+                () = changed(&mut changes, MAIL) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -59,7 +59,10 @@ impl Delivery {
         let (limit, lease) = (self.settings.concurrency.max(1), self.settings.lease());
         let claimed = self
             .db
-            .write(move |tx| async move { store::claim_due(&tx, limit, lease).await })
+            .write(
+                (),
+                move |tx, ()| async move { store::claim_due(&tx, limit, lease).await },
+            )
             .await?;
         join_all(claimed.iter().map(|mail| self.deliver(mail))).await;
         Ok(claimed.len())
@@ -129,21 +132,18 @@ impl Delivery {
     async fn record(&self, call: Call, mail: Claimed, next: Next) -> Result<(), Fault> {
         let now = self.clock.now();
         self.db
-            .write(move |tx| {
-                let (call, mail, next) = (call.clone(), mail.clone(), next.clone());
-                async move {
-                    let mine = store::record(&tx, &mail, &next, now).await?;
-                    if mine && matches!(next, Next::Sent { .. }) {
-                        let (notification_id, user_id) = (mail.id.to_string(), mail.user_id.to_string());
-                        let event = MailSent {
-                            notification_id,
-                            user_id,
-                            kind: mail.kind.as_str().to_owned(),
-                        };
-                        outbox::append(&tx, &call, &format!("mail/{}", mail.id), &event).await?;
-                    }
-                    Ok(())
+            .write((call, mail, next), move |tx, (call, mail, next)| async move {
+                let mine = store::record(&tx, &mail, &next, now).await?;
+                if mine && matches!(next, Next::Sent { .. }) {
+                    let (notification_id, user_id) = (mail.id.to_string(), mail.user_id.to_string());
+                    let event = MailSent {
+                        notification_id,
+                        user_id,
+                        kind: mail.kind.as_str().to_owned(),
+                    };
+                    outbox::append(&tx, &call, &format!("mail/{}", mail.id), &event).await?;
                 }
+                Ok(())
             })
             .await
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use banyan_core::{Event, Fault};
-use banyan_durable::{Db, Heard, Reactions};
+use banyan_durable::{Db, Incoming, Reactions};
 
 use crate::{notification::Mail, service::Service, templates};
 
@@ -26,8 +26,8 @@ fn tell<E: Event>(
     write: fn(&E) -> Result<Mail, Fault>,
 ) -> Reactions {
     let service = service.clone();
-    reactions.on(topic, move |tx, heard: Heard<E>| {
+    reactions.on(topic, move |tx, incoming: Incoming<E>| {
         let service = service.clone();
-        async move { service.queue(&tx, &heard.envelope, write(&heard.event)?).await }
+        async move { service.queue(&tx, &incoming.envelope, write(&incoming.event)?).await }
     })
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use banyan_core::{Actor, Call};
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use notifications_contract::ListNotifications;
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
 use payments_contract::{PaymentCaptured, PaymentRefunded};
@@ -147,7 +147,7 @@ async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
         assert_eq!(module.list(user).await[0].status, "queued");
         module.run();
         module.all_become(user, "captured").await;
-        assert!(told(&db).await.is_empty());
+        assert!(published(&db).await.is_empty());
         module.stop().await;
     })
     .await;

@@ -5,7 +5,7 @@ mod support;
 use std::{collections::HashSet, time::Duration};
 
 use banyan_durable::Db;
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_durable_testing::{eventually, on_both, published};
 use notifications::Settings;
 use notifications_contract::MailSent;
 use sea_orm::{ConnectionTrait, Statement};
@@ -47,7 +47,7 @@ async fn a_mail_arrives_whole_and_is_told() {
         assert!(!letter.header("Date").is_empty());
         assert!(letter.text.contains("\r\n\r\nHello Ada,\r\n"), "{}", letter.text);
 
-        let told = told(&db).await;
+        let told = published(&db).await;
         let [sent] = &told[..] else { panic!("{told:?}") };
         assert_eq!(sent.subject, format!("mail/{id}"));
         let event = sent.find::<MailSent>().unwrap().unwrap();
@@ -81,7 +81,7 @@ async fn a_mail_is_tried_again_under_the_same_message_id() {
         );
         let texts: HashSet<&str> = letters.iter().map(|letter| letter.text.as_str()).collect();
         assert_eq!(texts.len(), 1, "every attempt is the same mail: {texts:?}");
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(published(&db).await.len(), 1);
         module.stop().await;
     })
     .await;
@@ -106,7 +106,7 @@ async fn a_mail_refused_too_often_is_given_up_and_holds_no_other_back() {
         module.welcome(other).await;
         module.all_become(other, "sent").await;
         assert_eq!(sink.letters().len(), 4);
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(published(&db).await.len(), 1);
         module.stop().await;
     })
     .await;
@@ -260,7 +260,7 @@ async fn instances_share_the_work_and_send_nothing_twice() {
         let letters = sink.letters();
         let ids: HashSet<&str> = letters.iter().map(|letter| letter.header("Message-ID")).collect();
         assert_eq!((letters.len(), ids.len()), (30, 30));
-        assert_eq!(told(&db).await.len(), 30);
+        assert_eq!(published(&db).await.len(), 30);
         module.stop().await;
     })
     .await;

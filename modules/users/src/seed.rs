@@ -98,18 +98,15 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
 
 /// Users who are there already stay as they are.
 async fn put_in(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
-    banyan_durable::once(&service.db, command, move |tx| {
-        let users = users.clone();
-        async move {
-            let call = Call::by_module("users");
-            for (user, hash) in &users {
-                if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
-                    store::insert_user(tx.conn(), user, hash).await?;
-                    outbox::append(&tx, &call, &service::subject(user.id), &service::registered(user)).await?;
-                }
+    banyan_durable::once(&service.db, command, users, |tx, users| async move {
+        let call = Call::by_module("users");
+        for (user, hash) in &users {
+            if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
+                store::insert_user(tx.conn(), user, hash).await?;
+                outbox::append(&tx, &call, &service::subject(user.id), &service::registered(user)).await?;
             }
-            Ok(Outcome::Done(()))
         }
+        Ok(Outcome::Done(()))
     })
     .await
     .map(drop)

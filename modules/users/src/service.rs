@@ -65,14 +65,11 @@ impl Service {
         );
         let (call, new) = (call.clone(), user.clone());
         self.db
-            .write(move |tx| {
-                let (call, user, hash) = (call.clone(), new.clone(), hash.clone());
-                async move {
-                    store::insert_user(tx.conn(), &user, &hash).await?;
-                    outbox::append(&tx, &call, &subject(user.id), &registered(&user))
-                        .await
-                        .map(drop)
-                }
+            .write((call, new, hash), |tx, (call, user, hash)| async move {
+                store::insert_user(tx.conn(), &user, &hash).await?;
+                outbox::append(&tx, &call, &subject(user.id), &registered(&user))
+                    .await
+                    .map(drop)
             })
             .await?;
         Ok(user)
@@ -120,28 +117,25 @@ impl Service {
         let next = RefreshToken::issue(&secret, Uuid::nil(), now, life);
         let exchange = self
             .db
-            .write(move |tx| {
-                let (hash, next) = (hash.clone(), next.clone());
-                async move {
-                    let Some((token, session)) = store::find_token(tx.conn(), &hash).await? else {
-                        return Ok(Exchange::Over);
-                    };
-                    match token.judge(&session, now) {
-                        Verdict::Over => Ok(Exchange::Over),
-                        Verdict::Reused => {
-                            // This must be committed, so it is an answer and not an error.
-                            store::revoke_session(tx.conn(), session.id, RevokedReason::TokenReused, now).await?;
-                            Ok(Exchange::Reused(session.user_id))
-                        }
-                        Verdict::Rotate => {
-                            let next = RefreshToken {
-                                session_id: session.id,
-                                ..next
-                            };
-                            store::rotate_token(tx.conn(), &hash, &next).await?;
-                            let user = store::find_user(tx.conn(), session.user_id).await?;
-                            Ok(user.map_or(Exchange::Over, |user| Exchange::Rotated(user, session.id)))
-                        }
+            .write((hash, next), move |tx, (hash, next)| async move {
+                let Some((token, session)) = store::find_token(tx.conn(), &hash).await? else {
+                    return Ok(Exchange::Over);
+                };
+                match token.judge(&session, now) {
+                    Verdict::Over => Ok(Exchange::Over),
+                    Verdict::Reused => {
+                        // This must be committed, so it is an answer and not an error.
+                        store::revoke_session(tx.conn(), session.id, RevokedReason::TokenReused, now).await?;
+                        Ok(Exchange::Reused(session.user_id))
+                    }
+                    Verdict::Rotate => {
+                        let next = RefreshToken {
+                            session_id: session.id,
+                            ..next
+                        };
+                        store::rotate_token(tx.conn(), &hash, &next).await?;
+                        let user = store::find_user(tx.conn(), session.user_id).await?;
+                        Ok(user.map_or(Exchange::Over, |user| Exchange::Rotated(user, session.id)))
                     }
                 }
             })
@@ -164,7 +158,7 @@ impl Service {
     pub async fn log_out(&self, session_id: Uuid) -> Result<(), Fault> {
         let now = self.clock.now();
         self.db
-            .write(move |tx| async move {
+            .write((), move |tx, ()| async move {
                 store::revoke_session(tx.conn(), session_id, RevokedReason::LoggedOut, now).await
             })
             .await
@@ -199,24 +193,21 @@ impl Service {
     ) -> Result<User, Fault> {
         let (call, now) = (call.clone(), self.clock.now());
         self.db
-            .write(move |tx| {
-                let (call, change) = (call.clone(), change.clone());
-                async move {
-                    let user = store::find_visible_user(tx.conn(), id, &call.actor)
-                        .await?
-                        .ok_or_else(|| Fault::not_found("user"))?;
-                    check_seen(&user, seen)?;
-                    let Some(changed) = user.change_profile(change, now) else {
-                        return Ok(user);
-                    };
-                    store::update_user(tx.conn(), &changed).await?;
-                    let event = UserProfileChanged {
-                        user_id: id.to_string(),
-                        name: changed.name.as_str().to_owned(),
-                    };
-                    outbox::append(&tx, &call, &subject(id), &event).await?;
-                    Ok(changed)
-                }
+            .write((call, change), move |tx, (call, change)| async move {
+                let user = store::find_visible_user(tx.conn(), id, &call.actor)
+                    .await?
+                    .ok_or_else(|| Fault::not_found("user"))?;
+                check_seen(&user, seen)?;
+                let Some(changed) = user.change_profile(change, now) else {
+                    return Ok(user);
+                };
+                store::update_user(tx.conn(), &changed).await?;
+                let event = UserProfileChanged {
+                    user_id: id.to_string(),
+                    name: changed.name.as_str().to_owned(),
+                };
+                outbox::append(&tx, &call, &subject(id), &event).await?;
+                Ok(changed)
             })
             .await
     }
@@ -228,28 +219,25 @@ impl Service {
     pub async fn change_roles(&self, call: &Call, id: Uuid, roles: Vec<Role>) -> Result<User, Fault> {
         let (call, now) = (call.clone(), self.clock.now());
         self.db
-            .write(move |tx| {
-                let (call, roles) = (call.clone(), roles.clone());
-                async move {
-                    let user = store::find_user(tx.conn(), id)
-                        .await?
-                        .ok_or_else(|| Fault::not_found("user"))?;
-                    let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
-                        return Ok(user);
-                    };
-                    store::update_user(tx.conn(), &changed).await?;
-                    let (before, after) = (names(&user.roles).join(","), names(&changed.roles).join(","));
-                    banyan_durable::audit(
-                        &tx,
-                        &call.actor,
-                        "change_roles",
-                        &subject(id),
-                        &format!("{before} -> {after}"),
-                        None,
-                    )
-                    .await?;
-                    Ok(changed)
-                }
+            .write((call, roles), move |tx, (call, roles)| async move {
+                let user = store::find_user(tx.conn(), id)
+                    .await?
+                    .ok_or_else(|| Fault::not_found("user"))?;
+                let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
+                    return Ok(user);
+                };
+                store::update_user(tx.conn(), &changed).await?;
+                let (before, after) = (names(&user.roles).join(","), names(&changed.roles).join(","));
+                banyan_durable::audit(
+                    &tx,
+                    &call.actor,
+                    "change_roles",
+                    &subject(id),
+                    &format!("{before} -> {after}"),
+                    None,
+                )
+                .await?;
+                Ok(changed)
             })
             .await
     }
@@ -279,12 +267,9 @@ impl Service {
         );
         let attempt = attempt.clone();
         self.db
-            .write(move |tx| {
-                let attempt = attempt.clone();
-                async move {
-                    refuse_guessing(tx.conn(), &attempt, limits).await?;
-                    store::insert_failure(tx.conn(), &attempt, attempt.at.minus(attempts::WINDOW)).await
-                }
+            .write(attempt, move |tx, attempt| async move {
+                refuse_guessing(tx.conn(), &attempt, limits).await?;
+                store::insert_failure(tx.conn(), &attempt, attempt.at.minus(attempts::WINDOW)).await
             })
             .await
     }
@@ -319,16 +304,16 @@ impl Service {
         let token = RefreshToken::issue(&secret, session.id, now, self.settings.refresh_token_life());
         let session_id = session.id;
         self.db
-            .write(move |tx| {
-                let (session, token, new_hash) = (session.clone(), token.clone(), new_hash.clone());
-                async move {
+            .write(
+                (session, token, new_hash),
+                move |tx, (session, token, new_hash)| async move {
                     store::delete_failure(tx.conn(), attempt_id).await?;
                     if let Some((old, new)) = &new_hash {
                         store::replace_hash(tx.conn(), session.user_id, old, new).await?;
                     }
                     store::insert_session(tx.conn(), &session, &token).await
-                }
-            })
+                },
+            )
             .await?;
         self.tokens(user, session_id, secret)
     }

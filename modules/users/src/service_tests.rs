@@ -334,7 +334,10 @@ async fn a_session_lives_while_it_is_used_and_is_forgotten_afterwards() {
         }
         let forget = || {
             let now = shop.clock.now();
-            db.write(move |tx| async move { store::forget_expired(tx.conn(), now).await })
+            db.write(
+                (),
+                move |tx, ()| async move { store::forget_expired(tx.conn(), now).await },
+            )
         };
         assert_eq!(forget().await.unwrap(), 2, "only tokens that have expired go");
         shop.clock.advance(30 * DAY);
@@ -608,13 +611,10 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
         let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid.unwrap());
         // What two transactions do that both found the token unused; here in one, so that the order is sure.
-        let both = db.write(move |tx| {
-            let hash = hash.clone();
-            async move {
-                let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
-                store::rotate_token(tx.conn(), &hash, &next("one")).await?;
-                store::rotate_token(tx.conn(), &hash, &next("other")).await
-            }
+        let both = db.write(hash, move |tx, hash| async move {
+            let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
+            store::rotate_token(tx.conn(), &hash, &next("one")).await?;
+            store::rotate_token(tx.conn(), &hash, &next("other")).await
         });
         assert_eq!(
             both.await.unwrap_err().kind,
@@ -629,8 +629,9 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
 async fn a_second_signing_key_is_a_lost_race_and_no_bug() {
     on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
-        let second =
-            db.write(|tx| async move { store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await });
+        let second = db.write((), |tx, ()| async move {
+            store::insert_signing_key(tx.conn(), "kid", "seed", tx.clock().now()).await
+        });
         assert_eq!(second.await.unwrap_err().kind, FaultKind::Unavailable);
         assert_eq!(
             store::list_signing_seeds(db.read()).await.unwrap().len(),

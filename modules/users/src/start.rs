@@ -144,14 +144,11 @@ async fn own_keys(db: &Db, secrets: &dyn Secrets) -> anyhow::Result<(SigningKey,
 async fn make_key(db: &Db, secrets: &dyn Secrets) -> anyhow::Result<Vec<String>> {
     let seed = secrets.new_secret()?;
     let (kid, seed) = (SigningKey::from_seed(&seed)?.public.kid, keys::seed_to_text(&seed));
-    let kept = db.write(move |tx| {
-        let (kid, seed) = (kid.clone(), seed.clone());
-        async move {
-            if store::list_signing_seeds(tx.conn()).await?.is_empty() {
-                store::insert_signing_key(tx.conn(), &kid, &seed, tx.clock().now()).await?;
-            }
-            store::list_signing_seeds(tx.conn()).await
+    let kept = db.write((kid, seed), |tx, (kid, seed)| async move {
+        if store::list_signing_seeds(tx.conn()).await?.is_empty() {
+            store::insert_signing_key(tx.conn(), &kid, &seed, tx.clock().now()).await?;
         }
+        store::list_signing_seeds(tx.conn()).await
     });
     Ok(kept.await?)
 }
@@ -162,7 +159,10 @@ async fn forget_expired(service: &Service) {
         let now = service.clock.now();
         match service
             .db
-            .write(move |tx| async move { store::forget_expired(tx.conn(), now).await })
+            .write(
+                (),
+                move |tx, ()| async move { store::forget_expired(tx.conn(), now).await },
+            )
             .await
         {
             Ok(0) => return,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
 use banyan_durable::{Db, Feeds};
 use notifications::{Needs, Offers, Settings, start};
 use notifications_contract::{ListNotifications, Notification};
@@ -70,7 +70,7 @@ impl Users for Everybody {
 
 /// Keeps who listens, so that a test can be the bus.
 #[derive(Default)]
-struct Ears(Mutex<Vec<Arc<dyn Listener>>>);
+struct Ears(Mutex<Vec<Arc<dyn Subscriber>>>);
 
 #[async_trait]
 impl Bus for Ears {
@@ -78,7 +78,7 @@ impl Bus for Ears {
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         self.0.lock().unwrap().push(listener);
         Ok(())
     }
