@@ -3,7 +3,6 @@
 //! Which modules are compiled in is decided here, by features, and nowhere else. A binary without any has `none.rs` in this file's place.
 
 pub mod data;
-mod ops;
 
 #[cfg(feature = "catalog")]
 mod catalog;
@@ -229,7 +228,7 @@ impl Local {
 
     /// The operations API of these modules, relative to `/api/v1`.
     pub fn operations(&self) -> Routes {
-        ops::routes(self.placed.iter().map(|module| module.machinery.ops()).collect())
+        banyan_http::ops::routes(self.placed.iter().map(|module| module.machinery.ops()).collect())
     }
 
     /// What waits in a module's machinery.

@@ -28,9 +28,11 @@ mod answer;
 mod auth;
 mod body;
 mod conditional;
-#[cfg(feature = "idempotency")]
+#[cfg(feature = "durable")]
 mod idempotency;
 pub mod openapi;
+#[cfg(feature = "durable")]
+pub mod ops;
 mod page;
 mod prefer;
 mod problem;
@@ -51,7 +53,7 @@ pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
-#[cfg(feature = "idempotency")]
+#[cfg(feature = "durable")]
 pub use idempotency::{
     Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, claim_key, find_answer, find_replay, idempotent,
     key_reused,

@@ -34,10 +34,7 @@ pub(crate) fn traced(call: Call, request: &HttpRequest) -> Call {
     call.traced(RequestContext::find(request).map(|context| context.trace))
 }
 
-#[cfg_attr(
-    not(feature = "idempotency"),
-    allow(dead_code, reason = "idempotency alone asks for it")
-)]
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "idempotency alone asks for it"))]
 pub(crate) fn occurrence(request: &HttpRequest) -> Occurrence {
     Occurrence {
         instance: request.path().to_owned(),
