@@ -443,13 +443,9 @@ mod tests {
         }
         let settings = Settings::from_sources(None, []).unwrap();
         compare::<banyan_durable::Settings>(&settings, "durable");
-        #[cfg(feature = "users")]
-        compare::<::users::Settings>(&settings, "users");
         #[cfg(feature = "orders")]
         compare::<::orders::Settings>(&settings, "orders");
         #[cfg(feature = "payments")]
         compare::<::payments::Settings>(&settings, "payments");
-        #[cfg(feature = "notifications")]
-        compare::<::notifications::Settings>(&settings, "notifications");
     }
 }

@@ -76,9 +76,9 @@ impl Service {
         change: ProductChange,
         expected: Option<i64>,
     ) -> Result<StoredProduct, Fault> {
-        let (call, sku) = (call.clone(), sku.clone());
+        let context = (call.clone(), sku.clone(), change);
         self.db
-            .write((call, sku, change), |tx, (call, sku, change)| async move {
+            .write(context, move |tx, (call, sku, change)| async move {
                 let loaded = store::find(tx.conn(), &sku)
                     .await?
                     .ok_or_else(|| Fault::not_found("product"))?;

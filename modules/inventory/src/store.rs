@@ -195,7 +195,6 @@ pub async fn append_movements(conn: &impl ConnectionTrait, entries: Vec<LedgerEn
 
 /// The reservation of an order.
 pub struct Reservation {
-    pub order_id: Uuid,
     /// The command that created it.
     pub command_id: Uuid,
     pub state: ReservationState,
@@ -246,7 +245,6 @@ pub async fn find_reservation(conn: &impl ConnectionTrait, order_id: Uuid) -> Re
             Fault::internal("broken_row", detail)
         })?;
         Ok(Reservation {
-            order_id: row.order_id,
             command_id: row.command_id,
             state,
         })

@@ -12,7 +12,7 @@ use sea_orm::{
 use shared_kernel::MaySee;
 use uuid::Uuid;
 
-use crate::notification::{ClaimedMail, Kind, Mail, Next, Notification, Status};
+use crate::notification::{ClaimedMail, Mail, Next, Notification, Status};
 
 mod notification {
     use sea_orm::entity::prelude::*;

@@ -135,7 +135,7 @@ async fn an_event_received_again_is_not_notified_again() {
         assert_eq!(module.list(user).await.len(), 1);
         // All were handled without a fault: nothing is waiting to be retried.
         let counts = module.offers.machinery.ops().counts().await.unwrap();
-        assert_eq!((counts.waiting, counts.retrying, counts.dead_mails), (0, 0, 0));
+        assert_eq!((counts.waiting, counts.retrying, counts.dead_letters), (0, 0, 0));
     })
     .await;
 }

@@ -14,8 +14,12 @@ use support::{PASSWORD, Reply, Shop, get, post};
 /// A new SQLite database, deleted with the first of the pair.
 async fn database() -> (SqliteHome, Db) {
     let home = SqliteHome::new();
-    let db =
-        banyan_durable_testing::open(users::SCHEMA, &home.place("users"), banyan_durable::Settings::default()).await;
+    let db = banyan_durable_testing::open(
+        users::SCHEMA,
+        &home.storage("users"),
+        banyan_durable::Settings::default(),
+    )
+    .await;
     (home, db)
 }
 

@@ -219,9 +219,9 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
     }
 }
 
-/// Tests stand beside their rule, in `tests/`, or in a file of their own.
+/// Tests stand beside their rule, in `tests/`, or in a file `tests.rs`.
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("_tests.rs")
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }
 
 /// A module crate shows a small door: how it is started, what it needs and offers, and the types those two mention.

@@ -31,19 +31,17 @@ fn sku(text: &str) -> Sku {
 }
 
 async fn receive(service: &Arc<Service>, text: &'static str, units: i64) -> StockItem {
-    let of_job = service.clone();
-    let job = service.db().write(of_job, |tx, service| async move {
+    let received = service.db().write(service.clone(), move |tx, service| async move {
         service.receive(&tx, &call(), &sku(text), units, None).await
     });
-    job.await.unwrap()
+    received.await.unwrap()
 }
 
 async fn adjust(service: &Arc<Service>, text: &'static str, difference: i64) -> Result<StockItem, Fault> {
-    let of_job = service.clone();
-    let job = service.db().write(of_job, |tx, service| async move {
+    let adjusted = service.db().write(service.clone(), move |tx, service| async move {
         service.adjust(&tx, &call(), &sku(text), difference, None).await
     });
-    job.await
+    adjusted.await
 }
 
 fn reserve(order: &str, lines: &[(&str, u32)]) -> ReserveStock {

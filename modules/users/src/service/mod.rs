@@ -95,9 +95,9 @@ impl Service {
         change: ProfileChange,
         expected: Option<i64>,
     ) -> Result<User, Fault> {
-        let (call, now) = (call.clone(), self.clock.now());
+        let now = self.clock.now();
         self.db
-            .write((call, change), move |tx, (call, change)| async move {
+            .write((call.clone(), change), move |tx, (call, change)| async move {
                 let user = store::find_visible_user(tx.conn(), id, &call.actor)
                     .await?
                     .ok_or_else(|| Fault::not_found("user"))?;
@@ -121,9 +121,9 @@ impl Service {
     /// # Errors
     /// `not_found`; `own_operations_role`.
     pub async fn change_roles(&self, call: &Call, id: Uuid, roles: Vec<Role>) -> Result<User, Fault> {
-        let (call, now) = (call.clone(), self.clock.now());
+        let now = self.clock.now();
         self.db
-            .write((call, roles), move |tx, (call, roles)| async move {
+            .write((call.clone(), roles), move |tx, (call, roles)| async move {
                 let user = store::find_user(tx.conn(), id)
                     .await?
                     .ok_or_else(|| Fault::not_found("user"))?;

@@ -225,7 +225,7 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
         let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid.unwrap());
         // Two transactions that both found the token unused, here as one, so that the order is fixed.
-        let both = db.write(hash, |tx, hash| async move {
+        let both = db.write(hash, move |tx, hash| async move {
             let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
             store::rotate_token(tx.conn(), &hash, &next("one")).await?;
             store::rotate_token(tx.conn(), &hash, &next("other")).await
