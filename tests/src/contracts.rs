@@ -346,9 +346,8 @@ mod far {
                     .find_stock(&call, question.clone())
                     .await
                     .expect("outside it answers");
-                let inside = db.write(move |_| {
-                    let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
-                    async move { contract.find_stock(&call, question).await }
+                let inside = db.write((contract, call, question), |_, (contract, call, question)| async move {
+                    contract.find_stock(&call, question).await
                 });
                 assert_eq!(
                     inside.await.expect_err("inside it is refused").code,

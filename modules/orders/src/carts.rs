@@ -156,11 +156,10 @@ impl Service {
     where
         F: Fn(&Order) -> Result<Option<OrderEvent>, Refusal> + Clone + Send + Sync + 'static,
     {
-        let (call, clock) = (call.clone(), self.clock.clone());
-        let job = move |tx: Tx| {
-            let (call, now, change) = (call.clone(), clock.now(), change.clone());
-            async move {
-                let stream = store::find_stream(tx.conn(), id, now).await?;
+        let context = (call.clone(), self.clock.clone(), change);
+        self.db
+            .write(context, move |tx, (call, clock, change)| async move {
+                let stream = store::find_stream(tx.conn(), id, clock.now()).await?;
                 let mut stream = own(stream, &call).ok_or_else(|| Fault::not_found("cart"))?;
                 if expected.is_some_and(|version| version != stream.order().version) {
                     let detail = "The cart has changed since you read it.";
@@ -170,9 +169,8 @@ impl Service {
                 stream.record_all(event);
                 store_and_announce(&tx, &call, &stream).await?;
                 Ok(stream)
-            }
-        };
-        self.db.write(job).await
+            })
+            .await
     }
 
     /// Makes the cart an order at the catalog's prices and begins its checkout, inside the transaction that remembers the request. `seen` is

@@ -45,18 +45,15 @@ impl Views {
     ) -> Result<(u64, Option<Place>), Fault> {
         let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
         self.db
-            .write(move |tx| {
-                let (actor, reason, comment) = (actor.clone(), reason.clone(), comment.clone());
-                async move {
-                    banyan_durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await
-                }
+            .write((actor, reason, comment), |tx, (actor, reason, comment)| async move {
+                banyan_durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await
             })
             .await?;
         let mut rebuilt = 0;
         let next = self.walk(from, async |table, ids| {
             match table {
-                Table::Streams => rebuilt += self.db.write(move |tx| fold_batch(tx, ids.clone())).await?,
-                Table::Views => self.db.write(move |tx| drop_orphans(tx, ids.clone())).await?,
+                Table::Streams => rebuilt += self.db.write((), move |tx, ()| fold_batch(tx, ids.clone())).await?,
+                Table::Views => self.db.write((), move |tx, ()| drop_orphans(tx, ids.clone())).await?,
             }
             Ok(())
         });
@@ -250,14 +247,14 @@ mod tests {
             for number in 1..=ORDERS {
                 let placed =
                     move || Stream::begin(Uuid::from_u128(number), OrderEvent::Placed(Box::new(placement())), Timestamp::from_ms(7));
-                db.write(move |tx| async move { store_and_announce(&tx, &Call::by_module("test"), &placed()?).await }).await.unwrap();
+                db.write((), move |tx, ()| async move { store_and_announce(&tx, &Call::by_module("test"), &placed()?).await }).await.unwrap();
             }
             // One view is lost, and one has lost its stream.
             for spoil in [
                 "delete from order_view where id in (select id from order_view order by id limit 1)",
                 "delete from order_event where order_id in (select order_id from order_event order by order_id desc limit 1)",
             ] {
-                let spoilt = db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) });
+                let spoilt = db.write((), move |tx, ()| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) });
                 spoilt.await.unwrap();
             }
             let views = Views { db: db.clone(), share: Duration::ZERO };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use banyan_core::{Call, Fault, FaultKind};
-use banyan_durable::{Change, heard};
+use banyan_durable::{Change, changed};
 use banyan_http::Stopping;
 use futures::{Stream, stream};
 use tokio::sync::broadcast::Receiver;
@@ -102,7 +102,7 @@ impl Service {
                     return Ok(order);
                 }
                 // Either way the order is looked at again.
-                let _ = tokio::time::timeout(LOOK_EVERY, heard(&mut changes, &topic)).await;
+                let _ = tokio::time::timeout(LOOK_EVERY, changed(&mut changes, &topic)).await;
             }
         };
         tokio::select! {
@@ -173,7 +173,7 @@ impl Following {
                 if is_final {
                     return Ok(None);
                 }
-                let _ = tokio::time::timeout(LOOK_AT_STREAM_EVERY, heard(&mut self.changes, &self.topic)).await;
+                let _ = tokio::time::timeout(LOOK_AT_STREAM_EVERY, changed(&mut self.changes, &self.topic)).await;
             }
         }
     }

@@ -214,13 +214,10 @@ where
     Fut: Future<Output = Result<Begun, Fault>> + Send + 'static,
 {
     let (call, begin) = (call.clone(), Arc::new(begin));
-    db.write(move |tx| {
-        let (call, asked, begin) = (call.clone(), asked.clone(), begin.clone());
-        async move {
-            match begun_before(&tx, &asked).await? {
-                Some(begun) => Ok(begun),
-                None => begin(tx, call, asked).await,
-            }
+    db.write((call, asked, begin), |tx, (call, asked, begin)| async move {
+        match begun_before(&tx, &asked).await? {
+            Some(begun) => Ok(begun),
+            None => begin(tx, call, asked).await,
         }
     })
     .await

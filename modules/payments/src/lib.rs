@@ -29,7 +29,7 @@ mod tests;
 use std::sync::Arc;
 
 use banyan_core::{Clock, Ids, Secrets};
-use banyan_durable::{Db, Machinery, Place, Seed};
+use banyan_durable::{Db, Machinery, Seed, Storage};
 use banyan_http::Routes;
 use payments_contract::Payments;
 use tokio::sync::{Mutex, mpsc};
@@ -50,7 +50,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum ProviderPlace {
     /// The built-in provider, with its own books at this place: its own file or schema.
-    Sandbox { books: Place },
+    Sandbox { books: Storage },
 }
 
 /// What payments needs.

@@ -37,24 +37,21 @@ pub async fn record(db: &Db, id: Uuid, answer: Answer) -> Result<Recorded, Fault
     } else {
         "declined"
     };
-    let recorded = db.write(move |tx| {
-        let answer = answer.clone();
-        async move {
-            let Some(command) = store::find_command(tx.conn(), id).await? else {
-                return Ok(Recorded::Unknown);
-            };
-            let (State::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
-                return Ok(Recorded::Before);
-            };
-            if !store::answer_started(&tx, id, &Outcome::from(&answer)).await? {
-                return Ok(Recorded::Before);
-            }
-            let payment = store::load(tx.conn(), payment_id).await?;
-            let news = command.news(&answer);
-            let void = hear(&tx, &command, &payment, &news).await?;
-            tx.wake(topic(payment_id));
-            Ok(Recorded::Now { void })
+    let recorded = db.write(answer, move |tx, answer| async move {
+        let Some(command) = store::find_command(tx.conn(), id).await? else {
+            return Ok(Recorded::Unknown);
+        };
+        let (State::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
+            return Ok(Recorded::Before);
+        };
+        if !store::answer_started(&tx, id, &Outcome::from(&answer)).await? {
+            return Ok(Recorded::Before);
         }
+        let payment = store::load(tx.conn(), payment_id).await?;
+        let news = command.news(&answer);
+        let void = hear(&tx, &command, &payment, &news).await?;
+        tx.wake(topic(payment_id));
+        Ok(Recorded::Now { void })
     });
     let recorded = recorded.await?;
     if let Recorded::Now { .. } = recorded {

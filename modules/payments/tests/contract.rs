@@ -5,8 +5,8 @@ mod support;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Listener, TraceParent};
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Subscriber, TraceParent};
+use banyan_durable_testing::{eventually, on_both, published};
 use payments_contract::{PaymentReference, PaymentRefunded, authorisation, capture, refund, void};
 use shared_kernel::{Money, Role};
 use support::{Order, Shop, euros, orders, settings};
@@ -84,7 +84,7 @@ async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
             ("refunded", Some(euros(10_000)))
         );
 
-        let events = told(&shop.db).await;
+        let events = published(&shop.db).await;
         let kinds: Vec<_> = events
             .iter()
             .map(|event| event.kind.rsplit('.').next().unwrap().to_owned())
@@ -342,7 +342,7 @@ async fn events_belong_to_the_trace_of_whoever_asked() {
             .await
             .unwrap();
         until_known(|| authorise(&order, &shop)).await;
-        assert_eq!(told(&shop.db).await[0].traceparent, Some(trace.to_string()));
+        assert_eq!(published(&shop.db).await[0].traceparent, Some(trace.to_string()));
     })
     .await;
 }
@@ -356,7 +356,7 @@ impl Bus for NoBus {
         Ok(())
     }
 
-    async fn subscribe(&self, _: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, _: Arc<dyn Subscriber>) -> Result<(), Fault> {
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use banyan_core::{Clock, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_durable_testing::{eventually, on_both, published};
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use hmac::{Hmac, Mac};
 use sea_orm::ConnectionTrait;
@@ -165,7 +165,7 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
             .map(|item| item["amount"]["amount"].clone())
             .collect();
         assert_eq!(amounts, [json!(7_500), json!(2_500)]);
-        let kinds = told(&desk.shop.db)
+        let kinds = published(&desk.shop.db)
             .await
             .iter()
             .filter(|event| event.kind.ends_with("PaymentRefunded"))
@@ -300,7 +300,7 @@ async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
         assert_eq!(made.status, 201, "{}", made.body);
         // As if the process had died before it remembered the answer; then as if the key had been forgotten altogether.
         for lost in ["delete from inbox where kind = 'http'", "delete from inbox"] {
-            let deleting = desk.shop.db.write(move |tx| async move {
+            let deleting = desk.shop.db.write((), move |tx, ()| async move {
                 tx.conn().execute_unprepared(lost).await.map_err(banyan_durable::fault)
             });
             assert!(deleting.await.unwrap().rows_affected() > 0, "{lost}");
@@ -370,7 +370,7 @@ async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
             assert_eq!(desk.site.ask(signed(SECRET, &event, 0)).await.status, 200);
             assert_eq!(order.payment(&desk.shop).await.status, "captured");
         }
-        assert_eq!(told(&desk.shop.db).await.len(), 2, "told twice, heard once");
+        assert_eq!(published(&desk.shop.db).await.len(), 2, "told twice, heard once");
         let unknown = json!({ "id": Uuid::new_v4(), "reference": Uuid::new_v4(), "answer": { "accepted": { "id": "x" } } }).to_string();
         assert_eq!(desk.site.ask(signed(SECRET, &unknown, 0)).await.status, 200);
         let found = desk.shop.offers.books.compare().await.unwrap();

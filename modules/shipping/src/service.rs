@@ -138,11 +138,15 @@ impl Shipping for Service {
     async fn schedule_shipment(&self, call: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
         let consignment = consignment_of(&request)?;
         let command = command(SCHEDULE, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
-        let memory = once(&self.db, command, move |tx| {
-            let (service, call, consignment) = (service.clone(), call.clone(), consignment.clone());
-            async move { service.schedule(&tx, &call, consignment).await.map(Outcome::Done) }
-        });
+        let context = (self.clone(), call.clone(), consignment);
+        let memory = once(
+            &self.db,
+            command,
+            context,
+            |tx, (service, call, consignment)| async move {
+                service.schedule(&tx, &call, consignment).await.map(Outcome::Done)
+            },
+        );
         let outcome = match memory.await? {
             Memory::First(reference) | Memory::Again(reference) => schedule::Outcome::Scheduled(reference),
             Memory::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
@@ -153,36 +157,37 @@ impl Shipping for Service {
     async fn cancel_shipment(&self, call: &Call, request: CancelShipment) -> Result<ShipmentCancellation, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let command = command(CANCEL, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
+        let context = (self.clone(), call.clone());
         if request.undoes.is_empty() {
-            let memory = once(&self.db, command, move |tx| {
-                let (service, call) = (service.clone(), call.clone());
-                async move { service.cancel(&tx, &call, order_id).await.map(Outcome::Done) }
+            let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
+                service.cancel(&tx, &call, order_id).await.map(Outcome::Done)
             });
             return answer(memory.await?);
         }
         let undoes = (SCHEDULE, parse_id("undoes", &request.undoes)?.to_string());
-        undo_once(&self.db, command, undoes, move |tx, took_effect| {
-            let (service, call) = (service.clone(), call.clone());
-            async move {
+        let undone = undo_once(
+            &self.db,
+            command,
+            undoes,
+            context,
+            move |tx, (service, call), took_effect| async move {
                 if took_effect {
                     return service.cancel(&tx, &call, order_id).await;
                 }
                 Ok(ShipmentCancellation {
                     outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
                 })
-            }
-        })
-        .await
+            },
+        );
+        undone.await
     }
 
     async fn ready_shipment(&self, call: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let command = command(READY, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
-        let memory = once(&self.db, command, move |tx| {
-            let (service, call) = (service.clone(), call.clone());
-            async move { service.make_ready(&tx, &call, order_id).await.map(Outcome::Done) }
+        let context = (self.clone(), call.clone());
+        let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
+            service.make_ready(&tx, &call, order_id).await.map(Outcome::Done)
         });
         answer(memory.await?)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, post};
 use shared_kernel::Role;
 use shipping::{Needs, Offers, start};
@@ -89,7 +89,7 @@ async fn status(shipping: &dyn Shipping, order: &str) -> Option<String> {
 }
 
 async fn events(db: &Db) -> Vec<String> {
-    told(db)
+    published(db)
         .await
         .iter()
         .map(|envelope| envelope.kind.rsplit('.').next().unwrap().to_owned())
@@ -238,7 +238,7 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
             .await
             .unwrap();
         dispatch(&offers, &request.order_id).await;
-        let before = told(&db).await.len();
+        let before = published(&db).await.len();
         for request in [cancel(&request.order_id), undo_of(&request)] {
             for _ in 0..2 {
                 let answer = shipping.cancel_shipment(&saga(), request.clone()).await.unwrap();
@@ -252,7 +252,7 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
             status(&*shipping, &request.order_id).await.as_deref(),
             Some("dispatched")
         );
-        assert_eq!(told(&db).await.len(), before);
+        assert_eq!(published(&db).await.len(), before);
     })
     .await;
 }
@@ -410,7 +410,7 @@ async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
             );
         }
         assert!(shipping.schedule_shipment(&saga(), good).await.is_ok());
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(published(&db).await.len(), 1);
     })
     .await;
 }
@@ -428,7 +428,7 @@ async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cau
             .cancel_shipment(&call, cancel(&request.order_id))
             .await
             .unwrap();
-        let told = told(&db).await;
+        let told = published(&db).await;
         assert_eq!(
             told.iter().map(|envelope| envelope.version).collect::<Vec<_>>(),
             [1, 2, 3]

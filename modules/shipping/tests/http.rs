@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Call, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Reply, Site, get, post};
 use serde_json::{Value, json};
 use shared_kernel::Role;
@@ -139,7 +139,7 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
             (shown["status"].as_str(), shown["version"].as_i64()),
             (Some("delivered"), Some(4))
         );
-        let told = told(&db).await;
+        let told = published(&db).await;
         let event = told[2]
             .find::<shipping_contract::ShipmentDispatched>()
             .unwrap()
@@ -193,7 +193,7 @@ async fn a_dispatch_with_a_key_happens_once_and_answers_the_same() {
         assert_eq!(first.body, again.body);
         let other = shop.as_staff(ask().set_json(json!({ "carrier": "DHL" }))).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-        assert_eq!(told(&db).await.len(), 3);
+        assert_eq!(published(&db).await.len(), 3);
     })
     .await;
 }

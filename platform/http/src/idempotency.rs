@@ -228,20 +228,19 @@ where
 {
     let Some(command) = request.command else {
         return Ok(Answered {
-            answer: db.write(work).await?,
+            answer: db.write((), move |tx, ()| work(tx)).await?,
             replayed: false,
         });
     };
     let command = command.keep_for(kept_for(db));
     let turn = take_turn(db.module(), &request.id).await?;
-    let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
+    let (db, context) = (db.clone(), (request.occurrence, Arc::new(work)));
     // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
     let running = tokio::spawn(async move {
         let (_turn, begun) = (turn, Instant::now());
         loop {
-            let (occurrence, work) = (occurrence.clone(), work.clone());
-            let memory = banyan_durable::once(&db, command.clone(), move |tx| {
-                answer_of(tx, occurrence.clone(), work.clone())
+            let memory = banyan_durable::once(&db, command.clone(), context.clone(), |tx, (occurrence, work)| {
+                answer_of(tx, occurrence, work)
             })
             .await;
             match memory {
@@ -317,7 +316,7 @@ fn is_final(fault: &Fault) -> bool {
 /// `idempotency_key_reused` (422).
 pub async fn claim_key(db: &Db, request: &KeyedRequest, kind: &'static str, asked: &[u8]) -> Result<(), Fault> {
     let claim = Command::new(kind, request.id(), asked).keep_for(kept_for(db));
-    banyan_durable::once(db, claim, |_| async { Ok(Outcome::Done(())) })
+    banyan_durable::once(db, claim, (), |_, ()| async { Ok(Outcome::Done(())) })
         .await
         .map(drop)
         .map_err(key_reused)

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
-use banyan_core::{Envelope, Fault, Listener};
+use banyan_core::{Envelope, Fault, Subscriber};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -192,7 +192,7 @@ impl Ear {
 }
 
 #[async_trait]
-impl Listener for Ear {
+impl Subscriber for Ear {
     fn module(&self) -> &str {
         self.module
     }

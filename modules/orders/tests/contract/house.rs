@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Envelope, Event, Fault, Listener, RandomIds, SystemClock, Timestamp};
+use banyan_core::{Bus, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock, Timestamp};
 use banyan_durable::{Db, Feeds};
 use banyan_durable_testing::eventually;
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
@@ -31,7 +31,7 @@ pub struct House {
 /// The bus: keeps what orders tells, and lets the test tell orders.
 #[derive(Default)]
 pub struct Wire {
-    listeners: Mutex<Vec<Arc<dyn Listener>>>,
+    listeners: Mutex<Vec<Arc<dyn Subscriber>>>,
     told: Mutex<Vec<Envelope>>,
 }
 
@@ -42,7 +42,7 @@ impl Bus for Wire {
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         self.listeners.lock().unwrap().push(listener);
         Ok(())
     }

@@ -310,7 +310,7 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
             "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
              where kind = 'drafted'",
         ] {
-            db.write(move |tx| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();
+            db.write((), move |tx, ()| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();
             let different = house.different_views().await;
             assert!(!different.is_empty(), "{spoil}");
             assert!(different.iter().all(|text| text.starts_with("order ") && text.contains("its events say")), "{different:?}");

@@ -555,9 +555,8 @@ async fn an_order_whose_saga_is_given_up_has_an_end() {
         })
         .await;
         let sql = format!("update saga set state = 'abandoned' where business_key = '{order}'");
-        let given_up = db.write(move |tx| {
-            let sql = sql.clone();
-            async move { tx.conn().execute_unprepared(&sql).await.map_err(banyan_durable::fault) }
+        let given_up = db.write(sql, |tx, sql| async move {
+            tx.conn().execute_unprepared(&sql).await.map_err(banyan_durable::fault)
         });
         assert_eq!(given_up.await.unwrap().rows_affected(), 1);
         let reply = house.cancel(order).await;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Clock, Fault, Ids, Secrets, Timestamp};
-use banyan_durable::{Db, Place};
+use banyan_durable::{Db, Storage};
 use secrecy::{ExposeSecret, SecretString};
 use shared_kernel::Money;
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ impl Sandbox {
     /// # Errors
     /// `unavailable`, with what could not be reached; `no_randomness`.
     pub async fn open(
-        place: &Place,
+        place: &Storage,
         settings: Settings,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,

@@ -1,7 +1,7 @@
 //! The sandbox provider's books: who was asked what under which key, and every effect it had. An auditor may read them beside ours.
 
 use banyan_core::Fault;
-use banyan_durable::{Db, Place, Tx, fault, lost_race};
+use banyan_durable::{Db, Storage, Tx, fault, lost_race};
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 use shared_kernel::Money;
 use uuid::Uuid;
@@ -59,16 +59,16 @@ create index if not exists refund_by_authorisation on refund (authorisation_id);
 ";
 
 /// Makes the tables, and on PostgreSQL the schema, unless they are there.
-pub async fn create_tables(place: &Place) -> Result<(), Fault> {
+pub async fn create_tables(place: &Storage) -> Result<(), Fault> {
     let connection = banyan_durable::migration_connection(place, "sandbox_provider").await?;
     let backend = connection.get_database_backend();
     let made = async {
         match place {
-            Place::Sqlite { .. } => connection
+            Storage::Sqlite { .. } => connection
                 .execute_unprepared(&TABLES.replace(" uuid", " blob"))
                 .await
                 .map(drop),
-            Place::Postgres { schema, .. } => {
+            Storage::Postgres { schema, .. } => {
                 // `if not exists` alone lets two starting at once collide; and a login without the right to make schemas may find its own made.
                 let known = "select 1 from pg_namespace where nspname = $1";
                 connection
@@ -111,9 +111,7 @@ enum Tried {
 
 /// Carries out a request unless its key was seen; then the answer is the one given then.
 pub(super) async fn carry_out(books: &Db, key: Uuid, request: Request) -> Result<Done, Fault> {
-    let tried = books.write(move |tx| {
-        let request = request.clone();
-        async move {
+    let tried = books.write(request, move |tx, request| async move {
             let (kind, fingerprint) = (request.kind().as_str(), request.fingerprint());
             let now = tx.clock().now().as_ms();
             let claim = "insert into request (key, kind, fingerprint, created_at) values ($1, $2, $3, $4) on conflict (key) do nothing";
@@ -136,8 +134,7 @@ pub(super) async fn carry_out(books: &Db, key: Uuid, request: Request) -> Result
             let json = json.map_err(|error| Fault::internal("unwritable_answer", error.to_string()))?;
             execute(&tx, "update request set answer = $2 where key = $1", [key.into(), json.into()]).await?;
             Ok(Tried::Done(Done { answer, first: true }))
-        }
-    });
+        });
     match tried.await? {
         Tried::Done(done) => Ok(done),
         Tried::Failed => Err(Fault::unavailable("The sandbox provider answers 503.")),

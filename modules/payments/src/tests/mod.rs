@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, RandomIds, RandomSecrets, SystemClock, Timestamp};
-use banyan_durable::{Db, Place};
+use banyan_durable::{Db, Storage};
 use banyan_durable_testing::{PostgresHome, SqliteHome};
 use payments_contract::{
     Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void,
@@ -37,8 +37,8 @@ use crate::{
 /// Where a shop's data is: ours and the provider's.
 #[derive(Clone)]
 pub struct Home {
-    payments: Place,
-    pub books: Place,
+    payments: Storage,
+    pub books: Storage,
 }
 
 /// Runs a test on SQLite files and on PostgreSQL schemas.
@@ -49,8 +49,8 @@ where
 {
     let sqlite = SqliteHome::new();
     test(Home {
-        payments: sqlite.place("payments"),
-        books: sqlite.place("sandbox-provider"),
+        payments: sqlite.storage("payments"),
+        books: sqlite.storage("sandbox-provider"),
     })
     .await;
     drop(sqlite);
@@ -64,12 +64,12 @@ where
 {
     let postgres = PostgresHome::new().await;
     // The provider makes its own schema.
-    let books = Place::Postgres {
+    let books = Storage::Postgres {
         url: postgres.url(),
         schema: "sandbox_provider".into(),
     };
     test(Home {
-        payments: postgres.place("payments").await,
+        payments: postgres.storage("payments").await,
         books,
     })
     .await;

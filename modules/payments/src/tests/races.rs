@@ -140,7 +140,7 @@ async fn an_outcome_brought_twice_is_recorded_once() {
             Recorded::Unknown
         );
         eventually("one event is told", SOON, || async {
-            banyan_durable_testing::told(&shop.db).await.len() == 1
+            banyan_durable_testing::published(&shop.db).await.len() == 1
         })
         .await;
         shop.crash().await;
@@ -157,20 +157,17 @@ async fn of_an_outcome_brought_twice_at_the_same_time_one_is_recorded() {
         let command = order.command("authorise").parse().unwrap();
         let db = shop.db.clone();
         // Both have seen that the command is open, and wait to write what came of it.
-        let holding = shop.db.write(move |tx| {
-            let db = db.clone();
-            async move {
-                store::hold_command(&tx, command).await;
-                let both = [(); 2].map(|()| {
-                    let db = db.clone();
-                    tokio::spawn(async move { record(&db, command, Answer::Accepted { id: "auth".into() }).await })
-                });
-                eventually("both wait", SOON, || async {
-                    store::count_waiting(db.read()).await == 2
-                })
-                .await;
-                Ok(both)
-            }
+        let holding = shop.db.write(db, move |tx, db| async move {
+            store::hold_command(&tx, command).await;
+            let both = [(); 2].map(|()| {
+                let db = db.clone();
+                tokio::spawn(async move { record(&db, command, Answer::Accepted { id: "auth".into() }).await })
+            });
+            eventually("both wait", SOON, || async {
+                store::count_waiting(db.read()).await == 2
+            })
+            .await;
+            Ok(both)
         });
         let [one, other] = holding.await.unwrap();
         let recorded = [one.await.unwrap().unwrap(), other.await.unwrap().unwrap()];
@@ -255,7 +252,7 @@ async fn two_instances_given_the_same_commands_act_once() {
         assert_eq!(shops[0].effects().await, [times, times, 0, times]);
         shops[1].assert_books_agree().await;
         assert_eq!(
-            banyan_durable_testing::told(&shops[0].db).await.len(),
+            banyan_durable_testing::published(&shops[0].db).await.len(),
             usize::try_from(times).unwrap() * 3,
             "one event per effect"
         );

@@ -46,7 +46,7 @@ impl Shop {
     pub async fn open_with(db: Db, settings: Settings) -> Self {
         let books = SqliteHome::new();
         let provider = ProviderPlace::Sandbox {
-            books: books.place("sandbox-provider"),
+            books: books.storage("sandbox-provider"),
         };
         let needs = Needs {
             db: db.clone(),

@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
 use banyan_core::{Event, Fault, FaultKind, RandomIds, SystemClock};
-use banyan_durable::{Db, Place, Settings, outbox};
+use banyan_durable::{Db, Settings, Storage, outbox};
 use banyan_durable_testing::PostgresHome;
 use banyan_http::{Answer, Body, HasRole, OptionalKey, Problem, RequiredKey, Verifier};
 use serde::{Deserialize, Serialize};
@@ -217,19 +217,16 @@ impl Orchard {
     /// How many picks are in the outbox, as its subject's next version tells.
     async fn picked(&self) -> i64 {
         let call = banyan_core::Call::by_module("test");
-        let version = self.state.db.write(move |tx| {
-            let call = call.clone();
-            async move {
-                outbox::append(
-                    &tx,
-                    &call,
-                    "fig/1",
-                    &FigPicked {
-                        note: "probe".to_owned(),
-                    },
-                )
-                .await
-            }
+        let version = self.state.db.write(call, move |tx, call| async move {
+            outbox::append(
+                &tx,
+                &call,
+                "fig/1",
+                &FigPicked {
+                    note: "probe".to_owned(),
+                },
+            )
+            .await
         });
         version.await.unwrap() - 1
     }
@@ -512,7 +509,7 @@ async fn a_refusal_is_remembered_although_its_client_hung_up_before_it_was_known
 #[actix_web::test]
 async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_back() {
     let home = PostgresHome::new().await;
-    let place = home.place("orders").await;
+    let place = home.storage("orders").await;
     let patient = Settings {
         job_timeout_ms: 60_000,
         ..Settings::default()
@@ -561,7 +558,7 @@ async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_ba
 }
 
 /// The same tables under another name, as another process would have them: requests of one process wait for each other before they get there.
-async fn open_elsewhere(place: &Place) -> Db {
+async fn open_elsewhere(place: &Storage) -> Db {
     Db::open(
         "elsewhere",
         place,
