@@ -59,7 +59,7 @@ mod product_sales {
 /// The criteria of a list of products. Prices are in minor units of any currency.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Words that must all occur in the name or the description.
+    /// A search whose words must all occur in the name or the description.
     pub query: Option<String>,
     pub category: Option<String>,
     pub min_price: Option<i64>,

@@ -93,7 +93,7 @@ impl ReservationState {
             ReservationState::Released => Ok(None),
             ReservationState::Committed | ReservationState::Restocked => Err(Fault::conflict(
                 "reservation_committed",
-                "The reserved units have left the house already.",
+                "The reserved units have left the warehouse already.",
             )),
         }
     }
@@ -119,7 +119,7 @@ impl ReservationState {
             ReservationState::Restocked => Ok(None),
             ReservationState::Held | ReservationState::Released => Err(Fault::conflict(
                 "reservation_not_committed",
-                "The reserved units have not left the house.",
+                "The reserved units have not left the warehouse.",
             )),
         }
     }

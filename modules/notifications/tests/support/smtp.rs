@@ -63,11 +63,11 @@ impl FakeMailServer {
         let script: Arc<Mutex<VecDeque<String>>> =
             Arc::new(Mutex::new(script.iter().map(|reply| (*reply).to_owned()).collect()));
         let mails: Arc<Mutex<Vec<ReceivedMail>>> = Arc::default();
-        let (kept, access) = (mails.clone(), Arc::new(Mutex::new(access)));
+        let (received, access) = (mails.clone(), Arc::new(Mutex::new(access)));
         let current_access = access.clone();
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, mails, access) = (script.clone(), kept.clone(), *current_access.lock());
+                let (script, mails, access) = (script.clone(), received.clone(), *current_access.lock());
                 tokio::spawn(async move {
                     // A client may disconnect at any time.
                     let _ = converse(stream, access, &script, &mails).await;
