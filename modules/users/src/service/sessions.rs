@@ -16,10 +16,8 @@ use crate::{
 
 /// The outcome of the transaction of a refresh.
 enum Exchange {
-    /// With the user and the session.
-    Rotated(User, Uuid),
-    /// With the user.
-    Reused(Uuid),
+    Rotated { user: User, session_id: Uuid },
+    Reused { user_id: Uuid },
     Invalid,
 }
 
@@ -75,7 +73,9 @@ impl Service {
                     Verdict::Reused => {
                         // The revocation must be committed, so this is a result and not an error.
                         store::revoke_session(tx.conn(), session.id, RevokedReason::TokenReused, now).await?;
-                        Ok(Exchange::Reused(session.user_id))
+                        Ok(Exchange::Reused {
+                            user_id: session.user_id,
+                        })
                     }
                     Verdict::Rotate => {
                         let next = RefreshToken {
@@ -83,16 +83,21 @@ impl Service {
                             ..next
                         };
                         store::rotate_token(tx.conn(), &hash, &next).await?;
-                        let user = store::find_user(tx.conn(), session.user_id).await?;
-                        Ok(user.map_or(Exchange::Invalid, |user| Exchange::Rotated(user, session.id)))
+                        let Some(user) = store::find_user(tx.conn(), session.user_id).await? else {
+                            return Ok(Exchange::Invalid);
+                        };
+                        Ok(Exchange::Rotated {
+                            user,
+                            session_id: session.id,
+                        })
                     }
                 }
             })
             .await?;
         match exchange {
-            Exchange::Rotated(user, session_id) => self.tokens(&user, session_id, secret),
+            Exchange::Rotated { user, session_id } => self.tokens(&user, session_id, secret),
             Exchange::Invalid => Err(invalid_refresh_token()),
-            Exchange::Reused(user_id) => {
+            Exchange::Reused { user_id } => {
                 metrics::counter!("users_refresh_tokens_reused_total").increment(1);
                 tracing::warn!(%user_id, "a refresh token was used twice; its session is revoked");
                 Err(invalid_refresh_token())
