@@ -33,7 +33,7 @@ impl Shop {
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
+        self.site.send_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
     async fn book(&self, path: &str, body: Value) -> Reply {
@@ -73,7 +73,7 @@ async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
     on_both(inventory::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let path = "/api/v1/stock/rare-fig";
-        assert_eq!(shop.site.ask(get(path)).await.status, 404);
+        assert_eq!(shop.site.send(get(path)).await.status, 404);
         let booked = shop
             .book(
                 &format!("{path}/receipts"),
@@ -82,7 +82,7 @@ async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
             .await;
         assert_eq!((booked.status, booked.header("location")), (201, path));
         shop.reserve("rare-fig", 2).await;
-        let shown = shop.site.ask(get(path)).await;
+        let shown = shop.site.send(get(path)).await;
         assert_eq!(
             shown.json(),
             json!({ "sku": "rare-fig", "on_hand": 3, "reserved": 2, "available": 1 })
@@ -90,12 +90,12 @@ async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
         let etag = shown.header("etag").to_owned();
         assert_eq!(
             shop.site
-                .ask(get(path).insert_header(("If-None-Match", etag)))
+                .send(get(path).insert_header(("If-None-Match", etag)))
                 .await
                 .status,
             304
         );
-        assert_eq!(shop.site.ask(get("/api/v1/stock/Rare_Fig")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/stock/Rare_Fig")).await.status, 404);
     })
     .await;
 }
@@ -107,11 +107,11 @@ async fn receipts_are_for_staff_and_need_a_key() {
         for action in ["receipts", "adjustments"] {
             let path = format!("/api/v1/stock/tea-01/{action}");
             let body = json!({ "quantity": 1 });
-            assert_eq!(shop.site.ask(keyed(&path).set_json(&body)).await.status, 401);
+            assert_eq!(shop.site.send(keyed(&path).set_json(&body)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
                 assert_eq!(
                     shop.site
-                        .ask_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
+                        .send_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
                         .await
                         .status,
                     403
@@ -123,7 +123,7 @@ async fn receipts_are_for_staff_and_need_a_key() {
                 (400, "idempotency_key_required")
             );
         }
-        assert_eq!(shop.site.ask(get("/api/v1/stock/tea-01")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/stock/tea-01")).await.status, 404);
     })
     .await;
 }
@@ -148,7 +148,7 @@ async fn a_receipt_sent_twice_is_booked_once() {
         );
         let other = shop.as_staff(request(6)).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-        assert_eq!(shop.site.ask(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
+        assert_eq!(shop.site.send(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
     })
     .await;
 }
