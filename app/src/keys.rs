@@ -30,7 +30,7 @@ pub fn verifier(settings: &Settings, users: Arc<dyn Users>, clock: Arc<dyn Clock
 pub fn get_first(verifier: Arc<Verifier>, stop: CancellationToken) {
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while !verifier.has_keys() {
-            verifier.get_first_keys().await;
+            verifier.fetch_first_keys().await;
             tokio::time::sleep(FIRST_KEYS_PAUSE).await;
         }
     }));

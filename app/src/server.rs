@@ -10,7 +10,7 @@ use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web::Data};
 use anyhow::{Context, bail};
 use banyan_core::Ids;
 use banyan_http::{
-    DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit,
+    DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier, rate_limit::RateLimit,
 };
 use rustls::ServerConfig;
 use serde_json::Value;
@@ -221,7 +221,7 @@ fn serve_api(
             app = app.configure(|config| docs_ui::configure(config, &document.text));
         }
         if peers_are_ours {
-            app = app.app_data(PeersAreOurs);
+            app = app.app_data(TrustedPeers);
         }
         let proxy = proxy.clone();
         app.app_data(Data::from(verifier.clone()))

@@ -1,4 +1,4 @@
-//! Events for operators: what a module has told, and what it could not hear.
+//! Events for operators: the outbox of a module, and the dead letters it could not handle.
 
 use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};

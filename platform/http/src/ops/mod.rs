@@ -24,7 +24,7 @@ pub fn routes(modules: Vec<ModuleOps>) -> Routes {
     })
 }
 
-/// What this process lets operators see.
+/// The modules of this process that operators can inspect.
 struct Operated {
     modules: BTreeMap<String, ModuleOps>,
 }
@@ -35,7 +35,7 @@ impl Operated {
     }
 }
 
-/// A thing of a module.
+/// The path of an item of a module.
 #[derive(Deserialize)]
 struct InModule {
     module: String,

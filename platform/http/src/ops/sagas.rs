@@ -1,4 +1,4 @@
-//! Sagas for operators: which there are, what holds one, and what can be done about it.
+//! Sagas for operators: listing them, inspecting one, and retrying, compensating or abandoning it.
 
 use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};

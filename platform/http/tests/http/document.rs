@@ -1,4 +1,4 @@
-//! The document says what every operation has in common, once.
+//! What all operations have in common is declared once in the document.
 
 use actix_web::{HttpResponse, delete, get, patch, post};
 use banyan_http::{IfMatch, IfNoneMatch, Listed, OptionalKey, PageQuery, Path, Prefer, Query, RequiredKey, Routes};
@@ -105,7 +105,7 @@ fn statuses(operation: &Value) -> Vec<u16> {
 }
 
 #[test]
-fn each_operation_shows_the_problems_that_can_happen_there() {
+fn each_operation_documents_its_possible_problems() {
     let (_, document) = document();
     let figs = &document["paths"]["/api/v1/figs"];
     assert_eq!(statuses(&figs["get"]), [200, 400, 429, 431, 500, 503, 504]);
@@ -146,7 +146,7 @@ fn each_operation_shows_the_problems_that_can_happen_there() {
 }
 
 #[test]
-fn query_parameters_stand_one_by_one_and_headers_are_shared() {
+fn query_parameters_are_documented_one_by_one_and_headers_are_shared() {
     let (api, document) = document();
     let names = |operation: &Value| -> Vec<String> {
         let parameters = operation["parameters"].as_array().unwrap().iter();
@@ -194,13 +194,13 @@ fn query_parameters_stand_one_by_one_and_headers_are_shared() {
 }
 
 #[test]
-fn what_is_refused_anyway_is_spelled_out_in_everything_a_body_can_contain() {
+fn implicit_limits_are_documented_for_everything_a_body_can_contain() {
     let (_, document) = document();
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["NewFig"]["properties"]["name"]["pattern"], "^[^\\u0000]*$");
     assert_eq!(
         schemas["Seed"]["properties"]["colour"]["pattern"], "^[^\\u0000]*$",
-        "also behind a reference"
+        "behind a reference too"
     );
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["maximum"], json!(i64::MAX));
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["minimum"], 1);
@@ -208,7 +208,7 @@ fn what_is_refused_anyway_is_spelled_out_in_everything_a_body_can_contain() {
     assert_eq!(
         schemas["Fig"]["properties"]["name"].get("pattern"),
         None,
-        "answers are left as they are"
+        "responses are left unchanged"
     );
 }
 

@@ -1,4 +1,4 @@
-//! The same request again gets the same answer again; on both databases.
+//! A repeated request gets the stored response; on both databases.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::callers::Customer;
 use crate::support::{FakeKeys, HandClock, Signer, verifier};
 
-/// Something a handler does that one can count afterwards: an event in the outbox.
+/// An effect of a handler that can be counted: an event in the outbox.
 #[derive(Debug, Serialize, Deserialize)]
 struct FigPicked {
     note: String,
@@ -35,14 +35,14 @@ impl Event for FigPicked {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Pick {
-    /// What comes of it: `ok`, `refuse`, `away`, `slow`.
+    /// The outcome: `ok`, `refuse`, `slow`.
     outcome: String,
 }
 
 struct State {
     db: Db,
     runs: Arc<AtomicUsize>,
-    /// What the next run does whatever was asked.
+    /// The fault of the next run, whatever outcome was requested.
     instead: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -127,7 +127,7 @@ async fn bare(
         .await
 }
 
-/// An answer as far as a client compares it.
+/// The parts of a response that a client compares.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     status: u16,
@@ -164,11 +164,12 @@ impl Orchard {
         }
     }
 
-    async fn ask(&self, path: &str, key: Option<&str>, outcome: &str) -> Seen {
-        self.ask_as(7, path, key, json!({"outcome": outcome}).to_string()).await
+    async fn send(&self, path: &str, key: Option<&str>, outcome: &str) -> Seen {
+        self.send_as(7, path, key, json!({"outcome": outcome}).to_string())
+            .await
     }
 
-    async fn ask_as(&self, user: u128, path: &str, key: Option<&str>, body: String) -> Seen {
+    async fn send_as(&self, user: u128, path: &str, key: Option<&str>, body: String) -> Seen {
         let app = App::new().app_data(self.state.clone()).app_data(self.verifier.clone());
         let app = test::init_service(
             app.service(pick)
@@ -216,10 +217,10 @@ impl Orchard {
         self.state.runs.load(Ordering::SeqCst)
     }
 
-    /// How many picks are in the outbox, as its subject's next version tells.
+    /// The number of picks in the outbox, derived from its subject's next version.
     async fn picked(&self) -> i64 {
         let call = banyan_core::Call::by_module("test");
-        let version = self.state.db.write(call, move |tx, call| async move {
+        let version = self.state.db.write(call, |tx, call| async move {
             outbox::append(
                 &tx,
                 &call,
@@ -235,16 +236,16 @@ impl Orchard {
 }
 
 #[actix_web::test]
-async fn a_repeat_gets_the_first_answer_byte_for_byte_and_nothing_happens() {
+async fn a_repeated_request_gets_the_first_response_byte_for_byte_and_has_no_effect() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        let first = orchard.ask("/figs", Some("k1"), "ok").await;
+        let first = orchard.send("/figs", Some("k1"), "ok").await;
         assert_eq!(
             (first.status, first.body.as_str(), first.replayed),
             (201, "{\"run\":1}", false)
         );
         for key in ["k1", "\"k1\""] {
-            let again = orchard.ask("/figs", Some(key), "ok").await;
+            let again = orchard.send("/figs", Some(key), "ok").await;
             assert_eq!(
                 again,
                 Seen {
@@ -272,9 +273,9 @@ fn orchard_copy(seen: &Seen) -> Seen {
 async fn the_same_key_for_another_request_is_refused() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        assert_eq!(orchard.ask("/figs", Some("k1"), "ok").await.status, 201);
+        assert_eq!(orchard.send("/figs", Some("k1"), "ok").await.status, 201);
         for (path, outcome) in [("/figs", "other"), ("/maybe", "ok"), ("/figs?x=1", "ok")] {
-            let refused = orchard.ask(path, Some("k1"), outcome).await;
+            let refused = orchard.send(path, Some("k1"), outcome).await;
             assert_eq!(
                 (refused.status, refused.json()["code"].as_str()),
                 (422, Some("idempotency_key_reused")),
@@ -283,7 +284,7 @@ async fn the_same_key_for_another_request_is_refused() {
         }
         assert_eq!(
             orchard
-                .ask_as(8, "/figs", Some("k1"), json!({"outcome": "ok"}).to_string())
+                .send_as(8, "/figs", Some("k1"), json!({"outcome": "ok"}).to_string())
                 .await
                 .status,
             201,
@@ -295,16 +296,16 @@ async fn the_same_key_for_another_request_is_refused() {
 }
 
 #[actix_web::test]
-async fn a_refusal_is_remembered_and_what_it_wrote_is_not() {
+async fn a_refusal_is_stored_and_its_effects_are_rolled_back() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        let first = orchard.ask("/figs", Some("k1"), "refuse").await;
+        let first = orchard.send("/figs", Some("k1"), "refuse").await;
         assert_eq!(
             (first.status, first.json()["code"].as_str()),
             (409, Some("no_figs_left"))
         );
         assert_eq!(first.json()["instance"], "/figs");
-        let again = orchard.ask("/figs", Some("k1"), "refuse").await;
+        let again = orchard.send("/figs", Some("k1"), "refuse").await;
         assert_eq!(
             again,
             Seen {
@@ -318,11 +319,11 @@ async fn a_refusal_is_remembered_and_what_it_wrote_is_not() {
 }
 
 #[actix_web::test]
-async fn a_fault_is_not_remembered_and_asking_again_works() {
+async fn a_fault_is_not_stored_and_a_retry_works() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
         let faults = [
-            (Fault::unavailable("away"), 503),
+            (Fault::unavailable("down"), 503),
             (Fault::timeout("late"), 504),
             (Fault::internal("bug", "x"), 500),
             (Fault::forbidden("no"), 403),
@@ -334,8 +335,8 @@ async fn a_fault_is_not_remembered_and_asking_again_works() {
         for (number, (fault, status)) in faults.into_iter().enumerate() {
             let key = format!("k{number}");
             *orchard.state.instead.lock().unwrap() = Some(fault);
-            assert_eq!(orchard.ask("/figs", Some(&key), "ok").await.status, status);
-            let again = orchard.ask("/figs", Some(&key), "ok").await;
+            assert_eq!(orchard.send("/figs", Some(&key), "ok").await.status, status);
+            let again = orchard.send("/figs", Some(&key), "ok").await;
             assert_eq!((again.status, again.replayed), (201, false));
         }
         assert_eq!(orchard.picked().await, 5);
@@ -344,46 +345,46 @@ async fn a_fault_is_not_remembered_and_asking_again_works() {
 }
 
 #[actix_web::test]
-async fn twins_at_the_same_moment_are_one() {
+async fn concurrent_equal_requests_run_once() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        let ask = || orchard.ask("/figs", Some("k1"), "slow");
-        let answers = futures::future::join_all([ask(), ask(), ask(), ask()]).await;
+        let send = || orchard.send("/figs", Some("k1"), "slow");
+        let responses = futures::future::join_all([send(), send(), send(), send()]).await;
         assert!(
-            answers
+            responses
                 .iter()
-                .all(|answer| (answer.status, answer.body.as_str()) == (201, "{\"run\":1}")),
-            "{answers:?}"
+                .all(|response| (response.status, response.body.as_str()) == (201, "{\"run\":1}")),
+            "{responses:?}"
         );
-        assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
+        assert_eq!(responses.iter().filter(|response| !response.replayed).count(), 1);
         assert_eq!((orchard.runs(), orchard.picked().await), (1, 1));
     })
     .await;
 }
 
 #[actix_web::test]
-async fn without_a_key_a_required_one_is_asked_for_and_an_optional_one_is_done_without() {
+async fn a_missing_required_key_is_refused_and_a_missing_optional_one_is_not() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
-        let refused = orchard.ask("/figs", None, "ok").await;
+        let refused = orchard.send("/figs", None, "ok").await;
         assert_eq!(
             (refused.status, refused.json()["code"].as_str()),
             (400, Some("idempotency_key_required"))
         );
-        let refused = orchard.ask("/figs", Some("a b"), "ok").await;
+        let refused = orchard.send("/figs", Some("a b"), "ok").await;
         assert_eq!(
             (refused.status, refused.json()["code"].as_str()),
             (400, Some("invalid_idempotency_key"))
         );
-        assert_eq!(orchard.ask("/maybe", None, "ok").await.body, "{\"run\":1}");
-        assert_eq!(orchard.ask("/maybe", None, "ok").await.body, "{\"run\":2}");
-        assert_eq!(orchard.ask("/maybe", None, "refuse").await.status, 409);
-        assert_eq!(orchard.ask("/maybe", Some("m"), "ok").await.body, "{\"run\":4}");
-        assert!(orchard.ask("/maybe", Some("m"), "ok").await.replayed);
-        assert_eq!(orchard.ask("/bare", Some("b"), "").await.status, 201);
+        assert_eq!(orchard.send("/maybe", None, "ok").await.body, "{\"run\":1}");
+        assert_eq!(orchard.send("/maybe", None, "ok").await.body, "{\"run\":2}");
+        assert_eq!(orchard.send("/maybe", None, "refuse").await.status, 409);
+        assert_eq!(orchard.send("/maybe", Some("m"), "ok").await.body, "{\"run\":4}");
+        assert!(orchard.send("/maybe", Some("m"), "ok").await.replayed);
+        assert_eq!(orchard.send("/bare", Some("b"), "").await.status, 201);
         assert!(
-            orchard.ask("/bare", Some("b"), "").await.replayed,
-            "a body nobody reads makes no difference"
+            orchard.send("/bare", Some("b"), "").await.replayed,
+            "a body that is not read makes no difference"
         );
         assert_eq!(orchard.picked().await, 4);
     })
@@ -391,19 +392,19 @@ async fn without_a_key_a_required_one_is_asked_for_and_an_optional_one_is_done_w
 }
 
 #[actix_web::test]
-async fn a_syntax_error_uses_no_key_up() {
+async fn an_invalid_body_does_not_use_up_its_key() {
     banyan_durable_testing::on_both("orders", async |db| {
         let orchard = Orchard::new(&db);
         assert_eq!(
-            orchard.ask_as(7, "/figs", Some("k1"), "{}".to_owned()).await.status,
+            orchard.send_as(7, "/figs", Some("k1"), "{}".to_owned()).await.status,
             422
         );
-        assert_eq!(orchard.ask("/figs", Some("k1"), "ok").await.status, 201);
+        assert_eq!(orchard.send("/figs", Some("k1"), "ok").await.status, 201);
     })
     .await;
 }
 
-/// A request for something that takes long.
+/// A request for long work.
 async fn keyed(key: &'static str) -> banyan_http::KeyedRequest {
     let request = test::TestRequest::post()
         .uri("/long")
@@ -415,7 +416,7 @@ async fn keyed(key: &'static str) -> banyan_http::KeyedRequest {
         .keyed()
 }
 
-/// Work that has begun and waits for the test.
+/// Work that waits for the test after it has begun.
 struct LongWork {
     db: Db,
     runs: AtomicUsize,
@@ -433,8 +434,8 @@ impl LongWork {
         })
     }
 
-    /// A request with the key `long`, whose work comes to this.
-    async fn ask(self: &Arc<Self>, end: Result<StoredResponse, Fault>) -> Result<(u16, bool), Fault> {
+    /// Sends a request with the key `long`, whose work ends with this result.
+    async fn send(self: &Arc<Self>, end: Result<StoredResponse, Fault>) -> Result<(u16, bool), Fault> {
         let context = (self.clone(), end);
         let response = banyan_http::idempotent(&self.db, keyed("long").await, context, |_, (work, end)| async move {
             work.runs.fetch_add(1, Ordering::SeqCst);
@@ -449,17 +450,17 @@ impl LongWork {
         ))
     }
 
-    /// The same, but the client hangs up once the work has begun.
-    async fn ask_and_hang_up(self: &Arc<Self>, end: Result<StoredResponse, Fault>) {
+    /// The same, but the client disconnects once the work has begun.
+    async fn send_and_disconnect(self: &Arc<Self>, end: Result<StoredResponse, Fault>) {
         tokio::select! {
-            answered = self.ask(end) => panic!("answered before it was done: {answered:?}"),
+            response = self.send(end) => panic!("responded before it was done: {response:?}"),
             () = self.began.notified() => {}
         }
     }
 }
 
-/// The work of these tests outlives the wait of a twin.
-fn patient() -> banyan_durable::Settings {
+/// The work in these tests takes longer than the timeout of an equal request.
+fn long_jobs() -> banyan_durable::Settings {
     banyan_durable::Settings {
         job_timeout_ms: 20_000,
         ..banyan_durable::Settings::default()
@@ -467,96 +468,96 @@ fn patient() -> banyan_durable::Settings {
 }
 
 #[actix_web::test]
-async fn a_twin_of_something_long_is_told_to_come_back_also_if_the_first_client_has_hung_up() {
-    banyan_durable_testing::on_both_with("orders", patient(), async |db| {
+async fn an_equal_request_during_a_long_one_gets_a_409_even_if_the_first_client_has_disconnected() {
+    banyan_durable_testing::on_both_with("orders", long_jobs(), async |db| {
         let work = LongWork::new(&db);
-        let answer = || Ok(StoredResponse::no_content());
-        work.ask_and_hang_up(answer()).await;
-        let twin = tokio::time::timeout(Duration::from_secs(10), work.ask(answer()))
+        let response = || Ok(StoredResponse::no_content());
+        work.send_and_disconnect(response()).await;
+        let equal = tokio::time::timeout(Duration::from_secs(10), work.send(response()))
             .await
             .expect("it waits for 2 s");
-        let twin = twin.unwrap_err();
+        let equal = equal.unwrap_err();
         assert_eq!(
-            (twin.code.as_str(), twin.kind),
+            (equal.code.as_str(), equal.kind),
             ("twin_in_progress", FaultKind::Conflict)
         );
-        assert!(twin.retry_after.is_some());
+        assert!(equal.retry_after.is_some());
         work.go.send_replace(true);
-        assert_eq!(
-            work.ask(answer()).await.unwrap(),
-            (204, true),
-            "what was asked for was done"
-        );
+        assert_eq!(work.send(response()).await.unwrap(), (204, true), "the work was done");
         assert_eq!(work.runs.load(Ordering::SeqCst), 1);
     })
     .await;
 }
 
 #[actix_web::test]
-async fn a_refusal_is_remembered_although_its_client_hung_up_before_it_was_known() {
-    banyan_durable_testing::on_both_with("orders", patient(), async |db| {
+async fn a_refusal_is_stored_even_if_its_client_disconnected_before() {
+    banyan_durable_testing::on_both_with("orders", long_jobs(), async |db| {
         let work = LongWork::new(&db);
         let refusal = || Err(Fault::conflict("no_figs_left", "There are none."));
-        work.ask_and_hang_up(refusal()).await;
+        work.send_and_disconnect(refusal()).await;
         work.go.send_replace(true);
-        assert_eq!(work.ask(refusal()).await.unwrap(), (409, true));
+        assert_eq!(work.send(refusal()).await.unwrap(), (409, true));
         assert_eq!(work.runs.load(Ordering::SeqCst), 1, "nothing is done twice");
     })
     .await;
 }
 
 #[actix_web::test]
-async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_back() {
+async fn an_equal_request_in_another_process_waits_two_seconds_and_gets_a_409() {
     let home = PostgresHome::new().await;
     let place = home.storage("orders").await;
     let patient = Settings {
         job_timeout_ms: 60_000,
         ..Settings::default()
     };
-    let (here, there) = (
+    let (one, other) = (
         banyan_durable_testing::open("orders", &place, patient).await,
-        open_elsewhere(&place).await,
+        open_in_another_process(&place).await,
     );
     let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let context = (gate.clone(), begun.clone());
-    let first = banyan_http::idempotent(&here, keyed("both").await, context, |_, (gate, begun)| async move {
+    let first = banyan_http::idempotent(&one, keyed("both").await, context, |_, (gate, begun)| async move {
         begun.notify_one();
         gate.notified().await;
         Ok(StoredResponse::no_content())
     });
-    let twin = async || {
-        banyan_http::idempotent(&there, keyed("both").await, (), |_, ()| async {
+    let equal = async || {
+        banyan_http::idempotent(&other, keyed("both").await, (), |_, ()| async {
             Ok(banyan_http::created("/figs/2", None, &json!({})))
         })
         .await
     };
     let meet = async {
         begun.notified().await;
-        let asked = std::time::Instant::now();
-        let Problem(fault) = twin().await.unwrap_err();
+        let begun_at = std::time::Instant::now();
+        let Problem(fault) = equal().await.unwrap_err();
         assert_eq!(
             (fault.code.as_str(), banyan_http::status_of(&fault).as_u16()),
             ("twin_in_progress", 409)
         );
         assert!(
-            fault.retry_after.is_some() && asked.elapsed() >= Duration::from_secs(2),
+            fault.retry_after.is_some() && begun_at.elapsed() >= Duration::from_secs(2),
             "{:?}",
-            asked.elapsed()
+            begun_at.elapsed()
         );
         gate.notify_one();
     };
     let (first, ()) = tokio::join!(first, meet);
     assert_eq!(first.unwrap().status().as_u16(), 204);
-    assert_eq!(twin().await.unwrap().status().as_u16(), 204, "the first one's answer");
-    here.close().await;
-    there.close().await;
+    assert_eq!(
+        equal().await.unwrap().status().as_u16(),
+        204,
+        "the response to the first one"
+    );
+    one.close().await;
+    other.close().await;
     home.remove().await;
 }
 
-/// The same tables under another name, as another process would have them: requests of one process wait for each other before they get there.
-async fn open_elsewhere(place: &Storage) -> Db {
+/// The same tables under another module name, as if opened by another process: requests of one process wait for each other before they get there.
+async fn open_in_another_process(place: &Storage) -> Db {
     Db::open(
-        "elsewhere",
+        "another",
         place,
         Settings::default(),
         Arc::new(SystemClock),

@@ -1,4 +1,4 @@
-//! The edges of the framework, over real connections: every error is a problem, whoever noticed it.
+//! The edges of the framework, over real connections: every error is a problem, wherever it was detected.
 
 use std::time::Duration;
 
@@ -42,9 +42,9 @@ async fn broken() -> Result<HttpResponse, Problem> {
 }
 
 #[utoipa::path(responses((status = 200)))]
-#[get("/away")]
-async fn away() -> Result<HttpResponse, Problem> {
-    Err(Fault::unavailable("The catalog is away.")
+#[get("/unavailable")]
+async fn unavailable() -> Result<HttpResponse, Problem> {
+    Err(Fault::unavailable("The database is unavailable.")
         .retry_after(Duration::from_millis(1500))
         .into())
 }
@@ -56,7 +56,7 @@ async fn slow(prefer: Prefer) -> HttpResponse {
     HttpResponse::Ok().json(prefer.wait.map(|wait| wait.as_secs()))
 }
 
-/// Needs longer than the others, and says so.
+/// Needs longer than the others, and raises its limit.
 #[utoipa::path(responses((status = 200)))]
 #[get("/patient")]
 async fn patient(request: HttpRequest) -> HttpResponse {
@@ -79,7 +79,7 @@ fn routes() -> Routes {
             .service(note)
             .service(panicking)
             .service(broken)
-            .service(away)
+            .service(unavailable)
             .service(slow)
             .service(patient)
             .service(plain);
@@ -95,19 +95,19 @@ async fn server() -> Server {
 }
 
 #[actix_web::test]
-async fn every_error_is_a_problem_whoever_noticed_it() {
+async fn every_error_is_a_problem_wherever_it_was_detected() {
     let server = server().await;
-    let ask = |method: &str, path: &str| server.ask(method, path).send();
-    let found = problem(ask("GET", "/nowhere").await.unwrap(), 404, "not_found").await;
+    let send = |method: &str, path: &str| server.request(method, path).send();
+    let found = problem(send("GET", "/nowhere").await.unwrap(), 404, "not_found").await;
     assert_eq!(found["instance"], "/nowhere");
     assert_eq!(found["type"], "https://banyan.example/problems/not_found");
-    problem(ask("GET", "/api/v1/nowhere").await.unwrap(), 404, "not_found").await;
-    problem(ask("GET", "/api/v1/hello/a/b").await.unwrap(), 404, "not_found").await;
-    problem(ask("GET", "/api/v1/hello//").await.unwrap(), 404, "not_found").await;
-    problem(ask("GET", "/api/v1/plain").await.unwrap(), 409, "conflict").await;
+    problem(send("GET", "/api/v1/nowhere").await.unwrap(), 404, "not_found").await;
+    problem(send("GET", "/api/v1/hello/a/b").await.unwrap(), 404, "not_found").await;
+    problem(send("GET", "/api/v1/hello//").await.unwrap(), 404, "not_found").await;
+    problem(send("GET", "/api/v1/plain").await.unwrap(), 409, "conflict").await;
     problem(
         server
-            .ask("GET", "/api/v1/hello/a")
+            .request("GET", "/api/v1/hello/a")
             .bearer_auth("x")
             .send()
             .await
@@ -116,28 +116,28 @@ async fn every_error_is_a_problem_whoever_noticed_it() {
         "invalid_token",
     )
     .await;
-    let absent = ask("GET", "/api/v1/away").await.unwrap();
-    assert_eq!(absent.headers()["retry-after"], "2");
-    problem(absent, 503, "unavailable").await;
-    let late = problem(ask("GET", "/api/v1/slow").await.unwrap(), 504, "timeout").await;
+    let response = send("GET", "/api/v1/unavailable").await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "2");
+    problem(response, 503, "unavailable").await;
+    let late = problem(send("GET", "/api/v1/slow").await.unwrap(), 504, "timeout").await;
     assert_eq!(late["instance"], "/api/v1/slow");
     for (path, secret) in [("/api/v1/panic", "xyzzy"), ("/api/v1/broken", "hunter2")] {
-        let failed = problem(ask("GET", path).await.unwrap(), 500, "internal_error").await;
+        let failed = problem(send("GET", path).await.unwrap(), 500, "internal_error").await;
         let text = failed.to_string();
         assert!(
             !text.contains(secret) && !text.contains("database_on_fire"),
-            "a 500 tells nothing of the inside: {text}"
+            "a 500 reveals no internals: {text}"
         );
     }
     problem(
-        ask("POST", "/api/v1/notes").await.unwrap(),
+        send("POST", "/api/v1/notes").await.unwrap(),
         415,
         "unsupported_media_type",
     )
     .await;
     problem(
         server
-            .ask("POST", "/api/v1/notes")
+            .request("POST", "/api/v1/notes")
             .json(&json!({}))
             .send()
             .await
@@ -147,9 +147,9 @@ async fn every_error_is_a_problem_whoever_noticed_it() {
     )
     .await;
     assert_eq!(
-        ask("GET", "/api/v1/hello/a").await.unwrap().status(),
+        send("GET", "/api/v1/hello/a").await.unwrap().status(),
         200,
-        "the worker lives on after a panic"
+        "the worker survives a panic"
     );
     server.stop().await;
 }
@@ -167,7 +167,7 @@ async fn a_known_path_with_another_method_is_405_and_says_which_methods_there_ar
         ("HEAD", "/api/v1/notes", "POST"),
         ("PUT", "/api/v1/notes", "POST"),
     ] {
-        let response = server.ask(method, path).send().await.unwrap();
+        let response = server.request(method, path).send().await.unwrap();
         assert_eq!(response.headers()["allow"], allow, "{method} {path}");
         assert_eq!(response.status(), 405);
         if method != "HEAD" {
@@ -180,14 +180,14 @@ async fn a_known_path_with_another_method_is_405_and_says_which_methods_there_ar
 #[actix_web::test]
 async fn head_is_get_without_the_body() {
     let server = server().await;
-    let head = server.ask("HEAD", "/api/v1/hello/a").send().await.unwrap();
+    let head = server.request("HEAD", "/api/v1/hello/a").send().await.unwrap();
     assert_eq!(head.status(), 200);
     assert_eq!(head.headers()["content-type"], "application/json");
     assert_eq!(head.text().await.unwrap(), "");
     assert_eq!(
-        server.ask("GET", "/api/v1/hello/a").send().await.unwrap().status(),
+        server.request("GET", "/api/v1/hello/a").send().await.unwrap().status(),
         200,
-        "the connection is still in step"
+        "the connection is still usable"
     );
     server.stop().await;
 }
@@ -198,7 +198,7 @@ async fn a_ten_megabyte_body_gets_its_413_on_every_way_of_sending_it() {
     let huge = vec![b' '; 10 * 1024 * 1024];
     let send = |body: reqwest::Body| {
         server
-            .ask("POST", "/api/v1/notes")
+            .request("POST", "/api/v1/notes")
             .header("Content-Type", "application/json")
             .body(body)
             .send()
@@ -230,23 +230,26 @@ async fn a_client_that_sends_it_all_before_it_reads_still_sees_the_413() {
     connection
         .write_all(&vec![b' '; length])
         .await
-        .expect("nobody closes while the client is sending");
-    let mut answer = vec![0; 4096];
-    let read = connection.read(&mut answer).await.expect("an answer and no reset");
+        .expect("the connection stays open while the client is sending");
+    let mut response = vec![0; 4096];
+    let read = connection
+        .read(&mut response)
+        .await
+        .expect("a response and not a reset");
     assert!(
-        answer[..read].starts_with(b"HTTP/1.1 413"),
+        response[..read].starts_with(b"HTTP/1.1 413"),
         "{}",
-        String::from_utf8_lossy(&answer[..read])
+        String::from_utf8_lossy(&response[..read])
     );
     server.stop().await;
 }
 
 #[actix_web::test]
-async fn a_request_that_may_take_longer_takes_no_longer_time_for_others() {
+async fn a_raised_time_limit_does_not_affect_other_requests() {
     let server = server().await;
     let (may, may_not) = futures::join!(
-        server.ask("GET", "/api/v1/patient").send(),
-        server.ask("GET", "/api/v1/slow").send()
+        server.request("GET", "/api/v1/patient").send(),
+        server.request("GET", "/api/v1/slow").send()
     );
     assert_eq!(may.unwrap().status(), 200);
     problem(may_not.unwrap(), 504, "timeout").await;
@@ -254,10 +257,10 @@ async fn a_request_that_may_take_longer_takes_no_longer_time_for_others() {
 }
 
 #[actix_web::test]
-async fn what_the_client_would_wait_comes_on_top_of_the_time_limit() {
+async fn the_wait_that_a_client_prefers_is_added_to_the_time_limit() {
     let server = server().await;
     let response = server
-        .ask("GET", "/api/v1/slow")
+        .request("GET", "/api/v1/slow")
         .header("Prefer", "wait=9")
         .send()
         .await
@@ -268,27 +271,28 @@ async fn what_the_client_would_wait_comes_on_top_of_the_time_limit() {
 }
 
 #[actix_web::test]
-async fn every_answer_names_its_request_and_a_trace_goes_on() {
+async fn every_response_has_its_request_id_and_the_trace_continues() {
     let server = server().await;
-    let ask = |name: &'static str, value: &'static str| server.ask("GET", "/api/v1/hello/a").header(name, value).send();
+    let send =
+        |name: &'static str, value: &'static str| server.request("GET", "/api/v1/hello/a").header(name, value).send();
     assert_eq!(
-        ask("X-Request-Id", "my-id.1").await.unwrap().headers()["x-request-id"],
+        send("X-Request-Id", "my-id.1").await.unwrap().headers()["x-request-id"],
         "my-id.1"
     );
-    for insane in ["a b", "<script>", ""] {
-        let response = ask("X-Request-Id", insane).await.unwrap();
+    for invalid in ["a b", "<script>", ""] {
+        let response = send("X-Request-Id", invalid).await.unwrap();
         let id = response.headers()["x-request-id"].to_str().unwrap();
-        assert!(uuid::Uuid::parse_str(id).is_ok(), "{insane:?} became {id}");
+        assert!(uuid::Uuid::parse_str(id).is_ok(), "{invalid:?} became {id}");
     }
     let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let trace = ask("traceparent", given).await.unwrap().json::<Value>().await.unwrap()["trace"]
+    let trace = send("traceparent", given).await.unwrap().json::<Value>().await.unwrap()["trace"]
         .as_str()
         .unwrap()
         .to_owned();
     assert_eq!(&trace[..36], &given[..36], "the same trace");
-    assert_ne!(&trace[36..52], &given[36..52], "with a span of our own");
+    assert_ne!(&trace[36..52], &given[36..52], "with a new span");
     assert_eq!(&trace[52..], "-01");
-    let trace = ask("traceparent", "nonsense")
+    let trace = send("traceparent", "nonsense")
         .await
         .unwrap()
         .json::<Value>()
@@ -299,7 +303,7 @@ async fn every_answer_names_its_request_and_a_trace_goes_on() {
         .to_owned();
     assert!(banyan_core::TraceParent::parse(&trace).is_some());
     let failed = server
-        .ask("GET", "/nowhere")
+        .request("GET", "/nowhere")
         .header("traceparent", given)
         .send()
         .await
@@ -308,7 +312,7 @@ async fn every_answer_names_its_request_and_a_trace_goes_on() {
         problem(failed, 404, "not_found").await["trace_id"],
         "4bf92f3577b34da6a3ce929d0e0e4736"
     );
-    let headers = ask("Accept", "*/*").await.unwrap().headers().clone();
+    let headers = send("Accept", "*/*").await.unwrap().headers().clone();
     assert_eq!(headers["x-content-type-options"], "nosniff");
     assert_eq!(headers["cache-control"], "no-store");
     server.stop().await;
@@ -323,12 +327,12 @@ async fn a_body_that_never_comes_is_408() {
     let head =
         "POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     connection.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 4096];
-    let read = tokio::time::timeout(Duration::from_secs(20), connection.read(&mut answer))
+    let mut response = vec![0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(20), connection.read(&mut response))
         .await
-        .expect("an answer")
+        .expect("a response")
         .unwrap();
-    let text = String::from_utf8_lossy(&answer[..read]).into_owned();
+    let text = String::from_utf8_lossy(&response[..read]).into_owned();
     assert!(text.starts_with("HTTP/1.1 408"), "{text}");
     assert!(
         text.contains("application/problem+json") && text.contains("request_timeout"),

@@ -1,4 +1,4 @@
-//! What comes in is what the document says may come in.
+//! Input is validated against the document.
 
 use actix_web::{App, HttpResponse, get, post, test, web::Data};
 use banyan_core::{PageRequest, Timestamp};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// A type that other crates describe.
+/// A type described by another crate.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
@@ -38,7 +38,7 @@ struct Wish {
     note: Option<String>,
     address: Option<Address>,
     kind: Kind,
-    /// A pattern of its own that would let a NUL through.
+    /// A pattern of its own that would allow a NUL.
     #[schema(pattern = "^[^x]*$")]
     memo: Option<String>,
 }
@@ -167,7 +167,7 @@ fn with(pointer: &str, value: Value) -> Value {
 }
 
 #[actix_web::test]
-async fn a_body_that_keeps_to_its_schema_is_taken() {
+async fn a_body_that_is_valid_against_its_schema_is_accepted() {
     assert_eq!(post_json(good().to_string()).await, (200, json!("2 5 Big")));
     for (pointer, value) in [
         ("/note", json!(null)),
@@ -184,7 +184,7 @@ async fn a_body_that_keeps_to_its_schema_is_taken() {
 }
 
 #[actix_web::test]
-async fn whole_numbers_are_integers_however_they_are_written() {
+async fn whole_numbers_are_integers_in_every_notation() {
     let text = good().to_string();
     for (written, status) in [
         ("2.0", 200),
@@ -278,7 +278,7 @@ async fn every_documented_limit_is_enforced_and_named_by_its_pointer() {
 }
 
 #[actix_web::test]
-async fn values_are_not_repeated_in_what_is_said_about_them() {
+async fn errors_do_not_repeat_the_invalid_values() {
     let (_, problem) = post_json(with("/name", json!("geheim!")).to_string()).await;
     assert!(!problem.to_string().contains("geheim"), "{problem}");
 }
@@ -359,7 +359,7 @@ async fn get_query(uri: &str) -> (u16, Value) {
 }
 
 #[actix_web::test]
-async fn query_parameters_are_read_as_documented() {
+async fn query_parameters_are_parsed_as_documented() {
     assert_eq!(get_query("/list").await, (200, json!("20 None None None None None")));
     let all = "/list?limit=5&cursor=YWJj&min_price=100&kind=small&active=true&q=a%20b";
     assert_eq!(

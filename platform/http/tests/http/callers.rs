@@ -1,4 +1,4 @@
-//! Who gets in.
+//! Who may call what.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn ops(_: Ops) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().finish())
 }
 
-async fn ask(
+async fn send(
     verifier: &Data<Verifier>,
     path: &str,
     authorization: Option<&str>,
@@ -81,30 +81,30 @@ async fn ask(
 }
 
 #[actix_web::test]
-async fn a_role_opens_its_own_doors_and_no_others() {
+async fn a_role_grants_access_to_its_own_routes_only() {
     let signer = Signer::new("k1");
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());
     for role in ["customer", "staff", "ops"] {
         let authorization = format!("Bearer {}", signer.token(&[role]));
-        for door in ["customer", "staff", "ops"] {
-            let (status, challenge, _) = ask(&verifier, &format!("/{door}"), Some(&authorization)).await;
-            assert_eq!(status, if role == door { 200 } else { 403 }, "{role} at {door}");
-            assert_eq!(challenge.is_some(), role != door);
+        for route in ["customer", "staff", "ops"] {
+            let (status, challenge, _) = send(&verifier, &format!("/{route}"), Some(&authorization)).await;
+            assert_eq!(status, if role == route { 200 } else { 403 }, "{role} at {route}");
+            assert_eq!(challenge.is_some(), role != route);
         }
-        assert_eq!(ask(&verifier, "/logged-in", Some(&authorization)).await.0, 200);
+        assert_eq!(send(&verifier, "/logged-in", Some(&authorization)).await.0, 200);
     }
-    for door in ["/logged-in", "/customer", "/staff", "/ops"] {
-        let (status, challenge, _) = ask(&verifier, door, None).await;
+    for route in ["/logged-in", "/customer", "/staff", "/ops"] {
+        let (status, challenge, _) = send(&verifier, route, None).await;
         assert_eq!(
             (status.as_u16(), challenge.as_deref()),
             (401, Some("Bearer realm=\"banyan\"")),
-            "{door}"
+            "{route}"
         );
     }
-    assert_eq!(ask(&verifier, "/anyone", None).await.2, "anonymous");
+    assert_eq!(send(&verifier, "/anyone", None).await.2, "anonymous");
     let lower_case = format!("bearer {}", signer.token(&[]));
     assert_eq!(
-        ask(&verifier, "/anyone", Some(&lower_case)).await.2,
+        send(&verifier, "/anyone", Some(&lower_case)).await.2,
         "user:00000000-0000-0000-0000-000000000007"
     );
 }
@@ -130,7 +130,7 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
             jsonwebtoken::encode(&hs256, &good, &public).unwrap(),
         ),
         ("signed by a stranger", stranger.token(&["customer"])),
-        ("a kid nobody knows", unknown.token(&["customer"])),
+        ("an unknown kid", unknown.token(&["customer"])),
         ("no kid", signer.token_under(|header| header.kid = None)),
         (
             "no signature",
@@ -151,7 +151,7 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
         ),
         (
             "for another audience",
-            signer.token_with(|claims| claims["aud"] = json!("elsewhere")),
+            signer.token_with(|claims| claims["aud"] = json!("another-audience")),
         ),
         (
             "from another issuer",
@@ -166,20 +166,20 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
             signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("aud")),
         ),
         (
-            "sub is no id",
+            "sub is not an id",
             signer.token_with(|claims| claims["sub"] = json!("root")),
         ),
         (
             "huge",
             signer.token_with(|claims| claims["x"] = json!("x".repeat(10_000))),
         ),
-        ("no token at all", "nonsense".to_owned()),
+        ("not a token", "nonsense".to_owned()),
         ("empty", String::new()),
     ];
     for (what, token) in bad {
-        for door in ["/anyone", "/logged-in", "/customer"] {
-            let (status, challenge, body) = ask(&verifier, door, Some(&format!("Bearer {token}"))).await;
-            assert_eq!(status, 401, "{what} at {door}: {body}");
+        for route in ["/anyone", "/logged-in", "/customer"] {
+            let (status, challenge, body) = send(&verifier, route, Some(&format!("Bearer {token}"))).await;
+            assert_eq!(status, 401, "{what} at {route}: {body}");
             assert_eq!(
                 challenge.as_deref(),
                 Some("Bearer realm=\"banyan\", error=\"invalid_token\""),
@@ -188,17 +188,17 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
         }
     }
     for other in ["Basic dXNlcjpwdw==", "Bearer", "Token x"] {
-        assert_eq!(ask(&verifier, "/anyone", Some(other)).await.0, 401, "{other}");
+        assert_eq!(send(&verifier, "/anyone", Some(other)).await.0, 401, "{other}");
     }
     assert_eq!(
-        ask(&verifier, "/customer", Some(&format!("Bearer {token}"))).await.0,
+        send(&verifier, "/customer", Some(&format!("Bearer {token}"))).await.0,
         200,
-        "the good one gets in"
+        "the valid one is accepted"
     );
 }
 
 #[actix_web::test]
-async fn a_role_this_build_does_not_know_grants_nothing_and_spoils_nothing() {
+async fn an_unknown_role_grants_nothing_and_does_no_harm() {
     let signer = Signer::new("k1");
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());
     let claims = verifier.verify(&signer.token(&["customer", "emperor"])).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_role_this_build_does_not_know_grants_nothing_and_spoils_nothing() {
 }
 
 #[actix_web::test]
-async fn keys_are_kept_five_minutes_and_the_last_good_ones_longer_when_nobody_answers() {
+async fn keys_are_cached_for_five_minutes_and_longer_while_the_source_fails() {
     let signer = Signer::new("k1");
     let (keys, clock) = (FakeKeys::of(&[&signer]), HandClock::new());
     let verifier = verifier(keys.clone(), clock.clone());
@@ -215,31 +215,34 @@ async fn keys_are_kept_five_minutes_and_the_last_good_ones_longer_when_nobody_an
     for _ in 0..3 {
         verifier.verify(&token).await.unwrap();
     }
-    assert_eq!(keys.asked(), 1);
+    assert_eq!(keys.fetches(), 1);
     clock.advance_s(300);
     verifier.verify(&token).await.unwrap();
-    until_asked(&keys, 2).await;
+    until_fetched(&keys, 2).await;
     keys.set(None);
     clock.advance_s(300);
-    verifier.verify(&token).await.expect("the last good keys still serve");
-    until_asked(&keys, 3).await;
     verifier
         .verify(&token)
         .await
-        .expect("and nobody is asked for each request");
+        .expect("the last good keys are still used");
+    until_fetched(&keys, 3).await;
+    verifier
+        .verify(&token)
+        .await
+        .expect("and the source is not called for each request");
     tokio::task::yield_now().await;
-    assert_eq!(keys.asked(), 3);
+    assert_eq!(keys.fetches(), 3);
 }
 
-async fn until_asked(keys: &FakeKeys, times: usize) {
-    banyan_durable_testing::eventually("the keys are asked for", Duration::from_secs(10), || async {
-        keys.asked() == times
+async fn until_fetched(keys: &FakeKeys, times: usize) {
+    banyan_durable_testing::eventually("the keys are fetched", Duration::from_secs(10), || async {
+        keys.fetches() == times
     })
     .await;
 }
 
 #[actix_web::test]
-async fn a_source_that_does_not_answer_keeps_nobody_waiting_whose_key_is_known() {
+async fn a_source_that_does_not_respond_does_not_delay_tokens_with_a_known_key() {
     let signer = Signer::new("k1");
     let (keys, clock) = (FakeKeys::of(&[&signer]), HandClock::new());
     let verifier = verifier(keys.clone(), clock.clone());
@@ -248,47 +251,50 @@ async fn a_source_that_does_not_answer_keeps_nobody_waiting_whose_key_is_known()
     keys.hangs.store(true, std::sync::atomic::Ordering::SeqCst);
     clock.advance_s(300);
     let crowd = futures::future::join_all((0..20).map(|_| verifier.verify(&token)));
-    let answers = tokio::time::timeout(Duration::from_secs(5), crowd)
+    let responses = tokio::time::timeout(Duration::from_secs(5), crowd)
         .await
-        .expect("nobody waits");
-    assert!(answers.iter().all(Result::is_ok));
-    until_asked(&keys, 2).await;
+        .expect("it does not wait");
+    assert!(responses.iter().all(Result::is_ok));
+    until_fetched(&keys, 2).await;
     clock.advance_s(300);
     assert!(verifier.verify(&token).await.is_ok());
     tokio::task::yield_now().await;
-    assert_eq!(keys.asked(), 2, "one question at a time");
+    assert_eq!(keys.fetches(), 2, "one fetch at a time");
     keys.hangs.store(false, std::sync::atomic::Ordering::SeqCst);
 }
 
 #[actix_web::test]
-async fn an_unknown_kid_asks_again_but_at_most_every_ten_seconds() {
+async fn an_unknown_kid_causes_a_fetch_at_most_every_ten_seconds() {
     let (old, new) = (Signer::new("k1"), Signer::new("k2"));
     let (keys, clock) = (FakeKeys::of(&[&old]), HandClock::new());
     let verifier = verifier(keys.clone(), clock.clone());
     verifier.verify(&old.token(&[])).await.unwrap();
     keys.set(Some(&[&old, &new]));
-    assert!(verifier.verify(&new.token(&[])).await.is_err(), "asked a moment ago");
-    assert_eq!(keys.asked(), 1);
+    assert!(
+        verifier.verify(&new.token(&[])).await.is_err(),
+        "fetched less than ten seconds ago"
+    );
+    assert_eq!(keys.fetches(), 1);
     clock.advance_s(10);
     verifier.verify(&new.token(&[])).await.expect("the key was rotated in");
-    assert_eq!(keys.asked(), 2);
+    assert_eq!(keys.fetches(), 2);
     for made_up in 0..50 {
         let mut stranger = Signer::new("x");
         stranger.kid = format!("made-up-{made_up}");
         assert!(verifier.verify(&stranger.token(&[])).await.is_err());
     }
-    assert_eq!(keys.asked(), 2);
+    assert_eq!(keys.fetches(), 2);
 }
 
 #[actix_web::test]
-async fn without_any_keys_a_token_is_neither_good_nor_bad() {
+async fn without_any_keys_a_token_is_neither_accepted_nor_rejected() {
     let signer = Signer::new("k1");
     let (keys, clock) = (FakeKeys::of(&[&signer]), HandClock::new());
     keys.set(None);
     let verifier = verifier(keys.clone(), clock.clone());
     let authorization = format!("Bearer {}", signer.token(&["customer"]));
-    assert_eq!(ask(&verifier, "/customer", Some(&authorization)).await.0, 503);
+    assert_eq!(send(&verifier, "/customer", Some(&authorization)).await.0, 503);
     keys.set(Some(&[&signer]));
     clock.advance_s(1);
-    assert_eq!(ask(&verifier, "/customer", Some(&authorization)).await.0, 200);
+    assert_eq!(send(&verifier, "/customer", Some(&authorization)).await.0, 200);
 }

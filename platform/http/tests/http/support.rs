@@ -20,7 +20,7 @@ pub const NOW_S: i64 = 1_800_000_000;
 pub const ISSUER: &str = "https://banyan.example";
 pub const AUDIENCE: &str = "banyan";
 
-/// A clock that stands until it is moved.
+/// A clock that the test moves by hand.
 #[derive(Debug)]
 pub struct HandClock(AtomicI64);
 
@@ -66,7 +66,7 @@ impl Signer {
         }
     }
 
-    /// A token with these claims in place of the usual ones.
+    /// A token with changed claims.
     pub fn token_with(&self, change: impl FnOnce(&mut Value)) -> String {
         let mut claims = claims(&["customer"]);
         change(&mut claims);
@@ -75,7 +75,7 @@ impl Signer {
         jsonwebtoken::encode(&header, &claims, &self.private).unwrap()
     }
 
-    /// Properly signed, but under a header of the test's own.
+    /// Properly signed, but with a changed header.
     pub fn token_under(&self, change: impl FnOnce(&mut Header)) -> String {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(self.kid.clone());
@@ -95,7 +95,7 @@ pub fn claims(roles: &[&str]) -> Value {
     })
 }
 
-/// A token put together by hand: whatever header, claims and signature one likes.
+/// A token with any header, claims and signature.
 pub fn raw_token(header: &Value, claims: &Value, signature: &[u8]) -> String {
     let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     format!(
@@ -106,12 +106,12 @@ pub fn raw_token(header: &Value, claims: &Value, signature: &[u8]) -> String {
     )
 }
 
-/// A source of keys that can fail, change, and counts how often it was asked.
+/// A source of keys that can fail, change, and counts its calls.
 #[derive(Default)]
 pub struct FakeKeys {
     pub keys: Mutex<Option<Vec<VerifyingKey>>>,
-    pub asked: AtomicUsize,
-    /// The source takes its time: no answer while this is set.
+    pub fetches: AtomicUsize,
+    /// While this is set, the source does not respond.
     pub hangs: AtomicBool,
 }
 
@@ -126,15 +126,15 @@ impl FakeKeys {
         *self.keys.lock().unwrap() = signers.map(|all| all.iter().map(|signer| signer.verifying_key()).collect());
     }
 
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    pub fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
     }
 }
 
 #[async_trait]
 impl KeySource for FakeKeys {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.fetches.fetch_add(1, Ordering::SeqCst);
         while self.hangs.load(Ordering::SeqCst) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
@@ -142,7 +142,7 @@ impl KeySource for FakeKeys {
             .lock()
             .unwrap()
             .clone()
-            .ok_or_else(|| Fault::unavailable("users is away"))
+            .ok_or_else(|| Fault::unavailable("the key source is down"))
     }
 }
 
@@ -200,7 +200,7 @@ impl Server {
         }
     }
 
-    pub fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.client
             .request(method.parse().unwrap(), format!("{}{path}", self.url))
     }
@@ -210,7 +210,7 @@ impl Server {
     }
 }
 
-/// Checks that an answer is a whole problem and gives it.
+/// Checks that a response is a complete problem and returns it.
 pub async fn problem(response: reqwest::Response, status: u16, code: &str) -> Value {
     let request_id = response.headers().get("x-request-id").cloned();
     let kind = response.headers().get("content-type").cloned();

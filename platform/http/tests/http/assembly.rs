@@ -1,4 +1,4 @@
-//! How a server is put together from modules' routes: what `app` does, as an example to read.
+//! How a server is composed of modules' routes: what an application does, as an example to read.
 
 use actix_web::{App, HttpResponse, HttpServer, get};
 use banyan_http::{Anyone, Problem, Routes, Stopping, rate_limit::RateLimit};
@@ -16,9 +16,9 @@ async fn figs(caller: Anyone) -> Result<HttpResponse, Problem> {
 }
 
 #[actix_web::test]
-async fn a_server_is_routes_a_document_and_a_shell() {
+async fn a_server_is_composed_of_routes_a_document_and_the_shell() {
     let modules = [Routes::new(|config| _ = config.service(figs))];
-    // Made once and shared by all workers: what is counted, what is kept, what is told to stop.
+    // Created once and shared by all workers.
     let signer = Signer::new("k1");
     let verifier = verifier(FakeKeys::of(&[&signer]), HandClock::new());
     let limit = RateLimit::new(1_000, 2_000);
@@ -67,15 +67,15 @@ async fn a_server_is_routes_a_document_and_a_shell() {
         .unwrap();
     assert_eq!(document["info"]["title"], "Banyan");
     assert!(document["paths"]["/api/v1/figs"]["get"].is_object());
-    let answer = reqwest::Client::new()
+    let response = reqwest::Client::new()
         .get(format!("{url}/api/v1/figs"))
         .bearer_auth(signer.token(&["customer"]))
         .send()
         .await
         .unwrap();
-    assert!(answer.headers().contains_key("ratelimit"));
+    assert!(response.headers().contains_key("ratelimit"));
     assert_eq!(
-        answer.json::<String>().await.unwrap(),
+        response.json::<String>().await.unwrap(),
         "user:00000000-0000-0000-0000-000000000007"
     );
     handle.stop(true).await;

@@ -1,4 +1,4 @@
-//! Nobody gets to ask more than their share.
+//! Rate limits.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ fn routes() -> Routes {
 }
 
 #[actix_web::test]
-async fn who_asks_too_much_is_told_when_to_come_back_and_others_are_not_hurt() {
+async fn a_caller_over_its_limit_gets_a_429_and_others_are_not_affected() {
     let server = Server::start_with(routes(), ShellSettings::default(), RateLimit::new(1, 3)).await;
     let token = server.signer.token(&["customer"]);
     for remaining in [2, 1, 0] {
         let response = server
-            .ask("GET", "/api/v1/thing")
+            .request("GET", "/api/v1/thing")
             .bearer_auth(&token)
             .send()
             .await
@@ -38,7 +38,7 @@ async fn who_asks_too_much_is_told_when_to_come_back_and_others_are_not_hurt() {
         );
     }
     let refused = server
-        .ask("GET", "/api/v1/thing")
+        .request("GET", "/api/v1/thing")
         .bearer_auth(&token)
         .send()
         .await
@@ -52,7 +52,7 @@ async fn who_asks_too_much_is_told_when_to_come_back_and_others_are_not_hurt() {
         .token_with(|claims| claims["sub"] = serde_json::json!(uuid::Uuid::from_u128(9)));
     assert_eq!(
         server
-            .ask("GET", "/api/v1/thing")
+            .request("GET", "/api/v1/thing")
             .bearer_auth(&other)
             .send()
             .await
@@ -61,14 +61,14 @@ async fn who_asks_too_much_is_told_when_to_come_back_and_others_are_not_hurt() {
         200
     );
     assert_eq!(
-        server.ask("GET", "/api/v1/thing").send().await.unwrap().status(),
+        server.request("GET", "/api/v1/thing").send().await.unwrap().status(),
         200,
-        "the address has its own share"
+        "the address has a limit of its own"
     );
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(
         server
-            .ask("GET", "/api/v1/thing")
+            .request("GET", "/api/v1/thing")
             .bearer_auth(&token)
             .send()
             .await
@@ -80,13 +80,13 @@ async fn who_asks_too_much_is_told_when_to_come_back_and_others_are_not_hurt() {
 }
 
 #[actix_web::test]
-async fn made_up_tokens_share_the_address_of_who_made_them_up() {
+async fn invalid_tokens_count_against_their_address() {
     let server = Server::start_with(routes(), ShellSettings::default(), RateLimit::new(1, 3)).await;
     let mut statuses = Vec::new();
     for number in 0..4 {
         statuses.push(
             server
-                .ask("GET", "/api/v1/thing")
+                .request("GET", "/api/v1/thing")
                 .bearer_auth(format!("made-up-{number}"))
                 .send()
                 .await
@@ -97,15 +97,15 @@ async fn made_up_tokens_share_the_address_of_who_made_them_up() {
     }
     assert_eq!(statuses, [401, 401, 401, 429]);
     assert_eq!(
-        server.ask("GET", "/health/live").send().await.unwrap().status(),
+        server.request("GET", "/health/live").send().await.unwrap().status(),
         404,
-        "outside the API nothing is counted"
+        "requests outside the API are not counted"
     );
     server.stop().await;
 }
 
 #[test]
-fn a_limiter_can_be_asked_directly() {
+fn a_limiter_can_be_used_directly() {
     let limiter = Limiter::per_minute(5, 2);
     let clone = limiter.clone();
     assert_eq!(limiter.check("ada").unwrap().remaining, 1);
