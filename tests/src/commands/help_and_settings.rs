@@ -1,19 +1,21 @@
-//! What answers without a shop: help, settings, modules, the document; and what is typed wrong.
+//! Commands that need no running shop: help, settings, modules, the OpenAPI document; and usage errors.
 
-use super::{checks, place::Place};
+use banyan::config::MODULES;
+
+use super::{checks, installation::Installation};
 use crate::harness::Stage;
 
 checks![
     help_names_every_command_and_exits_0,
-    what_is_typed_wrong_exits_2_with_usage,
-    an_unknown_setting_names_the_key_and_where_it_stands,
-    a_wrong_value_names_the_key_and_where_it_stands,
-    the_defaults_are_a_settings_file,
+    a_usage_error_exits_2_and_prints_usage,
+    an_unknown_setting_is_reported_with_its_key_and_source,
+    an_invalid_value_is_reported_with_its_key_and_source,
+    the_printed_defaults_are_a_valid_settings_file,
     settings_are_shown_without_secrets,
-    modules_are_shown_as_text_diagram_and_json,
-    the_document_is_printed_without_a_shop_or_settings,
-    commands_that_ask_a_shop_exit_3_when_none_answers,
-    a_reader_that_goes_away_is_no_error,
+    modules_are_printed_as_text_diagram_and_json,
+    the_openapi_document_is_printed_without_a_running_shop_or_settings,
+    client_commands_exit_3_when_no_shop_responds,
+    a_closed_output_pipe_is_not_an_error,
 ];
 
 const COMMANDS: [&str; 9] = [
@@ -21,8 +23,8 @@ const COMMANDS: [&str; 9] = [
 ];
 
 async fn help_names_every_command_and_exits_0() {
-    let place = Place::new(Stage::Sqlite).await;
-    let help = place.run(&["--help"]).await.expect(0);
+    let installation = Installation::new(Stage::Sqlite).await;
+    let help = installation.run(&["--help"]).await.expect(0);
     for word in COMMANDS.into_iter().chain([
         "--config",
         "--output",
@@ -50,26 +52,33 @@ async fn help_names_every_command_and_exits_0() {
         (&["dlq", "retry"], &["--reason", "<MODULE>", "<ID>"]),
     ];
     for command in COMMANDS {
-        let help = place.run(&[command, "--help"]).await.expect(0);
+        let help = installation.run(&[command, "--help"]).await.expect(0);
         assert!(
             help.out.contains(&format!("Usage: banyan {command}")) && help.err.is_empty(),
             "{help:?}"
         );
     }
     for (command, words) in and {
-        let help = place.run(&[command, &["--help"]].concat()).await.expect(0);
+        let help = installation.run(&[command, &["--help"]].concat()).await.expect(0);
         assert!(
             words.iter().all(|word| help.out.contains(word)),
-            "{command:?} does not say all of {words:?}:\n{}",
+            "{command:?} does not print all of {words:?}:\n{}",
             help.out
         );
     }
-    assert!(place.run(&["--version"]).await.expect(0).out.starts_with("banyan "));
-    assert!(!place.data_directory().exists(), "asking for help makes no data");
+    assert!(
+        installation
+            .run(&["--version"])
+            .await
+            .expect(0)
+            .out
+            .starts_with("banyan ")
+    );
+    assert!(!installation.data_directory().exists(), "printing help creates no data");
 }
 
-async fn what_is_typed_wrong_exits_2_with_usage() {
-    let place = Place::new(Stage::Sqlite).await;
+async fn a_usage_error_exits_2_and_prints_usage() {
+    let installation = Installation::new(Stage::Sqlite).await;
     let wrong: [&[&str]; 7] = [
         &["nonsense"],
         &["serve", "--nonsense"],
@@ -80,7 +89,7 @@ async fn what_is_typed_wrong_exits_2_with_usage() {
         &["migrate", "down"],
     ];
     for arguments in wrong {
-        let ended = place.run(arguments).await.expect(2);
+        let ended = installation.run(arguments).await.expect(2);
         assert!(
             ended.err.contains("Usage: banyan") || ended.err.contains("--help"),
             "{arguments:?}: {}",
@@ -88,40 +97,43 @@ async fn what_is_typed_wrong_exits_2_with_usage() {
         );
         assert!(ended.out.is_empty(), "{arguments:?}: {}", ended.out);
     }
-    place.run(&["sagas"]).await.expect(2).saying(&["saga"]);
+    installation.run(&["sagas"]).await.expect(2).stderr_contains(&["saga"]);
 }
 
-async fn an_unknown_setting_names_the_key_and_where_it_stands() {
-    let place = Place::new(Stage::Sqlite).await;
+async fn an_unknown_setting_is_reported_with_its_key_and_source() {
+    let installation = Installation::new(Stage::Sqlite).await;
     for command in ["serve", "migrate", "seed", "modules", "config", "health"] {
-        place
+        installation
             .run_with(&[command], &[("BANYAN__HTTP__LISTN", "x")])
             .await
             .expect(1)
-            .saying(&["BANYAN__HTTP__LISTN", "http.listn", "http.listen"]);
+            .stderr_contains(&["BANYAN__HTTP__LISTN", "http.listn", "http.listen"]);
     }
-    let file = place.file("other.toml", "[orders]\ncheckout_deadline = 3\n");
-    place
+    let file = installation.file("other.toml", "[orders]\ncheckout_deadline = 3\n");
+    installation
         .run(&["config", "show", "--config", &file])
         .await
         .expect(1)
-        .saying(&[&file, "orders.checkout_deadline", "orders.checkout_deadline_s"]);
-    place.file("banyan.toml", "[htpp]\nlisten = \"127.0.0.1:1\"\n");
-    place
+        .stderr_contains(&[&file, "orders.checkout_deadline", "orders.checkout_deadline_s"]);
+    installation.file("banyan.toml", "[htpp]\nlisten = \"127.0.0.1:1\"\n");
+    installation
         .run(&["serve"])
         .await
         .expect(1)
-        .saying(&["banyan.toml", "htpp.listen", "http.listen"]);
-    place
+        .stderr_contains(&["banyan.toml", "htpp.listen", "http.listen"]);
+    installation
         .run_with(&["serve"], &[("BANYAN_CONFIG", "missing.toml")])
         .await
         .expect(1)
-        .saying(&["missing.toml"]);
-    assert!(!place.data_directory().exists(), "a wrong setting makes no data");
+        .stderr_contains(&["missing.toml"]);
+    assert!(
+        !installation.data_directory().exists(),
+        "a wrong setting creates no data"
+    );
 }
 
-async fn a_wrong_value_names_the_key_and_where_it_stands() {
-    let place = Place::new(Stage::Sqlite).await;
+async fn an_invalid_value_is_reported_with_its_key_and_source() {
+    let installation = Installation::new(Stage::Sqlite).await;
     let wrong = [
         ("BANYAN__HTTP__WORKERS", "many", "http.workers"),
         ("BANYAN__HTTP__LISTEN", "nowhere", "http.listen"),
@@ -140,49 +152,53 @@ async fn a_wrong_value_names_the_key_and_where_it_stands() {
         ),
     ];
     for (variable, value, key) in wrong {
-        let ended = place
+        let ended = installation
             .run_with(&["serve"], &[(variable, value)])
             .await
             .expect(1)
-            .saying(&[key]);
+            .stderr_contains(&[key]);
         assert!(!ended.err.contains("geheim"), "{}", ended.err);
     }
-    let file = place.file("broken.toml", "[http\n");
-    place
+    let file = installation.file("broken.toml", "[http\n");
+    installation
         .run(&["serve", "--config", &file])
         .await
         .expect(1)
-        .saying(&[&file]);
+        .stderr_contains(&[&file]);
 }
 
-async fn the_defaults_are_a_settings_file() {
-    let place = Place::new(Stage::Sqlite).await;
-    // Also when a setting is wrong: then one needs them most.
-    let defaults = place
+async fn the_printed_defaults_are_a_valid_settings_file() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    // Also when a setting is wrong: that is when the defaults are needed most.
+    let defaults = installation
         .run_with(&["config", "defaults"], &[("BANYAN__HTPP__LISTEN", "x")])
         .await
         .expect(0)
         .out;
     assert!(
-        defaults.contains("[http]") && defaults.contains("# The address of the API."),
+        defaults.contains("[http]") && defaults.contains("# The address and port the API listens on."),
         "{defaults}"
     );
-    let plain = place.run(&["config", "show"]).await.expect(0).out;
-    let file = place.file("all.toml", &defaults);
+    let plain = installation.run(&["config", "show"]).await.expect(0).out;
+    let file = installation.file("all.toml", &defaults);
     assert_eq!(
-        place.run(&["--config", &file, "config", "show"]).await.expect(0).out,
+        installation
+            .run(&["--config", &file, "config", "show"])
+            .await
+            .expect(0)
+            .out,
         plain
     );
     assert_eq!(
-        place.run(&["config"]).await.expect(0).out,
+        installation.run(&["config"]).await.expect(0).out,
         plain,
         "showing is the default"
     );
 }
 
 async fn settings_are_shown_without_secrets() {
-    let place = Place::new(Stage::Sqlite).await;
-    let from_file = place.file("url", "postgres://payments:geheim@db/payments\n");
+    let installation = Installation::new(Stage::Sqlite).await;
+    let from_file = installation.file("url", "postgres://payments:geheim@db/payments\n");
     let secrets = [
         (
             "BANYAN__DATABASE__URL",
@@ -203,14 +219,14 @@ async fn settings_are_shown_without_secrets() {
         &["modules"],
         &["modules", "--output", "json"],
     ] {
-        let shown = place.run_with(arguments, &secrets).await.expect(0);
+        let shown = installation.run_with(arguments, &secrets).await.expect(0);
         assert!(
             !shown.out.contains("geheim") && !shown.err.contains("geheim"),
             "{arguments:?}: {shown:?}"
         );
         assert!(shown.out.contains("db-orders/orders"), "{arguments:?}: {}", shown.out);
     }
-    let json = place
+    let json = installation
         .run_with(&["config", "show", "--output", "json"], &secrets)
         .await
         .expect(0)
@@ -223,12 +239,16 @@ async fn settings_are_shown_without_secrets() {
     assert_eq!(json["http"]["listen"], "127.0.0.1:0");
 }
 
-async fn modules_are_shown_as_text_diagram_and_json() {
-    let place = Place::new(Stage::Sqlite).await;
-    let text = place.run(&["modules"]).await.expect(0).out;
-    let diagram = place.run(&["modules", "--mermaid"]).await.expect(0).out;
-    let json = place.run(&["modules", "--output", "json"]).await.expect(0).json();
-    assert_eq!(json.as_array().map(Vec::len), Some(7));
+async fn modules_are_printed_as_text_diagram_and_json() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    let text = installation.run(&["modules"]).await.expect(0).out;
+    let diagram = installation.run(&["modules", "--mermaid"]).await.expect(0).out;
+    let json = installation
+        .run(&["modules", "--output", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(json.as_array().map(Vec::len), Some(MODULES.len()));
     assert!(
         diagram.starts_with("flowchart LR")
             && diagram.contains("orders --> payments")
@@ -243,12 +263,15 @@ async fn modules_are_shown_as_text_diagram_and_json() {
             (&serde_json::json!("local"), Some(format!("data/{name}.db").as_str()))
         );
     }
-    assert!(!place.data_directory().exists(), "looking makes no data");
+    assert!(
+        !installation.data_directory().exists(),
+        "printing modules creates no data"
+    );
 }
 
-async fn the_document_is_printed_without_a_shop_or_settings() {
-    let place = Place::new(Stage::Sqlite).await;
-    let document = place
+async fn the_openapi_document_is_printed_without_a_running_shop_or_settings() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    let document = installation
         .run_with(&["openapi"], &[("BANYAN__NONSENSE", "1")])
         .await
         .expect(0)
@@ -259,22 +282,24 @@ async fn the_document_is_printed_without_a_shop_or_settings() {
             .is_some_and(|version| version.starts_with("3.1"))
     );
     assert_eq!(
-        std::fs::read_dir(place.directory()).expect("a directory").count(),
+        std::fs::read_dir(installation.directory())
+            .expect("a directory")
+            .count(),
         0,
-        "printing makes no data"
+        "printing creates no data"
     );
 }
 
-async fn commands_that_ask_a_shop_exit_3_when_none_answers() {
-    let place = Place::new(Stage::Sqlite).await;
-    // Port 1 answers nobody.
+async fn client_commands_exit_3_when_no_shop_responds() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    // Nothing listens on port 1.
     for arguments in [
         &["health"][..],
         &["saga", "list"],
         &["dlq", "list"],
         &["health", "--output", "json"],
     ] {
-        let ended = place
+        let ended = installation
             .run_with(arguments, &[("BANYAN__HTTP__LISTEN", "127.0.0.1:1")])
             .await
             .expect(3);
@@ -284,22 +309,25 @@ async fn commands_that_ask_a_shop_exit_3_when_none_answers() {
             ended.err
         );
     }
-    place.run(&["health", "--url", "http://127.0.0.1:1"]).await.expect(3);
-    place
+    installation
+        .run(&["health", "--url", "http://127.0.0.1:1"])
+        .await
+        .expect(3);
+    installation
         .run_with(&["saga", "list"], &[("BANYAN_URL", "http://127.0.0.1:1")])
         .await
         .expect(3);
 }
 
-async fn a_reader_that_goes_away_is_no_error() {
-    let place = Place::new(Stage::Sqlite).await;
+async fn a_closed_output_pipe_is_not_an_error() {
+    let installation = Installation::new(Stage::Sqlite).await;
     let script = format!(
         "{} config defaults | head -n 1; echo ${{PIPESTATUS[0]}}",
         crate::harness::binary().display()
     );
     let output = tokio::process::Command::new("bash")
         .args(["-c", &script])
-        .current_dir(place.directory())
+        .current_dir(installation.directory())
         .output()
         .await
         .expect("bash");

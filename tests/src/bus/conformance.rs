@@ -1,4 +1,4 @@
-//! What holds on every bus.
+//! What holds for every implementation of the bus.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 
 use super::{
     check, event,
-    setting::{Ear, Kind, SOON},
+    fixtures::{Kind, RecordingSubscriber, SOON},
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -19,22 +19,25 @@ fn on(kind: Kind) -> Vec<Trial> {
     let name = |what: &str| format!("bus[{}]::{what}", kind.name());
     vec![
         check(
-            name("an_event_reaches_every_listener_of_its_aggregate_and_no_other"),
-            move || reaches_its_listeners(kind),
+            name("an_event_reaches_every_subscriber_of_its_aggregate_and_no_other"),
+            move || reaches_its_subscribers(kind),
         ),
-        check(name("a_listener_that_fails_gets_the_event_again"), move || {
-            fails_and_gets_it_again(kind)
+        check(name("an_event_is_redelivered_to_a_subscriber_that_failed"), move || {
+            redelivered_after_a_failure(kind)
         }),
         check(name("publishing_twice_is_harmless"), move || published_twice(kind)),
         check(name("the_events_of_a_subject_arrive_in_order"), move || in_order(kind)),
-        check(name("what_nobody_listens_to_is_confirmed"), move || {
-            nobody_listens(kind)
+        check(name("an_event_without_subscribers_is_confirmed"), move || {
+            without_subscribers(kind)
         }),
-        check(name("a_module_listens_once"), move || listens_once(kind)),
+        check(
+            name("a_second_subscription_of_a_module_replaces_the_first"),
+            move || second_subscription(kind),
+        ),
     ]
 }
 
-/// Publishes as a relay does: again until it is confirmed.
+/// Publishes as a relay does: repeatedly, until the event is confirmed.
 async fn publish(bus: &Arc<dyn Carrier>, source: &str, subject: &str, version: i64) {
     let event = event(source, subject, version);
     let published = banyan_durable_testing::eventually("an event is confirmed", SOON, || async {
@@ -43,43 +46,43 @@ async fn publish(bus: &Arc<dyn Carrier>, source: &str, subject: &str, version: i
     published.await;
 }
 
-async fn subscribed(bus: &Arc<dyn Carrier>, module: &'static str) -> Arc<Ear> {
-    let ear = Ear::of(module);
-    bus.subscribe(ear.clone()).await.unwrap();
-    super::setting::connected(&**bus).await;
-    ear
+async fn subscribed(bus: &Arc<dyn Carrier>, module: &'static str) -> Arc<RecordingSubscriber> {
+    let subscriber = RecordingSubscriber::new(module);
+    bus.subscribe(subscriber.clone()).await.unwrap();
+    super::fixtures::connected(&**bus).await;
+    subscriber
 }
 
-async fn reaches_its_listeners(kind: Kind) {
+async fn reaches_its_subscribers(kind: Kind) {
     let bus = kind.bus().await;
     let (shipping, mails) = (subscribed(&bus, "shipping").await, subscribed(&bus, "mails").await);
     publish(&bus, "orders", "order/1", 1).await;
     publish(&bus, "orders", "cart/1", 1).await;
-    publish(&bus, "users", "user/1.2#3 and a very odd id", 1).await;
-    mails.hears(2).await;
-    shipping.hears(1).await;
-    let subjects = |ear: &Ear| {
-        let mut subjects: Vec<String> = ear.heard().into_iter().map(|event| event.subject).collect();
+    publish(&bus, "users", "user/1.2#3 and a very unusual id", 1).await;
+    mails.receives(2).await;
+    shipping.receives(1).await;
+    let subjects = |subscriber: &RecordingSubscriber| {
+        let mut subjects: Vec<String> = subscriber.received().into_iter().map(|event| event.subject).collect();
         subjects.sort();
         subjects
     };
     assert_eq!(subjects(&shipping), ["order/1"]);
-    assert_eq!(subjects(&mails), ["order/1", "user/1.2#3 and a very odd id"]);
+    assert_eq!(subjects(&mails), ["order/1", "user/1.2#3 and a very unusual id"]);
     assert_eq!(
-        mails.heard()[0].data.get(),
+        mails.received()[0].data.get(),
         "{\"version\":1}",
-        "the event arrives as it was"
+        "the event arrives unchanged"
     );
 }
 
-async fn fails_and_gets_it_again(kind: Kind) {
+async fn redelivered_after_a_failure(kind: Kind) {
     let bus = kind.bus().await;
     let (shipping, mails) = (subscribed(&bus, "shipping").await, subscribed(&bus, "mails").await);
     mails.refuse(3);
     publish(&bus, "orders", "order/1", 1).await;
     publish(&bus, "orders", "order/2", 1).await;
-    mails.hears(2).await;
-    shipping.hears(2).await;
+    mails.receives(2).await;
+    shipping.receives(2).await;
 }
 
 async fn published_twice(kind: Kind) {
@@ -90,11 +93,11 @@ async fn published_twice(kind: Kind) {
         bus.publish(&twice).await.unwrap();
     }
     publish(&bus, "orders", "order/1", 2).await;
-    shipping.hears(2).await;
+    shipping.receives(2).await;
     assert_eq!(shipping.versions()["order/1"], [1, 2]);
 }
 
-/// The relay has one event of each subject on its way, and many subjects.
+/// The relay publishes one event of each subject at a time, and many subjects at once.
 async fn in_order(kind: Kind) {
     let bus = kind.bus().await;
     let shipping = subscribed(&bus, "shipping").await;
@@ -108,21 +111,21 @@ async fn in_order(kind: Kind) {
         }
     };
     join_all((0..20).map(|order| of_subject(format!("order/{order}")))).await;
-    shipping.hears(200).await;
+    shipping.receives(200).await;
     for (subject, versions) in shipping.versions() {
         assert_eq!(versions, (1..=10).collect::<Vec<_>>(), "{subject}");
     }
 }
 
-async fn nobody_listens(kind: Kind) {
+async fn without_subscribers(kind: Kind) {
     let bus = kind.bus().await;
     bus.publish(&event("orders", "cart/1", 1)).await.unwrap();
 }
 
-async fn listens_once(kind: Kind) {
+async fn second_subscription(kind: Kind) {
     let bus = kind.bus().await;
     let (first, second) = (subscribed(&bus, "shipping").await, subscribed(&bus, "shipping").await);
-    // Between processes the earlier consumer goes away by itself, a moment later.
+    // Between processes the earlier consumer is cancelled by itself, a little later.
     tokio::time::timeout(SOON, async {
         let mut order = 0;
         while second.distinct() == 0 {
@@ -132,11 +135,11 @@ async fn listens_once(kind: Kind) {
         }
     })
     .await
-    .expect("the later listener hears");
+    .expect("the later subscriber receives events");
     let before = first.distinct();
     publish(&bus, "orders", "order/last", 1).await;
     second
-        .hears(second.distinct() + usize::from(!second.versions().contains_key("order/last")))
+        .receives(second.distinct() + usize::from(!second.versions().contains_key("order/last")))
         .await;
-    assert_eq!(first.distinct(), before, "the earlier one hears nothing more");
+    assert_eq!(first.distinct(), before, "the earlier one receives nothing more");
 }

@@ -1,4 +1,4 @@
-//! Where a shop's data is, and processes of `banyan` that work on it.
+//! An installation of the shop: its working directory, its database, its settings, and `banyan` processes that run on it.
 
 use std::{
     fs,
@@ -20,23 +20,23 @@ use crate::harness::{Client, Stage, binary, clean_command};
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A working directory, and the database that the settings name.
-pub struct Place {
+pub struct Installation {
     home: SqliteHome,
     postgres: Option<PostgresHome>,
     settings: Vec<(String, String)>,
 }
 
-/// What a command did.
+/// The exit code and the output of a command.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
 
-impl Ended {
+impl CommandOutput {
     /// # Panics
-    /// If the exit code is another.
+    /// If the exit code is a different one.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -49,9 +49,9 @@ impl Ended {
         self
     }
 
-    /// Expects standard error to say all of this.
+    /// Expects standard error to contain each of these texts.
     #[track_caller]
-    pub fn saying(self, words: &[&str]) -> Self {
+    pub fn stderr_contains(self, words: &[&str]) -> Self {
         for word in words {
             assert!(self.err.contains(word), "expected {word:?} in:\n{}", self.err);
         }
@@ -61,25 +61,25 @@ impl Ended {
 
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("no JSON: {error}; {}", self.out))
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("not JSON: {error}; {}", self.out))
     }
 }
 
-impl Place {
-    pub async fn new(stage: Stage) -> Place {
+impl Installation {
+    pub async fn new(stage: Stage) -> Installation {
         let postgres = match stage {
             Stage::Sqlite => None,
             Stage::Postgres | Stage::Extracted | Stage::Split => Some(PostgresHome::new().await),
         };
-        Place {
+        Installation {
             home: SqliteHome::new(),
             postgres,
             settings: Vec::new(),
         }
     }
 
-    /// With settings of the test's own, as environment variables.
-    pub fn with(mut self, settings: &[(&str, &str)]) -> Place {
+    /// Adds settings, as environment variables.
+    pub fn with(mut self, settings: &[(&str, &str)]) -> Installation {
         self.settings.extend(
             settings
                 .iter()
@@ -96,17 +96,17 @@ impl Place {
         self.directory().join("data")
     }
 
-    /// The superuser's URL; `None` on SQLite. With a password, which `prod` asks for, also where the server trusts everybody.
+    /// The superuser's URL; `None` on SQLite. It has a password, which `prod` requires, even where the server needs none.
     pub fn database_url(&self) -> Option<String> {
         let url = self.postgres.as_ref().map(PostgresHome::url)?;
         let (scheme, rest) = url.split_once("://").expect("a URL");
         match rest.split_once('@') {
-            Some((login, place)) if !login.contains(':') => Some(format!("{scheme}://{login}:a-password@{place}")),
+            Some((login, server)) if !login.contains(':') => Some(format!("{scheme}://{login}:a-password@{server}")),
             _ => Some(url),
         }
     }
 
-    /// Writes a file into the working directory; answers its path.
+    /// Writes a file into the working directory; returns its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.directory().join(name);
         fs::write(&path, text).expect("a file in the test's own directory");
@@ -130,31 +130,31 @@ impl Place {
         command
     }
 
-    /// Runs a command to its end.
-    pub async fn run(&self, arguments: &[&str]) -> Ended {
+    /// Runs a command until it exits.
+    pub async fn run(&self, arguments: &[&str]) -> CommandOutput {
         self.run_with(arguments, &[]).await
     }
 
-    pub async fn run_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
+    pub async fn run_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> CommandOutput {
         let output = tokio::time::timeout(COMMAND_LIMIT, self.command(arguments, settings).output()).await;
         let output = output
             .unwrap_or_else(|_| panic!("banyan {arguments:?} did not end within {COMMAND_LIMIT:?}"))
             .expect("the binary runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended {
+        CommandOutput {
             code: output.status.code(),
             out: text(&output.stdout),
             err: text(&output.stderr),
         }
     }
 
-    /// Serves, on any free port, until told otherwise.
+    /// Starts a server on a free port.
     pub async fn serve(&self) -> Process {
         self.serve_with(&[]).await
     }
 
     /// # Panics
-    /// If it does not come up within a minute; with its log.
+    /// If it is not ready within a minute; with its log.
     pub async fn serve_with(&self, settings: &[(&str, &str)]) -> Process {
         let log = self
             .directory()
@@ -188,11 +188,11 @@ impl Place {
         });
         let base = base.unwrap_or_else(|| {
             panic!(
-                "it did not come up: {banner}\n{}",
+                "it did not start: {banner}\n{}",
                 fs::read_to_string(&log).unwrap_or_default()
             )
         });
-        // The pipe must be read on, or the process would block on its own banner.
+        // The pipe must be drained, or the process would block on its own banner.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Process {
             client: Client::new(&base),
@@ -210,7 +210,7 @@ impl Place {
     }
 }
 
-/// A process that serves.
+/// A running server.
 pub struct Process {
     pub client: Client,
     pub base: String,
@@ -242,7 +242,7 @@ impl Process {
         );
     }
 
-    /// Waits for its end; answers how long that took and the exit code.
+    /// Waits until it exits; returns how long that took and the exit code.
     pub async fn ended(&mut self) -> (Duration, Option<i32>) {
         let started = Instant::now();
         let status = tokio::time::timeout(COMMAND_LIMIT, self.child.wait()).await;
@@ -252,7 +252,7 @@ impl Process {
         (started.elapsed(), status.code())
     }
 
-    /// SIGTERM, and expects a clean end.
+    /// Sends SIGTERM and expects exit code 0.
     pub async fn stop(mut self) {
         self.signal("TERM").await;
         let (_, code) = self.ended().await;

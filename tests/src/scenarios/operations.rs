@@ -8,13 +8,13 @@ use crate::harness::Client;
 
 scenarios![
     operators_see_the_modules,
-    a_process_can_be_asked_for_its_own_modules_alone,
+    a_process_can_list_its_local_modules_only,
     every_order_has_one_checkout_saga_with_its_log,
-    only_operators_operate,
-    what_is_not_parked_cannot_be_abandoned,
+    only_operators_may_call_the_operations_api,
+    a_saga_that_is_not_parked_cannot_be_abandoned,
     sent_events_stay_in_the_outbox,
     there_are_no_dead_letters,
-    the_shop_says_that_it_is_ready_and_measures_itself,
+    readiness_and_metrics_are_served,
 ];
 
 async fn operators_see_the_modules(client: Client) {
@@ -28,7 +28,7 @@ async fn operators_see_the_modules(client: Client) {
     assert!(MODULES.iter().all(|module| names.contains(module)), "{modules}");
 }
 
-async fn a_process_can_be_asked_for_its_own_modules_alone(client: Client) {
+async fn a_process_can_list_its_local_modules_only(client: Client) {
     let ops = client.ops().await;
     let own = ops.get("/api/v1/ops/modules?here=true").await.expect(200).json();
     let all = ops.get("/api/v1/ops/modules").await.expect(200).json();
@@ -71,7 +71,7 @@ async fn every_order_has_one_checkout_saga_with_its_log(client: Client) {
     assert!(shown["log"].as_array().is_some_and(|log| log.len() > 5), "{shown}");
 }
 
-async fn only_operators_operate(client: Client) {
+async fn only_operators_may_call_the_operations_api(client: Client) {
     for path in [
         "/api/v1/ops/modules",
         "/api/v1/ops/orders/sagas",
@@ -97,7 +97,7 @@ async fn only_operators_operate(client: Client) {
     client.ops().await.get("/api/v1/ops/nothing/sagas").await.expect(404);
 }
 
-async fn what_is_not_parked_cannot_be_abandoned(client: Client) {
+async fn a_saga_that_is_not_parked_cannot_be_abandoned(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let order = client.new_customer().await.order(&sku, 1, "pm_card_visa").await;
     let ops = client.ops().await;
@@ -140,10 +140,10 @@ async fn there_are_no_dead_letters(client: Client) {
     }
 }
 
-async fn the_shop_says_that_it_is_ready_and_measures_itself(client: Client) {
+async fn readiness_and_metrics_are_served(client: Client) {
     let ready = client.get("/health/ready").await.expect(200).json();
     assert_eq!(ready["status"], "ready");
-    // Which checks there are is the placement's affair: databases here, modules elsewhere there.
+    // The checks depend on the placement: databases of local modules, and remote modules.
     let checks = ready["checks"].as_object().expect("checks");
     assert!(
         checks.len() >= 5 && checks.values().all(|state| state == "ok"),

@@ -1,4 +1,4 @@
-//! HTTP habits: what every answer has in common, and what bad input gets.
+//! HTTP conventions: what every response has in common, and the responses to bad input.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,24 +10,24 @@ use crate::harness::{Client, new_key, order_body};
 
 scenarios![
     an_unknown_path_is_a_problem,
-    a_wrong_method_is_405_and_names_the_right_ones,
+    a_wrong_method_is_405_and_lists_the_allowed_ones,
     malformed_json_is_a_problem,
     an_unknown_field_is_refused_by_name,
     a_wrong_type_is_refused_by_name,
     quantities_outside_their_limits_are_refused,
-    ten_megabytes_are_too_much,
-    a_head_over_sixteen_kibibytes_is_too_much,
+    a_body_of_ten_megabytes_is_refused,
+    headers_over_sixteen_kibibytes_are_refused,
     an_unknown_currency_is_refused,
     another_content_type_is_refused,
     forged_tokens_are_refused,
-    every_answer_has_a_request_id,
-    a_trace_goes_on,
-    rate_limits_are_told,
-    a_single_resource_is_not_sent_twice,
+    every_response_has_a_request_id,
+    an_incoming_trace_is_continued,
+    responses_carry_rate_limit_headers,
+    an_unchanged_resource_is_not_sent_again,
     a_stale_change_is_refused,
-    lists_have_limits,
-    the_document_and_its_page_are_served,
-    an_id_that_is_none_is_not_found,
+    page_sizes_are_limited,
+    the_openapi_document_and_swagger_ui_are_served,
+    an_invalid_id_is_not_found,
 ];
 
 async fn an_unknown_path_is_a_problem(client: Client) {
@@ -37,25 +37,25 @@ async fn an_unknown_path_is_a_problem(client: Client) {
     }
 }
 
-async fn a_wrong_method_is_405_and_names_the_right_ones(client: Client) {
-    let answer = client
+async fn a_wrong_method_is_405_and_lists_the_allowed_ones(client: Client) {
+    let response = client
         .send(Method::DELETE, "/api/v1/orders", &[], None)
         .await
         .expect_problem(405, "method_not_allowed");
-    let allow = answer.header("allow").expect("Allow");
+    let allow = response.header("allow").expect("Allow");
     assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
 }
 
 async fn malformed_json_is_a_problem(client: Client) {
-    let answer = client
+    let response = client
         .request(Method::POST, "/api/v1/sessions")
         .header("content-type", "application/json")
         .body("{\"email\":")
         .send()
         .await
-        .expect("an answer");
-    assert_eq!(answer.status(), 400);
-    assert_eq!(answer.json::<Value>().await.expect("JSON")["code"], "malformed_json");
+        .expect("a response");
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.json::<Value>().await.expect("JSON")["code"], "malformed_json");
 }
 
 fn pointers(problem: &Value) -> Vec<&str> {
@@ -97,32 +97,32 @@ async fn quantities_outside_their_limits_are_refused(client: Client) {
     }
 }
 
-async fn ten_megabytes_are_too_much(client: Client) {
+async fn a_body_of_ten_megabytes_is_refused(client: Client) {
     let body = format!("{{\"email\": \"{}\"}}", "x".repeat(10_000_000));
-    let answer = client
+    let response = client
         .request(Method::POST, "/api/v1/sessions")
         .header("content-type", "application/json")
         .body(body)
         .send()
         .await;
     // The server may close the connection before all is sent, which a client sees as an error of the transport.
-    if let Ok(answer) = answer {
-        assert_eq!(answer.status(), 413);
-        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    if let Ok(response) = response {
+        assert_eq!(response.status(), 413);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
     client.get("/health/live").await.expect(200);
     let body = format!("{{\"email\": \"{}\"}}", "x".repeat(70_000));
-    let answer = client
+    let response = client
         .request(Method::POST, "/api/v1/sessions")
         .header("content-type", "application/json")
         .body(body)
         .send()
         .await
-        .expect("an answer");
-    assert_eq!(answer.status(), 413);
+        .expect("a response");
+    assert_eq!(response.status(), 413);
 }
 
-async fn a_head_over_sixteen_kibibytes_is_too_much(client: Client) {
+async fn headers_over_sixteen_kibibytes_are_refused(client: Client) {
     let long = "x".repeat(17_000);
     client
         .send(Method::GET, "/api/v1/products", &[("X-Long", &long)], None)
@@ -143,15 +143,15 @@ async fn an_unknown_currency_is_refused(client: Client) {
 }
 
 async fn another_content_type_is_refused(client: Client) {
-    let answer = client
+    let response = client
         .request(Method::POST, "/api/v1/sessions")
         .header("content-type", "text/plain")
         .body("{}")
         .send()
         .await
-        .expect("an answer");
-    assert_eq!(answer.status(), 415);
-    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        .expect("a response");
+    assert_eq!(response.status(), 415);
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
 }
 
 async fn forged_tokens_are_refused(client: Client) {
@@ -177,15 +177,15 @@ async fn forged_tokens_are_refused(client: Client) {
         "nonsense".to_owned(),
     ];
     for token in forged {
-        let answer = client.with_token(&token).get("/api/v1/users/me").await;
+        let response = client.with_token(&token).get("/api/v1/users/me").await;
         assert!(
-            answer
+            response
                 .header("www-authenticate")
                 .is_some_and(|header| header.starts_with("Bearer")),
             "{token}"
         );
-        assert_eq!(answer.status, 401, "{token}");
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert_eq!(response.status, 401, "{token}");
+        assert_eq!(response.header("content-type"), Some("application/problem+json"));
         // Also where no token is needed: a bad one is an error, not an anonymous caller.
         client.with_token(&token).get("/api/v1/products").await.expect(401);
     }
@@ -204,7 +204,7 @@ fn base64_url(bytes: &[u8]) -> String {
     text
 }
 
-async fn every_answer_has_a_request_id(client: Client) {
+async fn every_response_has_a_request_id(client: Client) {
     for path in ["/api/v1/products", "/nothing", "/health/live"] {
         assert!(client.get(path).await.header("x-request-id").is_some(), "{path}");
     }
@@ -214,7 +214,7 @@ async fn every_answer_has_a_request_id(client: Client) {
     assert_eq!(named.header("x-request-id"), Some("mine-1"));
 }
 
-async fn a_trace_goes_on(client: Client) {
+async fn an_incoming_trace_is_continued(client: Client) {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let problem = client
         .send(Method::GET, "/nothing", &[("traceparent", trace)], None)
@@ -224,18 +224,18 @@ async fn a_trace_goes_on(client: Client) {
     assert_eq!(problem["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
 }
 
-async fn rate_limits_are_told(client: Client) {
-    let answer = client.get("/api/v1/products").await.expect(200);
+async fn responses_carry_rate_limit_headers(client: Client) {
+    let response = client.get("/api/v1/products").await.expect(200);
     assert!(
-        answer.header("ratelimit").is_some() && answer.header("ratelimit-policy").is_some(),
+        response.header("ratelimit").is_some() && response.header("ratelimit-policy").is_some(),
         "{:?}",
-        answer.headers
+        response.headers
     );
 }
 
-async fn a_single_resource_is_not_sent_twice(client: Client) {
-    let answer = client.get("/api/v1/products/rare-fig").await.expect(200);
-    let etag = answer.header("etag").expect("an ETag").to_owned();
+async fn an_unchanged_resource_is_not_sent_again(client: Client) {
+    let response = client.get("/api/v1/products/rare-fig").await.expect(200);
+    let etag = response.header("etag").expect("an ETag").to_owned();
     let again = client
         .send(
             Method::GET,
@@ -270,7 +270,7 @@ async fn a_stale_change_is_refused(client: Client) {
         .expect(412);
 }
 
-async fn lists_have_limits(client: Client) {
+async fn page_sizes_are_limited(client: Client) {
     for limit in ["0", "101", "-1", "many"] {
         let problem = client
             .get(&format!("/api/v1/products?limit={limit}"))
@@ -288,7 +288,7 @@ async fn lists_have_limits(client: Client) {
     );
 }
 
-async fn the_document_and_its_page_are_served(client: Client) {
+async fn the_openapi_document_and_swagger_ui_are_served(client: Client) {
     let document = client.get("/openapi.json").await.expect(200).json();
     assert!(
         document["openapi"]
@@ -303,11 +303,11 @@ async fn the_document_and_its_page_are_served(client: Client) {
     let page = String::from_utf8_lossy(&page.bytes).into_owned();
     assert!(
         !page.contains("https://") && !page.contains("http://"),
-        "the page asks nobody outside: {page}"
+        "the page loads nothing from other hosts: {page}"
     );
 }
 
-async fn an_id_that_is_none_is_not_found(client: Client) {
+async fn an_invalid_id_is_not_found(client: Client) {
     let customer = client.customer().await;
     customer
         .get("/api/v1/orders/not-an-id")

@@ -1,4 +1,4 @@
-//! How it stops: what was accepted is finished, those who wait are answered, and the next start goes on with the rest.
+//! Shutdown: accepted requests are completed, waiting clients get a response, and the next start continues the rest.
 
 use std::time::{Duration, Instant};
 
@@ -9,36 +9,36 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     checks,
-    place::{Place, Process},
+    installation::{Installation, Process},
 };
 use crate::{
     harness::{Client, Stage, new_key, order_body},
     scenarios::{eventually, new_product, order_path},
 };
 
-checks![a_client_that_stalls_holds_a_stop_up_no_longer_than_its_limit, ctrl_c_stops_it_too; on both: a_stop_finishes_what_was_accepted_and_answers_those_who_wait];
+checks![a_stalled_client_delays_shutdown_by_at_most_the_timeout, ctrl_c_shuts_it_down; on both: shutdown_completes_accepted_requests_and_responds_to_waiting_clients];
 
 const LOGINS: usize = 6;
-/// A stop takes at most 25 s; with nothing that needs so long it is much faster, also on a busy machine.
+/// A shutdown takes at most 25 s; with no long-running request it is much faster, also on a busy machine.
 const PROMPT: Duration = Duration::from_secs(12);
 
-/// Reads an order's event stream to its end; answers when that was.
+/// Reads an order's event stream to its end; returns when it ended.
 async fn follow(client: Client, path: String) -> Instant {
-    let answer = client
+    let response = client
         .request(Method::GET, &format!("{path}/events"))
         .send()
         .await
         .expect("a stream");
-    assert_eq!(answer.status(), 200);
-    let text = answer
+    assert_eq!(response.status(), 200);
+    let text = response
         .text()
         .await
-        .expect("the stream ends as a stream does, not by a broken connection");
+        .expect("the stream ends cleanly, not by a broken connection");
     assert!(text.contains("event: placed"), "{text}");
     Instant::now()
 }
 
-/// Places an order whose card takes its time, and waits for its outcome.
+/// Places an order with a slow card, and waits for its outcome.
 async fn wait_for_outcome(client: Client, sku: String) -> (Instant, Value) {
     let headers = [("Idempotency-Key", new_key()), ("Prefer", "wait=30".to_owned())];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -55,12 +55,12 @@ async fn wait_for_outcome(client: Client, sku: String) -> (Instant, Value) {
     (Instant::now(), order)
 }
 
-async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Stage) {
-    // So slow that no order is decided before the stop.
-    let place = Place::new(stage)
+async fn shutdown_completes_accepted_requests_and_responds_to_waiting_clients(stage: Stage) {
+    // Slow enough that no order is decided before the shutdown.
+    let installation = Installation::new(stage)
         .await
         .with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "8000")]);
-    let mut shop = place.serve().await;
+    let mut shop = installation.serve().await;
     let sku = new_product(&shop.client, 100, 50).await;
     let customer = shop.client.new_customer().await;
     let mut orders = Vec::new();
@@ -81,7 +81,7 @@ async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Sta
         .map(|_| tokio::spawn(wait_for_outcome(customer.clone(), sku.clone())))
         .collect::<Vec<_>>();
     placed(&customer, 4 + waiters.len()).await;
-    // Hashing a password takes a while, and only two are hashed at a time: these are under way when the signal comes.
+    // Hashing a password takes a while, and only two are hashed at a time: these are in progress when the signal arrives.
     let body = json!({"email": "demo@banyan.example", "password": "banyan-demo"});
     let logins = (0..LOGINS).map(|_| {
         let (client, body) = (shop.client.clone(), body.clone());
@@ -103,7 +103,7 @@ async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Sta
         assert_eq!(order["status"], "pending", "{order}");
         assert!(
             at - signalled < Duration::from_secs(5),
-            "a waiter was answered after {:?}",
+            "a waiting client got its response after {:?}",
             at - signalled
         );
         orders.push(order);
@@ -122,41 +122,43 @@ async fn a_stop_finishes_what_was_accepted_and_answers_those_who_wait(stage: Sta
     let logins: Vec<u16> = join_all(logins)
         .await
         .into_iter()
-        .map(|login| login.expect("an answer"))
+        .map(|login| login.expect("a status"))
         .collect();
-    assert_eq!(logins, [201; LOGINS], "what was under way is finished");
+    assert_eq!(logins, [201; LOGINS], "requests in progress are completed");
 
-    let shop = place.serve_with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "1")]).await;
-    go_on(&shop, &customer, &orders).await;
+    let shop = installation
+        .serve_with(&[("BANYAN__PAYMENTS__SANDBOX__SLOW_MS", "1")])
+        .await;
+    orders_continue(&shop, &customer, &orders).await;
     shop.stop().await;
-    place.remove().await;
+    installation.remove().await;
 }
 
-/// Waits until so many orders are there.
+/// Waits until `count` orders are listed.
 async fn placed(customer: &Client, count: usize) {
     let all_there = |list: &Value| list["items"].as_array().is_some_and(|items| items.len() == count);
     eventually(customer, "/api/v1/orders?limit=100", "every order is placed", all_there).await;
 }
 
-/// Orders that were accepted before the stop come to their outcome after it, and the old token is still good.
-async fn go_on(shop: &Process, customer: &Client, orders: &[Value]) {
+/// Orders that were accepted before the shutdown reach their outcome after it, and the old token is still valid.
+async fn orders_continue(shop: &Process, customer: &Client, orders: &[Value]) {
     let customer = shop.client.with_token(customer.token());
     for order in orders {
         eventually(
             &customer,
             &order_path(order),
-            "an order goes on after a restart",
+            "an order continues after a restart",
             |order| order["status"] == "confirmed",
         )
         .await;
     }
 }
 
-async fn a_client_that_stalls_holds_a_stop_up_no_longer_than_its_limit() {
-    let place = Place::new(Stage::Sqlite)
+async fn a_stalled_client_delays_shutdown_by_at_most_the_timeout() {
+    let installation = Installation::new(Stage::Sqlite)
         .await
         .with(&[("BANYAN__HTTP__SHUTDOWN_TIMEOUT_MS", "2000")]);
-    let mut shop = place.serve().await;
+    let mut shop = installation.serve().await;
     let mut stalled = TcpStream::connect(shop.address()).await.expect("a connection");
     let head = "POST /api/v1/sessions HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     stalled.write_all(head.as_bytes()).await.expect("half a request");
@@ -173,9 +175,9 @@ async fn a_client_that_stalls_holds_a_stop_up_no_longer_than_its_limit() {
     drop((stalled, idle));
 }
 
-async fn ctrl_c_stops_it_too() {
-    let place = Place::new(Stage::Sqlite).await;
-    let mut shop = place.serve().await;
+async fn ctrl_c_shuts_it_down() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    let mut shop = installation.serve().await;
     shop.signal("INT").await;
     let (took, code) = shop.ended().await;
     assert_eq!(code, Some(0), "{}", shop.log());

@@ -1,4 +1,4 @@
-//! Several processes on one PostgreSQL: they start at once on an empty database, and are one shop.
+//! Several processes on one PostgreSQL: they start at the same time on an empty database, and act as one shop.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use super::{
     checks,
-    place::{Place, Process},
+    installation::{Installation, Process},
 };
 use crate::{
-    auditor::{Books, audit, unfinished},
+    auditor::{Databases, audit, unfinished},
     data,
     harness::{Client, Stage},
     scenarios::{eventually, new_product, order_path, stock_of},
 };
 
-checks![four_processes_start_at_once_and_are_one_shop];
+checks![four_processes_started_at_once_act_as_one_shop];
 
 const ORDERS: usize = 32;
 
-/// Short leases, so that the work of a process that dies is taken over while the test looks; small pools, because there are four of each.
+/// Short leases, so that the work of a killed process is taken over during the test; small pools, because there are four of each.
 const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__DURABLE__POOL", "2"),
     ("BANYAN__DURABLE__LEASE_MS", "2000"),
@@ -29,20 +29,20 @@ const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__LOG__FILTER", "warn"),
 ];
 
-async fn four_processes_start_at_once_and_are_one_shop() {
-    let place = Place::new(Stage::Postgres).await.with(SETTINGS);
-    // None of them finds schemas, logins, tables, demo data or a signing key; each makes what the others have not made.
-    let mut shops = join_all((0..4).map(|_| place.serve())).await;
+async fn four_processes_started_at_once_act_as_one_shop() {
+    let installation = Installation::new(Stage::Postgres).await.with(SETTINGS);
+    // There are no schemas, logins, tables, demo data or signing key yet; each process creates what the others have not created.
+    let mut shops = join_all((0..4).map(|_| installation.serve())).await;
     let clients: Vec<Client> = shops.iter().map(|shop| shop.client.clone()).collect();
     let keys = join_all(clients.iter().map(|client| client.get("/.well-known/jwks.json"))).await;
     assert!(
-        keys.iter().all(|answer| answer.json() == keys[0].json()),
+        keys.iter().all(|response| response.json() == keys[0].json()),
         "they sign with one key"
     );
     assert_eq!(
         stock_of(&clients[3], "rare-fig").await,
         (3, 0),
-        "the demo data went in once"
+        "the demo data was inserted once"
     );
 
     let sku = new_product(&clients[0], 500, 100).await;
@@ -57,8 +57,8 @@ async fn four_processes_start_at_once_and_are_one_shop() {
             .json();
         assert_eq!(found["id"], order["id"]);
     }
-    let drivers = tokio::spawn(watch_drivers(place.database_url().expect("a database")));
-    // Orders at all four, and one of them dies with some in its hands.
+    let drivers = tokio::spawn(watch_drivers(installation.database_url().expect("a database")));
+    // Orders are placed at all four, and one of them is killed while it processes some.
     let place_at = |at: usize| {
         let (customer, sku) = (clients[at % 4].with_token(customer.token()), sku.clone());
         async move {
@@ -72,29 +72,29 @@ async fn four_processes_start_at_once_and_are_one_shop() {
     let mut orders = join_all((0..ORDERS).map(place_at)).await;
     shops.remove(3).kill().await;
     orders.push(order);
-    let elsewhere = clients[1].with_token(customer.token());
+    let survivor = clients[1].with_token(customer.token());
     for order in &orders {
         eventually(
-            &elsewhere,
+            &survivor,
             &order_path(order),
-            "the order is confirmed, whoever drove it",
+            "the order is confirmed, whichever process ran it",
             |order| order["status"] == "confirmed",
         )
         .await;
     }
     let drivers = drivers.await.expect("the watcher ends");
-    assert!(drivers.len() >= 2, "only {drivers:?} drove sagas");
+    assert!(drivers.len() >= 2, "only {drivers:?} ran sagas");
     assert_eq!(
         stock_of(&clients[2], &sku).await.0,
         100 - orders.len() as i64,
         "every order took one unit"
     );
-    each_saga_ran_once(&place, &orders).await;
+    each_saga_ran_once(&installation, &orders).await;
     join_all(shops.into_iter().map(Process::stop)).await;
-    place.remove().await;
+    installation.remove().await;
 }
 
-/// Who held the leases of running sagas, looked at again and again for a while.
+/// The lease owners of running sagas, polled for up to 30 s.
 async fn watch_drivers(url: String) -> BTreeSet<String> {
     let connection = data::connect(std::path::Path::new("."), Some(&url), "orders").await;
     let mut drivers = BTreeSet::new();
@@ -114,9 +114,9 @@ async fn watch_drivers(url: String) -> BTreeSet<String> {
 }
 
 /// Every order has one checkout saga; each of its steps was decided once, took effect once, and the provider took the money once.
-async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
-    let url = place.database_url();
-    let connect = async |owner: &str| data::connect(place.directory(), url.as_deref(), owner).await;
+async fn each_saga_ran_once(installation: &Installation, orders: &[Value]) {
+    let url = installation.database_url();
+    let connect = async |owner: &str| data::connect(installation.directory(), url.as_deref(), owner).await;
     let database = connect("orders").await;
     let active = "select business_key as name from saga where state <> 'completed'";
     banyan_durable_testing::eventually("every saga is completed", Duration::from_secs(30), || async {
@@ -137,12 +137,12 @@ async fn each_saga_ran_once(place: &Place, orders: &[Value]) {
     assert_eq!(data::names(&database, undone).await, [""; 0], "a step was undone");
     database.close().await.expect("the connection closes");
 
-    let books = Books::open_at(place.directory(), url.as_deref()).await;
-    banyan_durable_testing::eventually("nothing is on its way", Duration::from_secs(30), || async {
-        unfinished(&books).await.is_empty()
+    let databases = Databases::open_at(installation.directory(), url.as_deref()).await;
+    banyan_durable_testing::eventually("nothing is in progress", Duration::from_secs(30), || async {
+        unfinished(&databases).await.is_empty()
     })
     .await;
-    let wrong = audit(&books).await;
-    books.close().await;
+    let wrong = audit(&databases).await;
+    databases.close().await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

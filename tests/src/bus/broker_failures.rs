@@ -1,9 +1,9 @@
-//! The broker dies, freezes, forgets everything, or takes nothing; each test has one of its own.
+//! The broker is killed, freezes, loses its data, or accepts nothing; each test has its own broker.
 
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -11,13 +11,14 @@ use std::{
 
 use banyan::bus::{Carrier, QueueType};
 use libtest_mimic::Trial;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     check, event,
-    setting::{Ear, SOON, World, connected},
+    fixtures::{Fixture, RecordingSubscriber, SOON, connected},
 };
 use crate::harness::Broker;
 
@@ -25,38 +26,37 @@ pub fn trials() -> Vec<Trial> {
     let name = |what: &str| format!("bus[rabbitmq]::{what}");
     vec![
         check(
-            name("a_broker_that_is_killed_while_publishing_loses_nothing_it_confirmed"),
+            name("a_broker_killed_while_publishing_loses_no_confirmed_event"),
             killed_while_publishing,
         ),
         check(
-            name("a_shop_starts_without_a_broker_and_finds_it_later"),
-            starts_without,
+            name("a_bus_starts_without_a_broker_and_connects_later"),
+            starts_without_a_broker,
         ),
         check(
-            name("a_broker_that_forgot_everything_gets_its_queues_again"),
-            forgot_everything,
+            name("queues_are_declared_again_after_the_broker_lost_its_data"),
+            lost_its_data,
         ),
         check(
-            name("a_broker_that_freezes_fails_publications_in_time_and_is_used_again"),
+            name("publishing_to_a_frozen_broker_times_out_and_resumes_after_it"),
             freezes,
         ),
         check(
-            name("a_queue_that_is_kept_short_stops_nobody_and_its_listener_asks_for_the_rest"),
-            kept_short,
+            name("a_length_limited_queue_blocks_no_publisher_and_its_subscriber_fetches_the_rest"),
+            length_limited,
         ),
         check(
-            name("a_broker_short_of_memory_fails_publications_at_once"),
+            name("publishing_to_a_broker_short_of_memory_fails_at_once"),
             short_of_memory,
         ),
     ]
 }
 
-/// Everything that was confirmed must be heard, also across `kill -9`. (Classic queues: RELIABILITY.md has what quorum queues do when they are
-/// young.)
+/// Every confirmed event must be received, also across `kill -9`. (Classic queues: RELIABILITY.md describes what new quorum queues do.)
 async fn killed_while_publishing() {
     let broker = Broker::start();
-    let world = World::new(&broker.url(), QueueType::Classic);
-    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    let fixture = Fixture::new(&broker.url(), QueueType::Classic);
+    let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
     let (confirmed, failed, done) = (
@@ -76,9 +76,9 @@ async fn killed_while_publishing() {
         })
         .collect();
     for _ in 0..2 {
-        let before = confirmed.lock().unwrap().len();
+        let before = confirmed.lock().len();
         banyan_durable_testing::eventually("events get through", SOON, || async {
-            confirmed.lock().unwrap().len() > before + 200
+            confirmed.lock().len() > before + 200
         })
         .await;
         let (caught_up, failures) = (shipping.caught_up(), failed.load(Ordering::SeqCst));
@@ -89,7 +89,7 @@ async fn killed_while_publishing() {
         .await;
         broker.boot();
         connected(&*bus).await;
-        banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
+        banyan_durable_testing::eventually("it fetches what it missed", SOON, || async {
             shipping.caught_up() > caught_up
         })
         .await;
@@ -98,12 +98,12 @@ async fn killed_while_publishing() {
     for publisher in publishers {
         publisher.await.unwrap();
     }
-    let confirmed: HashSet<Uuid> = confirmed.lock().unwrap().clone();
+    let confirmed: HashSet<Uuid> = confirmed.lock().clone();
     let missing = || {
-        let heard: HashSet<Uuid> = shipping.heard().iter().map(|event| event.id).collect();
-        confirmed.difference(&heard).count()
+        let received: HashSet<Uuid> = shipping.received().iter().map(|event| event.id).collect();
+        confirmed.difference(&received).count()
     };
-    banyan_durable_testing::eventually("every confirmed event is heard", SOON, || async { missing() == 0 }).await;
+    banyan_durable_testing::eventually("every confirmed event is received", SOON, || async { missing() == 0 }).await;
 }
 
 async fn publish_on(
@@ -118,7 +118,7 @@ async fn publish_on(
         version += 1;
         let event = event("orders", &format!("order/{lane}"), version);
         match bus.publish(&event).await {
-            Ok(()) => drop(confirmed.lock().unwrap().insert(event.id)),
+            Ok(()) => drop(confirmed.lock().insert(event.id)),
             Err(fault) => {
                 assert!(fault.is_transient(), "{fault}");
                 failed.fetch_add(1, Ordering::SeqCst);
@@ -128,32 +128,35 @@ async fn publish_on(
     }
 }
 
-async fn starts_without() {
+async fn starts_without_a_broker() {
     let broker = Broker::start();
     broker.kill();
-    let world = World::new(&broker.url(), QueueType::Quorum);
-    let (bus, shipping) = (world.starting_bus(&CancellationToken::new()), Ear::of("shipping"));
+    let fixture = Fixture::new(&broker.url(), QueueType::Quorum);
+    let (bus, shipping) = (
+        fixture.starting_bus(&CancellationToken::new()),
+        RecordingSubscriber::new("shipping"),
+    );
     bus.subscribe(shipping.clone()).await.unwrap();
-    let told = || async {
+    let reported = || async {
         bus.state().links.iter().all(|link| {
             link.last_error
                 .as_ref()
                 .is_some_and(|error| error.contains("start a broker"))
         })
     };
-    banyan_durable_testing::eventually("it says how to start one", SOON, told).await;
+    banyan_durable_testing::eventually("the error says how to start one", SOON, reported).await;
     let fault = bus.publish(&event("orders", "order/1", 1)).await.unwrap_err();
     assert!(fault.is_transient(), "{fault}");
     broker.boot();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
-    shipping.hears(1).await;
+    shipping.receives(1).await;
 }
 
-async fn forgot_everything() {
+async fn lost_its_data() {
     let broker = Broker::start();
-    let world = World::new(&broker.url(), QueueType::Quorum);
-    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    let fixture = Fixture::new(&broker.url(), QueueType::Quorum);
+    let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
     let before = shipping.caught_up();
@@ -161,21 +164,21 @@ async fn forgot_everything() {
     broker.delete_data();
     broker.boot();
     connected(&*bus).await;
-    banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
+    banyan_durable_testing::eventually("it fetches what it missed", SOON, || async {
         shipping.caught_up() > before
     })
     .await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
     bus.publish(&event("stock", "item/1", 1)).await.unwrap();
-    shipping.hears(1).await;
+    shipping.receives(1).await;
 }
 
 async fn freezes() {
     let broker = Broker::start();
-    let mut world = World::new(&broker.url(), QueueType::Classic);
-    world.settings.confirm_timeout_ms = 500;
-    world.settings.connect_timeout_ms = 1_000;
-    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    let mut fixture = Fixture::new(&broker.url(), QueueType::Classic);
+    fixture.settings.confirm_timeout_ms = 500;
+    fixture.settings.connect_timeout_ms = 1_000;
+    let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
@@ -187,7 +190,7 @@ async fn freezes() {
     }
     assert!(
         began.elapsed() < Duration::from_secs(20),
-        "four answers took {:?}",
+        "four failures took {:?}",
         began.elapsed()
     );
     let silent = || async {
@@ -196,8 +199,8 @@ async fn freezes() {
             .as_ref()
             .is_some_and(|error| error.contains("no answer in time"))
     };
-    banyan_durable_testing::eventually("it says that the broker is silent", SOON, silent).await;
-    // One that shakes hands with a frozen broker holds a thread as long as its socket is open.
+    banyan_durable_testing::eventually("the error says that the broker does not respond", SOON, silent).await;
+    // A handshake with a frozen broker occupies a thread until its socket is closed.
     let before = broker.connections();
     sleep(Duration::from_secs(5)).await;
     let now = broker.connections();
@@ -208,19 +211,19 @@ async fn freezes() {
     broker.thaw();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 6)).await.unwrap();
-    banyan_durable_testing::eventually("the last is heard", SOON, || async {
+    banyan_durable_testing::eventually("the last is received", SOON, || async {
         shipping.versions().values().any(|versions| versions.contains(&6))
     })
     .await;
 }
 
-/// What an operator may do about the queue of a module that stays away: ADR 0015.
-async fn kept_short() {
+/// What an operator may do about the queue of a module that stays down: ADR 0015.
+async fn length_limited() {
     let broker = Broker::start();
     broker.control("set_policy short '^test[.]' '{\"max-length\":50,\"overflow\":\"drop-head\"}' --apply-to queues");
     for queue_type in [QueueType::Quorum, QueueType::Classic] {
-        let world = World::new(&broker.url(), queue_type);
-        let (bus, mails) = (world.bus().await, Ear::of("mails"));
+        let fixture = Fixture::new(&broker.url(), queue_type);
+        let (bus, mails) = (fixture.bus().await, RecordingSubscriber::new("mails"));
         bus.subscribe(mails.clone()).await.unwrap();
         connected(&*bus).await;
         for order in 0..200 {
@@ -228,33 +231,33 @@ async fn kept_short() {
                 .await
                 .unwrap();
         }
-        mails.hears(200).await;
-        let (shipping, later) = (Ear::of("shipping"), world.bus().await);
+        mails.receives(200).await;
+        let (shipping, later) = (RecordingSubscriber::new("shipping"), fixture.bus().await);
         later.subscribe(shipping.clone()).await.unwrap();
-        shipping.hears(50).await;
+        shipping.receives(50).await;
         assert!(
             shipping.versions().contains_key("order/199") && !shipping.versions().contains_key("order/0"),
             "the newest are there"
         );
-        assert!(shipping.caught_up() > 0, "the others are asked for");
+        assert!(shipping.caught_up() > 0, "the others are fetched");
     }
 }
 
 async fn short_of_memory() {
     let broker = Broker::start();
-    let mut world = World::new(&broker.url(), QueueType::Classic);
-    world.settings.confirm_timeout_ms = 1_000;
-    let bus = world.bus().await;
+    let mut fixture = Fixture::new(&broker.url(), QueueType::Classic);
+    fixture.settings.confirm_timeout_ms = 1_000;
+    let bus = fixture.bus().await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
     broker.control("set_vm_memory_high_watermark absolute 1000");
-    // The alarm reaches a connection with its next publication, which gets no answer; the ones after it are told at once.
+    // The alarm reaches a connection with its next publication, which gets no response; those after it fail at once.
     let at_once = || async {
         let began = Instant::now();
         let published = bus.publish(&event("orders", "order/1", 2)).await;
         published.is_err_and(|fault| fault.is_transient() && fault.detail.contains("memory"))
             && began.elapsed() < Duration::from_millis(500)
     };
-    banyan_durable_testing::eventually("it says that the broker is short of memory", SOON, at_once).await;
+    banyan_durable_testing::eventually("the error says that the broker is short of memory", SOON, at_once).await;
     broker.control("set_vm_memory_high_watermark absolute 1GB");
     banyan_durable_testing::eventually("events get through again", SOON, || async {
         bus.publish(&event("orders", "order/1", 3)).await.is_ok()

@@ -9,13 +9,13 @@ use crate::harness::Client;
 
 scenarios![
     a_user_registers_logs_in_and_is_welcomed,
-    an_email_is_taken_once_whatever_its_case,
+    an_email_is_unique_regardless_of_case,
     a_wrong_password_and_an_unknown_user_look_alike,
     a_refresh_token_rotates_and_a_reused_one_ends_the_session,
     logging_out_ends_the_session,
     a_profile_is_changed_by_its_owner,
-    staff_sees_users_and_customers_do_not,
-    the_keys_of_tokens_are_public,
+    staff_can_list_users_and_customers_cannot,
+    the_public_keys_of_tokens_are_served,
 ];
 
 fn address() -> String {
@@ -24,7 +24,7 @@ fn address() -> String {
 
 const PASSWORD: &str = "correct horse battery";
 
-async fn register(client: &Client, email: &str) -> crate::harness::Answer {
+async fn register(client: &Client, email: &str) -> crate::harness::Response {
     client
         .post(
             "/api/v1/users",
@@ -57,7 +57,7 @@ async fn a_user_registers_logs_in_and_is_welcomed(client: Client) {
     super::eventually(&customer, "/api/v1/notifications", "a welcome is sent", welcomed).await;
 }
 
-async fn an_email_is_taken_once_whatever_its_case(client: Client) {
+async fn an_email_is_unique_regardless_of_case(client: Client) {
     let email = address();
     register(&client, &email).await.expect(201);
     register(&client, &email.to_uppercase())
@@ -184,7 +184,7 @@ async fn a_profile_is_changed_by_its_owner(client: Client) {
     client.get("/api/v1/users/me").await.expect(401);
 }
 
-async fn staff_sees_users_and_customers_do_not(client: Client) {
+async fn staff_can_list_users_and_customers_cannot(client: Client) {
     let customer = client.new_customer().await;
     let me = customer.get("/api/v1/users/me").await.expect(200).json();
     let path = format!("/api/v1/users/{}", me["id"].as_str().expect("an id"));
@@ -203,7 +203,7 @@ async fn staff_sees_users_and_customers_do_not(client: Client) {
     client.new_customer().await.get(&path).await.expect(404);
 }
 
-async fn the_keys_of_tokens_are_public(client: Client) {
+async fn the_public_keys_of_tokens_are_served(client: Client) {
     let keys = client.get("/.well-known/jwks.json").await.expect(200).json();
     let key = &keys["keys"][0];
     assert_eq!((&key["kty"], &key["crv"]), (&json!("OKP"), &json!("Ed25519")), "{keys}");

@@ -1,9 +1,9 @@
-//! Buses to check, and listeners that write down what they hear.
+//! Buses to check, and subscribers that record what they receive.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,17 +12,18 @@ use std::{
 use async_trait::async_trait;
 use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
 use banyan_core::{Envelope, Fault, Subscriber};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Who listens in these checks.
-pub const LISTENERS: &[(&str, &[&str])] = &[
+/// The subscribers of these checks, with their topics.
+pub const SUBSCRIBERS: &[(&str, &[&str])] = &[
     ("shipping", &["orders.order"]),
     ("mails", &["orders.order", "users.user"]),
     ("never", &["stock.item"]),
 ];
-/// Whatever the broker is asked for happens within so long, on a busy machine too.
+/// The timeout for everything the broker does, with room for a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +47,11 @@ impl Kind {
         }
     }
 
-    /// A bus nobody else is on.
+    /// A bus of its own.
     pub async fn bus(self) -> Arc<dyn Carrier> {
         match self {
             Kind::InProcess => Arc::new(InProcessBus::new()),
-            Kind::Rabbit(queue_type) => World::new(&shared_broker(), queue_type).bus().await,
+            Kind::Rabbit(queue_type) => Fixture::new(&shared_broker(), queue_type).bus().await,
         }
     }
 }
@@ -61,14 +62,14 @@ pub fn shared_broker() -> String {
         .expect("BANYAN_TEST_RABBITMQ names a RabbitMQ, amqp://user:password@host:port/%2f; scripts/test.sh starts one")
 }
 
-/// An exchange of one test, with its queues. Processes of the same shop share a world.
-pub struct World {
+/// An exchange of one test, with its queues. Processes of the same shop share it.
+pub struct Fixture {
     pub settings: Settings,
     pub topology: Topology,
 }
 
-impl World {
-    pub fn new(url: &str, queue_type: QueueType) -> World {
+impl Fixture {
+    pub fn new(url: &str, queue_type: QueueType) -> Fixture {
         let settings = Settings {
             url: Some(url.to_owned().into()),
             exchange: format!("test.{}", Uuid::new_v4().simple()),
@@ -76,8 +77,8 @@ impl World {
             reconnect_ms: 50,
             ..Settings::default()
         };
-        let topology = Topology::new(&settings, LISTENERS);
-        World { settings, topology }
+        let topology = Topology::new(&settings, SUBSCRIBERS);
+        Fixture { settings, topology }
     }
 
     /// One process's bus, connected.
@@ -87,13 +88,13 @@ impl World {
         bus
     }
 
-    /// One process's bus; the broker may be away.
+    /// One process's bus; the broker may be down.
     pub fn starting_bus(&self, stop: &CancellationToken) -> Arc<dyn Carrier> {
         RabbitBus::start(self.settings.clone(), self.topology.clone(), stop).expect("the settings are right")
     }
 
-    /// A connection behind everybody's back.
-    pub async fn back_door(&self) -> lapin::Channel {
+    /// A channel of the test's own, to change the broker from outside.
+    pub async fn admin_channel(&self) -> lapin::Channel {
         use secrecy::ExposeSecret;
         let url = self.settings.url.as_ref().expect("a URL").expose_secret();
         let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default())
@@ -103,7 +104,11 @@ impl World {
     }
 
     pub fn queue(&self, module: &str) -> String {
-        self.topology.queue_of(module).expect("it listens").name.clone()
+        self.topology
+            .queue_of(module)
+            .expect("the module is a subscriber")
+            .name
+            .clone()
     }
 }
 
@@ -111,23 +116,23 @@ pub async fn connected(bus: &dyn Carrier) {
     banyan_durable_testing::eventually("the bus is connected", SOON, || async { bus.state().is_connected() }).await;
 }
 
-/// A listening module that writes down what it hears.
-pub struct Ear {
+/// A module that subscribes and records what it receives.
+pub struct RecordingSubscriber {
     module: &'static str,
-    heard: Mutex<Vec<Envelope>>,
+    received: Mutex<Vec<Envelope>>,
     rejected: Mutex<Vec<Vec<u8>>>,
     caught_up: AtomicUsize,
     refusing: AtomicUsize,
-    /// Each delivery waits for a permit of it, if there is one.
+    /// If there is one, each delivery waits for a permit of it.
     gate: Mutex<Option<Arc<Semaphore>>>,
     pub offered: AtomicUsize,
 }
 
-impl Ear {
-    pub fn of(module: &'static str) -> Arc<Ear> {
-        Arc::new(Ear {
+impl RecordingSubscriber {
+    pub fn new(module: &'static str) -> Arc<RecordingSubscriber> {
+        Arc::new(RecordingSubscriber {
             module,
-            heard: Mutex::default(),
+            received: Mutex::default(),
             rejected: Mutex::default(),
             caught_up: AtomicUsize::new(0),
             refusing: AtomicUsize::new(0),
@@ -136,45 +141,45 @@ impl Ear {
         })
     }
 
-    /// Fails so many of the next deliveries, as a module does whose database is away.
+    /// Fails this number of the next deliveries, as a module does whose database is down.
     pub fn refuse(&self, deliveries: usize) {
         self.refusing.store(deliveries, Ordering::SeqCst);
     }
 
-    /// Lets deliveries wait; each permit added lets one of them go on.
+    /// Blocks deliveries; each permit added lets one of them continue.
     pub fn close_gate(&self) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
-        *self.gate.lock().unwrap() = Some(gate.clone());
+        *self.gate.lock() = Some(gate.clone());
         gate
     }
 
-    pub fn heard(&self) -> Vec<Envelope> {
-        self.heard.lock().unwrap().clone()
+    pub fn received(&self) -> Vec<Envelope> {
+        self.received.lock().clone()
     }
 
     pub fn rejected(&self) -> Vec<Vec<u8>> {
-        self.rejected.lock().unwrap().clone()
+        self.rejected.lock().clone()
     }
 
     pub fn caught_up(&self) -> usize {
         self.caught_up.load(Ordering::SeqCst)
     }
 
-    pub async fn hears(&self, events: usize) {
-        let what = format!("{} hears {events} events", self.module);
+    pub async fn receives(&self, events: usize) {
+        let what = format!("{} receives {events} events", self.module);
         banyan_durable_testing::eventually(&what, SOON, || async { self.distinct() >= events }).await;
     }
 
-    /// How many different events it has heard.
+    /// The number of different events it has received.
     pub fn distinct(&self) -> usize {
-        let ids: std::collections::HashSet<Uuid> = self.heard.lock().unwrap().iter().map(|event| event.id).collect();
+        let ids: std::collections::HashSet<Uuid> = self.received.lock().iter().map(|event| event.id).collect();
         ids.len()
     }
 
-    /// Per subject the versions as they came first.
+    /// The versions of each subject, in the order of their first delivery.
     pub fn versions(&self) -> HashMap<String, Vec<i64>> {
         let mut versions: HashMap<String, Vec<i64>> = HashMap::new();
-        for event in self.heard() {
+        for event in self.received() {
             let of_subject = versions.entry(event.subject).or_default();
             if !of_subject.contains(&event.version) {
                 of_subject.push(event.version);
@@ -192,39 +197,39 @@ impl Ear {
 }
 
 #[async_trait]
-impl Subscriber for Ear {
+impl Subscriber for RecordingSubscriber {
     fn module(&self) -> &str {
         self.module
     }
 
     fn topics(&self) -> Vec<String> {
-        let (_, topics) = LISTENERS
+        let (_, topics) = SUBSCRIBERS
             .iter()
             .find(|(module, _)| *module == self.module)
-            .expect("it stands in the table");
+            .expect("the module is in the table");
         topics.iter().map(|topic| (*topic).to_owned()).collect()
     }
 
     async fn deliver(&self, envelope: Envelope) -> Result<(), Fault> {
         self.offered.fetch_add(1, Ordering::SeqCst);
-        // Long enough for a later event of the same subject to overtake this one, if anything let it.
+        // Long enough for a later event of the same subject to overtake this one, if the bus allowed that.
         tokio::time::sleep(Duration::from_millis(envelope.version.rem_euclid(3).unsigned_abs())).await;
-        let gate = self.gate.lock().unwrap().clone();
+        let gate = self.gate.lock().clone();
         if let Some(gate) = gate {
-            gate.acquire().await.expect("nobody closes it").forget();
+            gate.acquire().await.expect("the semaphore is never closed").forget();
         }
         if self.refuses() {
-            return Err(Fault::unavailable("the database is away"));
+            return Err(Fault::unavailable("the database is down"));
         }
-        self.heard.lock().unwrap().push(envelope);
+        self.received.lock().push(envelope);
         Ok(())
     }
 
     async fn reject(&self, frame: &[u8], _: &Fault) -> Result<(), Fault> {
         if self.refuses() {
-            return Err(Fault::unavailable("the database is away"));
+            return Err(Fault::unavailable("the database is down"));
         }
-        self.rejected.lock().unwrap().push(frame.to_owned());
+        self.rejected.lock().push(frame.to_owned());
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! `health`, `saga` and `dlq` against a running shop, and what a second process beside it is told.
+//! `health`, `saga` and `dlq` against a running shop, and the errors of a second process on the same data.
 
 use serde_json::json;
 use tokio::process::Command;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     checks,
-    place::{Place, Process},
+    installation::{Installation, Process},
 };
 use crate::{
     data,
@@ -15,29 +15,29 @@ use crate::{
 
 checks![
     operators_see_and_act_from_the_command_line,
-    health_is_told_in_plaintext_on_an_address_of_its_own,
-    a_shop_measures_its_sagas_and_its_outbox,
+    health_is_served_in_plaintext_on_the_admin_address,
+    sagas_and_the_outbox_are_measured,
 ];
 
-/// One shop for all of it: what is asked here changes nothing for the next question.
+/// One shop serves all of these checks: none of them changes anything for the next.
 async fn operators_see_and_act_from_the_command_line() {
-    let place = Place::new(Stage::Sqlite).await;
-    let shop = place.serve().await;
-    health(&place, &shop).await;
-    sagas(&place, &shop).await;
-    dead_letters(&place, &shop).await;
-    those_who_may_not_are_told_why(&place, &shop).await;
-    a_second_process_is_refused(&place, &shop).await;
+    let installation = Installation::new(Stage::Sqlite).await;
+    let shop = installation.serve().await;
+    health(&installation, &shop).await;
+    sagas(&installation, &shop).await;
+    dead_letters(&installation, &shop).await;
+    unauthorised_users_get_the_reason(&installation, &shop).await;
+    a_second_process_is_refused(&installation, &shop).await;
     shop.stop().await;
-    place.remove().await;
+    installation.remove().await;
 }
 
-/// As images and probes ask: they know the address, and no certificate names that.
-async fn health_is_told_in_plaintext_on_an_address_of_its_own() {
-    let place = Place::new(Stage::Sqlite).await;
+/// As container images and probes call it: by an IP address, which is in no certificate.
+async fn health_is_served_in_plaintext_on_the_admin_address() {
+    let installation = Installation::new(Stage::Sqlite).await;
     let dev_certs = crate::architecture::root().join("scripts/dev-certs");
     let made = Command::new(dev_certs)
-        .arg(place.directory())
+        .arg(installation.directory())
         .arg("gateway")
         .output()
         .await
@@ -49,38 +49,38 @@ async fn health_is_told_in_plaintext_on_an_address_of_its_own() {
         ("BANYAN__HTTP__TLS_KEY_FILE", "gateway-key.pem"),
     ];
     let settings = [&settings[..], &[("BANYAN__ADMIN__LISTEN", admin.as_str())]].concat();
-    let shop = place.serve_with(&settings).await;
+    let shop = installation.serve_with(&settings).await;
     assert!(
         shop.base.starts_with("https://") && shop.banner.contains(&format!("http://{admin}/health/ready")),
         "{}",
         shop.banner
     );
-    let ready = place.run_with(&["health"], &settings).await.expect(0).out;
+    let ready = installation.run_with(&["health"], &settings).await.expect(0).out;
     assert!(ready.starts_with("ready\n"), "{ready}");
-    // Whoever wants the API must name it as its certificate does.
-    place
+    // A client of the API must use the name in its certificate.
+    installation
         .run_with(&["saga", "list"], &settings)
         .await
         .expect(1)
-        .saying(&["--url https://", "BANYAN_URL"]);
-    place
+        .stderr_contains(&["--url https://", "BANYAN_URL"]);
+    installation
         .run_with(&["health"], &settings[..2])
         .await
         .expect(1)
-        .saying(&["--url https://"]);
+        .stderr_contains(&["--url https://"]);
     shop.stop().await;
-    place.remove().await;
+    installation.remove().await;
 }
 
-async fn health(place: &Place, shop: &Process) {
-    let text = place.run(&["health", "--url", &shop.base]).await.expect(0);
+async fn health(installation: &Installation, shop: &Process) {
+    let text = installation.run(&["health", "--url", &shop.base]).await.expect(0);
     assert!(
         text.out.starts_with("ready\n") && text.out.contains("database:orders: ok"),
         "{}",
         text.out
     );
-    // Without an address: the shop that the settings describe.
-    let json = place
+    // Without `--url`: the shop that the settings describe.
+    let json = installation
         .run_with(
             &["health", "--output", "json"],
             &[("BANYAN__HTTP__LISTEN", shop.address())],
@@ -94,7 +94,7 @@ async fn health(place: &Place, shop: &Process) {
     );
 }
 
-async fn sagas(place: &Place, shop: &Process) {
+async fn sagas(installation: &Installation, shop: &Process) {
     let order = shop.client.customer().await.order("rare-fig", 1, "pm_card_visa").await;
     let id = order["id"].as_str().expect("an id");
     let url = ["--url", &shop.base];
@@ -103,13 +103,17 @@ async fn sagas(place: &Place, shop: &Process) {
     let done = |list: &serde_json::Value| list["items"][0]["state"] == "completed";
     crate::scenarios::eventually(&ops, &path, "the saga is completed", done).await;
 
-    let text = place.run(&[&["saga", "list"][..], &url].concat()).await.expect(0).out;
+    let text = installation
+        .run(&[&["saga", "list"][..], &url].concat())
+        .await
+        .expect(0)
+        .out;
     assert!(
         text.lines()
             .any(|line| line.contains(id) && line.contains("checkout") && line.contains("completed")),
         "{text}"
     );
-    let json = place
+    let json = installation
         .run(&[&["saga", "list", "--output", "json", "--state", "completed"][..], &url].concat())
         .await
         .expect(0)
@@ -119,7 +123,7 @@ async fn sagas(place: &Place, shop: &Process) {
         (&json[0]["module"], &saga["business_key"]),
         (&json!("orders"), &json!(id))
     );
-    let parked = place
+    let parked = installation
         .run(&[&["saga", "list", "--state", "parked"][..], &url].concat())
         .await
         .expect(0)
@@ -127,40 +131,40 @@ async fn sagas(place: &Place, shop: &Process) {
     assert_eq!(parked.trim(), "none");
 
     let saga_id = saga["id"].as_str().expect("an id");
-    let shown = place
+    let shown = installation
         .run(&[&["saga", "show", saga_id][..], &url].concat())
         .await
         .expect(0)
         .json();
     assert!(shown["log"].as_array().is_some_and(|log| log.len() > 5), "{shown}");
-    let retry = place
+    let retry = installation
         .run(&[&["saga", "retry", saga_id, "--reason", "a test"][..], &url].concat())
         .await;
-    retry.expect(1).saying(&["409", saga_id]);
-    let nobody = Uuid::now_v7().to_string();
-    place
-        .run(&[&["saga", "show", &nobody][..], &url].concat())
+    retry.expect(1).stderr_contains(&["409", saga_id]);
+    let unknown = Uuid::now_v7().to_string();
+    installation
+        .run(&[&["saga", "show", &unknown][..], &url].concat())
         .await
         .expect(1)
-        .saying(&["404", "no such saga"]);
-    place
+        .stderr_contains(&["404", "no such saga"]);
+    installation
         .run(&[&["saga", "list", "--state", "nonsense"][..], &url].concat())
         .await
         .expect(1)
-        .saying(&["400", "state"]);
-    place
+        .stderr_contains(&["400", "state"]);
+    installation
         .run(&[&["saga", "list", "--module", "nonsense"][..], &url].concat())
         .await
         .expect(1)
-        .saying(&["404", "no such module"]);
+        .stderr_contains(&["404", "no such module"]);
 }
 
-async fn dead_letters(place: &Place, shop: &Process) {
+async fn dead_letters(installation: &Installation, shop: &Process) {
     let url = ["--url", &shop.base];
     let list = [&["dlq", "list"][..], &url].concat();
-    assert_eq!(place.run(&list).await.expect(0).out.trim(), "none");
+    assert_eq!(installation.run(&list).await.expect(0).out.trim(), "none");
     assert_eq!(
-        place
+        installation
             .run(&[&list[..], &["--output", "json"]].concat())
             .await
             .expect(0)
@@ -168,9 +172,9 @@ async fn dead_letters(place: &Place, shop: &Process) {
         json!([])
     );
 
-    // It takes a bug to get one, so it is written into the table.
+    // Only a bug produces one, so the test inserts it into the table.
     let id = Uuid::now_v7();
-    let connection = data::connect(&place.data_directory(), None, "notifications").await;
+    let connection = data::connect(&installation.data_directory(), None, "notifications").await;
     let columns =
         "id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error";
     let row = format!(
@@ -183,12 +187,12 @@ async fn dead_letters(place: &Place, shop: &Process) {
     connection.close().await.expect("the connection closes");
 
     let id = id.to_string();
-    let listed = place.run(&list).await.expect(0).out;
+    let listed = installation.run(&list).await.expect(0).out;
     assert!(
         listed.contains("notifications") && listed.contains(&id) && listed.contains("a bug"),
         "{listed}"
     );
-    let shown = place
+    let shown = installation
         .run(&[&["dlq", "show", "notifications", &id][..], &url].concat())
         .await
         .expect(0)
@@ -208,9 +212,9 @@ async fn dead_letters(place: &Place, shop: &Process) {
         &url,
     ]
     .concat();
-    place.run(&discard).await.expect(0);
-    place.run(&discard).await.expect(1).saying(&["409"]);
-    assert_eq!(place.run(&list).await.expect(0).out.trim(), "none");
+    installation.run(&discard).await.expect(0);
+    installation.run(&discard).await.expect(1).stderr_contains(&["409"]);
+    assert_eq!(installation.run(&list).await.expect(0).out.trim(), "none");
     let audit = shop
         .client
         .ops()
@@ -222,46 +226,46 @@ async fn dead_letters(place: &Place, shop: &Process) {
     assert!(audit["items"][0].to_string().contains("not missed"), "{audit}");
 }
 
-async fn those_who_may_not_are_told_why(place: &Place, shop: &Process) {
+async fn unauthorised_users_get_the_reason(installation: &Installation, shop: &Process) {
     let list = ["saga", "list", "--url", shop.base.as_str()];
-    place
+    installation
         .run(&[&list[..], &["--token", "nonsense"]].concat())
         .await
         .expect(1)
-        .saying(&["401"]);
+        .stderr_contains(&["401"]);
     let customer = ["--email", "demo@banyan.example", "--password", "banyan-demo"];
-    place
+    installation
         .run(&[&list[..], &customer].concat())
         .await
         .expect(1)
-        .saying(&["403", "role ops"]);
+        .stderr_contains(&["403", "role ops"]);
     let wrong = ["--email", "ops@banyan.example", "--password", "geheim"];
-    let ended = place
+    let ended = installation
         .run(&[&list[..], &wrong].concat())
         .await
         .expect(1)
-        .saying(&["401"]);
+        .stderr_contains(&["401"]);
     assert!(!ended.err.contains("geheim"), "{}", ended.err);
-    // Outside the demo nobody is assumed.
+    // Outside the demo profile there is no default user.
     let token = shop.client.ops().await.token().to_owned();
-    let key = place.file("key.pem", "unread");
+    let key = installation.file("key.pem", "unread");
     let prod = [
         ("BANYAN__PROFILE", "prod"),
         ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
         ("BANYAN__AUTH__ISSUER", "https://shop.example"),
     ];
-    place
+    installation
         .run_with(&list, &prod)
         .await
         .expect(1)
-        .saying(&["--token", "BANYAN_TOKEN"]);
-    place
+        .stderr_contains(&["--token", "BANYAN_TOKEN"]);
+    installation
         .run_with(&list, &[&prod[..], &[("BANYAN_TOKEN", token.as_str())]].concat())
         .await
         .expect(0);
 }
 
-async fn a_second_process_is_refused(place: &Place, shop: &Process) {
+async fn a_second_process_is_refused(installation: &Installation, shop: &Process) {
     for arguments in [
         &["serve"][..],
         &["migrate"],
@@ -269,30 +273,30 @@ async fn a_second_process_is_refused(place: &Place, shop: &Process) {
         &["seed"],
         &["seed", "--reset"],
     ] {
-        place.run(arguments).await.expect(1).saying(&[
+        installation.run(arguments).await.expect(1).stderr_contains(&[
             "another banyan uses the data directory data",
             "BANYAN__DATA_DIR",
             "PostgreSQL",
         ]);
     }
-    let elsewhere = Place::new(Stage::Sqlite)
+    let other = Installation::new(Stage::Sqlite)
         .await
         .with(&[("BANYAN__HTTP__LISTEN", shop.address())]);
-    elsewhere.run(&["serve"]).await.expect(1).saying(&[
+    other.run(&["serve"]).await.expect(1).stderr_contains(&[
         shop.address(),
         "http.listen",
         "is another banyan running?",
         "BANYAN__HTTP__LISTEN",
     ]);
-    elsewhere.remove().await;
+    other.remove().await;
     shop.client.get("/health/ready").await.expect(200);
 }
 
-/// What Prometheus reads. Sagas and events that are stuck are put into the tables before the start, since it takes a bug to get one.
-async fn a_shop_measures_its_sagas_and_its_outbox() {
-    let place = Place::new(Stage::Sqlite).await;
-    place.run(&["migrate"]).await.expect(0);
-    let orders = data::connect(&place.data_directory(), None, "orders").await;
+/// What Prometheus scrapes. Only a bug produces stuck sagas and events, so the test inserts them into the tables before the start.
+async fn sagas_and_the_outbox_are_measured() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    installation.run(&["migrate"]).await.expect(0);
+    let orders = data::connect(&installation.data_directory(), None, "orders").await;
     for (at, (version, state)) in [(1, "parked"), (99, "parked"), (1, "completed")]
         .into_iter()
         .enumerate()
@@ -319,7 +323,7 @@ async fn a_shop_measures_its_sagas_and_its_outbox() {
             .expect("a dead letter");
     }
     orders.close().await.expect("the connection closes");
-    let shop = place.serve().await;
+    let shop = installation.serve().await;
     let customer = shop.client.customer().await;
     for method in ["pm_card_visa", "pm_card_visa", "pm_card_declined"] {
         customer.order("rare-fig", 1, method).await;
@@ -350,7 +354,7 @@ async fn a_shop_measures_its_sagas_and_its_outbox() {
     assert_eq!(
         metrics.of("banyan_dead_letters", &["module=orders"]),
         2.0,
-        "those discarded are nobody's concern"
+        "discarded ones are not counted"
     );
     assert_eq!(metrics.of("banyan_dead_letters", &["module=notifications"]), 0.0);
     let step = |step: &str, outcome: &str| {
@@ -368,7 +372,7 @@ async fn a_shop_measures_its_sagas_and_its_outbox() {
     );
     assert!(metrics.of("banyan_commit_batch_jobs_count", &["module=orders"]) > 10.0);
 
-    // Three placed, two confirmed, one cancelled; on one of its turns the gauge sees that none waits any more.
+    // Three placed, two confirmed, one cancelled; the gauge is updated periodically, so it reaches zero a little later.
     let sent = |metrics: &Metrics| {
         let published = metrics.of("banyan_outbox_published_total", &["module=orders"]);
         published == 6.0 && metrics.of("banyan_outbox_pending", &["module=orders"]) == 0.0
@@ -383,18 +387,18 @@ async fn a_shop_measures_its_sagas_and_its_outbox() {
         0.0
     );
     assert_eq!(metrics.of("banyan_outbox_delay_seconds_count", &["module=orders"]), 6.0);
-    let heard =
+    let handled =
         |metrics: &Metrics| metrics.of("banyan_reactions_total", &["module=notifications", "outcome=handled"]) >= 6.0;
-    Metrics::until(&shop, "the events are heard", heard).await;
+    Metrics::until(&shop, "the events are handled", handled).await;
     shop.stop().await;
-    place.remove().await;
+    installation.remove().await;
 }
 
 /// `/metrics`, as text.
 struct Metrics(String);
 
 impl Metrics {
-    /// Reads them until `holds`.
+    /// Polls them until `holds`.
     async fn until(shop: &Process, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
         let begun = std::time::Instant::now();
         loop {
@@ -412,7 +416,7 @@ impl Metrics {
         }
     }
 
-    /// The value of the one series with this name and all of these labels, written `label=value`; not a number if there is none yet.
+    /// The value of the one series with this name and all of these labels, written `label=value`; NaN if there is none yet.
     fn of(&self, name: &str, labels: &[&str]) -> f64 {
         let labels: Vec<String> = labels
             .iter()

@@ -1,4 +1,4 @@
-//! Somebody touches the broker behind the shop's back, or two processes share a module.
+//! The broker's exchanges and queues are changed from outside, or two processes run the same module.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     check, event,
-    setting::{Ear, SOON, World, connected, shared_broker},
+    fixtures::{Fixture, RecordingSubscriber, SOON, connected, shared_broker},
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -24,67 +24,70 @@ pub fn trials() -> Vec<Trial> {
         check(name("a_queue_keeps_events_for_a_module_that_never_ran"), never_ran),
         check(name("an_event_without_a_queue_is_never_confirmed"), without_a_binding),
         check(
-            name("an_event_that_comes_back_fails_itself_and_not_its_neighbour"),
-            comes_back_among_others,
+            name("a_returned_event_fails_only_its_own_publication"),
+            returned_among_others,
         ),
         check(name("an_unreadable_frame_is_rejected_and_not_lost"), unreadable),
         check(
-            name("of_two_processes_one_listens_and_the_other_takes_over"),
+            name("of_two_processes_one_consumes_and_the_other_takes_over"),
             takes_over,
         ),
         check(
-            name("what_a_process_could_not_take_comes_to_the_next_one"),
-            comes_to_the_next,
+            name("an_event_that_a_process_could_not_store_is_delivered_to_the_next"),
+            delivered_to_the_next,
         ),
         check(
-            name("a_process_that_takes_nothing_gives_way_to_one_that_does"),
-            gives_way,
+            name("an_unhealthy_consumer_is_replaced_by_a_healthy_one"),
+            unhealthy_consumer,
         ),
         check(
-            name("what_is_being_handled_at_a_stop_is_finished_before_the_stop_is_over"),
-            finishes_at_a_stop,
+            name("shutdown_waits_for_deliveries_in_progress"),
+            shutdown_during_deliveries,
         ),
         check(
-            name("a_deleted_exchange_is_made_anew_with_the_next_event"),
+            name("a_deleted_exchange_is_declared_again_with_the_next_event"),
             deleted_exchange,
         ),
         check(
-            name("a_deleted_queue_is_made_anew_and_missed_events_are_asked_for"),
+            name("a_deleted_queue_is_declared_again_and_missed_events_are_fetched"),
             deleted_queue,
         ),
         check(
-            name("a_queue_with_other_properties_is_named_with_what_to_do"),
+            name("a_queue_with_different_properties_is_reported_with_the_remedy"),
             other_properties,
         ),
-        check(name("a_wrong_password_or_virtual_host_is_said"), wrong_login),
-        check(name("a_listener_that_is_not_in_the_table_is_refused"), unknown_listener),
+        check(name("a_wrong_password_or_virtual_host_is_reported"), wrong_login),
+        check(
+            name("a_subscriber_missing_from_the_topology_is_refused"),
+            unknown_subscriber,
+        ),
     ]
 }
 
-fn world() -> World {
-    World::new(&shared_broker(), QueueType::Quorum)
+fn fixture() -> Fixture {
+    Fixture::new(&shared_broker(), QueueType::Quorum)
 }
 
 async fn never_ran() {
-    let world = world();
-    let publisher = world.bus().await;
+    let fixture = fixture();
+    let publisher = fixture.bus().await;
     for version in 1..=3 {
         publisher.publish(&event("stock", "item/1", version)).await.unwrap();
     }
     drop(publisher);
-    let later = world.bus().await;
-    let never = Ear::of("never");
+    let later = fixture.bus().await;
+    let never = RecordingSubscriber::new("never");
     later.subscribe(never.clone()).await.unwrap();
-    never.hears(3).await;
+    never.receives(3).await;
     assert_eq!(never.versions()["item/1"], [1, 2, 3]);
 }
 
 async fn without_a_binding() {
-    let world = world();
-    let bus = world.bus().await;
-    let back_door = world.back_door().await;
-    let (queue, exchange) = (world.queue("never"), world.settings.exchange.clone());
-    let unbound = back_door.queue_unbind(
+    let fixture = fixture();
+    let bus = fixture.bus().await;
+    let admin_channel = fixture.admin_channel().await;
+    let (queue, exchange) = (fixture.queue("never"), fixture.settings.exchange.clone());
+    let unbound = admin_channel.queue_unbind(
         queue.as_str().into(),
         exchange.as_str().into(),
         "stock.item.#".into(),
@@ -94,37 +97,37 @@ async fn without_a_binding() {
     let lost = event("stock", "item/1", 1);
     let fault = bus.publish(&lost).await.unwrap_err();
     assert!(fault.is_transient() && fault.detail.contains("stock.item"), "{fault}");
-    // The bus has noticed, so the same event gets through the next times.
+    // The bus declares the queue again, so the next attempts succeed.
     banyan_durable_testing::eventually("it is confirmed", SOON, || async { bus.publish(&lost).await.is_ok() }).await;
-    let never = Ear::of("never");
+    let never = RecordingSubscriber::new("never");
     bus.subscribe(never.clone()).await.unwrap();
-    never.hears(1).await;
+    never.receives(1).await;
 }
 
-/// Many events at the same time, some of which have no queue now and then: the broker confirms in bulk and out of order.
-async fn comes_back_among_others() {
-    let world = world();
-    let bus = world.bus().await;
-    let (meddler, queue, exchange) = (
-        world.back_door().await,
-        world.queue("never"),
-        world.settings.exchange.clone(),
+/// Many events at the same time, some of which sometimes have no queue: the broker confirms in bulk and out of order.
+async fn returned_among_others() {
+    let fixture = fixture();
+    let bus = fixture.bus().await;
+    let (unbinder, queue, exchange) = (
+        fixture.admin_channel().await,
+        fixture.queue("never"),
+        fixture.settings.exchange.clone(),
     );
-    let meddling = {
+    let unbinding = {
         let (queue, exchange) = (queue.clone(), exchange.clone());
         tokio::spawn(async move {
             loop {
-                let gone = meddler.queue_unbind(
+                let unbound = unbinder.queue_unbind(
                     queue.as_str().into(),
                     exchange.as_str().into(),
                     "stock.item.#".into(),
                     FieldTable::default(),
                 );
-                gone.await.unwrap();
+                unbound.await.unwrap();
             }
         })
     };
-    let (mut came_back, mut confirmed) = (0, 0);
+    let (mut returned, mut confirmed) = (0, 0);
     for round in 0..30 {
         let events = (0..100).map(|i| {
             if i % 3 == 0 {
@@ -141,22 +144,25 @@ async fn comes_back_among_others() {
             match outcome.unwrap() {
                 ("orders", confirmed) => assert!(confirmed.is_ok(), "{confirmed:?}"),
                 (_, Ok(())) => confirmed += 1,
-                (_, Err(_)) => came_back += 1,
+                (_, Err(_)) => returned += 1,
             }
         }
     }
-    meddling.abort();
+    unbinding.abort();
     let passive = QueueDeclareOptions {
         passive: true,
         ..Default::default()
     };
-    let kept = world
-        .back_door()
+    let kept = fixture
+        .admin_channel()
         .await
         .queue_declare(queue.as_str().into(), passive, FieldTable::default())
         .await
         .unwrap();
-    assert!(came_back >= 30, "only {came_back} came back: the check checks nothing");
+    assert!(
+        returned >= 30,
+        "only {returned} were returned: the check proves nothing"
+    );
     assert_eq!(
         kept.message_count(),
         confirmed,
@@ -165,15 +171,18 @@ async fn comes_back_among_others() {
 }
 
 async fn unreadable() {
-    let (world, stop) = (world(), CancellationToken::new());
-    let bus = world.starting_bus(&stop);
+    let (fixture, stop) = (fixture(), CancellationToken::new());
+    let bus = fixture.starting_bus(&stop);
     connected(&*bus).await;
-    let back_door = world.back_door().await;
-    back_door.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let exchange = world.settings.exchange.as_str();
+    let admin_channel = fixture.admin_channel().await;
+    admin_channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
+    let exchange = fixture.settings.exchange.as_str();
     for frame in [&b"{ no event"[..], b""] {
         let key = "orders.order.1".into();
-        let sent = back_door.basic_publish(
+        let sent = admin_channel.basic_publish(
             exchange.into(),
             key,
             BasicPublishOptions::default(),
@@ -183,25 +192,29 @@ async fn unreadable() {
         sent.await.unwrap().await.unwrap();
     }
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
-    let shipping = Ear::of("shipping");
+    let shipping = RecordingSubscriber::new("shipping");
     shipping.refuse(2);
     bus.subscribe(shipping.clone()).await.unwrap();
-    shipping.hears(1).await;
+    shipping.receives(1).await;
     banyan_durable_testing::eventually("both are rejected", SOON, || async { shipping.rejected().len() == 2 }).await;
     assert!(shipping.rejected().contains(&b"{ no event".to_vec()));
-    // What is received and not acknowledged is not counted until its consumer is gone.
+    // A delivery without acknowledgement is not counted until its consumer is cancelled.
     stop.cancel();
     let queue = || async {
         let options = QueueDeclareOptions {
             passive: true,
             ..Default::default()
         };
-        back_door
-            .queue_declare(world.queue("shipping").as_str().into(), options, FieldTable::default())
+        admin_channel
+            .queue_declare(
+                fixture.queue("shipping").as_str().into(),
+                options,
+                FieldTable::default(),
+            )
             .await
             .unwrap()
     };
-    banyan_durable_testing::eventually("its consumer is gone", SOON, || async {
+    banyan_durable_testing::eventually("its consumer is cancelled", SOON, || async {
         queue().await.consumer_count() == 0
     })
     .await;
@@ -209,10 +222,13 @@ async fn unreadable() {
 }
 
 async fn takes_over() {
-    let world = world();
+    let fixture = fixture();
     let stop_first = CancellationToken::new();
-    let (one, two) = (world.starting_bus(&stop_first), world.bus().await);
-    let (first, second) = (Ear::of("shipping"), Ear::of("shipping"));
+    let (one, two) = (fixture.starting_bus(&stop_first), fixture.bus().await);
+    let (first, second) = (
+        RecordingSubscriber::new("shipping"),
+        RecordingSubscriber::new("shipping"),
+    );
     one.subscribe(first.clone()).await.unwrap();
     connected(&*one).await;
     two.subscribe(second.clone()).await.unwrap();
@@ -222,26 +238,26 @@ async fn takes_over() {
             .await
             .unwrap();
     }
-    first.hears(10).await;
-    assert_eq!(second.distinct(), 0, "only one of them listens");
+    first.receives(10).await;
+    assert_eq!(second.distinct(), 0, "only one of them consumes");
     stop_first.cancel();
     for order in 10..20 {
         two.publish(&event("orders", &format!("order/{order}"), 1))
             .await
             .unwrap();
     }
-    banyan_durable_testing::eventually("all are heard", SOON, || async {
+    banyan_durable_testing::eventually("all are received", SOON, || async {
         first.distinct() + second.distinct() >= 20
     })
     .await;
     assert!(second.distinct() > 0);
 }
 
-async fn comes_to_the_next() {
-    let world = world();
+async fn delivered_to_the_next() {
+    let fixture = fixture();
     let stop = CancellationToken::new();
-    let first_bus = world.starting_bus(&stop);
-    let first = Ear::of("shipping");
+    let first_bus = fixture.starting_bus(&stop);
+    let first = RecordingSubscriber::new("shipping");
     first.refuse(usize::MAX);
     first_bus.subscribe(first.clone()).await.unwrap();
     connected(&*first_bus).await;
@@ -251,44 +267,47 @@ async fn comes_to_the_next() {
     })
     .await;
     stop.cancel();
-    let (next_bus, next) = (world.bus().await, Ear::of("shipping"));
+    let (next_bus, next) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     next_bus.subscribe(next.clone()).await.unwrap();
-    next.hears(1).await;
+    next.receives(1).await;
     assert_eq!(first.distinct(), 0);
 }
 
-/// One whose database is away keeps its connection to the broker; the events it was given must not stay with it.
-async fn gives_way() {
-    let mut world = world();
-    world.settings.give_way_ms = 500;
-    let (sick_bus, well_bus) = (world.bus().await, world.bus().await);
-    let (sick, well) = (Ear::of("shipping"), Ear::of("shipping"));
-    sick_bus.subscribe(sick.clone()).await.unwrap();
-    connected(&*sick_bus).await;
-    well_bus.subscribe(well.clone()).await.unwrap();
-    connected(&*well_bus).await;
-    well_bus.publish(&event("orders", "order/0", 1)).await.unwrap();
-    sick.hears(1).await;
-    sick.refuse(usize::MAX);
+/// A process whose database is down keeps its connection to the broker; the events delivered to it must not stay with it.
+async fn unhealthy_consumer() {
+    let mut fixture = fixture();
+    fixture.settings.give_way_ms = 500;
+    let (unhealthy_bus, healthy_bus) = (fixture.bus().await, fixture.bus().await);
+    let (unhealthy, healthy) = (
+        RecordingSubscriber::new("shipping"),
+        RecordingSubscriber::new("shipping"),
+    );
+    unhealthy_bus.subscribe(unhealthy.clone()).await.unwrap();
+    connected(&*unhealthy_bus).await;
+    healthy_bus.subscribe(healthy.clone()).await.unwrap();
+    connected(&*healthy_bus).await;
+    healthy_bus.publish(&event("orders", "order/0", 1)).await.unwrap();
+    unhealthy.receives(1).await;
+    unhealthy.refuse(usize::MAX);
     for order in 1..=20 {
-        well_bus
+        healthy_bus
             .publish(&event("orders", &format!("order/{order}"), 1))
             .await
             .unwrap();
     }
-    well.hears(20).await;
-    assert_eq!(sick.distinct(), 1);
-    // Once it is well again and alone, it listens again.
-    sick.refuse(0);
-    connected(&*sick_bus).await;
-    well_bus.stop_receiving().await;
-    well_bus.publish(&event("orders", "order/21", 1)).await.unwrap();
-    sick.hears(2).await;
+    healthy.receives(20).await;
+    assert_eq!(unhealthy.distinct(), 1);
+    // Once it is healthy again and the only one, it consumes again.
+    unhealthy.refuse(0);
+    connected(&*unhealthy_bus).await;
+    healthy_bus.stop_receiving().await;
+    healthy_bus.publish(&event("orders", "order/21", 1)).await.unwrap();
+    unhealthy.receives(2).await;
 }
 
-async fn finishes_at_a_stop() {
-    let world = world();
-    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+async fn shutdown_during_deliveries() {
+    let fixture = fixture();
+    let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     let opened = shipping.close_gate();
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
@@ -302,10 +321,13 @@ async fn finishes_at_a_stop() {
     })
     .await;
     let mut stopped = Box::pin(bus.stop_receiving());
-    assert!(stopped.as_mut().now_or_never().is_none(), "the module is at them");
+    assert!(
+        stopped.as_mut().now_or_never().is_none(),
+        "the module is still handling them"
+    );
     opened.add_permits(3);
     stopped.await;
-    assert_eq!(shipping.distinct(), 3, "they were finished");
+    assert_eq!(shipping.distinct(), 3, "all were handled");
     bus.publish(&event("orders", "order/4", 1)).await.unwrap();
     bus.close().await;
     assert!(bus.publish(&event("orders", "order/5", 1)).await.is_err());
@@ -313,10 +335,14 @@ async fn finishes_at_a_stop() {
         passive: true,
         ..Default::default()
     };
-    let queue = world
-        .back_door()
+    let queue = fixture
+        .admin_channel()
         .await
-        .queue_declare(world.queue("shipping").as_str().into(), options, FieldTable::default())
+        .queue_declare(
+            fixture.queue("shipping").as_str().into(),
+            options,
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     assert_eq!(
@@ -327,64 +353,66 @@ async fn finishes_at_a_stop() {
 }
 
 async fn deleted_exchange() {
-    let world = world();
+    let fixture = fixture();
     assert!(
-        world.settings.declare_every_ms > 50_000,
-        "what is looked for is not found in passing"
+        fixture.settings.declare_every_ms > 50_000,
+        "the periodic declaration must not hide what is checked"
     );
-    let (bus, shipping) = (world.bus().await, Ear::of("shipping"));
+    let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
     let before = shipping.caught_up();
-    world
-        .back_door()
+    fixture
+        .admin_channel()
         .await
-        .exchange_delete(world.settings.exchange.as_str().into(), Default::default())
+        .exchange_delete(fixture.settings.exchange.as_str().into(), Default::default())
         .await
         .unwrap();
     let lost = event("orders", "order/2", 1);
     let fault = bus.publish(&lost).await.unwrap_err();
     assert!(fault.is_transient(), "{fault}");
-    banyan_durable_testing::eventually("it gets through again", Duration::from_secs(10), || async {
+    banyan_durable_testing::eventually("it is published again", Duration::from_secs(10), || async {
         bus.publish(&lost).await.is_ok()
     })
     .await;
-    shipping.hears(2).await;
-    banyan_durable_testing::eventually("others may have published what went nowhere", SOON, || async {
-        shipping.caught_up() > before
-    })
+    shipping.receives(2).await;
+    banyan_durable_testing::eventually(
+        "other processes may have published events that were lost",
+        SOON,
+        || async { shipping.caught_up() > before },
+    )
     .await;
 }
 
 async fn deleted_queue() {
-    let world = world();
-    let bus = world.bus().await;
-    let shipping = Ear::of("shipping");
+    let fixture = fixture();
+    let bus = fixture.bus().await;
+    let shipping = RecordingSubscriber::new("shipping");
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
     let before = shipping.caught_up();
-    assert!(before > 0, "whoever begins to listen asks for what it may have missed");
-    world
-        .back_door()
+    assert!(before > 0, "a new subscription fetches what it may have missed");
+    fixture
+        .admin_channel()
         .await
-        .queue_delete(world.queue("shipping").as_str().into(), QueueDeleteOptions::default())
+        .queue_delete(fixture.queue("shipping").as_str().into(), QueueDeleteOptions::default())
         .await
         .unwrap();
-    banyan_durable_testing::eventually("it asks for what it missed", SOON, || async {
+    banyan_durable_testing::eventually("it fetches what it missed", SOON, || async {
         shipping.caught_up() > before
     })
     .await;
     connected(&*bus).await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
-    shipping.hears(1).await;
+    shipping.receives(1).await;
 }
 
 async fn other_properties() {
-    let world = world();
-    let queue = world.queue("shipping");
-    let declared = world
-        .back_door()
+    let fixture = fixture();
+    let queue = fixture.queue("shipping");
+    let declared = fixture
+        .admin_channel()
         .await
         .queue_declare(
             queue.as_str().into(),
@@ -393,8 +421,8 @@ async fn other_properties() {
         )
         .await;
     declared.unwrap();
-    let bus = world.starting_bus(&CancellationToken::new());
-    says(&*bus, &["bus.queue_type", &format!("rabbitmqctl delete_queue {queue}")]).await;
+    let bus = fixture.starting_bus(&CancellationToken::new());
+    reports(&*bus, &["bus.queue_type", &format!("rabbitmqctl delete_queue {queue}")]).await;
     assert!(
         bus.publish(&event("orders", "order/1", 1)).await.is_err(),
         "without its queue nothing is confirmed"
@@ -402,39 +430,43 @@ async fn other_properties() {
 }
 
 async fn wrong_login() {
-    let mut world = world();
+    let mut fixture = fixture();
     let url = shared_broker();
     let at = url.rsplit_once('@').unwrap().1;
-    world.settings.url = Some(format!("amqp://guest:wrong@{at}").into());
-    says(
-        &*world.starting_bus(&CancellationToken::new()),
+    fixture.settings.url = Some(format!("amqp://guest:wrong@{at}").into());
+    reports(
+        &*fixture.starting_bus(&CancellationToken::new()),
         &["refuses the user or password", "bus.url"],
     )
     .await;
     let host = at.split_once('/').unwrap().0;
-    world.settings.url = Some(format!("amqp://guest:guest@{host}/nowhere").into());
-    says(
-        &*world.starting_bus(&CancellationToken::new()),
+    fixture.settings.url = Some(format!("amqp://guest:guest@{host}/nowhere").into());
+    reports(
+        &*fixture.starting_bus(&CancellationToken::new()),
         &["no virtual host \"nowhere\""],
     )
     .await;
 }
 
-async fn says(bus: &dyn banyan::bus::Carrier, words: &[&str]) {
+async fn reports(bus: &dyn banyan::bus::Carrier, words: &[&str]) {
     let last_error = || bus.state().links[0].last_error.clone().unwrap_or_default();
     let limit = tokio::time::timeout(SOON, async {
         while !words.iter().all(|word| last_error().contains(word)) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     });
-    assert!(limit.await.is_ok(), "it says {words:?}, and not only: {}", last_error());
+    assert!(
+        limit.await.is_ok(),
+        "the error contains {words:?}; it is: {}",
+        last_error()
+    );
     assert!(!bus.state().is_connected());
 }
 
-async fn unknown_listener() {
-    let world = world();
-    let topology = banyan::bus::Topology::new(&world.settings, &[("shipping", &["orders.order", "users.user"])]);
-    let bus = banyan::bus::RabbitBus::start(world.settings.clone(), topology, &CancellationToken::new()).unwrap();
-    let fault = bus.subscribe(Ear::of("shipping")).await.unwrap_err();
+async fn unknown_subscriber() {
+    let fixture = fixture();
+    let topology = banyan::bus::Topology::new(&fixture.settings, &[("shipping", &["orders.order", "users.user"])]);
+    let bus = banyan::bus::RabbitBus::start(fixture.settings.clone(), topology, &CancellationToken::new()).unwrap();
+    let fault = bus.subscribe(RecordingSubscriber::new("shipping")).await.unwrap_err();
     assert!(fault.detail.contains("topology.rs"), "{fault}");
 }

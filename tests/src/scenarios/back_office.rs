@@ -11,9 +11,9 @@ scenarios![
     products_are_found_by_word_category_and_price,
     a_product_is_added_changed_and_archived,
     a_receipt_is_counted_once,
-    an_adjustment_cannot_take_what_is_promised,
+    an_adjustment_cannot_take_more_than_is_available,
     a_partial_refund_leaves_the_rest,
-    customers_keep_no_shop,
+    customers_cannot_change_products_or_stock,
 ];
 
 async fn a_new_shop_has_its_demo_products(client: Client) {
@@ -146,7 +146,7 @@ async fn a_receipt_is_counted_once(client: Client) {
         .expect_problem(400, "idempotency_key_required");
 }
 
-async fn an_adjustment_cannot_take_what_is_promised(client: Client) {
+async fn an_adjustment_cannot_take_more_than_is_available(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let staff = client.staff().await;
     let path = format!("/api/v1/stock/{sku}/adjustments");
@@ -211,17 +211,17 @@ async fn a_partial_refund_leaves_the_rest(client: Client) {
     eventually(
         &customer,
         "/api/v1/notifications?limit=100",
-        "both refunds are told",
+        "the customer is notified of both refunds",
         notified,
     )
     .await;
-    eventually(&customer, &order_path(&order), "the order is untouched", |order| {
+    eventually(&customer, &order_path(&order), "the order is unchanged", |order| {
         order["status"] == "confirmed"
     })
     .await;
 }
 
-async fn customers_keep_no_shop(client: Client) {
+async fn customers_cannot_change_products_or_stock(client: Client) {
     let customer = client.customer().await;
     let product = json!({"sku": "mine", "name": "x", "description": "x", "category": "figs", "price": {"amount": 1, "currency": "EUR"}});
     customer
