@@ -443,9 +443,5 @@ mod tests {
         }
         let settings = Settings::from_sources(None, []).unwrap();
         compare::<banyan_durable::Settings>(&settings, "durable");
-        #[cfg(feature = "orders")]
-        compare::<::orders::Settings>(&settings, "orders");
-        #[cfg(feature = "payments")]
-        compare::<::payments::Settings>(&settings, "payments");
     }
 }

@@ -1,6 +1,6 @@
-//! The transaction `answered`: what the provider said becomes true here, once, whoever brings it.
+//! The last transaction of a command: records what the provider said, once, whichever way it arrives.
 //!
-//! The response, the webhook and the reconciler all come through [`record`]. The first wins by a conditional update of the command; the payment,
+//! The response, the webhook and the reconciler all come through [`record()`]. The first wins by a conditional update of the command; the payment,
 //! the ledger, the event, and a void that waited for this outcome follow in the same transaction.
 
 use banyan_core::{Call, Fault, TraceParent};
@@ -8,11 +8,11 @@ use banyan_durable::{Db, Tx, outbox};
 use payments_contract::{PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentVoided};
 use uuid::Uuid;
 
+use super::{CommandState, MoneyCommand, Outcome};
 use crate::{
-    command::{MoneyCommand, Outcome, State},
     ledger,
-    payment::{News, Payment, Voids},
-    provider::Answer,
+    payment::{Payment, PaymentUpdate, Voids},
+    provider::Response,
     store,
 };
 
@@ -30,26 +30,26 @@ pub enum Recorded {
 /// Records what the provider said about a command.
 ///
 /// # Errors
-/// `unexpected_news`: the answer fits no state the payment is in, which a person must look into; nothing is changed.
-pub async fn record(db: &Db, id: Uuid, answer: Answer) -> Result<Recorded, Fault> {
-    let result = if matches!(answer, Answer::Accepted { .. }) {
+/// `unexpected_news`: the response fits no state the payment is in, which an operator must look into; nothing is changed.
+pub async fn record(db: &Db, id: Uuid, response: Response) -> Result<Recorded, Fault> {
+    let result = if matches!(response, Response::Accepted { .. }) {
         "accepted"
     } else {
         "declined"
     };
-    let recorded = db.write(answer, move |tx, answer| async move {
+    let recorded = db.write(response, move |tx, response| async move {
         let Some(command) = store::find_command(tx.conn(), id).await? else {
             return Ok(Recorded::Unknown);
         };
-        let (State::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
+        let (CommandState::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
             return Ok(Recorded::Before);
         };
-        if !store::answer_started(&tx, id, &Outcome::from(&answer)).await? {
+        if !store::complete_started(&tx, id, &Outcome::from(&response)).await? {
             return Ok(Recorded::Before);
         }
         let payment = store::load(tx.conn(), payment_id).await?;
-        let news = command.news(&answer);
-        let void = hear(&tx, &command, &payment, &news).await?;
+        let update = command.update(&response);
+        let void = apply(&tx, &command, &payment, &update).await?;
         tx.wake(topic(payment_id));
         Ok(Recorded::Now { void })
     });
@@ -60,47 +60,47 @@ pub async fn record(db: &Db, id: Uuid, answer: Answer) -> Result<Recorded, Fault
     Ok(recorded)
 }
 
-/// What a payment's events are told about.
+/// The subject of a payment's events, and the topic that wakes those who wait for it.
 pub fn topic(payment: Uuid) -> String {
     format!("payment/{payment}")
 }
 
-async fn hear(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -> Result<Option<Uuid>, Fault> {
-    let heard = payment.hear(news).map_err(|_| {
-        let detail = format!(
-            "payment {} is {} and hears {news:?} of command {}",
-            payment.id,
-            payment.status.as_str(),
-            command.id
-        );
+async fn apply(
+    tx: &Tx,
+    command: &MoneyCommand,
+    payment: &Payment,
+    update: &PaymentUpdate,
+) -> Result<Option<Uuid>, Fault> {
+    let applied = payment.apply(update).map_err(|_| {
+        let (id, status) = (payment.id, payment.status.into_str());
+        let detail = format!("payment {id} is {status}, and command {} brings {update:?}", command.id);
         Fault::internal("unexpected_news", detail)
     })?;
-    let after = heard.payment;
+    let after = applied.payment;
     store::update(tx, &after).await?;
-    let moved = ledger::transaction_of(news, &after)
+    let moved = ledger::transaction_of(update, &after)
         .map_err(|error| Fault::internal("ledger_unbalanced", error.to_string()))?;
     if let Some(transaction) = moved {
         ledger::store::append(tx, after.id, command.id, &transaction).await?;
     }
-    tell(tx, command, &after, news).await?;
-    match heard.voids {
+    publish(tx, command, &after, update).await?;
+    match applied.voids {
         Voids::Untouched => Ok(None),
         Voids::Start => store::start_requested_void(tx, after.id).await.map(Some),
-        Voids::Done => store::answer_voids(tx, after.id, &Outcome::Accepted)
+        Voids::Done => store::complete_voids(tx, after.id, &Outcome::Accepted)
             .await
             .map(|()| None),
         Voids::Refused(code) => {
-            let detail = "The authorisation can no longer be given up.".to_owned();
             let refused = Outcome::Refused {
                 code: code.to_owned(),
-                detail,
+                detail: "The authorisation can no longer be given up.".to_owned(),
             };
-            store::answer_voids(tx, after.id, &refused).await.map(|()| None)
+            store::complete_voids(tx, after.id, &refused).await.map(|()| None)
         }
     }
 }
 
-async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -> Result<(), Fault> {
+async fn publish(tx: &Tx, command: &MoneyCommand, payment: &Payment, update: &PaymentUpdate) -> Result<(), Fault> {
     let call = Call::by_module(tx.module()).traced(command.trace.as_deref().and_then(TraceParent::parse));
     let subject = topic(payment.id);
     let (payment_id, order_id, user_id) = (
@@ -109,8 +109,8 @@ async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
         payment.user_id.to_string(),
     );
     let money = |amount| Some(payment.amount.with_amount(amount));
-    match news {
-        News::Authorised { .. } => {
+    match update {
+        PaymentUpdate::Authorised { .. } => {
             let event = PaymentAuthorised {
                 payment_id,
                 order_id,
@@ -119,7 +119,7 @@ async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
             };
             outbox::append(tx, &call, &subject, &event).await?;
         }
-        News::AuthorisationDeclined { code } => {
+        PaymentUpdate::AuthorisationDeclined { code } => {
             let event = PaymentDeclined {
                 payment_id,
                 order_id,
@@ -128,7 +128,7 @@ async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
             };
             outbox::append(tx, &call, &subject, &event).await?;
         }
-        News::Captured => {
+        PaymentUpdate::Captured => {
             let event = PaymentCaptured {
                 payment_id,
                 order_id,
@@ -137,34 +137,27 @@ async fn tell(tx: &Tx, command: &MoneyCommand, payment: &Payment, news: &News) -
             };
             outbox::append(tx, &call, &subject, &event).await?;
         }
-        News::Voided => {
-            outbox::append(
-                tx,
-                &call,
-                &subject,
-                &PaymentVoided {
-                    payment_id,
-                    order_id,
-                    user_id,
-                },
-            )
-            .await?;
+        PaymentUpdate::Voided => {
+            let event = PaymentVoided {
+                payment_id,
+                order_id,
+                user_id,
+            };
+            outbox::append(tx, &call, &subject, &event).await?;
         }
-        News::Refunded { amount } => {
-            let (amount, refunded) = (money(*amount), money(payment.refunded));
-            let reason = command.reason.clone().unwrap_or_default();
+        PaymentUpdate::Refunded { amount } => {
             let event = PaymentRefunded {
                 payment_id,
                 order_id,
                 user_id,
-                amount,
-                refunded,
-                reason,
+                amount: money(*amount),
+                refunded: money(payment.refunded),
+                reason: command.reason.clone().unwrap_or_default(),
             };
             outbox::append(tx, &call, &subject, &event).await?;
         }
-        // The payment stands as before: whoever asked is told, and nobody else listens.
-        News::CaptureDeclined | News::VoidDeclined | News::RefundDeclined { .. } => {}
+        // The payment stands as before: the caller gets the outcome, and no event is published.
+        PaymentUpdate::CaptureDeclined | PaymentUpdate::VoidDeclined | PaymentUpdate::RefundDeclined { .. } => {}
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! The contract, what orders hears of others, and its read models.
+//! Orders through its contract, the events it consumes, and its read models.
+
+mod support;
 
 use std::time::Duration;
 
@@ -14,9 +16,10 @@ use shared_kernel::{Money, Role};
 use shipping_contract::{ShipmentDelivered, ShipmentDispatched, ShipmentScheduled};
 use uuid::Uuid;
 
-use crate::{
-    house::{ADA, BOB, House, id_in, quick},
-    neighbours::{LIMIT, id_of},
+use support::{
+    ADA, BOB, Harness,
+    fakes::{TIMEOUT, id_of},
+    id_in, quick,
 };
 
 fn by(id: Uuid, role: Role) -> Call {
@@ -24,29 +27,29 @@ fn by(id: Uuid, role: Role) -> Call {
 }
 
 #[tokio::test]
-async fn an_answer_contains_what_the_actor_may_see() {
+async fn a_response_contains_only_what_the_actor_may_see() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::open(db).await;
-        let order = house.place().await;
-        let cart = id_in(&house.as_ada(post("/api/v1/carts")).await);
+        let harness = Harness::open(db).await;
+        let order = harness.place().await;
+        let cart = id_in(&harness.as_ada(post("/api/v1/carts")).await);
         for id in [order, cart] {
             let find = async |call: Call| {
                 let request = FindOrder {
                     order_id: id.to_string(),
                 };
-                house.offers.contract.find_order(&call, request).await.unwrap().order
+                harness.offers.contract.find_order(&call, request).await.unwrap().order
             };
             assert_eq!(find(by(ADA, Role::Customer)).await.unwrap().user_id, ADA.to_string());
             let is_placed = id == order;
             assert_eq!(
                 find(by(BOB, Role::Staff)).await.is_some(),
                 is_placed,
-                "a cart concerns its customer alone"
+                "a cart is visible to its customer alone"
             );
             assert_eq!(
                 find(Call::by_module("notifications")).await.is_some(),
                 is_placed,
-                "a cart concerns its customer alone"
+                "a cart is visible to its customer alone"
             );
             assert_eq!(find(by(BOB, Role::Customer)).await, None);
             assert_eq!(find(Call::default()).await, None);
@@ -56,7 +59,7 @@ async fn an_answer_contains_what_the_actor_may_see() {
                 user_id: user.to_string(),
                 limit: 10,
             };
-            house.offers.contract.list_orders(&call, request).await.unwrap().items
+            harness.offers.contract.list_orders(&call, request).await.unwrap().items
         };
         let own = list(by(ADA, Role::Customer), ADA).await;
         assert_eq!(
@@ -70,7 +73,7 @@ async fn an_answer_contains_what_the_actor_may_see() {
         );
         assert!(list(by(BOB, Role::Customer), ADA).await.is_empty());
         assert!(list(Call::default(), ADA).await.is_empty());
-        let bad = house
+        let bad = harness
             .offers
             .contract
             .find_order(
@@ -86,7 +89,7 @@ async fn an_answer_contains_what_the_actor_may_see() {
             limit: 0,
         };
         assert_eq!(
-            house
+            harness
                 .offers
                 .contract
                 .list_orders(&Call::by_module("x"), none)
@@ -95,95 +98,95 @@ async fn an_answer_contains_what_the_actor_may_see() {
                 .code,
             "invalid_limit"
         );
-        house.close().await;
+        harness.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_order_follows_its_shipment_to_the_door() {
+async fn an_order_follows_its_shipment_until_delivery() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::running(db).await;
-        let order = house.place().await;
-        house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async {
-            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        let harness = Harness::running(db).await;
+        let order = harness.place().await;
+        harness.until_status(order, "confirmed").await;
+        eventually("the checkout has ended", TIMEOUT, || async {
+            harness.saga("checkout", order).await.unwrap().state == SagaState::Completed
         })
         .await;
-        let shipment = Story::of(order);
+        let shipment = ShipmentEvents::of(order);
         for _ in 0..2 {
-            house
-                .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+            harness
+                .deliver("shipping", &shipment.subject, 1, &shipment.scheduled())
                 .await;
-            house
-                .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+            harness
+                .deliver("shipping", &shipment.subject, 2, &shipment.dispatched())
                 .await;
         }
-        let shown = house.until_status(order, "shipped").await;
+        let shown = harness.until_status(order, "shipped").await;
         assert_eq!(
             (&shown["shipment"]["status"], &shown["shipment"]["tracking_number"]),
             (&json!("dispatched"), &json!("T-1"))
         );
-        let reply = house.cancel(order).await;
+        let reply = harness.cancel(order).await;
         assert_eq!((reply.status, reply.code().as_str()), (409, "already_shipped"));
-        house
-            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+        harness
+            .deliver("shipping", &shipment.subject, 3, &shipment.delivered())
             .await;
-        house.until_status(order, "delivered").await;
-        let told = ["OrderPlaced", "OrderConfirmed", "OrderShipped", "OrderDelivered"];
-        eventually("told", LIMIT, || async { house.told(order) == told }).await;
-        assert_eq!(house.told_data(order, "OrderShipped")["tracking_number"], "T-1");
-        house.close().await;
+        harness.until_status(order, "delivered").await;
+        let expected = ["OrderPlaced", "OrderConfirmed", "OrderShipped", "OrderDelivered"];
+        eventually("published", TIMEOUT, || async { harness.published(order) == expected }).await;
+        assert_eq!(harness.published_data(order, "OrderShipped")["tracking_number"], "T-1");
+        harness.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_parcel_said_to_have_left_before_the_order_is_confirmed_is_heard_once_it_is() {
+async fn a_dispatch_received_before_the_order_is_confirmed_is_recorded_once_it_is() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::running(db).await;
-        let gate = house.town.gate("commit_stock");
-        let order = house.place().await;
-        let shipment = Story::of(order);
-        house
-            .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+        let harness = Harness::running(db).await;
+        let gate = harness.modules.gate("commit_stock");
+        let order = harness.place().await;
+        let shipment = ShipmentEvents::of(order);
+        harness
+            .deliver("shipping", &shipment.subject, 1, &shipment.scheduled())
             .await;
-        house
-            .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+        harness
+            .deliver("shipping", &shipment.subject, 2, &shipment.dispatched())
             .await;
-        house
-            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+        harness
+            .deliver("shipping", &shipment.subject, 3, &shipment.delivered())
             .await;
         // Longer than it takes to become a dead letter, were it counted as a failure.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(house.show(order).await["status"], "pending");
+        assert_eq!(harness.show(order).await["status"], "pending");
         gate.add_permits(1);
-        house.until_status(order, "delivered").await;
-        eventually("it ended", LIMIT, || async {
-            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        harness.until_status(order, "delivered").await;
+        eventually("the checkout has ended", TIMEOUT, || async {
+            harness.saga("checkout", order).await.unwrap().state == SagaState::Completed
         })
         .await;
         assert_eq!(
-            house.show(order).await["shipment"]["status"],
+            harness.show(order).await["shipment"]["status"],
             "delivered",
-            "that it was ready is older news"
+            "that it was ready is stale"
         );
-        house.close().await;
+        harness.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn news_of_the_payment_shows_and_old_news_does_not() {
+async fn events_of_the_payment_are_recorded_unless_they_are_stale() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::running(db).await;
-        let order = house.place().await;
-        house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async {
-            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        let harness = Harness::running(db).await;
+        let order = harness.place().await;
+        harness.until_status(order, "confirmed").await;
+        eventually("the checkout has ended", TIMEOUT, || async {
+            harness.saga("checkout", order).await.unwrap().state == SagaState::Completed
         })
         .await;
-        let known = house.history(order).await;
+        let known = harness.history(order).await;
         let payment_id = id_of("payment", &order.to_string()).to_string();
         let (order_id, user_id, subject) = (order.to_string(), ADA.to_string(), format!("payment/{payment_id}"));
         let euros = |amount| Some(Money::new(amount, "EUR").unwrap());
@@ -193,15 +196,15 @@ async fn news_of_the_payment_shows_and_old_news_does_not() {
             user_id: user_id.clone(),
             amount: euros(398),
         };
-        house.hear("payments", &subject, 1, &authorised).await;
+        harness.deliver("payments", &subject, 1, &authorised).await;
         let captured = PaymentCaptured {
             payment_id: payment_id.clone(),
             order_id: order_id.clone(),
             user_id: user_id.clone(),
             amount: euros(398),
         };
-        house.hear("payments", &subject, 2, &captured).await;
-        assert_eq!(house.history(order).await, known, "the checkout knew");
+        harness.deliver("payments", &subject, 2, &captured).await;
+        assert_eq!(harness.history(order).await, known, "the checkout recorded it before");
         let refund = |amount, refunded| PaymentRefunded {
             payment_id: payment_id.clone(),
             order_id: order_id.clone(),
@@ -210,37 +213,41 @@ async fn news_of_the_payment_shows_and_old_news_does_not() {
             refunded: euros(refunded),
             reason: "broken".to_owned(),
         };
-        house.hear("payments", &subject, 3, &refund(100, 100)).await;
-        assert_eq!(house.show(order).await["payment"]["status"], "partially_refunded");
-        house.hear("payments", &subject, 4, &refund(298, 398)).await;
-        assert_eq!(house.show(order).await["payment"]["status"], "refunded");
-        assert_eq!(house.show(order).await["status"], "confirmed", "a refund is no cancel");
-        house.close().await;
+        harness.deliver("payments", &subject, 3, &refund(100, 100)).await;
+        assert_eq!(harness.show(order).await["payment"]["status"], "partially_refunded");
+        harness.deliver("payments", &subject, 4, &refund(298, 398)).await;
+        assert_eq!(harness.show(order).await["payment"]["status"], "refunded");
+        assert_eq!(
+            harness.show(order).await["status"],
+            "confirmed",
+            "a refund is not a cancel"
+        );
+        harness.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
+async fn a_stream_sends_what_happened_after_the_delivery_and_ends() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::running(db).await;
-        let order = house.place().await;
-        house.until_status(order, "confirmed").await;
-        eventually("it ended", LIMIT, || async {
-            house.saga("checkout", order).await.unwrap().state == SagaState::Completed
+        let harness = Harness::running(db).await;
+        let order = harness.place().await;
+        harness.until_status(order, "confirmed").await;
+        eventually("the checkout has ended", TIMEOUT, || async {
+            harness.saga("checkout", order).await.unwrap().state == SagaState::Completed
         })
         .await;
-        let shipment = Story::of(order);
-        house
-            .hear("shipping", &shipment.subject, 1, &shipment.scheduled())
+        let shipment = ShipmentEvents::of(order);
+        harness
+            .deliver("shipping", &shipment.subject, 1, &shipment.scheduled())
             .await;
-        house
-            .hear("shipping", &shipment.subject, 2, &shipment.dispatched())
+        harness
+            .deliver("shipping", &shipment.subject, 2, &shipment.dispatched())
             .await;
-        house
-            .hear("shipping", &shipment.subject, 3, &shipment.delivered())
+        harness
+            .deliver("shipping", &shipment.subject, 3, &shipment.delivered())
             .await;
-        house.until_status(order, "delivered").await;
+        harness.until_status(order, "delivered").await;
         let payment_id = id_of("payment", &order.to_string()).to_string();
         let refunded = PaymentRefunded {
             payment_id: payment_id.clone(),
@@ -250,58 +257,58 @@ async fn a_stream_tells_what_happened_after_the_delivery_and_ends() {
             refunded: Some(Money::new(398, "EUR").unwrap()),
             reason: "broken".to_owned(),
         };
-        house
-            .hear("payments", &format!("payment/{payment_id}"), 1, &refunded)
+        harness
+            .deliver("payments", &format!("payment/{payment_id}"), 1, &refunded)
             .await;
-        let history = house.history(order).await;
+        let history = harness.history(order).await;
         let count = history.len();
         assert_eq!(history[count - 2..], ["delivered", "payment_refunded"]);
 
         let path = format!("/api/v1/orders/{order}/events");
-        // A new client; one that saw all but the delivery; one that left with the delivery.
+        // A new client; one that received all but the delivery; one that disconnected after the delivery.
         for seen in [0, count - 2, count - 1] {
             let request = get(&path).insert_header(("Last-Event-ID", seen.to_string()));
-            let stream = tokio::time::timeout(LIMIT, house.as_ada(request))
+            let stream = tokio::time::timeout(TIMEOUT, harness.as_ada(request))
                 .await
                 .expect("the stream ends");
-            let told: Vec<_> = stream
+            let events: Vec<_> = stream
                 .body
                 .lines()
                 .filter_map(|line| line.strip_prefix("event: "))
                 .collect();
             assert_eq!(
-                (stream.status, told),
+                (stream.status, events),
                 (200, history[seen..].iter().map(String::as_str).collect()),
                 "after {seen}"
             );
         }
         assert_eq!(
-            house
+            harness
                 .as_ada(get(&path).insert_header(("Last-Event-ID", count.to_string())))
                 .await
                 .status,
             204
         );
-        house.close().await;
+        harness.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
+async fn lost_or_corrupted_views_are_detected_and_rebuilt() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
-        let house = House::running(db.clone()).await;
+        let harness = Harness::running(db.clone()).await;
         let mut orders = Vec::new();
         for _ in 0..3 {
-            let order = house.place().await;
-            house.until_status(order, "confirmed").await;
-            eventually("it ended", LIMIT, || async { house.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
-            orders.push(house.show(order).await);
+            let order = harness.place().await;
+            harness.until_status(order, "confirmed").await;
+            eventually("the checkout has ended", TIMEOUT, || async { harness.saga("checkout", order).await.unwrap().state == SagaState::Completed }).await;
+            orders.push(harness.show(order).await);
         }
-        house.as_ada(post("/api/v1/carts")).await;
-        assert_eq!(house.different_views().await, Vec::<String>::new());
+        harness.as_ada(post("/api/v1/carts")).await;
+        assert_eq!(harness.different_views().await, Vec::<String>::new());
         let operator = Actor::user(BOB, [Role::Ops]);
-        for spoil in [
+        for corruption in [
             "update order_view set status = 'shipped'",
             "update order_view set payment = null",
             "delete from order_view",
@@ -310,39 +317,39 @@ async fn views_that_were_lost_or_spoilt_are_noticed_and_folded_again() {
             "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
              where kind = 'drafted'",
         ] {
-            db.write((), move |tx, ()| async move { tx.conn().execute_unprepared(spoil).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();
-            let different = house.different_views().await;
-            assert!(!different.is_empty(), "{spoil}");
+            db.write((), move |tx, ()| async move { tx.conn().execute_unprepared(corruption).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();
+            let different = harness.different_views().await;
+            assert!(!different.is_empty(), "{corruption}");
             assert!(different.iter().all(|text| text.starts_with("order ") && text.contains("its events say")), "{different:?}");
-            let rebuild = post("/api/v1/ops/orders/views/rebuild").set_json(json!({ "reason": "spoilt", "comment": spoil }));
-            assert_eq!(house.as_ops(rebuild).await.json(), json!({ "orders": 3, "next_cursor": null }));
-            assert_eq!(house.different_views().await, Vec::<String>::new(), "{spoil}");
-            let audit = house.offers.machinery.ops().list_audit(&Default::default()).await.unwrap();
+            let rebuild = post("/api/v1/ops/orders/views/rebuild").set_json(json!({ "reason": "corrupted", "comment": corruption }));
+            assert_eq!(harness.as_ops(rebuild).await.json(), json!({ "orders": 3, "next_cursor": null }));
+            assert_eq!(harness.different_views().await, Vec::<String>::new(), "{corruption}");
+            let audit = harness.offers.machinery.ops().list_audit(&Default::default()).await.unwrap();
             let newest = &audit.items[0];
             assert_eq!((newest.action.as_str(), newest.target.as_str()), ("views.rebuild", "order_view"));
             let whose = (newest.actor.as_str(), newest.reason.as_str(), newest.comment.as_deref());
-            assert_eq!(whose, (operator.label().as_str(), "spoilt", Some(spoil)));
+            assert_eq!(whose, (operator.label().as_str(), "corrupted", Some(corruption)));
         }
         for order in orders {
             let id = Uuid::parse_str(order["id"].as_str().unwrap()).unwrap();
-            assert_eq!(house.show(id).await, order);
+            assert_eq!(harness.show(id).await, order);
         }
-        house.close().await;
+        harness.close().await;
     })
     .await;
 }
 
-/// What shipping tells of an order's shipment.
-struct Story {
+/// The events of an order's shipment.
+struct ShipmentEvents {
     subject: String,
     shipment_id: String,
     order_id: String,
 }
 
-impl Story {
-    fn of(order: Uuid) -> Story {
+impl ShipmentEvents {
+    fn of(order: Uuid) -> Self {
         let shipment_id = id_of("shipment", &order.to_string()).to_string();
-        Story {
+        ShipmentEvents {
             subject: format!("shipment/{shipment_id}"),
             shipment_id,
             order_id: order.to_string(),

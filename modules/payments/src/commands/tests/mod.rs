@@ -1,14 +1,13 @@
-//! The protocol under fire: a provider whose answers get lost, processes that die, two instances on one database.
+//! The protocol under failures: a provider whose responses get lost, processes that crash, two instances on one database.
 
 mod crash;
-mod provider;
 mod races;
 mod refunds;
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,7 +16,8 @@ use std::{
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, RandomIds, RandomSecrets, SystemClock, Timestamp};
 use banyan_durable::{Db, Storage};
-use banyan_durable_testing::{PostgresHome, SqliteHome};
+use banyan_durable_testing::{PostgresHome, SqliteHome, default_settings};
+use parking_lot::Mutex;
 use payments_contract::{
     Authorisation, AuthorisePayment, Capture, CapturePayment, FindPayment, Payments, Refund, RefundRemaining, Void,
     VoidPayment, authorisation, capture, refund, void,
@@ -27,14 +27,20 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    provider::{Answer, AuthorisationRequest, Provider, Totals, WebhookEvent},
+    provider::{AuthorisationRequest, Provider, Response, Totals, WebhookEvent},
     reconcile::Books,
     sandbox::Sandbox,
     service::Service,
     settings::Settings,
+    timing::Timing,
 };
 
-/// Where a shop's data is: ours and the provider's.
+/// The settings of a shop that configures nothing.
+pub fn default_payments() -> Settings {
+    default_settings(include_str!("../../../../../app/config/default.toml"), "payments")
+}
+
+/// The storage of our data and of the provider's.
 #[derive(Clone)]
 pub struct Home {
     payments: Storage,
@@ -63,7 +69,7 @@ where
     Fut: Future<Output = ()>,
 {
     let postgres = PostgresHome::new().await;
-    // The provider makes its own schema.
+    // The provider creates its own schema.
     let books = Storage::Postgres {
         url: postgres.url(),
         schema: "sandbox_provider".into(),
@@ -79,31 +85,32 @@ where
 /// One instance of payments, with the provider's process beside it.
 pub struct Shop {
     pub service: Arc<Service>,
-    pub line: Arc<Line>,
+    pub provider: Arc<UnreliableProvider>,
     pub sandbox: Arc<Sandbox>,
     pub db: Db,
 }
 
 impl Home {
     pub async fn open(&self) -> Shop {
-        let mut settings = Settings {
-            call_limit_ms: 3_000,
-            ..Settings::default()
-        };
-        settings.sandbox.webhook_delay_ms = 0;
-        self.open_with(settings).await
-    }
-
-    /// An instance whose callers lose patience at once, so that a lost answer costs no time.
-    pub async fn open_impatient(&self) -> Shop {
-        self.open_with(Settings {
-            call_limit_ms: 60,
-            ..Settings::default()
+        self.open_with(Timing {
+            command_timeout: Duration::from_secs(3),
+            sandbox_webhook_delay: Duration::ZERO,
+            ..Timing::default()
         })
         .await
     }
 
-    pub async fn open_with(&self, settings: Settings) -> Shop {
+    /// An instance with a short command timeout, so that a lost response costs no time.
+    pub async fn open_impatient(&self) -> Shop {
+        self.open_with(Timing {
+            command_timeout: Duration::from_millis(60),
+            ..Timing::default()
+        })
+        .await
+    }
+
+    async fn open_with(&self, timing: Timing) -> Shop {
+        let settings = default_payments();
         let pool = banyan_durable::Settings {
             pool: 4,
             ..banyan_durable::Settings::default()
@@ -111,7 +118,8 @@ impl Home {
         let db = banyan_durable_testing::open(crate::SCHEMA, &self.payments, pool).await;
         let opened = Sandbox::open(
             &self.books,
-            settings.clone(),
+            &settings,
+            timing,
             Arc::new(SystemClock),
             Arc::new(RandomIds),
             &RandomSecrets,
@@ -119,15 +127,15 @@ impl Home {
         .await;
         let (sandbox, _) = opened.expect("the provider opens its books");
         let sandbox = Arc::new(sandbox);
-        let line = Arc::new(Line {
+        let provider = Arc::new(UnreliableProvider {
             sandbox: sandbox.clone(),
-            mishaps: Mutex::default(),
+            failures: Mutex::default(),
             repairs: watch::Sender::default(),
             requests: AtomicUsize::new(0),
         });
         Shop {
-            service: Arc::new(Service::new(db.clone(), line.clone(), settings)),
-            line,
+            service: Arc::new(Service::new(db.clone(), provider.clone(), settings, timing)),
+            provider,
             sandbox,
             db,
         }
@@ -135,15 +143,15 @@ impl Home {
 }
 
 impl Shop {
-    /// The process dies: whatever it had under way is lost, what is committed stays.
+    /// The process crashes: whatever it had under way is lost, what is committed stays.
     pub async fn crash(self) {
         let Shop {
             service,
-            line,
+            provider,
             sandbox,
             db,
         } = self;
-        drop((service, line));
+        drop((service, provider));
         db.close().await;
         sandbox.close().await;
     }
@@ -178,50 +186,51 @@ impl Shop {
     }
 }
 
-/// What may happen to a request on its way.
+/// How a request to the provider fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
-    /// The provider never sees it, and we know that something went wrong.
-    LostBefore,
-    /// The provider acts, and its answer is lost.
-    LostAfter,
-    /// Nothing comes back, and the provider has not seen it until the line is repaired.
-    HangsBefore,
-    /// Nothing comes back until the line is repaired, although the provider acted.
-    HangsAfter,
-    /// Our side of the line is wrong, and calls it a conflict.
+pub enum Failure {
+    /// The provider never receives it, and the client sees an error.
+    RequestLost,
+    /// The provider acts, and its response is lost.
+    ResponseLost,
+    /// The provider does not receive it until the connection is repaired; the client sees nothing until then.
+    RequestHangs,
+    /// The provider acts, and its response does not arrive until the connection is repaired.
+    ResponseHangs,
+    /// Our own client has a bug, and reports a conflict.
     Bug,
 }
 
-impl Mishap {
-    pub const ALL: [Mishap; 4] = [
-        Mishap::LostBefore,
-        Mishap::LostAfter,
-        Mishap::HangsBefore,
-        Mishap::HangsAfter,
+impl Failure {
+    /// Those of the network.
+    pub const NETWORK: [Failure; 4] = [
+        Failure::RequestLost,
+        Failure::ResponseLost,
+        Failure::RequestHangs,
+        Failure::ResponseHangs,
     ];
 }
 
-/// The line to the provider, with mishaps to come. Asking what came of a command always works.
-pub struct Line {
+/// The sandbox behind a connection that fails as planned. Querying the outcome of a command always works.
+pub struct UnreliableProvider {
     sandbox: Arc<Sandbox>,
-    /// Each with the repairs done when it was planned: it lasts until the next one.
-    mishaps: Mutex<VecDeque<(Mishap, u64)>>,
+    /// Each with the number of repairs at the time it was planned: it lasts until the next repair.
+    failures: Mutex<VecDeque<(Failure, u64)>>,
     repairs: watch::Sender<u64>,
     requests: AtomicUsize,
 }
 
-impl Line {
-    /// The next request meets this.
-    pub fn next(&self, mishap: Mishap) {
+impl UnreliableProvider {
+    /// The next request fails like this.
+    pub fn fail_next(&self, failure: Failure) {
         let repairs = *self.repairs.borrow();
-        self.mishaps.lock().unwrap().push_back((mishap, repairs));
+        self.failures.lock().push_back((failure, repairs));
     }
 
-    /// Requests that hang go through, and the next one after them meets this.
-    pub fn repair_until(&self, mishap: Mishap) {
+    /// Requests that hang go through, and the next one after them fails like this.
+    pub fn repair_then_fail(&self, failure: Failure) {
         let repairs = *self.repairs.borrow();
-        self.mishaps.lock().unwrap().push_back((mishap, repairs + 1));
+        self.failures.lock().push_back((failure, repairs + 1));
         self.repair();
     }
 
@@ -230,59 +239,59 @@ impl Line {
         self.repairs.send_modify(|repairs| *repairs += 1);
     }
 
-    /// Commands sent so far; asking what came of one is none.
+    /// The number of commands sent so far, without queries.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    async fn pass<Fut: Future<Output = Result<Answer, Fault>>>(&self, request: Fut) -> Result<Answer, Fault> {
+    async fn pass<Fut: Future<Output = Result<Response, Fault>>>(&self, request: Fut) -> Result<Response, Fault> {
         self.requests.fetch_add(1, Ordering::SeqCst);
-        let Some((mishap, planned_at)) = self.mishaps.lock().unwrap().pop_front() else {
+        let Some((failure, planned_at)) = self.failures.lock().pop_front() else {
             return request.await;
         };
-        let lost = || Fault::timeout("the line broke");
+        let lost = || Fault::timeout("the connection was lost");
         let mut repairs = self.repairs.subscribe();
         let repaired = repairs.wait_for(|repairs| *repairs > planned_at);
-        match mishap {
-            Mishap::LostBefore => Err(lost()),
-            Mishap::Bug => Err(Fault::conflict("confused", "as told")),
-            Mishap::LostAfter => request.await.and_then(|_| Err(lost())),
-            Mishap::HangsBefore => {
+        match failure {
+            Failure::RequestLost => Err(lost()),
+            Failure::Bug => Err(Fault::conflict("confused", "a bug of the client")),
+            Failure::ResponseLost => request.await.and_then(|_| Err(lost())),
+            Failure::RequestHangs => {
                 repaired.await.map(drop).map_err(|_| lost())?;
                 request.await
             }
-            Mishap::HangsAfter => {
-                let answer = request.await;
+            Failure::ResponseHangs => {
+                let response = request.await;
                 repaired.await.map(drop).map_err(|_| lost())?;
-                answer
+                response
             }
         }
     }
 }
 
 #[async_trait]
-impl Provider for Line {
+impl Provider for UnreliableProvider {
     fn name(&self) -> &'static str {
         self.sandbox.name()
     }
 
-    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Answer, Fault> {
+    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Response, Fault> {
         self.pass(self.sandbox.authorise(key, request)).await
     }
 
-    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
+    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault> {
         self.pass(self.sandbox.capture(key, authorisation, amount)).await
     }
 
-    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault> {
+    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Response, Fault> {
         self.pass(self.sandbox.void(key, authorisation)).await
     }
 
-    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
+    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault> {
         self.pass(self.sandbox.refund(key, authorisation, amount)).await
     }
 
-    async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault> {
+    async fn find(&self, key: Uuid) -> Result<Option<Response>, Fault> {
         self.sandbox.find(key).await
     }
 
@@ -356,7 +365,7 @@ impl Order {
         }
     }
 
-    pub async fn ask_for_capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
+    pub async fn request_capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
         let request = CapturePayment {
             command_id: self.command("capture"),
             order_id: self.id.to_string(),
@@ -369,7 +378,7 @@ impl Order {
 
     pub async fn capture(&self, shop: &Shop) -> String {
         use capture::Outcome;
-        match self.ask_for_capture(shop).await {
+        match self.request_capture(shop).await {
             Ok(Outcome::Captured(_)) => "captured".into(),
             Ok(Outcome::Declined(decline)) => decline.code,
             Ok(Outcome::InProgress(_)) => "in_progress".into(),
@@ -416,12 +425,12 @@ impl Order {
         }
     }
 
-    /// Asks the same again until there is an outcome, as a saga does.
-    pub async fn until_known<Fut: Future<Output = String>>(ask: impl Fn() -> Fut) -> String {
+    /// Repeats the command until there is an outcome, as a saga does.
+    pub async fn until_known<Fut: Future<Output = String>>(send: impl Fn() -> Fut) -> String {
         for _ in 0..200 {
-            let answer = ask().await;
-            if answer != "in_progress" {
-                return answer;
+            let outcome = send().await;
+            if outcome != "in_progress" {
+                return outcome;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

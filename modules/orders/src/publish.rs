@@ -1,4 +1,4 @@
-//! Stores what happened to an order together with what it means to others: the one way anything gets into a stream.
+//! Stores new events of an order together with what other modules get of them: the only way into a stream.
 
 use banyan_core::{Call, Fault};
 use banyan_durable::{Tx, outbox};
@@ -9,10 +9,10 @@ use crate::{
     event::{Item, OrderEvent, Placement},
     order::Order,
     store,
-    stream::Stream,
+    stream::EventStream,
 };
 
-/// The subject of an order's events, and the topic that wakes whoever waits for it.
+/// The subject of an order's events, and the topic that wakes those who wait for it.
 pub fn subject(id: Uuid) -> String {
     format!("order/{id}")
 }
@@ -21,16 +21,16 @@ pub fn subject(id: Uuid) -> String {
 ///
 /// # Errors
 /// As any query; a lost race makes the transaction run again.
-pub async fn store_and_announce(tx: &Tx, call: &Call, stream: &Stream) -> Result<(), Fault> {
+pub async fn store_and_publish(tx: &Tx, call: &Call, stream: &EventStream) -> Result<(), Fault> {
     store::append(tx.conn(), stream).await?;
     for recorded in stream.fresh() {
-        announce(tx, call, stream.order(), &recorded.event).await?;
+        publish(tx, call, stream.order(), &recorded.event).await?;
     }
     tx.wake(subject(stream.id()));
     Ok(())
 }
 
-async fn announce(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Result<(), Fault> {
+async fn publish(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Result<(), Fault> {
     let subject = subject(order.id);
     let (order_id, user_id) = (order.id.to_string(), order.user_id.to_string());
     match event {
@@ -57,11 +57,11 @@ async fn announce(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Re
             outbox::append(tx, call, &subject, &confirmed).await?;
         }
         OrderEvent::Cancelled { reason, refunded } => {
-            count(reason.as_str());
+            count(reason.into_str());
             let cancelled = OrderCancelled {
                 order_id,
                 user_id,
-                reason: reason.as_str().to_owned(),
+                reason: reason.to_string(),
                 refunded: refunded.clone(),
             };
             outbox::append(tx, call, &subject, &cancelled).await?;
@@ -82,12 +82,12 @@ async fn announce(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Re
     Ok(())
 }
 
-/// Counted before the commit: a transaction that runs twice counts twice, which a rate can bear.
-fn count(what: &'static str) {
-    metrics::counter!("banyan_orders_total", "outcome" => what).increment(1);
+/// Counted before the commit: a transaction that runs twice counts twice, which does not matter for a rate.
+fn count(outcome: &'static str) {
+    metrics::counter!("banyan_orders_total", "outcome" => outcome).increment(1);
 }
 
-/// Items as contracts carry them.
+/// Items as messages of the contract.
 pub fn messages_of(items: &[Item]) -> Vec<OrderItem> {
     let message = |item: &Item| OrderItem {
         sku: item.sku.to_string(),

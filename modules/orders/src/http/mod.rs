@@ -1,4 +1,4 @@
-//! Orders and carts over HTTP: who may ask what, and how it is answered.
+//! Orders and carts over HTTP: the routes, their permissions and their responses.
 
 mod bodies;
 mod carts;
@@ -53,7 +53,7 @@ fn placed(order: &OrderView) -> StoredResponse {
     )
 }
 
-/// Returns the stored response byte for byte or, if the client prefers to wait, the order as it is once `is_outcome` holds. A replay waits again.
+/// Returns the stored response byte for byte or, if the client prefers to wait, the order once `is_outcome` holds. A replay waits again.
 async fn respond_or_wait(
     service: &Service,
     call: &Call,
@@ -76,11 +76,11 @@ async fn respond_or_wait(
     let Named { id } = serde_json::from_str(&keyed.response.body).map_err(|error| {
         Fault::internal(
             "unreadable_answer",
-            format!("a stored response names no order: {error}"),
+            format!("a stored response contains no order: {error}"),
         )
     })?;
-    // One who has too many waiting already is answered at once, and not told that the preference was applied (RFC 7240, section 2).
-    let Ok(_seat) = service.waits.take_seat(crate::service::user_of(call)?) else {
+    // A user with too many waiting requests gets the stored response, without `Preference-Applied` (RFC 7240, section 2).
+    let Ok(_permit) = service.waits.acquire(crate::service::user_of(call)?) else {
         return Ok(keyed.into());
     };
     let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
@@ -98,12 +98,12 @@ async fn respond_or_wait(
     .into())
 }
 
-/// Whether the checkout has come to its outcome.
+/// Whether the checkout has an outcome.
 fn is_decided(order: &OrderView) -> bool {
     order.status != Status::Pending
 }
 
-/// Whether a cancel has come to its outcome: also one that came too late.
-fn is_cancelled_or_gone(order: &OrderView) -> bool {
+/// Whether a cancel has an outcome, including one that came too late.
+fn is_cancelled_or_shipped(order: &OrderView) -> bool {
     matches!(order.status, Status::Cancelled | Status::Shipped | Status::Delivered)
 }

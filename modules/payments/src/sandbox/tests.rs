@@ -1,17 +1,9 @@
 //! The sandbox provider behaves as providers do: idempotent by key, its own rules, its own books.
 
-use std::sync::Arc;
+use banyan_core::{RandomIds, SystemClock};
 
-use banyan_core::{Clock, Fault, RandomIds, Secrets, SystemClock};
-use uuid::Uuid;
-
-use super::{euros, on_both};
-use crate::{
-    provider::{Answer, AuthorisationRequest, Provider, WebhookEvent},
-    sandbox::Sandbox,
-    settings::Settings,
-    webhook,
-};
+use super::*;
+use crate::commands::tests::{default_payments, euros, on_both};
 
 fn wanted(method: &str) -> AuthorisationRequest {
     AuthorisationRequest {
@@ -21,22 +13,22 @@ fn wanted(method: &str) -> AuthorisationRequest {
     }
 }
 
-fn id(answer: Answer) -> String {
-    match answer {
-        Answer::Accepted { id } => id,
-        Answer::Declined { code, .. } => panic!("declined: {code}"),
+fn id(response: Response) -> String {
+    match response {
+        Response::Accepted { id } => id,
+        Response::Declined { code, .. } => panic!("declined: {code}"),
     }
 }
 
-fn code(answer: Answer) -> String {
-    match answer {
-        Answer::Accepted { id } => panic!("accepted: {id}"),
-        Answer::Declined { code, .. } => code,
+fn code(response: Response) -> String {
+    match response {
+        Response::Accepted { id } => panic!("accepted: {id}"),
+        Response::Declined { code, .. } => code,
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_key_has_one_effect_and_one_answer() {
+async fn the_same_key_has_one_effect_and_one_response() {
     on_both(|home| async move {
         let shop = home.open().await;
         let (provider, key, request) = (&shop.sandbox, Uuid::new_v4(), wanted("pm_card_visa"));
@@ -110,7 +102,7 @@ async fn the_provider_keeps_its_own_rules() {
                 .unwrap_err()
                 .is_transient()
         );
-        assert_eq!(provider.find(capture).await.unwrap(), None, "a 503 is no answer");
+        assert_eq!(provider.find(capture).await.unwrap(), None, "a 503 is not a response");
         id(provider.capture(capture, &fails_once, &euros(100)).await.unwrap());
         assert_eq!(shop.effects().await, [3, 2, 1, 0]);
         shop.crash().await;
@@ -118,36 +110,41 @@ async fn the_provider_keeps_its_own_rules() {
     .await;
 }
 
-/// What it gives is known, or there is none.
+/// Returns this secret, or fails.
 #[derive(Debug)]
-struct Given(Option<[u8; 32]>);
+struct FixedSecret(Option<[u8; 32]>);
 
-impl Secrets for Given {
+impl Secrets for FixedSecret {
     fn new_secret(&self) -> Result<[u8; 32], Fault> {
-        self.0.ok_or_else(|| Fault::internal("no_randomness", "as told"))
+        self.0
+            .ok_or_else(|| Fault::internal("no_randomness", "the test has no secret"))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn webhooks_are_signed_with_a_secret_nobody_can_guess() {
+async fn webhooks_are_signed_with_a_random_secret() {
     on_both(|home| async move {
-        let open = async |secrets: Given| {
+        let open = async |secrets: FixedSecret| {
             Sandbox::open(
                 &home.books,
-                Settings::default(),
+                &default_payments(),
+                Timing::default(),
                 Arc::new(SystemClock),
                 Arc::new(RandomIds),
                 &secrets,
             )
             .await
         };
-        assert_eq!(open(Given(None)).await.map(drop).unwrap_err().code, "no_randomness");
-        let (sandbox, _) = open(Given(Some([7; 32]))).await.unwrap();
+        assert_eq!(
+            open(FixedSecret(None)).await.map(drop).unwrap_err().code,
+            "no_randomness"
+        );
+        let (sandbox, _) = open(FixedSecret(Some([7; 32]))).await.unwrap();
         let now = SystemClock.now();
         let event = WebhookEvent {
             id: Uuid::new_v4(),
             reference: Uuid::new_v4(),
-            answer: Answer::Accepted { id: "x".to_owned() },
+            answer: Response::Accepted { id: "x".to_owned() },
         };
         let body = serde_json::to_vec(&event).unwrap();
         let signature = webhook::sign(hex::encode([7; 32]).as_bytes(), &body, now);

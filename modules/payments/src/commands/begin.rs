@@ -1,6 +1,7 @@
-//! The transaction `started`: a command is remembered and the payment moves to a state whose outcome is unknown, before the provider is asked.
+//! The first transaction of a command: it is stored as started, and the payment moves to a state whose outcome is unknown, before the provider
+//! is called.
 //!
-//! Each function here is one transaction. A command that came before is recognised by its id, so none is begun twice.
+//! Each function here is one transaction. A command that came before is recognised by its id, so no command begins twice.
 
 use std::sync::Arc;
 
@@ -9,9 +10,8 @@ use banyan_durable::{Db, Tx, audit, lost_race};
 use shared_kernel::Money;
 use uuid::Uuid;
 
+use super::{CommandRequest, CommandState, Kind, MoneyCommand, Outcome, calls::ProviderCall, record};
 use crate::{
-    calls::Ask,
-    command::{Asked, Kind, MoneyCommand, Outcome, State},
     payment::{Payment, Refusal, VoidStep},
     store,
 };
@@ -20,14 +20,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Begun {
     /// Its outcome is known.
-    Answered(Box<MoneyCommand>),
-    /// The provider is to be asked now, for the first time.
-    Started(Box<Ask>),
-    /// It was started before, by this process or one that died.
+    Completed(Box<MoneyCommand>),
+    /// The provider must be called now, for the first time.
+    Started(Box<ProviderCall>),
+    /// It was started before, by this process or by one that crashed.
     Open(Uuid),
     /// A void that waits for another command of its payment.
     Waiting { void: Uuid, for_command: Option<Uuid> },
-    /// Nothing was remembered: what is under way must come to its end first.
+    /// Nothing was stored: the command under way must complete first.
     NotYet { for_command: Option<Uuid> },
 }
 
@@ -40,13 +40,13 @@ pub struct NewPayment {
     pub method: String,
 }
 
-pub async fn authorise(db: &Db, call: &Call, asked: Asked, new: NewPayment) -> Result<Begun, Fault> {
-    unless_begun(db, call, asked, move |tx, call, asked| {
+pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPayment) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| {
         let new = new.clone();
         async move {
             let (id, now) = (tx.ids().new_id(), tx.clock().now());
             let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
-            let command = MoneyCommand::started(&asked, &call, &payment, payment.amount.amount, now);
+            let command = MoneyCommand::started(&request, &call, &payment, payment.amount.amount, now);
             store::insert_command(&tx, &command).await?;
             if !store::insert(&tx, &payment).await? {
                 return Err(Fault::conflict("payment_exists", "This order has a payment already."));
@@ -57,10 +57,10 @@ pub async fn authorise(db: &Db, call: &Call, asked: Asked, new: NewPayment) -> R
     .await
 }
 
-pub async fn capture(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, asked, move |tx, call, asked| async move {
+pub async fn capture(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
         let payment = payment_of(&tx, order_id).await?;
-        let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+        let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
         match payment.capture() {
             Ok(payment) => start(&tx, command, payment).await,
             Err(refusal) => refuse(&tx, command, refusal).await,
@@ -69,15 +69,15 @@ pub async fn capture(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Resu
     .await
 }
 
-/// `undoes` is the id of the authorisation's command. If that never came, a tombstone takes its place, so that it does nothing should it still
-/// come.
-pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, asked, move |tx, call, asked| async move {
+/// `undoes` is the id of the authorisation's command. If that never arrived, a tombstone takes its place, so that it does nothing if it still
+/// arrives.
+pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
         let undone = match store::find_command(tx.conn(), undoes).await? {
             Some(undone) => undone,
             None => {
                 let tombstone =
-                    without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).answered(Outcome::Undone);
+                    without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).completed(Outcome::Undone);
                 store::insert_command(&tx, &tombstone).await?;
                 tombstone
             }
@@ -89,20 +89,20 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
             );
         }
         let Some(payment_id) = undone.payment_id else {
-            let command =
-                without_payment(asked.id, Kind::Void, asked.fingerprint, order_id, &tx).answered(Outcome::Accepted);
+            let command = without_payment(request.id, Kind::Void, request.fingerprint, order_id, &tx)
+                .completed(Outcome::Accepted);
             store::insert_command(&tx, &command).await?;
-            return Ok(Begun::Answered(Box::new(command)));
+            return Ok(Begun::Completed(Box::new(command)));
         };
         let payment = store::load(tx.conn(), payment_id).await?;
-        let command = MoneyCommand::started(&asked, &call, &payment, payment.authorised, tx.clock().now());
+        let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
         match payment.void() {
             VoidStep::Start(payment) => start(&tx, command, payment).await,
             VoidStep::Wait(changed) => {
                 let for_command = store::find_started(tx.conn(), payment_id).await?;
                 let command = command.requested();
                 store::insert_command(&tx, &command).await?;
-                // Also if nothing changed: whoever records an outcome at this moment then loses the race, looks again and sees this void.
+                // Even if nothing changed: a transaction that records an outcome at the same time then loses the race, runs again and sees this void.
                 store::update(&tx, &changed).await?;
                 Ok(Begun::Waiting {
                     void: command.id,
@@ -110,9 +110,9 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
                 })
             }
             VoidStep::Nothing => {
-                let command = command.answered(Outcome::Accepted);
+                let command = command.completed(Outcome::Accepted);
                 store::insert_command(&tx, &command).await?;
-                Ok(Begun::Answered(Box::new(command)))
+                Ok(Begun::Completed(Box::new(command)))
             }
             VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
         }
@@ -120,24 +120,24 @@ pub async fn void(db: &Db, call: &Call, asked: Asked, undoes: Uuid, order_id: Uu
     .await
 }
 
-pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, asked, move |tx, call, asked| async move {
+pub async fn refund_remaining(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
         let payment = payment_of(&tx, order_id).await?;
         match payment.refund_remaining() {
             Ok((payment, 0)) => {
                 let command =
-                    MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()).answered(Outcome::Accepted);
+                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()).completed(Outcome::Accepted);
                 store::insert_command(&tx, &command).await?;
-                Ok(Begun::Answered(Box::new(command)))
+                Ok(Begun::Completed(Box::new(command)))
             }
             Ok((payment, amount)) => {
-                let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
+                let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
                 start(&tx, command, payment).await
             }
             Err(refusal) => {
                 refuse(
                     &tx,
-                    MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()),
+                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
                     refusal,
                 )
                 .await
@@ -147,16 +147,16 @@ pub async fn refund_remaining(db: &Db, call: &Call, asked: Asked, order_id: Uuid
     .await
 }
 
-/// A refund somebody of the staff asked for: `wanted`, or all that is left. What our own rules refuse is remembered as refused, so that asking
-/// again with the same id cannot come to anything else.
+/// A refund requested by staff: `wanted`, or all that is left. What our own rules refuse is stored as refused, so that a repeat with the same id
+/// has the same outcome.
 pub async fn refund(
     db: &Db,
     call: &Call,
-    asked: Asked,
+    request: CommandRequest,
     payment_id: Uuid,
     wanted: Option<Money>,
 ) -> Result<Begun, Fault> {
-    unless_begun(db, call, asked, move |tx, call, asked| {
+    unless_begun(db, call, request, move |tx, call, request| {
         let wanted = wanted.clone();
         async move {
             let payment = store::load(tx.conn(), payment_id).await?;
@@ -169,13 +169,13 @@ pub async fn refund(
             let wanted = wanted.map(|wanted| wanted.amount);
             match payment.refund(wanted) {
                 Ok((payment, amount)) => {
-                    let command = MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now());
-                    let reason = asked.reason.as_deref().unwrap_or_default();
+                    let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
+                    let reason = request.reason.as_deref().unwrap_or_default();
                     audit(
                         &tx,
                         &call.actor,
                         "refund",
-                        &crate::record::topic(payment_id),
+                        &record::topic(payment_id),
                         reason,
                         Some(&command.amount.to_string()),
                     )
@@ -189,14 +189,14 @@ pub async fn refund(
                     };
                     let amount = wanted.unwrap_or_default();
                     let command =
-                        MoneyCommand::started(&asked, &call, &payment, amount, tx.clock().now()).answered(refused);
+                        MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now()).completed(refused);
                     store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Answered(Box::new(command)))
+                    Ok(Begun::Completed(Box::new(command)))
                 }
                 Err(refusal) => {
                     refuse(
                         &tx,
-                        MoneyCommand::started(&asked, &call, &payment, 0, tx.clock().now()),
+                        MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
                         refusal,
                     )
                     .await
@@ -208,34 +208,34 @@ pub async fn refund(
 }
 
 /// Begins a command in one transaction, unless it came before.
-async fn unless_begun<F, Fut>(db: &Db, call: &Call, asked: Asked, begin: F) -> Result<Begun, Fault>
+async fn unless_begun<F, Fut>(db: &Db, call: &Call, request: CommandRequest, begin: F) -> Result<Begun, Fault>
 where
-    F: Fn(Tx, Call, Asked) -> Fut + Send + Sync + 'static,
+    F: Fn(Tx, Call, CommandRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Begun, Fault>> + Send + 'static,
 {
     let (call, begin) = (call.clone(), Arc::new(begin));
-    db.write((call, asked, begin), |tx, (call, asked, begin)| async move {
-        match begun_before(&tx, &asked).await? {
+    db.write((call, request, begin), |tx, (call, request, begin)| async move {
+        match begun_before(&tx, &request).await? {
             Some(begun) => Ok(begun),
-            None => begin(tx, call, asked).await,
+            None => begin(tx, call, request).await,
         }
     })
     .await
 }
 
 /// Where a command that came before stands now.
-async fn begun_before(tx: &Tx, asked: &Asked) -> Result<Option<Begun>, Fault> {
-    let Some(known) = store::find_command(tx.conn(), asked.id).await? else {
+async fn begun_before(tx: &Tx, request: &CommandRequest) -> Result<Option<Begun>, Fault> {
+    let Some(known) = store::find_command(tx.conn(), request.id).await? else {
         return Ok(None);
     };
-    known.must_be(asked)?;
+    known.check_same(request)?;
     Ok(Some(match (&known.state, known.payment_id) {
-        (State::Answered(_), _) => Begun::Answered(Box::new(known)),
-        (State::Requested, Some(payment)) => Begun::Waiting {
+        (CommandState::Completed(_), _) => Begun::Completed(Box::new(known)),
+        (CommandState::Requested, Some(payment)) => Begun::Waiting {
             void: known.id,
             for_command: store::find_started(tx.conn(), payment).await?,
         },
-        (State::Started | State::Requested, _) => Begun::Open(known.id),
+        (CommandState::Started | CommandState::Requested, _) => Begun::Open(known.id),
     }))
 }
 
@@ -252,25 +252,25 @@ async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun
 }
 
 fn started(command: MoneyCommand, payment: Payment) -> Begun {
-    Begun::Started(Box::new(Ask { command, payment }))
+    Begun::Started(Box::new(ProviderCall { command, payment }))
 }
 
-/// A definite "no" is remembered as the command's outcome; one that only holds for now is not.
+/// A definite refusal is stored as the command's outcome; one that only holds for now is not.
 ///
-/// On PostgreSQL a twin may have begun this very command after we looked for it, and changed the payment we then loaded: the command is looked
-/// for again, so that nobody is refused because of themselves.
+/// On PostgreSQL a concurrent repeat may have begun this very command after we looked for it, and changed the payment that we then loaded. The
+/// command is looked up again, so that no command is refused because of itself.
 async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begun, Fault> {
     if store::find_command(tx.conn(), command.id).await?.is_some() {
         return Err(lost_race("the command came in twice"));
     }
     match refusal {
         Refusal::Declined { code, detail } => {
-            let command = command.answered(Outcome::Declined {
+            let command = command.completed(Outcome::Declined {
                 code: code.to_owned(),
                 detail: detail.to_owned(),
             });
             store::insert_command(tx, &command).await?;
-            Ok(Begun::Answered(Box::new(command)))
+            Ok(Begun::Completed(Box::new(command)))
         }
         Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
         Refusal::NotYet => {
@@ -297,10 +297,10 @@ fn without_payment(id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid, tx
             currency: String::new(),
         },
         reason: None,
-        state: State::Started,
+        state: CommandState::Started,
         trace: None,
         created_at: tx.clock().now(),
         started_at: None,
-        answered_at: None,
+        completed_at: None,
     }
 }

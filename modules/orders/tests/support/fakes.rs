@@ -1,10 +1,10 @@
-//! The four modules that orders asks, as one town that a test can lay low: each answer can be lost, delayed or refused.
+//! Fakes of the four modules that orders calls: each command and each response can be lost, delayed or refused.
 //!
-//! Like the real ones it remembers commands by their id, and an undo that comes first leaves a tombstone.
+//! Like the real modules they store commands by their id, and an undo that comes first leaves a tombstone.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use inventory_contract::{
     AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
     ReserveStock, RestockOrder, Restocking, StockCommitment, StockRelease, StockReserved, reservation,
 };
+use parking_lot::{Mutex, MutexGuard};
 use payments_contract::{
     AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
     InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
@@ -29,72 +30,72 @@ use shipping_contract::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// What a command meets once.
+/// How one command goes, if not as usual.
 #[derive(Clone)]
-pub enum Meets {
-    /// It takes effect, and its answer is lost.
-    LostAnswer,
-    /// It is lost on its way.
-    LostCommand,
-    /// The contract's own "no".
-    Refusal,
+pub enum Scripted {
+    /// It takes effect, and its response is lost.
+    ResponseLost,
+    /// It is lost before it arrives.
+    CommandLost,
+    /// The refusal of the contract.
+    Refused,
     /// A fault that is a refusal.
-    FaultForGood,
-    /// Not yet done: ask again.
+    FinalFault,
+    /// Not yet done: it must be repeated.
     InProgress,
-    /// It waits until the test opens the gate, then goes on as usual.
+    /// It waits until the test opens the gate, then goes as usual.
     Gate(Arc<Semaphore>),
 }
 
 #[derive(Default)]
-pub struct Neighbours {
-    state: Mutex<State>,
+pub struct FakeModules {
+    state: Mutex<FakeState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FakeState {
     products: HashMap<String, Product>,
-    catalog_away: bool,
-    shipping_knows: bool,
-    script: HashMap<&'static str, VecDeque<Meets>>,
-    /// What a command meets from now on, every time.
-    always: HashMap<&'static str, Meets>,
-    /// Answers by command id; a tombstone for one whose undo came first.
-    done: HashMap<String, Answered>,
-    /// The bytes each id was sent with.
+    catalog_available: bool,
+    shipment_lookups_fail: bool,
+    script: HashMap<&'static str, VecDeque<Scripted>>,
+    /// How a command goes from now on, every time.
+    always: HashMap<&'static str, Scripted>,
+    /// Outcomes by command id; a tombstone for one whose undo came first.
+    outcomes: HashMap<String, StoredOutcome>,
+    /// The bytes that each id was sent with.
     sent: HashMap<String, String>,
     effects: HashMap<String, HashSet<&'static str>>,
     log: Vec<(&'static str, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answered {
-    Yes,
-    No,
+enum StoredOutcome {
+    Done,
+    Refused,
     Tombstone,
 }
 
-/// How a command goes, after the script was asked.
-enum Goes {
-    Yes,
-    No,
+/// What a command came to.
+enum CommandOutcome {
+    Done,
+    Refused,
     Undone,
     InProgress,
 }
 
-impl Neighbours {
+impl FakeModules {
     pub fn new() -> Arc<Self> {
-        let town = Neighbours::default();
+        let modules = FakeModules::default();
         for (sku, amount, currency) in [("fig", 199, "EUR"), ("mug", 1_250, "EUR"), ("dollar-mug", 900, "USD")] {
-            town.sell(sku, amount, currency, true);
+            modules.sell(sku, amount, currency, true);
         }
-        town.sell("old-mug", 100, "EUR", false);
-        town.state().shipping_knows = true;
-        Arc::new(town)
+        modules.sell("old-mug", 100, "EUR", false);
+        modules.state().catalog_available = true;
+        Arc::new(modules)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+    fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.state.lock()
     }
 
     pub fn sell(&self, sku: &str, amount: i64, currency: &str, active: bool) {
@@ -112,26 +113,26 @@ impl Neighbours {
         self.state().products.insert(sku.to_owned(), product);
     }
 
-    pub fn catalog_is_away(&self, away: bool) {
-        self.state().catalog_away = away;
+    pub fn set_catalog_available(&self, available: bool) {
+        self.state().catalog_available = available;
     }
 
-    /// `FindShipment` does not answer: whether a parcel has left is found out by the cancellation alone.
-    pub fn shipping_does_not_say(&self) {
-        self.state().shipping_knows = false;
+    /// `FindShipment` fails: only the cancellation finds out whether a parcel was dispatched.
+    pub fn fail_shipment_lookups(&self) {
+        self.state().shipment_lookups_fail = true;
     }
 
-    /// The next command of this name meets this; then the next in the list.
-    pub fn let_meet(&self, command: &'static str, meets: impl IntoIterator<Item = Meets>) {
-        self.state().script.entry(command).or_default().extend(meets);
+    /// The next commands of this name go like this, one after the other.
+    pub fn script(&self, command: &'static str, scripted: impl IntoIterator<Item = Scripted>) {
+        self.state().script.entry(command).or_default().extend(scripted);
     }
 
-    pub fn let_always_meet(&self, command: &'static str, meets: Meets) {
-        self.state().always.insert(command, meets);
+    pub fn script_always(&self, command: &'static str, scripted: Scripted) {
+        self.state().always.insert(command, scripted);
     }
 
-    /// All commands are as they should be again.
-    pub fn calm(&self) {
+    /// All commands go as usual again.
+    pub fn clear_script(&self) {
         let mut state = self.state();
         state.script.clear();
         state.always.clear();
@@ -140,7 +141,7 @@ impl Neighbours {
     /// The next command of this name waits; the gate opens with `add_permits`.
     pub fn gate(&self, command: &'static str) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
-        self.let_meet(command, [Meets::Gate(gate.clone())]);
+        self.script(command, [Scripted::Gate(gate.clone())]);
         gate
     }
 
@@ -158,7 +159,7 @@ impl Neighbours {
         effects
     }
 
-    /// The commands that came in for the order, repeats and all.
+    /// The commands received for the order, including repeats.
     pub fn commands(&self, order: Uuid) -> Vec<&'static str> {
         self.state()
             .log
@@ -168,16 +169,20 @@ impl Neighbours {
             .collect()
     }
 
-    /// How often a command came in, for whatever order.
-    pub fn times_asked(&self, command: &str) -> usize {
-        self.state().log.iter().filter(|(asked, _)| *asked == command).count()
+    /// How many times a command was received, for any order.
+    pub fn times_called(&self, command: &str) -> usize {
+        self.state()
+            .log
+            .iter()
+            .filter(|(received, _)| *received == command)
+            .count()
     }
 
-    pub fn was_asked(&self, order: Uuid, command: &str) -> bool {
+    pub fn was_called(&self, order: Uuid, command: &str) -> bool {
         self.commands(order).contains(&command)
     }
 
-    /// Staff sends the parcel off.
+    /// Staff dispatches the parcel.
     pub fn dispatch(&self, order: Uuid) {
         self.state()
             .effects
@@ -186,53 +191,53 @@ impl Neighbours {
             .insert("dispatched");
     }
 
-    /// Takes a command: once per id, as the script says.
-    async fn take(
+    /// Receives a command: it takes effect once per id, as scripted.
+    async fn receive(
         &self,
         command: &'static str,
         id: &str,
         bytes: String,
         order: &str,
         effect: Effect,
-    ) -> Result<Goes, Fault> {
-        let meets = {
+    ) -> Result<CommandOutcome, Fault> {
+        let scripted = {
             let mut state = self.state();
-            let known = state.sent.entry(id.to_owned()).or_insert_with(|| bytes.clone());
-            assert_eq!(*known, bytes, "{command} {id} was sent with other bytes");
+            let sent = state.sent.entry(id.to_owned()).or_insert_with(|| bytes.clone());
+            assert_eq!(*sent, bytes, "{command} {id} was sent with other bytes");
             state.log.push((command, order.to_owned()));
-            let scripted = state.script.get_mut(command).and_then(VecDeque::pop_front);
-            scripted.or_else(|| state.always.get(command).cloned())
+            let next = state.script.get_mut(command).and_then(VecDeque::pop_front);
+            next.or_else(|| state.always.get(command).cloned())
         };
-        match meets {
-            Some(Meets::LostCommand) => return Err(Fault::unavailable("it was lost on its way")),
-            Some(Meets::FaultForGood) => return Err(Fault::invalid("never", "this will never be done")),
-            Some(Meets::InProgress) => return Ok(Goes::InProgress),
-            Some(Meets::Gate(gate)) => gate.acquire().await.unwrap().forget(),
-            Some(Meets::Refusal) => return Ok(self.settle(id, order, &effect, Answered::No)),
-            Some(Meets::LostAnswer) => {
-                self.settle(id, order, &effect, Answered::Yes);
-                return Err(Fault::timeout("the answer was lost"));
+        match scripted {
+            Some(Scripted::CommandLost) => return Err(Fault::unavailable("the command was lost")),
+            Some(Scripted::FinalFault) => return Err(Fault::invalid("never", "this will never be done")),
+            Some(Scripted::InProgress) => return Ok(CommandOutcome::InProgress),
+            Some(Scripted::Gate(gate)) => gate.acquire().await.unwrap().forget(),
+            Some(Scripted::Refused) => return Ok(self.settle(id, order, &effect, StoredOutcome::Refused)),
+            Some(Scripted::ResponseLost) => {
+                self.settle(id, order, &effect, StoredOutcome::Done);
+                return Err(Fault::timeout("the response was lost"));
             }
             None => {}
         }
-        Ok(self.settle(id, order, &effect, Answered::Yes))
+        Ok(self.settle(id, order, &effect, StoredOutcome::Done))
     }
 
-    fn settle(&self, id: &str, order: &str, effect: &Effect, answer: Answered) -> Goes {
+    fn settle(&self, id: &str, order: &str, effect: &Effect, outcome: StoredOutcome) -> CommandOutcome {
         let mut state = self.state();
         if let Effect::Undo { undoes, .. } = effect
             && !undoes.is_empty()
         {
-            state.done.entry(undoes.clone()).or_insert(Answered::Tombstone);
+            state.outcomes.entry(undoes.clone()).or_insert(StoredOutcome::Tombstone);
         }
-        let first = !state.done.contains_key(id);
-        let answer = *state.done.entry(id.to_owned()).or_insert(answer);
-        if first && answer == Answered::Yes {
+        let first = !state.outcomes.contains_key(id);
+        let outcome = *state.outcomes.entry(id.to_owned()).or_insert(outcome);
+        if first && outcome == StoredOutcome::Done {
             let effects = state.effects.entry(order.to_owned()).or_default();
             match effect {
                 Effect::Do(what) => assert!(effects.insert(what), "{what} took effect twice"),
                 Effect::Undo { what, .. } => _ = effects.remove(what),
-                Effect::Turn { from, to } => {
+                Effect::Change { from, to } => {
                     assert!(
                         effects.remove(from),
                         "nothing is {from} that could be {to}: it took effect twice"
@@ -241,41 +246,41 @@ impl Neighbours {
                 }
             }
         }
-        match answer {
-            Answered::Yes => Goes::Yes,
-            Answered::No => Goes::No,
-            Answered::Tombstone => Goes::Undone,
+        match outcome {
+            StoredOutcome::Done => CommandOutcome::Done,
+            StoredOutcome::Refused => CommandOutcome::Refused,
+            StoredOutcome::Tombstone => CommandOutcome::Undone,
         }
     }
 }
 
-/// What a command does to what is held for the order.
+/// What a command changes in what the modules hold for the order.
 enum Effect {
     Do(&'static str),
     Undo { what: &'static str, undoes: String },
-    Turn { from: &'static str, to: &'static str },
+    Change { from: &'static str, to: &'static str },
 }
 
-fn wait() -> InProgress {
+fn in_progress() -> InProgress {
     InProgress { retry_after_ms: 20 }
 }
 
-fn out_of_script() -> Fault {
-    Fault::internal("test", "the script does not fit the command")
+fn not_scripted() -> Fault {
+    Fault::internal("test", "the fake does not support this")
 }
 
-/// The id a module would give what it makes for an order.
+/// The id that a module gives to what it creates for an order.
 pub fn id_of(what: &str, order: &str) -> Uuid {
     Uuid::new_v5(&Uuid::parse_str(order).unwrap(), what.as_bytes())
 }
 
 #[async_trait]
-impl Catalog for Neighbours {
+impl Catalog for FakeModules {
     async fn list_products(&self, _: &Call, request: ListProducts) -> Result<Products, Fault> {
         assert!(request.skus.len() <= 100, "the contract's limit");
         let state = self.state();
-        if state.catalog_away {
-            return Err(Fault::unavailable("the catalog is away"));
+        if !state.catalog_available {
+            return Err(Fault::unavailable("the catalog is unavailable"));
         }
         Ok(Products {
             items: request
@@ -287,18 +292,18 @@ impl Catalog for Neighbours {
     }
 
     async fn list_popular_products(&self, _: &Call, _: ListPopularProducts) -> Result<Products, Fault> {
-        Err(out_of_script())
+        Err(not_scripted())
     }
 }
 
 #[async_trait]
-impl Inventory for Neighbours {
+impl Inventory for FakeModules {
     async fn reserve_stock(&self, _: &Call, request: ReserveStock) -> Result<Reservation, Fault> {
         let ReserveStock {
             command_id, order_id, ..
         } = &request;
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "reserve_stock",
                 command_id,
                 format!("{request:?}"),
@@ -311,11 +316,11 @@ impl Inventory for Neighbours {
             wanted: 2,
             available: 1,
         };
-        let outcome = match goes {
-            Goes::Yes => reservation::Outcome::Reserved(StockReserved {}),
-            Goes::No => reservation::Outcome::Insufficient(insufficient),
-            Goes::Undone => reservation::Outcome::Undone(AlreadyUndone {}),
-            Goes::InProgress => return Err(Fault::unavailable("busy")),
+        let outcome = match outcome {
+            CommandOutcome::Done => reservation::Outcome::Reserved(StockReserved {}),
+            CommandOutcome::Refused => reservation::Outcome::Insufficient(insufficient),
+            CommandOutcome::Undone => reservation::Outcome::Undone(AlreadyUndone {}),
+            CommandOutcome::InProgress => return Err(Fault::unavailable("busy")),
         };
         Ok(Reservation { outcome: Some(outcome) })
     }
@@ -325,7 +330,7 @@ impl Inventory for Neighbours {
             what: "reserved",
             undoes: request.undoes.clone(),
         };
-        self.take(
+        self.receive(
             "release_stock",
             &request.command_id,
             format!("{request:?}"),
@@ -337,12 +342,12 @@ impl Inventory for Neighbours {
     }
 
     async fn commit_stock(&self, _: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
-        let effect = Effect::Turn {
+        let effect = Effect::Change {
             from: "reserved",
             to: "committed",
         };
         match self
-            .take(
+            .receive(
                 "commit_stock",
                 &request.command_id,
                 format!("{request:?}"),
@@ -351,7 +356,7 @@ impl Inventory for Neighbours {
             )
             .await?
         {
-            Goes::Yes => Ok(StockCommitment {}),
+            CommandOutcome::Done => Ok(StockCommitment {}),
             _ => Err(Fault::unavailable("busy")),
         }
     }
@@ -361,7 +366,7 @@ impl Inventory for Neighbours {
             what: "committed",
             undoes: String::new(),
         };
-        self.take(
+        self.receive(
             "restock_order",
             &request.command_id,
             format!("{request:?}"),
@@ -373,18 +378,18 @@ impl Inventory for Neighbours {
     }
 
     async fn find_stock(&self, _: &Call, _: FindStock) -> Result<FoundStock, Fault> {
-        Err(out_of_script())
+        Err(not_scripted())
     }
 }
 
 #[async_trait]
-impl Payments for Neighbours {
+impl Payments for FakeModules {
     async fn authorise_payment(&self, _: &Call, request: AuthorisePayment) -> Result<Authorisation, Fault> {
         let AuthorisePayment {
             command_id, order_id, ..
         } = &request;
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "authorise_payment",
                 command_id,
                 format!("{request:?}"),
@@ -392,22 +397,22 @@ impl Payments for Neighbours {
                 Effect::Do("authorised"),
             )
             .await?;
-        let outcome = match goes {
-            Goes::Yes => authorisation::Outcome::Authorised(payment_of(order_id)),
-            Goes::No => authorisation::Outcome::Declined(decline(order_id)),
-            Goes::Undone => authorisation::Outcome::Undone(AlreadyVoided {}),
-            Goes::InProgress => authorisation::Outcome::InProgress(wait()),
+        let outcome = match outcome {
+            CommandOutcome::Done => authorisation::Outcome::Authorised(payment_of(order_id)),
+            CommandOutcome::Refused => authorisation::Outcome::Declined(decline(order_id)),
+            CommandOutcome::Undone => authorisation::Outcome::Undone(AlreadyVoided {}),
+            CommandOutcome::InProgress => authorisation::Outcome::InProgress(in_progress()),
         };
         Ok(Authorisation { outcome: Some(outcome) })
     }
 
     async fn capture_payment(&self, _: &Call, request: CapturePayment) -> Result<Capture, Fault> {
-        let effect = Effect::Turn {
+        let effect = Effect::Change {
             from: "authorised",
             to: "captured",
         };
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "capture_payment",
                 &request.command_id,
                 format!("{request:?}"),
@@ -415,11 +420,11 @@ impl Payments for Neighbours {
                 effect,
             )
             .await?;
-        let outcome = match goes {
-            Goes::Yes => capture::Outcome::Captured(payment_of(&request.order_id)),
-            Goes::No => capture::Outcome::Declined(decline(&request.order_id)),
-            Goes::InProgress => capture::Outcome::InProgress(wait()),
-            Goes::Undone => return Err(out_of_script()),
+        let outcome = match outcome {
+            CommandOutcome::Done => capture::Outcome::Captured(payment_of(&request.order_id)),
+            CommandOutcome::Refused => capture::Outcome::Declined(decline(&request.order_id)),
+            CommandOutcome::InProgress => capture::Outcome::InProgress(in_progress()),
+            CommandOutcome::Undone => return Err(not_scripted()),
         };
         Ok(Capture { outcome: Some(outcome) })
     }
@@ -429,8 +434,8 @@ impl Payments for Neighbours {
             what: "authorised",
             undoes: request.undoes.clone(),
         };
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "void_payment",
                 &request.command_id,
                 format!("{request:?}"),
@@ -438,10 +443,10 @@ impl Payments for Neighbours {
                 effect,
             )
             .await?;
-        let outcome = match goes {
-            Goes::InProgress => void::Outcome::InProgress(wait()),
-            // Remembered under this id for ever.
-            Goes::No => return Err(Fault::conflict("void_declined", "The provider declined.")),
+        let outcome = match outcome {
+            CommandOutcome::InProgress => void::Outcome::InProgress(in_progress()),
+            // Stored under this id forever.
+            CommandOutcome::Refused => return Err(Fault::conflict("void_declined", "The provider declined.")),
             _ => void::Outcome::Voided(Voided {}),
         };
         Ok(Void { outcome: Some(outcome) })
@@ -452,8 +457,8 @@ impl Payments for Neighbours {
             what: "captured",
             undoes: String::new(),
         };
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "refund_remaining",
                 &request.command_id,
                 format!("{request:?}"),
@@ -461,9 +466,9 @@ impl Payments for Neighbours {
                 effect,
             )
             .await?;
-        let outcome = match goes {
-            Goes::InProgress => refund::Outcome::InProgress(wait()),
-            Goes::No => return Err(Fault::conflict("refund_declined", "The provider declined.")),
+        let outcome = match outcome {
+            CommandOutcome::InProgress => refund::Outcome::InProgress(in_progress()),
+            CommandOutcome::Refused => return Err(Fault::conflict("refund_declined", "The provider declined.")),
             _ => refund::Outcome::Refunded(Refunded {
                 amount: Some(Money {
                     amount: 398,
@@ -475,7 +480,7 @@ impl Payments for Neighbours {
     }
 
     async fn find_payment(&self, _: &Call, _: FindPayment) -> Result<FoundPayment, Fault> {
-        Err(out_of_script())
+        Err(not_scripted())
     }
 }
 
@@ -495,13 +500,13 @@ fn decline(order: &str) -> Decline {
 }
 
 #[async_trait]
-impl Shipping for Neighbours {
+impl Shipping for FakeModules {
     async fn schedule_shipment(&self, _: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
         let ScheduleShipment {
             command_id, order_id, ..
         } = &request;
-        let goes = self
-            .take(
+        let outcome = self
+            .receive(
                 "schedule_shipment",
                 command_id,
                 format!("{request:?}"),
@@ -509,12 +514,12 @@ impl Shipping for Neighbours {
                 Effect::Do("scheduled"),
             )
             .await?;
-        let outcome = match goes {
-            Goes::Yes => schedule::Outcome::Scheduled(ShipmentReference {
+        let outcome = match outcome {
+            CommandOutcome::Done => schedule::Outcome::Scheduled(ShipmentReference {
                 shipment_id: id_of("shipment", order_id).to_string(),
             }),
-            Goes::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
-            Goes::No | Goes::InProgress => return Err(Fault::unavailable("busy")),
+            CommandOutcome::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
+            CommandOutcome::Refused | CommandOutcome::InProgress => return Err(Fault::unavailable("busy")),
         };
         Ok(Schedule { outcome: Some(outcome) })
     }
@@ -541,7 +546,7 @@ impl Shipping for Neighbours {
             undoes: request.undoes.clone(),
         };
         match self
-            .take(
+            .receive(
                 "cancel_shipment",
                 &request.command_id,
                 format!("{request:?}"),
@@ -550,7 +555,7 @@ impl Shipping for Neighbours {
             )
             .await?
         {
-            Goes::Yes => Ok(ShipmentCancellation {
+            CommandOutcome::Done => Ok(ShipmentCancellation {
                 outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
             }),
             _ => Err(Fault::unavailable("busy")),
@@ -558,12 +563,12 @@ impl Shipping for Neighbours {
     }
 
     async fn ready_shipment(&self, _: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
-        let effect = Effect::Turn {
+        let effect = Effect::Change {
             from: "scheduled",
             to: "ready",
         };
         match self
-            .take(
+            .receive(
                 "ready_shipment",
                 &request.command_id,
                 format!("{request:?}"),
@@ -572,15 +577,15 @@ impl Shipping for Neighbours {
             )
             .await?
         {
-            Goes::Yes => Ok(Readiness {}),
+            CommandOutcome::Done => Ok(Readiness {}),
             _ => Err(Fault::unavailable("busy")),
         }
     }
 
     async fn find_shipment(&self, _: &Call, request: FindShipment) -> Result<FoundShipment, Fault> {
         let state = self.state();
-        if !state.shipping_knows {
-            return Err(Fault::unavailable("shipping is away"));
+        if state.shipment_lookups_fail {
+            return Err(Fault::unavailable("shipping is unavailable"));
         }
         let effects = state.effects.get(&request.order_id).cloned().unwrap_or_default();
         let status = ["dispatched", "ready", "scheduled"]
@@ -597,5 +602,5 @@ impl Shipping for Neighbours {
     }
 }
 
-/// How long tests wait for what must happen.
-pub const LIMIT: Duration = Duration::from_secs(20);
+/// The timeout for what must happen.
+pub const TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,11 +1,13 @@
-//! The rules of `payment.rs` as tables: every state meets every command and every news.
+//! The rules of `payment.rs` as tables: every state with every command and every update.
+
+use strum::VariantArray;
 
 use super::*;
 use Status::{
     Authorised, Authorising, Captured, Capturing, Created, Declined, PartiallyRefunded, Refunded, Voided, Voiding,
 };
 
-/// A payment of 100 in `status`, with 30 of it on their way back where money was taken (and 20 back already where some was).
+/// A payment of 100 in `status`, with a refund of 30 under way where money was captured (and 20 refunded before where some was).
 fn payment(status: Status) -> Payment {
     let amount = Money {
         amount: 100,
@@ -34,25 +36,25 @@ fn payment(status: Status) -> Payment {
     payment
 }
 
-fn all_news() -> [News; 8] {
+fn all_updates() -> [PaymentUpdate; 8] {
     [
-        News::Authorised {
+        PaymentUpdate::Authorised {
             authorisation: "auth_1".into(),
         },
-        News::AuthorisationDeclined {
+        PaymentUpdate::AuthorisationDeclined {
             code: "card_declined".into(),
         },
-        News::Captured,
-        News::CaptureDeclined,
-        News::Voided,
-        News::VoidDeclined,
-        News::Refunded { amount: 30 },
-        News::RefundDeclined { amount: 30 },
+        PaymentUpdate::Captured,
+        PaymentUpdate::CaptureDeclined,
+        PaymentUpdate::Voided,
+        PaymentUpdate::VoidDeclined,
+        PaymentUpdate::Refunded { amount: 30 },
+        PaymentUpdate::RefundDeclined { amount: 30 },
     ]
 }
 
 #[test]
-fn every_state_hears_its_own_news_and_no_other() {
+fn every_state_accepts_its_own_updates_and_no_other() {
     let no = None;
     let table: [(Status, [Option<Status>; 8]); 10] = [
         //                   authorised        declined        captured        refused           voided        not voided        refunded                 not refunded
@@ -75,55 +77,60 @@ fn every_state_hears_its_own_news_and_no_other() {
     ];
     assert_eq!(
         table.map(|(status, _)| status),
-        Status::ALL,
+        Status::VARIANTS,
         "the table names every state"
     );
     for (status, row) in table {
-        for (news, expected) in all_news().iter().zip(row) {
-            let heard = payment(status).hear(news);
+        for (update, expected) in all_updates().iter().zip(row) {
+            let applied = payment(status).apply(update);
             assert_eq!(
-                heard.as_ref().ok().map(|heard| heard.payment.status),
+                applied.as_ref().ok().map(|applied| applied.payment.status),
                 expected,
-                "{status:?} hears {news:?}"
+                "{status:?} with {update:?}"
             );
-            if let Ok(heard) = heard {
-                assert_amounts(&heard.payment);
+            if let Ok(applied) = applied {
+                assert_amounts(&applied.payment);
             }
         }
     }
 }
 
 #[test]
-fn a_requested_void_follows_whatever_was_on_its_way() {
-    let authorised = News::Authorised {
+fn a_requested_void_follows_the_command_that_was_under_way() {
+    let authorised = PaymentUpdate::Authorised {
         authorisation: "auth_1".into(),
     };
-    let declined = News::AuthorisationDeclined {
+    let declined = PaymentUpdate::AuthorisationDeclined {
         code: "card_declined".into(),
     };
-    for (status, news, becomes, voids) in [
+    for (status, update, becomes, voids) in [
         (Authorising, &authorised, Voiding, Voids::Start),
         (Authorising, &declined, Declined, Voids::Done),
-        (Capturing, &News::CaptureDeclined, Voiding, Voids::Start),
-        (Capturing, &News::Captured, Captured, Voids::Refused("already_captured")),
+        (Capturing, &PaymentUpdate::CaptureDeclined, Voiding, Voids::Start),
+        (
+            Capturing,
+            &PaymentUpdate::Captured,
+            Captured,
+            Voids::Refused("already_captured"),
+        ),
     ] {
         let waiting = Payment {
             void_requested: true,
             ..payment(status)
         };
-        let heard = waiting.hear(news).unwrap();
+        let applied = waiting.apply(update).unwrap();
         assert_eq!(
-            (heard.payment.status, heard.voids, heard.payment.void_requested),
+            (applied.payment.status, applied.voids, applied.payment.void_requested),
             (becomes, voids, false),
-            "{status:?} hears {news:?}"
+            "{status:?} with {update:?}"
         );
     }
 }
 
 #[test]
-fn a_capture_starts_from_authorised_alone() {
-    for status in Status::ALL {
-        let answer = payment(status).capture();
+fn only_an_authorised_payment_can_be_captured() {
+    for &status in Status::VARIANTS {
+        let capture = payment(status).capture();
         let expected = match status {
             Authorised => "capturing",
             Created | Authorising => "not yet",
@@ -132,8 +139,8 @@ fn a_capture_starts_from_authorised_alone() {
             Capturing => "capture_in_progress",
             Captured | PartiallyRefunded | Refunded => "already_captured",
         };
-        let got = match answer {
-            Ok(payment) => payment.status.as_str(),
+        let got = match capture {
+            Ok(payment) => payment.status.into_str(),
             Err(Refusal::NotYet) => "not yet",
             Err(Refusal::Declined { code, .. } | Refusal::Conflict { code, .. }) => code,
         };
@@ -162,12 +169,12 @@ fn a_late_capture_after_a_void_changes_nothing() {
             ..
         })
     ));
-    assert_eq!(voided.hear(&News::Captured), Err(Unexpected));
+    assert_eq!(voided.apply(&PaymentUpdate::Captured), Err(UnexpectedUpdate));
 }
 
 #[test]
 fn a_void_starts_waits_or_finds_nothing_to_do() {
-    for status in Status::ALL {
+    for &status in Status::VARIANTS {
         let found = payment(status).void();
         let fits = match status {
             Authorised => matches!(found, VoidStep::Start(ref next) if next.status == Voiding),
@@ -183,8 +190,8 @@ fn a_void_starts_waits_or_finds_nothing_to_do() {
 }
 
 #[test]
-fn a_refund_reserves_what_is_left_at_most() {
-    let code = |answer: Result<(Payment, i64), Refusal>| match answer {
+fn a_refund_reserves_at_most_what_is_left() {
+    let code = |refund: Result<(Payment, i64), Refusal>| match refund {
         Ok((payment, amount)) => {
             assert_amounts(&payment);
             format!("{amount}")
@@ -192,7 +199,7 @@ fn a_refund_reserves_what_is_left_at_most() {
         Err(Refusal::Conflict { code, .. }) => code.to_owned(),
         Err(other) => format!("{other:?}"),
     };
-    for status in Status::ALL {
+    for &status in Status::VARIANTS {
         let expected = match status {
             Captured => ["70", "70", "exceeds_captured", "1"],
             PartiallyRefunded => ["50", "exceeds_captured", "exceeds_captured", "1"],
@@ -217,14 +224,14 @@ fn a_refund_reserves_what_is_left_at_most() {
 }
 
 #[test]
-fn the_remaining_refund_waits_for_refunds_on_their_way() {
-    for status in Status::ALL {
-        let answer = payment(status).refund_remaining();
+fn the_remaining_refund_waits_for_refunds_under_way() {
+    for &status in Status::VARIANTS {
+        let refund = payment(status).refund_remaining();
         match status {
-            Declined | Voided => assert_eq!(answer, Ok((payment(status), 0)), "{status:?}"),
-            Refunded => assert_eq!(answer.map(|(_, amount)| amount), Ok(0), "{status:?}"),
-            Capturing | Captured | PartiallyRefunded => assert_eq!(answer, Err(Refusal::NotYet), "{status:?}"),
-            Created | Authorising | Authorised | Voiding => assert_eq!(answer, Err(NOT_CAPTURED), "{status:?}"),
+            Declined | Voided => assert_eq!(refund, Ok((payment(status), 0)), "{status:?}"),
+            Refunded => assert_eq!(refund.map(|(_, amount)| amount), Ok(0), "{status:?}"),
+            Capturing | Captured | PartiallyRefunded => assert_eq!(refund, Err(Refusal::NotYet), "{status:?}"),
+            Created | Authorising | Authorised | Voiding => assert_eq!(refund, Err(NOT_CAPTURED), "{status:?}"),
         }
     }
     let quiet = Payment {
@@ -233,22 +240,25 @@ fn the_remaining_refund_waits_for_refunds_on_their_way() {
     };
     let (reserved, amount) = quiet.refund_remaining().unwrap();
     assert_eq!((amount, reserved.refunding), (80, 80));
-    let heard = reserved.hear(&News::Refunded { amount: 80 }).unwrap();
-    assert_eq!(heard.payment.status, Refunded);
+    let applied = reserved.apply(&PaymentUpdate::Refunded { amount: 80 }).unwrap();
+    assert_eq!(applied.payment.status, Refunded);
 }
 
 #[test]
 fn a_refund_beyond_its_reservation_is_unexpected() {
-    assert_eq!(payment(Captured).hear(&News::Refunded { amount: 31 }), Err(Unexpected));
+    assert_eq!(
+        payment(Captured).apply(&PaymentUpdate::Refunded { amount: 31 }),
+        Err(UnexpectedUpdate)
+    );
 }
 
 #[test]
-fn every_status_reads_back_what_it_writes() {
-    for status in Status::ALL {
-        assert_eq!(Status::find(status.as_str()), Some(status));
-        assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+fn a_status_has_one_name_in_the_table_and_in_json() {
+    for &status in Status::VARIANTS {
+        assert_eq!(status.into_str().parse(), Ok(status));
+        assert_eq!(serde_json::to_value(status).unwrap(), status.into_str());
     }
-    assert_eq!(Status::find("lost"), None);
+    assert!("lost".parse::<Status>().is_err());
 }
 
 fn assert_amounts(payment: &Payment) {

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use banyan_durable_testing::eventually;
 
-use super::{Mishap, Order, on_both, on_postgres};
+use super::{Failure, Order, on_both, on_postgres};
 use crate::{
-    provider::Answer,
-    record::{Recorded, record},
+    commands::record::{Recorded, record},
+    provider::Response,
     store,
 };
 
@@ -29,17 +29,17 @@ async fn a_void_before_its_authorisation_leaves_a_tombstone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_void_of_an_authorisation_on_its_way_is_carried_out_when_the_outcome_is_known() {
+async fn a_void_of_an_authorisation_under_way_is_carried_out_when_the_outcome_is_known() {
     on_both(|home| async move {
         let shop = home.open_impatient().await;
-        for (times, mishap) in [(1, Mishap::HangsBefore), (2, Mishap::HangsAfter)] {
+        for (times, failure) in [(1, Failure::RequestHangs), (2, Failure::ResponseHangs)] {
             let order = Order::new();
-            shop.line.next(mishap);
+            shop.provider.fail_next(failure);
             assert_eq!(order.authorise(&shop).await, "in_progress");
             assert_eq!(order.void(&shop).await, "in_progress");
-            assert_eq!(order.void(&shop).await, "in_progress", "asked again it waits again");
-            assert_eq!(order.capture(&shop).await, "payment_voided", "the void was first");
-            shop.line.repair();
+            assert_eq!(order.void(&shop).await, "in_progress", "a repeated void waits too");
+            assert_eq!(order.capture(&shop).await, "payment_voided", "the void came first");
+            shop.provider.repair();
             eventually("the void follows by itself", SOON, || async {
                 shop.status(&order).await == "voided"
             })
@@ -57,10 +57,10 @@ async fn a_void_of_an_authorisation_on_its_way_is_carried_out_when_the_outcome_i
 async fn a_void_of_a_declined_authorisation_has_nothing_to_do() {
     on_both(|home| async move {
         let (shop, order) = (home.open_impatient().await, Order::paying_by("pm_card_declined"));
-        shop.line.next(Mishap::HangsAfter);
+        shop.provider.fail_next(Failure::ResponseHangs);
         assert_eq!(order.authorise(&shop).await, "in_progress");
         assert_eq!(order.void(&shop).await, "in_progress");
-        shop.line.repair();
+        shop.provider.repair();
         assert_eq!(Order::until_known(|| order.void(&shop)).await, "voided");
         assert_eq!(order.authorise(&shop).await, "card_declined");
         assert_eq!(shop.status(&order).await, "declined");
@@ -95,10 +95,10 @@ async fn a_void_that_meets_a_capture_on_its_way_does_as_the_capture_ends() {
         ] {
             let order = Order::paying_by(method);
             assert_eq!(Order::until_known(|| order.authorise(&shop)).await, "authorised");
-            shop.line.next(Mishap::HangsAfter);
+            shop.provider.fail_next(Failure::ResponseHangs);
             assert_eq!(order.capture(&shop).await, "in_progress");
             assert_eq!(order.void(&shop).await, "in_progress");
-            shop.line.repair();
+            shop.provider.repair();
             assert_eq!(Order::until_known(|| order.capture(&shop)).await, captured);
             assert_eq!(Order::until_known(|| order.void(&shop)).await, voided);
             assert_eq!(shop.status(&order).await, status);
@@ -111,35 +111,35 @@ async fn a_void_that_meets_a_capture_on_its_way_does_as_the_capture_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outcome_brought_twice_is_recorded_once() {
+async fn an_outcome_reported_twice_is_recorded_once() {
     on_both(|home| async move {
         let (shop, order) = (home.open_impatient().await, Order::new());
-        shop.line.next(Mishap::HangsAfter);
+        shop.provider.fail_next(Failure::ResponseHangs);
         assert_eq!(order.authorise(&shop).await, "in_progress");
         let command = order.command("authorise").parse().unwrap();
-        let answer = Answer::Accepted {
+        let response = Response::Accepted {
             id: "auth_by_webhook".into(),
         };
         assert_eq!(
-            record(&shop.db, command, answer.clone()).await.unwrap(),
+            record(&shop.db, command, response.clone()).await.unwrap(),
             Recorded::Now { void: None }
         );
-        assert_eq!(record(&shop.db, command, answer).await.unwrap(), Recorded::Before);
-        let no = Answer::Declined {
+        assert_eq!(record(&shop.db, command, response).await.unwrap(), Recorded::Before);
+        let declined = Response::Declined {
             code: "too_late".into(),
             detail: "It was accepted.".into(),
         };
-        assert_eq!(record(&shop.db, command, no).await.unwrap(), Recorded::Before);
-        shop.line.repair();
+        assert_eq!(record(&shop.db, command, declined).await.unwrap(), Recorded::Before);
+        shop.provider.repair();
         assert_eq!(order.authorise(&shop).await, "authorised");
-        let stranger = uuid::Uuid::new_v4();
+        let unknown = uuid::Uuid::new_v4();
         assert_eq!(
-            record(&shop.db, stranger, Answer::Accepted { id: "x".into() })
+            record(&shop.db, unknown, Response::Accepted { id: "x".into() })
                 .await
                 .unwrap(),
             Recorded::Unknown
         );
-        eventually("one event is told", SOON, || async {
+        eventually("one event is published", SOON, || async {
             banyan_durable_testing::published(&shop.db).await.len() == 1
         })
         .await;
@@ -149,19 +149,19 @@ async fn an_outcome_brought_twice_is_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_an_outcome_brought_twice_at_the_same_time_one_is_recorded() {
+async fn an_outcome_reported_twice_at_the_same_time_is_recorded_once() {
     on_postgres(|home| async move {
         let (shop, order) = (home.open_impatient().await, Order::new());
-        shop.line.next(Mishap::HangsAfter);
+        shop.provider.fail_next(Failure::ResponseHangs);
         assert_eq!(order.authorise(&shop).await, "in_progress");
         let command = order.command("authorise").parse().unwrap();
         let db = shop.db.clone();
-        // Both have seen that the command is open, and wait to write what came of it.
+        // Both have seen that the command is open, and wait to write its outcome.
         let holding = shop.db.write(db, move |tx, db| async move {
-            store::hold_command(&tx, command).await;
+            store::lock_command(&tx, command).await;
             let both = [(); 2].map(|()| {
                 let db = db.clone();
-                tokio::spawn(async move { record(&db, command, Answer::Accepted { id: "auth".into() }).await })
+                tokio::spawn(async move { record(&db, command, Response::Accepted { id: "auth".into() }).await })
             });
             eventually("both wait", SOON, || async {
                 store::count_waiting(db.read()).await == 2
@@ -220,7 +220,7 @@ async fn a_void_racing_its_authorisation_leaves_nothing_blocked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_instances_given_the_same_commands_act_once() {
+async fn the_same_commands_at_two_instances_take_effect_once() {
     on_postgres(|home| async move {
         let shops = [Arc::new(home.open().await), Arc::new(home.open().await)];
         let times = 12;

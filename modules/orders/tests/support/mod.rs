@@ -1,54 +1,58 @@
-//! The module with its neighbours, running or not, and the ways a test asks it.
+//! The module with fakes of the modules it calls, and what tests do with it.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::sync::{Arc, Mutex};
+pub mod fakes;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use banyan_core::{Bus, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock, Timestamp};
 use banyan_durable::{Db, Feeds};
-use banyan_durable_testing::eventually;
+use banyan_durable_testing::{default_settings, eventually};
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
-use orders::{Needs, Offers, Settings, start};
+use orders::{Limits, Needs, Offers, Settings, start};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::neighbours::{LIMIT, Neighbours};
+use fakes::{FakeModules, TIMEOUT};
 
 pub const ADA: Uuid = Uuid::from_u128(0xada);
 pub const BOB: Uuid = Uuid::from_u128(0xb0b);
 pub const STAFF: Uuid = Uuid::from_u128(0x57a);
 
-pub struct House {
-    pub town: Arc<Neighbours>,
+pub struct Harness {
+    pub modules: Arc<FakeModules>,
     pub site: Site,
     pub offers: Offers,
-    pub wire: Arc<Wire>,
+    bus: Arc<RecordingBus>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
-/// The bus: keeps what orders tells, and lets the test tell orders.
+/// Records what orders publishes, and lets a test deliver events to it.
 #[derive(Default)]
-pub struct Wire {
-    listeners: Mutex<Vec<Arc<dyn Subscriber>>>,
-    told: Mutex<Vec<Envelope>>,
+struct RecordingBus {
+    subscribers: Mutex<Vec<Arc<dyn Subscriber>>>,
+    published: Mutex<Vec<Envelope>>,
 }
 
 #[async_trait]
-impl Bus for Wire {
+impl Bus for RecordingBus {
     async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        self.told.lock().unwrap().push(envelope.clone());
+        self.published.lock().push(envelope.clone());
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        self.listeners.lock().unwrap().push(listener);
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        self.subscribers.lock().push(subscriber);
         Ok(())
     }
 }
 
-/// Everything at test speed.
+/// Short intervals, so that tests take little time.
 pub fn quick() -> banyan_durable::Settings {
     banyan_durable::Settings {
         pool: 4,
@@ -61,50 +65,56 @@ pub fn quick() -> banyan_durable::Settings {
     }
 }
 
-impl House {
+/// The settings of a shop that configures nothing.
+pub fn settings() -> Settings {
+    default_settings(include_str!("../../../../app/config/default.toml"), "orders")
+}
+
+impl Harness {
     pub async fn open(db: Db) -> Self {
-        House::open_with(db, Settings::default()).await
+        Harness::open_with(db, settings(), Limits::default()).await
     }
 
-    pub async fn open_with(db: Db, settings: Settings) -> Self {
-        let town = Neighbours::new();
+    pub async fn open_with(db: Db, settings: Settings, limits: Limits) -> Self {
+        let modules = FakeModules::new();
         let needs = Needs {
             db,
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
-            catalog: town.clone(),
-            inventory: town.clone(),
-            payments: town.clone(),
-            shipping: town.clone(),
+            catalog: modules.clone(),
+            inventory: modules.clone(),
+            payments: modules.clone(),
+            shipping: modules.clone(),
             settings,
+            limits,
         };
         let offers = start(needs).await.expect("orders start");
-        let wire = Arc::new(Wire::default());
-        let bus: Arc<dyn Bus> = wire.clone();
-        offers.machinery.connect(&bus).await.expect("it listens");
-        House {
-            town,
+        let bus = Arc::new(RecordingBus::default());
+        let connected: Arc<dyn Bus> = bus.clone();
+        offers.machinery.connect(&connected).await.expect("it subscribes");
+        Harness {
+            modules,
             site: Site::of(offers.routes.clone()),
             offers,
-            wire,
+            bus,
             running: None,
         }
     }
 
     pub async fn running(db: Db) -> Self {
-        let mut house = House::open(db).await;
-        house.run();
-        house
+        let mut harness = Harness::open(db).await;
+        harness.run();
+        harness
     }
 
     /// Starts the machinery.
     pub fn run(&mut self) {
         let stop = CancellationToken::new();
-        let bus: Arc<dyn Bus> = self.wire.clone();
+        let bus: Arc<dyn Bus> = self.bus.clone();
         self.running = Some((stop.clone(), self.offers.machinery.clone().run(bus, Feeds::new(), stop)));
     }
 
-    /// Stops it, having looked that every view is what its stream folds to.
+    /// Stops the machinery, after checking that every view is what its stream folds to.
     pub async fn close(mut self) {
         assert_eq!(self.different_views().await, Vec::<String>::new());
         if let Some((stop, running)) = self.running.take() {
@@ -113,7 +123,7 @@ impl House {
         }
     }
 
-    /// What an operator sees of read models that are not what their streams fold to.
+    /// The read models that differ from what their streams fold to, as an operator sees them.
     pub async fn different_views(&self) -> Vec<String> {
         let reply = self.as_ops(get("/api/v1/ops/orders/views")).await;
         serde_json::from_value(reply.json()["different"].clone()).expect("a comparison")
@@ -148,7 +158,7 @@ impl House {
 
     pub async fn until_status(&self, order: Uuid, status: &str) -> Value {
         let what = format!("order {order} is {status}");
-        eventually(&what, LIMIT, || async { self.show(order).await["status"] == status }).await;
+        eventually(&what, TIMEOUT, || async { self.show(order).await["status"] == status }).await;
         self.show(order).await
     }
 
@@ -156,7 +166,7 @@ impl House {
         self.as_ada(keyed(&format!("/api/v1/orders/{order}/cancel"))).await
     }
 
-    /// The types of everything that happened to the order.
+    /// The types of the order's events.
     pub async fn history(&self, order: Uuid) -> Vec<String> {
         let reply = self
             .as_staff(get(&format!("/api/v1/orders/{order}/history")))
@@ -169,10 +179,10 @@ impl House {
             .collect()
     }
 
-    /// The events orders told of this order, by their short names.
-    pub fn told(&self, order: Uuid) -> Vec<String> {
-        let told = self.wire.told.lock().unwrap();
-        let of_order = told
+    /// The short names of the events that orders published about this order.
+    pub fn published(&self, order: Uuid) -> Vec<String> {
+        let published = self.bus.published.lock();
+        let of_order = published
             .iter()
             .filter(|envelope| envelope.subject == format!("order/{order}"));
         of_order
@@ -180,9 +190,9 @@ impl House {
             .collect()
     }
 
-    pub fn told_data(&self, order: Uuid, kind: &str) -> Value {
-        let told = self.wire.told.lock().unwrap();
-        let found = told
+    pub fn published_data(&self, order: Uuid, kind: &str) -> Value {
+        let published = self.bus.published.lock();
+        let found = published
             .iter()
             .find(|envelope| envelope.subject == format!("order/{order}") && envelope.kind.ends_with(kind));
         found
@@ -190,8 +200,8 @@ impl House {
             .unwrap_or_default()
     }
 
-    /// Another module tells something.
-    pub async fn hear<E: Event>(&self, source: &str, subject: &str, version: i64, event: &E) {
+    /// Delivers an event of another module.
+    pub async fn deliver<E: Event>(&self, source: &str, subject: &str, version: i64, event: &E) {
         let envelope = Envelope {
             specversion: "1.0".to_owned(),
             id: Uuid::new_v4(),
@@ -204,8 +214,8 @@ impl House {
             traceparent: None,
             data: serde_json::value::to_raw_value(event).unwrap(),
         };
-        let listener = self.wire.listeners.lock().unwrap()[0].clone();
-        listener.deliver(envelope).await.expect("the event is taken");
+        let subscriber = self.bus.subscribers.lock()[0].clone();
+        subscriber.deliver(envelope).await.expect("the event is accepted");
     }
 
     /// The state of the order's saga of this kind.
@@ -247,5 +257,5 @@ pub fn id_in(reply: &Reply) -> Uuid {
     reply.json()["id"]
         .as_str()
         .and_then(|id| Uuid::parse_str(id).ok())
-        .expect("an id in the answer")
+        .expect("an id in the response")
 }

@@ -1,6 +1,6 @@
 //! The rules of an order: what may happen to it next, given what has happened.
 //!
-//! Pure: each rule looks at the folded state and answers with the event that makes its decision true, or with a refusal.
+//! Pure: each rule looks at the folded state and returns the event that records its decision, or a refusal.
 
 use banyan_core::{Fault, FieldError};
 use shared_kernel::{Money, Quantity, Sku};
@@ -20,14 +20,14 @@ pub struct Order {
     pub version: i64,
     pub user_id: Uuid,
     pub status: Status,
-    /// What is in the cart; empty once it was placed.
+    /// The lines of the cart; empty once the order was placed.
     pub cart: Vec<Line>,
     pub placement: Option<Placement>,
     pub payment: Option<Payment>,
     pub shipment: Option<Shipment>,
     pub capture_decided: bool,
     pub cancel_requested: Option<Canceller>,
-    /// The parcel had left when the cancel came to it.
+    /// The parcel had been dispatched before the cancel reached it.
     pub cancel_refused: bool,
     /// Nothing of the checkout is left to do.
     pub checkout_ended: bool,
@@ -37,7 +37,7 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
     pub id: Uuid,
-    /// Of what can happen to a payment, how far: news of anything at or below it is old.
+    /// How far the payment has come: an event of this stage or a lower one is stale.
     stage: u8,
     refunded: i64,
 }
@@ -64,13 +64,13 @@ pub enum Refusal {
     TotalTooLarge,
     AlreadyCancelled,
     AlreadyShipped,
-    /// An operator has given the checkout up: nobody would carry a cancel out.
+    /// An operator has abandoned the checkout: no saga would carry a cancel out.
     CheckoutAbandoned,
     /// A cancel came before the capture was decided.
     CancelCameFirst,
-    /// The step before this one has not been told yet.
+    /// The event before this one has not been received yet.
     NotYet(Status),
-    /// Asked for in an order; what asked is wrong about where it stands.
+    /// The caller is wrong about the status of the order: a bug.
     OutOfOrder(&'static str, Status),
 }
 
@@ -105,16 +105,14 @@ impl From<Refusal> for Fault {
             ),
             Refusal::TotalTooLarge => Fault::invalid("total_too_large", "The order's total is too large."),
             Refusal::AlreadyCancelled => Fault::conflict("already_cancelled", "The order is cancelled."),
-            Refusal::AlreadyShipped => Fault::conflict("already_shipped", "The order has left the house."),
+            Refusal::AlreadyShipped => Fault::conflict("already_shipped", "The order has been shipped."),
             Refusal::CheckoutAbandoned => Fault::conflict(
                 "checkout_abandoned",
-                "This order's checkout was given up by an operator, who knows what becomes of it.",
+                "An operator has abandoned the checkout of this order and settles it by hand.",
             ),
             Refusal::CancelCameFirst => Fault::internal("cancel_came_first", "a capture was decided after a cancel"),
-            Refusal::NotYet(status) => Fault::unavailable(format!("The order is still {}.", status.as_str())),
-            Refusal::OutOfOrder(what, status) => {
-                Fault::internal("out_of_order", format!("{what} while {}", status.as_str()))
-            }
+            Refusal::NotYet(status) => Fault::unavailable(format!("The order is still {status}.")),
+            Refusal::OutOfOrder(what, status) => Fault::internal("out_of_order", format!("{what} while {status}")),
         }
     }
 }
@@ -147,7 +145,7 @@ impl Order {
         Some(order)
     }
 
-    /// Takes what happened next. Never refuses: it did happen.
+    /// Applies the next event. Never refuses: it did happen.
     pub fn apply(&mut self, recorded: &Recorded) {
         self.version = recorded.version;
         match &recorded.event {
@@ -186,7 +184,7 @@ impl Order {
         if let Some(payment) = payment_after(&recorded.event) {
             self.payment = Some(payment);
         }
-        // The checkout may hear that the shipment is ready after we heard that it has left.
+        // The checkout may learn that the shipment is ready after shipping published that it was dispatched.
         if let Some((id, stage)) = shipment_after(&recorded.event)
             && self.shipment.as_ref().is_none_or(|known| stage > known.stage)
             && let Some(id) = id.or(self.shipment.as_ref().map(|shipment| shipment.id))
@@ -195,7 +193,7 @@ impl Order {
         }
     }
 
-    /// Whose order it is, what was ordered, at what price.
+    /// What was ordered, by whom, at what price.
     ///
     /// # Errors
     /// `NotPlaced` for a cart.
@@ -203,7 +201,7 @@ impl Order {
         self.placement.as_ref().ok_or(Refusal::NotPlaced)
     }
 
-    /// Puts so many of a product into the cart, in place of however many there were. `None`: so many there are.
+    /// Sets the quantity of a product in the cart. `None`: it has this quantity already.
     pub fn put_item(&self, sku: &Sku, quantity: Quantity) -> Result<Option<OrderEvent>, Refusal> {
         self.check_is_cart()?;
         match self.cart.iter().find(|line| line.sku == *sku) {
@@ -261,8 +259,8 @@ impl Order {
         Ok(OrderEvent::CaptureDecided {})
     }
 
-    /// Asks for a cancel. Before the capture is decided it wins; after it, it is kept until the order can be cancelled. `None`: it was asked
-    /// for already.
+    /// Requests a cancel. Before the capture is decided it wins; after it, it is kept until the order can be cancelled. `None`: it was requested
+    /// before.
     pub fn request_cancel(&self, by: Canceller, reason: Option<String>) -> Result<Option<OrderEvent>, Refusal> {
         match self.status {
             Status::Draft => Err(Refusal::NotPlaced),
@@ -282,7 +280,7 @@ impl Order {
         }
     }
 
-    /// All that was done for the order is undone, or given back: `refunded`.
+    /// Everything that was done for the order is undone, or refunded: `refunded`.
     pub fn cancel(&self, reason: CancelReason, refunded: Option<Money>) -> Result<OrderEvent, Refusal> {
         match self.status {
             Status::Pending | Status::Confirmed => Ok(OrderEvent::Cancelled { reason, refunded }),
@@ -290,16 +288,16 @@ impl Order {
         }
     }
 
-    /// An operator has given up the saga that was to bring the order to an end, so this is its end; what other modules still hold for it is the
-    /// operator's to put right. `None`: it has come to one.
-    pub fn give_up(&self) -> Option<OrderEvent> {
+    /// An operator has abandoned the saga of this order, so the order ends here; what other modules still hold for it, the operator settles by hand.
+    /// `None`: it has ended before.
+    pub fn abandon(&self) -> Option<OrderEvent> {
         self.cancel(CancelReason::Operator, None).ok()
     }
 
-    /// The parcel has left. `None`: known, or the order is past it.
+    /// The parcel was dispatched. `None`: this is known, or the order has moved on.
     ///
     /// # Errors
-    /// `NotYet` before the confirmation was told: it will be.
+    /// `NotYet` before the order is confirmed: it will be.
     pub fn ship(&self, shipment_id: Uuid, tracking_number: &str) -> Result<Option<OrderEvent>, Refusal> {
         match self.status {
             Status::Confirmed => Ok(Some(OrderEvent::Shipped {
@@ -311,7 +309,7 @@ impl Order {
         }
     }
 
-    /// The parcel is with the customer. `None`: known, or the order is past it.
+    /// The parcel was delivered. `None`: this is known, or the order has moved on.
     ///
     /// # Errors
     /// `NotYet` before it was shipped.
@@ -323,16 +321,17 @@ impl Order {
         }
     }
 
-    /// News of the payment or the shipment, from whoever brings it first: the saga's answer or the other module's event. `None`: old.
-    pub fn hear(&self, news: OrderEvent) -> Option<OrderEvent> {
-        let is_new = match (payment_after(&news), shipment_after(&news)) {
+    /// The event, if it tells something new about the payment or the shipment; `None` if it is stale. The response to the saga and the other
+    /// module's event tell the same, in any order.
+    pub fn unless_stale(&self, event: OrderEvent) -> Option<OrderEvent> {
+        let is_new = match (payment_after(&event), shipment_after(&event)) {
             (Some(payment), _) => self.payment.as_ref().is_none_or(|known| {
                 payment.stage > known.stage || payment.stage == known.stage && payment.refunded > known.refunded
             }),
             (None, Some((_, stage))) => self.shipment.as_ref().is_none_or(|known| stage > known.stage),
             (None, None) => false,
         };
-        is_new.then_some(news)
+        is_new.then_some(event)
     }
 }
 
@@ -351,7 +350,7 @@ fn payment_after(event: &OrderEvent) -> Option<Payment> {
     Some(Payment { id, stage, refunded })
 }
 
-/// What an event says about the shipment; its id where the event tells it.
+/// What an event says about the shipment; its id if the event has it.
 fn shipment_after(event: &OrderEvent) -> Option<(Option<Uuid>, u8)> {
     match event {
         OrderEvent::ShipmentScheduled { shipment_id } => Some((Some(*shipment_id), 1)),

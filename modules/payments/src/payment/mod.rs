@@ -1,7 +1,7 @@
-//! What a payment may do, and what it learns. Pure: every rule about money in this module stands here.
+//! The rules of a payment. Pure: every rule about money in this module stands here.
 //!
-//! A command (authorise, capture, void, refund) moves the payment to a state in which the outcome is unknown; what the provider says about it is
-//! [`News`], which moves it on. News that does not fit the state is a broken invariant, never a silent change.
+//! A command (authorise, capture, void, refund) moves the payment to a state in which the outcome is unknown; the provider's response to it is a
+//! [`PaymentUpdate`], which moves it on. An update that does not fit the state is a broken invariant, never a silent change.
 
 use banyan_core::Timestamp;
 use serde::Serialize;
@@ -10,8 +10,21 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Where a payment stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(const_into_str, serialize_all = "snake_case")]
 #[schema(as = PaymentStatus)]
 pub enum Status {
     Created,
@@ -26,40 +39,6 @@ pub enum Status {
     Voided,
 }
 
-impl Status {
-    pub const ALL: [Status; 10] = [
-        Status::Created,
-        Status::Authorising,
-        Status::Authorised,
-        Status::Capturing,
-        Status::Captured,
-        Status::PartiallyRefunded,
-        Status::Refunded,
-        Status::Declined,
-        Status::Voiding,
-        Status::Voided,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Created => "created",
-            Status::Authorising => "authorising",
-            Status::Authorised => "authorised",
-            Status::Capturing => "capturing",
-            Status::Captured => "captured",
-            Status::PartiallyRefunded => "partially_refunded",
-            Status::Refunded => "refunded",
-            Status::Declined => "declined",
-            Status::Voiding => "voiding",
-            Status::Voided => "voided",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == name)
-    }
-}
-
 /// The payment of one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
@@ -67,7 +46,7 @@ pub struct Payment {
     pub order_id: Uuid,
     pub user_id: Uuid,
     pub status: Status,
-    /// What the order asks for; the amounts below are in its currency.
+    /// What the order costs; the amounts below are in its currency.
     pub amount: Money,
     pub authorised: i64,
     pub captured: i64,
@@ -78,16 +57,16 @@ pub struct Payment {
     /// The provider's name for the authorisation.
     pub authorisation: Option<String>,
     pub decline_code: Option<String>,
-    /// A void waits for the outcome of what is on its way.
+    /// A void waits for the outcome of the command under way.
     pub void_requested: bool,
     pub created_at: Timestamp,
     /// Raised by the store with every change.
     pub version: i64,
 }
 
-/// What the provider said about a command.
+/// What the provider's response to a command means for the payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum PaymentUpdate {
     Authorised { authorisation: String },
     AuthorisationDeclined { code: String },
     Captured,
@@ -98,9 +77,9 @@ pub enum News {
     RefundDeclined { amount: i64 },
 }
 
-/// A payment after news, and what the news means for voids that wait.
+/// A payment after an update, and what the update means for voids that wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct Applied {
     pub payment: Payment,
     pub voids: Voids,
 }
@@ -109,35 +88,35 @@ pub struct Heard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voids {
     Untouched,
-    /// The requested void is to be sent to the provider now.
+    /// The requested void must be sent to the provider now.
     Start,
-    /// Nothing is blocked any more: every void is answered.
+    /// Nothing is blocked any more: every void has succeeded.
     Done,
     /// They can no longer be granted.
     Refused(&'static str),
 }
 
-/// The news does not fit the payment's state: nothing may change.
+/// The update does not fit the payment's state: nothing may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unexpected;
+pub struct UnexpectedUpdate;
 
 /// Why a command does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Another command's outcome must be known first: ask again.
+    /// Another command's outcome must be known first: repeat the command later.
     NotYet,
-    /// It will not be done, whatever happens.
+    /// It will never be done.
     Declined { code: &'static str, detail: &'static str },
-    /// The present state does not allow it.
+    /// The current state does not allow it.
     Conflict { code: &'static str, detail: &'static str },
 }
 
 /// What a void finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VoidStep {
-    /// The provider is to be asked.
+    /// The provider must be called.
     Start(Payment),
-    /// The outcome of another command must be known first; the payment remembers that a void waits.
+    /// The outcome of another command must be known first; the payment records that a void waits.
     Wait(Payment),
     /// Nothing is blocked.
     Nothing,
@@ -195,7 +174,7 @@ impl Payment {
         }
     }
 
-    /// Starts giving up the authorisation, or remembers to.
+    /// Starts voiding the authorisation, or records that a void is requested.
     pub fn void(&self) -> VoidStep {
         match self.status {
             Status::Authorised => VoidStep::Start(Payment {
@@ -212,7 +191,7 @@ impl Payment {
         }
     }
 
-    /// Reserves `wanted`, or all that is left, for a refund; answers how much.
+    /// Reserves `wanted`, or all that is left, for a refund; returns how much.
     pub fn refund(&self, wanted: Option<i64>) -> Result<(Payment, i64), Refusal> {
         if !self.was_captured() {
             return Err(NOT_CAPTURED);
@@ -240,8 +219,8 @@ impl Payment {
         ))
     }
 
-    /// Reserves what was captured and not refunded; zero if nothing is left. A refund on its way must come to its end first: should it be
-    /// declined, its amount remains as well.
+    /// Reserves what was captured and not refunded; zero if nothing is left. A refund under way must complete first: if it is declined, its amount
+    /// remains as well.
     pub fn refund_remaining(&self) -> Result<(Payment, i64), Refusal> {
         match self.status {
             Status::Declined | Status::Voided => Ok((self.clone(), 0)),
@@ -261,25 +240,25 @@ impl Payment {
         }
     }
 
-    /// Learns what the provider said.
+    /// Applies what the provider said.
     ///
     /// # Errors
-    /// [`Unexpected`]: no command of this payment could bring such news now.
-    pub fn hear(&self, news: &News) -> Result<Heard, Unexpected> {
+    /// [`UnexpectedUpdate`]: no command of this payment can bring such an update now.
+    pub fn apply(&self, update: &PaymentUpdate) -> Result<Applied, UnexpectedUpdate> {
         let mut payment = self.clone();
-        let voids = match (self.status, news) {
-            (Status::Authorising, News::Authorised { authorisation }) => {
+        let voids = match (self.status, update) {
+            (Status::Authorising, PaymentUpdate::Authorised { authorisation }) => {
                 payment.authorised = self.amount.amount;
                 payment.authorisation = Some(authorisation.clone());
                 payment.become_authorised()
             }
-            (Status::Authorising, News::AuthorisationDeclined { code }) => {
+            (Status::Authorising, PaymentUpdate::AuthorisationDeclined { code }) => {
                 payment.status = Status::Declined;
                 payment.decline_code = Some(code.clone());
                 payment.void_requested = false;
                 Voids::Done
             }
-            (Status::Capturing, News::Captured) => {
+            (Status::Capturing, PaymentUpdate::Captured) => {
                 payment.status = Status::Captured;
                 payment.captured = self.authorised;
                 payment.void_requested = false;
@@ -289,16 +268,18 @@ impl Payment {
                     Voids::Untouched
                 }
             }
-            (Status::Capturing, News::CaptureDeclined) => payment.become_authorised(),
-            (Status::Voiding, News::Voided) => {
+            (Status::Capturing, PaymentUpdate::CaptureDeclined) => payment.become_authorised(),
+            (Status::Voiding, PaymentUpdate::Voided) => {
                 payment.status = Status::Voided;
                 Voids::Done
             }
-            (Status::Voiding, News::VoidDeclined) => {
+            (Status::Voiding, PaymentUpdate::VoidDeclined) => {
                 payment.status = Status::Authorised;
                 Voids::Refused("void_declined")
             }
-            (Status::Captured | Status::PartiallyRefunded, News::Refunded { amount }) if *amount <= self.refunding => {
+            (Status::Captured | Status::PartiallyRefunded, PaymentUpdate::Refunded { amount })
+                if *amount <= self.refunding =>
+            {
                 payment.refunding -= amount;
                 payment.refunded += amount;
                 payment.status = if payment.refunded == self.captured {
@@ -308,15 +289,15 @@ impl Payment {
                 };
                 Voids::Untouched
             }
-            (Status::Captured | Status::PartiallyRefunded, News::RefundDeclined { amount })
+            (Status::Captured | Status::PartiallyRefunded, PaymentUpdate::RefundDeclined { amount })
                 if *amount <= self.refunding =>
             {
                 payment.refunding -= amount;
                 Voids::Untouched
             }
-            _ => return Err(Unexpected),
+            _ => return Err(UnexpectedUpdate),
         };
-        Ok(Heard { payment, voids })
+        Ok(Applied { payment, voids })
     }
 
     fn become_authorised(&mut self) -> Voids {
@@ -343,5 +324,4 @@ const NOT_CAPTURED: Refusal = Refusal::Conflict {
 };
 
 #[cfg(test)]
-#[path = "payment_tests.rs"]
 mod tests;

@@ -1,9 +1,9 @@
 //! The checkout saga: takes a placed order through stock, payment and shipment, or undoes all of it.
 //!
-//! What comes next is decided by the pure [`course`]; here its commands are sent, and what the answers mean is recorded with the order, in the
+//! The pure [`steps`] decide what comes next. Here their commands are sent, and what the responses mean for the order is recorded in the
 //! transaction that stores the decision.
 
-pub mod course;
+pub mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -21,15 +21,15 @@ use shipping_contract::{
 use uuid::Uuid;
 
 use crate::{
-    announce::store_and_announce,
     cancellation,
-    event::{Address, CancelReason, OrderEvent},
+    event::{Address, CancelReason, Line, OrderEvent},
+    publish::store_and_publish,
     store,
-    stream::Stream,
+    stream::EventStream,
 };
-use course::{Checkout, Moment, News, Next, Step};
+use steps::{Checkout, Next, Situation, Step, StepOutcome};
 
-/// What a checkout asks of other modules.
+/// The commands of a checkout to other modules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -44,19 +44,19 @@ pub enum Command {
     ReleaseStock(ReleaseStock),
 }
 
-/// What an answer means: for the course, and for the order.
+/// What the response to a command means: for the saga, and for the order.
 #[derive(Clone, Debug, Serialize)]
-pub struct Answer {
+pub struct CommandResponse {
     #[serde(flatten)]
-    news: News,
-    /// To be recorded if it is new.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    means: Option<OrderEvent>,
+    outcome: StepOutcome,
+    /// Recorded unless it is stale.
+    #[serde(rename = "means", skip_serializing_if = "Option::is_none")]
+    event: Option<OrderEvent>,
 }
 
-impl From<News> for Answer {
-    fn from(news: News) -> Self {
-        Answer { news, means: None }
+impl From<StepOutcome> for CommandResponse {
+    fn from(outcome: StepOutcome) -> Self {
+        CommandResponse { outcome, event: None }
     }
 }
 
@@ -72,18 +72,19 @@ impl Saga for CheckoutSaga {
     const VERSION: i64 = 1;
     type State = Checkout;
     type Command = Command;
-    type News = Answer;
+    type News = CommandResponse;
 
-    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<Answer, Fault> {
-        // The command's id stands in its stored bytes.
+    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<CommandResponse, Fault> {
         match command.clone() {
             Command::ReserveStock(request) => {
                 let outcome = self.inventory.reserve_stock(call, request).await?.outcome;
                 Ok(match outcome {
-                    Some(reservation::Outcome::Reserved(_)) => News::Done.into(),
-                    Some(reservation::Outcome::Insufficient(_)) => News::Refused(CancelReason::OutOfStock).into(),
+                    Some(reservation::Outcome::Reserved(_)) => StepOutcome::Done.into(),
+                    Some(reservation::Outcome::Insufficient(_)) => {
+                        StepOutcome::Refused(CancelReason::OutOfStock).into()
+                    }
                     Some(reservation::Outcome::Undone(_)) => undone("the reservation"),
-                    None => unknown_answer("inventory"),
+                    None => unknown_outcome("inventory"),
                 })
             }
             Command::AuthorisePayment(request) => {
@@ -92,45 +93,46 @@ impl Saga for CheckoutSaga {
             Command::ScheduleShipment(request) => match self.shipping.schedule_shipment(call, request).await?.outcome {
                 Some(schedule::Outcome::Scheduled(reference)) => {
                     let shipment_id = parse_id("shipment_id", &reference.shipment_id)?;
-                    Ok(Answer {
-                        news: News::Done,
-                        means: Some(OrderEvent::ShipmentScheduled { shipment_id }),
+                    Ok(CommandResponse {
+                        outcome: StepOutcome::Done,
+                        event: Some(OrderEvent::ShipmentScheduled { shipment_id }),
                     })
                 }
                 Some(schedule::Outcome::Undone(_)) => Ok(undone("the shipment")),
-                None => Ok(unknown_answer("shipping")),
+                None => Ok(unknown_outcome("shipping")),
             },
             Command::CapturePayment(request) => captured(self.payments.capture_payment(call, request).await?.outcome),
             Command::CommitStock(request) => self
                 .inventory
                 .commit_stock(call, request)
                 .await
-                .map(|_| News::Done.into()),
+                .map(|_| StepOutcome::Done.into()),
             Command::ReadyShipment(request) => self
                 .shipping
                 .ready_shipment(call, request)
                 .await
-                .map(|_| News::Done.into()),
+                .map(|_| StepOutcome::Done.into()),
             Command::CancelShipment(request) => {
                 Ok(match self.shipping.cancel_shipment(call, request).await?.outcome {
-                    Some(shipment_cancellation::Outcome::Cancelled(_)) => News::Done.into(),
-                    // Only the end of a checkout makes a shipment ready to leave.
+                    Some(shipment_cancellation::Outcome::Cancelled(_)) => StepOutcome::Done.into(),
+                    // Only the last step of a checkout makes a shipment ready for dispatch.
                     Some(shipment_cancellation::Outcome::AlreadyDispatched(_)) => {
-                        News::Broken("the shipment left before the order was confirmed".to_owned()).into()
+                        StepOutcome::Broken("the shipment was dispatched before the order was confirmed".to_owned())
+                            .into()
                     }
-                    None => unknown_answer("shipping"),
+                    None => unknown_outcome("shipping"),
                 })
             }
             Command::VoidPayment(request) => Ok(match self.payments.void_payment(call, request).await?.outcome {
-                Some(void::Outcome::Voided(_)) => News::Done.into(),
-                Some(void::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
-                None => unknown_answer("payments"),
+                Some(void::Outcome::Voided(_)) => StepOutcome::Done.into(),
+                Some(void::Outcome::InProgress(progress)) => in_progress(progress.retry_after_ms),
+                None => unknown_outcome("payments"),
             }),
             Command::ReleaseStock(request) => self
                 .inventory
                 .release_stock(call, request)
                 .await
-                .map(|_| News::Done.into()),
+                .map(|_| StepOutcome::Done.into()),
         }
     }
 
@@ -138,41 +140,41 @@ impl Saga for CheckoutSaga {
         &self,
         tx: &Tx,
         saga: &mut Progress<Checkout>,
-        input: Input<Answer>,
+        input: Input<CommandResponse>,
     ) -> Result<Decision<Command>, Fault> {
         let order_id = saga.state.order_id;
         let stream = store::find_stream(tx.conn(), order_id, tx.clock().now()).await?;
         let mut stream =
             stream.ok_or_else(|| Fault::internal("order_missing", format!("checkout {} has no order", saga.id)))?;
-        let step = Step::find(&saga.step);
-        let Answer { news, means } = read(input, saga);
-        let news_of_order = means.or_else(|| undo_means(saga, step, &news, &stream));
-        let heard = news_of_order.and_then(|event| stream.order().hear(event));
-        stream.record_all(heard);
-        let moment = Moment {
+        let step = saga.step.parse().ok();
+        let CommandResponse { outcome, event } = read(input, saga);
+        let event = event.or_else(|| event_of_undo(saga, step, &outcome, &stream));
+        let event = event.and_then(|event| stream.order().unless_stale(event));
+        stream.record_all(event);
+        let situation = Situation {
             step,
             compensating: saga.compensating,
             cancel: stream.order().cancel_requested.map(CancelReason::from),
             deadline_passed: saga.deadline_passed,
         };
-        let next = saga.state.next(&moment, news);
+        let next = saga.state.next(&situation, outcome);
         record_decision(&mut stream, &saga.state, &next)?;
-        store_and_announce(tx, &saga.call, &stream).await?;
+        store_and_publish(tx, &saga.call, &stream).await?;
         if next == Next::Complete && stream.order().cancel_requested.is_some() {
             cancellation::start(tx, &saga.call, &stream).await?;
         }
         Ok(match next {
             Next::Do(step) => Decision::Do {
-                step: step.name(),
+                step: step.into_str(),
                 command: command(saga.id, &saga.state, step),
             },
             Next::Undo(step) => match undo_command(saga.id, &saga.state, step) {
                 Some(command) => Decision::Undo {
-                    step: step.name(),
+                    step: step.into_str(),
                     command,
                 },
                 None => Decision::Park {
-                    reason: format!("{} cannot be undone", step.name()),
+                    reason: format!("{} cannot be undone", step.into_str()),
                 },
             },
             Next::Repeat(after) => Decision::Repeat { after },
@@ -192,7 +194,7 @@ impl Saga for CheckoutSaga {
     }
 
     fn shown(state: &Checkout) -> serde_json::Value {
-        // Neither what was ordered nor where it goes, nor how it is paid.
+        // Without personal data: no items, no address, no payment method.
         let Checkout {
             order_id,
             user_id,
@@ -201,48 +203,53 @@ impl Saga for CheckoutSaga {
             refusals,
             ..
         } = state;
-        let attempted: Vec<&str> = attempted.iter().map(|step| step.name()).collect();
+        let attempted: Vec<&str> = attempted.iter().map(|step| step.into_str()).collect();
         serde_json::json!({
             "order_id": order_id,
             "user_id": user_id,
             "attempted": attempted,
-            "reason": reason.map(CancelReason::as_str),
+            "reason": reason.map(|reason| reason.into_str()),
             "refusals": refusals,
         })
     }
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
-        give_up(tx, call, business_key).await
+        abandon_order(tx, call, business_key).await
     }
 }
 
-/// Records the end of the order whose saga, this one or the cancellation, was given up: no order is left without one.
-pub(crate) async fn give_up(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+/// Ends the order whose saga, this one or the cancellation, an operator has abandoned: no order is left without an end.
+pub(crate) async fn abandon_order(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
     let order_id = parse_id("business_key", business_key)?;
     let Some(mut stream) = store::find_stream(tx.conn(), order_id, tx.clock().now()).await? else {
         return Ok(());
     };
-    let end = stream.order().give_up();
+    let end = stream.order().abandon();
     stream.record_all(end);
-    store_and_announce(tx, call, &stream).await
+    store_and_publish(tx, call, &stream).await
 }
 
-fn read(input: Input<Answer>, saga: &Progress<Checkout>) -> Answer {
+fn read(input: Input<CommandResponse>, saga: &Progress<Checkout>) -> CommandResponse {
     match input {
-        Input::Started => News::Done.into(),
-        Input::News(answer) => answer,
+        Input::Started => StepOutcome::Done.into(),
+        Input::News(response) => response,
         Input::Refused(fault) => {
-            tracing::error!(saga = %saga.id, order = %saga.business_key, step = saga.step, %fault, "a command was refused for good");
-            News::Fault(fault.to_string()).into()
+            tracing::error!(saga = %saga.id, order = %saga.business_key, step = saga.step, %fault, "a command was finally refused");
+            StepOutcome::Fault(fault.to_string()).into()
         }
-        Input::Signal(_) | Input::DeadlinePassed => News::Nudge.into(),
-        Input::Compensate => News::Compensate.into(),
+        Input::Signal(_) | Input::DeadlinePassed => StepOutcome::Nudge.into(),
+        Input::Compensate => StepOutcome::Compensate.into(),
     }
 }
 
-/// What the undo of a step means for the order; the other module's answer does not carry the id, the order knows it.
-fn undo_means(saga: &Progress<Checkout>, step: Option<Step>, news: &News, stream: &Stream) -> Option<OrderEvent> {
-    if !saga.compensating || !matches!(news, News::Done) {
+/// What the undo of a step means for the order. The other module's response does not contain the id; the order knows it.
+fn event_of_undo(
+    saga: &Progress<Checkout>,
+    step: Option<Step>,
+    outcome: &StepOutcome,
+    stream: &EventStream,
+) -> Option<OrderEvent> {
+    if !saga.compensating || !matches!(outcome, StepOutcome::Done) {
         return None;
     }
     let order = stream.order();
@@ -258,8 +265,8 @@ fn undo_means(saga: &Progress<Checkout>, step: Option<Step>, news: &News, stream
     }
 }
 
-/// What a decision makes true of the order.
-fn record_decision(stream: &mut Stream, checkout: &Checkout, next: &Next) -> Result<(), Fault> {
+/// Records what a decision means for the order.
+fn record_decision(stream: &mut EventStream, checkout: &Checkout, next: &Next) -> Result<(), Fault> {
     match next {
         Next::Do(Step::CapturePayment) => stream.record(stream.order().decide_capture()?),
         Next::Do(Step::ReadyShipment) => stream.record(stream.order().confirm()?),
@@ -273,43 +280,43 @@ fn record_decision(stream: &mut Stream, checkout: &Checkout, next: &Next) -> Res
     Ok(())
 }
 
-fn authorised(outcome: Option<authorisation::Outcome>) -> Result<Answer, Fault> {
+fn authorised(outcome: Option<authorisation::Outcome>) -> Result<CommandResponse, Fault> {
     Ok(match outcome {
         Some(authorisation::Outcome::Authorised(reference)) => {
             let payment_id = parse_id("payment_id", &reference.payment_id)?;
-            Answer {
-                news: News::Done,
-                means: Some(OrderEvent::PaymentAuthorised { payment_id }),
+            CommandResponse {
+                outcome: StepOutcome::Done,
+                event: Some(OrderEvent::PaymentAuthorised { payment_id }),
             }
         }
         Some(authorisation::Outcome::Declined(decline)) => {
             let payment_id = parse_id("payment_id", &decline.payment_id)?;
-            Answer {
-                news: News::Refused(CancelReason::PaymentDeclined),
-                means: Some(OrderEvent::PaymentDeclined {
+            CommandResponse {
+                outcome: StepOutcome::Refused(CancelReason::PaymentDeclined),
+                event: Some(OrderEvent::PaymentDeclined {
                     payment_id,
                     code: decline.code,
                 }),
             }
         }
-        Some(authorisation::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
+        Some(authorisation::Outcome::InProgress(progress)) => in_progress(progress.retry_after_ms),
         Some(authorisation::Outcome::Undone(_)) => undone("the payment"),
-        None => unknown_answer("payments"),
+        None => unknown_outcome("payments"),
     })
 }
 
-fn captured(outcome: Option<capture::Outcome>) -> Result<Answer, Fault> {
+fn captured(outcome: Option<capture::Outcome>) -> Result<CommandResponse, Fault> {
     Ok(match outcome {
         Some(capture::Outcome::Captured(reference)) => {
             let payment_id = parse_id("payment_id", &reference.payment_id)?;
-            Answer {
-                news: News::Done,
-                means: Some(OrderEvent::PaymentCaptured { payment_id }),
+            CommandResponse {
+                outcome: StepOutcome::Done,
+                event: Some(OrderEvent::PaymentCaptured { payment_id }),
             }
         }
-        Some(capture::Outcome::Declined(_)) => News::Refused(CancelReason::PaymentDeclined).into(),
-        Some(capture::Outcome::InProgress(wait)) => in_progress(wait.retry_after_ms),
-        None => unknown_answer("payments"),
+        Some(capture::Outcome::Declined(_)) => StepOutcome::Refused(CancelReason::PaymentDeclined).into(),
+        Some(capture::Outcome::InProgress(progress)) => in_progress(progress.retry_after_ms),
+        None => unknown_outcome("payments"),
     })
 }
 
@@ -317,26 +324,29 @@ pub(crate) fn retry_after(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-fn in_progress(retry_after_ms: i64) -> Answer {
-    News::InProgress(retry_after(retry_after_ms)).into()
+fn in_progress(retry_after_ms: i64) -> CommandResponse {
+    StepOutcome::InProgress(retry_after(retry_after_ms)).into()
 }
 
-fn undone(what: &str) -> Answer {
-    News::Broken(format!("{what} was undone by somebody else")).into()
+fn undone(what: &str) -> CommandResponse {
+    StepOutcome::Broken(format!("{what} was undone outside this saga")).into()
 }
 
-/// An outcome that this build does not know: a newer module's.
-fn unknown_answer(module: &str) -> Answer {
-    News::Broken(format!("{module} answered with an outcome that is unknown here")).into()
+/// An outcome that this build does not know, of a newer version of the module.
+fn unknown_outcome(module: &str) -> CommandResponse {
+    StepOutcome::Broken(format!(
+        "the response of {module} has an outcome that this build does not know"
+    ))
+    .into()
 }
 
 fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
-    let command_id = saga::command_id(saga, step.name(), false).to_string();
+    let command_id = saga::command_id(saga, step.into_str(), false).to_string();
     let order_id = checkout.order_id.to_string();
     let user_id = checkout.user_id.to_string();
     match step {
         Step::ReserveStock => {
-            let line = |line: &crate::event::Line| StockLine {
+            let line = |line: &Line| StockLine {
                 sku: line.sku.to_string(),
                 quantity: line.quantity.get(),
             };
@@ -354,7 +364,7 @@ fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
             payment_method: checkout.payment_method.clone(),
         }),
         Step::ScheduleShipment => {
-            let line = |line: &crate::event::Line| ShipmentLine {
+            let line = |line: &Line| ShipmentLine {
                 sku: line.sku.to_string(),
                 quantity: line.quantity.get(),
             };
@@ -374,8 +384,8 @@ fn command(saga: Uuid, checkout: &Checkout, step: Step) -> Command {
 
 /// `None` for a step that has no undo.
 fn undo_command(saga: Uuid, checkout: &Checkout, step: Step) -> Option<Command> {
-    let command_id = saga::attempt_id(saga, step.name(), true, checkout.refusals).to_string();
-    let undoes = saga::command_id(saga, step.name(), false).to_string();
+    let command_id = saga::attempt_id(saga, step.into_str(), true, checkout.refusals).to_string();
+    let undoes = saga::command_id(saga, step.into_str(), false).to_string();
     let order_id = checkout.order_id.to_string();
     match step {
         Step::ReserveStock => Some(Command::ReleaseStock(ReleaseStock {

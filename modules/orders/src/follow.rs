@@ -1,51 +1,52 @@
-//! Following orders: waiting for an outcome, and streams of what happens.
+//! Following orders: requests that wait for an outcome, and streams of events for clients.
 //!
-//! A commit wakes whoever follows; should that get lost, the order is looked at again: every 100 ms by who waits, every second by a stream. So it
-//! does not matter which process carries the order on.
+//! A commit wakes the followers. In case a wake-up is lost, they also poll: a waiting request every 100 ms, a stream every second. So it does not
+//! matter which process works on the order.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use banyan_core::{Call, Fault, FaultKind};
-use banyan_durable::{Change, changed};
+use banyan_durable::{Change, heard};
 use banyan_http::Stopping;
 use futures::{Stream, stream};
+use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
 
 use crate::{
-    announce::subject,
     event::{OrderEvent, Recorded},
+    publish::subject,
     service::Service,
     store,
     views::OrderView,
 };
 
-/// How often an order is looked at when nothing says that it changed.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The same for streams, which last long and are many.
-const LOOK_AT_STREAM_EVERY: Duration = Duration::from_secs(1);
+/// The interval at which a waiting request polls its order.
+const POLL_EVERY: Duration = Duration::from_millis(100);
+/// The same for streams, which are many and last long.
+const POLL_STREAM_EVERY: Duration = Duration::from_secs(1);
 
-/// How many streams each user follows in this process, or how many requests of theirs wait.
+/// Limits what each user holds open in this process: streams, or requests that wait.
 #[derive(Clone, Debug)]
-pub struct Streams {
+pub struct UserLimiter {
     per_user: usize,
     open: Arc<Mutex<HashMap<Uuid, usize>>>,
 }
 
-/// One of a user's streams; given back when dropped.
+/// The permit of one stream or request; returned when dropped.
 #[derive(Debug)]
-pub struct Seat {
-    streams: Streams,
+pub struct Permit {
+    limiter: UserLimiter,
     user_id: Uuid,
 }
 
-impl Streams {
+impl UserLimiter {
     pub fn new(per_user: usize) -> Self {
-        Streams {
+        UserLimiter {
             per_user,
             open: Arc::default(),
         }
@@ -53,24 +54,24 @@ impl Streams {
 
     /// # Errors
     /// `too_many_streams` (429).
-    pub fn take_seat(&self, user_id: Uuid) -> Result<Seat, Fault> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn acquire(&self, user_id: Uuid) -> Result<Permit, Fault> {
+        let mut open = self.open.lock();
         let taken = open.entry(user_id).or_default();
         if *taken >= self.per_user {
             let detail = format!("At most {} streams at a time.", self.per_user);
             return Err(Fault::new(FaultKind::TooMany, "too_many_streams", detail).retry_after(Duration::from_secs(5)));
         }
         *taken += 1;
-        Ok(Seat {
-            streams: self.clone(),
+        Ok(Permit {
+            limiter: self.clone(),
             user_id,
         })
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self.streams.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.limiter.open.lock();
         if let Some(taken) = open.get_mut(&self.user_id) {
             *taken = taken.saturating_sub(1);
             if *taken == 0 {
@@ -81,7 +82,7 @@ impl Drop for Seat {
 }
 
 impl Service {
-    /// The order as soon as `is_outcome` holds of it; as it then is when the wait is over or the server stops.
+    /// The order as soon as `is_outcome` holds for it, or as it is when the timeout has passed or the server stops.
     ///
     /// # Errors
     /// `not_found`, as any query.
@@ -89,7 +90,7 @@ impl Service {
         &self,
         call: &Call,
         id: Uuid,
-        wait: Duration,
+        timeout: Duration,
         stopping: &Stopping,
         is_outcome: fn(&OrderView) -> bool,
     ) -> Result<OrderView, Fault> {
@@ -101,23 +102,23 @@ impl Service {
                 if is_outcome(&order) {
                     return Ok(order);
                 }
-                // Either way the order is looked at again.
-                let _ = tokio::time::timeout(LOOK_EVERY, changed(&mut changes, &topic)).await;
+                // Whether it was woken or the interval has passed, the order is loaded again.
+                let _ = tokio::time::timeout(POLL_EVERY, heard(&mut changes, &topic)).await;
             }
         };
         tokio::select! {
             outcome = outcome => outcome,
-            () = tokio::time::sleep(wait) => self.load(call, id).await,
+            () = tokio::time::sleep(timeout) => self.load(call, id).await,
             () = stopping.0.cancelled() => self.load(call, id).await,
         }
     }
 
-    /// What happens to the order after `version`, until it is delivered or cancelled and all was told that happened until then.
+    /// The events of the order after `version`. The stream ends once the order is delivered or cancelled and all events until then were sent.
     pub fn follow(
         self: Arc<Self>,
         id: Uuid,
         version: i64,
-        seat: Seat,
+        permit: Permit,
     ) -> impl Stream<Item = Result<Recorded, Fault>> + 'static {
         let changes = self.db.changes();
         let following = Following {
@@ -129,7 +130,7 @@ impl Service {
             ready: VecDeque::new(),
             is_final: None,
             failed: false,
-            _seat: seat,
+            _permit: permit,
         };
         stream::unfold(following, |mut following| async move {
             let next = following.next().await.transpose()?;
@@ -146,10 +147,10 @@ struct Following {
     version: i64,
     changes: Receiver<Change>,
     ready: VecDeque<Recorded>,
-    /// Whether the order is delivered or cancelled as far as it was told; not known before the first look.
+    /// Whether the order was delivered or cancelled, as far as its events were sent; unknown before the first query.
     is_final: Option<bool>,
     failed: bool,
-    _seat: Seat,
+    _permit: Permit,
 }
 
 impl Following {
@@ -173,13 +174,13 @@ impl Following {
                 if is_final {
                     return Ok(None);
                 }
-                let _ = tokio::time::timeout(LOOK_AT_STREAM_EVERY, changed(&mut self.changes, &self.topic)).await;
+                let _ = tokio::time::timeout(POLL_STREAM_EVERY, heard(&mut self.changes, &self.topic)).await;
             }
         }
     }
 
-    /// Asked before the events are, so that those that made the order final are found by then. A client may have seen them long ago, and
-    /// others may have followed, such as a refund: the last event alone says nothing.
+    /// Queried before the events are, so that the event that made the order final is among them. A client may have received it long ago, and others,
+    /// such as a refund, may have followed: the last event alone says nothing.
     async fn is_final(&mut self) -> Result<bool, Fault> {
         if let Some(known) = self.is_final {
             return Ok(known);
@@ -200,14 +201,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
-        let streams = Streams::new(2);
+    fn a_user_has_a_limited_number_of_streams_and_a_closed_one_frees_its_permit() {
+        let limiter = UserLimiter::new(2);
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let first = streams.take_seat(one).unwrap();
-        let _second = streams.take_seat(one).unwrap();
-        assert_eq!(streams.take_seat(one).unwrap_err().code, "too_many_streams");
-        assert!(streams.take_seat(other).is_ok(), "the limit is each user's own");
+        let first = limiter.acquire(one).unwrap();
+        let _second = limiter.acquire(one).unwrap();
+        assert_eq!(limiter.acquire(one).unwrap_err().code, "too_many_streams");
+        assert!(limiter.acquire(other).is_ok(), "the limit is each user's own");
         drop(first);
-        assert!(streams.take_seat(one).is_ok());
+        assert!(limiter.acquire(one).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! From what a customer asks for to what an order holds: lines merged, names and prices taken from the catalog.
+//! Turns the lines a customer sent into the items of an order: lines merged, names and prices taken from the catalog.
 
 use std::collections::HashMap;
 
@@ -11,17 +11,17 @@ use crate::{
     order::Refusal,
 };
 
-/// One line a product, in the order in which they were first asked for.
+/// One line per product, in the order in which the products first appear.
 ///
 /// # Errors
 /// `LineTooLarge` if the lines of one product are together more than one line may hold.
 pub fn merge(lines: &[Line]) -> Result<Vec<Line>, Refusal> {
     let mut merged: Vec<Line> = Vec::with_capacity(lines.len());
-    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut positions: HashMap<&str, usize> = HashMap::new();
     let mut errors = Vec::new();
     for (at, line) in lines.iter().enumerate() {
-        let place = *places.entry(line.sku.as_str()).or_insert(merged.len());
-        match merged.get_mut(place) {
+        let position = *positions.entry(line.sku.as_str()).or_insert(merged.len());
+        match merged.get_mut(position) {
             None => merged.push(line.clone()),
             Some(known) => match known.quantity.plus(line.quantity) {
                 Ok(sum) => known.quantity = sum,
@@ -39,11 +39,11 @@ pub fn merge(lines: &[Line]) -> Result<Vec<Line>, Refusal> {
     }
 }
 
-/// What the merged lines come to at the catalog's prices of this moment. `asked` is what the customer sent, for pointing at it.
+/// The merged lines with their names and prices in the catalog, and their total. Errors point into `sent`, the lines of the request.
 ///
 /// # Errors
 /// `EmptyCart`, `ProductUnavailable`, `MixedCurrencies`, `TotalTooLarge`.
-pub fn price(merged: &[Line], asked: &[Line], products: &[Product]) -> Result<(Vec<Item>, Money), Refusal> {
+pub fn price(merged: &[Line], sent: &[Line], products: &[Product]) -> Result<(Vec<Item>, Money), Refusal> {
     let known: HashMap<&str, &Product> = products.iter().map(|product| (product.sku.as_str(), product)).collect();
     let mut items = Vec::with_capacity(merged.len());
     let mut errors = Vec::new();
@@ -62,8 +62,8 @@ pub fn price(merged: &[Line], asked: &[Line], products: &[Product]) -> Result<(V
                     unit_price: price.clone(),
                 });
             }
-            Some(_) => errors.extend(point_at(asked, line, "is no longer sold")),
-            None => errors.extend(point_at(asked, line, "is no product of this shop")),
+            Some(_) => errors.extend(point_at(sent, line, "is no longer sold")),
+            None => errors.extend(point_at(sent, line, "is not a product of this shop")),
         }
     }
     if !errors.is_empty() {
@@ -73,7 +73,7 @@ pub fn price(merged: &[Line], asked: &[Line], products: &[Product]) -> Result<(V
     Ok((items, total))
 }
 
-/// The sum over all items; `None` of nothing.
+/// The sum over all items; `None` if there are none.
 ///
 /// # Errors
 /// `MixedCurrencies`, `TotalTooLarge`.
@@ -93,8 +93,8 @@ pub fn total(items: &[Item]) -> Result<Option<Money>, Refusal> {
     Ok(total)
 }
 
-fn point_at(asked: &[Line], line: &Line, what: &str) -> Option<FieldError> {
-    let at = asked.iter().position(|one| one.sku == line.sku)?;
+fn point_at(sent: &[Line], line: &Line, what: &str) -> Option<FieldError> {
+    let at = sent.iter().position(|one| one.sku == line.sku)?;
     Some(FieldError {
         pointer: format!("/items/{at}/sku"),
         detail: format!("{} {what}", line.sku),
@@ -124,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn repeated_products_become_one_line() {
+    fn lines_of_the_same_product_become_one() {
         let merged = merge(&[line("fig", 2), line("mug", 1), line("fig", 3)]).unwrap();
         assert_eq!(merged, [line("fig", 5), line("mug", 1)]);
     }
 
     #[test]
-    fn together_they_keep_to_the_limit_of_one_line() {
+    fn merged_lines_keep_the_limit_of_one_line() {
         let Err(Refusal::LineTooLarge(errors)) = merge(&[line("fig", 999), line("mug", 1), line("fig", 1)]) else {
             panic!("it was taken")
         };
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_price_is_the_catalogs() {
+    fn names_and_prices_come_from_the_catalog() {
         let lines = [line("fig", 2), line("mug", 1)];
         let (items, total) = price(
             &lines,
@@ -154,13 +154,13 @@ mod tests {
 
     #[test]
     fn unknown_and_archived_products_are_pointed_at() {
-        let asked = [line("fig", 1), line("mug", 1), line("fig", 1), line("ghost", 1)];
-        let merged = merge(&asked).unwrap();
+        let sent = [line("fig", 1), line("mug", 1), line("fig", 1), line("ghost", 1)];
+        let merged = merge(&sent).unwrap();
         let archived = Product {
             active: false,
             ..product("mug", 1, "EUR")
         };
-        let Err(Refusal::ProductUnavailable(errors)) = price(&merged, &asked, &[product("fig", 1, "EUR"), archived])
+        let Err(Refusal::ProductUnavailable(errors)) = price(&merged, &sent, &[product("fig", 1, "EUR"), archived])
         else {
             panic!("it was taken")
         };
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_has_one_currency_and_a_total_that_can_be_written() {
+    fn an_order_has_one_currency_and_a_total_that_does_not_overflow() {
         let lines = [line("fig", 1), line("mug", 1)];
         assert_eq!(
             price(&lines, &lines, &[product("fig", 1, "EUR"), product("mug", 1, "USD")]),
