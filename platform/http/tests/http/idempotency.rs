@@ -462,8 +462,11 @@ impl LongWork {
 /// The work in these tests takes longer than the timeout of an equal request.
 fn long_jobs() -> banyan_durable::Settings {
     banyan_durable::Settings {
-        job_timeout_ms: 20_000,
-        ..banyan_durable::Settings::default()
+        limits: banyan_durable::MachineryLimits {
+            job_timeout: Duration::from_secs(20),
+            ..banyan_durable::MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     }
 }
 
@@ -507,8 +510,11 @@ async fn an_equal_request_in_another_process_waits_two_seconds_and_gets_a_409() 
     let home = PostgresHome::new().await;
     let place = home.storage("orders").await;
     let patient = Settings {
-        job_timeout_ms: 60_000,
-        ..Settings::default()
+        limits: banyan_durable::MachineryLimits {
+            job_timeout: Duration::from_secs(60),
+            ..banyan_durable::MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     };
     let (one, other) = (
         banyan_durable_testing::open("orders", &place, patient).await,
@@ -559,7 +565,7 @@ async fn open_in_another_process(place: &Storage) -> Db {
     Db::open(
         "another",
         place,
-        Settings::default(),
+        banyan_durable_testing::settings(),
         Arc::new(SystemClock),
         Arc::new(RandomIds),
     )
