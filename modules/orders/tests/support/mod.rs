@@ -3,7 +3,7 @@
 
 pub mod fakes;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Bus, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock, Timestamp};
