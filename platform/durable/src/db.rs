@@ -1,14 +1,10 @@
 //! One module's database: where it is, how it is read, how it is written.
 
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use banyan_core::{Clock, Fault, Ids, outside_transaction, without_password};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
@@ -181,7 +177,7 @@ impl Db {
             let result = result.clone();
             Box::pin(async move {
                 let value = work.await?;
-                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                *result.lock() = Some(value);
                 Ok(())
             })
         });
@@ -189,7 +185,7 @@ impl Db {
             Writer::Sqlite(writer) => writer.run(job).await?,
             Writer::Postgres(writer) => writer.run(job).await?,
         }
-        let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let value = slot.lock().take();
         value.ok_or_else(|| Fault::internal("write_without_answer", "a write job committed without an answer"))
     }
 

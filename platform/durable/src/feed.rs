@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use banyan_core::{Call, Fault};
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use sea_orm::{FromQueryResult, Value};
 
-use crate::{Db, fault::fault};
+use crate::{Db, query};
 
 /// The most a page holds.
 pub(crate) const PAGE: u32 = 1_000;
@@ -15,6 +15,12 @@ pub(crate) const PAGE: u32 = 1_000;
 const CHANGED_SUBJECTS: &str =
     "with changed as materialized (select subject, last_version from subject where changed_at >= $1)
      select subject, last_version from changed where subject > $2 order by subject limit $3";
+
+#[derive(FromQueryResult)]
+struct ChangedSubject {
+    subject: String,
+    last_version: i64,
+}
 
 /// A module's own events, read from its tables.
 pub(crate) struct Feed {
@@ -35,11 +41,6 @@ impl Feed {
             Err(Fault::not_found("module"))
         }
     }
-
-    async fn all<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<Vec<QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
-        self.db.read().query_all_raw(statement).await.map_err(fault)
-    }
 }
 
 #[async_trait]
@@ -51,50 +52,29 @@ impl EventFeed for Feed {
             request.after_subject.into(),
             limit(request.limit),
         ];
-        let rows = self.all(CHANGED_SUBJECTS, asked).await?;
-        let subject = |row: QueryResult| {
-            let subject = row.try_get("", "subject").map_err(fault)?;
-            let last_version = row.try_get("", "last_version").map_err(fault)?;
-            Ok(Subject { subject, last_version })
-        };
-        Ok(Subjects {
-            items: rows.into_iter().map(subject).collect::<Result<_, Fault>>()?,
-        })
+        let rows: Vec<ChangedSubject> = query::all(self.db.read(), CHANGED_SUBJECTS, asked).await?;
+        let items = rows
+            .into_iter()
+            .map(|ChangedSubject { subject, last_version }| Subject { subject, last_version });
+        Ok(Subjects { items: items.collect() })
     }
 
     async fn list_events(&self, _: &Call, request: ListEvents) -> Result<Events, Fault> {
         self.check(&request.module)?;
         // The oldest version is asked for first: should the outbox be pruned in between, the listener sees a gap in what it gets and asks
         // again, whereas the other way round it would take what it was not given for gone.
-        let kept = self
-            .all(
-                "select min(version) as version from outbox where subject = $1",
-                [request.subject.as_str().into()],
-            )
-            .await?;
-        let first_kept: Option<i64> = kept
-            .first()
-            .map(|row| row.try_get("", "version"))
-            .transpose()
-            .map_err(fault)?
-            .flatten();
-        let rows = self
-            .all(
-                "select body from outbox where subject = $1 and version >= $2 order by version limit $3",
-                [
-                    request.subject.into(),
-                    request.from_version.into(),
-                    limit(request.limit),
-                ],
-            )
-            .await?;
-        let items = rows
-            .into_iter()
-            .map(|row| row.try_get("", "body").map_err(fault))
-            .collect::<Result<_, Fault>>()?;
+        let sql = "select min(version) from outbox where subject = $1";
+        let first_kept: Option<Option<i64>> =
+            query::scalar(self.db.read(), sql, [request.subject.as_str().into()]).await?;
+        let sql = "select body from outbox where subject = $1 and version >= $2 order by version limit $3";
+        let from = [
+            request.subject.into(),
+            request.from_version.into(),
+            limit(request.limit),
+        ];
         Ok(Events {
-            items,
-            first_kept_version: first_kept.unwrap_or(0),
+            items: query::scalars(self.db.read(), sql, from).await?,
+            first_kept_version: first_kept.flatten().unwrap_or(0),
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, changed};
+use crate::{Db, Tx, changed, query};
 
 /// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that ends when the lease is lost or `stop`
 /// comes; it must then return, and keeps the lease until it has. Should it panic or return early, the lease is given back and taken again.
@@ -123,16 +123,15 @@ async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, 
     let owner = Uuid::new_v4().to_string();
     let token = db.write(owner, move |tx, owner| async move {
             let (now, until) = span(&tx).await?;
-            let row = tx
-                .query_one(
+            query::scalar(
+                    tx.conn(),
                     "insert into lease (name, owner, token, until) values ($1, $2, 1, $4)
                      on conflict (name) do update set owner = excluded.owner, token = lease.token + 1, until = excluded.until
                      where lease.until <= $3
                      returning token",
                     [name.into(), owner.into(), now.into(), until.into()],
                 )
-                .await?;
-            row.map(|row| row.try_get("", "token").map_err(crate::fault)).transpose()
+                .await
         });
     Ok(token.await?.map(|token| Lease { db, name, token }))
 }

@@ -28,6 +28,7 @@ pub mod outbox;
 mod plan;
 mod postgres;
 mod prune;
+mod query;
 mod reactions;
 mod relay;
 pub mod saga;

@@ -6,10 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use banyan_core::Fault;
+use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::{Db, Tx, fault::fault};
+use crate::{Db, Tx, query};
 
 /// A request to act once: what sort, which one, and a fingerprint of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +81,11 @@ where
             }
             match work(tx.clone(), context).await? {
                 Outcome::Done(answer) => {
-                    store_text(&tx, &command, &write_answer(&answer)?).await?;
+                    store_result(&tx, &command, &write_result(&answer)?).await?;
                     Ok(Memory::First(answer))
                 }
                 // Leaves the transaction as an error, so that everything the work wrote is rolled back with it.
-                Outcome::Refused(answer) => Err(Fault::internal(REFUSAL, write_answer(&answer)?)),
+                Outcome::Refused(answer) => Err(Fault::internal(REFUSAL, write_result(&answer)?)),
             }
         })
         .await;
@@ -94,8 +95,8 @@ where
                 if !claim(&tx, &command, false).await? {
                     return load(&tx, &command).await;
                 }
-                store_text(&tx, &command, &answer).await?;
-                Ok(Memory::First(read_answer(&answer)?))
+                store_result(&tx, &command, &answer).await?;
+                Ok(Memory::First(read_result(&answer)?))
             })
             .await
         }
@@ -130,7 +131,7 @@ where
             keep_for: None,
         };
         let absent = claim(&tx, &tombstone, true).await?;
-        let took_part = !absent && !is_tombstone(&tx, &tombstone).await?;
+        let took_part = !absent && !load_row(&tx, &tombstone).await?.tombstone;
         Ok(Outcome::Done(work(tx, context, took_part).await?))
     });
     match memory.await? {
@@ -147,11 +148,8 @@ pub async fn recall<A>(db: &Db, command: &Command) -> Result<Option<Memory<A>>, 
 where
     A: DeserializeOwned,
 {
-    use sea_orm::{ConnectionTrait, Statement};
-    let statement =
-        Statement::from_sql_and_values(db.backend(), SELECT, [command.kind.into(), command.id.as_str().into()]);
-    let row = db.read().query_one_raw(statement).await.map_err(fault)?;
-    row.map(|row| remembered(&row, command)).transpose()
+    let row = find(db.read(), command).await?;
+    row.map(|row| row.recall(command)).transpose()
 }
 
 /// Forgets some of what has expired; answers how many.
@@ -164,9 +162,8 @@ pub(crate) async fn prune(tx: &Tx, limit: i64) -> Result<u64, Fault> {
 }
 
 const REFUSAL: &str = "refusal_to_remember";
-const SELECT: &str = "select fingerprint, tombstone, answer from inbox where kind = $1 and id = $2";
 
-fn write_answer(answer: &impl Serialize) -> Result<String, Fault> {
+fn write_result(answer: &impl Serialize) -> Result<String, Fault> {
     serde_json::to_string(answer).map_err(|error| Fault::internal("unwritable_answer", error.to_string()))
 }
 
@@ -192,43 +189,51 @@ async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Faul
 }
 
 async fn load<A: DeserializeOwned>(tx: &Tx, command: &Command) -> Result<Memory<A>, Fault> {
-    // The twin that held the row may have rolled back between our insert and this look: then the whole job runs again.
-    let row = tx
-        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
-        .await?;
-    let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
-    remembered(&row, command)
+    load_row(tx, command).await?.recall(command)
 }
 
-async fn is_tombstone(tx: &Tx, command: &Command) -> Result<bool, Fault> {
-    let row = tx
-        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
-        .await?;
-    let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
-    row.try_get("", "tombstone").map_err(fault)
+/// A command in the inbox.
+#[derive(FromQueryResult)]
+struct InboxRow {
+    fingerprint: String,
+    tombstone: bool,
+    answer: Option<String>,
 }
 
-fn remembered<A: DeserializeOwned>(row: &sea_orm::QueryResult, command: &Command) -> Result<Memory<A>, Fault> {
-    if row.try_get("", "tombstone").map_err(fault)? {
-        return Ok(Memory::Undone);
+async fn find(conn: &impl ConnectionTrait, command: &Command) -> Result<Option<InboxRow>, Fault> {
+    let sql = "select fingerprint, tombstone, answer from inbox where kind = $1 and id = $2";
+    query::one(conn, sql, [command.kind.into(), command.id.as_str().into()]).await
+}
+
+/// The transaction that had inserted the row may have rolled back since our insert found it: then the whole job runs again.
+async fn load_row(tx: &Tx, command: &Command) -> Result<InboxRow, Fault> {
+    let row = find(tx.conn(), command).await?;
+    row.ok_or_else(|| crate::lost_race("a command's row went away"))
+}
+
+impl InboxRow {
+    fn recall<A: DeserializeOwned>(self, command: &Command) -> Result<Memory<A>, Fault> {
+        if self.tombstone {
+            return Ok(Memory::Undone);
+        }
+        if self.fingerprint != command.fingerprint {
+            return Err(Fault::invalid(
+                "command_reused",
+                "This id was used before, for a different request.",
+            ));
+        }
+        let result = self
+            .answer
+            .ok_or_else(|| Fault::internal("unreadable_answer", "a remembered command has no result"))?;
+        read_result(&result).map(Memory::Again)
     }
-    let fingerprint: String = row.try_get("", "fingerprint").map_err(fault)?;
-    if fingerprint != command.fingerprint {
-        return Err(Fault::invalid(
-            "command_reused",
-            "This id was used before, for a different request.",
-        ));
-    }
-    let answer: Option<String> = row.try_get("", "answer").map_err(fault)?;
-    let answer = answer.ok_or_else(|| Fault::internal("unreadable_answer", "a remembered command has no answer"))?;
-    read_answer(&answer).map(Memory::Again)
 }
 
-fn read_answer<A: DeserializeOwned>(answer: &str) -> Result<A, Fault> {
+fn read_result<A: DeserializeOwned>(answer: &str) -> Result<A, Fault> {
     serde_json::from_str(answer).map_err(|error| Fault::internal("unreadable_answer", error.to_string()))
 }
 
-async fn store_text(tx: &Tx, command: &Command, answer: &str) -> Result<(), Fault> {
+async fn store_result(tx: &Tx, command: &Command, answer: &str) -> Result<(), Fault> {
     tx.execute(
         "update inbox set answer = $3 where kind = $1 and id = $2",
         [command.kind.into(), command.id.as_str().into(), answer.into()],

@@ -4,7 +4,7 @@ use banyan_core::{Call, Envelope, Event, Fault};
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
-use crate::{Tx, fault::fault};
+use crate::{Tx, query};
 
 /// Woken when there is something for the relay.
 pub(crate) const TOPIC: &str = "outbox";
@@ -16,16 +16,15 @@ pub(crate) const TOPIC: &str = "outbox";
 pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, event: &E) -> Result<i64, Fault> {
     let now = tx.clock().now();
     // The row lock taken here orders the writers of a subject, so that versions are gapless in commit order.
-    let row = tx
-        .query_one(
+    let version: Option<i64> = query::scalar(
+            tx.conn(),
             "insert into subject (subject, last_version, changed_at) values ($1, 1, $2)
              on conflict (subject) do update set last_version = subject.last_version + 1, changed_at = excluded.changed_at
              returning last_version",
             [subject.into(), now.as_ms().into()],
         )
         .await?;
-    let row = row.ok_or_else(|| Fault::internal("database_error", "no version was returned"))?;
-    let version: i64 = row.try_get("", "last_version").map_err(fault)?;
+    let version = version.ok_or_else(|| Fault::internal("database_error", "no version was returned"))?;
     let data =
         to_raw_value(event).map_err(|error| Fault::internal("unwritable_event", format!("{}: {error}", E::TYPE)))?;
     let traceparent = call.trace.as_ref().map(ToString::to_string);

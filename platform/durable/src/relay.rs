@@ -7,8 +7,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use banyan_core::{Bus, Envelope, Fault, Timestamp};
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use banyan_core::{Bus, Envelope, Fault};
+use sea_orm::{FromQueryResult, Value};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
@@ -16,7 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, changed, fault::fault, lease, machinery::Work, outbox};
+use crate::{
+    Db, Tx, changed, lease,
+    machinery::Work,
+    outbox,
+    query::{self, StoredTime},
+};
 
 /// The bus gets so long for one event; after that it is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
@@ -31,18 +36,19 @@ pub(crate) struct Relay {
     bus: Arc<dyn Bus>,
 }
 
-/// An outbox row that is due.
-struct Row {
+/// An event in the outbox that is due.
+#[derive(FromQueryResult)]
+struct DueEvent {
     id: Uuid,
     subject: String,
     body: String,
     attempts: i64,
-    created_at: Timestamp,
+    created_at: StoredTime,
 }
 
 /// A publication that ended, well or not.
 struct Published {
-    row: Row,
+    row: DueEvent,
     confirmed: Result<(), Fault>,
 }
 
@@ -52,7 +58,7 @@ type Ended = Option<Result<(Id, Result<(), Fault>), JoinError>>;
 #[derive(Default)]
 struct Flight {
     tasks: JoinSet<Result<(), Fault>>,
-    rows: HashMap<Id, Row>,
+    rows: HashMap<Id, DueEvent>,
 }
 
 /// Where the walk over the subjects stands. It goes on behind the subject where it ran out of room, and starts again at the beginning, so
@@ -164,21 +170,17 @@ impl Relay {
     }
 
     /// Of each subject behind `after` the oldest row that is not confirmed, if it is due.
-    async fn due(&self, after: &str, limit: usize) -> Result<Vec<Row>, Fault> {
-        let statement = Statement::from_sql_and_values(
-            self.db.backend(),
-            "select id, subject, body, attempts, created_at from outbox
+    async fn due(&self, after: &str, limit: usize) -> Result<Vec<DueEvent>, Fault> {
+        let sql = "select id, subject, body, attempts, created_at from outbox
              where state = 'pending' and subject > $1 and next_attempt_at <= $2
              and not exists (select 1 from outbox earlier where earlier.state = 'pending' and earlier.subject = outbox.subject
                              and earlier.version < outbox.version)
-             order by subject limit $3",
-            [after.into(), self.db.clock().now().as_ms().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
-        );
-        let rows = self.db.read().query_all_raw(statement).await.map_err(fault)?;
-        rows.iter().map(Row::read).collect()
+             order by subject limit $3";
+        let now = self.db.clock().now().as_ms();
+        query::all(self.db.read(), sql, [after.into(), now.into(), query::limit(limit)]).await
     }
 
-    fn publish(&self, flight: &mut Flight, row: Row) {
+    fn publish(&self, flight: &mut Flight, row: DueEvent) {
         let (bus, body) = (self.bus.clone(), row.body.clone());
         let task = flight.tasks.spawn(async move {
             let envelope = Envelope::from_bytes(body.as_bytes())?;
@@ -198,7 +200,7 @@ impl Relay {
         let now = self.db.clock().now();
         for published in &confirmed {
             metrics::histogram!("banyan_outbox_delay_seconds", "module" => module.clone())
-                .record(now.since(published.row.created_at).as_secs_f64());
+                .record(now.since(published.row.created_at.into()).as_secs_f64());
         }
         metrics::counter!("banyan_outbox_published_total", "module" => module.clone())
             .increment(confirmed.len() as u64);
@@ -259,28 +261,15 @@ async fn mark_sent(tx: &Tx, ids: &[Uuid]) -> Result<(), Fault> {
     if ids.is_empty() {
         return Ok(());
     }
-    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
     let sql = format!(
         "update outbox set state = 'sent', sent_at = $1, attempts = attempts + 1, last_error = null
          where state = 'pending' and id in ({})",
-        places.join(", ")
+        query::placeholders(2, ids.len())
     );
     let now: Value = tx.clock().now().as_ms().into();
     tx.execute(&sql, std::iter::once(now).chain(ids.iter().map(|id| (*id).into())))
         .await
         .map(drop)
-}
-
-impl Row {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        Ok(Row {
-            id: row.try_get("", "id").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            body: row.try_get("", "body").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            created_at: Timestamp::from_ms(row.try_get("", "created_at").map_err(fault)?),
-        })
-    }
 }
 
 impl Flight {

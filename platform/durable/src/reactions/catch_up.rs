@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use banyan_core::{Call, Envelope, Fault, Subscriber, Timestamp};
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject};
 use futures::StreamExt;
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{FromQueryResult, Value};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use super::{
     delivery::{By, Taken},
     reached, retry,
 };
-use crate::{Db, Feeds, fault::fault, feed};
+use crate::{Db, Feeds, feed, query};
 
 /// A producer gets so long for one page.
 const FEED_LIMIT: Duration = Duration::from_secs(5);
@@ -231,27 +231,21 @@ impl Deliveries {
     }
 }
 
+#[derive(FromQueryResult)]
+struct Lane {
+    subject: String,
+    last_version: i64,
+}
+
 /// Where the lanes of these subjects stand; a subject without one has not been heard of.
 pub(super) async fn lanes(db: &Db, source: &str, subjects: &[&str]) -> Result<HashMap<String, i64>, Fault> {
-    let places: Vec<String> = (2..subjects.len() + 2).map(|place| format!("${place}")).collect();
     let sql = format!(
         "select subject, last_version from lane where source = $1 and subject in ({})",
-        places.join(", ")
+        query::placeholders(2, subjects.len())
     );
     let values = std::iter::once(Value::from(source)).chain(subjects.iter().map(|subject| Value::from(*subject)));
-    let rows = db
-        .read()
-        .query_all_raw(Statement::from_sql_and_values(db.backend(), sql, values))
-        .await
-        .map_err(fault)?;
-    rows.iter()
-        .map(|row| {
-            Ok((
-                row.try_get("", "subject").map_err(fault)?,
-                row.try_get("", "last_version").map_err(fault)?,
-            ))
-        })
-        .collect()
+    let rows: Vec<Lane> = query::all(db.read(), &sql, values).await?;
+    Ok(rows.into_iter().map(|lane| (lane.subject, lane.last_version)).collect())
 }
 
 fn feed_of<'a>(feeds: &'a Feeds, source: &str) -> Result<&'a Arc<dyn EventFeed>, Fault> {

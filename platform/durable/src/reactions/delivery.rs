@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::{
     Reactions, lane,
-    retry::{self, State},
+    retry::{self, RetryState},
 };
 use crate::{Db, Tx};
 
@@ -21,7 +21,8 @@ pub(crate) struct Deliveries {
 }
 
 /// What became of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub(super) enum Taken {
     /// Its effect is committed, and the lane stands at it.
     Handled,
@@ -31,17 +32,6 @@ pub(super) enum Taken {
     Kept,
     /// The module does not listen to such subjects.
     Unheard,
-}
-
-impl Taken {
-    fn as_str(self) -> &'static str {
-        match self {
-            Taken::Handled => "handled",
-            Taken::Duplicate => "duplicate",
-            Taken::Kept => "kept",
-            Taken::Unheard => "unheard",
-        }
-    }
 }
 
 /// On whose behalf an event is tried.
@@ -100,7 +90,7 @@ impl Deliveries {
         };
         let labels = [
             ("module", self.db().module().to_owned()),
-            ("outcome", taken.as_str().to_owned()),
+            ("outcome", taken.into_str().to_owned()),
         ];
         metrics::counter!("banyan_reactions_total", &labels).increment(1);
         metrics::histogram!("banyan_reaction_seconds", &labels).record(began.elapsed().as_secs_f64());
@@ -140,8 +130,8 @@ async fn handle(tx: &Tx, reactions: &Reactions, envelope: &Envelope, by: By) -> 
     }
     let kept = retry::states(tx, source, subject, *version).await?;
     match kept.this {
-        Some(State::Retrying) if by == By::Bus => return Ok(Taken::Kept),
-        Some(State::Dead | State::Discarded) => return Ok(Taken::Kept),
+        Some(RetryState::Retrying) if by == By::Bus => return Ok(Taken::Kept),
+        Some(RetryState::Dead | RetryState::Discarded) => return Ok(Taken::Kept),
         // Somebody else discarded or handled it since it was read.
         None if by == By::Runner => return Ok(Taken::Kept),
         _ => {}

@@ -2,13 +2,13 @@
 
 use banyan_core::Fault;
 
-use crate::{Tx, fault::fault, lost_race};
+use crate::{Tx, lost_race, query};
 
 /// The last version that was handled or skipped; 0 before the first.
 pub(crate) async fn reached(tx: &Tx, source: &str, subject: &str) -> Result<i64, Fault> {
     let sql = "select last_version from lane where source = $1 and subject = $2";
-    let row = tx.query_one(sql, [source.into(), subject.into()]).await?;
-    row.map_or(Ok(0), |row| row.try_get("", "last_version").map_err(fault))
+    let version = query::scalar(tx.conn(), sql, [source.into(), subject.into()]).await?;
+    Ok(version.unwrap_or(0))
 }
 
 /// Moves the lane from `from` to `to`, and locks it until the transaction ends.

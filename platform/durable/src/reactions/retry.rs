@@ -3,55 +3,69 @@
 //! Per subject only the oldest row that was not discarded matters; the others wait behind it. So a dead letter holds back its own subject, and
 //! nothing else.
 
-use banyan_core::{Envelope, Fault, Timestamp};
-use sea_orm::{ConnectionTrait, QueryResult, Statement};
+use banyan_core::{Envelope, Fault};
+use sea_orm::{DeriveValueType, FromQueryResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Db, Tx, fault::fault};
+use crate::{
+    Db, Tx,
+    query::{self, StoredTime},
+};
 
 /// Woken when there may be something for the retry runner.
 pub(crate) const TOPIC: &str = "retry";
 /// The code of the fault of an event that is no event, or whose data is not what its type says.
 pub(crate) const UNDECODABLE: &str = "undecodable_event";
 
-/// Where an event in the table stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+/// The state of an event in the table.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumIter,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    DeriveValueType,
+)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+#[sea_orm(value_type = "String")]
+pub(crate) enum RetryState {
     /// An earlier version must come first.
     Waiting,
-    /// Its reaction failed and is tried again.
+    /// Its reaction failed and is retried.
     Retrying,
-    /// It failed too often and waits for a person.
+    /// It failed too often and waits for an operator.
     Dead,
-    /// A person gave it up; the lane went past it.
+    /// An operator gave it up; the lane went past it.
     Discarded,
-}
-
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Waiting => "waiting",
-            State::Retrying => "retrying",
-            State::Dead => "dead",
-            State::Discarded => "discarded",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [State::Waiting, State::Retrying, State::Dead, State::Discarded]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
 }
 
 /// What the table knows of an event and of the one after it.
 pub(crate) struct Kept {
-    pub this: Option<State>,
-    pub next: Option<State>,
+    pub this: Option<RetryState>,
+    pub next: Option<RetryState>,
+}
+
+#[derive(FromQueryResult)]
+struct KeptVersion {
+    version: i64,
+    state: RetryState,
+}
+
+/// What an event in the table has behind it.
+#[derive(FromQueryResult)]
+struct Failures {
+    attempts: i64,
+    failures: i64,
+    state: RetryState,
 }
 
 /// An event that is, or will be, due.
+#[derive(FromQueryResult)]
 pub(crate) struct Due {
     pub id: Uuid,
     pub source: String,
@@ -59,27 +73,18 @@ pub(crate) struct Due {
     pub version: i64,
     pub body: String,
     pub attempts: i64,
-    pub next_attempt_at: Timestamp,
+    pub next_attempt_at: StoredTime,
 }
 
 pub(crate) async fn states(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<Kept, Fault> {
     let sql = "select version, state from retry where source = $1 and subject = $2 and version in ($3, $4)";
-    let rows = tx
-        .query_all(
-            sql,
-            [source.into(), subject.into(), version.into(), (version + 1).into()],
-        )
-        .await?;
-    let mut kept = Kept { this: None, next: None };
-    for row in rows {
-        let state = State::parse(&row.try_get::<String>("", "state").map_err(fault)?);
-        if row.try_get::<i64>("", "version").map_err(fault)? == version {
-            kept.this = state
-        } else {
-            kept.next = state
-        }
-    }
-    Ok(kept)
+    let key = [source.into(), subject.into(), version.into(), (version + 1).into()];
+    let rows: Vec<KeptVersion> = query::all(tx.conn(), sql, key).await?;
+    let state_of = |version: i64| rows.iter().find(|row| row.version == version).map(|row| row.state);
+    Ok(Kept {
+        this: state_of(version),
+        next: state_of(version + 1),
+    })
 }
 
 /// Keeps an event whose predecessor is missing.
@@ -115,21 +120,9 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
         envelope.subject.as_str().into(),
         envelope.version.into(),
     ];
-    let row = tx.query_one(sql, key).await?;
-    let number = |name: &str| {
-        row.as_ref()
-            .map_or(Ok(0), |row| row.try_get::<i64>("", name).map_err(fault))
-    };
-    let (attempts, failures) = (number("attempts")?, number("failures")?);
-    let state: Option<String> = row
-        .as_ref()
-        .map(|row| row.try_get("", "state"))
-        .transpose()
-        .map_err(fault)?;
-    if matches!(
-        state.as_deref().and_then(State::parse),
-        Some(State::Dead | State::Discarded)
-    ) {
+    let before: Option<Failures> = query::one(tx.conn(), sql, key).await?;
+    let (attempts, failures) = before.as_ref().map_or((0, 0), |row| (row.attempts, row.failures));
+    if before.is_some_and(|row| matches!(row.state, RetryState::Dead | RetryState::Discarded)) {
         return Ok(());
     }
     let failures = if why.is_transient() { failures } else { failures + 1 };
@@ -154,7 +147,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
             envelope.version.into(),
             envelope.kind.as_str().into(),
             body(envelope)?.into(),
-            if dead { State::Dead } else { State::Retrying }.as_str().into(),
+            if dead { RetryState::Dead } else { RetryState::Retrying }.into(),
             (attempts + 1).into(),
             failures.into(),
             now.plus(tx.settings().retry_delay(attempts)).as_ms().into(),
@@ -203,52 +196,29 @@ pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Faul
 
 /// The oldest rows of their subjects, those due first in front. A subject whose oldest row is dead has none.
 pub(crate) async fn heads(db: &Db, limit: i64) -> Result<Vec<Due>, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select id, source, subject, version, body, attempts, next_attempt_at from retry
+    let sql = "select id, source, subject, version, body, attempts, next_attempt_at from retry
          where state in ('waiting', 'retrying')
          and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
                          and earlier.version < retry.version and earlier.state <> 'discarded')
-         order by next_attempt_at limit $1",
-        [limit.into()],
-    );
-    let rows = db.read().query_all_raw(statement).await.map_err(fault)?;
-    rows.iter().map(Due::read).collect()
+         order by next_attempt_at limit $1";
+    query::all(db.read(), sql, [limit.into()]).await
 }
 
 /// Whether this very version is in the table already, so that it need not be fetched.
 pub(crate) async fn holds(db: &Db, source: &str, subject: &str, version: i64) -> Result<bool, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select 1 as one from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'",
-        [source.into(), subject.into(), version.into()],
-    );
-    Ok(db.read().query_one_raw(statement).await.map_err(fault)?.is_some())
+    let sql = "select version from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
+    let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into(), version.into()]).await?;
+    Ok(kept.is_some())
 }
 
 /// Whether anything of this subject is in the table: then the runner is at it, or a dead letter holds it back.
 pub(crate) async fn holds_any(db: &Db, source: &str, subject: &str) -> Result<bool, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select 1 as one from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1",
-        [source.into(), subject.into()],
-    );
-    Ok(db.read().query_one_raw(statement).await.map_err(fault)?.is_some())
+    let sql = "select version from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1";
+    let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into()]).await?;
+    Ok(kept.is_some())
 }
 
 impl Due {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        Ok(Due {
-            id: row.try_get("", "id").map_err(fault)?,
-            source: row.try_get("", "source").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            version: row.try_get("", "version").map_err(fault)?,
-            body: row.try_get("", "body").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            next_attempt_at: Timestamp::from_ms(row.try_get("", "next_attempt_at").map_err(fault)?),
-        })
-    }
-
     /// A frame that was no event when it came.
     pub fn is_frame(&self) -> bool {
         self.source.is_empty()

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Envelope, Fault};
+use banyan_core::{Envelope, Fault, Timestamp};
 use futures::StreamExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -66,10 +66,11 @@ impl Deliveries {
         let heads = retry::heads(self.db(), PAGE).await?;
         let now = self.db().clock().now();
         let Some(first) = heads.first() else { return Ok(poll) };
-        if first.next_attempt_at > now {
-            return Ok(poll.min(first.next_attempt_at.since(now)));
+        let first_at = Timestamp::from(first.next_attempt_at);
+        if first_at > now {
+            return Ok(poll.min(first_at.since(now)));
         }
-        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now);
+        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now.into());
         let tried: Vec<Result<(), Fault>> = futures::stream::iter(due)
             .map(|due| self.try_again(feeds, due))
             .buffer_unordered(CONCURRENCY)

@@ -76,7 +76,7 @@ pub(super) async fn advance(
         store::log(tx, row.id, entry, &step, &detail).await?;
     }
     hold_or_release(&mut row, now, tx.settings());
-    row.seen_at = now;
+    row.seen_at = now.into();
     store::save(tx, &row, claim.token).await?;
     if !row.state.is_active() {
         tx.wake(TOPIC);
@@ -96,10 +96,10 @@ pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin
     row.last_error = Some(fault.to_string());
     row.next_run_at = match origin {
         // What waits to be heard need not wait for the command's next turn.
-        Origin::Send if waiting_input(&row, now).is_some() => now,
+        Origin::Send if waiting_input(&row, now).is_some() => now.into(),
         // It was being heard, and that went wrong.
-        Origin::Decide if row.deadline_passed(now) => now.plus(wait),
-        _ => before_deadline(&row, now, now.plus(wait)),
+        Origin::Decide if row.deadline_passed(now) => now.plus(wait).into(),
+        _ => before_deadline(&row, now, now.plus(wait)).into(),
     };
     if !fault.is_transient() {
         row.failures += 1;
@@ -142,8 +142,8 @@ async fn load_claimed(tx: &Tx, claim: Claim) -> Result<Option<Row>, Fault> {
 
 /// What goes on at once stays with its runner; what waits or has ended is nobody's.
 fn hold_or_release(row: &mut Row, now: Timestamp, settings: &Settings) {
-    if row.state.is_active() && row.next_run_at <= now {
-        row.lease_until = now.plus(settings.lease());
+    if row.state.is_active() && row.next_run_at <= now.into() {
+        row.lease_until = now.plus(settings.lease()).into();
     } else {
         row.release();
     }

@@ -3,16 +3,20 @@
 //! Every action raises the saga's lease token: what a runner does with it at that moment is void, and taken up again from the stored command.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{FromQueryResult, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     TOPIC,
     definition::Definitions,
-    store::{self, Row, SagaState},
+    store::{self, COLUMNS, Row, SagaState, UNSEEN},
 };
-use crate::{Db, Tx, audit, fault::fault, ops::before};
+use crate::{
+    Db, Tx, audit,
+    ops::before,
+    query::{self, StoredTime},
+};
 
 /// A module's sagas, for operators.
 #[derive(Clone)]
@@ -117,7 +121,7 @@ impl SagaOps {
         ];
         let mut terms = vec!["id < $2".to_owned()];
         if let Some(state) = filter.state {
-            values.push(state.as_str().into());
+            values.push(state.into());
             terms.push(format!("state = ${}", values.len()));
         }
         if let Some(kind) = &filter.kind {
@@ -129,33 +133,21 @@ impl SagaOps {
             terms.push(format!("business_key = ${}", values.len()));
         }
         let sql = format!(
-            "select {} from saga where {} order by id desc limit $1",
-            store::COLUMNS,
+            "select {COLUMNS}, {UNSEEN} from saga where {} order by id desc limit $1",
             terms.join(" and ")
         );
-        let rows = self.query(sql, values).await?;
-        let views = rows
-            .iter()
-            .map(|row| Row::read(row).map(SagaView::from))
-            .collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(views, |last| last.id))
+        let rows: Vec<Row> = query::all(self.db.read(), &sql, values).await?;
+        Ok(page.page(rows, |row| row.id).map(SagaView::from))
     }
 
     /// # Errors
     /// `not_found`; as any query.
     pub async fn show(&self, id: Uuid) -> Result<SagaDetails, Fault> {
-        let sql = format!("select {} from saga where id = $1", store::COLUMNS);
-        let rows = self.query(sql, vec![id.into()]).await?;
-        let row = Row::read(rows.first().ok_or_else(|| Fault::not_found("saga"))?)?;
-        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500"
-            .to_owned();
-        let mut log = self
-            .query(sql, vec![id.into()])
-            .await?
-            .iter()
-            .map(read_entry)
-            .collect::<Result<Vec<_>, Fault>>()?;
-        log.reverse();
+        let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1");
+        let row: Option<Row> = query::one(self.db.read(), &sql, [id.into()]).await?;
+        let row = row.ok_or_else(|| Fault::not_found("saga"))?;
+        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500";
+        let log: Vec<LogRow> = query::all(self.db.read(), sql, [id.into()]).await?;
         Ok(SagaDetails {
             payload: self
                 .definitions
@@ -164,9 +156,12 @@ impl SagaOps {
                 .unwrap_or_default(),
             command: row.command.as_deref().map(shown_command),
             command_id: row.command_id,
-            lease_owner: row.lease_owner.clone().filter(|_| row.lease_until.as_ms() > 0),
+            lease_owner: row
+                .lease_owner
+                .clone()
+                .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
-            log,
+            log: log.into_iter().rev().map(SagaLogEntry::from).collect(),
             saga: row.into(),
         })
     }
@@ -265,11 +260,6 @@ impl SagaOps {
             })
             .await
     }
-
-    async fn query(&self, sql: String, values: Vec<Value>) -> Result<Vec<sea_orm::QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
-        self.db.read().query_all_raw(statement).await.map_err(fault)
-    }
 }
 
 /// What an operator does to a saga.
@@ -296,7 +286,7 @@ async fn act(
     if row.state.is_finished() {
         return Err(Fault::conflict(
             "saga_finished",
-            format!("The saga is {} already.", row.state.as_str()),
+            format!("The saga is {} already.", row.state),
         ));
     }
     (action.change)(&mut row)?;
@@ -313,14 +303,14 @@ async fn act(
     let token = row.lease_token;
     row.lease_token += 1;
     // A command may be on its way. Whoever goes on learns so from the holder's name, which stays.
-    row.lease_until = Timestamp::default();
-    row.next_run_at = tx.database_now().await?;
+    row.lease_until = StoredTime::default();
+    row.next_run_at = tx.database_now().await?.into();
     store::save(tx, &row, token).await?;
     store::log(tx, id, action.entry, &row.step, &format!("{}: {reason}", actor.label())).await?;
     audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
     tx.wake(TOPIC);
     tx.wake(row.business_key.as_str());
-    row.updated_at = tx.clock().now();
+    row.updated_at = tx.clock().now().into();
     Ok(row.into())
 }
 
@@ -361,14 +351,25 @@ fn unpark(row: &mut Row) {
     }
 }
 
-fn read_entry(row: &sea_orm::QueryResult) -> Result<SagaLogEntry, Fault> {
-    Ok(SagaLogEntry {
-        seq: row.try_get("", "seq").map_err(fault)?,
-        at: Timestamp::from_ms(row.try_get("", "at").map_err(fault)?),
-        entry: row.try_get("", "entry").map_err(fault)?,
-        step: row.try_get("", "step").map_err(fault)?,
-        detail: row.try_get("", "detail").map_err(fault)?,
-    })
+#[derive(FromQueryResult)]
+struct LogRow {
+    seq: i64,
+    at: StoredTime,
+    entry: String,
+    step: String,
+    detail: String,
+}
+
+impl From<LogRow> for SagaLogEntry {
+    fn from(row: LogRow) -> Self {
+        SagaLogEntry {
+            seq: row.seq,
+            at: row.at.into(),
+            entry: row.entry,
+            step: row.step,
+            detail: row.detail,
+        }
+    }
 }
 
 /// A stored command as an operator reads it: what is asked, and about which things. What else is in it may be personal.
@@ -407,10 +408,10 @@ impl From<Row> for SagaView {
             parked_state: row.parked_state,
             signal: row.signal,
             compensate_asked: row.compensate_asked,
-            deadline_at: row.deadline_at,
-            next_run_at: row.next_run_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
+            deadline_at: row.deadline_at.map(Timestamp::from),
+            next_run_at: row.next_run_at.into(),
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
         }
     }
 }

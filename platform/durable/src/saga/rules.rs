@@ -72,7 +72,7 @@ pub(super) fn apply(
     row.deadline_told |= heard.entry == "deadline_passed";
     row.failures = 0;
     row.last_error = None;
-    row.next_run_at = now;
+    row.next_run_at = now.into();
     let decision = match decided.decision {
         Decision::Do { step, command } => {
             if row.state == SagaState::Compensating {
@@ -92,7 +92,7 @@ pub(super) fn apply(
         }
         Decision::Repeat { after } => {
             row.attempts = row.attempts.max(i64::from(row.command.is_some()));
-            row.next_run_at = before_deadline(row, now, now.plus(after));
+            row.next_run_at = before_deadline(row, now, now.plus(after)).into();
             "repeat"
         }
         Decision::Continue if row.command.is_none() => {
@@ -100,7 +100,7 @@ pub(super) fn apply(
         }
         Decision::Continue => {
             if heard.is_answer() {
-                row.next_run_at = now.plus(backoff(settings, row.attempts, None));
+                row.next_run_at = now.plus(backoff(settings, row.attempts, None)).into();
                 row.attempts += 1;
             }
             "continue"
@@ -185,7 +185,7 @@ pub(super) fn park(row: &mut Row, reason: String) {
 /// A deadline not told yet is told when it passes, not when the next turn happens to come.
 pub(super) fn before_deadline(row: &Row, now: Timestamp, next: Timestamp) -> Timestamp {
     match row.deadline_at {
-        Some(deadline) if !row.deadline_told => next.min(deadline.max(now)),
+        Some(deadline) if !row.deadline_told => next.min(Timestamp::from(deadline).max(now)),
         _ => next,
     }
 }
@@ -226,8 +226,8 @@ mod tests {
             command_id: Some(command_id(id, "reserve", state == SagaState::Compensating)),
             lease_owner: Some("me".into()),
             lease_token: 3,
-            lease_until: NOW,
-            next_run_at: NOW,
+            lease_until: NOW.into(),
+            next_run_at: NOW.into(),
             attempts: 4,
             failures: 2,
             deadline_at: None,
@@ -238,9 +238,9 @@ mod tests {
             parked_state: None,
             last_error: Some("away".into()),
             traceparent: None,
-            created_at: NOW,
-            updated_at: NOW,
-            seen_at: NOW,
+            created_at: NOW.into(),
+            updated_at: NOW.into(),
+            seen_at: NOW.into(),
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
             (row.attempts, row.failures, row.last_error, row.signal),
             (0, 0, None, None)
         );
-        assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW));
+        assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW.into()));
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
     fn a_repeat_keeps_the_command_and_waits_but_not_past_an_untold_deadline() {
         for (deadline_in_ms, wait_ms) in [(None, 500), (Some(300), 300), (Some(-300), 0)] {
             let mut row = row(SagaState::Running);
-            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms));
+            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms).into());
             row.attempts = 0;
             decide(
                 &mut row,
@@ -333,7 +333,7 @@ mod tests {
             )
             .unwrap();
             assert_eq!((row.command.as_deref(), row.attempts), (Some("old"), 1));
-            assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)));
+            assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)).into());
         }
     }
 
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn an_operator_is_heard_first_then_a_signal_then_the_deadline_and_only_before_a_repeat() {
         let mut row = row(SagaState::Running);
-        row.deadline_at = Some(NOW);
+        row.deadline_at = Some(NOW.into());
         row.compensate_asked = true;
         assert!(matches!(waiting_input(&row, NOW), Some(Input::Compensate)));
         row.compensate_asked = false;
@@ -385,7 +385,7 @@ mod tests {
         let mut later = false;
         for _ in 0..50 {
             decide(&mut row, &refused(), Decision::Continue).unwrap();
-            later |= row.next_run_at > NOW;
+            later |= row.next_run_at > NOW.into();
         }
         assert!(later && row.attempts == 54);
     }

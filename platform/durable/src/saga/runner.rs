@@ -18,7 +18,7 @@ use super::{
     advance::{self, Brought, Claim, Origin},
     definition::{self, Answer, Definition, Definitions},
     rules::waiting_input,
-    store::{self, Row},
+    store::{self, Row, SagaCount},
 };
 use crate::{Db, changed};
 
@@ -178,7 +178,8 @@ impl Runner {
         row: &Row,
         stop: &CancellationToken,
     ) -> Result<Option<Brought>, Fault> {
-        let (Some(command), Some(command_id), None) = (&row.command, row.command_id, waiting_input(row, row.seen_at))
+        let (Some(command), Some(command_id), None) =
+            (&row.command, row.command_id, waiting_input(row, row.seen_at.into()))
         else {
             return Ok(Some(Brought::Nothing));
         };
@@ -318,7 +319,7 @@ impl Runner {
         }
         if !row.state.is_active() {
             metrics::counter!("banyan_sagas_ended_total", "module" => self.db.module().to_owned(), "kind" => row.kind.clone(),
-                "state" => row.state.as_str())
+                "state" => row.state.into_str())
             .increment(1);
         }
     }
@@ -338,12 +339,12 @@ impl Runner {
         }
     }
 
-    fn show_counts(&self, counts: &[(String, i64, SagaState, i64)], said: &mut bool) {
+    fn show_counts(&self, counts: &[SagaCount], said: &mut bool) {
         let module = self.db.module().to_owned();
         let unknown: i64 = counts
             .iter()
-            .filter(|(kind, version, ..)| self.definitions.find(kind, *version).is_none())
-            .map(|row| row.3)
+            .filter(|count| self.definitions.find(&count.kind, count.definition_version).is_none())
+            .map(|count| count.sagas)
             .sum();
         metrics::gauge!("banyan_sagas_unknown_definition", "module" => module.clone()).set(unknown as f64);
         if unknown > 0 && !*said {
@@ -360,10 +361,10 @@ impl Runner {
             for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
                 let sagas: i64 = counts
                     .iter()
-                    .filter(|row| row.0 == kind && row.2 == state)
-                    .map(|row| row.3)
+                    .filter(|count| count.kind == kind && count.state == state)
+                    .map(|count| count.sagas)
                     .sum();
-                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.as_str())
+                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.into_str())
                     .set(sagas as f64);
             }
         }
