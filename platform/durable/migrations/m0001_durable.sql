@@ -1,4 +1,4 @@
--- What the module was asked to do, with the answer it gave. A tombstone stands for a command whose undo came first.
+-- The commands the module received, with their results. A tombstone stands for a command whose undo came first.
 create table inbox (
     kind text not null,
     id text not null,
@@ -11,7 +11,7 @@ create table inbox (
 );
 create index inbox_expires on inbox (expires_at) where expires_at is not null;
 
--- The last version given to an event of a subject; its row lock orders writers, so versions are gapless.
+-- The version of the last event of a subject; its row lock orders writers, so versions are gapless.
 create table subject (
     subject text primary key,
     last_version bigint not null,
@@ -37,7 +37,7 @@ create table outbox (
 create index outbox_pending on outbox (subject, version) where state = 'pending';
 create index outbox_sent on outbox (sent_at) where state = 'sent';
 
--- How far this module has followed each subject of each module it listens to.
+-- The last version this module has handled of each subject of the modules it subscribes to.
 create table lane (
     source text not null,
     subject text not null,
@@ -45,8 +45,8 @@ create table lane (
     primary key (source, subject)
 );
 
--- Events that could not be handled when they came. `waiting`: an earlier version must come first. `retrying`: its reaction failed.
--- `dead`: it failed too often, and holds back its own subject until somebody replays or discards it.
+-- Events that could not be handled when they arrived. `waiting`: an earlier version must come first. `retrying`: its reaction failed.
+-- `dead`: it failed too often, and holds back its own subject until an operator replays or discards it.
 create table retry (
     id uuid primary key,
     source text not null,
@@ -72,7 +72,7 @@ create table saga (
     state text not null check (state in ('running', 'compensating', 'parked', 'completed', 'compensated', 'abandoned')),
     step text not null,
     payload text not null,
-    -- The command on its way, as it was first sent; null before the first decision and after the last.
+    -- The command under way, as it was first sent; null before the first decision and after the last.
     command text,
     command_id uuid,
     lease_owner text,
@@ -84,16 +84,16 @@ create table saga (
     deadline_at bigint,
     deadline_told boolean not null,
     signal text,
-    -- An operator wants it undone and the definition has not been told yet.
+    -- An operator requested its compensation and the definition has not got the request yet.
     compensate_asked boolean not null,
     parked_reason text,
-    -- The state a parked saga goes back to.
+    -- The state a parked saga returns to.
     parked_state text,
     last_error text,
     traceparent text,
     created_at bigint not null,
     updated_at bigint not null,
-    -- In this order it also finds the sagas about a key, of whatever kind.
+    -- In this order it also finds the sagas about a key, of any kind.
     unique (business_key, kind)
 );
 create index saga_due on saga (next_run_at) where state in ('running', 'compensating');

@@ -1,4 +1,4 @@
-//! Real databases for tests: a module's own, migrated, gone afterwards.
+//! Real databases for tests: a module's own, migrated, deleted afterwards.
 //!
 //! SQLite in a directory of its own; PostgreSQL in a database of its own on the server that `BANYAN_TEST_POSTGRES` names (the URL of a login
 //! that may create databases). `scripts/test.sh` starts such a server.
@@ -18,10 +18,10 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statem
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-/// Runs `test` on an SQLite file, then on a PostgreSQL schema. Several modules' tables may be asked for by opening more in `test` itself.
+/// Runs `test` on an SQLite file, then on a PostgreSQL schema. `test` may open further databases itself.
 ///
 /// # Panics
-/// If a database cannot be made; with the way to start one.
+/// If a database cannot be created; the message says how to start a server.
 pub async fn on_both<F, Fut>(schema: impl Into<Schema>, test: F)
 where
     F: Fn(Db) -> Fut,
@@ -103,7 +103,7 @@ pub struct SqliteHome(PathBuf);
 impl SqliteHome {
     #[allow(
         clippy::new_without_default,
-        reason = "it makes a directory, which nobody expects of a default"
+        reason = "it creates a directory, which is unexpected of a default"
     )]
     pub fn new() -> Self {
         let directory = std::env::temp_dir().join(format!("banyan-test-{}", Uuid::new_v4().simple()));
@@ -137,7 +137,7 @@ pub struct PostgresHome {
 
 impl PostgresHome {
     /// # Panics
-    /// Without a server; says how to start one.
+    /// Without a server; the message says how to start one.
     pub async fn new() -> Self {
         let server = std::env::var("BANYAN_TEST_POSTGRES").expect(
             "BANYAN_TEST_POSTGRES is not set: run scripts/test.sh, which starts a private PostgreSQL, or set it to the URL of a superuser",
@@ -166,7 +166,7 @@ impl PostgresHome {
         format!("{base}/{}", self.name)
     }
 
-    /// A schema in it, made if need be.
+    /// A schema in it, created if necessary.
     pub async fn storage(&self, module: &str) -> Storage {
         let connection = connect(&self.url()).await;
         connection
@@ -185,8 +185,8 @@ impl PostgresHome {
         admin
             .execute_unprepared(&format!("drop database {} with (force)", self.name))
             .await
-            .expect("the test's database goes");
-        // Logins belong to the whole server; those of a shop carry its database's name.
+            .expect("the database is dropped");
+        // Logins belong to the server; those of an installation are named after its database.
         let logins = format!(
             "do $$ declare login text; begin
                 for login in select rolname from pg_roles where starts_with(rolname, '{}_') loop
@@ -195,7 +195,7 @@ impl PostgresHome {
             end $$",
             self.name
         );
-        admin.execute_unprepared(&logins).await.expect("its logins go");
+        admin.execute_unprepared(&logins).await.expect("its logins are dropped");
         admin.close().await.expect("the connection closes");
     }
 }
@@ -203,7 +203,7 @@ impl PostgresHome {
 async fn connect(url: &str) -> DatabaseConnection {
     Database::connect(url)
         .await
-        .expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
+        .expect("PostgreSQL responds at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
 }
 
 /// Every event the module has published so far, oldest first.
@@ -244,7 +244,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Waits until `holds` answers true; polls every 10 ms.
+/// Waits until `holds` returns true; polls every 10 ms.
 ///
 /// # Panics
 /// After `limit`, naming `what`.

@@ -1,4 +1,4 @@
-//! `once`: one memory for what a module was asked to do.
+//! `once`: a command is carried out once.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use banyan_durable::{Command, Db, Memory, Outcome, Tx, once, recall, undo_once};
 use banyan_durable_testing::{PostgresHome, on_both};
 use sea_orm::ConnectionTrait;
 
-use crate::house::{count, execute};
+use crate::harness::{count, execute};
 
 async fn with_table(db: &Db) {
     execute(db, "create table word (word text not null)").await;
@@ -55,7 +55,7 @@ async fn release(db: &Db, id: &str) -> Result<bool, Fault> {
 }
 
 #[tokio::test]
-async fn the_first_time_it_is_done_and_again_it_is_only_remembered() {
+async fn a_command_is_carried_out_once_and_then_returns_its_remembered_result() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         assert_eq!(recall::<String>(&db, &command("x")).await.unwrap(), None);
@@ -71,7 +71,7 @@ async fn the_first_time_it_is_done_and_again_it_is_only_remembered() {
 }
 
 #[tokio::test]
-async fn a_command_is_remembered_for_ever_unless_it_says_how_long() {
+async fn a_command_is_remembered_for_ever_unless_it_has_a_retention() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         reserve(&db, "x").await.unwrap();
@@ -107,7 +107,7 @@ async fn the_same_id_with_other_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_do_that_finds_its_undo_does_nothing_for_ever() {
+async fn a_command_that_arrives_after_its_undo_does_nothing() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         assert!(!release(&db, "u-1").await.unwrap(), "the do had not come");
@@ -117,7 +117,7 @@ async fn a_do_that_finds_its_undo_does_nothing_for_ever() {
             recall::<String>(&db, &command("x")).await.unwrap(),
             Some(Memory::Undone)
         );
-        assert!(!release(&db, "u-1").await.unwrap(), "a repeated undo answers the same");
+        assert!(!release(&db, "u-1").await.unwrap(), "a repeated undo returns the same");
         assert!(!release(&db, "u-2").await.unwrap(), "another undo meets the tombstone");
         assert_eq!(effects(&db).await, 0);
     })
@@ -125,7 +125,7 @@ async fn a_do_that_finds_its_undo_does_nothing_for_ever() {
 }
 
 #[tokio::test]
-async fn an_undo_learns_that_its_do_took_part() {
+async fn an_undo_learns_that_its_command_was_carried_out() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         reserve(&db, "x").await.unwrap();
@@ -133,7 +133,7 @@ async fn an_undo_learns_that_its_do_took_part() {
         assert_eq!(
             reserve(&db, "x").await.unwrap(),
             Memory::Again("reserved".to_owned()),
-            "the do keeps its answer"
+            "the command keeps its result"
         );
     })
     .await;
@@ -150,23 +150,23 @@ async fn a_refusal_rolls_its_work_back_and_is_remembered() {
             })
         };
         assert_eq!(refuse().await.unwrap(), Memory::First("out of stock".to_owned()));
-        assert_eq!(effects(&db).await, 0, "what it wrote is gone");
+        assert_eq!(effects(&db).await, 0, "what it wrote is rolled back");
         assert_eq!(
             reserve(&db, "x").await.unwrap(),
             Memory::Again("out of stock".to_owned()),
-            "the refusal stands"
+            "the refusal remains"
         );
     })
     .await;
 }
 
 #[tokio::test]
-async fn of_a_fault_nothing_is_remembered() {
+async fn a_fault_is_not_remembered() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         let failed = once::<String, _, _, _>(&db, command("x"), (), |tx, ()| async move {
             effect(&tx).await?;
-            Err(Fault::unavailable("away"))
+            Err(Fault::unavailable("It is down."))
         });
         assert_eq!(failed.await.unwrap_err().code, "unavailable");
         assert_eq!(
@@ -179,7 +179,7 @@ async fn of_a_fault_nothing_is_remembered() {
 }
 
 #[tokio::test]
-async fn of_twins_at_the_same_time_one_does_the_work() {
+async fn of_equal_commands_at_the_same_time_one_does_the_work() {
     let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
     let one = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
@@ -209,7 +209,7 @@ async fn of_twins_at_the_same_time_one_does_the_work() {
 }
 
 #[tokio::test]
-async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
+async fn a_command_and_its_undo_at_the_same_time_agree_on_which_was_first() {
     let home = PostgresHome::new().await;
     let db = banyan_durable_testing::open(
         "durable",
@@ -240,7 +240,7 @@ async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
         match done.unwrap() {
             Memory::First(()) => assert!(took_part.unwrap(), "the do took effect and its undo does not know"),
             Memory::Undone => assert!(!took_part.unwrap()),
-            Memory::Again(()) => panic!("nobody did it before"),
+            Memory::Again(()) => panic!("it was not carried out before"),
         }
     }
     db.close().await;

@@ -10,7 +10,7 @@ use banyan_durable::{Db, Machinery, MachineryLimits, Settings, outbox};
 use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio::sync::Notify;
 
-use crate::house::{Noted, Running, SOON, TestBus, count, execute, note, open_as, quick, rows, texts};
+use crate::harness::{Noted, Running, SOON, TestBus, count, execute, note, open_as, quick, rows, texts};
 
 const PENDING: &str = "select count(*) from outbox where state = 'pending'";
 
@@ -18,12 +18,12 @@ async fn all_sent(db: &Db) {
     eventually("every event is sent", SOON, || async { count(db, PENDING).await == 0 }).await;
 }
 
-/// Appends an event and then, if told so, fails.
+/// Appends an event and then fails, if it `fails`.
 async fn try_note(db: &Db, subject: String, text: String, fails: bool) -> Result<i64, Fault> {
     db.write((subject, Noted { text }), move |tx, (subject, event)| async move {
         let version = outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await?;
         if fails {
-            Err(Fault::conflict("as_told", "no"))
+            Err(Fault::conflict("on_purpose", "no"))
         } else {
             Ok(version)
         }
@@ -69,7 +69,7 @@ async fn versions_are_gapless_under_concurrent_writers_that_partly_roll_back() {
 }
 
 #[tokio::test]
-async fn an_event_is_kept_as_the_cloudevent_that_is_published() {
+async fn an_event_is_stored_as_the_cloudevent_that_is_published() {
     on_both_with("durable", quick(), |db| async move {
         note(&db, "order/1", "hello").await;
         let body = texts(&db, "select body from outbox").await.remove(0);
@@ -135,7 +135,7 @@ async fn an_event_of_a_transaction_that_began_earlier_and_commits_later_is_not_l
 }
 
 #[tokio::test]
-async fn sent_means_confirmed_and_what_is_not_confirmed_is_published_again() {
+async fn an_event_is_sent_once_confirmed_and_published_again_until_then() {
     on_both_with("durable", quick(), |db| async move {
         let bus = Arc::new(TestBus::default());
         bus.down.store(true, Ordering::SeqCst);
@@ -164,7 +164,7 @@ async fn sent_means_confirmed_and_what_is_not_confirmed_is_published_again() {
 }
 
 #[tokio::test]
-async fn subjects_go_out_side_by_side_within_the_window_and_each_in_order() {
+async fn subjects_are_published_concurrently_within_the_window_and_each_in_order() {
     on_both_with(
         "durable",
         Settings {
@@ -286,13 +286,13 @@ async fn the_relay_is_woken_by_the_commit_and_need_not_poll() {
 }
 
 #[tokio::test]
-async fn what_nobody_told_the_relay_of_is_found_by_looking() {
+async fn events_without_a_notification_are_found_by_polling() {
     on_both_with("durable", quick(), |db| async move {
         let bus = Arc::new(TestBus::default());
         let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
         note(&db, "order/1", "a").await;
         all_sent(&db).await;
-        // Pending again, without a word to anybody.
+        // Pending again, without a notification.
         execute(&db, "update outbox set state = 'pending', sent_at = null").await;
         eventually("it went out again", SOON, || async {
             bus.published() == ["order/1:1", "order/1:1"]
@@ -304,7 +304,7 @@ async fn what_nobody_told_the_relay_of_is_found_by_looking() {
 }
 
 #[tokio::test]
-async fn told_to_stop_the_relay_hands_over_what_stands_in_the_outbox() {
+async fn on_stop_the_relay_publishes_what_is_left_in_the_outbox() {
     on_both_with(
         "durable",
         Settings {
@@ -328,7 +328,7 @@ async fn told_to_stop_the_relay_hands_over_what_stands_in_the_outbox() {
             assert_eq!(
                 count(&db, "select count(*) from lease where until > 0").await,
                 0,
-                "every lease is given back"
+                "every lease is released"
             );
         },
     )
@@ -369,7 +369,7 @@ async fn of_two_instances_one_relays_and_the_other_takes_over() {
 }
 
 #[tokio::test]
-async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
+async fn events_sent_long_ago_are_pruned_and_the_rest_stays_contiguous() {
     let clock = ManualClock::at(Timestamp::from_ms(1_700_000_000_000));
     let home = SqliteHome::new();
     let db = open_as("orders", &home.storage("orders"), quick(), clock.clone()).await;
@@ -383,13 +383,13 @@ async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
         "update outbox set state = 'sent', sent_at = created_at where subject = 'order/1' or version = 2",
     )
     .await;
-    // Somebody's clock was wrong: version 3 seems younger than 4, which must not be forgotten before it.
+    // A clock was wrong: version 3 seems younger than 4, which must not be pruned before it.
     execute(
         &db,
         "update outbox set sent_at = sent_at + 1000000 where subject = 'order/1' and version = 3",
     )
     .await;
-    // A dead letter that was given up as long ago, one of yesterday, and one that still waits for somebody.
+    // A dead letter that was discarded as long ago, one of yesterday, and one that still waits for an operator.
     execute(
         &db,
         "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at) values

@@ -14,7 +14,7 @@ use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::house::{Running, SOON, TestBus, count, execute, note, open_as, quick};
+use crate::harness::{Running, SOON, TestBus, count, execute, note, open_as, quick};
 
 /// How many work now, the most that ever did, and how often work began.
 #[derive(Clone, Default)]
@@ -52,7 +52,7 @@ fn work(db: &Db, watch: &Watch, stop: &CancellationToken) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn of_two_instances_one_works_until_it_gives_the_lease_back() {
+async fn of_two_instances_one_works_until_it_releases_the_lease() {
     let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
     let (one, two) = (
@@ -82,7 +82,7 @@ async fn of_two_instances_one_works_until_it_gives_the_lease_back() {
 }
 
 #[tokio::test]
-async fn the_lease_of_an_instance_that_died_runs_out() {
+async fn the_lease_of_a_crashed_instance_expires() {
     on_both_with("durable", quick(), |db| async move {
         let watch = Watch::default();
         let stop = CancellationToken::new();
@@ -102,7 +102,7 @@ async fn the_lease_of_an_instance_that_died_runs_out() {
 }
 
 #[tokio::test]
-async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
+async fn a_lease_is_judged_by_the_databases_clock_and_not_by_an_instances() {
     let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
     // Some seventy years ahead: by this clock every lease has run out.
@@ -119,7 +119,7 @@ async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
     assert_eq!(
         (watch.now(), watch.begun.load(Ordering::SeqCst)),
         (1, 1),
-        "the other asked many times, and it holds"
+        "the other tried many times, and the lease holds"
     );
     stop.cancel();
     first.await.unwrap();
@@ -130,12 +130,12 @@ async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
 }
 
 #[tokio::test]
-async fn a_lease_found_in_an_sqlite_file_at_the_start_is_dead() {
+async fn a_lease_found_in_an_sqlite_file_at_the_start_is_void() {
     let home = SqliteHome::new();
     let db = banyan_durable_testing::open("orders", &home.storage("orders"), quick()).await;
     execute(
         &db,
-        "insert into lease (name, owner, token, until) values ('relay', 'a process that died', 7, 9999999999999)",
+        "insert into lease (name, owner, token, until) values ('relay', 'a crashed process', 7, 9999999999999)",
     )
     .await;
     note(&db, "order/1", "x").await;
@@ -149,7 +149,7 @@ async fn a_lease_found_in_an_sqlite_file_at_the_start_is_dead() {
 }
 
 #[tokio::test]
-async fn who_lost_the_lease_is_told_so() {
+async fn work_is_cancelled_when_its_lease_is_lost() {
     on_both_with("durable", quick(), |db| async move {
         let (watch, stop) = (Watch::default(), CancellationToken::new());
         let loser = work(&db, &watch, &stop);
@@ -169,7 +169,7 @@ async fn who_lost_the_lease_is_told_so() {
 }
 
 #[tokio::test]
-async fn work_that_panics_gives_the_lease_back_and_begins_again() {
+async fn work_that_panics_releases_the_lease_and_is_restarted() {
     on_both_with("durable", quick(), |db| async move {
         let (begun, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
         let (seen, token) = (begun.clone(), stop.clone());
@@ -177,7 +177,7 @@ async fn work_that_panics_gives_the_lease_back_and_begins_again() {
             let run = |held: CancellationToken| {
                 let seen = seen.clone();
                 async move {
-                    assert!(seen.fetch_add(1, Ordering::SeqCst) > 0, "as told");
+                    assert!(seen.fetch_add(1, Ordering::SeqCst) > 0, "on purpose");
                     held.cancelled().await;
                 }
             };

@@ -1,10 +1,12 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, operators.
 
+mod catch_up;
 mod commands;
 mod events;
-mod house;
+mod harness;
 mod leases;
-mod missed;
 mod operators;
 mod reactions;
 mod writing;
+mod writing_postgres;
+mod writing_sqlite;

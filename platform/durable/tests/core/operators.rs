@@ -8,7 +8,7 @@ use banyan_durable::{Db, DeadLetter, Machinery};
 use banyan_durable_testing::eventually;
 use uuid::Uuid;
 
-use crate::house::{Faults, Running, SOON, TestBus, count, heard, listening, note, quick, with_two};
+use crate::harness::{Faults, Running, SOON, TestBus, count, handled, note, quick, subscribed, with_two};
 
 fn operator() -> Actor {
     Actor::user(Uuid::from_u128(7), [OPERATOR])
@@ -29,26 +29,26 @@ async fn the_dead_one(db: &Db) -> DeadLetter {
 
 /// Two events of one subject, the first of which cannot be handled.
 async fn stuck(orders: &Db, mails: &Db, faults: &Faults) -> (Running, Arc<TestBus>) {
-    faults.set("bug", Fault::internal("as_told", "a bug"));
+    faults.set("bug", Fault::internal("on_purpose", "a bug"));
     let bus = Arc::new(TestBus::default());
-    let running = Running::start(&bus, vec![Machinery::new(orders.clone()), listening(mails, faults)]).await;
+    let running = Running::start(&bus, vec![Machinery::new(orders.clone()), subscribed(mails, faults)]).await;
     note(orders, "order/1", "bug").await;
     note(orders, "order/1", "behind").await;
     (running, bus)
 }
 
 #[tokio::test]
-async fn a_replayed_dead_letter_is_handled_and_those_behind_it_follow() {
+async fn a_replayed_dead_letter_is_handled_and_the_events_behind_it_follow() {
     with_two(quick(), |orders, mails| async move {
         let (faults, ops) = (Faults::default(), Machinery::new(mails.clone()).ops());
         let (running, _) = stuck(&orders, &mails, &faults).await;
         let dead = the_dead_one(&mails).await;
         assert!(dead.last_error.as_deref().unwrap().contains("a bug"));
-        // Still broken: it dies again, after as many tries as the first time.
+        // Still broken: it is dead again, after as many attempts as the first time.
         ops.replay_dead_letter(&operator(), dead.id, "try again", None)
             .await
             .unwrap();
-        eventually("it died again", SOON, || async {
+        eventually("it is dead again", SOON, || async {
             count(
                 &mails,
                 "select coalesce(max(attempts), 0) from retry where state = 'dead'",
@@ -63,8 +63,8 @@ async fn a_replayed_dead_letter_is_handled_and_those_behind_it_follow() {
             .await
             .unwrap();
         assert_eq!((replayed.state.as_str(), replayed.failures), ("retrying", 0));
-        eventually("both are heard", SOON, || async {
-            heard(&mails, "order/1").await == ["bug", "behind"]
+        eventually("both are handled", SOON, || async {
+            handled(&mails, "order/1").await == ["bug", "behind"]
         })
         .await;
         assert_eq!(
@@ -91,7 +91,7 @@ async fn a_replayed_dead_letter_is_handled_and_those_behind_it_follow() {
 }
 
 #[tokio::test]
-async fn a_discarded_dead_letter_is_passed_over_and_stays_on_record() {
+async fn a_discarded_dead_letter_is_skipped_and_stays_on_record() {
     with_two(quick(), |orders, mails| async move {
         let (faults, ops) = (Faults::default(), Machinery::new(mails.clone()).ops());
         let (running, bus) = stuck(&orders, &mails, &faults).await;
@@ -121,8 +121,8 @@ async fn a_discarded_dead_letter_is_passed_over_and_stays_on_record() {
             .await
             .unwrap();
         assert_eq!(discarded.state, "discarded");
-        eventually("the one behind it is heard", SOON, || async {
-            heard(&mails, "order/1").await == ["behind"]
+        eventually("the event behind it is handled", SOON, || async {
+            handled(&mails, "order/1").await == ["behind"]
         })
         .await;
         assert_eq!(
@@ -137,11 +137,11 @@ async fn a_discarded_dead_letter_is_passed_over_and_stays_on_record() {
             (shown.letter.state.as_str(), &shown.event["data"]["text"]),
             ("discarded", &serde_json::json!("bug"))
         );
-        // It is over for good, even if it comes again.
+        // It stays discarded, even if it is delivered again.
         faults.clear();
         let event = serde_json::from_value(shown.event).unwrap();
-        bus.listener().deliver(event).await.unwrap();
-        assert_eq!(heard(&mails, "order/1").await, ["behind"]);
+        bus.subscriber().deliver(event).await.unwrap();
+        assert_eq!(handled(&mails, "order/1").await, ["behind"]);
         assert_eq!(ops.find_dead_letter(dead.id).await.unwrap().letter.state, "discarded");
         let audit = ops.list_audit(&PageRequest::default()).await.unwrap().items;
         assert_eq!(
@@ -155,13 +155,13 @@ async fn a_discarded_dead_letter_is_passed_over_and_stays_on_record() {
 }
 
 #[tokio::test]
-async fn an_unreadable_frame_can_be_replayed_and_discarded() {
+async fn an_undecodable_frame_can_be_replayed_and_discarded() {
     with_two(quick(), |orders, mails| async move {
         let ops = Machinery::new(mails.clone()).ops();
         let bus = Arc::new(TestBus::default());
-        let running = Running::start(&bus, vec![listening(&mails, &Faults::default())]).await;
-        let listener = bus.listener();
-        listener
+        let running = Running::start(&bus, vec![subscribed(&mails, &Faults::default())]).await;
+        let subscriber = bus.subscriber();
+        subscriber
             .reject(b"no json", &Fault::internal("undecodable_event", "no json"))
             .await
             .unwrap();
@@ -178,8 +178,10 @@ async fn an_unreadable_frame_can_be_replayed_and_discarded() {
         assert_eq!(ops.counts().await.unwrap().dead_letters, 0);
         // One that this build can read after all.
         note(&orders, "order/1", "a").await;
-        let frame = crate::house::texts(&orders, "select body from outbox").await.remove(0);
-        listener
+        let frame = crate::harness::texts(&orders, "select body from outbox")
+            .await
+            .remove(0);
+        subscriber
             .reject(
                 frame.as_bytes(),
                 &Fault::internal("undecodable_event", "from an older build"),
@@ -190,11 +192,11 @@ async fn an_unreadable_frame_can_be_replayed_and_discarded() {
         ops.replay_dead_letter(&operator(), dead.id, "newer build", None)
             .await
             .unwrap();
-        eventually("it is heard", SOON, || async {
-            heard(&mails, "order/1").await == ["a"]
+        eventually("it is received", SOON, || async {
+            handled(&mails, "order/1").await == ["a"]
         })
         .await;
-        eventually("it is forgotten", SOON, || async {
+        eventually("it is deleted", SOON, || async {
             ops.find_dead_letter(dead.id).await.is_err()
         })
         .await;

@@ -1,4 +1,4 @@
-//! Reactions: every event once, in order per subject, whatever the carrier does.
+//! Reactions: every event once, in order per subject, whatever the transport does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,18 +6,18 @@ use banyan_core::{Clock, Envelope, Fault, Timestamp};
 use banyan_durable::{Feeds, Machinery, MachineryLimits, Reactions, Settings};
 use banyan_durable_testing::{ManualClock, SqliteHome, eventually};
 
-use crate::house::{
-    Faults, Ignored, Noted, Running, SOON, TestBus, append, count, heard, lane, listener, listening, note, open_as,
-    outbox_of, prepare, quick, retries, texts, with_two, write_down,
+use crate::harness::{
+    Faults, Ignored, Noted, Running, SOON, TestBus, append, count, handled, lane, note, open_as, outbox_of, prepare,
+    quick, record, retries, subscribed, subscriber, texts, with_two,
 };
 
 #[tokio::test]
-async fn what_happens_in_one_module_is_heard_once_and_in_order_in_the_other() {
+async fn events_of_one_module_are_handled_once_and_in_order_in_the_other() {
     with_two(quick(), |orders, mails| async move {
         let bus = Arc::new(TestBus::default());
         let running = Running::start(
             &bus,
-            vec![Machinery::new(orders.clone()), listening(&mails, &Faults::default())],
+            vec![Machinery::new(orders.clone()), subscribed(&mails, &Faults::default())],
         )
         .await;
         for text in ["a", "b", "c"] {
@@ -25,12 +25,12 @@ async fn what_happens_in_one_module_is_heard_once_and_in_order_in_the_other() {
                 note(&orders, &format!("order/{subject}"), text).await;
             }
         }
-        eventually("all is heard", SOON, || async {
-            count(&mails, "select count(*) from heard").await == 15
+        eventually("all are handled", SOON, || async {
+            count(&mails, "select count(*) from handled").await == 15
         })
         .await;
         for subject in 1..=5 {
-            assert_eq!(heard(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
+            assert_eq!(handled(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
         }
         running.stop().await;
         assert!(retries(&mails).await.is_empty());
@@ -41,20 +41,20 @@ async fn what_happens_in_one_module_is_heard_once_and_in_order_in_the_other() {
 #[tokio::test]
 async fn a_duplicate_does_nothing() {
     with_two(quick(), |orders, mails| async move {
-        let listener = listener(&mails, &Faults::default()).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
         note(&orders, "order/1", "a").await;
         note(&orders, "order/1", "b").await;
         let events = outbox_of(&orders).await;
         for event in events.iter().chain(&events).chain(&events[..1]) {
-            listener.deliver(event.clone()).await.unwrap();
+            subscriber.deliver(event.clone()).await.unwrap();
         }
-        let twins = events.iter().map(|event| listener.deliver(event.clone()));
+        let twins = events.iter().map(|event| subscriber.deliver(event.clone()));
         futures::future::join_all(twins)
             .await
             .into_iter()
             .collect::<Result<(), Fault>>()
             .unwrap();
-        assert_eq!(heard(&mails, "order/1").await, ["a", "b"]);
+        assert_eq!(handled(&mails, "order/1").await, ["a", "b"]);
         assert_eq!((lane(&mails, "order/1").await, retries(&mails).await.len()), (2, 0));
     })
     .await;
@@ -63,35 +63,35 @@ async fn a_duplicate_does_nothing() {
 #[tokio::test]
 async fn the_same_event_delivered_many_times_at_once_takes_effect_once() {
     with_two(Settings { pool: 8, ..quick() }, |orders, mails| async move {
-        let listener = listener(&mails, &Faults::default()).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
         // The first event of a subject makes its lane, the second moves it.
         note(&orders, "order/1", "a").await;
         note(&orders, "order/1", "b").await;
         for event in outbox_of(&orders).await {
-            let many = (0..8).map(|_| listener.deliver(event.clone()));
+            let many = (0..8).map(|_| subscriber.deliver(event.clone()));
             futures::future::join_all(many)
                 .await
                 .into_iter()
                 .collect::<Result<(), Fault>>()
                 .unwrap();
         }
-        assert_eq!(heard(&mails, "order/1").await, ["a", "b"]);
+        assert_eq!(handled(&mails, "order/1").await, ["a", "b"]);
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_event_of_no_interest_moves_the_lane_and_one_of_another_aggregate_leaves_no_trace() {
+async fn an_event_without_a_reaction_moves_the_lane_and_one_of_another_aggregate_leaves_no_trace() {
     with_two(quick(), |orders, mails| async move {
-        let listener = listener(&mails, &Faults::default()).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
         append(&orders, "order/1", Ignored {}).await;
         note(&orders, "order/1", "b").await;
         note(&orders, "cart/1", "c").await;
         for event in outbox_of(&orders).await {
-            listener.deliver(event).await.unwrap();
+            subscriber.deliver(event).await.unwrap();
         }
         assert_eq!(
-            (lane(&mails, "order/1").await, heard(&mails, "order/1").await),
+            (lane(&mails, "order/1").await, handled(&mails, "order/1").await),
             (2, vec!["b".to_owned()])
         );
         assert_eq!(count(&mails, "select count(*) from lane").await, 1);
@@ -100,11 +100,11 @@ async fn an_event_of_no_interest_moves_the_lane_and_one_of_another_aggregate_lea
 }
 
 #[tokio::test]
-async fn a_failing_reaction_is_rolled_back_kept_and_tried_again() {
+async fn a_failing_reaction_is_rolled_back_kept_and_retried() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
-        faults.set("a", Fault::conflict("as_told", "not now"));
-        let idle = listener(&mails, &faults).await;
+        faults.set("a", Fault::conflict("on_purpose", "not now"));
+        let idle = subscriber(&mails, &faults).await;
         note(&orders, "order/1", "a").await;
         note(&orders, "order/1", "b").await;
         for event in outbox_of(&orders).await {
@@ -112,15 +112,15 @@ async fn a_failing_reaction_is_rolled_back_kept_and_tried_again() {
         }
         assert_eq!(retries(&mails).await, ["order/1:1 retrying", "order/1:2 waiting"]);
         assert_eq!(
-            (lane(&mails, "order/1").await, heard(&mails, "order/1").await.len()),
+            (lane(&mails, "order/1").await, handled(&mails, "order/1").await.len()),
             (0, 0),
             "nothing of it stays"
         );
         faults.clear();
         let bus = Arc::new(TestBus::default());
-        let running = Running::start(&bus, vec![listening(&mails, &faults)]).await;
-        eventually("both are heard", SOON, || async {
-            heard(&mails, "order/1").await == ["a", "b"]
+        let running = Running::start(&bus, vec![subscribed(&mails, &faults)]).await;
+        eventually("both are handled", SOON, || async {
+            handled(&mails, "order/1").await == ["a", "b"]
         })
         .await;
         eventually("nothing is kept", SOON, || async { retries(&mails).await.is_empty() }).await;
@@ -130,11 +130,11 @@ async fn a_failing_reaction_is_rolled_back_kept_and_tried_again() {
 }
 
 #[tokio::test]
-async fn a_redelivery_does_not_spend_the_tries_of_one_that_failed() {
+async fn a_redelivery_does_not_count_as_a_retry() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
-        faults.set("a", Fault::conflict("as_told", "not now"));
-        let idle = listener(&mails, &faults).await;
+        faults.set("a", Fault::conflict("on_purpose", "not now"));
+        let idle = subscriber(&mails, &faults).await;
         note(&orders, "order/1", "a").await;
         let event = outbox_of(&orders).await.remove(0);
         for _ in 0..5 {
@@ -147,7 +147,7 @@ async fn a_redelivery_does_not_spend_the_tries_of_one_that_failed() {
 }
 
 #[tokio::test]
-async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_long() {
+async fn the_delay_of_a_failing_reaction_grows_up_to_the_last_one() {
     let clock = ManualClock::at(Timestamp::from_ms(1_700_000_000_000));
     let settings = Settings {
         limits: MachineryLimits {
@@ -161,16 +161,16 @@ async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_lo
     let mails = open_as("mails", &home.storage("mails"), settings, clock.clone()).await;
     prepare(&mails).await;
     let faults = Faults::default();
-    faults.set("away", Fault::unavailable("the catalog is away"));
+    faults.set("unavailable", Fault::unavailable("the catalog is unavailable"));
     let bus = Arc::new(TestBus::default());
     // Without feeds: a comparison may fetch the event while it is being delivered, and then both tries count.
     let running = Running::start_with(
         &bus,
-        vec![Machinery::new(orders.clone()), listening(&mails, &faults)],
+        vec![Machinery::new(orders.clone()), subscribed(&mails, &faults)],
         Feeds::new(),
     )
     .await;
-    note(&orders, "order/1", "away").await;
+    note(&orders, "order/1", "unavailable").await;
     for (attempts, wait_ms) in [(1, 200), (2, 1_000), (3, 5_000), (4, 15_000), (5, 15_000)] {
         let tried = || async { count(&mails, "select coalesce(max(attempts), 0) from retry").await == attempts };
         eventually(&format!("try {attempts}"), SOON, tried).await;
@@ -184,14 +184,14 @@ async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_lo
 }
 
 #[tokio::test]
-async fn for_want_of_another_module_it_is_tried_without_limit() {
+async fn while_another_module_is_unavailable_a_reaction_is_retried_without_limit() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
-        faults.set("away", Fault::unavailable("the catalog is away"));
+        faults.set("unavailable", Fault::unavailable("the catalog is unavailable"));
         faults.set("late", Fault::timeout("the catalog is slow"));
         let bus = Arc::new(TestBus::default());
-        let running = Running::start(&bus, vec![Machinery::new(orders.clone()), listening(&mails, &faults)]).await;
-        note(&orders, "order/1", "away").await;
+        let running = Running::start(&bus, vec![Machinery::new(orders.clone()), subscribed(&mails, &faults)]).await;
+        note(&orders, "order/1", "unavailable").await;
         note(&orders, "order/2", "late").await;
         eventually("tried more often than failures are allowed", SOON, || async {
             count(
@@ -203,8 +203,8 @@ async fn for_want_of_another_module_it_is_tried_without_limit() {
         })
         .await;
         faults.clear();
-        eventually("both are heard", SOON, || async {
-            count(&mails, "select count(*) from heard").await == 2
+        eventually("both are handled", SOON, || async {
+            count(&mails, "select count(*) from handled").await == 2
         })
         .await;
         running.stop().await;
@@ -216,11 +216,11 @@ async fn for_want_of_another_module_it_is_tried_without_limit() {
 async fn a_dead_letter_holds_back_its_own_subject_and_no_other() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
-        faults.set("bug", Fault::internal("as_told", "a bug"));
+        faults.set("bug", Fault::internal("on_purpose", "a bug"));
         faults.set("crash", Fault::internal("panic", "a bug"));
-        faults.set("away", Fault::unavailable("the catalog is away"));
+        faults.set("unavailable", Fault::unavailable("the catalog is unavailable"));
         let bus = Arc::new(TestBus::default());
-        let running = Running::start(&bus, vec![Machinery::new(orders.clone()), listening(&mails, &faults)]).await;
+        let running = Running::start(&bus, vec![Machinery::new(orders.clone()), subscribed(&mails, &faults)]).await;
         for (subject, text) in [
             ("order/1", "bug"),
             ("order/1", "behind"),
@@ -230,7 +230,7 @@ async fn a_dead_letter_holds_back_its_own_subject_and_no_other() {
             note(&orders, subject, text).await;
         }
         note(&orders, "order/4", "fine").await;
-        note(&orders, "order/4", "away").await;
+        note(&orders, "order/4", "unavailable").await;
         eventually("two are dead", SOON, || async {
             count(&mails, "select count(*) from retry where state = 'dead'").await == 2
         })
@@ -238,7 +238,7 @@ async fn a_dead_letter_holds_back_its_own_subject_and_no_other() {
         note(&orders, "order/1", "far behind").await;
         note(&orders, "order/2", "fine too").await;
         eventually("the others go on", SOON, || async {
-            heard(&mails, "order/2").await == ["fine", "fine too"]
+            handled(&mails, "order/2").await == ["fine", "fine too"]
         })
         .await;
         eventually("all is sent", SOON, || async {
@@ -261,35 +261,35 @@ async fn a_dead_letter_holds_back_its_own_subject_and_no_other() {
             .await,
             3
         );
-        // Comparing with the feed and redelivering must not wake the dead.
+        // Comparing with the feed and redelivering must not retry dead letters.
         let dead = outbox_of(&orders).await.remove(0);
         faults.clear();
-        bus.listener().deliver(dead).await.unwrap();
-        eventually("what failed elsewhere is tried again", SOON, || async {
-            heard(&mails, "order/4").await == ["fine", "away"]
+        bus.subscriber().deliver(dead).await.unwrap();
+        eventually("the other failed event is retried", SOON, || async {
+            handled(&mails, "order/4").await == ["fine", "unavailable"]
         })
         .await;
         tokio::time::sleep(Duration::from_millis(400)).await;
-        assert_eq!(heard(&mails, "order/1").await.len(), 0);
+        assert_eq!(handled(&mails, "order/1").await.len(), 0);
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_a_dead_letter_at_once() {
+async fn an_undecodable_event_is_a_dead_letter_at_once() {
     with_two(quick(), |orders, mails| async move {
-        let listener = listener(&mails, &Faults::default()).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
         append(&orders, "order/1", Misnamed { number: 7 }).await;
         note(&orders, "order/2", "zero").await;
         let events = outbox_of(&orders).await;
-        listener.deliver(events[0].clone()).await.unwrap();
+        subscriber.deliver(events[0].clone()).await.unwrap();
         let mut versionless = events[1].clone();
         versionless.version = 0;
-        listener.deliver(versionless).await.unwrap();
+        subscriber.deliver(versionless).await.unwrap();
         for frame in [&b"no json"[..], &b"\xff\x00"[..], &b"no json"[..]] {
             let why = Envelope::from_bytes(frame).unwrap_err();
-            listener.reject(frame, &why).await.unwrap();
+            subscriber.reject(frame, &why).await.unwrap();
         }
         let dead = texts(
             &mails,
@@ -301,17 +301,17 @@ async fn what_cannot_be_read_is_a_dead_letter_at_once() {
             ["frame/dead", "frame/dead", "frame/dead", "order/dead"],
             "the same frame once"
         );
-        listener.deliver(events[1].clone()).await.unwrap();
+        subscriber.deliver(events[1].clone()).await.unwrap();
         assert_eq!(
-            heard(&mails, "order/2").await,
+            handled(&mails, "order/2").await,
             ["zero"],
-            "an unreadable frame holds back nobody"
+            "an undecodable frame holds back no event"
         );
     })
     .await;
 }
 
-/// Says that it is a [`Noted`] and is none.
+/// Has the type of [`Noted`] and other data.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Misnamed {
     number: i64,
@@ -325,25 +325,24 @@ impl banyan_core::Event for Misnamed {
 async fn two_reactions_to_one_event_are_one_transaction() {
     with_two(quick(), |orders, mails| async move {
         let reactions = Reactions::new(mails.clone())
-            .on::<Noted, _, _>("orders.order", |tx, heard| async move { write_down(&tx, &heard).await })
-            .on::<Noted, _, _>(
-                "orders.order",
-                |_, _| async move { Err(Fault::conflict("as_told", "no")) },
-            );
+            .on::<Noted, _, _>("orders.order", |tx, heard| async move { record(&tx, &heard).await })
+            .on::<Noted, _, _>("orders.order", |_, _| async move {
+                Err(Fault::conflict("on_purpose", "no"))
+            });
         let bus = Arc::new(TestBus::default());
-        let carrier: Arc<dyn banyan_core::Bus> = bus.clone();
+        let transport: Arc<dyn banyan_core::Bus> = bus.clone();
         Machinery::new(mails.clone())
             .reactions(reactions)
-            .connect(&carrier)
+            .connect(&transport)
             .await
             .unwrap();
-        assert_eq!(bus.listener().topics(), ["orders.order"]);
+        assert_eq!(bus.subscriber().topics(), ["orders.order"]);
         note(&orders, "order/1", "a").await;
-        bus.listener()
+        bus.subscriber()
             .deliver(outbox_of(&orders).await.remove(0))
             .await
             .unwrap();
-        assert_eq!(heard(&mails, "order/1").await.len(), 0);
+        assert_eq!(handled(&mails, "order/1").await.len(), 0);
     })
     .await;
 }

@@ -10,28 +10,29 @@ use banyan_durable::{
 use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with, open};
 use tokio::time::Instant;
 
-use crate::script::{
-    Act, LONG, News, Shop, Trouble, done, entries, gated, quick, refuse, unavailable, unavailable_for,
+use crate::{
+    harness::{Harness, entries, quick},
+    script::{Act, Failure, LONG, News, done, gated, refuse, unavailable, unavailable_for},
 };
 
-/// Longer than any of these tests may take: a saga that heard something must not wait for it.
+/// Longer than any of these tests may take: a saga with a waiting input must not wait for it.
 const FAR: Duration = Duration::from_secs(600);
 
 #[tokio::test]
 async fn a_refusal_undoes_what_was_done_in_reverse_order() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "capture/do", [refuse()]);
-        shop.remote.script(
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "capture/do", [refuse()]);
+        harness.remote.script(
             "order-1",
             "authorise/undo",
             [unavailable(), Act::Answer(News::InProgress), done()],
         );
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        let ended = shop.until(id, SagaState::Compensated).await;
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        let ended = harness.until(id, SagaState::Compensated).await;
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             [
                 "reserve/do",
                 "authorise/do",
@@ -42,7 +43,7 @@ async fn a_refusal_undoes_what_was_done_in_reverse_order() {
                 "reserve/undo"
             ]
         );
-        let undos: Vec<_> = shop
+        let undos: Vec<_> = harness
             .remote
             .sent("order-1")
             .into_iter()
@@ -62,12 +63,12 @@ async fn a_refusal_undoes_what_was_done_in_reverse_order() {
 #[tokio::test]
 async fn the_decision_to_compensate_is_committed_before_the_first_undo_is_sent() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", [refuse()]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Compensated).await;
-        let sent = shop.remote.sent("order-1");
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [refuse()]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Compensated).await;
+        let sent = harness.remote.sent("order-1");
         let undo = sent.iter().find(|sent| sent.what == "reserve/undo").unwrap();
         assert_eq!(undo.stored_state, "compensating");
         assert_eq!(undo.stored_command_id, command_id(id, "reserve", true));
@@ -84,36 +85,36 @@ async fn the_decision_to_compensate_is_committed_before_the_first_undo_is_sent()
 #[tokio::test]
 async fn a_refused_first_step_leaves_nothing_to_undo() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "reserve/do", [refuse()]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Compensated).await;
-        assert_eq!(shop.remote.whats("order-1"), ["reserve/do"]);
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "reserve/do", [refuse()]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Compensated).await;
+        assert_eq!(harness.remote.steps_sent("order-1"), ["reserve/do"]);
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_signal_during_an_unknown_outcome_is_heard_before_the_command_is_sent_again() {
+async fn a_signal_during_an_unknown_outcome_is_processed_before_the_command_is_sent_again() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
         eventually("the outcome is unknown", LONG, || async {
-            shop.show(id).await.saga.attempts == 1
+            harness.show(id).await.saga.attempts == 1
         })
         .await;
-        assert!(shop.signal("order-1", "cancel").await);
-        let ended = shop.until(id, SagaState::Compensated).await;
+        assert!(harness.signal("order-1", "cancel").await);
+        let ended = harness.until(id, SagaState::Compensated).await;
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             ["reserve/do", "authorise/do", "authorise/undo", "reserve/undo"]
         );
         assert_eq!(
-            shop.remote.heard("order-1"),
+            harness.remote.inputs("order-1"),
             ["Started", "News", "Signal+signal", "News", "News"]
         );
         assert_eq!(ended.saga.signal, None);
@@ -123,46 +124,47 @@ async fn a_signal_during_an_unknown_outcome_is_heard_before_the_command_is_sent_
 }
 
 #[tokio::test]
-async fn a_signal_while_a_command_is_on_its_way_is_seen_with_the_news_or_right_after() {
+async fn a_signal_while_a_command_is_under_way_comes_with_its_news_or_right_after() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (answered, late_answer) = gated(done());
         let (lost, late_loss) = gated(unavailable_for(FAR));
-        shop.remote.script("answered", "reserve/do", [late_answer]);
-        shop.remote.script("lost", "reserve/do", [late_loss]);
-        let running = shop.run();
-        let ids = [shop.start("answered").await, shop.start("lost").await];
+        harness.remote.script("answered", "reserve/do", [late_answer]);
+        harness.remote.script("lost", "reserve/do", [late_loss]);
+        let running = harness.run();
+        let ids = [harness.start("answered").await, harness.start("lost").await];
         for (key, gate) in [("answered", answered), ("lost", lost)] {
-            shop.remote.until_sent(key, "reserve/do", 1).await;
-            assert!(shop.signal(key, "cancel").await);
+            harness.remote.until_sent(key, "reserve/do", 1).await;
+            assert!(harness.signal(key, "cancel").await);
             gate.notify_one();
         }
         for id in ids {
-            shop.until(id, SagaState::Compensated).await;
+            harness.until(id, SagaState::Compensated).await;
         }
-        assert_eq!(shop.remote.heard("answered"), ["Started", "News+signal", "News"]);
-        assert_eq!(shop.remote.heard("lost"), ["Started", "Signal+signal", "News"]);
+        assert_eq!(harness.remote.inputs("answered"), ["Started", "News+signal", "News"]);
+        assert_eq!(harness.remote.inputs("lost"), ["Started", "Signal+signal", "News"]);
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_signal_that_comes_too_late_changes_nothing_and_is_heard_once() {
+async fn a_signal_that_comes_too_late_changes_nothing_and_is_processed_once() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote
+        let harness = Harness::new(&db);
+        harness
+            .remote
             .script("order-1", "capture/do", [unavailable_for(FAR), unavailable(), done()]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
+        let running = harness.run();
+        let id = harness.start("order-1").await;
         eventually("the capture is unknown", LONG, || async {
-            let saga = shop.show(id).await.saga;
+            let saga = harness.show(id).await.saga;
             saga.step == "capture" && saga.attempts == 1
         })
         .await;
-        assert!(shop.signal("order-1", "cancel").await);
-        shop.until(id, SagaState::Completed).await;
-        let captures: Vec<_> = shop
+        assert!(harness.signal("order-1", "cancel").await);
+        harness.until(id, SagaState::Completed).await;
+        let captures: Vec<_> = harness
             .remote
             .sent("order-1")
             .into_iter()
@@ -175,19 +177,20 @@ async fn a_signal_that_comes_too_late_changes_nothing_and_is_heard_once() {
                 .all(|one| one.command == captures[0].command && one.command_id == captures[0].command_id)
         );
         assert_eq!(
-            shop.remote
-                .heard("order-1")
+            harness
+                .remote
+                .inputs("order-1")
                 .iter()
                 .filter(|heard| heard.contains("signal"))
                 .count(),
             1
         );
         assert!(
-            !shop.signal("order-1", "cancel").await,
-            "nobody hears a signal after the end"
+            !harness.signal("order-1", "cancel").await,
+            "a saga gets no signal after its end"
         );
         assert!(
-            !shop.signal("order-2", "cancel").await,
+            !harness.signal("order-2", "cancel").await,
             "nor one for a saga that never was"
         );
         running.stop().await;
@@ -196,14 +199,14 @@ async fn a_signal_that_comes_too_late_changes_nothing_and_is_heard_once() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_during_an_unknown_outcome_is_told_when_it_passes() {
+async fn a_deadline_during_an_unknown_outcome_is_processed_when_it_passes() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
-        let running = shop.run();
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
+        let running = harness.run();
         let begun = Instant::now();
-        let id = shop.start_within("order-1", Duration::from_secs(2)).await;
-        let ended = shop.until(id, SagaState::Compensated).await;
+        let id = harness.start_within("order-1", Duration::from_secs(2)).await;
+        let ended = harness.until(id, SagaState::Compensated).await;
         assert!(
             begun.elapsed() >= Duration::from_millis(1_990),
             "not before: {:?}",
@@ -216,19 +219,19 @@ async fn a_deadline_that_passes_during_an_unknown_outcome_is_told_when_it_passes
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_while_a_command_is_on_its_way_is_told_once_its_outcome_stays_unknown() {
+async fn a_deadline_while_a_command_is_under_way_is_processed_if_its_outcome_stays_unknown() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, lost) = gated(unavailable_for(FAR));
-        shop.remote.script("order-1", "authorise/do", [lost]);
-        let running = shop.run();
-        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
-        shop.remote.until_sent("order-1", "authorise/do", 1).await;
-        shop.meddle("deadline_at = 1", id).await;
+        harness.remote.script("order-1", "authorise/do", [lost]);
+        let running = harness.run();
+        let id = harness.start_within("order-1", Duration::from_secs(60)).await;
+        harness.remote.until_sent("order-1", "authorise/do", 1).await;
+        harness.edit("deadline_at = 1", id).await;
         gate.notify_one();
-        shop.until(id, SagaState::Compensated).await;
+        harness.until(id, SagaState::Compensated).await;
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             ["reserve/do", "authorise/do", "authorise/undo", "reserve/undo"]
         );
         running.stop().await;
@@ -237,21 +240,21 @@ async fn a_deadline_that_passes_while_a_command_is_on_its_way_is_told_once_its_o
 }
 
 #[tokio::test]
-async fn a_deadline_is_told_once() {
+async fn a_deadline_is_processed_once() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, late) = gated(unavailable());
-        shop.remote.script(
+        harness.remote.script(
             "order-1",
             "capture/do",
             [late, unavailable(), unavailable(), unavailable()],
         );
-        let running = shop.run();
-        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
-        shop.remote.until_sent("order-1", "capture/do", 1).await;
-        shop.meddle("deadline_at = 1", id).await;
+        let running = harness.run();
+        let id = harness.start_within("order-1", Duration::from_secs(60)).await;
+        harness.remote.until_sent("order-1", "capture/do", 1).await;
+        harness.edit("deadline_at = 1", id).await;
         gate.notify_one();
-        let ended = shop.until(id, SagaState::Completed).await;
+        let ended = harness.until(id, SagaState::Completed).await;
         assert_eq!(ended.payload["deadlines_told"], 1);
         assert_eq!(
             entries(&ended)
@@ -266,19 +269,19 @@ async fn a_deadline_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_passed_deadline_shows_in_the_transaction_that_takes_the_news() {
+async fn a_passed_deadline_is_visible_to_the_decision_on_the_news() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, late) = gated(done());
-        shop.remote.script("order-1", "authorise/do", [late]);
-        let running = shop.run();
-        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
-        shop.remote.until_sent("order-1", "authorise/do", 1).await;
-        shop.meddle("deadline_at = 1", id).await;
+        harness.remote.script("order-1", "authorise/do", [late]);
+        let running = harness.run();
+        let id = harness.start_within("order-1", Duration::from_secs(60)).await;
+        harness.remote.until_sent("order-1", "authorise/do", 1).await;
+        harness.edit("deadline_at = 1", id).await;
         gate.notify_one();
-        shop.until(id, SagaState::Compensated).await;
+        harness.until(id, SagaState::Compensated).await;
         assert_eq!(
-            shop.remote.heard("order-1"),
+            harness.remote.inputs("order-1"),
             ["Started", "News", "News", "News", "News"]
         );
         running.stop().await;
@@ -289,42 +292,47 @@ async fn a_passed_deadline_shows_in_the_transaction_that_takes_the_news() {
 #[tokio::test]
 async fn a_signal_during_a_decision_is_not_lost_with_it() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, late) = gated(done());
-        shop.remote.script("order-1", "reserve/do", [late]);
-        shop.remote
-            .trouble("order-1", [Trouble::Slow(Duration::from_millis(400))]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        eventually("it decides", LONG, || async { shop.remote.heard("order-1").len() == 1 }).await;
-        assert!(shop.signal("order-1", "cancel").await);
+        harness.remote.script("order-1", "reserve/do", [late]);
+        harness
+            .remote
+            .fail_decisions("order-1", [Failure::Slow(Duration::from_millis(400))]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        eventually("it decides", LONG, || async {
+            harness.remote.inputs("order-1").len() == 1
+        })
+        .await;
+        assert!(harness.signal("order-1", "cancel").await);
         gate.notify_one();
-        shop.until(id, SagaState::Compensated).await;
+        harness.until(id, SagaState::Compensated).await;
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn deadlines_and_leases_go_by_the_databases_clock_whatever_the_process_believes() {
+async fn deadlines_and_leases_are_judged_by_the_databases_clock() {
     let (sqlite, postgres) = (SqliteHome::new(), PostgresHome::new().await);
-    for place in [sqlite.storage("orders"), postgres.storage("orders").await] {
-        open("orders", &place, quick()).await.close().await;
+    for storage in [sqlite.storage("orders"), postgres.storage("orders").await] {
+        open("orders", &storage, quick()).await.close().await;
         // Some seventy years ahead.
         let clock = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
-        let db = Db::open("orders", &place, quick(), clock, Arc::new(RandomIds))
+        let db = Db::open("orders", &storage, quick(), clock, Arc::new(RandomIds))
             .await
             .unwrap();
-        let shop = Shop::new(&db);
-        shop.remote
+        let harness = Harness::new(&db);
+        harness
+            .remote
             .script("order-1", "authorise/do", [unavailable(), unavailable(), done()]);
-        shop.remote.script("order-2", "authorise/do", [unavailable_for(FAR)]);
-        let running = shop.run();
-        let id = shop.start_within("order-1", Duration::from_secs(60)).await;
-        let ended = shop.until(id, SagaState::Completed).await;
+        harness.remote.script("order-2", "authorise/do", [unavailable_for(FAR)]);
+        let running = harness.run();
+        let id = harness.start_within("order-1", Duration::from_secs(60)).await;
+        let ended = harness.until(id, SagaState::Completed).await;
         assert_eq!(ended.payload["deadlines_told"], 0);
-        let id = shop.start_within("order-2", Duration::from_millis(300)).await;
-        shop.until(id, SagaState::Compensated).await;
+        let id = harness.start_within("order-2", Duration::from_millis(300)).await;
+        harness.until(id, SagaState::Compensated).await;
         running.stop().await;
         db.close().await;
     }

@@ -1,4 +1,4 @@
-//! Who drives a saga: crashes, stale runners, several runners, the stop.
+//! The runners of a saga: crashes, stale runners, several runners, the stop.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,10 +7,13 @@ use banyan_durable_testing::{PostgresHome, SqliteHome, on_both_with, open};
 use sea_orm::{ConnectionTrait, Statement};
 use tokio::time::{Instant, timeout};
 
-use crate::script::{Act, LONG, Remote, Shop, done, entries, gated, quick, refuse, short_leases, unavailable};
+use crate::{
+    harness::{Harness, entries, quick, short_leases},
+    script::{Act, LONG, Remote, done, gated, refuse, unavailable},
+};
 
 #[tokio::test]
-async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_same_bytes() {
+async fn after_a_crash_at_any_step_the_command_is_sent_with_the_same_id_and_bytes() {
     on_both_with(
         "orders",
         Settings {
@@ -31,8 +34,8 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
             .into_iter()
             .enumerate()
             {
-                let (shop, key) = (Shop::new(&db), format!("order-{n}"));
-                shop.remote.script(
+                let (harness, key) = (Harness::new(&db), format!("order-{n}"));
+                harness.remote.script(
                     &key,
                     "capture/do",
                     (dies_at == "capture/do")
@@ -41,16 +44,16 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
                         .chain([refuse()]),
                 );
                 if dies_at != "capture/do" {
-                    shop.remote.script(&key, dies_at, [Act::Hang]);
+                    harness.remote.script(&key, dies_at, [Act::Hang]);
                 }
-                let running = shop.run();
-                let id = shop.start(&key).await;
-                shop.remote.until_sent(&key, dies_at, 1).await;
+                let running = harness.run();
+                let id = harness.start(&key).await;
+                harness.remote.until_sent(&key, dies_at, 1).await;
                 drop(running);
 
-                let running = shop.run();
-                let ended = shop.until(id, SagaState::Compensated).await;
-                let sent = shop.remote.sent(&key);
+                let running = harness.run();
+                let ended = harness.until(id, SagaState::Compensated).await;
+                let sent = harness.remote.sent(&key);
                 let twice: Vec<_> = sent.iter().filter(|sent| sent.what == dies_at).collect();
                 assert_eq!(twice.len(), 2, "{dies_at}");
                 assert_eq!(
@@ -67,7 +70,7 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
                     5,
                     "{dies_at}: decided once"
                 );
-                assert_eq!(shop.decisions(&key).await, 6, "{dies_at}");
+                assert_eq!(harness.decisions(&key).await, 6, "{dies_at}");
                 running.stop().await;
             }
         },
@@ -76,7 +79,7 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
 }
 
 #[tokio::test]
-async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
+async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_processed_first() {
     on_both_with(
         "orders",
         Settings {
@@ -87,16 +90,16 @@ async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
             ..short_leases()
         },
         |db| async move {
-            let shop = Shop::new(&db);
-            shop.remote.script("order-1", "reserve/do", [Act::Hang]);
-            let running = shop.run();
-            let id = shop.start("order-1").await;
-            shop.remote.until_sent("order-1", "reserve/do", 1).await;
+            let harness = Harness::new(&db);
+            harness.remote.script("order-1", "reserve/do", [Act::Hang]);
+            let running = harness.run();
+            let id = harness.start("order-1").await;
+            harness.remote.until_sent("order-1", "reserve/do", 1).await;
             drop(running);
-            assert!(shop.signal("order-1", "cancel").await);
-            let running = shop.run();
-            shop.until(id, SagaState::Compensated).await;
-            assert_eq!(shop.remote.whats("order-1"), ["reserve/do", "reserve/undo"]);
+            assert!(harness.signal("order-1", "cancel").await);
+            let running = harness.run();
+            harness.until(id, SagaState::Compensated).await;
+            assert_eq!(harness.remote.steps_sent("order-1"), ["reserve/do", "reserve/undo"]);
             running.stop().await;
         },
     )
@@ -104,8 +107,8 @@ async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
 }
 
 #[tokio::test]
-async fn a_runner_that_slept_past_its_lease_cannot_write() {
-    // It never renews, as if it were stopped by SIGSTOP, and finds its answer when it wakes.
+async fn a_runner_that_was_suspended_past_its_lease_cannot_write() {
+    // It never renews its lease, as if it were suspended by SIGSTOP, and gets its response when it continues.
     let settings = Settings {
         lease_ms: 2_500,
         limits: MachineryLimits {
@@ -116,27 +119,27 @@ async fn a_runner_that_slept_past_its_lease_cannot_write() {
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (stale_gate, stale_answer) = gated(refuse());
         let (gate, answer) = gated(done());
-        shop.remote.script("order-1", "authorise/do", [stale_answer, answer]);
-        let stale = shop.run();
-        let id = shop.start("order-1").await;
-        shop.remote.until_sent("order-1", "authorise/do", 1).await;
-        let fresh = shop.run();
-        shop.remote.until_sent("order-1", "authorise/do", 2).await;
+        harness.remote.script("order-1", "authorise/do", [stale_answer, answer]);
+        let stale = harness.run();
+        let id = harness.start("order-1").await;
+        harness.remote.until_sent("order-1", "authorise/do", 1).await;
+        let fresh = harness.run();
+        harness.remote.until_sent("order-1", "authorise/do", 2).await;
 
-        let before = shop.show(id).await;
+        let before = harness.show(id).await;
         stale_gate.notify_one();
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(
-            shop.show(id).await,
+            harness.show(id).await,
             before,
             "its refusal, which would have undone everything, is void"
         );
         gate.notify_one();
-        shop.until(id, SagaState::Completed).await;
-        assert_eq!(shop.decisions("order-1").await, 4);
+        harness.until(id, SagaState::Completed).await;
+        assert_eq!(harness.decisions("order-1").await, 4);
         fresh.stop().await;
         stale.stop().await;
     })
@@ -144,7 +147,7 @@ async fn a_runner_that_slept_past_its_lease_cannot_write() {
 }
 
 #[tokio::test]
-async fn a_lease_is_kept_while_a_command_is_on_its_way() {
+async fn a_lease_is_renewed_while_a_command_is_under_way() {
     on_both_with(
         "orders",
         Settings {
@@ -155,22 +158,22 @@ async fn a_lease_is_kept_while_a_command_is_on_its_way() {
             ..short_leases()
         },
         |db| async move {
-            let shop = Shop::new(&db);
+            let harness = Harness::new(&db);
             let (gate, answer) = gated(done());
-            shop.remote.script("order-1", "reserve/do", [answer]);
-            let runners = [shop.run(), shop.run()];
+            harness.remote.script("order-1", "reserve/do", [answer]);
+            let runners = [harness.run(), harness.run()];
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let id = shop.start("order-1").await;
-            shop.remote.until_sent("order-1", "reserve/do", 1).await;
+            let id = harness.start("order-1").await;
+            harness.remote.until_sent("order-1", "reserve/do", 1).await;
             // Whoever claims another meanwhile leaves it alone.
-            let other = shop.start("order-2").await;
-            shop.until(other, SagaState::Completed).await;
+            let other = harness.start("order-2").await;
+            harness.until(other, SagaState::Completed).await;
             // Three times the lease.
             tokio::time::sleep(Duration::from_millis(1_800)).await;
             gate.notify_one();
-            shop.until(id, SagaState::Completed).await;
+            harness.until(id, SagaState::Completed).await;
             assert_eq!(
-                shop.remote.whats("order-1"),
+                harness.remote.steps_sent("order-1"),
                 ["reserve/do", "authorise/do", "capture/do"]
             );
             for runner in runners {
@@ -195,18 +198,18 @@ async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once
         open("orders", &place, settings).await,
     );
     let shops = [
-        Shop::new(&one),
-        Shop {
+        Harness::new(&one),
+        Harness {
             remote: Remote::default(),
-            ..Shop::new(&two)
+            ..Harness::new(&two)
         },
     ];
     let mut ids = Vec::new();
     for n in 0..SAGAS {
         let key = format!("order-{n}");
-        // An answer that takes a moment, so that one runner cannot have it all.
-        for shop in &shops {
-            shop.remote.script(&key, "authorise/do", [Act::Hang]);
+        // A slow response, so that one runner cannot do all the work.
+        for harness in &shops {
+            harness.remote.script(&key, "authorise/do", [Act::Hang]);
         }
         ids.push(shops[0].start(&key).await);
     }
@@ -220,7 +223,7 @@ async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once
             "{key}"
         );
         assert_eq!(shops[0].decisions(&key).await, 4, "{key}");
-        let sent: Vec<_> = shops.iter().flat_map(|shop| shop.remote.sent(&key)).collect();
+        let sent: Vec<_> = shops.iter().flat_map(|harness| harness.remote.sent(&key)).collect();
         for what in ["reserve/do", "capture/do"] {
             assert_eq!(sent.iter().filter(|sent| sent.what == what).count(), 1, "{key} {what}");
         }
@@ -231,9 +234,9 @@ async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once
             .collect();
         assert_eq!(authorised.len(), 1, "{key}: the same bytes from both");
     }
-    for shop in &shops {
+    for harness in &shops {
         let shared = (0..SAGAS)
-            .filter(|n| !shop.remote.whats(&format!("order-{n}")).is_empty())
+            .filter(|n| !harness.remote.steps_sent(&format!("order-{n}")).is_empty())
             .count();
         assert!(shared >= SAGAS / 10, "one of them drove only {shared}");
     }
@@ -246,7 +249,7 @@ async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once
 }
 
 #[tokio::test]
-async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
+async fn a_locked_saga_does_not_hold_up_the_others() {
     let home = PostgresHome::new().await;
     let db = open(
         "orders",
@@ -260,27 +263,27 @@ async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
         },
     )
     .await;
-    let shop = Shop::new(&db);
-    let (held, free) = (shop.start("held").await, shop.start("free").await);
-    let other = shop.clone();
-    let holding = db.write(other, move |tx, shop| async move {
+    let harness = Harness::new(&db);
+    let (held, free) = (harness.start("held").await, harness.start("free").await);
+    let other = harness.clone();
+    let holding = db.write(other, move |tx, harness| async move {
         let backend = tx.conn().get_database_backend();
         let lock =
             Statement::from_sql_and_values(backend, "select id from saga where id = $1 for update", [held.into()]);
         tx.conn().query_one_raw(lock).await.map_err(banyan_durable::fault)?;
-        let running = shop.run();
-        shop.until(free, SagaState::Completed).await;
+        let running = harness.run();
+        harness.until(free, SagaState::Completed).await;
         Ok(running)
     });
     let running = holding.await.unwrap();
-    shop.until(held, SagaState::Completed).await;
+    harness.until(held, SagaState::Completed).await;
     running.stop().await;
     db.close().await;
     home.remove().await;
 }
 
 #[tokio::test]
-async fn a_stop_lets_the_command_under_way_end_and_gives_the_lease_back() {
+async fn a_stop_lets_the_command_under_way_end_and_releases_the_lease() {
     let settings = Settings {
         lease_ms: 600_000,
         limits: MachineryLimits {
@@ -290,43 +293,43 @@ async fn a_stop_lets_the_command_under_way_end_and_gives_the_lease_back() {
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, answer) = gated(done());
-        shop.remote.script("order-1", "reserve/do", [answer]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.remote.until_sent("order-1", "reserve/do", 1).await;
+        harness.remote.script("order-1", "reserve/do", [answer]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.remote.until_sent("order-1", "reserve/do", 1).await;
         let stopping = tokio::spawn(running.stop());
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let unclaimed = shop.start("order-2").await;
+        let unclaimed = harness.start("order-2").await;
         gate.notify_one();
         timeout(LONG, stopping)
             .await
             .expect("the runner stops in time")
             .unwrap();
 
-        let rests = shop.show(id).await;
+        let rests = harness.show(id).await;
         assert_eq!(
             (rests.saga.step.as_str(), rests.saga.attempts, rests.lease_owner),
             ("authorise", 0, None)
         );
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             ["reserve/do"],
             "nothing new is sent after the stop"
         );
         assert_eq!(
-            shop.remote.heard("order-2"),
+            harness.remote.inputs("order-2"),
             Vec::<String>::new(),
             "nothing new is claimed after the stop"
         );
         let begun = Instant::now();
-        let running = shop.run();
-        shop.until(id, SagaState::Completed).await;
-        shop.until(unclaimed, SagaState::Completed).await;
+        let running = harness.run();
+        harness.until(id, SagaState::Completed).await;
+        harness.until(unclaimed, SagaState::Completed).await;
         assert!(
             begun.elapsed() < Duration::from_secs(10),
-            "nobody waits for the lease's end: {:?}",
+            "no runner waits until the lease expires: {:?}",
             begun.elapsed()
         );
         running.stop().await;
@@ -335,7 +338,7 @@ async fn a_stop_lets_the_command_under_way_end_and_gives_the_lease_back() {
 }
 
 #[tokio::test]
-async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
+async fn a_stop_drops_a_command_that_does_not_end_and_it_is_sent_again() {
     let settings = Settings {
         lease_ms: 600_000,
         limits: MachineryLimits {
@@ -345,31 +348,31 @@ async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         for key in ["order-1", "cancelled"] {
-            shop.remote.script(key, "reserve/do", [Act::Hang]);
+            harness.remote.script(key, "reserve/do", [Act::Hang]);
         }
-        let running = shop.run();
-        let (id, cancelled) = (shop.start("order-1").await, shop.start("cancelled").await);
-        shop.remote.until_sent("order-1", "reserve/do", 1).await;
-        shop.remote.until_sent("cancelled", "reserve/do", 1).await;
+        let running = harness.run();
+        let (id, cancelled) = (harness.start("order-1").await, harness.start("cancelled").await);
+        harness.remote.until_sent("order-1", "reserve/do", 1).await;
+        harness.remote.until_sent("cancelled", "reserve/do", 1).await;
         timeout(LONG, running.stop()).await.expect("the runner stops in time");
-        assert!(shop.signal("cancelled", "cancel").await);
+        assert!(harness.signal("cancelled", "cancel").await);
         let begun = Instant::now();
-        let running = shop.run();
-        shop.until(id, SagaState::Completed).await;
-        shop.until(cancelled, SagaState::Compensated).await;
+        let running = harness.run();
+        harness.until(id, SagaState::Completed).await;
+        harness.until(cancelled, SagaState::Compensated).await;
         assert!(
             begun.elapsed() < Duration::from_secs(10),
-            "nobody waits for the lease's end: {:?}",
+            "no runner waits until the lease expires: {:?}",
             begun.elapsed()
         );
         assert_eq!(
-            shop.remote.whats("cancelled"),
+            harness.remote.steps_sent("cancelled"),
             ["reserve/do", "reserve/undo"],
             "its outcome is open, so the signal comes first"
         );
-        let sent = shop.remote.sent("order-1");
+        let sent = harness.remote.sent("order-1");
         assert_eq!(
             (sent[0].command_id, &sent[0].command),
             (sent[1].command_id, &sent[1].command)
@@ -380,7 +383,7 @@ async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_given_back() {
+async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_released() {
     let settings = Settings {
         lease_ms: 600_000,
         limits: MachineryLimits {
@@ -390,12 +393,12 @@ async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_given_back()
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (gate, answer) = gated(unavailable());
-        shop.remote.script("order-1", "reserve/do", [answer]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.remote.until_sent("order-1", "reserve/do", 1).await;
+        harness.remote.script("order-1", "reserve/do", [answer]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.remote.until_sent("order-1", "reserve/do", 1).await;
         let stopping = tokio::spawn(running.stop());
         tokio::time::sleep(Duration::from_millis(100)).await;
         gate.notify_one();
@@ -403,14 +406,14 @@ async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_given_back()
             .await
             .expect("the runner stops in time")
             .unwrap();
-        let rests = shop.show(id).await;
+        let rests = harness.show(id).await;
         assert_eq!((rests.saga.attempts, rests.lease_owner), (1, None));
     })
     .await;
 }
 
 #[tokio::test]
-async fn leases_found_in_an_sqlite_file_at_the_start_are_dead() {
+async fn leases_found_in_an_sqlite_file_at_the_start_are_void() {
     let home = SqliteHome::new();
     let settings = Settings {
         lease_ms: 600_000,
@@ -421,14 +424,14 @@ async fn leases_found_in_an_sqlite_file_at_the_start_are_dead() {
         ..quick()
     };
     let db = open("orders", &home.storage("orders"), settings).await;
-    let shop = Shop::new(&db);
-    shop.remote.script("order-1", "reserve/do", [Act::Hang]);
-    let running = shop.run();
-    let id = shop.start("order-1").await;
-    shop.remote.until_sent("order-1", "reserve/do", 1).await;
+    let harness = Harness::new(&db);
+    harness.remote.script("order-1", "reserve/do", [Act::Hang]);
+    let running = harness.run();
+    let id = harness.start("order-1").await;
+    harness.remote.until_sent("order-1", "reserve/do", 1).await;
     drop(running);
-    let running = shop.run();
-    shop.until(id, SagaState::Completed).await;
+    let running = harness.run();
+    harness.until(id, SagaState::Completed).await;
     running.stop().await;
     db.close().await;
 }

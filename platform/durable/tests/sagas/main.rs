@@ -1,8 +1,9 @@
-//! Sagas against services that answer, refuse, hang, fail and panic as told; on both databases.
+//! Sagas against scripted services that respond, refuse, hang, fail and panic; on both databases.
 
 mod compensation;
+mod failures;
+mod harness;
 mod leases;
 mod operators;
 mod script;
 mod steps;
-mod trouble;

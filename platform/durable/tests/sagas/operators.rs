@@ -1,4 +1,4 @@
-//! What operators do, and what is refused to them.
+//! The operators' actions, and when they are refused.
 
 use std::time::Duration;
 
@@ -8,7 +8,10 @@ use banyan_durable::saga::{self, SagaDetails, SagaFilter, SagaState};
 use banyan_durable_testing::{eventually, on_both_with};
 use uuid::Uuid;
 
-use crate::script::{Act, LONG, Script, Shop, Trouble, bug, entries, gated, quick, refuse, unavailable_for};
+use crate::{
+    harness::{Harness, entries, quick},
+    script::{Act, Failure, LONG, Script, bug, gated, refuse, unavailable_for},
+};
 
 const FAR: Duration = Duration::from_secs(600);
 
@@ -19,12 +22,12 @@ fn operator() -> Actor {
 #[tokio::test]
 async fn a_parked_saga_goes_on_where_it_stopped_once_it_is_retried() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", (0..5).map(|_| bug()));
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Parked).await;
-        let retried = shop
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", (0..5).map(|_| bug()));
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Parked).await;
+        let retried = harness
             .ops()
             .retry(&operator(), id, "fixed", Some("release 12"))
             .await
@@ -33,8 +36,8 @@ async fn a_parked_saga_goes_on_where_it_stopped_once_it_is_retried() {
             (retried.state, retried.failures, retried.parked_reason),
             (SagaState::Running, 0, None)
         );
-        let ended = shop.until(id, SagaState::Completed).await;
-        let sent: Vec<_> = shop
+        let ended = harness.until(id, SagaState::Completed).await;
+        let sent: Vec<_> = harness
             .remote
             .sent("order-1")
             .into_iter()
@@ -47,7 +50,7 @@ async fn a_parked_saga_goes_on_where_it_stopped_once_it_is_retried() {
                     .all(|one| one.command == sent[0].command && one.command_id == sent[0].command_id)
         );
         assert!(entries(&ended).contains(&"retried"));
-        assert_eq!(shop.audits("saga.retry", &format!("saga/{id}")).await, 1);
+        assert_eq!(harness.audits("saga.retry", &format!("saga/{id}")).await, 1);
         running.stop().await;
     })
     .await;
@@ -56,23 +59,23 @@ async fn a_parked_saga_goes_on_where_it_stopped_once_it_is_retried() {
 #[tokio::test]
 async fn a_saga_parked_while_undoing_goes_on_undoing() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", [refuse()]);
-        shop.remote.script("order-1", "reserve/undo", [refuse()]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Parked).await;
-        let refused = shop
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [refuse()]);
+        harness.remote.script("order-1", "reserve/undo", [refuse()]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Parked).await;
+        let refused = harness
             .ops()
             .compensate(&operator(), id, "why not", None)
             .await
             .unwrap_err();
         assert_eq!(refused.code, "saga_compensating");
         assert_eq!(
-            shop.ops().retry(&operator(), id, "fixed", None).await.unwrap().state,
+            harness.ops().retry(&operator(), id, "fixed", None).await.unwrap().state,
             SagaState::Compensating
         );
-        shop.until(id, SagaState::Compensated).await;
+        harness.until(id, SagaState::Compensated).await;
         running.stop().await;
     })
     .await;
@@ -81,24 +84,24 @@ async fn a_saga_parked_while_undoing_goes_on_undoing() {
 #[tokio::test]
 async fn a_waiting_saga_goes_on_now_once_it_is_retried() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [unavailable_for(FAR)]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
         eventually("the outcome is unknown", LONG, || async {
-            shop.show(id).await.saga.attempts == 1
+            harness.show(id).await.saga.attempts == 1
         })
         .await;
-        shop.ops().retry(&operator(), id, "it is back", None).await.unwrap();
-        shop.until(id, SagaState::Completed).await;
+        harness.ops().retry(&operator(), id, "it is back", None).await.unwrap();
+        harness.until(id, SagaState::Completed).await;
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_a_runner_brings_after_an_operators_action_is_void() {
-    // One at a time: nobody claims it again before the answer comes, which is void all the same.
+async fn what_a_runner_obtains_after_an_operators_action_is_void() {
+    // One at a time: the saga is not claimed again before the response comes, which is void nevertheless.
     let settings = banyan_durable::Settings {
         saga_concurrency: 1,
         limits: banyan_durable::MachineryLimits {
@@ -109,44 +112,48 @@ async fn what_a_runner_brings_after_an_operators_action_is_void() {
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let (overruled, refusal) = gated(refuse());
-        shop.remote.script("order-1", "authorise/do", [refusal]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.remote.until_sent("order-1", "authorise/do", 1).await;
-        shop.ops().retry(&operator(), id, "takes too long", None).await.unwrap();
+        harness.remote.script("order-1", "authorise/do", [refusal]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.remote.until_sent("order-1", "authorise/do", 1).await;
+        harness
+            .ops()
+            .retry(&operator(), id, "takes too long", None)
+            .await
+            .unwrap();
         overruled.notify_one();
-        shop.until(id, SagaState::Completed).await;
+        harness.until(id, SagaState::Completed).await;
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             ["reserve/do", "authorise/do", "authorise/do", "capture/do"]
         );
-        assert!(!shop.remote.heard("order-1").contains(&"Refused".to_owned()));
+        assert!(!harness.remote.inputs("order-1").contains(&"Refused".to_owned()));
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_operator_can_have_a_running_or_parked_saga_undone() {
+async fn an_operator_can_compensate_a_running_or_parked_saga() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("waiting", "authorise/do", [unavailable_for(FAR)]);
-        shop.remote.script("under way", "authorise/do", [Act::Hang]);
-        shop.remote.script("parked", "authorise/do", (0..5).map(|_| bug()));
-        let running = shop.run();
+        let harness = Harness::new(&db);
+        harness.remote.script("waiting", "authorise/do", [unavailable_for(FAR)]);
+        harness.remote.script("under way", "authorise/do", [Act::Hang]);
+        harness.remote.script("parked", "authorise/do", (0..5).map(|_| bug()));
+        let running = harness.run();
         for key in ["waiting", "under way", "parked"] {
-            let id = shop.start(key).await;
+            let id = harness.start(key).await;
             let times = if key == "parked" { 5 } else { 1 };
-            shop.remote.until_sent(key, "authorise/do", times).await;
+            harness.remote.until_sent(key, "authorise/do", times).await;
             if key == "parked" {
-                shop.until(id, SagaState::Parked).await;
+                harness.until(id, SagaState::Parked).await;
             }
-            shop.ops().compensate(&operator(), id, "fraud", None).await.unwrap();
-            let ended = shop.until(id, SagaState::Compensated).await;
+            harness.ops().compensate(&operator(), id, "fraud", None).await.unwrap();
+            let ended = harness.until(id, SagaState::Compensated).await;
             assert_eq!(
-                shop.remote.whats(key)[1 + times..],
+                harness.remote.steps_sent(key)[1 + times..],
                 ["authorise/undo", "reserve/undo"],
                 "{key}"
             );
@@ -154,7 +161,11 @@ async fn an_operator_can_have_a_running_or_parked_saga_undone() {
                 !ended.saga.compensate_asked && entries(&ended).contains(&"compensation_asked"),
                 "{key}"
             );
-            assert_eq!(shop.audits("saga.compensate", &format!("saga/{id}")).await, 1, "{key}");
+            assert_eq!(
+                harness.audits("saga.compensate", &format!("saga/{id}")).await,
+                1,
+                "{key}"
+            );
         }
         running.stop().await;
     })
@@ -162,22 +173,23 @@ async fn an_operator_can_have_a_running_or_parked_saga_undone() {
 }
 
 #[tokio::test]
-async fn a_definition_may_answer_an_operator_that_it_is_too_late() {
+async fn a_definition_may_decide_that_an_operator_is_too_late() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "capture/do", [unavailable_for(FAR)]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "capture/do", [unavailable_for(FAR)]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
         eventually("the capture is unknown", LONG, || async {
-            let saga = shop.show(id).await.saga;
+            let saga = harness.show(id).await.saga;
             saga.step == "capture" && saga.attempts == 1
         })
         .await;
-        shop.ops().compensate(&operator(), id, "fraud", None).await.unwrap();
-        shop.until(id, SagaState::Completed).await;
+        harness.ops().compensate(&operator(), id, "fraud", None).await.unwrap();
+        harness.until(id, SagaState::Completed).await;
         assert_eq!(
-            shop.remote
-                .heard("order-1")
+            harness
+                .remote
+                .inputs("order-1")
                 .iter()
                 .filter(|heard| *heard == "Compensate")
                 .count(),
@@ -191,28 +203,29 @@ async fn a_definition_may_answer_an_operator_that_it_is_too_late() {
 #[tokio::test]
 async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        let ops = shop.ops();
-        shop.remote.trouble("order-1", [Trouble::Park]);
-        let id = shop.start("order-1").await;
+        let harness = Harness::new(&db);
+        let ops = harness.ops();
+        harness.remote.fail_decisions("order-1", [Failure::Park]);
+        let id = harness.start("order-1").await;
         let target = format!("saga/{id}");
         assert_eq!(
             ops.abandon(&operator(), id, "tired", None).await.unwrap_err().code,
             "saga_not_parked"
         );
-        let running = shop.run();
-        shop.until(id, SagaState::Parked).await;
+        let running = harness.run();
+        harness.until(id, SagaState::Parked).await;
         assert_eq!(
             ops.abandon(&operator(), id, " ", None).await.unwrap_err().code,
             "reason_required"
         );
         assert_eq!(
-            shop.audits("saga.abandon", &target).await,
+            harness.audits("saga.abandon", &target).await,
             0,
-            "what was refused leaves no audit row"
+            "a refused action leaves no audit row"
         );
-        shop.remote
-            .trouble("order-1", [Trouble::Fail(Fault::conflict("not_now", "as scripted"))]);
+        harness
+            .remote
+            .fail_decisions("order-1", [Failure::Fail(Fault::conflict("not_now", "as scripted"))]);
         assert_eq!(
             ops.abandon(&operator(), id, "tired", None).await.unwrap_err().code,
             "not_now"
@@ -226,21 +239,21 @@ async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
                 .code,
             "saga_unknown"
         );
-        assert_eq!(shop.show(id).await.saga.state, SagaState::Parked);
-        assert_eq!(shop.audits("given_up", "order-1").await, 0, "nothing was given up");
+        assert_eq!(harness.show(id).await.saga.state, SagaState::Parked);
+        assert_eq!(harness.audits("given_up", "order-1").await, 0, "nothing was given up");
         let abandoned = ops
             .abandon(&operator(), id, "settled by hand", Some("ticket 4711"))
             .await
             .unwrap();
         assert_eq!(
-            shop.audits("given_up", "order-1").await,
+            harness.audits("given_up", "order-1").await,
             1,
             "the definition says what it means, in the same transaction"
         );
         assert_eq!(abandoned.state, SagaState::Abandoned);
-        assert_eq!(shop.audits("saga.abandon", &target).await, 1);
+        assert_eq!(harness.audits("saga.abandon", &target).await, 1);
         assert_eq!(
-            shop.show(id).await.log.last().unwrap().detail,
+            harness.show(id).await.log.last().unwrap().detail,
             format!("{}: settled by hand", operator().label())
         );
 
@@ -259,7 +272,7 @@ async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
             "not_found"
         );
         assert_eq!(ops.show(Uuid::from_u128(1)).await.unwrap_err().code, "not_found");
-        assert!(!shop.signal("order-1", "cancel").await);
+        assert!(!harness.signal("order-1", "cancel").await);
         running.stop().await;
     })
     .await;
@@ -268,26 +281,27 @@ async fn only_a_parked_saga_can_be_abandoned_and_then_nothing_more() {
 #[tokio::test]
 async fn sagas_are_listed_by_state_and_kind_a_page_at_a_time() {
     on_both_with("orders", quick(), |db| async move {
-        let (shop, ops) = (Shop::new(&db), Shop::new(&db).ops());
-        let running = shop.run();
+        let (harness, ops) = (Harness::new(&db), Harness::new(&db).ops());
+        let running = harness.run();
         let mut ids = Vec::new();
         for n in 0..5 {
             let key = format!("order-{n}");
             if n == 2 {
-                shop.remote.trouble(&key, [Trouble::Park]);
+                harness.remote.fail_decisions(&key, [Failure::Park]);
             }
-            ids.push(shop.start(&key).await);
+            ids.push(harness.start(&key).await);
         }
         for (n, id) in ids.iter().enumerate() {
-            shop.until(
-                *id,
-                if n == 2 {
-                    SagaState::Parked
-                } else {
-                    SagaState::Completed
-                },
-            )
-            .await;
+            harness
+                .until(
+                    *id,
+                    if n == 2 {
+                        SagaState::Parked
+                    } else {
+                        SagaState::Completed
+                    },
+                )
+                .await;
         }
         let parked = SagaFilter {
             state: Some(SagaState::Parked),
@@ -335,7 +349,7 @@ async fn sagas_are_listed_by_state_and_kind_a_page_at_a_time() {
             "invalid_cursor"
         );
 
-        let shown = shop.show(ids[0]).await;
+        let shown = harness.show(ids[0]).await;
         let json = serde_json::to_value(&shown).unwrap();
         assert_eq!(
             (json["state"].as_str(), json["payload"]["done"][0].as_str()),
@@ -348,21 +362,25 @@ async fn sagas_are_listed_by_state_and_kind_a_page_at_a_time() {
 }
 
 #[tokio::test]
-async fn those_on_their_way_are_counted_and_those_that_wait_for_a_person_are_not() {
+async fn active_sagas_are_counted_and_parked_ones_are_not() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let under_way = async |count| saga::at_least_under_way::<Script>(&db, count).await.unwrap();
         assert!(under_way(0).await && !under_way(1).await);
-        shop.remote.trouble("order-1", [Trouble::Park]);
-        let id = shop.start("order-1").await;
+        harness.remote.fail_decisions("order-1", [Failure::Park]);
+        let id = harness.start("order-1").await;
         assert!(under_way(1).await && !under_way(2).await);
-        let running = shop.run();
-        shop.until(id, SagaState::Parked).await;
+        let running = harness.run();
+        harness.until(id, SagaState::Parked).await;
         running.stop().await;
         assert!(!under_way(1).await, "it is parked");
-        shop.start("order-2").await;
+        harness.start("order-2").await;
         assert!(under_way(1).await && !under_way(2).await);
-        shop.ops().retry(&operator(), id, "looked at it", None).await.unwrap();
+        harness
+            .ops()
+            .retry(&operator(), id, "looked at it", None)
+            .await
+            .unwrap();
         assert!(under_way(2).await);
     })
     .await;

@@ -1,4 +1,4 @@
-//! A saga of three steps whose remote services do as the test says, and what a test needs to look at it.
+//! A saga of three steps with scripted decisions.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,49 +11,16 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, TraceParent};
-use banyan_durable::{
-    Db, Decision, Input, Machinery, MachineryLimits, Progress, Saga, Sagas, Settings, Tx,
-    saga::{self, SagaDetails, SagaOps, SagaState},
-};
+use banyan_durable::{Db, Decision, Input, Progress, Saga, Tx};
 use banyan_durable_testing::eventually;
 use sea_orm::{ConnectionTrait, Statement};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 pub const STEPS: [&str; 3] = ["reserve", "authorise", "capture"];
 /// What any wait in these tests may take; nothing gets near it unless it hangs.
 pub const LONG: Duration = Duration::from_secs(20);
-
-/// Times that a test can wait for.
-pub fn quick() -> Settings {
-    Settings {
-        pool: 8,
-        lease_ms: 5_000,
-        saga_retry_cap_ms: 20,
-        limits: MachineryLimits {
-            poll: Duration::from_millis(100),
-            saga_call_timeout: Duration::from_millis(400),
-            saga_first_retry: Duration::from_millis(4),
-            renewals_per_lease: 5,
-            ..MachineryLimits::default()
-        },
-        ..banyan_durable_testing::settings()
-    }
-}
-
-/// Leases that a test can outlive.
-pub fn short_leases() -> Settings {
-    Settings {
-        lease_ms: 600,
-        limits: MachineryLimits {
-            renewals_per_lease: 4,
-            ..quick().limits
-        },
-        ..quick()
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -82,11 +49,15 @@ pub fn refuse() -> Act {
 }
 
 pub fn unavailable() -> Act {
-    Act::Fail(Fault::new(banyan_core::FaultKind::Unavailable, "unavailable", "away"))
+    Act::Fail(Fault::new(
+        banyan_core::FaultKind::Unavailable,
+        "unavailable",
+        "unavailable",
+    ))
 }
 
 pub fn unavailable_for(wait: Duration) -> Act {
-    Act::Fail(Fault::unavailable("away").retry_after(wait))
+    Act::Fail(Fault::unavailable("unavailable").retry_after(wait))
 }
 
 pub fn bug() -> Act {
@@ -98,17 +69,17 @@ pub fn gated(act: Act) -> (Arc<Notify>, Act) {
     (gate.clone(), Act::Gate(gate, Box::new(act)))
 }
 
-/// How `decide` goes wrong, before it decides anything.
+/// How `decide` fails, before it decides anything.
 #[derive(Clone)]
-pub enum Trouble {
+pub enum Failure {
     Fail(Fault),
     Panic,
     Park,
-    /// Takes its time and then decides as ever.
+    /// Waits and then decides as usual.
     Slow(Duration),
 }
 
-/// A command as it arrived at a remote service, with what the saga's row said at that moment.
+/// A command as it arrived at a remote service, with the saga's row at that time.
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub key: String,
@@ -133,9 +104,9 @@ pub struct Remote(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     acts: Mutex<HashMap<(String, String), VecDeque<Act>>>,
-    troubles: Mutex<HashMap<String, VecDeque<Trouble>>>,
+    failures: Mutex<HashMap<String, VecDeque<Failure>>>,
     sent: Mutex<Vec<Sent>>,
-    heard: Mutex<Vec<(String, String)>>,
+    inputs: Mutex<Vec<(String, String)>>,
     now: AtomicUsize,
     most: AtomicUsize,
 }
@@ -152,15 +123,15 @@ impl Remote {
             .extend(acts);
     }
 
-    /// What happens in the next runs of `decide` for `key`.
-    pub fn trouble(&self, key: &str, troubles: impl IntoIterator<Item = Trouble>) {
+    /// The failures of the next runs of `decide` for `key`.
+    pub fn fail_decisions(&self, key: &str, failures: impl IntoIterator<Item = Failure>) {
         self.0
-            .troubles
+            .failures
             .lock()
             .unwrap()
             .entry(key.to_owned())
             .or_default()
-            .extend(troubles);
+            .extend(failures);
     }
 
     pub fn sent(&self, key: &str) -> Vec<Sent> {
@@ -175,14 +146,14 @@ impl Remote {
     }
 
     /// `reserve/do`, `authorise/do`, ... as they arrived.
-    pub fn whats(&self, key: &str) -> Vec<String> {
+    pub fn steps_sent(&self, key: &str) -> Vec<String> {
         self.sent(key).into_iter().map(|sent| sent.what).collect()
     }
 
-    /// What the saga was told, also in runs of `decide` that were rolled back.
-    pub fn heard(&self, key: &str) -> Vec<String> {
+    /// The inputs of the saga, also in runs of `decide` that were rolled back.
+    pub fn inputs(&self, key: &str) -> Vec<String> {
         self.0
-            .heard
+            .inputs
             .lock()
             .unwrap()
             .iter()
@@ -191,13 +162,13 @@ impl Remote {
             .collect()
     }
 
-    /// The most commands that were under way at the same time.
-    pub fn most_at_once(&self) -> usize {
+    /// The maximum number of commands that were under way at the same time.
+    pub fn max_concurrent(&self) -> usize {
         self.0.most.load(Ordering::SeqCst)
     }
 
     pub async fn until_sent(&self, key: &str, what: &str, times: usize) {
-        let count = || self.whats(key).iter().filter(|sent| *sent == what).count();
+        let count = || self.steps_sent(key).iter().filter(|sent| *sent == what).count();
         eventually(&format!("{what} of {key} was sent {times} times"), LONG, || async {
             count() >= times
         })
@@ -205,7 +176,7 @@ impl Remote {
     }
 }
 
-/// Counts a command as under way until it is answered or abandoned.
+/// Counts a command as under way until its response or its end.
 struct UnderWay(Arc<Shared>);
 
 impl UnderWay {
@@ -319,14 +290,14 @@ impl<const V: i64> Saga for Script<V> {
         };
         self.remote
             .0
-            .heard
+            .inputs
             .lock()
             .unwrap()
             .push((saga.business_key.clone(), heard));
         let trouble = self
             .remote
             .0
-            .troubles
+            .failures
             .lock()
             .unwrap()
             .get_mut(&saga.business_key)
@@ -342,14 +313,14 @@ impl<const V: i64> Saga for Script<V> {
         )
         .await?;
         match trouble {
-            Some(Trouble::Fail(fault)) => return Err(fault),
-            Some(Trouble::Panic) => panic!("as scripted"),
-            Some(Trouble::Park) => {
+            Some(Failure::Fail(fault)) => return Err(fault),
+            Some(Failure::Panic) => panic!("as scripted"),
+            Some(Failure::Park) => {
                 return Ok(Decision::Park {
                     reason: "as scripted".into(),
                 });
             }
-            Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,
+            Some(Failure::Slow(time)) => tokio::time::sleep(time).await,
             None => {}
         }
         let committed_forward = saga.step == "capture" || saga.compensating;
@@ -400,12 +371,12 @@ impl<const V: i64> Saga for Script<V> {
         let trouble = self
             .remote
             .0
-            .troubles
+            .failures
             .lock()
             .unwrap()
             .get_mut(business_key)
             .and_then(VecDeque::pop_front);
-        if let Some(Trouble::Fail(fault)) = trouble {
+        if let Some(Failure::Fail(fault)) = trouble {
             Err(fault)
         } else {
             Ok(())
@@ -443,141 +414,5 @@ fn backward(saga: &Progress<State>) -> Decision<Command> {
             command: command(saga, format!("{step}/undo")),
         },
         None => Decision::Compensated,
-    }
-}
-
-/// A module whose sagas follow the script.
-#[derive(Clone)]
-pub struct Shop {
-    pub db: Db,
-    pub remote: Remote,
-}
-
-impl Shop {
-    pub fn new(db: &Db) -> Self {
-        Shop {
-            db: db.clone(),
-            remote: Remote::default(),
-        }
-    }
-
-    pub fn run(&self) -> Running {
-        Running::new(self.sagas())
-    }
-
-    fn sagas(&self) -> Sagas {
-        Sagas::new(self.db.clone()).with(Script::<1> {
-            db: self.db.clone(),
-            remote: self.remote.clone(),
-        })
-    }
-
-    pub async fn start(&self, key: &str) -> Uuid {
-        self.start_by(key, None, &Call::by_module("test"))
-            .await
-            .expect("the saga starts")
-    }
-
-    pub async fn start_within(&self, key: &str, deadline: Duration) -> Uuid {
-        self.start_by(key, Some(deadline), &Call::by_module("test"))
-            .await
-            .expect("the saga starts")
-    }
-
-    pub async fn start_by(&self, key: &str, deadline: Option<Duration>, call: &Call) -> Result<Uuid, Fault> {
-        let (key, call) = (key.to_owned(), call.clone());
-        self.db
-            .write((key, call), move |tx, (key, call)| async move {
-                saga::start::<Script>(&tx, &call, &key, &State::default(), deadline).await
-            })
-            .await
-    }
-
-    pub async fn signal(&self, key: &str, signal: &'static str) -> bool {
-        let key = key.to_owned();
-        let told = self.db.write(key, move |tx, key| async move {
-            saga::signal(&tx, "script", &key, signal).await
-        });
-        told.await.expect("a signal is stored")
-    }
-
-    pub fn ops(&self) -> SagaOps {
-        Machinery::new(self.db.clone()).sagas(self.sagas()).ops().sagas()
-    }
-
-    pub async fn show(&self, id: Uuid) -> SagaDetails {
-        self.ops().show(id).await.expect("the saga is shown")
-    }
-
-    pub async fn until(&self, id: Uuid, state: SagaState) -> SagaDetails {
-        eventually(&format!("the saga is {state:?}"), LONG, || async {
-            self.show(id).await.saga.state == state
-        })
-        .await;
-        self.show(id).await
-    }
-
-    /// Runs an update of the saga's row behind everybody's back.
-    pub async fn meddle(&self, set: &str, id: Uuid) {
-        let statement = format!("update saga set {set} where id = $1");
-        let touched = self.db.write(statement, move |tx, statement| async move {
-            let backend = tx.conn().get_database_backend();
-            let values = [id.into()];
-            tx.conn()
-                .execute_raw(Statement::from_sql_and_values(backend, statement, values))
-                .await
-                .map_err(banyan_durable::fault)
-        });
-        assert_eq!(touched.await.expect("the update runs").rows_affected(), 1);
-    }
-
-    /// How many decisions about `key` were committed.
-    pub async fn decisions(&self, key: &str) -> i64 {
-        self.audits("decided", key).await
-    }
-
-    pub async fn audits(&self, action: &str, target: &str) -> i64 {
-        let sql = "select count(*) as audits from audit where action = $1 and target = $2";
-        let statement = Statement::from_sql_and_values(self.db.backend(), sql, [action.into(), target.into()]);
-        let row = self
-            .db
-            .read()
-            .query_one_raw(statement)
-            .await
-            .expect("a count")
-            .expect("a row");
-        row.try_get("", "audits").expect("a number")
-    }
-}
-
-pub fn entries(details: &SagaDetails) -> Vec<&str> {
-    details.log.iter().map(|entry| entry.entry.as_str()).collect()
-}
-
-/// A runner under way. Dropped, it dies without a word, as by kill -9.
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    pub fn new(sagas: Sagas) -> Self {
-        let stop = CancellationToken::new();
-        let token = stop.clone();
-        Running {
-            stop,
-            task: tokio::spawn(async move { sagas.run(token).await }),
-        }
-    }
-
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        (&mut self.task).await.expect("the runner ends");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

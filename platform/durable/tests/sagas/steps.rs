@@ -7,31 +7,34 @@ use banyan_durable::saga::{SagaState, command_id};
 use banyan_durable_testing::{eventually, on_both_with};
 use tokio::time::{Instant, timeout};
 
-use crate::script::{Act, LONG, News, Shop, done, entries, gated, quick, unavailable, unavailable_for};
+use crate::{
+    harness::{Harness, entries, quick},
+    script::{Act, LONG, News, done, gated, unavailable, unavailable_for},
+};
 
 #[tokio::test]
 async fn a_saga_sends_each_step_once_and_completes() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let mut changes = db.changes();
-        let running = shop.run();
+        let running = harness.run();
         let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let id = shop
+        let id = harness
             .start_by("order-1", None, &Call::by_module("test").traced(trace.clone()))
             .await
             .unwrap();
-        let ended = shop.until(id, SagaState::Completed).await;
+        let ended = harness.until(id, SagaState::Completed).await;
 
         assert_eq!(
-            shop.remote.whats("order-1"),
+            harness.remote.steps_sent("order-1"),
             ["reserve/do", "authorise/do", "capture/do"]
         );
-        for sent in shop.remote.sent("order-1") {
+        for sent in harness.remote.sent("order-1") {
             let step = sent.what.split('/').next().unwrap();
             assert_eq!(sent.command_id, command_id(id, step, false));
             assert_eq!(
                 sent.stored_command_id, sent.command_id,
-                "what is sent is committed first"
+                "a command is committed before it is sent"
             );
             assert_eq!(sent.stored_command, serde_json::to_string(&sent.command).unwrap());
             assert_eq!(
@@ -58,7 +61,7 @@ async fn a_saga_sends_each_step_once_and_completes() {
             (1..=9).collect::<Vec<_>>()
         );
         assert_eq!((ended.command, ended.command_id, ended.lease_owner), (None, None, None));
-        assert_eq!(shop.decisions("order-1").await, 4);
+        assert_eq!(harness.decisions("order-1").await, 4);
         let woken = async { while changes.recv().await.unwrap().topic.as_ref() != "order-1" {} };
         timeout(LONG, woken)
             .await
@@ -80,14 +83,15 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
             ..quick()
         },
         |db| async move {
-            let shop = Shop::new(&db);
-            let running = shop.run();
+            let harness = Harness::new(&db);
+            let running = harness.run();
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let id = shop.start("order-1").await;
+            let id = harness.start("order-1").await;
             let begun = Instant::now();
-            shop.remote
+            harness
+                .remote
                 .script("order-1", "capture/do", [unavailable_for(Duration::from_millis(300))]);
-            shop.until(id, SagaState::Completed).await;
+            harness.until(id, SagaState::Completed).await;
             assert!(
                 begun.elapsed() < Duration::from_secs(5),
                 "the retry too is on time: {:?}",
@@ -102,7 +106,7 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
 #[tokio::test]
 async fn there_is_one_saga_for_a_key_and_none_for_a_start_that_was_rolled_back() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let rolled_back = db.write((), |tx, ()| async move {
             let state = crate::script::State::default();
             banyan_durable::saga::start::<crate::script::Script>(&tx, &Call::default(), "order-1", &state, None)
@@ -110,19 +114,19 @@ async fn there_is_one_saga_for_a_key_and_none_for_a_start_that_was_rolled_back()
             Err::<(), _>(Fault::invalid("no", "changed my mind"))
         });
         assert_eq!(rolled_back.await.unwrap_err().code, "no");
-        shop.start("order-1").await;
-        let again = shop.start_by("order-1", None, &Call::default()).await;
+        harness.start("order-1").await;
+        let again = harness.start_by("order-1", None, &Call::default()).await;
         assert_eq!(again.unwrap_err().code, "saga_exists");
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_asked_again_with_the_same_id_and_the_same_bytes() {
+async fn after_an_unknown_outcome_the_command_is_sent_again_with_the_same_id_and_bytes() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         let too_many = Fault::new(banyan_core::FaultKind::TooMany, "busy", "later");
-        // More than the bugs that would park it, and one that never answers.
+        // More than the bugs that would park it, and one without a response.
         let mut acts = vec![
             unavailable(),
             Act::Fail(Fault::timeout("?")),
@@ -130,12 +134,12 @@ async fn an_unknown_outcome_is_asked_again_with_the_same_id_and_the_same_bytes()
             Act::Fail(too_many),
         ];
         acts.extend((0..6).map(|_| unavailable()));
-        shop.remote.script("order-1", "authorise/do", acts);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        let ended = shop.until(id, SagaState::Completed).await;
+        harness.remote.script("order-1", "authorise/do", acts);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        let ended = harness.until(id, SagaState::Completed).await;
 
-        let sent: Vec<_> = shop
+        let sent: Vec<_> = harness
             .remote
             .sent("order-1")
             .into_iter()
@@ -159,8 +163,8 @@ async fn an_unknown_outcome_is_asked_again_with_the_same_id_and_the_same_bytes()
 }
 
 #[tokio::test]
-async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
-    // A wait is anything up to its ceiling. After so many attempts one of the first waits would be a millisecond, and these are up to ten minutes.
+async fn the_delay_grows_while_the_outcome_stays_unknown() {
+    // A delay is anything up to its ceiling. One of the first delays would be a millisecond; after this number of attempts they are up to ten minutes.
     const SAGAS: usize = 20;
     let settings = banyan_durable::Settings {
         saga_retry_cap_ms: 600_000,
@@ -171,22 +175,22 @@ async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
-        let shop = Shop::new(&db);
-        let running = shop.run();
+        let harness = Harness::new(&db);
+        let running = harness.run();
         let mut longest = Duration::ZERO;
         for n in 0..SAGAS {
             let key = format!("order-{n}");
             let (gate, lost) = gated(unavailable());
-            shop.remote.script(&key, "reserve/do", [lost]);
-            let id = shop.start(&key).await;
-            shop.remote.until_sent(&key, "reserve/do", 1).await;
-            shop.meddle("attempts = 30", id).await;
+            harness.remote.script(&key, "reserve/do", [lost]);
+            let id = harness.start(&key).await;
+            harness.remote.until_sent(&key, "reserve/do", 1).await;
+            harness.edit("attempts = 30", id).await;
             gate.notify_one();
-            eventually("it is put off", LONG, || async {
-                shop.show(id).await.saga.attempts > 30
+            eventually("it is postponed", LONG, || async {
+                harness.show(id).await.saga.attempts > 30
             })
             .await;
-            let saga = shop.show(id).await.saga;
+            let saga = harness.show(id).await.saga;
             longest = longest.max(saga.next_run_at.since(saga.updated_at));
         }
         assert!(longest > Duration::from_secs(10), "{longest:?}");
@@ -196,14 +200,14 @@ async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
 }
 
 #[tokio::test]
-async fn a_hanging_call_is_given_up_after_its_time() {
+async fn a_hanging_call_times_out() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("order-1", "reserve/do", [Act::Hang]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Completed).await;
-        let sent = shop.remote.sent("order-1");
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "reserve/do", [Act::Hang]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Completed).await;
+        let sent = harness.remote.sent("order-1");
         assert!(
             sent[1].at - sent[0].at >= Duration::from_millis(300),
             "{:?}",
@@ -215,15 +219,16 @@ async fn a_hanging_call_is_given_up_after_its_time() {
 }
 
 #[tokio::test]
-async fn a_service_that_says_when_is_not_asked_before() {
+async fn a_retry_after_of_a_service_is_respected() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote
+        let harness = Harness::new(&db);
+        harness
+            .remote
             .script("order-1", "reserve/do", [unavailable_for(Duration::from_millis(500))]);
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Completed).await;
-        let sent = shop.remote.sent("order-1");
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Completed).await;
+        let sent = harness.remote.sent("order-1");
         assert!(
             sent[1].at - sent[0].at >= Duration::from_millis(490),
             "{:?}",
@@ -235,18 +240,18 @@ async fn a_service_that_says_when_is_not_asked_before() {
 }
 
 #[tokio::test]
-async fn work_in_progress_is_asked_for_again_with_the_same_id_and_the_same_bytes() {
+async fn a_command_in_progress_is_repeated_with_the_same_id_and_bytes() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script(
+        let harness = Harness::new(&db);
+        harness.remote.script(
             "order-1",
             "authorise/do",
             [Act::Answer(News::InProgress), Act::Answer(News::InProgress), done()],
         );
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        let ended = shop.until(id, SagaState::Completed).await;
-        let sent: Vec<_> = shop
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        let ended = harness.until(id, SagaState::Completed).await;
+        let sent: Vec<_> = harness
             .remote
             .sent("order-1")
             .into_iter()
@@ -279,7 +284,7 @@ async fn work_in_progress_is_asked_for_again_with_the_same_id_and_the_same_bytes
 }
 
 #[tokio::test]
-async fn no_more_sagas_are_driven_at_once_than_the_settings_allow() {
+async fn no_more_sagas_run_at_once_than_the_settings_allow() {
     on_both_with(
         "orders",
         banyan_durable::Settings {
@@ -287,18 +292,18 @@ async fn no_more_sagas_are_driven_at_once_than_the_settings_allow() {
             ..quick()
         },
         |db| async move {
-            let shop = Shop::new(&db);
+            let harness = Harness::new(&db);
             let mut ids = Vec::new();
             for n in 0..9 {
                 let key = format!("order-{n}");
-                shop.remote.script(&key, "reserve/do", [Act::Hang]);
-                ids.push(shop.start(&key).await);
+                harness.remote.script(&key, "reserve/do", [Act::Hang]);
+                ids.push(harness.start(&key).await);
             }
-            let running = shop.run();
+            let running = harness.run();
             for id in ids {
-                shop.until(id, SagaState::Completed).await;
+                harness.until(id, SagaState::Completed).await;
             }
-            assert_eq!(shop.remote.most_at_once(), 3);
+            assert_eq!(harness.remote.max_concurrent(), 3);
             running.stop().await;
         },
     )

@@ -12,9 +12,9 @@ use banyan_durable_testing::eventually;
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subjects};
 use sea_orm::{ConnectionTrait, Statement, Value};
 
-use crate::house::{
-    Faults, Noted, Running, SOON, TestBus, count, execute, heard, lane, listener, listening, note, outbox_of, quick,
-    retries, with_two,
+use crate::harness::{
+    Faults, Noted, Running, SOON, TestBus, count, execute, handled, lane, note, outbox_of, quick, retries, subscribed,
+    subscriber, with_two,
 };
 
 /// Seldom enough that no comparison but the first happens in a test.
@@ -26,9 +26,9 @@ fn no_comparison() -> Settings {
 }
 
 #[tokio::test]
-async fn what_comes_too_early_waits_and_what_is_missing_is_fetched() {
+async fn an_early_event_waits_and_the_missing_ones_are_fetched() {
     with_two(no_comparison(), |orders, mails| async move {
-        let machinery = listening(&mails, &Faults::default());
+        let machinery = subscribed(&mails, &Faults::default());
         let bus = Arc::new(TestBus::default());
         // The feed's first comparison finds nothing, because nothing has happened yet.
         let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
@@ -38,10 +38,10 @@ async fn what_comes_too_early_waits_and_what_is_missing_is_fetched() {
             note(&orders, "order/1", text).await;
         }
         let events = outbox_of(&orders).await;
-        bus.listener().deliver(events[3].clone()).await.unwrap();
-        bus.listener().deliver(events[2].clone()).await.unwrap();
-        eventually("all is heard", SOON, || async { lane(&mails, "order/1").await == 4 }).await;
-        assert_eq!(heard(&mails, "order/1").await, ["a", "b", "c", "d"]);
+        bus.subscriber().deliver(events[3].clone()).await.unwrap();
+        bus.subscriber().deliver(events[2].clone()).await.unwrap();
+        eventually("all are handled", SOON, || async { lane(&mails, "order/1").await == 4 }).await;
+        assert_eq!(handled(&mails, "order/1").await, ["a", "b", "c", "d"]);
         eventually("nothing is kept", SOON, || async { retries(&mails).await.is_empty() }).await;
         running.stop().await;
     })
@@ -49,15 +49,15 @@ async fn what_comes_too_early_waits_and_what_is_missing_is_fetched() {
 }
 
 #[tokio::test]
-async fn what_comes_too_early_is_stored_before_it_is_confirmed() {
+async fn an_early_event_is_stored_before_it_is_confirmed() {
     with_two(quick(), |orders, mails| async move {
-        let listener = listener(&mails, &Faults::default()).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
         note(&orders, "order/1", "a").await;
         note(&orders, "order/1", "b").await;
-        listener.deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
+        subscriber.deliver(outbox_of(&orders).await[1].clone()).await.unwrap();
         assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
         assert_eq!(
-            (lane(&mails, "order/1").await, heard(&mails, "order/1").await.len()),
+            (lane(&mails, "order/1").await, handled(&mails, "order/1").await.len()),
             (0, 0)
         );
     })
@@ -65,7 +65,7 @@ async fn what_comes_too_early_is_stored_before_it_is_confirmed() {
 }
 
 #[tokio::test]
-async fn what_the_producer_has_forgotten_is_passed_over() {
+async fn events_that_the_producer_no_longer_keeps_are_skipped() {
     with_two(no_comparison(), |orders, mails| async move {
         for text in ["a", "b", "c", "d"] {
             note(&orders, "order/1", text).await;
@@ -74,9 +74,9 @@ async fn what_the_producer_has_forgotten_is_passed_over() {
         execute(&orders, "delete from outbox where version <= 2").await;
         let bus = Arc::new(TestBus::default());
         let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
-        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds).await;
         eventually("it starts with the oldest kept", SOON, || async {
-            heard(&mails, "order/1").await == ["c", "d"]
+            handled(&mails, "order/1").await == ["c", "d"]
         })
         .await;
         // And one that comes with nothing at all kept before it.
@@ -86,18 +86,18 @@ async fn what_the_producer_has_forgotten_is_passed_over() {
         let mut second = outbox_of(&orders).await.pop().unwrap();
         assert_eq!((second.subject.as_str(), second.version), ("order/2", 2));
         execute(&orders, "delete from outbox").await;
-        bus.listener().deliver(second.clone()).await.unwrap();
-        eventually("it is heard alone", SOON, || async {
-            heard(&mails, "order/2").await == ["b"]
+        bus.subscriber().deliver(second.clone()).await.unwrap();
+        eventually("it alone is handled", SOON, || async {
+            handled(&mails, "order/2").await == ["b"]
         })
         .await;
         second.version = 1;
-        bus.listener().deliver(second).await.unwrap();
-        bus.listener().deliver(last).await.unwrap();
+        bus.subscriber().deliver(second).await.unwrap();
+        bus.subscriber().deliver(last).await.unwrap();
         assert_eq!(
             (
-                heard(&mails, "order/1").await.len(),
-                heard(&mails, "order/2").await.len()
+                handled(&mails, "order/1").await.len(),
+                handled(&mails, "order/2").await.len()
             ),
             (2, 1),
             "late ones are duplicates"
@@ -108,13 +108,13 @@ async fn what_the_producer_has_forgotten_is_passed_over() {
 }
 
 #[tokio::test]
-async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
+async fn events_lost_by_the_broker_are_found_by_comparing_with_the_producer() {
     with_two(quick(), |orders, mails| async move {
         let bus = Arc::new(TestBus::default());
         bus.losing.store(true, Ordering::SeqCst);
         let running = Running::start(
             &bus,
-            vec![Machinery::new(orders.clone()), listening(&mails, &Faults::default())],
+            vec![Machinery::new(orders.clone()), subscribed(&mails, &Faults::default())],
         )
         .await;
         for text in ["a", "b", "c"] {
@@ -127,17 +127,17 @@ async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
             count(&orders, "select count(*) from outbox where state = 'sent'").await == 10
         })
         .await;
-        eventually("all is heard", SOON, || async {
-            count(&mails, "select count(*) from heard").await == 9
+        eventually("all are handled", SOON, || async {
+            count(&mails, "select count(*) from handled").await == 9
         })
         .await;
         for subject in 1..=3 {
-            assert_eq!(heard(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
+            assert_eq!(handled(&mails, &format!("order/{subject}")).await, ["a", "b", "c"]);
         }
         assert_eq!(
             count(&mails, "select count(*) from lane").await,
             3,
-            "only what is listened to"
+            "only subscribed topics"
         );
         running.stop().await;
     })
@@ -145,25 +145,28 @@ async fn what_a_broker_lost_is_found_by_comparing_with_the_producer() {
 }
 
 #[tokio::test]
-async fn the_comparison_is_made_at_start_and_when_the_carrier_says_so() {
+async fn the_comparison_runs_at_start_and_when_the_transport_reports_a_loss() {
     with_two(no_comparison(), |orders, mails| async move {
         note(&orders, "order/1", "before the start").await;
         let bus = Arc::new(TestBus::default());
         let feeds: Feeds = [("orders".to_owned(), Machinery::new(orders.clone()).feed())].into();
-        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-        eventually("it is heard", SOON, || async { lane(&mails, "order/1").await == 1 }).await;
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds).await;
+        eventually("it is received", SOON, || async { lane(&mails, "order/1").await == 1 }).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         note(&orders, "order/1", "lost").await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(lane(&mails, "order/1").await, 1, "nobody has said anything");
-        bus.listener().catch_up();
-        eventually("it is heard too", SOON, || async { lane(&mails, "order/1").await == 2 }).await;
+        assert_eq!(lane(&mails, "order/1").await, 1, "no loss was reported");
+        bus.subscriber().catch_up();
+        eventually("it is handled too", SOON, || async {
+            lane(&mails, "order/1").await == 2
+        })
+        .await;
         running.stop().await;
     })
     .await;
 }
 
-/// What a module tells about a subject for the first time, so many days ago.
+/// Publishes the first event of a subject, dated `days` days ago.
 async fn note_days_ago(db: &Db, subject: &str, days: i64) {
     let ms = days * 86_400_000;
     let noted = db.write(subject.to_owned(), move |tx, subject| async move {
@@ -187,18 +190,18 @@ async fn note_days_ago(db: &Db, subject: &str, days: i64) {
 }
 
 #[tokio::test]
-async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept() {
+async fn a_lost_event_is_fetched_as_long_as_the_producer_keeps_it() {
     with_two(
         Settings {
             feed_compare_ms: 50,
             ..quick()
         },
         |orders, mails| async move {
-            let (feed, feeds) = Away::feed_of(&orders, false);
+            let (feed, feeds) = UnreliableFeed::feed_of(&orders, false);
             note_days_ago(&orders, "order/1", 6).await;
             let bus = Arc::new(TestBus::default());
-            let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-            eventually("what is six days old is heard", SOON, || async {
+            let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds).await;
+            eventually("an event six days old is handled", SOON, || async {
                 lane(&mails, "order/1").await == 1
             })
             .await;
@@ -212,15 +215,18 @@ async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept()
             assert_eq!(
                 lane(&mails, "order/2").await,
                 0,
-                "as long as nobody says so, nothing that old is looked for"
+                "without a reported loss, events that old are not looked for"
             );
-            bus.listener().catch_up();
-            eventually("it is heard too", SOON, || async { lane(&mails, "order/2").await == 1 }).await;
+            bus.subscriber().catch_up();
+            eventually("it is handled too", SOON, || async {
+                lane(&mails, "order/2").await == 1
+            })
+            .await;
             let furthest = feed.since.lock().unwrap().iter().copied().min().unwrap();
             let kept = i64::try_from(quick().outbox_keep_days).unwrap() * 86_400_000;
             assert!(
                 furthest >= SystemClock.now().as_ms() - kept - 60_000,
-                "nobody asks for what producers keep no more"
+                "events that producers no longer keep are not requested"
             );
             running.stop().await;
         },
@@ -228,21 +234,21 @@ async fn what_was_lost_is_fetched_however_long_it_waited_as_long_as_it_is_kept()
     .await;
 }
 
-/// Answers nothing until it is told; notes what it was asked for.
-struct Away {
+/// A feed that can be unavailable and records the requests.
+struct UnreliableFeed {
     feed: Arc<dyn EventFeed>,
-    away: std::sync::atomic::AtomicBool,
+    unavailable: std::sync::atomic::AtomicBool,
     since: Mutex<Vec<i64>>,
     asked: std::sync::atomic::AtomicUsize,
 }
 
-impl Away {
-    /// The feed of orders, there or away, and as what a listener asks.
-    fn feed_of(orders: &Db, away: bool) -> (Arc<Away>, Feeds) {
+impl UnreliableFeed {
+    /// The feed of orders, available or not, and the feeds of a subscriber that contain it.
+    fn feed_of(orders: &Db, unavailable: bool) -> (Arc<UnreliableFeed>, Feeds) {
         let feed = Machinery::new(orders.clone()).feed();
-        let feed = Arc::new(Away {
+        let feed = Arc::new(UnreliableFeed {
             feed,
-            away: away.into(),
+            unavailable: unavailable.into(),
             since: Mutex::default(),
             asked: 0.into(),
         });
@@ -251,11 +257,11 @@ impl Away {
 }
 
 #[async_trait]
-impl EventFeed for Away {
+impl EventFeed for UnreliableFeed {
     async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
         self.since.lock().unwrap().push(request.since_ms);
-        if self.away.load(Ordering::SeqCst) {
-            Err(Fault::unavailable("away"))
+        if self.unavailable.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("It is down."))
         } else {
             self.feed.list_subjects(call, request).await
         }
@@ -263,8 +269,8 @@ impl EventFeed for Away {
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.away.load(Ordering::SeqCst) {
-            Err(Fault::unavailable("away"))
+        if self.unavailable.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("It is down."))
         } else {
             self.feed.list_events(call, request).await
         }
@@ -272,26 +278,26 @@ impl EventFeed for Away {
 }
 
 #[tokio::test]
-async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
+async fn while_the_producer_is_unavailable_an_early_event_waits_without_limit() {
     with_two(quick(), |orders, mails| async move {
         for text in ["a", "b"] {
             note(&orders, "order/1", text).await;
         }
-        let (feed, feeds) = Away::feed_of(&orders, true);
+        let (feed, feeds) = UnreliableFeed::feed_of(&orders, true);
         let bus = Arc::new(TestBus::default());
-        let running = Running::start_with(&bus, vec![listening(&mails, &Faults::default())], feeds).await;
-        bus.listener()
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds).await;
+        bus.subscriber()
             .deliver(outbox_of(&orders).await[1].clone())
             .await
             .unwrap();
-        eventually("it was asked for often", SOON, || async {
+        eventually("it was requested often", SOON, || async {
             count(&mails, "select attempts from retry").await > 5
         })
         .await;
         assert_eq!(retries(&mails).await, ["order/1:2 waiting"]);
-        feed.away.store(false, Ordering::SeqCst);
-        eventually("both are heard", SOON, || async {
-            heard(&mails, "order/1").await == ["a", "b"]
+        feed.unavailable.store(false, Ordering::SeqCst);
+        eventually("both are handled", SOON, || async {
+            handled(&mails, "order/1").await == ["a", "b"]
         })
         .await;
         // Each comparison that was complete shortens the next: first the whole window, then only what may have changed since.
@@ -306,18 +312,18 @@ async fn while_the_producer_is_away_what_came_too_early_waits_without_limit() {
 }
 
 #[tokio::test]
-async fn what_waits_behind_a_dead_letter_is_left_alone() {
+async fn events_behind_a_dead_letter_are_left_alone() {
     with_two(quick(), |orders, mails| async move {
         let faults = Faults::default();
-        faults.set("bug", Fault::internal("as_told", "a bug"));
-        let (feed, feeds) = Away::feed_of(&orders, false);
+        faults.set("bug", Fault::internal("on_purpose", "a bug"));
+        let (feed, feeds) = UnreliableFeed::feed_of(&orders, false);
         let bus = Arc::new(TestBus::default());
-        let running = Running::start_with(&bus, vec![listening(&mails, &faults)], feeds).await;
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &faults)], feeds).await;
         for text in ["bug", "behind", "far behind"] {
             note(&orders, "order/1", text).await;
         }
         for event in outbox_of(&orders).await {
-            bus.listener().deliver(event).await.unwrap();
+            bus.subscriber().deliver(event).await.unwrap();
         }
         eventually("one is dead", SOON, || async {
             count(&mails, "select count(*) from retry where state = 'dead'").await == 1
@@ -332,7 +338,7 @@ async fn what_waits_behind_a_dead_letter_is_left_alone() {
         assert_eq!(
             feed.asked.load(Ordering::SeqCst),
             asked,
-            "nobody asks for what a dead letter holds back"
+            "events that a dead letter holds back are not requested"
         );
         assert_eq!(
             count(
@@ -348,7 +354,7 @@ async fn what_waits_behind_a_dead_letter_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_feed_speaks_for_its_own_module_alone() {
+async fn a_feed_serves_its_own_module_only() {
     with_two(quick(), |orders, _| async move {
         let feed = Machinery::new(orders.clone()).feed();
         let asked = ListSubjects {

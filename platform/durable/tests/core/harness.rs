@@ -1,4 +1,4 @@
-//! Two modules, a bus with faults, and what the tests look at.
+//! Two modules, a bus with faults, and what the tests inspect.
 
 use std::{
     collections::HashMap,
@@ -49,7 +49,7 @@ impl Event for Noted {
     const TYPE: &'static str = "banyan.test.v1.Noted";
 }
 
-/// Something nobody reacts to.
+/// An event without a reaction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ignored {}
 
@@ -57,13 +57,13 @@ impl Event for Ignored {
     const TYPE: &'static str = "banyan.test.v1.Ignored";
 }
 
-/// The machinery's tables at `place`, opened under the name of a module.
-pub async fn open_as(module: &str, place: &Storage, settings: Settings, clock: Arc<dyn Clock>) -> Db {
-    banyan_durable_testing::open("durable", place, settings.clone())
+/// The machinery's tables in `storage`, opened under the name of a module.
+pub async fn open_as(module: &str, storage: &Storage, settings: Settings, clock: Arc<dyn Clock>) -> Db {
+    banyan_durable_testing::open("durable", storage, settings.clone())
         .await
         .close()
         .await;
-    Db::open(module, place, settings, clock, Arc::new(RandomIds))
+    Db::open(module, storage, settings, clock, Arc::new(RandomIds))
         .await
         .unwrap()
 }
@@ -93,11 +93,11 @@ where
     home.remove().await;
 }
 
-/// A table for what was heard; without a unique key, so that a doubled effect shows.
+/// A table of the handled events; without a unique key, so that a doubled effect shows.
 pub async fn prepare(db: &Db) {
     execute(
         db,
-        "create table heard (subject text not null, version bigint not null, text text not null)",
+        "create table handled (subject text not null, version bigint not null, text text not null)",
     )
     .await;
 }
@@ -146,8 +146,8 @@ pub async fn append<E: Event + Clone>(db: &Db, subject: &str, event: E) -> i64 {
     .unwrap()
 }
 
-/// Writes down what it hears, in the lane's transaction.
-pub async fn write_down(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Result<(), Fault> {
+/// Records an event in the lane's transaction.
+pub async fn record(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Result<(), Fault> {
     let values: [Value; 3] = [
         heard.envelope.subject.as_str().into(),
         heard.envelope.version.into(),
@@ -155,7 +155,7 @@ pub async fn write_down(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Res
     ];
     let statement = Statement::from_sql_and_values(
         tx.conn().get_database_backend(),
-        "insert into heard (subject, version, text) values ($1, $2, $3)",
+        "insert into handled (subject, version, text) values ($1, $2, $3)",
         values,
     );
     tx.conn()
@@ -165,7 +165,7 @@ pub async fn write_down(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Res
         .map_err(banyan_durable::fault)
 }
 
-/// What a reaction is made to fail with, by the text of the event.
+/// The faults of reactions, by the text of the event.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Mutex<HashMap<String, Fault>>>);
 
@@ -183,15 +183,15 @@ impl Faults {
     }
 }
 
-/// Reactions to `orders.order` that write down what they hear, and then fail as told.
-pub fn listening(db: &Db, faults: &Faults) -> Machinery {
+/// A module with a reaction to `orders.order` that records the event, and then fails as set.
+pub fn subscribed(db: &Db, faults: &Faults) -> Machinery {
     let faults = faults.clone();
     let reactions = Reactions::new(db.clone()).on::<Noted, _, _>("orders.order", move |tx, heard| {
         let faults = faults.clone();
         async move {
-            write_down(&tx, &heard).await?;
+            record(&tx, &heard).await?;
             match faults.of(&heard.event.text) {
-                Some(fault) if fault.code == "panic" => panic!("as told"),
+                Some(fault) if fault.code == "panic" => panic!("on purpose"),
                 Some(fault) => Err(fault),
                 None => Ok(()),
             }
@@ -200,8 +200,8 @@ pub fn listening(db: &Db, faults: &Faults) -> Machinery {
     Machinery::new(db.clone()).reactions(reactions)
 }
 
-/// What was heard of a subject, in the order it was heard.
-pub async fn heard(db: &Db, subject: &str) -> Vec<String> {
+/// The handled events of a subject, in the order in which they were handled.
+pub async fn handled(db: &Db, subject: &str) -> Vec<String> {
     let order = if db.backend() == sea_orm::DbBackend::Sqlite {
         "rowid"
     } else {
@@ -209,27 +209,27 @@ pub async fn heard(db: &Db, subject: &str) -> Vec<String> {
     };
     texts(
         db,
-        &format!("select text from heard where subject = '{subject}' order by {order}"),
+        &format!("select text from handled where subject = '{subject}' order by {order}"),
     )
     .await
 }
 
-/// A bus that does as it is told.
+/// A bus with faults.
 #[derive(Default)]
 pub struct TestBus {
-    listeners: Mutex<Vec<Arc<dyn Subscriber>>>,
-    /// Confirms without delivering: what a broker does that loses its data.
+    subscribers: Mutex<Vec<Arc<dyn Subscriber>>>,
+    /// Confirms without delivering, as a broker that loses its data.
     pub losing: AtomicBool,
     /// Confirms nothing.
     pub down: AtomicBool,
     /// Refuses these subjects, or `<subject>:<version>`.
     pub refused: Mutex<Vec<String>>,
-    /// Waits so long before it confirms.
+    /// The delay before a confirmation.
     pub slow_ms: AtomicUsize,
     /// `<subject>:<version>` as published.
     pub published: Mutex<Vec<String>>,
-    flying: Mutex<Vec<String>>,
-    /// The most publications under way at the same time.
+    under_way: Mutex<Vec<String>>,
+    /// The maximum number of publications under way at the same time.
     pub most: AtomicUsize,
     /// Two of one subject were under way at the same time.
     pub overtook: AtomicBool,
@@ -249,34 +249,34 @@ impl Bus for TestBus {
             return Err(Fault::unavailable("the bus is down"));
         }
         {
-            let mut flying = self.flying.lock().unwrap();
-            if flying.contains(&envelope.subject) {
+            let mut under_way = self.under_way.lock().unwrap();
+            if under_way.contains(&envelope.subject) {
                 self.overtook.store(true, Ordering::SeqCst);
             }
-            flying.push(envelope.subject.clone());
-            self.most.fetch_max(flying.len(), Ordering::SeqCst);
+            under_way.push(envelope.subject.clone());
+            self.most.fetch_max(under_way.len(), Ordering::SeqCst);
         }
         self.published.lock().unwrap().push(name);
         let slow_ms = self.slow_ms.load(Ordering::SeqCst);
         if slow_ms > 0 {
             tokio::time::sleep(Duration::from_millis(slow_ms as u64)).await;
         }
-        let listeners = self.listeners.lock().unwrap().clone();
+        let subscribers = self.subscribers.lock().unwrap().clone();
         let mut delivered = Ok(());
-        for listener in listeners {
-            if listener.topics().contains(&envelope.topic()) && !self.losing.load(Ordering::SeqCst) {
-                delivered = delivered.and(listener.deliver(envelope.clone()).await);
+        for subscriber in subscribers {
+            if subscriber.topics().contains(&envelope.topic()) && !self.losing.load(Ordering::SeqCst) {
+                delivered = delivered.and(subscriber.deliver(envelope.clone()).await);
             }
         }
-        self.flying
+        self.under_way
             .lock()
             .unwrap()
             .retain(|subject| *subject != envelope.subject);
         delivered
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        self.listeners.lock().unwrap().push(listener);
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        self.subscribers.lock().unwrap().push(subscriber);
         Ok(())
     }
 }
@@ -286,19 +286,19 @@ impl TestBus {
         self.published.lock().unwrap().clone()
     }
 
-    pub fn listener(&self) -> Arc<dyn Subscriber> {
-        self.listeners.lock().unwrap()[0].clone()
+    pub fn subscriber(&self) -> Arc<dyn Subscriber> {
+        self.subscribers.lock().unwrap()[0].clone()
     }
 }
 
-/// Running machineries, and the way to end them.
+/// Running machineries.
 pub struct Running {
     stop: CancellationToken,
     handles: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Starts these modules on this bus; each may ask each of the others for its events.
+    /// Starts these modules on this bus; each has the feeds of the others.
     pub async fn start(bus: &Arc<TestBus>, machineries: Vec<Machinery>) -> Self {
         let feeds: Feeds = machineries
             .iter()
@@ -331,14 +331,14 @@ impl Running {
     }
 }
 
-/// The last version that was taken in of a subject of orders.
+/// The lane of a subject of orders.
 pub async fn lane(db: &Db, subject: &str) -> i64 {
     let sql =
         format!("select coalesce(max(last_version), 0) from lane where source = 'orders' and subject = '{subject}'");
     count(db, &sql).await
 }
 
-/// What is kept to be tried again, as `<subject>:<version> <state>`.
+/// The events kept for a retry, as `<subject>:<version> <state>`.
 pub async fn retries(db: &Db) -> Vec<String> {
     texts(
         db,
@@ -347,7 +347,7 @@ pub async fn retries(db: &Db) -> Vec<String> {
     .await
 }
 
-/// The events in a module's outbox, as they would travel.
+/// The events in a module's outbox, as they are published.
 pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
     let bodies = texts(db, "select body from outbox order by subject, version").await;
     bodies
@@ -356,10 +356,10 @@ pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
         .collect()
 }
 
-/// A listener whose machinery does not run: what it does is done by `deliver` alone.
-pub async fn listener(db: &Db, faults: &Faults) -> Arc<dyn Subscriber> {
+/// A subscriber whose machinery does not run: only `deliver` has an effect.
+pub async fn subscriber(db: &Db, faults: &Faults) -> Arc<dyn Subscriber> {
     let bus = Arc::new(TestBus::default());
-    let carrier: Arc<dyn banyan_core::Bus> = bus.clone();
-    listening(db, faults).connect(&carrier).await.unwrap();
-    bus.listener()
+    let transport: Arc<dyn banyan_core::Bus> = bus.clone();
+    subscribed(db, faults).connect(&transport).await.unwrap();
+    bus.subscriber()
 }

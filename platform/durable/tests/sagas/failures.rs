@@ -7,28 +7,34 @@ use banyan_durable::{
 };
 use banyan_durable_testing::on_both_with;
 
-use crate::script::{Act, Running, Script, Shop, Trouble, bug, entries, quick, unavailable};
+use crate::{
+    harness::{Harness, Running, entries, quick},
+    script::{Act, Failure, Script, bug, unavailable},
+};
 
 #[tokio::test]
 async fn five_bugs_of_a_service_park_the_saga_and_the_others_go_on() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.script("panics", "authorise/do", (0..9).map(|_| Act::Panic));
-        shop.remote.script("fails", "authorise/do", (0..9).map(|_| bug()));
-        let running = shop.run();
-        let broken = [shop.start("panics").await, shop.start("fails").await];
+        let harness = Harness::new(&db);
+        harness
+            .remote
+            .script("panics", "authorise/do", (0..9).map(|_| Act::Panic));
+        harness.remote.script("fails", "authorise/do", (0..9).map(|_| bug()));
+        let running = harness.run();
+        let broken = [harness.start("panics").await, harness.start("fails").await];
         let mut sound = Vec::new();
         for n in 0..5 {
-            sound.push(shop.start(&format!("order-{n}")).await);
+            sound.push(harness.start(&format!("order-{n}")).await);
         }
         for id in sound {
-            shop.until(id, SagaState::Completed).await;
+            harness.until(id, SagaState::Completed).await;
         }
         for (id, key) in broken.into_iter().zip(["panics", "fails"]) {
-            let parked = shop.until(id, SagaState::Parked).await;
+            let parked = harness.until(id, SagaState::Parked).await;
             assert_eq!(
-                shop.remote
-                    .whats(key)
+                harness
+                    .remote
+                    .steps_sent(key)
                     .iter()
                     .filter(|what| *what == "authorise/do")
                     .count(),
@@ -55,21 +61,21 @@ async fn five_bugs_of_a_service_park_the_saga_and_the_others_go_on() {
 #[tokio::test]
 async fn five_bugs_of_a_definition_park_its_saga_and_leave_no_trace_of_their_writes() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        shop.remote.trouble("panics", (0..9).map(|_| Trouble::Panic));
-        shop.remote.trouble(
+        let harness = Harness::new(&db);
+        harness.remote.fail_decisions("panics", (0..9).map(|_| Failure::Panic));
+        harness.remote.fail_decisions(
             "refuses",
-            (0..9).map(|_| Trouble::Fail(Fault::conflict("version", "not that one"))),
+            (0..9).map(|_| Failure::Fail(Fault::conflict("version", "not that one"))),
         );
-        let running = shop.run();
+        let running = harness.run();
         for key in ["panics", "refuses"] {
-            let id = shop.start(key).await;
-            let parked = shop.until(id, SagaState::Parked).await;
-            assert_eq!(shop.remote.heard(key).len(), 5, "{key}");
+            let id = harness.start(key).await;
+            let parked = harness.until(id, SagaState::Parked).await;
+            assert_eq!(harness.remote.inputs(key).len(), 5, "{key}");
             assert_eq!(
-                shop.decisions(key).await,
+                harness.decisions(key).await,
                 0,
-                "{key}: what a failed decision wrote is gone"
+                "{key}: what a failed decision wrote is rolled back"
             );
             assert_eq!(parked.saga.failures, 5, "{key}");
         }
@@ -79,16 +85,16 @@ async fn five_bugs_of_a_definition_park_its_saga_and_leave_no_trace_of_their_wri
 }
 
 #[tokio::test]
-async fn a_state_or_command_that_cannot_be_read_parks_the_saga_unsent() {
+async fn an_undecodable_state_or_command_parks_the_saga_unsent() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        let ids = [shop.start("state").await, shop.start("command").await];
-        shop.meddle("payload = 'no json'", ids[0]).await;
-        shop.meddle("command = '{}', step = 'reserve'", ids[1]).await;
-        shop.meddle("command_id = id", ids[1]).await;
-        let running = shop.run();
+        let harness = Harness::new(&db);
+        let ids = [harness.start("state").await, harness.start("command").await];
+        harness.edit("payload = 'no json'", ids[0]).await;
+        harness.edit("command = '{}', step = 'reserve'", ids[1]).await;
+        harness.edit("command_id = id", ids[1]).await;
+        let running = harness.run();
         for (id, key) in ids.into_iter().zip(["state", "command"]) {
-            let parked = shop.until(id, SagaState::Parked).await;
+            let parked = harness.until(id, SagaState::Parked).await;
             assert!(
                 parked
                     .saga
@@ -99,7 +105,7 @@ async fn a_state_or_command_that_cannot_be_read_parks_the_saga_unsent() {
                 "{:?}",
                 parked.saga.last_error
             );
-            assert_eq!(shop.remote.whats(key), Vec::<String>::new());
+            assert_eq!(harness.remote.steps_sent(key), Vec::<String>::new());
         }
         running.stop().await;
     })
@@ -107,32 +113,34 @@ async fn a_state_or_command_that_cannot_be_read_parks_the_saga_unsent() {
 }
 
 #[tokio::test]
-async fn a_definition_that_cannot_decide_for_want_of_something_tries_again_without_limit() {
+async fn a_decision_that_meets_a_transient_fault_is_retried_without_limit() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        let away = Fault::new(banyan_core::FaultKind::Unavailable, "unavailable", "away");
-        shop.remote
-            .trouble("order-1", (0..8).map(|_| Trouble::Fail(away.clone())));
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        shop.until(id, SagaState::Completed).await;
-        assert_eq!(shop.decisions("order-1").await, 4);
+        let harness = Harness::new(&db);
+        let unavailable = Fault::new(banyan_core::FaultKind::Unavailable, "unavailable", "unavailable");
+        harness
+            .remote
+            .fail_decisions("order-1", (0..8).map(|_| Failure::Fail(unavailable.clone())));
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Completed).await;
+        assert_eq!(harness.decisions("order-1").await, 4);
         running.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn bugs_that_pass_do_not_add_up_over_steps() {
+async fn failures_do_not_add_up_over_steps() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
+        let harness = Harness::new(&db);
         for step in ["reserve/do", "authorise/do", "capture/do"] {
-            shop.remote
+            harness
+                .remote
                 .script("order-1", step, [bug(), bug(), unavailable(), bug()]);
         }
-        let running = shop.run();
-        let id = shop.start("order-1").await;
-        let ended = shop.until(id, SagaState::Completed).await;
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        let ended = harness.until(id, SagaState::Completed).await;
         assert_eq!(ended.saga.failures, 0);
         running.stop().await;
     })
@@ -140,7 +148,7 @@ async fn bugs_that_pass_do_not_add_up_over_steps() {
 }
 
 #[tokio::test]
-async fn a_definition_may_ask_for_a_person_and_its_command_stays() {
+async fn a_definition_may_park_its_saga_and_the_command_stays() {
     on_both_with(
         "orders",
         Settings {
@@ -151,12 +159,16 @@ async fn a_definition_may_ask_for_a_person_and_its_command_stays() {
             ..quick()
         },
         |db| async move {
-            let shop = Shop::new(&db);
-            shop.remote.script("order-1", "authorise/do", [crate::script::refuse()]);
-            shop.remote.script("order-1", "reserve/undo", [crate::script::refuse()]);
-            let running = shop.run();
-            let id = shop.start("order-1").await;
-            let parked = shop.until(id, SagaState::Parked).await;
+            let harness = Harness::new(&db);
+            harness
+                .remote
+                .script("order-1", "authorise/do", [crate::script::refuse()]);
+            harness
+                .remote
+                .script("order-1", "reserve/undo", [crate::script::refuse()]);
+            let running = harness.run();
+            let id = harness.start("order-1").await;
+            let parked = harness.until(id, SagaState::Parked).await;
             assert_eq!(parked.saga.parked_state, Some(SagaState::Compensating));
             assert_eq!(parked.saga.parked_reason.as_deref(), Some("declined: no"));
             assert_eq!(
@@ -172,16 +184,16 @@ async fn a_definition_may_ask_for_a_person_and_its_command_stays() {
 #[tokio::test]
 async fn a_saga_of_an_unknown_version_is_shown_and_left_alone() {
     on_both_with("orders", quick(), |db| async move {
-        let shop = Shop::new(&db);
-        let id = shop.start("order-1").await;
-        let before = shop.show(id).await;
+        let harness = Harness::new(&db);
+        let id = harness.start("order-1").await;
+        let before = harness.show(id).await;
         let newer = Running::new(banyan_durable::Sagas::new(db.clone()).with(Script::<2> {
             db: db.clone(),
-            remote: shop.remote.clone(),
+            remote: harness.remote.clone(),
         }));
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        assert_eq!(shop.show(id).await, before);
-        let listed = shop
+        assert_eq!(harness.show(id).await, before);
+        let listed = harness
             .ops()
             .list(&SagaFilter::default(), &PageRequest::default())
             .await
@@ -192,17 +204,17 @@ async fn a_saga_of_an_unknown_version_is_shown_and_left_alone() {
         let both = banyan_durable::Sagas::new(db.clone())
             .with(Script::<2> {
                 db: db.clone(),
-                remote: shop.remote.clone(),
+                remote: harness.remote.clone(),
             })
             .with(Script::<1> {
                 db: db.clone(),
-                remote: shop.remote.clone(),
+                remote: harness.remote.clone(),
             });
         let running = Running::new(both);
-        shop.until(id, SagaState::Completed).await;
+        harness.until(id, SagaState::Completed).await;
         assert!(
-            shop.remote.sent("order-1").iter().all(|sent| sent.version == 1),
-            "the version it was born with drives it"
+            harness.remote.sent("order-1").iter().all(|sent| sent.version == 1),
+            "the version it was started with runs it"
         );
         running.stop().await;
     })
