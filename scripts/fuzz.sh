@@ -19,10 +19,10 @@ fi
 cargo build --locked -p banyan
 data=$(mktemp -d "${TMPDIR:-/tmp}/banyan-fuzz.XXXXXX")
 binary=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/banyan
-# Nobody's own shop: no settings of whoever runs this, no banyan.toml that lies here.
+# The shop must not use the settings of the person who runs this, neither from the environment nor from a banyan.toml.
 for name in "${!BANYAN_@}"; do unset "$name"; done
 cd "$data"
-# The fuzzer logs in wrongly on purpose, very often.
+# The fuzzer sends many wrong log-ins on purpose.
 BANYAN__HTTP__LISTEN=127.0.0.1:0 BANYAN__DATA_DIR="$data" BANYAN__USERS__ADDRESS_FAILURES_PER_MINUTE=0 BANYAN__LOG__FILTER=warn \
   "$binary" serve >"$data/banner" 2>"$data/log" &
 shop=$!

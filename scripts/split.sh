@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# The shop in several processes on this machine, with one command: PostgreSQL, RabbitMQ, a process per module, the gateway in front. All of it
-# is private and thrown away at the end. Ctrl-C stops everything.
+# Runs the shop in several processes on this machine, with one command: PostgreSQL, RabbitMQ, a process per module, the gateway in front. All of
+# them are private and removed at the end. Ctrl-C stops everything.
 #
 #   scripts/split.sh                          everything split: seven services and the gateway, at http://127.0.0.1:8080
 #   scripts/split.sh --group payments --group gateway,rest
 #                                             two processes: payments, and one with the gateway and all other modules
 #   scripts/split.sh stop payments            from another terminal: SIGTERM to that process; then `start payments`
-#   scripts/split.sh status                   what runs, where, with which pid and log
+#   scripts/split.sh status                   the processes with their addresses, pids and logs
 #
-# Commands: up (the default), start NAME, stop NAME, kill NAME (SIGKILL), restart NAME, status, logs NAME, down (as Ctrl-C, and waits).
+# Commands: up (the default), start NAME, stop NAME, kill NAME (SIGKILL), restart NAME, status, logs NAME, down (like Ctrl-C, and waits for the end).
 #
 # Options of `up`:
-#   --group [NAME=]A,B,...   these modules share a process; `rest`: all that no other group names; `gateway`: so does the gateway. Repeatable.
-#                            A module in no group has a process of its own. The name is that of the modules with + between them, if not given
-#   --instances NAME=N       so many processes of that group; the others are called NAME.2, NAME.3 ... Repeatable
-#   --port N                 the gateway's port (8080); 0: any free one
-#   --discovery KIND         static (the default), dns, or etcd: starts a private etcd, too
+#   --group [NAME=]A,B,...   runs these modules in one process; `gateway` stands for the gateway, `rest` for all modules in no other group. Repeatable.
+#                            A module in no group has a process of its own. NAME is by default the modules joined by +
+#   --instances NAME=N       the number of instances of that group; the others are named NAME.2, NAME.3 ... Repeatable
+#   --port N                 the gateway's port (8080); 0 selects a free port
+#   --discovery KIND         static (the default), dns, or etcd (which also starts a private etcd)
 #   --mtls                   certificates for every process, and no plaintext between them
-#   --keep DIR               keeps the database in DIR, and goes on with what is there
+#   --keep DIR               keeps the database in DIR, and uses the one that is there
 #   --release                builds optimised binaries
-#   --no-build               takes the binaries of the last run
-#   --print                  shows what would be built and started, and does nothing
-#   --state DIR              pids, logs and sockets (target/split/run): for two shops at a time, give one of them another
+#   --no-build               uses the binaries of the last run
+#   --print                  prints what would be built and started, and does nothing
+#   --state DIR              the directory of pids, logs and sockets (target/split/run); two shops at the same time need two
 #
-# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://... use servers of yours: a database of its own is
-# made there and dropped at the end. Every other BANYAN__* variable reaches every process.
+# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://... select your own servers: a new database is
+# created there and dropped at the end. Every other BANYAN__* variable is passed to every process.
 #
-# Exit codes: 0 stopped as asked; 1 something failed, with the reason; 2 the command line is wrong; 130, 143 interrupted before all was ready.
+# Exit codes: 0 stopped on request; 1 failure, with the reason; 2 wrong command line; 130, 143 interrupted before everything was ready.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
@@ -42,7 +42,7 @@ fail() { echo "scripts/split.sh: $1" >&2; exit 1; }
 
 state=target/split/run
 verb=up name=
-asked_groups=() asked_instances=()
+groups=() instances=()
 port=8080 discovery=static mtls=0 keep='' profile=debug build=1 print=0
 
 while [ $# -gt 0 ]; do
@@ -50,8 +50,8 @@ while [ $# -gt 0 ]; do
     --group | --instances | --port | --discovery | --keep | --state) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
   esac
   case "$1" in
-    --group) asked_groups+=("$2"); shift 2 ;;
-    --instances) asked_instances+=("$2"); shift 2 ;;
+    --group) groups+=("$2"); shift 2 ;;
+    --instances) instances+=("$2"); shift 2 ;;
     --port) port=$2; shift 2 ;;
     --discovery) discovery=$2; shift 2 ;;
     --keep) keep=$2; shift 2 ;;
@@ -62,52 +62,52 @@ while [ $# -gt 0 ]; do
     --print) print=1; shift ;;
     -h | --help) usage; exit 0 ;;
     up | status | down) verb=$1; shift ;;
-    start | stop | kill | restart | logs) [ $# -ge 2 ] || wrong "$1 which process?"; verb=$1 name=$2; shift 2 ;;
+    start | stop | kill | restart | logs) [ $# -ge 2 ] || wrong "$1 needs the name of a process"; verb=$1 name=$2; shift 2 ;;
     *) wrong "unknown option $1" ;;
   esac
 done
-case "$port" in '' | *[!0-9]*) wrong "--port $port is no port" ;; esac
-case "$discovery" in static | dns | etcd) ;; *) wrong "--discovery $discovery: static, dns or etcd" ;; esac
+case "$port" in '' | *[!0-9]*) wrong "--port $port: not a port number" ;; esac
+case "$discovery" in static | dns | etcd) ;; *) wrong "--discovery $discovery: must be static, dns or etcd" ;; esac
 
-# --- commands for a shop that runs already ---
+# --- commands for a running shop ---
 
-# Also while it still builds or starts.
+# True also while the shop is being built or started.
 is_running() { kill -0 "$(cat "$state/pid" 2>/dev/null)" 2>/dev/null; }
 
-# Asks the script that runs the shop, which alone starts and stops its processes, and waits for its answer.
+# Sends a request to the script that runs the shop, which alone starts and stops its processes, and waits for the response.
 request() {
-  is_running || fail "no shop runs with the state in $state; start one with scripts/split.sh"
+  is_running || fail "no shop is running with the state in $state; start one with scripts/split.sh"
   [ -p "$state/control" ] || fail "the shop with the state in $state is not ready yet"
-  local answer="$state/answer.$$"
+  local response="$state/response.$$"
   echo "$1 ${2:--} $$" >"$state/control"
   for _ in $(seq 600); do
-    if [ -e "$answer.done" ]; then
-      tail -n +2 "$answer"
+    if [ -e "$response.done" ]; then
+      tail -n +2 "$response"
       local code
-      code=$(head -n 1 "$answer")
-      rm -f "$answer" "$answer.done"
+      code=$(head -n 1 "$response")
+      rm -f "$response" "$response.done"
       return "$code"
     fi
-    is_running || { [ "$1" = down ] && return 0; fail "the shop has ended"; }
+    is_running || { [ "$1" = down ] && return 0; fail "the shop has stopped"; }
     sleep 0.2
   done
-  fail "no answer within two minutes"
+  fail "no response within two minutes"
 }
 
 case "$verb" in
   logs)
-    [ -e "$state/$name.log" ] || fail "there is no $state/$name.log"
+    [ -e "$state/$name.log" ] || fail "$state/$name.log does not exist"
     exec tail -n 100 -f "$state/$name.log" ;;
   up) ;;
   *) request "$verb" "$name"; exit ;;
 esac
 
-# --- what will run ---
+# --- the plan ---
 
-plan_groups ${asked_groups[@]+"${asked_groups[@]}"}
-plan_instances ${asked_instances[@]+"${asked_instances[@]}"}
+plan_groups ${groups[@]+"${groups[@]}"}
+plan_instances ${instances[@]+"${instances[@]}"}
 if is_running; then
-  fail "a shop runs already with the state in $state (pid $(cat "$state/pid")); stop it with scripts/split.sh down, or give this one --state DIR"
+  fail "a shop is already running with the state in $state (pid $(cat "$state/pid")); stop it with scripts/split.sh down, or choose another --state DIR"
 fi
 if [ "$print" = 1 ]; then
   plan_ports "$port"
@@ -123,10 +123,10 @@ fi
 began=$SECONDS ready=0 building='' database='' certificates=''
 mkdir -p "$state"
 state=$(cd "$state" && pwd)
-rm -f "$state"/*.pid "$state"/*.log "$state"/answer.* "$state/control"
+rm -f "$state"/*.pid "$state"/*.log "$state"/response.* "$state/control"
 echo $$ >"$state/pid"
 
-# In order: the gateway takes no more requests, the services finish theirs, then what they stand on. Runs whatever ended the script.
+# Stops in order: the gateway, the services, which finish their requests, then the servers. Runs however the script ends.
 stop_everything() {
   local code=$?
   trap '' INT TERM
@@ -136,7 +136,7 @@ stop_everything() {
   [ "$ready" = 0 ] || echo "Stopping."
   stop_processes_with_gateway
   stop_all_processes
-  stop_ground
+  stop_servers
   [ -z "$certificates" ] || rm -rf "$certificates"
   rm -f "$state"/*.pid "$state/control" "$state/pid"
   [ "$code" = 0 ] || echo "The logs are in $state." >&2
@@ -151,26 +151,26 @@ trap 'exit 143' TERM HUP
 [ "$discovery" != etcd ] || etcd_require
 if [ "$build" = 1 ]; then build_groups; else require_binaries; fi
 plan_ports "$port"
-start_ground
+start_servers
 if [ "$mtls" = 1 ]; then
   certificates=$(mktemp -d "$state/certificates.XXXXXX")
   make_certificates
 fi
 start_services_then_gateway
 ready=1 ending=0
-# From here on only noted: ending inside of `read` is more than some versions of bash survive.
+# From here on a signal only sets a variable: some versions of bash crash when they exit inside of `read`.
 trap 'ending=1' INT TERM HUP
 mkfifo "$state/control"
-# Opened for both directions, so that it never ends.
+# Opened for reading and writing, so that a read never finds its end.
 exec 3<>"$state/control"
 print_table
 
 # --- until Ctrl-C ---
 
 while [ "$ending" = 0 ]; do
-  if read -r -t 1 verb name asker <&3; then
-    serve_request "$verb" "$name" "$asker"
+  if read -r -t 1 verb name requester <&3; then
+    serve_request "$verb" "$name" "$requester"
   fi
-  report_the_dead
+  report_ended_processes
 done
 true

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The test command: starts a private, throw-away PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
+# The test command: starts a private PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
 #
 #   scripts/test.sh                 everything, short counts (a few minutes after the build)
 #   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times (a minute's partition three times)
-#   scripts/test.sh -- NAME         only tests whose name contains NAME (whatever follows -- goes to cargo test)
+#   scripts/test.sh -- NAME         only tests whose name contains NAME (everything after -- is passed to cargo test)
 #
-# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f use servers of yours instead.
+# BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f select your own servers instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/postgres.sh
@@ -23,23 +23,23 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# Some tests stop a server of their own, so the programs are needed in any case.
+# Some tests start and stop a server of their own, so the programs are needed in any case.
 postgres_require
 rabbitmq_require
 # Each test of discovery starts an etcd of its own.
 etcd_require
 
-# The shop in several processes: a binary per role.
+# The binaries of the shop in several processes.
 binaries_of_the_tests
-# Built before the clock of any test runs; the tests that start processes use this very binary.
+# Built first, so that no test's timeout includes the build; the tests that start processes use this very binary.
 cargo build --workspace --all-targets --locked
 
-# All that tests make is in here; others may enter, because servers have users of their own.
+# Everything that tests create is in this directory. Other users may enter it, because the servers run as users of their own.
 TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/banyan-tests.XXXXXX")
 export TMPDIR
 chmod 755 "$TMPDIR"
 
-# The servers of all tests, and those of single tests that were interrupted.
+# Stops the servers of all tests, and those of interrupted tests.
 stop_servers() {
   local home
   for home in "$TMPDIR"/banyan-postgres*; do [ ! -d "$home" ] || POSTGRES_HOME=$home POSTGRES_KEEP='' postgres_stop; done
@@ -48,7 +48,7 @@ stop_servers() {
 }
 trap stop_servers EXIT
 if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
-  # shellcheck disable=SC2119 # without a directory its data are thrown away
+  # shellcheck disable=SC2119 # without a directory its data is removed at the end
   postgres_start
 fi
 if [ -z "${BANYAN_TEST_RABBITMQ:-}" ]; then

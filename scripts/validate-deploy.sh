@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Whether Docker and Kubernetes would understand deploy/: YAML by yamllint, compose.yaml by the Compose specification, the manifests by the schemas
-# of Kubernetes, strictly; the kustomizations, too, where kubectl or kustomize is there. Nothing is contacted but the Python package registry, once.
+# Validates deploy/: YAML with yamllint, compose.yaml against the Compose specification, the manifests strictly against the schemas of Kubernetes, and
+# the kustomizations if kubectl or kustomize is installed. It uses no network except the Python package registry, once.
 #
 #   scripts/validate-deploy.sh                  deploy/
-#   scripts/validate-deploy.sh FILE...          these manifests alone
+#   scripts/validate-deploy.sh FILE...          only these manifests
 #
-# Needs Python 3.9 or newer; its tools go to target/validate-deploy. Exit codes: 0 all is well; 1 something is not, or a tool is missing.
+# Needs Python 3.9 or newer; its tools are installed into target/validate-deploy. Exit codes: 0 valid; 1 invalid, or a tool is missing.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -44,7 +44,7 @@ echo "yaml"
 echo "compose"
 "$tools/check-jsonschema" --color never --builtin-schema vendor.compose-spec compose.yaml
 echo "manifests"
-# What is no manifest by itself: lists of others, and patches.
+# All files but lists of manifests and patches, which are not manifests by themselves.
 find kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name sidecar.yaml ! -name users-signing-key.yaml -print0 |
   xargs -0 "$tools/kubernetes-validate" --strict --quiet
 if command -v kubectl >/dev/null; then build='kubectl kustomize'; elif command -v kustomize >/dev/null; then build='kustomize build'; else build=''; fi
@@ -52,15 +52,15 @@ if [ -n "$build" ]; then
   echo "kustomizations"
   built=$(mktemp -d "$home/built.XXXXXX")
   trap 'rm -rf "$built"' EXIT
-  # The third is the shop with what is switched off in the first.
+  # The third is the shop with the component that is commented out in the first.
   mkdir "$built/with-sidecar"
   printf 'resources:\n  - ../../../../deploy/kubernetes\ncomponents:\n  - ../../../../deploy/kubernetes/otel-collector\n' >"$built/with-sidecar/kustomization.yaml"
   $build kubernetes >"$built/shop.yaml"
-  $build kubernetes/example-ground >"$built/ground.yaml"
+  $build kubernetes/example-infrastructure >"$built/infrastructure.yaml"
   $build "$built/with-sidecar" >"$built/with-sidecar.yaml"
   grep -q 'SERVICE_NAME' "$built/with-sidecar.yaml"
   manifests "$built"/*.yaml
 else
-  echo "kustomizations: left out, there is no kubectl and no kustomize"
+  echo "kustomizations: skipped, neither kubectl nor kustomize is installed"
 fi
-echo "deploy/ is well-formed."
+echo "deploy/ is valid."

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds binaries that contain some of the shop, each into target/<profile>/placements/PART+PART/banyan. Sourced by scripts, or run by itself for those
-# that the tests start:
+# Builds binaries that contain some of the modules, each into target/<profile>/placements/PART+PART/banyan. Sourced by scripts; run by itself, it builds
+# the binaries that the tests start:
 #
 #   scripts/lib/binaries.sh
 
-# binary_features "PARTS": the features of a binary with these modules, of which `gateway` may be one.
+# binary_features "PARTS": prints the features of a binary with these parts: modules, and `gateway`.
 binary_features() {
   local features=${1// /,}
   case " $1 " in *" gateway "*) features="$features,docs-ui" ;; esac
-  # The gateway alone neither publishes events nor hears any.
+  # The gateway alone neither publishes nor consumes events.
   [ "$1" = gateway ] || features="$features,rabbitmq"
   echo "$features"
 }
@@ -23,23 +23,23 @@ binary_command() {
 # binary_at PROFILE "PARTS"
 binary_at() { echo "${CARGO_TARGET_DIR:-target}/$1/placements/${2// /+}/banyan"; }
 
-# binary_put PROFILE "PARTS": puts what was built last aside.
-binary_put() {
+# binary_store PROFILE "PARTS": stores the last build at its path.
+binary_store() {
   local binary
   binary=$(binary_at "$1" "$2")
   mkdir -p "$(dirname "$binary")"
-  # A copy, because the next build overwrites the file it comes from; beside it and then in its place, because the old one may still run.
+  # A copy, because the next build overwrites its source; moved into place afterwards, because the old one may still be running.
   cp "${CARGO_TARGET_DIR:-target}/$1/banyan" "$binary.new"
   mv -f "$binary.new" "$binary"
 }
 
-# binary_build "PARTS": quietly, for tests.
+# binary_build "PARTS": builds without output, for tests.
 binary_build() {
   $(binary_command debug "$1") --quiet
-  binary_put debug "$1"
+  binary_store debug "$1"
 }
 
-# Those of the stages in tests/src/harness/stage.rs.
+# The binaries of the stages in tests/src/harness/stage.rs.
 binaries_of_the_tests() {
   local module
   for module in users catalog inventory payments shipping orders notifications gateway; do

@@ -3,7 +3,7 @@
 # shellcheck source=scripts/lib/machine.sh
 source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
-# Finds the server, installs it where that is ours to do (root, Debian's packages), or says what to install.
+# Finds the server, installs it if possible (as root, with apt-get), or prints what to install.
 etcd_require() {
   command -v etcd >/dev/null && return
   install_package etcd etcd-server && command -v etcd >/dev/null && return
@@ -16,7 +16,7 @@ WHAT
   return 1
 }
 
-# etcd_start CLIENT_PORT PEER_PORT: starts it, waits until it answers, and sets ETCD_URL.
+# etcd_start CLIENT_PORT PEER_PORT: starts it, waits until it responds, and sets ETCD_URL.
 etcd_start() {
   ETCD_HOME=$(mktemp -d "${TMPDIR:-/tmp}/banyan-etcd.XXXXXX")
   ETCD_URL=http://127.0.0.1:$1

@@ -1,11 +1,11 @@
-# What scripts need of the machine they run on. Sourced, not run.
+# Installing packages and finding free ports. Sourced, not run.
 
-# install_package PROGRAM PACKAGE: installs one of Debian's packages where that is ours to do; 1 where it is not. No server is started.
+# install_package PROGRAM PACKAGE: installs a Debian package if this is root with apt-get, else returns 1. No server is started.
 install_package() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
   echo "$1 is not installed; installing Debian's package $2 (no server is started)."
   (
-    # A package would start a server of its own; this is how packages are told not to. A subshell's trap also runs when it is interrupted.
+    # A package would start its server; policy-rc.d prevents that. The trap of a subshell also runs when it is interrupted.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       trap 'rm -f "$policy"' EXIT
@@ -17,8 +17,8 @@ install_package() {
 
 is_taken() { (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# A port that nobody listens on, below those that the system gives to connections: one of them could take it while a server restarts. And below those
-# that the tests give to what they start (tests/src/harness/process.rs): they could have given it already to somebody who does not listen yet.
+# Prints a port that is not in use. It is below the ports that the system assigns to connections, which could take it while a server restarts, and below
+# those that the tests assign to their processes (tests/src/harness/process.rs), which may be assigned already although nobody listens yet.
 free_port() {
   local port=$((10000 + RANDOM % 6000))
   while is_taken "$port"; do port=$((10000 + RANDOM % 6000)); done

@@ -1,16 +1,16 @@
 # A private PostgreSQL in a directory of its own. Sourced by scripts, and run by tests that need a server of their own:
 #
-#   bash scripts/lib/postgres.sh boot DIRECTORY PORT    starts it there (again) and returns when it answers
-#   bash scripts/lib/postgres.sh kill DIRECTORY         stops it at once; the data stays
+#   bash scripts/lib/postgres.sh boot DIRECTORY PORT    starts it there (again) and returns when it responds
+#   bash scripts/lib/postgres.sh kill DIRECTORY         stops it at once; the data remains
 
 # shellcheck source=scripts/lib/machine.sh
 source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
-# Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
+# Finds the server's programs, installs them if possible (as root, with apt-get), or prints what to install.
 postgres_require() {
   POSTGRES_BIN=$(postgres_find) && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    # Without this the package would make a cluster of its own.
+    # Without this the package would create a cluster.
     mkdir -p /etc/postgresql-common && [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   fi
   install_package PostgreSQL postgresql && POSTGRES_BIN=$(postgres_find) && return
@@ -19,7 +19,7 @@ The tests need PostgreSQL 13 or newer (its programs, not a running server). Inst
   Debian, Ubuntu:  sudo apt-get install postgresql
   Fedora:          sudo dnf install postgresql-server
   macOS:           brew install postgresql@17
-or name a server of yours: BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres scripts/test.sh
+or select your own server: BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres scripts/test.sh
 WHAT
   return 1
 }
@@ -36,9 +36,9 @@ postgres_find() {
   return 1
 }
 
-# postgres_start [DIRECTORY]: starts it and exports BANYAN_TEST_POSTGRES. With a directory it keeps its data there and goes on with what is there;
-# without, postgres_stop throws them away. PostgreSQL refuses to run as root, so root hands it to the package's user.
-# shellcheck disable=SC2120 # some have no directory
+# postgres_start [DIRECTORY]: starts it and exports BANYAN_TEST_POSTGRES. With a directory, its data is kept there and used again; without one,
+# postgres_stop removes the data. PostgreSQL refuses to run as root, so root runs it as the package's user.
+# shellcheck disable=SC2120 # some callers pass no directory
 postgres_start() {
   POSTGRES_KEEP=${1:-}
   POSTGRES_HOME=${1:-$(mktemp -d "${TMPDIR:-/tmp}/banyan-postgres.XXXXXX")}
@@ -48,7 +48,7 @@ postgres_start() {
   export BANYAN_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"
 }
 
-# PORT: starts what is in POSTGRES_HOME, which may be nothing yet.
+# postgres_boot PORT: starts the server in POSTGRES_HOME, and creates its data first if there is no data yet.
 postgres_boot() {
   local port=$1
   mkdir -p "$POSTGRES_HOME"
@@ -76,7 +76,7 @@ postgres_stop() {
 
 postgres_as() {
   if [ "$(id -u)" = 0 ]; then
-    # From a directory its user may enter, which the caller's need not be.
+    # From /, because that user may be unable to enter the caller's directory.
     su postgres -s /bin/sh -c "cd / && $1"
   else
     sh -c "$1"

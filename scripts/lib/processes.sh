@@ -1,7 +1,7 @@
-# Builds, starts, watches and stops the processes of a shop, and what they stand on. Sourced by scripts/split.sh, not run.
+# Builds, starts, watches and stops the processes of a shop and their servers. Sourced by scripts/split.sh, not run.
 
 readonly READY_LIMIT_S=60
-# Longer than http.shutdown_timeout_ms, in which a process finishes what it accepted.
+# Longer than http.shutdown_timeout_ms, the time in which a process finishes what it accepted.
 readonly STOP_LIMIT_S=30
 PROCESS_PID=()
 
@@ -9,32 +9,32 @@ binary_of() { binary_at "$profile" "${GROUP_PARTS[$1]}"; }
 
 build_command() { binary_command "$profile" "${GROUP_PARTS[$1]}"; }
 
-# Built one after the other in the usual target directory.
+# Builds one after the other, in the usual target directory.
 build_groups() {
   local g
   for g in "${!GROUP_NAME[@]}"; do
     echo "Building ${GROUP_NAME[g]}: $(build_command "$g")"
     # In the background, because only then does a signal reach this script at once.
-    # shellcheck disable=SC2091 # the command's words are what is to be run
+    # shellcheck disable=SC2091 # the words of the command are the command to run
     $(build_command "$g") &
     building=$!
-    wait "$building" || fail "${GROUP_NAME[g]} does not build"
+    wait "$building" || fail "building ${GROUP_NAME[g]} failed"
     building=''
-    binary_put "$profile" "${GROUP_PARTS[g]}"
+    binary_store "$profile" "${GROUP_PARTS[g]}"
   done
 }
 
 require_binaries() {
   local g
   for g in "${!GROUP_NAME[@]}"; do
-    [ -x "$(binary_of "$g")" ] || fail "there is no $(binary_of "$g"); run once without --no-build"
+    [ -x "$(binary_of "$g")" ] || fail "$(binary_of "$g") does not exist; run once without --no-build"
   done
 }
 
-# --- what the processes stand on ---
+# --- the servers: PostgreSQL, RabbitMQ, etcd ---
 
-# One database, a schema and a login per module: the modules of a kept database can be grouped otherwise at the next start, without moving data.
-start_ground() {
+# One database with a schema and a login per module: with a kept database, the next run can group the modules differently, without moving data.
+start_servers() {
   local etcd_client etcd_peer found
   if [ -z "${BANYAN_TEST_POSTGRES:-}" ]; then
     if [ -n "$keep" ]; then
@@ -45,12 +45,12 @@ start_ground() {
     postgres_start ${keep:+"$keep/postgres"}
     database=shop
   else
-    [ -z "$keep" ] || fail "--keep is for the private PostgreSQL; BANYAN_TEST_POSTGRES names a server of yours"
+    [ -z "$keep" ] || fail "--keep is for the private PostgreSQL; BANYAN_TEST_POSTGRES selects your own server"
     POSTGRES_BIN=${POSTGRES_BIN:-$(postgres_find || true)}
     database=banyan_split_$$
   fi
   DATABASE_URL=${BANYAN_TEST_POSTGRES%/*}/$database
-  found=$(sql "select count(*) from pg_database where datname = '$database'") || fail "PostgreSQL does not answer at $BANYAN_TEST_POSTGRES"
+  found=$(sql "select count(*) from pg_database where datname = '$database'") || fail "PostgreSQL does not respond at $BANYAN_TEST_POSTGRES"
   if [ "$found" = 0 ]; then
     sql "create database \"$database\"" >/dev/null
   fi
@@ -70,22 +70,22 @@ sql() {
   PATH="${POSTGRES_BIN:+$POSTGRES_BIN:}$PATH" psql -XAtq -v ON_ERROR_STOP=1 "$BANYAN_TEST_POSTGRES" -c "$1"
 }
 
-# Only what start_ground has begun, also when it failed half-way.
-stop_ground() {
+# Stops only what start_servers has started, also if it failed half-way.
+stop_servers() {
   [ "${own_etcd:-0}" = 0 ] || etcd_stop
   [ "${own_rabbitmq:-0}" = 0 ] || rabbitmq_stop
   if [ "${own_postgres:-0}" = 1 ]; then
     postgres_stop
-    [ -z "$keep" ] || echo "The database is kept in $keep/postgres; go on with --keep $keep."
+    [ -z "$keep" ] || echo "The database is kept in $keep/postgres; use it again with --keep $keep."
   elif [ -n "$database" ]; then
     sql "drop database if exists \"$database\" with (force)" >/dev/null
-    # Logins belong to the whole server, and carry the database's name.
+    # Logins belong to the whole server; their names begin with the database's name.
     local role
     for role in $(sql "select rolname from pg_roles where rolname like '${database//_/\\_}\\_%'"); do sql "drop role \"$role\"" >/dev/null; done
   fi
 }
 
-# A certificate authority of this run alone, and a certificate per process.
+# Makes a certificate authority for this run alone, and a certificate per process.
 make_certificates() {
   scripts/dev-certs "$certificates" >"$state/certificates.log" || fail "scripts/dev-certs failed: $(cat "$state/certificates.log")"
 }
@@ -100,14 +100,14 @@ environment_of() {
   echo "BANYAN__PROFILE=demo"
   echo "BANYAN__HTTP__LISTEN=127.0.0.1:${PROCESS_HTTP[p]}"
   echo "BANYAN__DATA_DIR=$state/data-${PROCESS_NAME[p]}"
-  # A service believes the gateway who the client is.
+  # A service trusts the gateway's headers about the client's address.
   has_gateway "$p" || echo "BANYAN__HTTP__TRUSTED_PROXIES=127.0.0.1"
   [ "${PROCESS_ADMIN[p]}" = 0 ] || echo "BANYAN__ADMIN__LISTEN=127.0.0.1:${PROCESS_ADMIN[p]}"
   if [ "${PROCESS_RPC[p]}" != 0 ]; then
     echo "BANYAN__RPC__LISTEN=127.0.0.1:${PROCESS_RPC[p]}"
     echo "BANYAN__DATABASE__URL=$DATABASE_URL"
     echo "BANYAN__BUS__URL=$BANYAN_TEST_RABBITMQ"
-    # On a broker of yours another shop may have its events.
+    # Your own broker may carry the events of another shop.
     [ "${own_rabbitmq:-0}" = 1 ] || echo "BANYAN__BUS__EXCHANGE=banyan-split-$$"
   fi
   echo "BANYAN__DISCOVERY__KIND=$discovery"
@@ -127,10 +127,10 @@ environment_of() {
   fi
 }
 
-# The certificate of a process: its first module's, or the gateway's.
+# Prints the name of a process's certificate: that of its first module, or the gateway.
 certificate_of() { local first=${1%% *}; echo "${first:-gateway}"; }
 
-# Where a module answers: every instance of the group it is in.
+# Prints the endpoints of a module: those of every instance of its group.
 endpoints_of() {
   local q rpc='' http='' variable
   for q in "${!PROCESS_NAME[@]}"; do
@@ -156,7 +156,7 @@ start_process() {
 
 is_alive() { [ -n "${PROCESS_PID[$1]:-}" ] && kill -0 "${PROCESS_PID[$1]}" 2>/dev/null; }
 
-# Waits until a process says that it is ready; 1 if it ended, or did not in time.
+# Waits until a process is ready; returns 1 if it ended, or is not ready in time.
 await_ready() {
   local p=$1 until=$((SECONDS + READY_LIMIT_S)) listens
   listens=${PROCESS_HTTP[p]}
@@ -168,16 +168,16 @@ await_ready() {
   return 1
 }
 
-# last_words P: what it logged last, for whoever asks why it ended.
-last_words() { tail -n 15 "$state/${PROCESS_NAME[$1]}.log" | sed 's/^/    /'; }
+# log_tail P: prints the end of its log, to explain why it ended.
+log_tail() { tail -n 15 "$state/${PROCESS_NAME[$1]}.log" | sed 's/^/    /'; }
 
-# start_and_await P...: all at once, then waits for each.
+# start_and_await P...: starts all, then waits for each.
 start_and_await() {
   local p
   for p in "$@"; do start_process "$p"; done
   for p in "$@"; do
     if ! await_ready "$p"; then
-      { echo "${PROCESS_NAME[p]} did not become ready. The end of $state/${PROCESS_NAME[p]}.log:"; last_words "$p"; } >&2
+      { echo "${PROCESS_NAME[p]} did not become ready. The end of $state/${PROCESS_NAME[p]}.log:"; log_tail "$p"; } >&2
       exit 1
     fi
   done
@@ -193,7 +193,7 @@ start_services_then_gateway() {
   start_and_await "${gateways[@]}"
 }
 
-# stop_processes SIGNAL P...: all at once; those that have not ended in time are killed.
+# stop_processes SIGNAL P...: signals all; those that do not end in time are killed.
 stop_processes() {
   local signal=$1 p until=$((SECONDS + STOP_LIMIT_S)) alive=1
   shift
@@ -202,10 +202,10 @@ stop_processes() {
     alive=0
     for p in "$@"; do ! is_alive "$p" || alive=1; done
     [ "$alive" = 0 ] || sleep 0.1
-  done 2>/dev/null # bash would say "Killed", with a line of this file
+  done 2>/dev/null # bash would print "Killed", with a line of this file
   for p in "$@"; do
     if is_alive "$p"; then
-      echo "${PROCESS_NAME[p]} has not ended within $STOP_LIMIT_S s; killing it." >&2
+      echo "${PROCESS_NAME[p]} did not end within $STOP_LIMIT_S s and is killed." >&2
       kill -KILL "${PROCESS_PID[p]}" 2>/dev/null || true
     fi
     [ -z "${PROCESS_PID[p]:-}" ] || wait "${PROCESS_PID[p]}" 2>/dev/null || true
@@ -226,8 +226,8 @@ stop_all_processes() {
 
 # --- while they run ---
 
-# A process that ended unasked: says so once, and keeps the others.
-report_the_dead() {
+# Reports a process that ended by itself, once. The others continue.
+report_ended_processes() {
   local p code
   for p in "${!PROCESS_NAME[@]}"; do
     if [ -n "${PROCESS_PID[p]:-}" ] && ! is_alive "$p"; then
@@ -235,53 +235,53 @@ report_the_dead() {
       wait "${PROCESS_PID[p]}" 2>/dev/null || code=$?
       PROCESS_PID[p]=''
       rm -f "$state/${PROCESS_NAME[p]}.pid"
-      { echo "${PROCESS_NAME[p]} has ended by itself (exit code $code); the others go on. The end of its log:"; last_words "$p"
+      { echo "${PROCESS_NAME[p]} has ended by itself (exit code $code); the others continue. The end of its log:"; log_tail "$p"
         echo "Start it again: scripts/split.sh start ${PROCESS_NAME[p]}"; } >&2
     fi
   done
 }
 
-# serve_request VERB NAME ASKER: does what another terminal asked for, and leaves the answer where it waits for it.
+# serve_request VERB NAME REQUESTER: runs a command from another terminal, and writes the response to the file that it waits for.
 serve_request() {
-  local answer="$state/answer.$3" code=0 text
+  local response="$state/response.$3" code=0 text
   if [ "$1" = down ]; then
     ending=1
     return
   fi
-  # Not in a subshell: it starts processes that are to be ours.
-  act_on "$1" "$2" >"$answer.text" 2>&1 || code=$?
-  text=$(cat "$answer.text")
-  rm -f "$answer.text"
+  # Not in a subshell, so that the processes it starts are children of this script.
+  act_on "$1" "$2" >"$response.text" 2>&1 || code=$?
+  text=$(cat "$response.text")
+  rm -f "$response.text"
   [ "$1" = status ] || echo "$text"
-  printf '%s\n%s\n' "$code" "$text" >"$answer"
-  : >"$answer.done"
+  printf '%s\n%s\n' "$code" "$text" >"$response"
+  : >"$response.done"
 }
 
 act_on() {
   local p found=''
   if [ "$1" = status ]; then print_table; return; fi
   for p in "${!PROCESS_NAME[@]}"; do [ "${PROCESS_NAME[p]}" != "$2" ] || found=$p; done
-  if [ -z "$found" ]; then echo "there is no process $2; there are: ${PROCESS_NAME[*]}"; return 1; fi
+  if [ -z "$found" ]; then echo "no process is named $2; the processes are: ${PROCESS_NAME[*]}"; return 1; fi
   case "$1" in
     stop) stop_processes TERM "$found"; echo "$2 is stopped." ;;
     kill) stop_processes KILL "$found"; echo "$2 is killed." ;;
     start | restart)
       [ "$1" = start ] || stop_processes TERM "$found"
-      if is_alive "$found"; then echo "$2 runs already."; return; fi
+      if is_alive "$found"; then echo "$2 is already running."; return; fi
       start_process "$found"
-      if ! await_ready "$found"; then echo "$2 did not become ready. The end of its log:"; last_words "$found"; return 1; fi
+      if ! await_ready "$found"; then echo "$2 did not become ready. The end of its log:"; log_tail "$found"; return 1; fi
       echo "$2 is ready, with pid ${PROCESS_PID[found]}." ;;
     *) echo "unknown command $1"; return 2 ;;
   esac
 }
 
-# --- what is shown ---
+# --- output ---
 
 print_table() {
   local p gateway='' pid rpc
   for p in "${!PROCESS_NAME[@]}"; do ! has_gateway "$p" || gateway=${gateway:-http://127.0.0.1:${PROCESS_HTTP[p]}}; done
   echo
-  echo "The shop runs in ${#PROCESS_NAME[@]} processes; started $((SECONDS - began)) s ago."
+  echo "The shop is running in ${#PROCESS_NAME[@]} processes; started $((SECONDS - began)) s ago."
   echo "  API         $gateway/api/v1"
   echo "  docs        $gateway/docs"
   echo "  OpenAPI     $gateway/openapi.json"

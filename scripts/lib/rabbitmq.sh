@@ -1,16 +1,16 @@
 # A private RabbitMQ in a directory of its own. Sourced by scripts, and run by tests that need a broker of their own:
 #
-#   bash scripts/lib/rabbitmq.sh boot DIRECTORY PORT    starts it there (again) and returns when it answers
-#   bash scripts/lib/rabbitmq.sh kill DIRECTORY         kill -9; the data stays
-#   bash scripts/lib/rabbitmq.sh end DIRECTORY          the same, and its port mapper
+#   bash scripts/lib/rabbitmq.sh boot DIRECTORY PORT    starts it there (again) and returns when it responds
+#   bash scripts/lib/rabbitmq.sh kill DIRECTORY         kill -9; the data remains
+#   bash scripts/lib/rabbitmq.sh end DIRECTORY          kill -9, also of its port mapper
 #   bash scripts/lib/rabbitmq.sh ctl DIRECTORY COMMAND  rabbitmqctl
 #
-# Everything of it is in that directory: data, logs, its Erlang cookie, and the two ports and process ids that are its alone.
+# The directory contains everything: data, logs, the Erlang cookie, two ports and the process ids.
 
 # shellcheck source=scripts/lib/machine.sh
 source "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
-# Finds the server's programs, installs them where that is ours to do (root, Debian's packages), or says what to install.
+# Finds the server's programs, installs them if possible (as root, with apt-get), or prints what to install.
 rabbitmq_require() {
   RABBITMQ_BIN=$(rabbitmq_find) && return
   install_package RabbitMQ rabbitmq-server && RABBITMQ_BIN=$(rabbitmq_find) && return
@@ -19,15 +19,15 @@ The tests need RabbitMQ 3.10 or newer (its programs, not a running server). Inst
   Debian, Ubuntu:  sudo apt-get install rabbitmq-server
   Fedora:          sudo dnf install rabbitmq-server
   macOS:           brew install rabbitmq
-or name a server of yours: BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f scripts/test.sh
-(the tests that kill a broker need the programs all the same).
+or select your own server: BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f scripts/test.sh
+(the tests that kill a broker need the programs in any case).
 WHAT
   return 1
 }
 
 rabbitmq_find() {
   local directory
-  # Not /usr/sbin/rabbitmq-server: that wrapper insists on a user, changes the directory and drops the environment.
+  # Not /usr/sbin/rabbitmq-server: that wrapper requires a user, changes the directory and drops the environment.
   for directory in /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin /opt/homebrew/opt/rabbitmq/sbin /usr/local/opt/rabbitmq/sbin; do
     if [ -x "$directory/rabbitmq-server" ] && [ -x "$directory/rabbitmqctl" ]; then
       echo "$directory"
@@ -37,7 +37,7 @@ rabbitmq_find() {
   return 1
 }
 
-# Starts one and exports BANYAN_TEST_RABBITMQ.
+# Starts a broker and exports BANYAN_TEST_RABBITMQ.
 rabbitmq_start() {
   RABBITMQ_HOME=$(mktemp -d "${TMPDIR:-/tmp}/banyan-rabbitmq.XXXXXX")
   local port
@@ -51,20 +51,20 @@ rabbitmq_stop() {
   rm -rf "$RABBITMQ_HOME"
 }
 
-# DIRECTORY PORT: starts the broker on what is in the directory, which may be nothing yet.
+# rabbitmq_boot DIRECTORY PORT: starts the broker on the data in the directory, and configures it first if it does not exist yet.
 rabbitmq_boot() {
   local home=$1 port=$2 apart=''
   [ -e "$home/env.sh" ] || rabbitmq_configure "$home" "$port"
   rm -f "$home/pid"
   ! command -v setsid >/dev/null || apart=setsid
-  # Sessions of their own, where there is setsid, so that Ctrl-C in the terminal leaves stopping to whoever started them. Erlang would start its port mapper by itself, and
-  # nobody would know which process it is; the server writes its own pid.
+  # Sessions of their own, if setsid is installed, so that Ctrl-C in the terminal does not stop them; the script that started them does. Erlang would
+  # start its port mapper by itself, and its process id would be unknown; the server writes its own.
   if ! kill -0 "$(cat "$home/epmd.pid" 2>/dev/null)" 2>/dev/null; then
     rabbitmq_as "$home" "exec $apart sh -c 'echo \$\$ >\"$home/epmd.pid\"; exec epmd'" >/dev/null 2>&1 </dev/null &
   fi
   rabbitmq_as "$home" "exec $apart '$RABBITMQ_BIN/rabbitmq-server' >'$home/out.log' 2>&1" >/dev/null 2>&1 </dev/null &
   if ! rabbitmq_wait "$home" "$port"; then
-    echo "RabbitMQ did not start within 60 s; $home/out.log says:" >&2
+    echo "RabbitMQ did not start within 60 s; the end of $home/out.log:" >&2
     tail -n 30 "$home/out.log" >&2
     rabbitmq_end "$home"
     return 1
@@ -89,7 +89,7 @@ export HOME='$home' RABBITMQ_NODENAME=$node RABBITMQ_NODE_PORT=$port RABBITMQ_NO
 export RABBITMQ_MNESIA_BASE='$home/mnesia' RABBITMQ_LOG_BASE='$home/log' RABBITMQ_PID_FILE='$home/pid' RABBITMQ_CONFIG_FILE='$home/rabbitmq'
 export RABBITMQ_ENABLED_PLUGINS_FILE='$home/enabled_plugins' RABBITMQ_CONF_ENV_FILE=/dev/null
 export ERL_EPMD_PORT=$epmd ERL_EPMD_ADDRESS=127.0.0.1
-# One scheduler is enough for a test, and leaves the others to what is tested.
+# One scheduler is enough for a test, and leaves the other cores to the shop.
 export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 1:1 +sbwt none'
 ENV
   if [ "$(id -u)" = 0 ]; then
@@ -97,7 +97,7 @@ ENV
   fi
 }
 
-# Until it speaks AMQP: a port that is only open may belong to a broker that is still starting.
+# Waits until it speaks AMQP: an open port may belong to a broker that is still starting.
 rabbitmq_wait() {
   local home=$1 port=$2
   for _ in $(seq 600); do
@@ -109,7 +109,7 @@ rabbitmq_wait() {
   return 1
 }
 
-# DIRECTORY: kill -9, and wait until it is gone. The data stays.
+# rabbitmq_kill DIRECTORY: kill -9, and wait for its end. The data remains.
 rabbitmq_kill() {
   local pid
   pid=$(cat "$1/pid" 2>/dev/null) || return 0
@@ -118,7 +118,7 @@ rabbitmq_kill() {
   rm -f "$1/pid"
 }
 
-# DIRECTORY: the broker and its epmd.
+# rabbitmq_end DIRECTORY: kills the broker and its port mapper.
 rabbitmq_end() {
   rabbitmq_kill "$1"
   kill "$(cat "$1/epmd.pid" 2>/dev/null)" 2>/dev/null || true

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
 use banyan_core::{Call, Fault, PageRequest};
-use banyan_http::{Answer, Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
+use banyan_http::{
+    Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, StoredResponse,
+};
 use serde::Deserialize;
 use shared_kernel::{Role, Sku, Staff};
 use utoipa::IntoParams;
@@ -126,18 +128,16 @@ async fn add_product(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
-    let (db, call, new) = (service.db().clone(), staff.call().clone(), body.into_inner());
-    banyan_http::idempotent(&db, request, move |tx| {
-        let (service, call, new) = (service.clone(), call.clone(), new.clone());
-        async move {
-            let stored = service.add(&tx, &call, new).await?;
-            let location = format!("/api/v1/products/{}", stored.product.sku);
-            Ok(banyan_http::created(
-                &location,
-                Some(&banyan_http::etag(stored.version)),
-                &stored.product,
-            ))
-        }
+    let db = service.db().clone();
+    let context = (service, staff.call().clone(), body.into_inner());
+    banyan_http::idempotent(&db, request, context, |tx, (service, call, new)| async move {
+        let stored = service.add(&tx, &call, new).await?;
+        let location = format!("/api/v1/products/{}", stored.product.sku);
+        Ok(banyan_http::created(
+            &location,
+            Some(&banyan_http::etag(stored.version)),
+            &stored.product,
+        ))
     })
     .await
 }
@@ -182,7 +182,7 @@ async fn archive_product(
     service
         .change(staff.call(), &sku, ProductChange::archive(), expected)
         .await?;
-    Ok(Answer::no_content().into())
+    Ok(StoredResponse::no_content().into())
 }
 
 /// The version that `If-Match` was found to mean, which the change must still find; `None` without the header.

@@ -63,7 +63,7 @@ impl Shop {
     }
 
     async fn as_staff(&self, request: TestRequest, expected: u16) {
-        let reply = self.site.ask_as(Uuid::new_v4(), &[Role::Staff], request).await;
+        let reply = self.site.send_as(Uuid::new_v4(), &[Role::Staff], request).await;
         assert_eq!(reply.status, expected, "{}", reply.body);
     }
 

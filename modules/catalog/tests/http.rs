@@ -44,7 +44,7 @@ impl Shop {
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
+        self.site.send_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
     async fn add(&self, sku: &str, name: &str, description: &str, price: i64) {
@@ -55,7 +55,7 @@ impl Shop {
 
     /// The skus of a list, in its order.
     async fn skus(&self, query: &str) -> Vec<String> {
-        let reply = self.site.ask(get(&format!("/api/v1/products?{query}"))).await;
+        let reply = self.site.send(get(&format!("/api/v1/products?{query}"))).await;
         assert_eq!(reply.status, 200, "{query}: {}", reply.body);
         skus(&reply.json())
     }
@@ -90,7 +90,7 @@ async fn pages_lead_from_the_newest_to_the_rare_fig() {
         loop {
             let page = shop
                 .site
-                .ask(get(&format!("/api/v1/products?limit=50{cursor}")))
+                .send(get(&format!("/api/v1/products?limit=50{cursor}")))
                 .await
                 .json();
             seen.extend(skus(&page));
@@ -127,7 +127,7 @@ async fn products_made_in_the_same_moment_are_not_lost_between_pages() {
         for sku in ["a", "b", "c"] {
             shop.add(sku, sku, "", 1).await;
         }
-        let first = shop.site.ask(get("/api/v1/products?limit=2")).await.json();
+        let first = shop.site.send(get("/api/v1/products?limit=2")).await.json();
         assert_eq!(skus(&first), ["c", "b"]);
         let next = first["next_cursor"].as_str().unwrap();
         assert_eq!(shop.skus(&format!("limit=2&cursor={next}")).await, ["a"]);
@@ -187,7 +187,7 @@ async fn parameters_have_limits() {
             "q=",
             &long,
         ] {
-            let reply = shop.site.ask(get(&format!("/api/v1/products?{query}"))).await;
+            let reply = shop.site.send(get(&format!("/api/v1/products?{query}"))).await;
             assert_eq!(
                 (reply.status, reply.code().as_str()),
                 (400, "invalid_parameter"),
@@ -222,19 +222,19 @@ async fn a_product_is_added_once() {
         let taken = shop.as_staff(post("/api/v1/products").set_json(fig())).await;
         assert_eq!((taken.status, taken.code().as_str()), (409, "sku_taken"));
 
-        let shown = shop.site.ask(get("/api/v1/products/fig")).await;
+        let shown = shop.site.send(get("/api/v1/products/fig")).await;
         let mut expected = fig();
         expected["active"] = json!(true);
         assert_eq!((shown.json(), shown.header("etag")), (expected, "\"1\""));
         assert_eq!(
             shop.site
-                .ask(get("/api/v1/products/fig").insert_header(("If-None-Match", "\"1\"")))
+                .send(get("/api/v1/products/fig").insert_header(("If-None-Match", "\"1\"")))
                 .await
                 .status,
             304
         );
-        assert_eq!(shop.site.ask(get("/api/v1/products/unheard-of")).await.status, 404);
-        assert_eq!(shop.site.ask(get("/api/v1/products/No%20Sku")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/products/unheard-of")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/products/No%20Sku")).await.status, 404);
     })
     .await;
 }
@@ -348,7 +348,10 @@ async fn changes_at_the_same_time_all_count() {
             |number: i64| shop.as_staff(patch("/api/v1/products/fig", json!({ "price": euros(100 + number) })));
         let (a, b, c, d) = tokio::join!(change(1), change(2), change(3), change(4));
         assert!([a, b, c, d].iter().all(|reply| reply.status == 200));
-        assert_eq!(shop.site.ask(get("/api/v1/products/fig")).await.header("etag"), "\"5\"");
+        assert_eq!(
+            shop.site.send(get("/api/v1/products/fig")).await.header("etag"),
+            "\"5\""
+        );
     })
     .await;
 }
@@ -364,12 +367,15 @@ async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
             assert_eq!((reply.status, reply.body.as_str()), (204, ""));
         }
         assert!(shop.skus("").await.is_empty());
-        assert_eq!(shop.site.ask(get("/api/v1/products/fig")).await.json()["active"], false);
+        assert_eq!(
+            shop.site.send(get("/api/v1/products/fig")).await.json()["active"],
+            false
+        );
         let all = get("/api/v1/products?include_archived=true");
         assert_eq!(skus(&shop.as_staff(all).await.json()), ["fig"]);
         let customer = shop
             .site
-            .ask_as(
+            .send_as(
                 Uuid::new_v4(),
                 &[Role::Customer],
                 get("/api/v1/products?include_archived=true"),
@@ -401,12 +407,15 @@ async fn only_staff_keep_the_catalog() {
             || TestRequest::delete().uri("/api/v1/products/fig"),
         ];
         for request in requests {
-            assert_eq!(shop.site.ask(request()).await.status, 401);
+            assert_eq!(shop.site.send(request()).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
-                assert_eq!(shop.site.ask_as(Uuid::new_v4(), &[role], request()).await.status, 403);
+                assert_eq!(shop.site.send_as(Uuid::new_v4(), &[role], request()).await.status, 403);
             }
         }
-        assert_eq!(shop.site.ask(get("/api/v1/products/fig")).await.header("etag"), "\"1\"");
+        assert_eq!(
+            shop.site.send(get("/api/v1/products/fig")).await.header("etag"),
+            "\"1\""
+        );
     })
     .await;
 }

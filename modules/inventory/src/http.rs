@@ -163,15 +163,11 @@ async fn receive_stock(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
-    let (db, call, sku, Receipt { quantity, reason }) = (
-        service.db().clone(),
-        staff.call().clone(),
-        sku.into_inner(),
-        body.into_inner(),
-    );
-    banyan_http::idempotent(&db, request, move |tx| {
-        let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
-        async move { Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?)) }
+    let db = service.db().clone();
+    let context = (service, staff.call().clone(), sku.into_inner(), body.into_inner());
+    banyan_http::idempotent(&db, request, context, |tx, context| async move {
+        let (service, call, sku, Receipt { quantity, reason }) = context;
+        Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?))
     })
     .await
 }
@@ -196,19 +192,20 @@ async fn adjust_stock(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
-    let (db, call, sku) = (service.db().clone(), staff.call().clone(), sku.into_inner());
+    let db = service.db().clone();
     let Adjustment {
         quantity: Difference(difference),
         reason,
     } = body.into_inner();
-    banyan_http::idempotent(&db, request, move |tx| {
-        let (service, call, sku, reason) = (service.clone(), call.clone(), sku.clone(), reason.clone());
-        async move { Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?)) }
+    let context = (service, staff.call().clone(), sku.into_inner(), reason);
+    banyan_http::idempotent(&db, request, context, move |tx, context| async move {
+        let (service, call, sku, reason) = context;
+        Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?))
     })
     .await
 }
 
-fn new_level(item: &StockItem) -> banyan_http::Answer {
+fn new_level(item: &StockItem) -> banyan_http::StoredResponse {
     banyan_http::created(
         &format!("/api/v1/stock/{}", item.sku),
         Some(&banyan_http::etag(item.version)),

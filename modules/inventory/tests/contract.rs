@@ -32,7 +32,7 @@ async fn stocked(db: Db) -> Arc<dyn Inventory> {
     for (sku, quantity) in [("tea-01", 10), ("tea-02", 5)] {
         let request = post(&format!("/api/v1/stock/{sku}/receipts")).insert_header(("Idempotency-Key", id()));
         let reply = site
-            .ask_as(
+            .send_as(
                 Uuid::new_v4(),
                 &[Role::Staff],
                 request.set_json(json!({ "quantity": quantity })),

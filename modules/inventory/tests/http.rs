@@ -33,7 +33,7 @@ impl House {
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
+        self.site.send_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
     async fn book(&self, path: &str, body: Value) -> Reply {
@@ -73,7 +73,7 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
     on_both(inventory::SCHEMA, |db| async move {
         let house = House::open(db).await;
         let path = "/api/v1/stock/rare-fig";
-        assert_eq!(house.site.ask(get(path)).await.status, 404);
+        assert_eq!(house.site.send(get(path)).await.status, 404);
         let booked = house
             .book(
                 &format!("{path}/receipts"),
@@ -82,7 +82,7 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
             .await;
         assert_eq!((booked.status, booked.header("location")), (201, path));
         house.reserve("rare-fig", 2).await;
-        let shown = house.site.ask(get(path)).await;
+        let shown = house.site.send(get(path)).await;
         assert_eq!(
             shown.json(),
             json!({ "sku": "rare-fig", "on_hand": 3, "reserved": 2, "available": 1 })
@@ -91,12 +91,12 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
         assert_eq!(
             house
                 .site
-                .ask(get(path).insert_header(("If-None-Match", etag)))
+                .send(get(path).insert_header(("If-None-Match", etag)))
                 .await
                 .status,
             304
         );
-        assert_eq!(house.site.ask(get("/api/v1/stock/Rare_Fig")).await.status, 404);
+        assert_eq!(house.site.send(get("/api/v1/stock/Rare_Fig")).await.status, 404);
     })
     .await;
 }
@@ -108,12 +108,12 @@ async fn receipts_are_for_staff_and_need_a_key() {
         for action in ["receipts", "adjustments"] {
             let path = format!("/api/v1/stock/tea-01/{action}");
             let body = json!({ "quantity": 1 });
-            assert_eq!(house.site.ask(keyed(&path).set_json(&body)).await.status, 401);
+            assert_eq!(house.site.send(keyed(&path).set_json(&body)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
                 assert_eq!(
                     house
                         .site
-                        .ask_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
+                        .send_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
                         .await
                         .status,
                     403
@@ -125,7 +125,7 @@ async fn receipts_are_for_staff_and_need_a_key() {
                 (400, "idempotency_key_required")
             );
         }
-        assert_eq!(house.site.ask(get("/api/v1/stock/tea-01")).await.status, 404);
+        assert_eq!(house.site.send(get("/api/v1/stock/tea-01")).await.status, 404);
     })
     .await;
 }
@@ -150,7 +150,7 @@ async fn a_receipt_sent_twice_is_booked_once() {
         );
         let other = house.as_staff(request(6)).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-        assert_eq!(house.site.ask(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
+        assert_eq!(house.site.send(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
     })
     .await;
 }

@@ -18,7 +18,7 @@ async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
         let (ada, bob) = (Uuid::new_v4(), Uuid::new_v4());
         module.welcome(ada).await;
         let queued = site
-            .ask_as(ada, &[Role::Customer], get("/api/v1/notifications"))
+            .send_as(ada, &[Role::Customer], get("/api/v1/notifications"))
             .await
             .json();
         assert_eq!(
@@ -29,7 +29,7 @@ async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
         module.all_become(ada, "captured").await;
 
         let shown = site
-            .ask_as(ada, &[Role::Customer], get("/api/v1/notifications"))
+            .send_as(ada, &[Role::Customer], get("/api/v1/notifications"))
             .await
             .json();
         let item = &shown["items"][0];
@@ -47,13 +47,13 @@ async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
         );
         assert!(item["body"].as_str().unwrap().contains("Hello Ada"));
         for role in [Role::Customer, Role::Staff, Role::Ops] {
-            let reply = site.ask_as(bob, &[role], get("/api/v1/notifications")).await;
+            let reply = site.send_as(bob, &[role], get("/api/v1/notifications")).await;
             assert_eq!(
                 (reply.status, reply.json()["items"].as_array().unwrap().len()),
                 (200, 0)
             );
         }
-        assert_eq!(site.ask(get("/api/v1/notifications")).await.status, 401);
+        assert_eq!(site.send(get("/api/v1/notifications")).await.status, 401);
         module.stop().await;
     })
     .await;
@@ -76,7 +76,7 @@ async fn the_list_is_newest_first_page_by_page() {
         }
         let (mut seen, mut path) = (Vec::new(), "/api/v1/notifications?limit=2".to_owned());
         loop {
-            let page = site.ask_as(ada, &[Role::Customer], get(&path)).await.json();
+            let page = site.send_as(ada, &[Role::Customer], get(&path)).await.json();
             let bodies = page["items"]
                 .as_array()
                 .unwrap()
@@ -100,7 +100,7 @@ async fn the_list_is_newest_first_page_by_page() {
         );
         for bad in ["limit=0", "limit=101", "limit=x", "cursor=YWJj", "user_id=7"] {
             let reply = site
-                .ask_as(ada, &[Role::Customer], get(&format!("/api/v1/notifications?{bad}")))
+                .send_as(ada, &[Role::Customer], get(&format!("/api/v1/notifications?{bad}")))
                 .await;
             assert_eq!(
                 (reply.status, reply.code().as_str()),

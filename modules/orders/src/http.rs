@@ -16,7 +16,7 @@ use actix_web::{
     web::Data,
 };
 use banyan_core::{Call, Fault};
-use banyan_http::{Answer, Answered, Prefer, Problem, Routes, Stopping};
+use banyan_http::{KeyedResponse, Prefer, Problem, Routes, Stopping, StoredResponse};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ pub fn routes(service: Arc<Service>, views: Views) -> Routes {
 }
 
 /// The 201 of a placed order.
-fn placed(order: &OrderView) -> Answer {
+fn placed(order: &OrderView) -> StoredResponse {
     banyan_http::created(
         &format!("/api/v1/orders/{}", order.id),
         Some(&banyan_http::etag(order.version)),
@@ -53,11 +53,11 @@ fn placed(order: &OrderView) -> Answer {
     )
 }
 
-/// Gives the stored answer, byte for byte; or, if the client would rather wait, the order as it is once `is_outcome` holds. A replay waits again.
-async fn answer_or_wait(
+/// Returns the stored response byte for byte or, if the client prefers to wait, the order as it is once `is_outcome` holds. A replay waits again.
+async fn respond_or_wait(
     service: &Service,
     call: &Call,
-    answered: Answered,
+    keyed: KeyedResponse,
     prefer: Prefer,
     stopping: &Stopping,
     is_outcome: fn(&OrderView) -> bool,
@@ -66,30 +66,34 @@ async fn answer_or_wait(
     struct Named {
         id: Uuid,
     }
-    let status = StatusCode::from_u16(answered.answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(keyed.response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let (Some(wait), Some((name, value))) = (prefer.wait, prefer.applied()) else {
-        return Ok(answered.into());
+        return Ok(keyed.into());
     };
     if !status.is_success() {
-        return Ok(answered.into());
+        return Ok(keyed.into());
     }
-    let Named { id } = serde_json::from_str(&answered.answer.body)
-        .map_err(|error| Fault::internal("unreadable_answer", format!("a stored answer names no order: {error}")))?;
+    let Named { id } = serde_json::from_str(&keyed.response.body).map_err(|error| {
+        Fault::internal(
+            "unreadable_answer",
+            format!("a stored response names no order: {error}"),
+        )
+    })?;
     // One who has too many waiting already is answered at once, and not told that the preference was applied (RFC 7240, section 2).
     let Ok(_seat) = service.waits.take_seat(crate::service::user_of(call)?) else {
-        return Ok(answered.into());
+        return Ok(keyed.into());
     };
     let order = service.wait_for(call, id, wait, stopping, is_outcome).await?;
-    let mut answer = Answer::json(status, &order).with_etag(&banyan_http::etag(order.version));
-    if let Some(location) = answered.answer.header(LOCATION.as_str()) {
-        answer = answer.with_header(LOCATION, location);
+    let mut response = StoredResponse::json(status, &order).with_etag(&banyan_http::etag(order.version));
+    if let Some(location) = keyed.response.header(LOCATION.as_str()) {
+        response = response.with_header(LOCATION, location);
     }
     if let Ok(name) = HeaderName::try_from(name) {
-        answer = answer.with_header(name, &value);
+        response = response.with_header(name, &value);
     }
-    Ok(Answered {
-        answer,
-        replayed: answered.replayed,
+    Ok(KeyedResponse {
+        response,
+        replayed: keyed.replayed,
     }
     .into())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::{Call, Fault, Timestamp};
 use banyan_http::{
-    Answer, Answered, Body, HasRole, KeyedRequest, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody,
+    Body, HasRole, KeyedRequest, KeyedResponse, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody,
     RequiredKey, Routes,
 };
 use serde::{Deserialize, Serialize};
@@ -177,10 +177,10 @@ async fn refund_payment(
         id.into_inner(),
         body.into_inner(),
     ));
-    let answered = refunding
+    let response = refunding
         .await
         .map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
-    Ok(answered?.into())
+    Ok(response?.into())
 }
 
 /// The ids of refunds are made from their requests' callers and keys within this namespace.
@@ -192,7 +192,7 @@ async fn refund_once(
     request: KeyedRequest,
     id: Uuid,
     refund: NewRefund,
-) -> Result<Answered, Problem> {
+) -> Result<KeyedResponse, Problem> {
     let NewRefund { amount, reason } = refund;
     let wanted = amount.map(|RefundAmount { amount, currency }| Money { amount, currency });
     // The work outlives one transaction: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
@@ -209,15 +209,11 @@ async fn refund_once(
         // Not to be remembered: the key belongs to the request that came first.
         return Err(banyan_http::key_reused(fault.clone()).into());
     }
-    let answer = refunded.map(|command| {
+    let result = refunded.map(|command| {
         let body = RefundBody::from(&command);
         banyan_http::created(&format!("/api/v1/payments/{id}/refunds/{}", body.id), None, &body)
     });
-    banyan_http::answer_once(&service.db, request, move |_| {
-        let answer: Result<Answer, Fault> = answer.clone();
-        async move { answer }
-    })
-    .await
+    banyan_http::respond_once(&service.db, request, result, |_, result| async move { result }).await
 }
 
 /// The refunds of a payment, newest first.

@@ -31,7 +31,7 @@ impl Desk {
     }
 
     async fn as_staff(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
+        self.site.send_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
     async fn refund(&self, payment: &str, key: &str, body: Value) -> Reply {
@@ -50,7 +50,7 @@ async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
         let payment = order.payment(&desk.shop).await.id;
         let path = format!("/api/v1/payments/{payment}");
         let customer = [Role::Customer];
-        let shown = desk.site.ask_as(order.user, &customer, get(&path)).await;
+        let shown = desk.site.send_as(order.user, &customer, get(&path)).await;
         assert_eq!(shown.status, 200, "{}", shown.body);
         let mut body = shown.json();
         body.as_object_mut()
@@ -62,12 +62,12 @@ async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
             "captured": euros(10_000), "refunded": euros(0) });
         assert_eq!(body, expected);
         let cached = get(&path).insert_header(("If-None-Match", shown.header("etag")));
-        assert_eq!(desk.site.ask_as(order.user, &customer, cached).await.status, 304);
+        assert_eq!(desk.site.send_as(order.user, &customer, cached).await.status, 304);
 
         assert_eq!(desk.as_staff(get(&path)).await.status, 200);
-        let strangers = desk.site.ask_as(Uuid::new_v4(), &customer, get(&path)).await;
+        let strangers = desk.site.send_as(Uuid::new_v4(), &customer, get(&path)).await;
         assert_eq!((strangers.status, strangers.code().as_str()), (404, "not_found"));
-        assert_eq!(desk.site.ask(get(&path)).await.status, 401);
+        assert_eq!(desk.site.send(get(&path)).await.status, 401);
         assert_eq!(desk.as_staff(get("/api/v1/payments/not-an-id")).await.status, 404);
     })
     .await;
@@ -87,7 +87,7 @@ async fn a_list_holds_what_its_reader_may_see_newest_first() {
         };
         let own = desk
             .site
-            .ask_as(one.user, &[Role::Customer], get("/api/v1/payments"))
+            .send_as(one.user, &[Role::Customer], get("/api/v1/payments"))
             .await;
         assert_eq!(ids(&own), [one.id.to_string()]);
         assert_eq!(
@@ -98,7 +98,7 @@ async fn a_list_holds_what_its_reader_may_see_newest_first() {
         assert_eq!(ids(&desk.as_staff(filtered).await), [one.id.to_string()]);
         let somebody_elses = get(&format!("/api/v1/payments?order_id={}", two.id));
         assert_eq!(
-            ids(&desk.site.ask_as(one.user, &[Role::Customer], somebody_elses).await),
+            ids(&desk.site.send_as(one.user, &[Role::Customer], somebody_elses).await),
             Vec::<String>::new()
         );
 
@@ -152,7 +152,7 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
         assert_eq!(order.payment(&desk.shop).await.status, "refunded");
         let listed = desk
             .site
-            .ask_as(
+            .send_as(
                 order.user,
                 &[Role::Customer],
                 get(&format!("/api/v1/payments/{payment}/refunds")),
@@ -207,7 +207,7 @@ async fn a_refund_that_cannot_be_says_why_and_says_so_again() {
         let keyless = desk.as_staff(post(&path).set_json(json!({ "reason": "r" }))).await;
         assert_eq!((keyless.status, keyless.code().as_str()), (400, "idempotency_key_required"));
         let by_owner = post(&path).insert_header(("Idempotency-Key", "k")).set_json(json!({ "reason": "r" }));
-        assert_eq!(desk.site.ask_as(order.user, &[Role::Customer], by_owner).await.status, 403);
+        assert_eq!(desk.site.send_as(order.user, &[Role::Customer], by_owner).await.status, 403);
         assert_eq!(desk.refund(&Uuid::new_v4().to_string(), "k", json!({ "reason": "r" })).await.status, 404);
         assert_eq!(order.payment(&desk.shop).await.status, "captured");
     })
@@ -362,17 +362,17 @@ async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
             (signed(SECRET, "{}", 0), 400),
             (signed(SECRET, &event, 0).uri("/api/v1/payments/webhooks/stripe"), 404),
         ] {
-            let reply = desk.site.ask(request).await;
+            let reply = desk.site.send(request).await;
             assert_eq!(reply.status, status, "{}", reply.body);
         }
         assert_eq!(order.payment(&desk.shop).await.status, "capturing");
         for _ in 0..2 {
-            assert_eq!(desk.site.ask(signed(SECRET, &event, 0)).await.status, 200);
+            assert_eq!(desk.site.send(signed(SECRET, &event, 0)).await.status, 200);
             assert_eq!(order.payment(&desk.shop).await.status, "captured");
         }
         assert_eq!(told(&desk.shop.db).await.len(), 2, "told twice, heard once");
         let unknown = json!({ "id": Uuid::new_v4(), "reference": Uuid::new_v4(), "answer": { "accepted": { "id": "x" } } }).to_string();
-        assert_eq!(desk.site.ask(signed(SECRET, &unknown, 0)).await.status, 200);
+        assert_eq!(desk.site.send(signed(SECRET, &unknown, 0)).await.status, 200);
         let found = desk.shop.offers.books.compare().await.unwrap();
         assert!(found.quiet && !found.agrees(), "the provider's books know nothing of this capture: {found:?}");
     })

@@ -103,14 +103,12 @@ async fn dispatch_shipment(
         tracking_number,
         carrier,
     } = body.0.unwrap_or_default();
-    let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    banyan_http::idempotent(&db, key.keyed(), move |tx| {
-        let (service, call, number, carrier) =
-            (service.clone(), call.clone(), tracking_number.clone(), carrier.clone());
-        async move {
-            let shipment = service.dispatch(&tx, &call, id, number, carrier).await?;
-            Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
-        }
+    let (db, id) = (service.db().clone(), *id);
+    let context = (service, staff.call().clone(), tracking_number, carrier);
+    banyan_http::idempotent(&db, key.keyed(), context, move |tx, context| async move {
+        let (service, call, tracking_number, carrier) = context;
+        let shipment = service.dispatch(&tx, &call, id, tracking_number, carrier).await?;
+        Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
     })
     .await
 }
@@ -129,13 +127,10 @@ async fn deliver_shipment(
     key: OptionalKey,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let (db, call, id) = (service.db().clone(), staff.call().clone(), *id);
-    banyan_http::idempotent(&db, key.keyed(), move |tx| {
-        let (service, call) = (service.clone(), call.clone());
-        async move {
-            let shipment = service.deliver(&tx, &call, id).await?;
-            Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
-        }
+    let (db, context) = (service.db().clone(), (service, staff.call().clone(), *id));
+    banyan_http::idempotent(&db, key.keyed(), context, |tx, (service, call, id)| async move {
+        let shipment = service.deliver(&tx, &call, id).await?;
+        Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
     })
     .await
 }

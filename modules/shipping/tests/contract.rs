@@ -114,7 +114,7 @@ async fn dispatch(offers: &Offers, order: &str) {
         .unwrap();
     let path = format!("/api/v1/shipments/{}/dispatch", found.shipment.unwrap().id);
     let reply = Site::of(offers.routes.clone())
-        .ask_as(Uuid::new_v4(), &[Role::Staff], post(&path))
+        .send_as(Uuid::new_v4(), &[Role::Staff], post(&path))
         .await;
     assert_eq!(reply.status, 200, "{}", reply.body);
 }
@@ -334,7 +334,7 @@ async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
             let (shipping, call) = (offers.contract.clone(), saga());
             let cancelling =
                 tokio::spawn(async move { shipping.cancel_shipment(&call, cancel(&order)).await.unwrap() });
-            let reply = site.ask_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
+            let reply = site.send_as(Uuid::new_v4(), &[Role::Staff], post(&path)).await;
             let cancelled = was_cancelled(&cancelling.await.unwrap());
             assert!([200, 409].contains(&reply.status), "{}", reply.body);
             assert_ne!(reply.status == 200, cancelled);

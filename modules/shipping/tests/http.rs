@@ -59,12 +59,12 @@ impl Shop {
     }
 
     async fn as_staff(&self, request: banyan_http_testing::TestRequest) -> Reply {
-        self.site.ask_as(Uuid::from_u128(9), &[Role::Staff], request).await
+        self.site.send_as(Uuid::from_u128(9), &[Role::Staff], request).await
     }
 
     async fn show(&self) -> Value {
         self.site
-            .ask_as(self.ada, &[Role::Customer], get(&self.path("")))
+            .send_as(self.ada, &[Role::Customer], get(&self.path("")))
             .await
             .json()
     }
@@ -235,24 +235,24 @@ async fn each_sees_their_own_and_only_staff_moves_anything() {
         let shop = Shop::open(db).await;
         shop.make_ready().await;
         let path = shop.path("");
-        assert_eq!(shop.site.ask(get(&path)).await.status, 401);
+        assert_eq!(shop.site.send(get(&path)).await.status, 401);
         let other = Uuid::new_v4();
-        let theirs = shop.site.ask_as(other, &[Role::Customer], get(&path)).await;
+        let theirs = shop.site.send_as(other, &[Role::Customer], get(&path)).await;
         let missing = shop
             .site
-            .ask_as(other, &[Role::Customer], get(&format!("/api/v1/shipments/{other}")))
+            .send_as(other, &[Role::Customer], get(&format!("/api/v1/shipments/{other}")))
             .await;
         assert_eq!((theirs.status, missing.status), (404, 404));
         assert_eq!(theirs.json()["detail"], missing.json()["detail"]);
         assert_eq!(
             shop.site
-                .ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments/nonsense"))
+                .send_as(shop.ada, &[Role::Customer], get("/api/v1/shipments/nonsense"))
                 .await
                 .status,
             404
         );
         assert_eq!(
-            shop.site.ask_as(shop.ada, &[Role::Customer], get(&path)).await.status,
+            shop.site.send_as(shop.ada, &[Role::Customer], get(&path)).await.status,
             200
         );
         assert_eq!(shop.as_staff(get(&path)).await.status, 200);
@@ -260,14 +260,14 @@ async fn each_sees_their_own_and_only_staff_moves_anything() {
             |path: &str| post(&format!("{path}/dispatch")),
             |path: &str| post(&format!("{path}/deliver")),
         ] {
-            assert_eq!(shop.site.ask(request(&path)).await.status, 401);
+            assert_eq!(shop.site.send(request(&path)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
-                assert_eq!(shop.site.ask_as(shop.ada, &[role], request(&path)).await.status, 403);
+                assert_eq!(shop.site.send_as(shop.ada, &[role], request(&path)).await.status, 403);
             }
         }
         assert_eq!(
             shop.site
-                .ask_as(shop.ada, &[Role::Customer], get("/api/v1/shipments"))
+                .send_as(shop.ada, &[Role::Customer], get("/api/v1/shipments"))
                 .await
                 .status,
             403

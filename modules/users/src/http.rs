@@ -9,7 +9,7 @@ use actix_web::{
     web::Data,
 };
 use banyan_http::{
-    Answer, Anyone, Body, HasRole, Listed, LoggedIn, Ops, PageQuery, Path, Problem, Query, Routes, Token,
+    Anyone, Body, HasRole, Listed, LoggedIn, Ops, PageQuery, Path, Problem, Query, Routes, StoredResponse, Token,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ struct KeySet {
     security((), ("bearer" = []))
 )]
 #[post("/users")]
-async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Service>) -> Result<Answer, Problem> {
+async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Service>) -> Result<StoredResponse, Problem> {
     let user = service.register(anyone.call(), body.into_inner()).await?;
     Ok(banyan_http::created(
         &format!("/api/v1/users/{}", user.id),
@@ -132,11 +132,16 @@ async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Servic
 )]
 // Here and at the refresh nobody looks at a token: clients come here just because theirs has expired, and many send it along.
 #[post("/sessions")]
-async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Service>) -> Result<Answer, Problem> {
+async fn log_in(
+    request: HttpRequest,
+    body: Body<Credentials>,
+    service: Data<Service>,
+) -> Result<StoredResponse, Problem> {
     let tokens = service
         .log_in(&body.email, &body.password, &banyan_http::client_address(&request))
         .await?;
-    Ok(uncached(Answer::json(StatusCode::CREATED, &tokens)).with_header(header::LOCATION, "/api/v1/sessions/current"))
+    Ok(uncached(StoredResponse::json(StatusCode::CREATED, &tokens))
+        .with_header(header::LOCATION, "/api/v1/sessions/current"))
 }
 
 /// Refresh a session
@@ -152,7 +157,7 @@ async fn log_in(request: HttpRequest, body: Body<Credentials>, service: Data<Ser
     )
 )]
 #[post("/sessions/refresh")]
-async fn refresh_session(body: Body<RefreshRequest>, service: Data<Service>) -> Result<Answer, Problem> {
+async fn refresh_session(body: Body<RefreshRequest>, service: Data<Service>) -> Result<StoredResponse, Problem> {
     let tokens = service.refresh(&body.refresh_token).await?;
     Ok(uncached(banyan_http::ok(&tokens)))
 }
@@ -167,11 +172,11 @@ async fn refresh_session(body: Body<RefreshRequest>, service: Data<Service>) -> 
     security(("bearer" = []))
 )]
 #[delete("/sessions/current")]
-async fn log_out(token: Token, service: Data<Service>) -> Result<Answer, Problem> {
+async fn log_out(token: Token, service: Data<Service>) -> Result<StoredResponse, Problem> {
     if let Some(session_id) = token.0.sid {
         service.log_out(session_id).await?;
     }
-    Ok(Answer::no_content())
+    Ok(StoredResponse::no_content())
 }
 
 /// Show my profile
@@ -232,7 +237,7 @@ async fn list_users(
     filter: Query<UserFilter>,
     page: Query<PageQuery>,
     service: Data<Service>,
-) -> Result<Answer, Problem> {
+) -> Result<StoredResponse, Problem> {
     let users = service.list(&page.request(), filter.email.as_deref()).await?;
     Ok(banyan_http::ok(&Listed::from(users)))
 }
@@ -278,7 +283,7 @@ async fn change_roles(
     id: Path<Uuid>,
     body: Body<RolesChange>,
     service: Data<Service>,
-) -> Result<Answer, Problem> {
+) -> Result<StoredResponse, Problem> {
     let user = service
         .change_roles(operator.call(), *id, body.into_inner().roles)
         .await?;
@@ -290,7 +295,7 @@ async fn change_roles(
 /// The public keys, as a JWK Set. The first one signs; the others are still believed.
 #[utoipa::path(tag = "sessions", operation_id = "show_keys", responses((status = 200, description = "The keys", body = KeySet)))]
 #[get("/.well-known/jwks.json")]
-async fn show_keys(service: Data<Service>) -> Answer {
+async fn show_keys(service: Data<Service>) -> StoredResponse {
     banyan_http::ok(&KeySet {
         keys: service.jwks().to_vec(),
     })
@@ -308,6 +313,6 @@ fn seen_version(request: &HttpRequest, user: &User) -> Result<Option<i64>, Probl
 }
 
 /// Tokens are nobody's to keep but the client's (RFC 6749, section 5.1).
-fn uncached(answer: Answer) -> Answer {
+fn uncached(answer: StoredResponse) -> StoredResponse {
     answer.with_header(header::CACHE_CONTROL, "no-store")
 }

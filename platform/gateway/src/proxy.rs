@@ -16,7 +16,7 @@ use actix_web::{
 };
 use anyhow::{Context, anyhow, ensure};
 use banyan_core::{Fault, FaultKind};
-use banyan_http::{AnsweredAs, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
+use banyan_http::{RouteTemplate, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyDataStream, BodyExt, Limited};
@@ -157,7 +157,7 @@ impl Proxy {
     ) -> Result<HttpResponse, Problem> {
         request
             .extensions_mut()
-            .insert(AnsweredAs(found.operation.template.clone()));
+            .insert(RouteTemplate(found.operation.template.clone()));
         let wait = Prefer::extract(&request)
             .await
             .unwrap_or_default()

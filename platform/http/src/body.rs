@@ -52,10 +52,7 @@ pub struct RawBody(pub Bytes);
 
 /// Left with the request by whoever read the body, for the idempotency key's fingerprint.
 #[derive(Clone)]
-#[cfg_attr(
-    not(feature = "idempotency"),
-    allow(dead_code, reason = "idempotency alone reads it")
-)]
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "idempotency alone reads it"))]
 pub(crate) struct BodyBytes(pub Bytes);
 
 impl<T: DeserializeOwned + ToSchema + 'static> FromRequest for Body<T> {

@@ -16,7 +16,7 @@ use utoipa::{
     openapi::path::{Parameter, ParameterIn},
 };
 
-use crate::{Answer, openapi::header_parameter};
+use crate::{StoredResponse, openapi::header_parameter};
 
 /// A strong entity tag of a version: `"7"`. `version` must be visible ASCII without a quote, as numbers and hashes are.
 pub fn etag(version: impl Display) -> String {
@@ -34,7 +34,7 @@ pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) ->
             .insert_header((header::ETAG, etag))
             .finish();
     }
-    let mut response = Answer::json(actix_web::http::StatusCode::OK, body)
+    let mut response = StoredResponse::json(actix_web::http::StatusCode::OK, body)
         .with_etag(etag)
         .into_response();
     response

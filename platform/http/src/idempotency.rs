@@ -26,7 +26,7 @@ use utoipa::{
     },
 };
 
-use crate::{Answer, Problem, auth, body::BodyBytes, problem::Occurrence, request};
+use crate::{Problem, StoredResponse, auth, body::BodyBytes, problem::Occurrence, request};
 
 /// How long the second of two equal requests waits for the first.
 const TWIN_WAIT: Duration = Duration::from_secs(2);
@@ -183,17 +183,17 @@ impl FromRequest for OptionalKey {
     }
 }
 
-/// An answer, and whether it is the one given before.
+/// The response to a [`KeyedRequest`], and whether it was stored by an earlier request with the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answered {
-    pub answer: Answer,
+pub struct KeyedResponse {
+    pub response: StoredResponse,
     pub replayed: bool,
 }
 
-impl From<Answered> for HttpResponse {
-    fn from(answered: Answered) -> Self {
-        let mut response = answered.answer.into_response();
-        if answered.replayed {
+impl From<KeyedResponse> for HttpResponse {
+    fn from(keyed: KeyedResponse) -> Self {
+        let mut response = keyed.response.into_response();
+        if keyed.replayed {
             response
                 .headers_mut()
                 .insert(REPLAYED, HeaderValue::from_static("true"));
@@ -202,46 +202,62 @@ impl From<Answered> for HttpResponse {
     }
 }
 
-/// Does `work` once for this key, in one transaction with the memory of its answer; without a key just does it.
+/// Does `work` once for this key, in one transaction that also stores its response; without a key just does it. Each attempt gets its own clone of
+/// `context`, as in [`Db::write`].
 ///
-/// An answer and a refusal (404, 409, 422) are remembered, a refusal after rolling back what was written; any other fault is not, so that
-/// the client may ask again. The work goes on if the client goes away.
+/// A response and a refusal (404, 409, 422) are stored, a refusal after rolling back what was written; any other fault is not, so that the client
+/// may retry. The work continues if the client disconnects.
+///
+/// ```ignore
+/// banyan_http::idempotent(&db, key.keyed(), (service, call, id), |tx, (service, call, id)| async move {
+///     Ok(banyan_http::ok(&service.archive(&tx, &call, id).await?))
+/// })
+/// .await
+/// ```
 ///
 /// # Errors
 /// The work's fault; `idempotency_key_reused` (422); `twin_in_progress` (409) if an equal request is still running after 2 s.
-pub async fn idempotent<F, Fut>(db: &Db, request: KeyedRequest, work: F) -> Result<HttpResponse, Problem>
+pub async fn idempotent<C, F, Fut>(db: &Db, request: KeyedRequest, context: C, work: F) -> Result<HttpResponse, Problem>
 where
-    F: Fn(Tx) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
+    C: Clone + Send + Sync + 'static,
+    F: Fn(Tx, C) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<StoredResponse, Fault>> + Send + 'static,
 {
-    Ok(answer_once(db, request, work).await?.into())
+    Ok(respond_once(db, request, context, work).await?.into())
 }
 
-/// As [`idempotent`], for handlers that look at the answer before they give it.
+/// As [`idempotent`], for handlers that look at the response before they return it.
 ///
 /// # Errors
 /// As [`idempotent`].
-pub async fn answer_once<F, Fut>(db: &Db, request: KeyedRequest, work: F) -> Result<Answered, Problem>
+pub async fn respond_once<C, F, Fut>(
+    db: &Db,
+    request: KeyedRequest,
+    context: C,
+    work: F,
+) -> Result<KeyedResponse, Problem>
 where
-    F: Fn(Tx) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
+    C: Clone + Send + Sync + 'static,
+    F: Fn(Tx, C) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<StoredResponse, Fault>> + Send + 'static,
 {
     let Some(command) = request.command else {
-        return Ok(Answered {
-            answer: db.write(work).await?,
+        return Ok(KeyedResponse {
+            response: db.write(move |tx| work(tx, context.clone())).await?,
             replayed: false,
         });
     };
     let command = command.keep_for(kept_for(db));
     let turn = take_turn(db.module(), &request.id).await?;
-    let (db, occurrence, work) = (db.clone(), request.occurrence, Arc::new(work));
+    let (db, attempt) = (db.clone(), (context, request.occurrence, Arc::new(work)));
     // In a task of its own, so that a client that hangs up cannot let a twin in while the first is still at work.
     let running = tokio::spawn(async move {
         let (_turn, begun) = (turn, Instant::now());
         loop {
-            let (occurrence, work) = (occurrence.clone(), work.clone());
+            let attempt = attempt.clone();
             let memory = banyan_durable::once(&db, command.clone(), move |tx| {
-                answer_of(tx, occurrence.clone(), work.clone())
+                let (context, occurrence, work) = attempt.clone();
+                async move { outcome_of(work(tx, context).await, &occurrence) }
             })
             .await;
             match memory {
@@ -255,18 +271,17 @@ where
     let memory = running
         .await
         .map_err(|error| Fault::internal("work_panicked", error.to_string()))?;
-    Ok(answered(memory.map_err(key_reused)?)?)
+    Ok(keyed_response(memory.map_err(key_reused)?)?)
 }
 
-/// What the work came to: an answer, a refusal that is as final as one, or a fault that leaves everything open.
-async fn answer_of<F, Fut>(tx: Tx, occurrence: Occurrence, work: Arc<F>) -> Result<Outcome<Answer>, Fault>
-where
-    F: Fn(Tx) -> Fut,
-    Fut: Future<Output = Result<Answer, Fault>>,
-{
-    match work(tx).await {
-        Ok(answer) => Ok(Outcome::Done(answer)),
-        Err(fault) if is_final(&fault) => Ok(Outcome::Refused(Answer::problem(&fault, &occurrence))),
+/// What is stored: a response, or a refusal that is as final as one. A fault after which a retry may succeed is passed on.
+fn outcome_of(
+    result: Result<StoredResponse, Fault>,
+    occurrence: &Occurrence,
+) -> Result<Outcome<StoredResponse>, Fault> {
+    match result {
+        Ok(response) => Ok(Outcome::Done(response)),
+        Err(fault) if is_final(&fault) => Ok(Outcome::Refused(StoredResponse::problem(&fault, occurrence))),
         Err(fault) => Err(fault),
     }
 }
@@ -279,26 +294,26 @@ fn twin_in_progress() -> Fault {
     fault.retry_after(Duration::from_secs(1))
 }
 
-/// Looks for an answer given before, and does nothing: to be asked before other modules are.
+/// The response stored for an earlier request with this key, if there is one. Does nothing else: call it before calling other modules.
 ///
 /// # Errors
 /// `idempotency_key_reused` (422).
 pub async fn find_replay(db: &Db, request: &KeyedRequest) -> Result<Option<HttpResponse>, Problem> {
-    Ok(find_answer(db, request).await?.map(HttpResponse::from))
+    Ok(find_response(db, request).await?.map(HttpResponse::from))
 }
 
-/// As [`find_replay`], for handlers that look at the answer before they give it.
+/// As [`find_replay`], for handlers that look at the response before they return it.
 ///
 /// # Errors
 /// As [`find_replay`].
-pub async fn find_answer(db: &Db, request: &KeyedRequest) -> Result<Option<Answered>, Problem> {
+pub async fn find_response(db: &Db, request: &KeyedRequest) -> Result<Option<KeyedResponse>, Problem> {
     let Some(command) = &request.command else {
         return Ok(None);
     };
-    let memory = banyan_durable::recall::<Answer>(db, command)
+    let memory = banyan_durable::recall::<StoredResponse>(db, command)
         .await
         .map_err(key_reused)?;
-    Ok(memory.map(answered).transpose()?)
+    Ok(memory.map(keyed_response).transpose()?)
 }
 
 /// Whether asking again would give the same. A conflict that says when to ask again is none.
@@ -338,13 +353,16 @@ pub fn key_reused(fault: Fault) -> Fault {
     )
 }
 
-fn answered(memory: Memory<Answer>) -> Result<Answered, Fault> {
+fn keyed_response(memory: Memory<StoredResponse>) -> Result<KeyedResponse, Fault> {
     match memory {
-        Memory::First(answer) => Ok(Answered {
-            answer,
+        Memory::First(response) => Ok(KeyedResponse {
+            response,
             replayed: false,
         }),
-        Memory::Again(answer) => Ok(Answered { answer, replayed: true }),
+        Memory::Again(response) => Ok(KeyedResponse {
+            response,
+            replayed: true,
+        }),
         Memory::Undone => Err(Fault::internal("undone_request", "an HTTP request has no undo")),
     }
 }

@@ -24,13 +24,14 @@
 //!   before the application sees it, without a body.
 
 mod address;
-mod answer;
 mod auth;
 mod body;
 mod conditional;
-#[cfg(feature = "idempotency")]
+#[cfg(feature = "durable")]
 mod idempotency;
 pub mod openapi;
+#[cfg(feature = "durable")]
+pub mod ops;
 mod page;
 mod prefer;
 mod problem;
@@ -42,29 +43,30 @@ mod routes;
 mod schema;
 mod shell;
 pub mod sse;
+mod stored_response;
 mod template;
 mod token;
 mod unmatched;
 
 pub use address::{PeersAreOurs, TrustedProxies, client_address, client_ip};
-pub use answer::{Answer, created, ok};
 pub use auth::{Anyone, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
-#[cfg(feature = "idempotency")]
+#[cfg(feature = "durable")]
 pub use idempotency::{
-    Answered, KeyedRequest, OptionalKey, RequiredKey, answer_once, claim_key, find_answer, find_replay, idempotent,
-    key_reused,
+    KeyedRequest, KeyedResponse, OptionalKey, RequiredKey, claim_key, find_replay, find_response, idempotent,
+    key_reused, respond_once,
 };
 pub use page::{Listed, PageQuery, bad_cursor};
 pub use prefer::{MAX_WAIT, Prefer};
 pub use problem::{Problem, ProblemBody, status_of};
 pub use query::{Path, Query};
 pub use reason::Reason;
-pub use request::{AnsweredAs, RequestContext};
+pub use request::{RequestContext, RouteTemplate};
 pub use routes::Routes;
 pub use shell::{InShell, Shell, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
+pub use stored_response::{StoredResponse, created, ok};
 pub use template::PathTemplate;
 pub use token::{Claims, KeySource, Verifier, VerifyingKey};
 pub use unmatched::{DocumentedPaths, unmatched, unmatched_in};

@@ -18,9 +18,9 @@ pub struct RequestContext {
     pub method: Method,
 }
 
-/// Left with a request by whoever answers it without a route of actix's: what measurements call the route.
+/// The route's template for metrics, put into a request by a handler that does its own routing, such as a proxy.
 #[derive(Clone, Debug)]
-pub struct AnsweredAs(pub Arc<str>);
+pub struct RouteTemplate(pub Arc<str>);
 
 impl RequestContext {
     /// `None` when no shell is around the server, as in a handler's own tests.
@@ -34,10 +34,7 @@ pub(crate) fn traced(call: Call, request: &HttpRequest) -> Call {
     call.traced(RequestContext::find(request).map(|context| context.trace))
 }
 
-#[cfg_attr(
-    not(feature = "idempotency"),
-    allow(dead_code, reason = "idempotency alone asks for it")
-)]
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "idempotency alone asks for it"))]
 pub(crate) fn occurrence(request: &HttpRequest) -> Occurrence {
     Occurrence {
         instance: request.path().to_owned(),

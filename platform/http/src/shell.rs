@@ -27,7 +27,7 @@ use tokio::time::{error::Elapsed, timeout_at};
 use tracing::{Instrument, Span};
 
 use crate::{
-    Answer, AnsweredAs, Prefer, Problem, RequestContext,
+    Prefer, Problem, RequestContext, RouteTemplate, StoredResponse,
     problem::{self, Occurrence},
 };
 
@@ -245,7 +245,7 @@ impl Asked {
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
             .collect();
         let body = problem::ProblemBody::of(fault, &self.occurrence()).to_json();
-        Dressed(Answer {
+        Dressed(StoredResponse {
             status: response.status().as_u16(),
             headers,
             body,
@@ -301,8 +301,8 @@ impl Asked {
 fn route_of(request: &HttpRequest) -> Option<String> {
     let answered_as = request
         .extensions()
-        .get::<AnsweredAs>()
-        .map(|AnsweredAs(route)| route.to_string());
+        .get::<RouteTemplate>()
+        .map(|RouteTemplate(route)| route.to_string());
     answered_as.or_else(|| request.match_pattern())
 }
 
@@ -391,7 +391,7 @@ fn trace(headers: &HeaderMap, ids: &dyn Ids) -> TraceParent {
 
 /// An answer on its way out as an error.
 #[derive(Debug)]
-struct Dressed(Answer);
+struct Dressed(StoredResponse);
 
 impl std::fmt::Display for Dressed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -2,14 +2,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web::Data};
 use banyan_core::Call;
-use banyan_http::{Answer, Body, HasRole, IfMatch, OptionalKey, Path, Prefer, Problem, RequiredKey, Stopping};
+use banyan_http::{Body, HasRole, IfMatch, OptionalKey, Path, Prefer, Problem, RequiredKey, Stopping, StoredResponse};
 use shared_kernel::{Customer, Sku};
 use uuid::Uuid;
 
 use super::{
-    answer_or_wait,
     bodies::{Checkout, NewQuantity},
-    is_decided, placed,
+    is_decided, placed, respond_or_wait,
 };
 use crate::{carts::Cart, service::Service, views::OrderView};
 
@@ -26,17 +25,14 @@ pub(super) async fn begin_cart(
     key: OptionalKey,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let (work, call) = (service.clone(), customer.call().clone());
-    banyan_http::idempotent(service.db(), key.keyed(), move |tx| {
-        let (service, call) = (work.clone(), call.clone());
-        async move {
-            let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
-            Ok(banyan_http::created(
-                &format!("/api/v1/carts/{}", cart.id),
-                Some(&banyan_http::etag(cart.version)),
-                &cart,
-            ))
-        }
+    let context = (service.clone(), customer.call().clone());
+    banyan_http::idempotent(service.db(), key.keyed(), context, |tx, (service, call)| async move {
+        let cart = Cart::of(&service.begin_cart(&tx, &call).await?, &[]);
+        Ok(banyan_http::created(
+            &format!("/api/v1/carts/{}", cart.id),
+            Some(&banyan_http::etag(cart.version)),
+            &cart,
+        ))
     })
     .await
 }
@@ -109,7 +105,7 @@ pub(super) async fn remove_item(
     let (id, sku) = path.into_inner();
     let expected = expected_version(&request, &service, customer.call(), id).await?;
     service.remove_item(customer.call(), id, sku, expected).await?;
-    Ok(Answer::no_content().into())
+    Ok(StoredResponse::no_content().into())
 }
 
 /// Makes the cart an order with the same id, at the catalog's prices of this moment. Answered like placing an order.
@@ -136,26 +132,24 @@ pub(super) async fn check_out_cart(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (customer.call().clone(), *id);
-    let answered = match banyan_http::find_answer(service.db(), &request).await? {
-        Some(answered) => answered,
+    let response = match banyan_http::find_response(service.db(), &request).await? {
+        Some(response) => response,
         None => {
             service.check_room().await?;
             let (version, lines) = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &lines).await?;
-            let (work, call, checkout) = (service.clone(), call.clone(), body.into_inner());
-            banyan_http::answer_once(service.db(), request, move |tx| {
-                let (service, call) = (work.clone(), call.clone());
-                let (products, terms) = (products.clone(), checkout.clone().into());
-                async move {
-                    Ok(placed(
-                        &service.check_out(&tx, &call, (id, version), &products, terms).await?,
-                    ))
-                }
+            let context = (service.clone(), call.clone(), products, body.into_inner());
+            banyan_http::respond_once(service.db(), request, context, move |tx, context| async move {
+                let (service, call, products, checkout) = context;
+                let order = service
+                    .check_out(&tx, &call, (id, version), &products, checkout.into())
+                    .await?;
+                Ok(placed(&order))
             })
             .await?
         }
     };
-    answer_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
+    respond_or_wait(&service, &call, response, prefer, &stopping, is_decided).await
 }
 
 /// The version that must still be the cart's when it is changed, if the client named one. The check here says 412 early; the change itself

@@ -12,9 +12,8 @@ use shared_kernel::Customer;
 use uuid::Uuid;
 
 use super::{
-    answer_or_wait,
     bodies::{CancelOrder, Entry, History, NewOrder, OrderQuery},
-    is_cancelled_or_gone, is_decided, placed,
+    is_cancelled_or_gone, is_decided, placed, respond_or_wait,
 };
 use crate::{service::Service, views::OrderView};
 
@@ -40,22 +39,21 @@ pub(super) async fn place_order(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let call = customer.call().clone();
-    let answered = match banyan_http::find_answer(service.db(), &request).await? {
-        Some(answered) => answered,
+    let response = match banyan_http::find_response(service.db(), &request).await? {
+        Some(response) => response,
         None => {
             service.check_room().await?;
             let (lines, terms) = body.into_inner().into_parts();
             let products = service.list_products(&call, &lines).await?;
-            let (work, call) = (service.clone(), call.clone());
-            banyan_http::answer_once(service.db(), request, move |tx| {
-                let (service, call, lines) = (work.clone(), call.clone(), lines.clone());
-                let (products, terms) = (products.clone(), terms.clone());
-                async move { Ok(placed(&service.place(&tx, &call, &lines, &products, terms).await?)) }
+            let context = (service.clone(), call.clone(), lines, products, terms);
+            banyan_http::respond_once(service.db(), request, context, |tx, context| async move {
+                let (service, call, lines, products, terms) = context;
+                Ok(placed(&service.place(&tx, &call, &lines, &products, terms).await?))
             })
             .await?
         }
     };
-    answer_or_wait(&service, &call, answered, prefer, &stopping, is_decided).await
+    respond_or_wait(&service, &call, response, prefer, &stopping, is_decided).await
 }
 
 /// Orders, newest first: one's own, for staff everybody's.
@@ -177,21 +175,19 @@ pub(super) async fn cancel_order(
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (user.call().clone(), *id);
-    let answered = match banyan_http::find_answer(service.db(), &request).await? {
-        Some(answered) => answered,
+    let response = match banyan_http::find_response(service.db(), &request).await? {
+        Some(response) => response,
         None => {
             let reason = body.0.unwrap_or_default().reason;
             let has_left = service.has_left(&call, id).await?;
-            let (work, call) = (service.clone(), call.clone());
-            banyan_http::answer_once(service.db(), request, move |tx| {
-                let (service, call, reason) = (work.clone(), call.clone(), reason.clone());
-                async move {
-                    let order = service.cancel(&tx, &call, id, reason, has_left).await?;
-                    Ok(banyan_http::ok(&order).with_etag(&banyan_http::etag(order.version)))
-                }
+            let context = (service.clone(), call.clone(), reason);
+            banyan_http::respond_once(service.db(), request, context, move |tx, context| async move {
+                let (service, call, reason) = context;
+                let order = service.cancel(&tx, &call, id, reason, has_left).await?;
+                Ok(banyan_http::ok(&order).with_etag(&banyan_http::etag(order.version)))
             })
             .await?
         }
     };
-    answer_or_wait(&service, &call, answered, prefer, &stopping, is_cancelled_or_gone).await
+    respond_or_wait(&service, &call, response, prefer, &stopping, is_cancelled_or_gone).await
 }

@@ -120,19 +120,19 @@ impl House {
     }
 
     pub async fn as_ops(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(BOB, &[Role::Ops], request).await
+        self.site.send_as(BOB, &[Role::Ops], request).await
     }
 
     pub async fn as_ada(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(ADA, &[Role::Customer], request).await
+        self.site.send_as(ADA, &[Role::Customer], request).await
     }
 
     pub async fn as_bob(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(BOB, &[Role::Customer], request).await
+        self.site.send_as(BOB, &[Role::Customer], request).await
     }
 
     pub async fn as_staff(&self, request: TestRequest) -> Reply {
-        self.site.ask_as(STAFF, &[Role::Staff], request).await
+        self.site.send_as(STAFF, &[Role::Staff], request).await
     }
 
     /// Ada orders two figs.

@@ -409,7 +409,7 @@ async fn each_route_says_who_may_call_it() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {
         let house = House::open(db).await;
         let id = house.place().await;
-        let anonymous = house.site.ask(keyed(ORDERS).set_json(two_figs())).await;
+        let anonymous = house.site.send(keyed(ORDERS).set_json(two_figs())).await;
         assert_eq!((anonymous.status, anonymous.code().as_str()), (401, "unauthenticated"));
         for path in [
             ORDERS.to_owned(),
@@ -417,23 +417,26 @@ async fn each_route_says_who_may_call_it() {
             format!("{ORDERS}/{id}/history"),
             format!("{ORDERS}/{id}/events"),
         ] {
-            assert_eq!(house.site.ask(get(&path)).await.status, 401, "{path}");
+            assert_eq!(house.site.send(get(&path)).await.status, 401, "{path}");
         }
         assert_eq!(
-            house.site.ask(keyed(&format!("{ORDERS}/{id}/cancel"))).await.status,
+            house.site.send(keyed(&format!("{ORDERS}/{id}/cancel"))).await.status,
             401
         );
         for role in [Role::Staff, Role::Ops] {
             let reply = house
                 .site
-                .ask_as(BOB, &[role], keyed(ORDERS).set_json(two_figs()))
+                .send_as(BOB, &[role], keyed(ORDERS).set_json(two_figs()))
                 .await;
             assert_eq!((reply.status, reply.code().as_str()), (403, "insufficient_role"));
-            assert_eq!(house.site.ask_as(BOB, &[role], post("/api/v1/carts")).await.status, 403);
+            assert_eq!(
+                house.site.send_as(BOB, &[role], post("/api/v1/carts")).await.status,
+                403
+            );
         }
         let ops = house
             .site
-            .ask_as(BOB, &[Role::Ops], get(&format!("{ORDERS}/{id}")))
+            .send_as(BOB, &[Role::Ops], get(&format!("{ORDERS}/{id}")))
             .await;
         assert_eq!(ops.status, 404, "ops runs the machinery, and sees no customer's orders");
         for path in [ORDERS.to_owned(), format!("{ORDERS}/{id}/cancel")] {

@@ -46,7 +46,7 @@ pub struct Site {
     signing: EncodingKey,
 }
 
-/// What came back.
+/// The response, read to its end.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
@@ -55,7 +55,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body as JSON; null if it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
@@ -123,17 +123,17 @@ impl Site {
         jsonwebtoken::encode(&header, &claims, &self.signing).expect("the token is signed")
     }
 
-    /// Asks as a user with these roles.
-    pub async fn ask_as<R: AsRef<str>>(&self, user: Uuid, roles: &[R], request: TestRequest) -> Reply {
-        self.ask(request.insert_header((AUTHORIZATION, format!("Bearer {}", self.token(user, roles)))))
+    /// Sends the request as a user with these roles.
+    pub async fn send_as<R: AsRef<str>>(&self, user: Uuid, roles: &[R], request: TestRequest) -> Reply {
+        self.send(request.insert_header((AUTHORIZATION, format!("Bearer {}", self.token(user, roles)))))
             .await
     }
 
-    /// Asks as the request stands.
+    /// Sends the request as it is.
     ///
     /// # Panics
-    /// If the answer's body breaks off.
-    pub async fn ask(&self, request: TestRequest) -> Reply {
+    /// If the response's body breaks off.
+    pub async fn send(&self, request: TestRequest) -> Reply {
         let routes = self.routes.clone();
         let app = App::new().app_data(self.verifier.clone()).into_utoipa_app();
         let app = app
@@ -164,7 +164,7 @@ impl Site {
 
 async fn reply(status: StatusCode, headers: HeaderMap, body: impl MessageBody) -> Reply {
     let Ok(bytes) = actix_web::body::to_bytes(body).await else {
-        panic!("the answer's body broke off")
+        panic!("the response's body broke off")
     };
     Reply {
         status: status.as_u16(),

@@ -12,7 +12,7 @@ use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
 use banyan_core::{Event, Fault, FaultKind, RandomIds, SystemClock};
 use banyan_durable::{Db, Place, Settings, outbox};
 use banyan_durable_testing::PostgresHome;
-use banyan_http::{Answer, Body, HasRole, OptionalKey, Problem, RequiredKey, Verifier};
+use banyan_http::{Body, HasRole, OptionalKey, Problem, RequiredKey, StoredResponse, Verifier};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -56,10 +56,12 @@ impl State {
         if let Some(replay) = banyan_http::find_replay(&self.db, &keyed).await? {
             return Ok(replay);
         }
-        let (runs, call, instead) = (self.runs.clone(), customer.call().clone(), self.instead.clone());
-        banyan_http::idempotent(&self.db, keyed, move |tx| {
-            let (runs, call, wanted, instead) = (runs.clone(), call.clone(), wanted.clone(), instead.clone());
-            async move {
+        let context = (self.runs.clone(), customer.call().clone(), self.instead.clone(), wanted);
+        banyan_http::idempotent(
+            &self.db,
+            keyed,
+            context,
+            |tx, (runs, call, instead, wanted)| async move {
                 let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
                 outbox::append(
                     &tx,
@@ -81,8 +83,8 @@ impl State {
                     }
                     _ => Ok(banyan_http::created("/figs/1", Some("\"1\""), &json!({"run": run}))),
                 }
-            }
-        })
+            },
+        )
         .await
     }
 }
@@ -435,16 +437,13 @@ impl LongWork {
     }
 
     /// A request with the key `long`, whose work comes to this.
-    async fn ask(self: &Arc<Self>, end: Result<Answer, Fault>) -> Result<(u16, bool), Fault> {
-        let work = self.clone();
-        let response = banyan_http::idempotent(&self.db, keyed("long").await, move |_| {
-            let (work, end) = (work.clone(), end.clone());
-            async move {
-                work.runs.fetch_add(1, Ordering::SeqCst);
-                work.began.notify_one();
-                let _ = work.go.subscribe().wait_for(|go| *go).await;
-                end
-            }
+    async fn ask(self: &Arc<Self>, end: Result<StoredResponse, Fault>) -> Result<(u16, bool), Fault> {
+        let context = (self.clone(), end);
+        let response = banyan_http::idempotent(&self.db, keyed("long").await, context, |_, (work, end)| async move {
+            work.runs.fetch_add(1, Ordering::SeqCst);
+            work.began.notify_one();
+            let _ = work.go.subscribe().wait_for(|go| *go).await;
+            end
         });
         let response = response.await.map_err(|problem| problem.0)?;
         Ok((
@@ -454,7 +453,7 @@ impl LongWork {
     }
 
     /// The same, but the client hangs up once the work has begun.
-    async fn ask_and_hang_up(self: &Arc<Self>, end: Result<Answer, Fault>) {
+    async fn ask_and_hang_up(self: &Arc<Self>, end: Result<StoredResponse, Fault>) {
         tokio::select! {
             answered = self.ask(end) => panic!("answered before it was done: {answered:?}"),
             () = self.began.notified() => {}
@@ -474,7 +473,7 @@ fn patient() -> banyan_durable::Settings {
 async fn a_twin_of_something_long_is_told_to_come_back_also_if_the_first_client_has_hung_up() {
     banyan_durable_testing::on_both_with("orders", patient(), async |db| {
         let work = LongWork::new(&db);
-        let answer = || Ok(Answer::no_content());
+        let answer = || Ok(StoredResponse::no_content());
         work.ask_and_hang_up(answer()).await;
         let twin = tokio::time::timeout(Duration::from_secs(10), work.ask(answer()))
             .await
@@ -522,17 +521,14 @@ async fn a_twin_in_another_process_waits_two_seconds_and_is_then_told_to_come_ba
         open_elsewhere(&place).await,
     );
     let (gate, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (held, told) = (gate.clone(), begun.clone());
-    let first = banyan_http::idempotent(&here, keyed("both").await, move |_| {
-        let (held, told) = (held.clone(), told.clone());
-        async move {
-            told.notify_one();
-            held.notified().await;
-            Ok(Answer::no_content())
-        }
+    let context = (gate.clone(), begun.clone());
+    let first = banyan_http::idempotent(&here, keyed("both").await, context, |_, (gate, begun)| async move {
+        begun.notify_one();
+        gate.notified().await;
+        Ok(StoredResponse::no_content())
     });
     let twin = async || {
-        banyan_http::idempotent(&there, keyed("both").await, |_| async {
+        banyan_http::idempotent(&there, keyed("both").await, (), |_, ()| async {
             Ok(banyan_http::created("/figs/2", None, &json!({})))
         })
         .await

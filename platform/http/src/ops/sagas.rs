@@ -1,8 +1,8 @@
 //! Sagas for operators: which there are, what holds one, and what can be done about it.
 
+use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_durable::{SagaDetails, SagaFilter, SagaState, SagaView};
-use banyan_http::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;

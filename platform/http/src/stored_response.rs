@@ -1,4 +1,4 @@
-//! An answer as data: it can be stored with the request it answers and given again byte for byte.
+//! A response as data: it can be stored with the idempotency key of its request and replayed byte for byte.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -13,26 +13,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::problem::{self, Occurrence, PROBLEM_JSON, ProblemBody};
 
-/// Status, headers and body of an answer.
+/// Status, headers and body of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct StoredResponse {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
-impl Answer {
+impl StoredResponse {
     /// JSON with this status.
     pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
         match serde_json::to_string(body) {
-            Ok(body) => Answer {
+            Ok(body) => StoredResponse {
                 status: status.as_u16(),
                 headers: vec![content_type("application/json")],
                 body,
             },
-            // Only a map with keys that are no strings cannot be written; that is a bug, and no reason to take the worker down.
-            Err(error) => Answer::problem(
+            // Only a map whose keys are not strings cannot be serialized. That is a bug, but it must not panic the worker.
+            Err(error) => StoredResponse::problem(
                 &Fault::internal("unwritable_answer", error.to_string()),
                 &Occurrence::default(),
             ),
@@ -41,7 +41,7 @@ impl Answer {
 
     /// 204.
     pub fn no_content() -> Self {
-        Answer {
+        StoredResponse {
             status: StatusCode::NO_CONTENT.as_u16(),
             headers: Vec::new(),
             body: String::new(),
@@ -53,7 +53,7 @@ impl Answer {
         for (name, value) in problem::headers_of(fault) {
             headers.push((name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned()));
         }
-        Answer {
+        StoredResponse {
             status: problem::status_of(fault).as_u16(),
             headers,
             body: ProblemBody::of(fault, occurrence).to_json(),
@@ -94,13 +94,13 @@ fn content_type(kind: &str) -> (String, String) {
     (header::CONTENT_TYPE.as_str().to_owned(), kind.to_owned())
 }
 
-impl From<Answer> for HttpResponse {
-    fn from(answer: Answer) -> Self {
-        answer.into_response()
+impl From<StoredResponse> for HttpResponse {
+    fn from(response: StoredResponse) -> Self {
+        response.into_response()
     }
 }
 
-impl Responder for Answer {
+impl Responder for StoredResponse {
     type Body = BoxBody;
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
@@ -109,15 +109,15 @@ impl Responder for Answer {
 }
 
 /// 201 with `Location` and, for a resource that has one, its `ETag`.
-pub fn created(location: &str, etag: Option<&str>, body: &impl Serialize) -> Answer {
-    let answer = Answer::json(StatusCode::CREATED, body).with_header(header::LOCATION, location);
+pub fn created(location: &str, etag: Option<&str>, body: &impl Serialize) -> StoredResponse {
+    let response = StoredResponse::json(StatusCode::CREATED, body).with_header(header::LOCATION, location);
     match etag {
-        Some(etag) => answer.with_etag(etag),
-        None => answer,
+        Some(etag) => response.with_etag(etag),
+        None => response,
     }
 }
 
 /// 200.
-pub fn ok(body: &impl Serialize) -> Answer {
-    Answer::json(StatusCode::OK, body)
+pub fn ok(body: &impl Serialize) -> StoredResponse {
+    StoredResponse::json(StatusCode::OK, body)
 }

@@ -1,19 +1,19 @@
-//! The operations API of the modules that are here: each one's sagas, outbox, dead letters and audit log. The machinery is the same in every
-//! module, so its routes are written once, with the module in the path.
+//! The operations API of the modules in this process: each one's sagas, outbox, dead letters and audit log. The machinery is the same in every
+//! module, so its routes are written once, with the module's name in the path.
 
 mod events;
 mod sagas;
 
 use std::collections::BTreeMap;
 
+use crate::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use actix_web::{HttpResponse, get, web::Data};
 use banyan_core::Fault;
 use banyan_durable::{AuditEntry, Ops as ModuleOps};
-use banyan_http::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// The routes, relative to `/api/v1`.
+/// The operations API of these modules, relative to `/api/v1`.
 pub fn routes(modules: Vec<ModuleOps>) -> Routes {
     let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
     let operated = Data::new(Operated { modules: by_name });

@@ -1,8 +1,8 @@
 //! Events for operators: what a module has told, and what it could not hear.
 
+use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
-use banyan_http::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
