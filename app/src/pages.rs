@@ -15,7 +15,7 @@ use users_contract::FindUser;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::rpc::Contracts;
+use crate::shop::Contracts;
 
 /// Every part of a page must be there within so long, or it counts as away.
 const PART_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,11 +23,14 @@ const LATEST_ORDERS: u32 = 5;
 const POPULAR_PRODUCTS: u32 = 10;
 
 /// The pages' routes, relative to `/api/v1`.
-pub fn pages(contracts: &Contracts) -> Option<Routes> {
-    let asked = Data::new(contracts.clone());
-    Some(Routes::new(move |config| {
-        config.app_data(asked.clone()).service(order_details).service(dashboard);
-    }))
+pub fn routes(contracts: &Contracts) -> Routes {
+    let contracts = Data::new(contracts.clone());
+    Routes::new(move |config| {
+        config
+            .app_data(contracts.clone())
+            .service(order_details)
+            .service(dashboard);
+    })
 }
 
 /// An order with everything around it.
@@ -123,12 +126,12 @@ struct PageShipment {
 async fn order_details(
     caller: LoggedIn,
     id: banyan_http::Path<Uuid>,
-    asked: Data<Contracts>,
+    contracts: Data<Contracts>,
 ) -> Result<HttpResponse, Problem> {
     let call = caller.call().clone().within(PART_TIMEOUT);
     let order_id = id.into_inner().to_string();
     // The order itself is what the page is about: without it there is no page.
-    let found = within(asked.orders.find_order(
+    let found = within(contracts.orders.find_order(
         &call,
         FindOrder {
             order_id: order_id.clone(),
@@ -142,20 +145,20 @@ async fn order_details(
         .traced(call.trace.clone())
         .within(PART_TIMEOUT);
     let (user, products, payment, shipment) = futures::join!(
-        within(asked.users.find_user(
+        within(contracts.users.find_user(
             &user,
             FindUser {
                 user_id: order.user_id.clone()
             }
         )),
-        within(asked.catalog.list_products(&call, ListProducts { skus })),
-        within(asked.payments.find_payment(
+        within(contracts.catalog.list_products(&call, ListProducts { skus })),
+        within(contracts.payments.find_payment(
             &call,
             FindPayment {
                 order_id: order_id.clone()
             }
         )),
-        within(asked.shipping.find_shipment(&call, FindShipment { order_id })),
+        within(contracts.shipping.find_shipment(&call, FindShipment { order_id })),
     );
     let mut parts = Parts::default();
     Ok(HttpResponse::Ok().json(OrderDetails {
@@ -180,24 +183,24 @@ async fn order_details(
 /// The caller's profile, latest orders, and what sells best.
 #[utoipa::path(tag = "pages", responses((status = 200, description = "The caller's start page", body = Dashboard)), security(("bearer" = [])))]
 #[get("/dashboard")]
-async fn dashboard(caller: LoggedIn, asked: Data<Contracts>) -> Result<HttpResponse, Problem> {
+async fn dashboard(caller: LoggedIn, contracts: Data<Contracts>) -> Result<HttpResponse, Problem> {
     let call = caller.call().clone().within(PART_TIMEOUT);
     let user_id = caller.user_id().to_string();
     let (profile, orders, popular) = futures::join!(
-        within(asked.users.find_user(
+        within(contracts.users.find_user(
             &call,
             FindUser {
                 user_id: user_id.clone()
             }
         )),
-        within(asked.orders.list_orders(
+        within(contracts.orders.list_orders(
             &call,
             ListOrders {
                 user_id,
                 limit: LATEST_ORDERS
             }
         )),
-        within(asked.catalog.list_popular_products(
+        within(contracts.catalog.list_popular_products(
             &call,
             ListPopularProducts {
                 limit: POPULAR_PRODUCTS

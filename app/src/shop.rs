@@ -1,19 +1,20 @@
-//! Every module's contract: the interface in one place, and what its gRPC server is made of.
+//! The shop: its modules, in one table. This is the one place where a module is registered; read this file first.
 
 use std::sync::Arc;
 
-use catalog_contract::{Catalog, ServedCatalog, catalog_server::CatalogServer};
-use inventory_contract::{Inventory, ServedInventory, inventory_server::InventoryServer};
-use notifications_contract::{Notifications, ServedNotifications, notifications_server::NotificationsServer};
-use orders_contract::{Orders, ServedOrders, orders_server::OrdersServer};
-use payments_contract::{Payments, ServedPayments, payments_server::PaymentsServer};
-use shipping_contract::{ServedShipping, Shipping, shipping_server::ShippingServer};
-use tonic::server::NamedService;
-use users_contract::{ServedUsers, Users, users_server::UsersServer};
+use banyan_host::{Contract, Demo, Gateway, Module, Product, Tokens};
+use banyan_remote::grpc::{MESSAGE_BYTES, Remotes};
+use catalog_contract::{Catalog, RemoteCatalog, ServedCatalog};
+use inventory_contract::{Inventory, RemoteInventory, ServedInventory};
+use notifications_contract::{Notifications, RemoteNotifications, ServedNotifications};
+use orders_contract::{Orders, RemoteOrders, ServedOrders};
+use payments_contract::{Payments, RemotePayments, ServedPayments};
+use shipping_contract::{RemoteShipping, ServedShipping, Shipping};
+use users_contract::{RemoteUsers, ServedUsers, Users};
 
-use super::{MESSAGE_BYTES, server::Services};
+use crate::{keys::UsersKeys, local, pages};
 
-/// Every module's contract: the module itself where it is in this process, else the way to it.
+/// Every module's contract: the module itself where it is in this process, else its client.
 #[derive(Clone)]
 pub struct Contracts {
     pub users: Arc<dyn Users>,
@@ -25,63 +26,127 @@ pub struct Contracts {
     pub notifications: Arc<dyn Notifications>,
 }
 
-/// What serving one module takes.
-pub struct Contract {
-    pub module: &'static str,
-    /// The full name of its service.
-    pub service: &'static str,
-    /// Its `.proto` files, compiled.
-    pub descriptors: &'static [u8],
-    /// Adds its service.
-    pub serve: fn(&Contracts, &mut Services),
-}
-
-macro_rules! contract {
-    ($module:ident, $package:ident, $server:ident, $served:ident) => {
-        Contract {
-            module: stringify!($module),
-            service: $server::<$served>::NAME,
-            descriptors: $package::DESCRIPTOR_SET,
-            serve: |contracts, services| {
-                let server = $server::new($served(contracts.$module.clone()));
-                services.add(
-                    server
-                        .max_decoding_message_size(MESSAGE_BYTES)
-                        .max_encoding_message_size(MESSAGE_BYTES),
-                );
-            },
+impl Contracts {
+    /// As clients of the remote modules.
+    pub fn remote(remotes: &Remotes) -> Self {
+        Contracts {
+            users: Arc::new(RemoteUsers::new(remotes.channel("users"))),
+            catalog: Arc::new(RemoteCatalog::new(remotes.channel("catalog"))),
+            inventory: Arc::new(RemoteInventory::new(remotes.channel("inventory"))),
+            payments: Arc::new(RemotePayments::new(remotes.channel("payments"))),
+            shipping: Arc::new(RemoteShipping::new(remotes.channel("shipping"))),
+            orders: Arc::new(RemoteOrders::new(remotes.channel("orders"))),
+            notifications: Arc::new(RemoteNotifications::new(remotes.channel("notifications"))),
         }
-    };
+    }
 }
 
-static CONTRACTS: [Contract; 7] = [
-    contract!(users, users_contract, UsersServer, ServedUsers),
-    contract!(catalog, catalog_contract, CatalogServer, ServedCatalog),
-    contract!(inventory, inventory_contract, InventoryServer, ServedInventory),
-    contract!(payments, payments_contract, PaymentsServer, ServedPayments),
-    contract!(shipping, shipping_contract, ShippingServer, ServedShipping),
-    contract!(orders, orders_contract, OrdersServer, ServedOrders),
-    contract!(
-        notifications,
-        notifications_contract,
-        NotificationsServer,
-        ServedNotifications
-    ),
+/// The modules, in the order in which they start: each after those it calls.
+pub const MODULES: &[Module<Contracts>] = &[
+    Module {
+        name: "users",
+        calls: &[],
+        subscribes: &[],
+        contract: Contract {
+            service: users_contract::SERVICE,
+            descriptors: users_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedUsers(contracts.users.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::users::MODULE,
+    },
+    Module {
+        name: "catalog",
+        calls: &[],
+        subscribes: &["orders.order"],
+        contract: Contract {
+            service: catalog_contract::SERVICE,
+            descriptors: catalog_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedCatalog(contracts.catalog.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::catalog::MODULE,
+    },
+    Module {
+        name: "inventory",
+        calls: &[],
+        subscribes: &[],
+        contract: Contract {
+            service: inventory_contract::SERVICE,
+            descriptors: inventory_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedInventory(contracts.inventory.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::inventory::MODULE,
+    },
+    Module {
+        name: "payments",
+        calls: &[],
+        subscribes: &[],
+        contract: Contract {
+            service: payments_contract::SERVICE,
+            descriptors: payments_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedPayments(contracts.payments.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::payments::MODULE,
+    },
+    Module {
+        name: "shipping",
+        calls: &[],
+        subscribes: &[],
+        contract: Contract {
+            service: shipping_contract::SERVICE,
+            descriptors: shipping_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedShipping(contracts.shipping.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::shipping::MODULE,
+    },
+    Module {
+        name: "orders",
+        calls: &["catalog", "inventory", "payments", "shipping"],
+        subscribes: &["payments.payment", "shipping.shipment"],
+        contract: Contract {
+            service: orders_contract::SERVICE,
+            descriptors: orders_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| services.add(ServedOrders(contracts.orders.clone()).server(MESSAGE_BYTES)),
+        },
+        local: local::orders::MODULE,
+    },
+    Module {
+        name: "notifications",
+        calls: &["users"],
+        subscribes: &["orders.order", "payments.payment", "users.user"],
+        contract: Contract {
+            service: notifications_contract::SERVICE,
+            descriptors: notifications_contract::DESCRIPTOR_SET,
+            serve: |contracts, services| {
+                services.add(ServedNotifications(contracts.notifications.clone()).server(MESSAGE_BYTES))
+            },
+        },
+        local: local::notifications::MODULE,
+    },
 ];
 
-pub fn find(module: &str) -> Option<&'static Contract> {
-    CONTRACTS.iter().find(|contract| contract.module == module)
-}
-
-/// The module whose service this is.
-pub fn module_of(service: &str) -> Option<&'static str> {
-    CONTRACTS
-        .iter()
-        .find(|contract| contract.service == service)
-        .map(|contract| contract.module)
-}
-
-/// The full name of a module's service; empty, which is the process as a whole, for a module without one.
-pub fn service_of(module: &str) -> &'static str {
-    find(module).map_or("", |contract| contract.service)
-}
+/// The shop as the platform runs it.
+pub static SHOP: Product<Contracts> = Product {
+    name: "Banyan",
+    version: env!("CARGO_PKG_VERSION"),
+    command: "banyan",
+    description: "A headless commerce backend: users, catalog, inventory, orders, payments, shipping, notifications. Errors are RFC 9457 problems; \
+                  money is integer minor units; lists are read by cursor; `Idempotency-Key` makes a repeated POST harmless.",
+    defaults: include_str!("../config/default.toml"),
+    document: include_str!("../openapi.json"),
+    modules: MODULES,
+    contracts: Contracts::remote,
+    tokens: Some(Tokens {
+        module: "users",
+        keys: |contracts| Arc::new(UsersKeys(contracts.users.clone())),
+    }),
+    gateway: Gateway {
+        is_local: cfg!(feature = "gateway"),
+        pages: pages::routes,
+        calls: &["users", "catalog", "payments", "shipping", "orders"],
+    },
+    demo: Demo {
+        users: "demo@banyan.example, staff@banyan.example, ops@banyan.example; password banyan-demo",
+        operator: Some(("ops@banyan.example", "banyan-demo")),
+    },
+    saga_module: "orders",
+};

@@ -1,34 +1,48 @@
-//! Starts payments here.
+//! How payments is started in this process.
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use banyan_core::RandomSecrets;
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use payments_contract::LocalPayments;
 
-use super::{
-    Placed,
-    data::{SANDBOX_PROVIDER, open, place},
-};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let payments = ::payments::start(::payments::Needs {
-        db: open(ground, "payments").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-        secrets: Arc::new(RandomSecrets),
-        provider: ::payments::ProviderPlace::Sandbox {
-            books: place(&ground.settings, SANDBOX_PROVIDER)?,
-        },
-        settings: ground.settings.section("payments")?,
-    })
-    .await?;
-    contracts.payments = Arc::new(LocalPayments(payments.contract));
-    Ok(Placed {
-        name: "payments",
-        routes: payments.routes,
-        machinery: payments.machinery,
-        seed: payments.seed,
-        well_known: None,
-    })
+/// Where the built-in payment provider keeps its own books, apart from every module.
+const SANDBOX_PROVIDER: &str = "sandbox_provider";
+
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::payments::SCHEMA,
+    also_stores: &[SANDBOX_PROVIDER],
+    configure,
+});
+
+fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let settings: ::payments::Settings = section.read()?;
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        if !context.is_demo {
+            tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
+        }
+        let books = context.also_stores.into_iter().next().context("the provider's storage")?;
+        let payments = ::payments::start(::payments::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+            secrets: Arc::new(RandomSecrets),
+            provider: ::payments::ProviderPlace::Sandbox { books },
+            settings,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: payments.routes,
+            machinery: payments.machinery,
+            seed: payments.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| contracts.payments = Arc::new(LocalPayments(payments.contract))),
+        })
+    }))
 }

@@ -61,7 +61,12 @@ impl Checks {
 
     /// The results of all checks, by their names.
     pub async fn run(&self) -> Vec<(String, CheckResult)> {
-        join_all(self.0.iter().map(|check| async move { (check.name(), check.run().await) })).await
+        join_all(
+            self.0
+                .iter()
+                .map(|check| async move { (check.name(), check.run().await) }),
+        )
+        .await
     }
 
     /// Whose checks fail readiness now: modules, or, as `None`, the whole process.

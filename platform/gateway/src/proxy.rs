@@ -16,7 +16,7 @@ use actix_web::{
 };
 use anyhow::{Context, anyhow, ensure};
 use banyan_core::{Fault, FaultKind};
-use banyan_http::{RouteTemplate, Anyone, Prefer, Problem, RawBody, RequestContext, TimeLimit};
+use banyan_http::{Anyone, Prefer, Problem, RawBody, RequestContext, RouteTemplate, TimeLimit};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyDataStream, BodyExt, Limited};

@@ -158,7 +158,10 @@ impl App {
         }
         self.stop_work.cancel();
         // What the requests left of the time, and enough to give leases back even if they left nothing.
-                let grace = self.shutdown_timeout.saturating_sub(stopped_at.elapsed()).max(Duration::from_secs(1));
+        let grace = self
+            .shutdown_timeout
+            .saturating_sub(stopped_at.elapsed())
+            .max(Duration::from_secs(1));
         let mut work = self.running;
         work.extend(self.rpc.map(|rpc| rpc.task));
         let ended = futures::future::join(futures::future::join_all(work), self.bus.stop_receiving());
@@ -313,7 +316,10 @@ struct Parts {
 impl Parts {
     async fn assemble(self) -> anyhow::Result<App> {
         let Parts {
-            layout, settings, local, ..
+            layout,
+            settings,
+            local,
+            ..
         } = self;
         let Connections {
             identity,

@@ -136,7 +136,10 @@ impl Missing<'_> {
     fn broker(&self) -> Option<String> {
         let between = |subscriber: &ModuleLayout| {
             let crosses = |source: &&str| subscriber.is_local != self.is_local(source);
-            subscriber.sources().find(crosses).map(|source| (subscriber.name, source))
+            subscriber
+                .sources()
+                .find(crosses)
+                .map(|source| (subscriber.name, source))
         };
         let (subscriber, source) = self.layout.modules.iter().find_map(between)?;
         Some(format!(

@@ -12,6 +12,8 @@ pub struct Product<C: 'static> {
     /// Shown at start and in the OpenAPI document.
     pub name: &'static str,
     pub version: &'static str,
+    /// The name of its program.
+    pub command: &'static str,
     /// The description in the OpenAPI document.
     pub description: &'static str,
     /// The defaults of the modules' own sections, as TOML with comments: beside those of the platform.

@@ -83,10 +83,10 @@ where
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    let name = product.name.to_lowercase();
+    let name = product.command;
     let command = Cli::command()
-        .name(name.clone())
-        .bin_name(name.clone())
+        .name(name)
+        .bin_name(name)
         .version(product.version)
         .about(product.description);
     let cli = match Cli::from_arg_matches(&command.get_matches()) {
@@ -124,7 +124,7 @@ where
     let defaults = product.defaults();
     // These need no settings, and must work when a setting is wrong.
     match &cli.command {
-        Some(Command::Openapi) => return Ok(print(&crate::openapi(product).await?.to_pretty_json()?)?),
+        Some(Command::Openapi) => return Ok(print_json(&crate::openapi(product).await?)?),
         Some(Command::Config(config)) if config.is_defaults() => return Ok(print(&defaults.text)?),
         _ => {}
     }

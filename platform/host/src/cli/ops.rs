@@ -75,13 +75,7 @@ enum DlqCommand {
 }
 
 impl Dlq {
-    pub async fn run(
-        self,
-        modules: &[&str],
-        demo: Demo,
-        settings: &Settings,
-        output: Output,
-    ) -> Result<(), Failure> {
+    pub async fn run(self, modules: &[&str], demo: Demo, settings: &Settings, output: Output) -> Result<(), Failure> {
         let session = self.shop.open(demo, settings).await?;
         match self.what {
             DlqCommand::List { module } => {

@@ -25,12 +25,7 @@ enum What {
 }
 
 impl Migrate {
-    pub async fn run<C>(
-        self,
-        product: &'static Product<C>,
-        settings: &Settings,
-        output: Output,
-    ) -> anyhow::Result<()> {
+    pub async fn run<C>(self, product: &'static Product<C>, settings: &Settings, output: Output) -> anyhow::Result<()> {
         let up = !matches!(self.what, Some(What::Status));
         if self.provision && !up {
             bail!("`migrate status` makes nothing; leave --provision out, or use `migrate --provision`");

@@ -164,7 +164,11 @@ impl<'a> Data<'a> {
     /// Another process uses the directory; it cannot be made or written.
     pub fn lock(&self) -> anyhow::Result<DataLock> {
         let settings = self.settings;
-        if self.stored.iter().all(|stored| url_of(settings, stored.schema.module).is_some()) {
+        if self
+            .stored
+            .iter()
+            .all(|stored| url_of(settings, stored.schema.module).is_some())
+        {
             return Ok(DataLock(None));
         }
         lock(&settings.data_dir)
@@ -185,7 +189,9 @@ impl<'a> Data<'a> {
                 } else {
                     None
                 };
-                let login = login.as_ref().map(|login| (login.role.as_str(), login.password.as_str()));
+                let login = login
+                    .as_ref()
+                    .map(|login| (login.role.as_str(), login.password.as_str()));
                 admin.make_schema(name, login).await.with_context(|| {
                     let setting = setting_of(settings, module);
                     format!("making schema and login of {name}; the login of {setting} must be allowed to create roles and schemas")

@@ -191,7 +191,10 @@ impl LocalModules {
         data.migrate().await?;
         let mut running = Vec::new();
         for (name, local, start) in configured.0 {
-            let further = local.also_stores.iter().map(|further| data::storage(settings, name, further));
+            let further = local
+                .also_stores
+                .iter()
+                .map(|further| data::storage(settings, name, further));
             let context = ModuleContext {
                 db: data::open(settings, name, sources).await?,
                 clock: sources.clock.clone(),
@@ -267,7 +270,7 @@ impl LocalModules {
     /// The module is not in this process; its database is unavailable.
     pub async fn counts(&self, module: &str) -> Result<Counts, Fault> {
         let running = self
-            .placed
+            .running
             .iter()
             .find(|running| running.name == module)
             .ok_or_else(|| Fault::not_found("module"))?;
@@ -342,4 +345,3 @@ impl Check for DatabaseCheck {
         }
     }
 }
-

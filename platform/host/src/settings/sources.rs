@@ -25,7 +25,10 @@ pub struct Defaults {
 impl Defaults {
     /// The platform's, then where each module is, then the modules' own sections.
     pub fn new(modules: Vec<&'static str>, of_modules: &str) -> Self {
-        let places: String = (0..).zip(&modules).map(|(at, module)| module_places(at, module)).collect();
+        let places: String = (0..)
+            .zip(&modules)
+            .map(|(at, module)| module_places(at, module))
+            .collect();
         Defaults {
             text: format!("{PLATFORM}\n{MODULES}{places}\n{of_modules}"),
             modules,
