@@ -1,4 +1,4 @@
-//! Contracts: they only ever grow, and they answer the same near and far.
+//! Contracts: they only ever grow, and a local and a remote module respond the same.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.push(Trial::test(
-        "contracts::every_compiler_of_protobuf_finds_the_types_that_are_meant",
+        "contracts::no_rpc_hides_a_message_of_its_name",
         types_are_found,
     ));
     trials.push(Trial::test("contracts::rejects::a_field_renumbered", || {
@@ -39,23 +39,23 @@ pub fn trials() -> Vec<Trial> {
         rejected(retype, "type")
     }));
     trials.push(Trial::test("contracts::rejects::a_field_removed", || {
-        rejected(remove_field, "is gone")
+        rejected(remove_field, "is missing")
     }));
     trials.push(Trial::test("contracts::rejects::an_rpc_removed", || {
-        rejected(remove_rpc, "is gone")
+        rejected(remove_rpc, "is missing")
     }));
     trials.push(Trial::test(
-        "contracts::a_new_field_and_a_new_rpc_are_no_breach",
+        "contracts::a_new_field_and_a_new_rpc_are_allowed",
         growth_is_allowed,
     ));
-    trials.push(Trial::test("contracts::a_module_answers_the_same_over_grpc", || {
-        crate::harness::runtime().block_on(far::the_same_near_and_far());
+    trials.push(Trial::test("contracts::a_module_responds_the_same_over_grpc", || {
+        crate::harness::runtime().block_on(over_grpc::same_response());
         Ok(())
     }));
     trials.push(Trial::test(
-        "contracts::nobody_is_asked_inside_a_transaction_neither_near_nor_far",
+        "contracts::no_module_is_called_inside_a_transaction_locally_or_over_grpc",
         || {
-            crate::harness::runtime().block_on(far::not_inside_a_transaction());
+            crate::harness::runtime().block_on(over_grpc::not_inside_a_transaction());
             Ok(())
         },
     ));
@@ -63,14 +63,14 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Within a service a method hides a message of its name, so `rpc FindStock(FindStock)` names the method: protoc refuses it, and with it every client
-/// in another language. The compiler used here does not mind, so this test does.
+/// in another language. The compiler used here accepts it, so this test checks it.
 fn types_are_found() -> Result<(), Failed> {
     let mut hidden = Vec::new();
     let modules = CONTRACTS
         .iter()
         .filter(|(name, _)| *name != "event-feed")
         .map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
-    for path in modules.chain(["shared-kernel/durable/contract/proto/service.proto".to_owned()]) {
+    for path in modules.chain(["platform/durable/contract/proto/service.proto".to_owned()]) {
         let text = fs::read_to_string(root().join(&path))?;
         let rpcs: Vec<&str> = text
             .lines()
@@ -101,7 +101,7 @@ fn types_are_found() -> Result<(), Failed> {
     }
 }
 
-/// What a contract says, one line a field and an rpc: diffs of the snapshot are readable, and a line that went is a breach.
+/// A contract as text, one line for each field and rpc: diffs of the snapshot are readable, and a removed line is a breaking change.
 fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
     fn message_in(prefix: &str, message: &DescriptorProto, into: &mut BTreeMap<String, String>) {
         let name = format!("{prefix}.{}", message.name());
@@ -157,10 +157,10 @@ fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
     all
 }
 
-/// Whatever an old client would trip over.
+/// Every change that breaks an old client.
 fn breaches(committed: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
     let breach = |(what, kind): (&String, &String)| match now.get(what) {
-        None => Some(format!("{what} is gone; keep it, and stop using it")),
+        None => Some(format!("{what} is missing; keep it, and stop using it")),
         Some(new) if new != kind => Some(format!("{what} was `{kind}` and is `{new}`; add a new field instead")),
         Some(_) => None,
     };
@@ -252,8 +252,8 @@ fn growth_is_allowed() -> Result<(), Failed> {
     }
 }
 
-/// The same inventory, asked through its trait and through gRPC over a connection in memory.
-mod far {
+/// The same inventory, called through its trait and through gRPC over a connection in memory.
+mod over_grpc {
     use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
     use inventory_contract::{
         FindStock, Inventory, LocalInventory, RemoteInventory, ReserveStock, ServedInventory, StockLine,
@@ -264,30 +264,30 @@ mod far {
 
     use super::Arc;
 
-    pub async fn the_same_near_and_far() {
-        banyan_durable_testing::on_both("inventory", |db| async move {
+    pub async fn same_response() {
+        banyan_durable_testing::on_both(inventory::SCHEMA, |db| async move {
             let needs = inventory::Needs {
                 db,
                 clock: Arc::new(SystemClock),
                 ids: Arc::new(RandomIds),
             };
             let offers = inventory::start(needs).await.expect("inventory starts");
-            (offers.seed)().await.expect("the shelves are filled");
-            let near = offers.contract;
-            let far = RemoteInventory::new(connect(near.clone()).await);
+            (offers.seed)().await.expect("demo data is inserted");
+            let local = offers.contract;
+            let remote = RemoteInventory::new(connect(local.clone()).await);
             let call = Call::by(Actor::module("orders")).within(std::time::Duration::from_secs(3));
 
-            let question = FindStock {
+            let request = FindStock {
                 sku: "rare-fig".to_owned(),
             };
-            let (here, there) = (
-                near.find_stock(&call, question.clone()).await,
-                far.find_stock(&call, question).await,
+            let (from_local, from_remote) = (
+                local.find_stock(&call, request.clone()).await,
+                remote.find_stock(&call, request).await,
             );
-            assert_eq!(here, there);
-            assert_eq!(there.expect("an answer").level.expect("rare figs").on_hand, 3);
+            assert_eq!(from_local, from_remote);
+            assert_eq!(from_remote.expect("a response").level.expect("rare figs").on_hand, 3);
 
-            // A command sent far and repeated near is one command.
+            // A command sent to the remote contract and repeated to the local one takes effect once.
             let command = |sku: &str, quantity| ReserveStock {
                 command_id: uuid::Uuid::new_v4().to_string(),
                 order_id: uuid::Uuid::new_v4().to_string(),
@@ -297,61 +297,60 @@ mod far {
                 }],
             };
             let reserve = command("rare-fig", 2);
-            let there = far.reserve_stock(&call, reserve.clone()).await.expect("an answer");
-            assert!(matches!(there.outcome, Some(Outcome::Reserved(_))), "{there:?}");
-            assert_eq!(near.reserve_stock(&call, reserve).await.expect("an answer"), there);
-            let refused = far
+            let reserved = remote.reserve_stock(&call, reserve.clone()).await.expect("a response");
+            assert!(matches!(reserved.outcome, Some(Outcome::Reserved(_))), "{reserved:?}");
+            assert_eq!(local.reserve_stock(&call, reserve).await.expect("a response"), reserved);
+            let refused = remote
                 .reserve_stock(&call, command("rare-fig", 2))
                 .await
-                .expect("an answer");
+                .expect("a response");
             assert!(
                 matches!(refused.outcome, Some(Outcome::Insufficient(ref short)) if short.available == 1),
                 "{refused:?}"
             );
 
-            // A fault crosses whole: kind, code, fields.
+            // gRPC carries a fault completely: kind, code, fields.
             let wrong = ReserveStock {
                 command_id: "no id".to_owned(),
                 ..command("rare-fig", 1)
             };
-            let (here, there) = (
-                near.reserve_stock(&call, wrong.clone()).await,
-                far.reserve_stock(&call, wrong).await,
+            let (from_local, from_remote) = (
+                local.reserve_stock(&call, wrong.clone()).await,
+                remote.reserve_stock(&call, wrong).await,
             );
-            assert_eq!(here, there);
-            assert_eq!(there.expect_err("a fault").kind, FaultKind::Invalid);
+            assert_eq!(from_local, from_remote);
+            assert_eq!(from_remote.expect_err("a fault").kind, FaultKind::Invalid);
         })
         .await;
     }
 
     pub async fn not_inside_a_transaction() {
-        banyan_durable_testing::on_both("inventory", |db| async move {
+        banyan_durable_testing::on_both(inventory::SCHEMA, |db| async move {
             let needs = inventory::Needs {
                 db: db.clone(),
                 clock: Arc::new(SystemClock),
                 ids: Arc::new(RandomIds),
             };
-            let near: Arc<dyn Inventory> = Arc::new(LocalInventory(
+            let local: Arc<dyn Inventory> = Arc::new(LocalInventory(
                 inventory::start(needs).await.expect("inventory starts").contract,
             ));
-            let far: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(near.clone()).await));
-            for contract in [near, far] {
-                let (call, question) = (
+            let remote: Arc<dyn Inventory> = Arc::new(RemoteInventory::new(connect(local.clone()).await));
+            for contract in [local, remote] {
+                let (call, request) = (
                     Call::by_module("orders"),
                     FindStock {
                         sku: "rare-fig".to_owned(),
                     },
                 );
                 contract
-                    .find_stock(&call, question.clone())
+                    .find_stock(&call, request.clone())
                     .await
-                    .expect("outside it answers");
-                let inside = db.write(move |_| {
-                    let (contract, call, question) = (contract.clone(), call.clone(), question.clone());
-                    async move { contract.find_stock(&call, question).await }
+                    .expect("it responds outside a transaction");
+                let inside = db.write((contract, call, request), |_, (contract, call, request)| async move {
+                    contract.find_stock(&call, request).await
                 });
                 assert_eq!(
-                    inside.await.expect_err("inside it is refused").code,
+                    inside.await.expect_err("it is refused inside a transaction").code,
                     "inside_transaction"
                 );
             }

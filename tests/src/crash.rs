@@ -1,4 +1,4 @@
-//! `kill -9` of the whole shop at random moments under load. Afterwards the auditor must find nothing.
+//! `kill -9` of the all-in-one shop at random times under load. Afterwards the auditor must find nothing wrong.
 //!
 //! Fifty customers' orders are in flight all the time. The shop is killed `BANYAN_TEST_KILLS` times (5 unless set) and started again on the same
 //! data. It does not test power loss: the operating system keeps what a killed process has written.
@@ -16,11 +16,14 @@ use crate::{
 const IN_FLIGHT: usize = 50;
 
 pub fn trials() -> Vec<Trial> {
-    Stage::WHOLE
+    Stage::ALL_IN_ONE
         .into_iter()
         .map(|stage| {
             Trial::test(
-                format!("crash[{}]::kill_9_under_load_loses_and_doubles_nothing", stage.name()),
+                format!(
+                    "crash[{}]::kill_9_under_load_loses_and_duplicates_nothing",
+                    stage.name()
+                ),
                 move || {
                     runtime().block_on(kill_under_load(stage));
                     Ok(())

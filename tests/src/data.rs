@@ -1,20 +1,17 @@
-//! A shop's databases from outside, past every rule of the shop: for tests that look at its tables or put something odd into them.
+//! Direct access to a shop's databases: for tests that read its tables or insert rows that the shop itself would not write.
 
 use std::{path::Path, time::Duration};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, QueryResult, Statement};
+use banyan::config::MODULES;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, FromQueryResult, Statement};
 
-/// Whose data there is.
-pub const OWNERS: [&str; 8] = [
-    "users",
-    "catalog",
-    "inventory",
-    "payments",
-    "shipping",
-    "orders",
-    "notifications",
-    "sandbox_provider",
-];
+/// The sandbox payment provider, which keeps its records apart from payments' own.
+pub const PROVIDER: &str = "sandbox_provider";
+
+/// Everybody who has data of their own: each module, and the provider.
+pub fn owners() -> impl Iterator<Item = &'static str> {
+    MODULES.into_iter().chain([PROVIDER])
+}
 
 /// A connection to where `owner` keeps its data: the SQLite file in `directory`, or the schema at `url` with that URL's login.
 pub async fn connect(directory: &Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
@@ -57,19 +54,20 @@ pub async fn execute(connection: &DatabaseConnection, sql: &str) -> Result<(), D
     connection.execute_unprepared(sql).await.map(|_| ())
 }
 
-pub async fn rows(connection: &DatabaseConnection, sql: &str) -> Vec<QueryResult> {
+pub async fn rows<Row: FromQueryResult>(connection: &DatabaseConnection, sql: &str) -> Vec<Row> {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
-    connection
-        .query_all_raw(statement)
+    Row::find_by_statement(statement)
+        .all(connection)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 /// The column `name` of every row.
 pub async fn names(connection: &DatabaseConnection, sql: &str) -> Vec<String> {
-    let name = |row: &QueryResult| {
-        row.try_get::<String>("", "name")
-            .unwrap_or_else(|error| panic!("{sql}: {error}"))
-    };
-    rows(connection, sql).await.iter().map(name).collect()
+    #[derive(FromQueryResult)]
+    struct Named {
+        name: String,
+    }
+    let rows: Vec<Named> = rows(connection, sql).await;
+    rows.into_iter().map(|row| row.name).collect()
 }

@@ -1,6 +1,6 @@
-//! What `deploy/` and `scripts/` say to the binary, compared with what the binary understands: names of settings, their values, features, modules.
+//! What `deploy/` and `scripts/` pass to the binary, compared with what the binary accepts: names of settings, their values, features, modules.
 //!
-//! That the files are what Docker and Kubernetes understand is `scripts/validate-deploy.sh`'s to say.
+//! `scripts/validate-deploy.sh` checks that Docker and Kubernetes accept the files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,16 +19,16 @@ const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("deploy::every_variable_is_a_setting", every_variable_is_a_setting),
-        Trial::test("deploy::the_binary_takes_the_values_of_compose", || {
-            values_are_taken(of_compose()?)
+        Trial::test("deploy::the_binary_accepts_the_values_of_compose", || {
+            values_are_accepted(of_compose()?)
         }),
-        Trial::test("deploy::the_binary_takes_the_values_of_kubernetes", || {
-            values_are_taken(of_kubernetes()?)
+        Trial::test("deploy::the_binary_accepts_the_values_of_kubernetes", || {
+            values_are_accepted(of_kubernetes()?)
         }),
         Trial::test("deploy::every_feature_is_one_of_the_app", every_feature_is_known),
-        Trial::test("deploy::every_module_has_its_place", every_module_has_its_place),
+        Trial::test("deploy::every_module_is_deployed", every_module_is_deployed),
         Trial::test(
-            "deploy::the_modules_manifests_differ_in_names_alone",
+            "deploy::the_module_manifests_differ_only_in_names",
             manifests_differ_in_names_alone,
         ),
     ]
@@ -70,11 +70,11 @@ fn variables(text: &str) -> BTreeSet<&str> {
 fn every_variable_is_a_setting() -> Result<(), Failed> {
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
-    for place in ["deploy", "scripts", "docs/how-to"] {
-        for (file, text) in files(place)? {
+    for folder in ["deploy", "scripts", "docs/how-to"] {
+        for (file, text) in files(folder)? {
             for variable in variables(&text) {
                 if !is_known(variable) {
-                    wrong.push(format!("{}: {variable} is no setting", file.display()));
+                    wrong.push(format!("{}: {variable} is not a setting", file.display()));
                 }
                 seen.insert(variable.to_owned());
             }
@@ -114,7 +114,7 @@ fn assignments(text: &str) -> Vec<(String, String)> {
     all
 }
 
-/// What each process of Compose is told: what all are, what services are besides, and what stands at its own name.
+/// The environment of each process of Compose: the settings of all processes, those of services, and those under its own name.
 fn of_compose() -> Result<Vec<Process>, Failed> {
     let text = fs::read_to_string(root().join("deploy/compose.yaml"))?;
     let block = |begin: &str, end: &str| {
@@ -136,7 +136,7 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
         .collect())
 }
 
-/// What each process on Kubernetes is told: the ConfigMaps that its manifest names, and what stands there itself or in the patch for users.
+/// The environment of each process on Kubernetes: the ConfigMaps that its manifest names, its own variables, and the patch for users.
 fn of_kubernetes() -> Result<Vec<Process>, Failed> {
     let read = |name: &str| fs::read_to_string(root().join(format!("deploy/kubernetes/{name}.yaml")));
     let settings = read("settings")?;
@@ -163,12 +163,12 @@ fn of_kubernetes() -> Result<Vec<Process>, Failed> {
 /// A process by its name, and its environment.
 type Process = (String, Vec<(String, String)>);
 
-fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
+fn values_are_accepted(processes: Vec<Process>) -> Result<(), Failed> {
     let home = banyan_durable_testing::SqliteHome::new();
     let secret = home.path().join("secret");
     fs::write(&secret, A_SECRET)?;
     for (name, environment) in processes {
-        // What is a file in the container is none here; one secret stands for all.
+        // The files of the container do not exist here; one secret stands for all.
         let environment: BTreeMap<String, String> = environment
             .into_iter()
             .map(|(name, value)| {
@@ -198,7 +198,7 @@ fn values_are_taken(processes: Vec<Process>) -> Result<(), Failed> {
             ],
         };
         if let Some(missing) = needs.iter().find(|variable| !has(variable)) {
-            return Err(format!("{name} is not told {missing}").into());
+            return Err(format!("{name} lacks {missing}").into());
         }
         if environment.len() < 15 {
             return Err(format!(
@@ -231,7 +231,7 @@ fn every_feature_is_known() -> Result<(), Failed> {
             seen += 1;
             if !known.contains(feature.trim()) {
                 wrong.push(format!(
-                    "{}: {feature} is no feature of the app; there are {known:?}",
+                    "{}: {feature} is not a feature of the app; there are {known:?}",
                     file.display()
                 ));
             }
@@ -248,7 +248,7 @@ fn every_feature_is_known() -> Result<(), Failed> {
 }
 
 /// A module that is added must be added there, too.
-fn every_module_has_its_place() -> Result<(), Failed> {
+fn every_module_is_deployed() -> Result<(), Failed> {
     let compose = fs::read_to_string(root().join("deploy/compose.yaml"))?;
     let kustomization = fs::read_to_string(root().join("deploy/kubernetes/kustomization.yaml"))?;
     let migrate = fs::read_to_string(root().join("deploy/kubernetes/migrate.yaml"))?;
@@ -285,7 +285,7 @@ fn every_module_has_its_place() -> Result<(), Failed> {
     }
 }
 
-/// Seven files that are to be alike stay alike.
+/// The manifests of the modules stay alike.
 fn manifests_differ_in_names_alone() -> Result<(), Failed> {
     let of = |module: &str| -> Result<String, Failed> {
         let text = fs::read_to_string(root().join(format!("deploy/kubernetes/{module}.yaml")))?;

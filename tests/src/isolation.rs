@@ -1,16 +1,16 @@
-//! Each module's data is its own: on PostgreSQL by login and rights, on SQLite by file.
+//! Each module's data is isolated: on PostgreSQL by login and privileges, on SQLite by file.
 
 use std::{collections::BTreeSet, fs};
 
-use banyan::config::Settings;
-use banyan_durable::Place as DataPlace;
+use banyan::config::{MODULES, Settings};
+use banyan_durable::Storage;
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
 use crate::{
     architecture,
-    commands::Place,
-    data::{self, OWNERS},
+    commands::Installation,
+    data::{self, PROVIDER, owners},
     harness::{Stage, runtime},
 };
 
@@ -19,18 +19,18 @@ pub fn trials() -> Vec<Trial> {
         Trial::test(
             "isolation[postgres]::a_login_reads_and_writes_its_own_schema_and_no_other",
             || {
-                runtime().block_on(logins_are_kept_apart());
+                runtime().block_on(logins_are_isolated());
                 Ok(())
             },
         ),
-        Trial::test("isolation[sqlite]::a_file_holds_its_own_modules_tables_alone", || {
-            runtime().block_on(files_hold_their_own());
+        Trial::test("isolation[sqlite]::a_file_holds_only_the_tables_of_its_module", || {
+            runtime().block_on(files_are_isolated());
             Ok(())
         }),
     ]
 }
 
-/// The tables that the migrations of `module` make, and the machinery's.
+/// The tables that the migrations of `module` create, and those of the durable machinery.
 fn tables_of(module: &str) -> BTreeSet<String> {
     let root = architecture::root();
     let mut tables = BTreeSet::from(["seaql_migrations".to_owned()]);
@@ -46,36 +46,39 @@ fn tables_of(module: &str) -> BTreeSet<String> {
     tables
 }
 
-/// A shop that has run: with all its tables, and rows in them.
-async fn shop(stage: Stage) -> Place {
-    let place = Place::new(stage).await;
-    place.run(&["seed"]).await.expect(0);
-    place
+/// A seeded shop: with all its tables, and rows in them.
+async fn shop(stage: Stage) -> Installation {
+    let installation = Installation::new(stage).await;
+    installation.run(&["seed"]).await.expect(0);
+    installation
 }
 
 /// Every owner has exactly its own tables; `names` are those found.
 fn expect_own_tables(found: &[(&str, BTreeSet<String>)]) {
     for (owner, tables) in found {
-        if *owner == "sandbox_provider" {
-            assert!(!tables.is_empty(), "the provider keeps books");
-            let others: BTreeSet<String> = OWNERS[..7].iter().flat_map(|module| tables_of(module)).collect();
-            assert!(tables.is_disjoint(&others), "the provider's {tables:?} are others' too");
+        if *owner == PROVIDER {
+            assert!(!tables.is_empty(), "the provider has tables");
+            let others: BTreeSet<String> = MODULES.into_iter().flat_map(tables_of).collect();
+            assert!(
+                tables.is_disjoint(&others),
+                "the provider's {tables:?} are tables of a module, too"
+            );
         } else {
             assert_eq!(
                 *tables,
                 tables_of(owner),
-                "what {owner} keeps is not what its migrations make"
+                "the tables of {owner} are not those of its migrations"
             );
             assert!(tables.len() > 10, "{tables:?}");
         }
     }
 }
 
-async fn files_hold_their_own() {
-    let place = shop(Stage::Sqlite).await;
+async fn files_are_isolated() {
+    let installation = shop(Stage::Sqlite).await;
     let mut found = Vec::new();
-    for owner in OWNERS {
-        let connection = data::connect(&place.data_directory(), None, owner).await;
+    for owner in owners() {
+        let connection = data::connect(&installation.data_directory(), None, owner).await;
         let tables = data::names(
             &connection,
             "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'",
@@ -85,21 +88,23 @@ async fn files_hold_their_own() {
         connection.close().await.expect("the connection closes");
     }
     expect_own_tables(&found);
-    let files = fs::read_dir(place.data_directory())
+    let files = fs::read_dir(installation.data_directory())
         .expect("the data directory")
         .map(|file| file.expect("a file").file_name().into_string().expect("a name"));
     let databases: BTreeSet<String> = files.filter(|name| name.ends_with(".db")).collect();
-    let expected = OWNERS.map(|owner| format!("{}.db", owner.replace('_', "-")));
-    assert_eq!(databases, BTreeSet::from(expected), "there is a file of nobody's");
-    place.remove().await;
+    let expected: BTreeSet<String> = owners()
+        .map(|owner| format!("{}.db", owner.replace('_', "-")))
+        .collect();
+    assert_eq!(databases, expected, "there is a file that belongs to no module");
+    installation.remove().await;
 }
 
-async fn logins_are_kept_apart() {
-    let place = shop(Stage::Postgres).await;
-    let url = place.database_url().expect("a database");
-    let admin = data::connect(place.directory(), Some(&url), "public").await;
+async fn logins_are_isolated() {
+    let installation = shop(Stage::Postgres).await;
+    let url = installation.database_url().expect("a database");
+    let admin = data::connect(installation.directory(), Some(&url), "public").await;
     let mut found = Vec::new();
-    for owner in OWNERS {
+    for owner in owners() {
         let sql = format!("select tablename::text as name from pg_tables where schemaname = '{owner}'");
         found.push((
             owner,
@@ -108,45 +113,48 @@ async fn logins_are_kept_apart() {
     }
     expect_own_tables(&found);
     let schemas = "select distinct schemaname::text as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema') order by 1";
-    let mut owners = OWNERS.map(str::to_owned);
-    owners.sort_unstable();
+    let expected: BTreeSet<String> = owners().map(str::to_owned).collect();
     assert_eq!(
-        data::names(&admin, schemas).await,
-        owners,
-        "there are tables of nobody's"
+        data::names(&admin, schemas).await.into_iter().collect::<BTreeSet<_>>(),
+        expected,
+        "there are tables that belong to no module"
     );
 
     let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
-    for owner in OWNERS {
-        // The very login that the shop uses.
-        let DataPlace::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
+    for owner in owners() {
+        // The login that the shop itself uses.
+        let Storage::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
             panic!("{owner} is not on PostgreSQL")
         };
-        let login = data::connect(place.directory(), Some(&url), owner).await;
-        has_no_powers(&login, owner).await;
-        own_is_open(&login, owner, &found).await;
-        others_are_closed(&login, owner, &found).await;
+        let login = data::connect(installation.directory(), Some(&url), owner).await;
+        has_no_admin_privileges(&login, owner).await;
+        own_schema_is_accessible(&login, owner, &found).await;
+        other_schemas_are_denied(&login, owner, &found).await;
         login.close().await.expect("the connection closes");
     }
     admin.close().await.expect("the connection closes");
-    place.remove().await;
+    installation.remove().await;
 }
 
-/// The login is its module's alone, and no superuser that no right would stop.
-async fn has_no_powers(login: &DatabaseConnection, owner: &str) {
+/// The login belongs to its module alone and has no administrative privileges.
+async fn has_no_admin_privileges(login: &DatabaseConnection, owner: &str) {
     let who = data::names(login, "select current_user::text as name").await.remove(0);
     assert!(who.ends_with(&format!("_{owner}")), "{owner} logs in as {who}");
-    let powers = "select 'x' as name from pg_roles where rolname = current_user and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)";
+    let privileges = "select 'x' as name from pg_roles where rolname = current_user and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)";
     assert_eq!(
-        data::names(login, powers).await,
+        data::names(login, privileges).await,
         [""; 0],
-        "{who} may more than a module needs"
+        "{who} has more privileges than a module needs"
     );
     let groups = "select r.rolname::text as name from pg_auth_members m join pg_roles r on r.oid = m.roleid join pg_roles me on me.oid = m.member where me.rolname = current_user";
-    assert_eq!(data::names(login, groups).await, [""; 0], "{who} has others' rights");
+    assert_eq!(
+        data::names(login, groups).await,
+        [""; 0],
+        "{who} has the privileges of other logins"
+    );
 }
 
-async fn own_is_open(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
+async fn own_schema_is_accessible(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
     let (_, tables) = found.iter().find(|(name, _)| *name == owner).expect("its tables");
     for table in tables {
         for statement in [
@@ -165,7 +173,7 @@ async fn own_is_open(login: &DatabaseConnection, owner: &str, found: &[(&str, BT
         .unwrap_or_else(|error| panic!("{owner} may not write its own schema: {error}"));
 }
 
-async fn others_are_closed(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
+async fn other_schemas_are_denied(login: &DatabaseConnection, owner: &str, found: &[(&str, BTreeSet<String>)]) {
     let mut forbidden = vec![
         "create table public.probe (n bigint)".to_owned(),
         format!("create schema probe_of_{owner}"),
@@ -189,19 +197,19 @@ async fn others_are_closed(login: &DatabaseConnection, owner: &str, found: &[(&s
             format!("alter schema {other} rename to probe"),
         ]);
     }
-    let mut let_through = Vec::new();
+    let mut not_denied = Vec::new();
     for statement in forbidden {
         match login.execute_unprepared(&statement).await {
-            // 42501: insufficient_privilege, whatever language the server speaks.
+            // 42501: insufficient_privilege, in every language of the server.
             Err(error) if is_denied(&error) => {}
-            Err(error) => let_through.push(format!("{statement}: refused for another reason: {error}")),
-            Ok(_) => let_through.push(format!("{statement}: done")),
+            Err(error) => not_denied.push(format!("{statement}: refused for another reason: {error}")),
+            Ok(_) => not_denied.push(format!("{statement}: done")),
         }
     }
     assert!(
-        let_through.is_empty(),
+        not_denied.is_empty(),
         "the login of {owner}:\n{}",
-        let_through.join("\n")
+        not_denied.join("\n")
     );
 }
 

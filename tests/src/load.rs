@@ -1,5 +1,4 @@
-//! Customers who keep ordering, staff that keeps shop, and what must be true of every answer they got: the load under which things are
-//! broken on purpose.
+//! The load under which tests inject failures: customers who keep ordering, staff who keep working, and checks of every response they got.
 
 use std::{
     collections::HashSet,
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    auditor::{Books, audit, audit_always, stuck, unfinished},
+    auditor::{Databases, audit, audit_always, stuck, unfinished},
     harness::{Client, Shop, new_key, order_body},
     scenarios::new_product,
 };
@@ -38,14 +37,14 @@ const METHODS: [&str; 12] = [
     "pm_card_slow",
 ];
 
-/// Mostly shorter waits than an operator would set, so that a test sees what otherwise takes a minute.
+/// Mostly shorter intervals than in production, so that a test sees in seconds what otherwise takes a minute.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__DURABLE__LEASE_MS", "2000"),
     ("BANYAN__DURABLE__LEASE_RENEW_MS", "500"),
     ("BANYAN__DURABLE__SAGA_RETRY_CAP_MS", "2000"),
     ("BANYAN__DURABLE__FEED_COMPARE_MS", "3000"),
     ("BANYAN__DURABLE__POOL", "4"),
-    // Shoppers log in once, and the long counts take longer than a token usually lives.
+    // Customers log in once, and the full run takes longer than the default lifetime of a token.
     ("BANYAN__USERS__ACCESS_TOKEN_SECONDS", "7200"),
     ("BANYAN__PAYMENTS__RECONCILE_EVERY_MS", "1000"),
     ("BANYAN__PAYMENTS__RECONCILE_AFTER_MS", "2000"),
@@ -57,22 +56,22 @@ struct Placed {
     customer: Client,
     key: String,
     body: Value,
-    /// The first 2xx answer, if one ever came.
-    answer: Option<Vec<u8>>,
+    /// The body of the first 2xx response, if there was one.
+    response: Option<Vec<u8>>,
 }
 
 /// The load, until [`end`](Load::end).
 pub struct Load {
     stop: Arc<AtomicBool>,
     placed: Arc<Mutex<Vec<Placed>>>,
-    people: JoinSet<()>,
+    tasks: JoinSet<()>,
     client: Client,
     staff: Client,
     in_flight: usize,
 }
 
 impl Load {
-    /// So many orders are in flight all the time, with every payment method, cancellations, refunds and receipts between them.
+    /// Keeps `in_flight` orders in flight, with every payment method, and with cancellations, refunds and receipts between them.
     pub async fn start(client: &Client, in_flight: usize) -> Load {
         let staff = client.staff().await;
         let mut skus = Vec::new();
@@ -84,75 +83,75 @@ impl Load {
             customers.push(client.new_customer().await);
         }
         let (stop, placed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let mut people = JoinSet::new();
+        let mut tasks = JoinSet::new();
         for at in 0..in_flight {
-            people.spawn(shop_until(
+            tasks.spawn(order_until(
                 stop.clone(),
                 customers[at % customers.len()].clone(),
                 skus.clone(),
                 placed.clone(),
             ));
         }
-        people.spawn(keep_shop_until(stop.clone(), staff.clone(), skus.clone()));
+        tasks.spawn(work_as_staff_until(stop.clone(), staff.clone(), skus.clone()));
         Load {
             stop,
             placed,
-            people,
+            tasks,
             client: client.clone(),
             staff,
             in_flight,
         }
     }
 
-    /// Everybody goes home, once there are more orders than shoppers; the shop settles; the auditor must find nothing.
+    /// Stops the load once there are more orders than customers, waits until nothing is in progress, and expects the auditor to find nothing wrong.
     ///
     /// # Panics
     /// With everything that is wrong.
     pub async fn end(mut self, shop: &Shop) {
-        let is_load = || async { answered(&self.placed.lock().await) > self.in_flight };
-        eventually("more orders are placed than there are shoppers", SETTLE_LIMIT, is_load).await;
+        let is_load = || async { responded(&self.placed.lock().await) > self.in_flight };
+        eventually("more orders are placed than there are customers", SETTLE_LIMIT, is_load).await;
         self.stop.store(true, Ordering::SeqCst);
-        while let Some(ended) = self.people.join_next().await {
-            ended.expect("a shopper does not panic");
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a customer does not panic");
         }
         settle(shop).await;
-        let books = Books::open(shop).await;
-        let mut wrong = audit(&books).await;
-        books.close().await;
+        let databases = Databases::open(shop).await;
+        let mut wrong = audit(&databases).await;
+        databases.close().await;
         let placed = Arc::into_inner(self.placed)
-            .expect("the shoppers have gone home")
+            .expect("the customers have ended")
             .into_inner();
         wrong.extend(audit_answers(&self.client, &self.staff, &placed).await);
-        // Replays may have placed orders whose first answer nobody saw: the shop must be sound with them too.
+        // Replays may have placed orders whose first response was lost: the shop must be consistent with them too.
         settle(shop).await;
-        let books = Books::open(shop).await;
-        wrong.extend(audit(&books).await);
-        wrong.extend(stuck(&books).await);
-        books.close().await;
+        let databases = Databases::open(shop).await;
+        wrong.extend(audit(&databases).await);
+        wrong.extend(stuck(&databases).await);
+        databases.close().await;
         assert!(
             wrong.is_empty(),
             "{} of {} orders audited:\n{}\nlog:\n{}",
             wrong.len(),
-            answered(&placed),
+            responded(&placed),
             wrong.join("\n"),
             tail(&shop.log())
         );
     }
 }
 
-/// How many of them the shop has answered.
-fn answered(placed: &[Placed]) -> usize {
-    placed.iter().filter(|order| order.answer.is_some()).count()
+/// The number of orders with a response.
+fn responded(placed: &[Placed]) -> usize {
+    placed.iter().filter(|order| order.response.is_some()).count()
 }
 
-/// What holds at every moment, also right after something died.
+/// Checks what holds at any time, also right after a kill.
 ///
 /// # Panics
 /// With everything that is wrong.
 pub async fn check_always(shop: &Shop) {
-    let books = Books::open(shop).await;
-    let wrong = audit_always(&books).await;
-    books.close().await;
+    let databases = Databases::open(shop).await;
+    let wrong = audit_always(&databases).await;
+    databases.close().await;
     assert!(wrong.is_empty(), "right after a fault:\n{}", wrong.join("\n"));
 }
 
@@ -161,12 +160,12 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// Waits until nothing is on its way.
+/// Waits until nothing is in progress.
 pub async fn settle(shop: &Shop) {
-    let books = Books::open(shop).await;
+    let databases = Databases::open(shop).await;
     let started = Instant::now();
     loop {
-        let pending = unfinished(&books).await;
+        let pending = unfinished(&databases).await;
         if pending.is_empty() {
             break;
         }
@@ -178,11 +177,11 @@ pub async fn settle(shop: &Shop) {
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    books.close().await;
+    databases.close().await;
 }
 
-/// A customer who keeps ordering, repeats what was not answered, and sometimes changes their mind.
-async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, placed: Arc<Mutex<Vec<Placed>>>) {
+/// A customer who keeps ordering, retries requests without a response, and sometimes cancels.
+async fn order_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, placed: Arc<Mutex<Vec<Placed>>>) {
     while !stop.load(Ordering::SeqCst) {
         let (sku, method, quantity, cancels) = {
             let mut random = rand::rng();
@@ -195,27 +194,27 @@ async fn shop_until(stop: Arc<AtomicBool>, customer: Client, skus: Vec<String>, 
             )
         };
         let (key, body) = (new_key(), order_body(&sku, quantity, method));
-        let answer = repeat(&customer, "/api/v1/orders", &key, &body, &stop).await;
-        if let Some(answer) = answer.as_ref().filter(|_| cancels) {
-            let order: Value = serde_json::from_slice(answer).expect("an order");
+        let response = repeat(&customer, "/api/v1/orders", &key, &body, &stop).await;
+        if let Some(response) = response.as_ref().filter(|_| cancels) {
+            let order: Value = serde_json::from_slice(response).expect("an order");
             let path = format!("/api/v1/orders/{}/cancel", order["id"].as_str().expect("an id"));
             repeat(&customer, &path, &new_key(), &json!({}), &stop).await;
         }
-        if let Some(answer) = &answer {
-            await_outcome(&customer, answer, &stop).await;
+        if let Some(response) = &response {
+            await_outcome(&customer, response, &stop).await;
         }
         placed.lock().await.push(Placed {
             customer: customer.clone(),
             key,
             body,
-            answer,
+            response,
         });
     }
 }
 
-/// Waits until the order is no longer pending, so that there are always as many in flight as there are shoppers, however slow the machine.
-async fn await_outcome(customer: &Client, answer: &[u8], stop: &AtomicBool) {
-    let order: Value = serde_json::from_slice(answer).expect("an order");
+/// Waits until the order is no longer pending, so that there are always as many in flight as there are customers, however slow the machine.
+async fn await_outcome(customer: &Client, response: &[u8], stop: &AtomicBool) {
+    let order: Value = serde_json::from_slice(response).expect("an order");
     let path = format!("/api/v1/orders/{}", order["id"].as_str().expect("an id"));
     while !stop.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -226,8 +225,8 @@ async fn await_outcome(customer: &Client, answer: &[u8], stop: &AtomicBool) {
     }
 }
 
-/// Staff that receives goods and gives some money back meanwhile.
-async fn keep_shop_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>) {
+/// Staff who receive goods and refund some payments meanwhile.
+async fn work_as_staff_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>) {
     while !stop.load(Ordering::SeqCst) {
         repeat(
             &staff,
@@ -257,22 +256,24 @@ async fn keep_shop_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>
     }
 }
 
-/// Sends until there is an answer that means something, with the same key; gives up only when the load ends. Answers a 2xx body.
+/// Retries with the same key until there is a definite response; gives up only when the load ends. Returns a 2xx body.
 async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &AtomicBool) -> Option<Vec<u8>> {
     loop {
         match client
             .try_send(Method::POST, path, &[("Idempotency-Key", key)], Some(body))
             .await
         {
-            Ok(answer) if (200..300).contains(&answer.status) => return Some(answer.bytes),
-            Ok(answer) if [404, 409, 422].contains(&answer.status) && answer.json()["code"] != "twin_in_progress" => {
+            Ok(response) if (200..300).contains(&response.status) => return Some(response.bytes),
+            Ok(response)
+                if [404, 409, 422].contains(&response.status) && response.json()["code"] != "twin_in_progress" =>
+            {
                 return None;
             }
-            Ok(answer) => assert!(
-                [409, 429, 503, 504].contains(&answer.status),
+            Ok(response) => assert!(
+                [409, 429, 503, 504].contains(&response.status),
                 "{path}: {} {}",
-                answer.status,
-                String::from_utf8_lossy(&answer.bytes)
+                response.status,
+                String::from_utf8_lossy(&response.bytes)
             ),
             Err(_) => {}
         }
@@ -283,7 +284,7 @@ async fn repeat(client: &Client, path: &str, key: &str, body: &Value, stop: &Ato
     }
 }
 
-/// A1, A2, E2: what customers were told is so, a key stands for one order, and the read model is what the events say.
+/// A1, A2, E2: orders are as their customers saw them, a key stands for one order, and the read model agrees with the events.
 async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut ids = HashSet::new();
@@ -299,13 +300,13 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
             .await;
         if replay.status != 201 {
             wrong.push(format!(
-                "A2: a replay was answered {}: {}",
+                "A2: the status of a replay is {}: {}",
                 replay.status,
                 String::from_utf8_lossy(&replay.bytes)
             ));
             continue;
         }
-        let first = order.answer.as_ref().unwrap_or(&replay.bytes);
+        let first = order.response.as_ref().unwrap_or(&replay.bytes);
         if *first != replay.bytes {
             wrong.push(format!(
                 "A2: a replay differs:\n{}\n{}",
@@ -313,15 +314,15 @@ async fn audit_answers(client: &Client, staff: &Client, placed: &[Placed]) -> Ve
                 String::from_utf8_lossy(&replay.bytes)
             ));
         }
-        let told: Value = serde_json::from_slice(first).expect("an order");
-        let id = told["id"].as_str().expect("an id").to_owned();
+        let seen: Value = serde_json::from_slice(first).expect("an order");
+        let id = seen["id"].as_str().expect("an id").to_owned();
         let found = staff.get(&format!("/api/v1/orders/{id}")).await;
         let is = if found.status == 200 { found.json() } else { Value::Null };
         if ["id", "user_id", "items", "total"]
             .iter()
-            .any(|field| is[*field] != told[*field])
+            .any(|field| is[*field] != seen[*field])
         {
-            wrong.push(format!("A1: the customer was told {told}, there is {is}"));
+            wrong.push(format!("A1: the customer saw {seen}, the order is {is}"));
         }
         if !ids.insert(id.clone()) {
             wrong.push(format!("A2: two keys stand for order {id}"));

@@ -1,4 +1,4 @@
-//! docs/RELIABILITY.md names for each rule the tests that fail when it is broken: they must be there, and no part of the page without any.
+//! docs/RELIABILITY.md names for each rule the tests that fail when it is broken: those tests must exist, and every part of the page must name one.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -28,13 +28,13 @@ pub fn trials() -> Vec<Trial> {
             "proofs::each_rule_of_reliability_names_tests_that_exist",
             rules_name_tests,
         ),
-        Trial::test("proofs::a_test_that_is_gone_is_noticed", missing_tests_are_noticed),
+        Trial::test("proofs::a_missing_test_is_detected", missing_tests_are_noticed),
     ]
 }
 
 fn rules_name_tests() -> Result<(), Failed> {
     let page = fs::read_to_string(root().join(PAGE))?;
-    let mut wrong = wrong_with(&page, &tests()?);
+    let mut wrong = errors_in(&page, &tests()?);
     let rules = rows(&page);
     wrong.extend(
         PARTS
@@ -50,17 +50,18 @@ fn rules_name_tests() -> Result<(), Failed> {
 }
 
 fn missing_tests_are_noticed() -> Result<(), Failed> {
-    let page =
-        format!("{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_gone` |\n| c | later |\n");
-    let wrong = wrong_with(&page, &BTreeSet::from(["it_holds".to_owned()]));
+    let page = format!(
+        "{HEADING}\n\n| Rule | Tests |\n|---|---|\n| a | `it_holds` |\n| b | `it_is_missing` |\n| c | later |\n"
+    );
+    let wrong = errors_in(&page, &BTreeSet::from(["it_holds".to_owned()]));
     match &wrong[..] {
-        [gone, none] if gone.contains("it_is_gone") && none.contains("\"c\"") => Ok(()),
+        [missing, none] if missing.contains("it_is_missing") && none.contains("\"c\"") => Ok(()),
         _ => Err(format!("{wrong:?}").into()),
     }
 }
 
-/// What the table says that is not so.
-fn wrong_with(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
+/// What is wrong with the table.
+fn errors_in(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
     let rows = rows(page);
     let mut wrong = Vec::new();
     if rows.is_empty() {
@@ -74,7 +75,7 @@ fn wrong_with(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
             named
                 .iter()
                 .filter(|name| !tests.contains(*name))
-                .map(|name| format!("{PAGE}: {rule:?} names {name}, which no test is called")),
+                .map(|name| format!("{PAGE}: {rule:?} names {name}, and there is no such test")),
         );
     }
     wrong
@@ -96,11 +97,11 @@ fn rows(page: &str) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// The names of all functions in the files that hold tests, and those that trials are named by.
+/// The names of all functions in files with tests, and the names of trials.
 fn tests() -> std::io::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for room in ["app", "modules", "shared-kernel", "tests"] {
-        read_tests(&root().join(room), &mut names)?;
+    for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
+        read_tests(&root().join(folder), &mut names)?;
     }
     Ok(names)
 }

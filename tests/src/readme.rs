@@ -1,8 +1,8 @@
-//! The README and the pages in `docs/`, taken at their word: the README's commands are run against a new shop, and what it shows must be what
-//! comes; what the pages link to and name must be there.
+//! The README and the pages in `docs/`: the README's commands run against a new shop and must print what it shows; what the pages link to and
+//! name must exist.
 //!
 //! Fenced `bash` blocks are run one after the other in one shell that has only the tools the README names. A block behind one, in any other
-//! language, is what the README says the answer is; `…` in it stands for anything. Blocks in `sh` are not run.
+//! language, is the expected output; `…` in it stands for any text. Blocks in `sh` are not run.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 const SHOWN_BASE: &str = "http://127.0.0.1:8080";
-/// What the README may use, besides bash itself.
+/// The tools that the README may use, besides bash itself.
 const TOOLS: [&str; 4] = ["curl", "sed", "grep", "date"];
 const ALL_COMMANDS_LIMIT: Duration = Duration::from_secs(120);
 const BANNER_LIMIT: Duration = Duration::from_secs(60);
@@ -35,20 +35,20 @@ const MARK: &str = "--- end of a block, exit code";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("readme::its_commands_give_what_it_shows", || {
-            runtime().block_on(commands_are_true())
+        Trial::test("readme::its_commands_print_what_it_shows", || {
+            runtime().block_on(commands_print_what_is_shown())
         }),
         Trial::test("readme::the_banner_is_the_real_one", || {
             runtime().block_on(banner_is_real())
         }),
-        Trial::test("readme::every_url_of_its_tables_is_there", || {
+        Trial::test("readme::every_url_in_its_tables_exists", || {
             runtime().block_on(urls_are_there())
         }),
-        Trial::test("readme::every_command_is_named", commands_are_named),
-        Trial::test("readme::every_path_and_link_leads_somewhere", links_lead_somewhere),
+        Trial::test("readme::every_command_is_listed", commands_are_named),
+        Trial::test("readme::every_path_and_link_resolves", links_resolve),
         Trial::test("readme::every_file_and_test_it_names_exists", named_things_exist),
-        Trial::test("readme::the_event_diagram_is_that_of_the_binary", event_diagram_is_real),
-        Trial::test("readme::a_wrong_answer_is_noticed", wrong_answers_are_noticed),
+        Trial::test("readme::the_event_diagram_matches_the_binary", event_diagram_is_real),
+        Trial::test("readme::a_wrong_output_is_detected", wrong_output_is_detected),
     ]
 }
 
@@ -86,13 +86,13 @@ fn blocks(markdown: &str) -> Vec<Block> {
     blocks
 }
 
-/// Whether what is shown is what came. An HTTP answer may show some of its headers, in any order; all else is compared as a whole.
+/// Whether the shown output is the real one. An HTTP response may show some of its headers, in any order; all else is compared as a whole.
 fn shown_is_real(shown: &str, real: &str) -> Result<(), String> {
     let real = real.replace('\r', "");
     let (mut shown_body, mut real_body) = (shown, real.as_str());
     if shown.starts_with("HTTP/") {
         let (shown_head, body) = shown.split_once("\n\n").unwrap_or((shown, "…"));
-        let (real_head, came) = real.trim_start().split_once("\n\n").ok_or("no HTTP answer came")?;
+        let (real_head, came) = real.trim_start().split_once("\n\n").ok_or("no HTTP response came")?;
         (shown_body, real_body) = (body, came);
         let mut lines = shown_head.lines();
         let status = lines.next().unwrap_or_default();
@@ -129,7 +129,7 @@ fn is_like(shown: &str, real: &str) -> bool {
     left.ends_with(last)
 }
 
-async fn commands_are_true() -> Result<(), Failed> {
+async fn commands_print_what_is_shown() -> Result<(), Failed> {
     let text = readme()?;
     let blocks = blocks(&text);
     let commands: Vec<&Block> = blocks.iter().filter(|block| block.language == "bash").collect();
@@ -164,10 +164,10 @@ async fn commands_are_true() -> Result<(), Failed> {
     }
 }
 
-/// Runs the blocks in one shell; answers each one's output with its exit code.
+/// Runs the blocks in one shell; returns the output and the exit code of each.
 async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, String> {
-    let place = shop.directory().join("reader");
-    equip(&place).map_err(|error| format!("no shell for the README: {error}"))?;
+    let directory = shop.directory().join("reader");
+    prepare(&directory).map_err(|error| format!("no shell for the README: {error}"))?;
     let script: String = commands
         .iter()
         .map(|block| {
@@ -177,11 +177,11 @@ async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, 
             )
         })
         .collect();
-    fs::write(place.join("readme.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
+    fs::write(directory.join("readme.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
     let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
     shell
         .args(["--noprofile", "--norc", "readme.sh"])
-        .current_dir(&place)
+        .current_dir(&directory)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .env_clear();
@@ -194,7 +194,7 @@ async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, 
                 .get_envs()
                 .filter_map(|(name, value)| Some((name, value?))),
         )
-        .env("PATH", place.join("bin"));
+        .env("PATH", directory.join("bin"));
     let ended = tokio::time::timeout(ALL_COMMANDS_LIMIT, shell.output()).await;
     let output = ended
         .map_err(|_| format!("the commands take longer than {ALL_COMMANDS_LIMIT:?}"))?
@@ -215,8 +215,8 @@ async fn run(shop: &Shop, commands: &[&Block]) -> Result<Vec<(String, String)>, 
 }
 
 /// A directory with the binary where Cargo puts it, and the few tools the README names.
-fn equip(place: &Path) -> std::io::Result<()> {
-    let (bin, target) = (place.join("bin"), place.join("target/debug"));
+fn prepare(directory: &Path) -> std::io::Result<()> {
+    let (bin, target) = (directory.join("bin"), directory.join("target/debug"));
     fs::create_dir_all(&bin)?;
     fs::create_dir_all(&target)?;
     symlink(binary(), target.join("banyan"))?;
@@ -264,7 +264,7 @@ async fn banner_is_real() -> Result<(), Failed> {
     };
     tokio::time::timeout(BANNER_LIMIT, reading)
         .await
-        .map_err(|_| format!("no whole banner within {BANNER_LIMIT:?}"))??;
+        .map_err(|_| format!("no complete banner within {BANNER_LIMIT:?}"))??;
     shop.kill().await?;
     let came = came.join("\n");
     let base = came
@@ -275,7 +275,7 @@ async fn banner_is_real() -> Result<(), Failed> {
     if came == shown.text.trim_end() {
         Ok(())
     } else {
-        Err(format!("the README shows:\n{}\nthe shop says:\n{came}", shown.text).into())
+        Err(format!("the README shows:\n{}\nthe shop prints:\n{came}", shown.text).into())
     }
 }
 
@@ -293,9 +293,9 @@ async fn urls_are_there() -> Result<(), Failed> {
         })
         .collect();
     for path in &urls {
-        let answer = client.get(path).await;
-        if answer.status != 200 {
-            wrong.push(format!("{path} answers {}", answer.status));
+        let response = client.get(path).await;
+        if response.status != 200 {
+            wrong.push(format!("the status of {path} is {}", response.status));
         }
     }
     let document: Value = client.get("/openapi.json").await.json();
@@ -321,7 +321,7 @@ async fn urls_are_there() -> Result<(), Failed> {
     }
 }
 
-/// What stands in backticks in the first column of a table whose row begins with a path.
+/// The paths in backticks in the first column of the tables.
 fn resources(text: &str) -> BTreeSet<String> {
     let first_columns = text
         .lines()
@@ -374,7 +374,7 @@ fn pages() -> Result<Vec<(PathBuf, String)>, Failed> {
 }
 
 /// Links from page to page, and the paths in the README's map.
-fn links_lead_somewhere() -> Result<(), Failed> {
+fn links_resolve() -> Result<(), Failed> {
     let mut wrong = Vec::new();
     for (page, text) in pages()? {
         let beside = page.parent().ok_or("a page in no folder")?;
@@ -385,7 +385,7 @@ fn links_lead_somewhere() -> Result<(), Failed> {
         wrong.extend(
             links
                 .filter(|link| !beside.join(link).exists())
-                .map(|link| format!("{}: there is no {link}", page.display())),
+                .map(|link| format!("{}: {link} does not exist", page.display())),
         );
     }
     let map = readme()?;
@@ -406,13 +406,13 @@ fn links_lead_somewhere() -> Result<(), Failed> {
     }
 }
 
-/// What stands in backticks and looks like a file, or like the name of a test, must be one.
+/// Text in backticks that looks like a file or like the name of a test must name an existing one.
 fn named_things_exist() -> Result<(), Failed> {
     let mut sources = String::new();
-    for room in ["app", "modules", "shared-kernel", "tests"] {
-        read_sources(&root().join(room), &mut sources)?;
+    for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
+        read_sources(&root().join(folder), &mut sources)?;
     }
-    let homes = [root(), root().join("shared-kernel"), root().join("modules")];
+    let homes = [root(), root().join("platform"), root().join("modules")];
     let mut wrong = Vec::new();
     let mut seen = 0;
     for (page, text) in pages()? {
@@ -466,7 +466,7 @@ fn read_sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
     Ok(())
 }
 
-/// docs/ARCHITECTURE.md draws who hears what; `banyan modules --mermaid` knows.
+/// docs/ARCHITECTURE.md draws which module subscribes to which events; the drawing must be that of `banyan modules --mermaid`.
 fn event_diagram_is_real() -> Result<(), Failed> {
     let arrows = |text: &str| -> BTreeSet<String> {
         text.lines()
@@ -483,11 +483,11 @@ fn event_diagram_is_real() -> Result<(), Failed> {
     if drawn == real && !real.is_empty() {
         Ok(())
     } else {
-        Err(format!("docs/ARCHITECTURE.md draws {drawn:?}, the binary says {real:?}").into())
+        Err(format!("docs/ARCHITECTURE.md draws {drawn:?}, the binary prints {real:?}").into())
     }
 }
 
-fn wrong_answers_are_noticed() -> Result<(), Failed> {
+fn wrong_output_is_detected() -> Result<(), Failed> {
     let real = "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
     let shown =
         "HTTP/1.1 201 Created\netag: \"6\"\n\n{\n  \"id\": \"…\", \"status\": \"confirmed\", …, \"version\": 6\n}\n";
@@ -500,13 +500,13 @@ fn wrong_answers_are_noticed() -> Result<(), Failed> {
         ("\"version\": 6\n}", "\"version\": 6"),
         ("\"version\": 6", "\"version\": 6, \"total\": 1"),
     ];
-    let believed: Vec<_> = lies
+    let accepted: Vec<_> = lies
         .iter()
         .filter(|(truth, lie)| shown_is_real(&shown.replace(truth, lie), real).is_ok())
         .collect();
-    if believed.is_empty() {
+    if accepted.is_empty() {
         Ok(())
     } else {
-        Err(format!("these went unnoticed: {believed:?}").into())
+        Err(format!("these were not detected: {accepted:?}").into())
     }
 }

@@ -1,5 +1,5 @@
-//! `docs/reference/configuration.md`, made from `app/config/default.toml`, which the binary itself reads its defaults from: so the page cannot
-//! say anything else.
+//! `docs/reference/configuration.md` is generated from `app/config/default.toml`, from which the binary itself reads its defaults: so the two
+//! always agree.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -12,7 +12,7 @@ const PAGE: &str = "docs/reference/configuration.md";
 
 const HEAD: &str = "# Settings
 
-Made from [app/config/default.toml](../../app/config/default.toml) by the test `reference::the_page_of_settings_is_that_of_the_defaults`; change
+Made from [app/config/default.toml](../../app/config/default.toml) by the test `reference::the_settings_page_matches_the_defaults`; change
 that file, not this one.
 
 A setting is looked up, later ones winning: in the defaults below, in `banyan.toml` in the working directory (or `--config FILE`), in the
@@ -25,17 +25,17 @@ How the variables are put to use for several processes: [run-split.md](../how-to
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("reference::the_page_of_settings_is_that_of_the_defaults", || {
+        Trial::test("reference::the_settings_page_matches_the_defaults", || {
             snapshot::compare(PAGE, &page(&sections(DEFAULTS)))
         }),
         Trial::test(
-            "reference::every_setting_has_a_meaning_and_is_known",
+            "reference::every_setting_is_documented_and_known",
             every_setting_is_explained,
         ),
     ]
 }
 
-/// One `[section]`: what stands above it, and its settings.
+/// One `[section]`: the comment above it, and its settings.
 struct Section {
     name: String,
     about: String,
@@ -45,12 +45,12 @@ struct Section {
 struct Setting {
     key: String,
     value: String,
-    /// Commented out in the file: the value is an example, and there is no default.
+    /// Commented out in the file: the value is an example, and the setting has no default.
     is_example: bool,
     meaning: String,
 }
 
-/// Reads the file as a person does: a comment explains what stands below it, and an empty line ends it.
+/// Reads the file as people do: a comment explains the lines below it, and ends at an empty line.
 fn sections(toml: &str) -> Vec<Section> {
     let mut all = vec![Section {
         name: String::new(),
@@ -59,15 +59,15 @@ fn sections(toml: &str) -> Vec<Section> {
     }];
     let mut comment: Vec<&str> = Vec::new();
     for line in toml.lines().chain([""]) {
-        let spoken = |comment: &mut Vec<&str>| std::mem::take(comment).join(" ");
+        let text_of = |comment: &mut Vec<&str>| std::mem::take(comment).join(" ");
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             all.push(Section {
                 name: name.to_owned(),
-                about: spoken(&mut comment),
+                about: text_of(&mut comment),
                 settings: Vec::new(),
             });
         } else if let Some((key, value, is_example)) = setting(line) {
-            let meaning = spoken(&mut comment);
+            let meaning = text_of(&mut comment);
             all.iter_mut().last().into_iter().for_each(|section| {
                 section.settings.push(Setting {
                     key: key.to_owned(),
@@ -99,7 +99,7 @@ fn page(sections: &[Section]) -> String {
     let mut page = HEAD.to_owned();
     let mut shows_modules = false;
     for section in sections.iter().filter(|section| !section.settings.is_empty()) {
-        // They have the same settings, so one table stands for all.
+        // All modules have the same settings here, so one table stands for all.
         let is_placement = section.name.starts_with("modules.");
         if is_placement && std::mem::replace(&mut shows_modules, true) {
             continue;
@@ -144,7 +144,7 @@ fn variable(section: &str, key: &str) -> String {
     format!("BANYAN__{}", path.to_uppercase().replace('.', "__"))
 }
 
-/// Each documented key is one the binary knows, each key the binary shows is documented, and none is without a sentence.
+/// The binary knows each documented key, each key that the binary shows is documented, and each has a sentence.
 fn every_setting_is_explained() -> Result<(), Failed> {
     let sections = sections(DEFAULTS);
     let mut wrong = Vec::new();
@@ -173,12 +173,12 @@ fn every_setting_is_explained() -> Result<(), Failed> {
         } else if let Some((key, ..)) = setting(line)
             && !documented.contains(&variable(section, key))
         {
-            wrong.push(format!("{section}.{key} is in force, but not documented"));
+            wrong.push(format!("{section}.{key} is in use, but not documented"));
         }
     }
     if is_known("BANYAN__HTTP__NO_SUCH_KEY") || documented.len() < 100 {
         wrong.push(format!(
-            "this test has read {} settings and would notice no unknown one",
+            "this test has read {} settings and would not detect an unknown one",
             documented.len()
         ));
     }
@@ -189,7 +189,7 @@ fn every_setting_is_explained() -> Result<(), Failed> {
     }
 }
 
-/// Whether the binary knows this variable, whatever it says about the value.
+/// Whether the binary knows this variable; the value may be invalid.
 pub fn is_known(variable: &str) -> bool {
     let read = Settings::from_sources(None, [(variable.to_owned(), "x".to_owned())]);
     !read

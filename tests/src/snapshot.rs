@@ -1,4 +1,4 @@
-//! Committed texts that a test compares with what the code makes today.
+//! Committed texts that a test compares with what the code generates today.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ pub fn compare(path: &str, actual: &str) -> Result<(), Failed> {
         .position(|(a, b)| a != b)
         .unwrap_or_else(|| committed.lines().count().min(actual.lines().count()));
     Err(format!(
-        "{path} differs from line {} on:\n  committed: {:?}\n  now:       {:?}\nIf the change is meant, run the test with BANYAN_UPDATE_SNAPSHOTS=1 and review the difference.",
+        "{path} differs from line {} on:\n  committed: {:?}\n  now:       {:?}\nIf the change is intended, run the test with BANYAN_UPDATE_SNAPSHOTS=1 and review the difference.",
         differing + 1,
         committed.lines().nth(differing),
         actual.lines().nth(differing),

@@ -28,6 +28,7 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             payments: contracts.payments,
             shipping: contracts.shipping,
             settings,
+            limits: ::orders::Limits::default(),
         })
         .await?;
         Ok(StartedModule {

@@ -33,8 +33,9 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             clock: context.clock,
             ids: context.ids,
             secrets: Arc::new(RandomSecrets),
-            provider: ::payments::ProviderPlace::Sandbox { books },
+            provider: ::payments::ProviderConfig::Sandbox { books },
             settings,
+            timing: ::payments::Timing::default(),
         })
         .await?;
         Ok(StartedModule {

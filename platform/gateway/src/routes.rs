@@ -76,7 +76,7 @@ impl RouteTable {
                 let owner =
                     match owner.strip_prefix('{').and_then(|owner| owner.strip_suffix('}')) {
                         None => Owner::Named(owner.to_owned()),
-                        Some(parameter) => Owner::AtSegment(template.place_of(parameter).with_context(|| {
+                        Some(parameter) => Owner::AtSegment(template.segment_of(parameter).with_context(|| {
                             format!("{method} {path} has the x-module {owner}, but no such parameter")
                         })?),
                     };
@@ -104,7 +104,7 @@ impl RouteTable {
         let route = self
             .0
             .iter()
-            .find(|route| route.method == method && route.template.fits(path))?;
+            .find(|route| route.method == method && route.template.matches(path))?;
         let module = match &route.owner {
             Owner::Named(name) => name,
             Owner::AtSegment(at) => path.split('/').nth(*at)?,

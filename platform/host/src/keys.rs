@@ -14,7 +14,7 @@ const FIRST_KEYS_PAUSE: Duration = Duration::from_secs(1);
 pub fn get_first(verifier: Arc<Verifier>, stop: CancellationToken) {
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while !verifier.has_keys() {
-            verifier.get_first_keys().await;
+            verifier.fetch_first_keys().await;
             tokio::time::sleep(FIRST_KEYS_PAUSE).await;
         }
     }));

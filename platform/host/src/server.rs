@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use banyan_core::Ids;
 use banyan_gateway::Proxy;
 use banyan_http::{
-    DocumentedPaths, PeersAreOurs, Routes, ShellSettings, Stopping, TrustedProxies, Verifier, rate_limit::RateLimit,
+    DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier, rate_limit::RateLimit,
 };
 use banyan_remote::mtls::Identity;
 use rustls::ServerConfig;
@@ -224,7 +224,7 @@ fn serve_api(
             app = app.configure(|config| docs_ui::configure(config, &document.text));
         }
         if peers_are_ours {
-            app = app.app_data(PeersAreOurs);
+            app = app.app_data(TrustedPeers);
         }
         let proxy = proxy.clone();
         app.app_data(Data::from(verifier.clone()))

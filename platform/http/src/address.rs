@@ -1,4 +1,4 @@
-//! Whom to count a caller as who has not said who they are: the network address a request came from.
+//! The network address a request came from: what identifies a caller without a token.
 
 use std::{
     collections::BTreeSet,
@@ -8,40 +8,39 @@ use std::{
 
 use actix_web::{HttpRequest, http::header};
 
-/// Proxies whose `Forwarded` (RFC 7239) and `X-Forwarded-For` are believed: put it into the app's data. Without it nobody's are, because any
-/// client can write them.
+/// Proxies whose `Forwarded` (RFC 7239) and `X-Forwarded-For` headers are trusted: put it into the app's data. Without it no such header is trusted,
+/// because any client can send one.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(pub Arc<[IpAddr]>);
 
-/// In the app's data where every peer has proven to be a process of this shop: what they say about whom they ask for is believed.
+/// In the app's data of a server whose peers have all authenticated as processes of this deployment (mutual TLS): their forwarding headers are trusted.
 #[derive(Clone, Copy, Debug)]
-pub struct PeersAreOurs;
+pub struct TrustedPeers;
 
-/// The client's address: behind trusted proxies the one they name, else the one the connection came from. None only without a connection, as in a
-/// handler's own tests.
+/// The client's address: behind trusted proxies the one they report, else the peer's. `None` only without a connection, as in a handler's own tests.
 pub fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip().to_canonical();
     let trusted = request.app_data::<TrustedProxies>().cloned().unwrap_or_default();
     let mut trusted = trusted.0.to_vec();
-    trusted.extend(request.app_data::<PeersAreOurs>().map(|_| peer));
-    let named = [standard(request), listed(request)]
+    trusted.extend(request.app_data::<TrustedPeers>().map(|_| peer));
+    let reported = [forwarded_hops(request), x_forwarded_for_hops(request)]
         .into_iter()
         .filter(|hops| !hops.is_empty());
-    let named: BTreeSet<IpAddr> = named.map(|hops| client_of(peer, &trusted, &hops)).collect();
-    // A proxy writes one of the two headers and may let a client's other one through. If they disagree, nobody can tell which is which.
-    Some(if named.len() == 1 {
-        named.into_iter().next()?
+    let reported: BTreeSet<IpAddr> = reported.map(|hops| client_of(peer, &trusted, &hops)).collect();
+    // A proxy writes one of the two headers and may pass the other through from the client. If they disagree, neither can be trusted.
+    Some(if reported.len() == 1 {
+        reported.into_iter().next()?
     } else {
         peer
     })
 }
 
-/// The [client's address](client_ip) as it is counted. An IPv6 client commands a whole /64, so that is what is counted.
+/// The [client's address](client_ip) as the key of a rate limit. An IPv6 client owns a whole /64, so the key is its /64 prefix.
 pub fn client_address(request: &HttpRequest) -> String {
     client_ip(request).map_or_else(|| "unknown".to_owned(), address_label)
 }
 
-/// Each proxy appends the address it was asked from, so the list is read from its end, past our own proxies.
+/// Each proxy appends the address of its own client, so the list is read from its end, past the trusted proxies.
 fn client_of(peer: IpAddr, trusted: &[IpAddr], hops: &[String]) -> IpAddr {
     let mut client = peer;
     for hop in hops.iter().rev() {
@@ -56,8 +55,8 @@ fn client_of(peer: IpAddr, trusted: &[IpAddr], hops: &[String]) -> IpAddr {
     client
 }
 
-/// For whom `Forwarded` says that the request was passed on, in the order of the proxies.
-fn standard(request: &HttpRequest) -> Vec<String> {
+/// The `for` parameters of `Forwarded`, in the order of the proxies.
+fn forwarded_hops(request: &HttpRequest) -> Vec<String> {
     let of_element = |element: &str| {
         let pairs = unquoted(element, ';')
             .into_iter()
@@ -75,8 +74,8 @@ fn standard(request: &HttpRequest) -> Vec<String> {
         .collect()
 }
 
-/// The same of `X-Forwarded-For`.
-fn listed(request: &HttpRequest) -> Vec<String> {
+/// The addresses in `X-Forwarded-For`, in the order of the proxies.
+fn x_forwarded_for_hops(request: &HttpRequest) -> Vec<String> {
     let values = values(request, &header::X_FORWARDED_FOR);
     values
         .iter()
@@ -94,7 +93,7 @@ fn values(request: &HttpRequest, name: &header::HeaderName) -> Vec<String> {
         .collect()
 }
 
-/// The parts between separators that do not stand in quotes: a proxy quotes what a client wrote, its host for example.
+/// Splits at separators outside quotes: a proxy quotes what a client sent, its host for example.
 fn unquoted(text: &str, separator: char) -> Vec<&str> {
     let (mut in_quotes, mut escaped) = (false, false);
     let parts = text.split(move |letter| {
@@ -106,7 +105,7 @@ fn unquoted(text: &str, separator: char) -> Vec<&str> {
     parts.collect()
 }
 
-/// An address with or without port, quotes and brackets; obfuscated identifiers (RFC 7239, section 6.3) are none.
+/// An address with or without port, quotes and brackets. An obfuscated identifier (RFC 7239, section 6.3) is not an address.
 fn parse(node: &str) -> Option<IpAddr> {
     let node = node.trim_matches('"');
     let socket = node.parse::<SocketAddr>().map(|socket| socket.ip()).ok();
@@ -130,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_counted_as_what_its_owner_commands() {
+    fn an_ipv6_address_is_counted_by_its_64_bit_prefix() {
         let label = |text: &str| address_label(text.parse().unwrap());
         assert_eq!(label("192.0.2.7"), "192.0.2.7");
         assert_eq!(label("::ffff:192.0.2.7"), "192.0.2.7");
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn only_headers_of_trusted_proxies_are_used() {
         let header = ("x-forwarded-for", "203.0.113.9");
         assert_eq!(counted(&[], header), "10.0.0.1");
         assert_eq!(counted(&["10.0.0.2"], header), "10.0.0.1");
@@ -162,25 +161,25 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_ours_is_believed() {
+    fn the_header_of_a_trusted_peer_is_used() {
         let request = TestRequest::default()
             .peer_addr("10.0.0.1:4711".parse().unwrap())
             .insert_header(("forwarded", "for=203.0.113.9"));
         assert_eq!(
-            client_address(&request.app_data(PeersAreOurs).to_http_request()),
+            client_address(&request.app_data(TrustedPeers).to_http_request()),
             "203.0.113.9"
         );
     }
 
     #[test]
-    fn what_a_client_wrote_before_the_first_proxy_is_not_believed() {
+    fn addresses_sent_by_the_client_itself_are_ignored() {
         let header = ("x-forwarded-for", "1.1.1.1, 203.0.113.9, 10.0.0.2");
         assert_eq!(counted(&["10.0.0.1", "10.0.0.2"], header), "203.0.113.9");
         assert_eq!(counted(&["10.0.0.1"], header), "10.0.0.2");
     }
 
     #[test]
-    fn the_standard_header_is_read_with_ports_quotes_and_brackets() {
+    fn forwarded_is_parsed_with_ports_quotes_and_brackets() {
         assert_eq!(
             counted(&["10.0.0.1"], ("forwarded", "for=192.0.2.43:47011;proto=https")),
             "192.0.2.43"
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_goes_on_in_the_next_header_of_its_name_and_may_have_ports() {
+    fn repeated_headers_form_one_list_and_addresses_may_have_ports() {
         let headers = [
             ("x-forwarded-for", "1.1.1.1, [2001:db8:cafe::17]:4711"),
             ("x-forwarded-for", "10.0.0.2:80"),
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_quotes_of_a_client_names_nobody() {
+    fn separators_inside_quotes_do_not_separate() {
         for forged in [
             "for=203.0.113.9;host=\"x, for=1.1.1.1\"",
             "host=\"x;for=1.1.1.1\";for=203.0.113.9",
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_headers_that_disagree_one_is_the_clients_own_and_none_is_believed() {
+    fn two_headers_that_disagree_are_both_ignored() {
         let listed = ("x-forwarded-for", "203.0.113.9");
         assert_eq!(
             counted_all(&["10.0.0.1"], &[listed, ("forwarded", "for=1.1.1.1")]),

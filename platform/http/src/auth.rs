@@ -1,7 +1,7 @@
-//! Who is asking. A handler says who may call it by the type of its first parameter.
+//! The caller of a request. The type of a handler's first parameter decides who may call it.
 //!
-//! The token is verified once per request; what came of it is kept with the request, so that the rate limit, the idempotency key and the
-//! handler agree on the caller.
+//! The token is verified once per request and the result is kept with the request, so that the rate limit, the idempotency key and the handler agree
+//! on the caller.
 
 use std::{marker::PhantomData, rc::Rc};
 
@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::{Problem, Verifier, request};
 
-/// Anybody; a token is welcome, but a bad one is refused.
+/// Any caller, with or without a token; an invalid token is refused.
 #[derive(Clone, Debug)]
 pub struct Anyone(pub Call);
 
-/// Any user who proved who they are.
+/// Any authenticated user.
 #[derive(Clone, Debug)]
 pub struct LoggedIn(pub Call);
 
@@ -48,7 +48,7 @@ impl LoggedIn {
 
     /// The user's id.
     pub fn user_id(&self) -> Uuid {
-        // The extractor lets nobody in but users.
+        // The extractor admits only users.
         self.0.actor.user_id().unwrap_or_default()
     }
 }
@@ -60,7 +60,7 @@ impl<R> HasRole<R> {
 
     /// The user's id.
     pub fn user_id(&self) -> Uuid {
-        // The extractor lets nobody in but users.
+        // The extractor admits only users.
         self.0.actor.user_id().unwrap_or_default()
     }
 }
@@ -113,7 +113,7 @@ async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> 
     }
 }
 
-/// What verifying this request's token came to.
+/// The result of verifying this request's token.
 #[derive(Clone)]
 struct Verified(Rc<Result<Actor, Fault>>);
 
@@ -128,7 +128,7 @@ pub(crate) async fn actor(request: &HttpRequest) -> Result<Actor, Fault> {
     result
 }
 
-/// The same for middleware, where the request is not yet routed and must not be cloned.
+/// As [`actor`], for middleware, where the request is not yet routed and must not be cloned.
 pub(crate) async fn actor_of_service_request(request: &actix_web::dev::ServiceRequest) -> Result<Actor, Fault> {
     let result = verify(request.app_data::<Data<Verifier>>(), request.headers()).await;
     request.extensions_mut().insert(Verified(Rc::new(result.clone())));
@@ -148,7 +148,8 @@ async fn verify(verifier: Option<&Data<Verifier>>, headers: &header::HeaderMap) 
     })
 }
 
-/// RFC 6750, section 2.1. Anything else in `Authorization` is a bad token, so that nobody believes to be logged in who is not.
+/// The bearer token (RFC 6750, section 2.1). Anything else in `Authorization` is an error: treating it as absent would make the caller anonymous
+/// without a word.
 fn bearer(headers: &header::HeaderMap) -> Result<Option<&str>, Fault> {
     let mut values = headers.get_all(header::AUTHORIZATION);
     let Some(value) = values.next() else { return Ok(None) };
@@ -172,7 +173,7 @@ fn bearer(headers: &header::HeaderMap) -> Result<Option<&str>, Fault> {
 
 /// The claims in a verified token, for handlers that need more than the caller: logging out needs the session's family.
 ///
-/// Answers 401 without a token.
+/// 401 without a token.
 #[derive(Clone, Debug)]
 pub struct Token(pub crate::Claims);
 

@@ -19,12 +19,12 @@ use utoipa::ToSchema;
 
 use crate::{Problem, schema};
 
-/// No body of this shop is larger. What is sent beyond it the server reads away for a while before it closes, so that the client sees the 413.
+/// The maximum size of a request body. The server reads and discards a little of the excess before it closes, so that the client sees the 413.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-/// How long a body may take to arrive.
+/// The timeout for receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A JSON body that keeps to `T`'s schema. Put it behind the caller among a handler's parameters, so that 401 comes before 422.
+/// A JSON body that is valid against `T`'s schema. Put it after the caller among a handler's parameters, so that 401 comes before 422.
 #[derive(Clone, Debug)]
 pub struct Body<T>(pub T);
 
@@ -42,17 +42,17 @@ impl<T> std::ops::Deref for Body<T> {
     }
 }
 
-/// A JSON body that may be left out, or be `null`; document it as `request_body = Option<T>`. One that is there keeps to `T`'s schema.
+/// A JSON body that may be left out, or be `null`; document it as `request_body = Option<T>`. If present, it is valid against `T`'s schema.
 #[derive(Clone, Debug)]
 pub struct OptionalBody<T>(pub Option<T>);
 
-/// The bytes of a body as they came, for signatures over them. The same limit holds.
+/// The bytes of a body as received, for signatures over them. The same size limit applies.
 #[derive(Clone, Debug)]
 pub struct RawBody(pub Bytes);
 
-/// Left with the request by whoever read the body, for the idempotency key's fingerprint.
+/// Put into the request by the extractor that read the body, for the fingerprint of the idempotency key.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "idempotency alone reads it"))]
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "only idempotency reads it"))]
 pub(crate) struct BodyBytes(pub Bytes);
 
 impl<T: DeserializeOwned + ToSchema + 'static> FromRequest for Body<T> {
@@ -135,7 +135,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
         .get(header::CONTENT_ENCODING)
         .map(|value| value.to_str().unwrap_or("unreadable"));
     if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        return Err(unsupported("Compressed bodies are not taken."));
+        return Err(unsupported("Compressed bodies are not accepted."));
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Fa
         fault.errors = errors;
         return Err(fault);
     }
-    // What a schema cannot say a type may still insist on.
+    // The type may have rules that its schema cannot express.
     serde_json::from_value(value).map_err(|error| {
         Fault::invalid("invalid_body", "The body breaks the rules of its schema.").at("", error.to_string())
     })

@@ -23,9 +23,9 @@ pub fn etag(version: impl Display) -> String {
     format!("\"{version}\"")
 }
 
-/// 200 with the body and its `ETag`, or 304 without a body if the client has this version already.
+/// 200 with the body and its `ETag`, or 304 without a body if the client already has this version.
 pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) -> HttpResponse {
-    // What a client keeps is its own and is asked about each time.
+    // Only the client itself may cache it, and it revalidates each time.
     let cache = (header::CACHE_CONTROL, "private, no-cache");
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag)) {
@@ -43,7 +43,7 @@ pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) ->
     response
 }
 
-/// Refuses the change (412) if the client says which version it means and that is not the present one.
+/// Refuses the change (412) if the client names the version it wants to change and that is not the current one.
 ///
 /// # Errors
 /// `precondition_failed`.
@@ -67,8 +67,8 @@ enum Condition {
 }
 
 impl Condition {
-    /// `None` without such a header. What cannot be read matches nothing: then a read is answered in full and a change is refused, which is
-    /// the safe side of both.
+    /// `None` without such a header. An unreadable value matches nothing: then a read returns the full body and a change is refused, which is safe
+    /// in both cases.
     fn read(request: &HttpRequest, name: &HeaderName) -> Option<Self> {
         let mut tags = Vec::new();
         let mut present = false;
@@ -98,7 +98,7 @@ impl Condition {
     }
 }
 
-/// `"a", W/"b,c"`: a comma may stand inside the quotes, so the quotes lead. Reading stops at the first thing that is no entity tag.
+/// `"a", W/"b,c"`: an entity tag may contain a comma, so the quotes decide where one ends. Parsing stops at the first thing that is not an entity tag.
 fn entity_tags(text: &str) -> Vec<(bool, String)> {
     let mut tags = Vec::new();
     let mut rest = text.trim_start_matches([' ', '\t', ',']);
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use actix_web::test::TestRequest;
 
-    fn asking(name: HeaderName, values: &[&'static str]) -> HttpRequest {
+    fn request_with(name: HeaderName, values: &[&'static str]) -> HttpRequest {
         values
             .iter()
             .fold(TestRequest::get(), |request, value| {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_this_version_gets_304() {
+    fn a_client_that_has_the_current_version_gets_304() {
         for values in [
             &["\"7\""][..],
             &["W/\"7\""],
@@ -166,17 +166,17 @@ mod tests {
             &["\"1\"", "\"7\""],
             &["\"a,b\" ,, \"7\""],
         ] {
-            let response = ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1);
+            let response = ok_with_etag(&request_with(header::IF_NONE_MATCH, values), "\"7\"", &1);
             assert_eq!(response.status(), 304, "{values:?}");
             assert_eq!(response.headers().get(header::ETAG).unwrap(), "\"7\"");
         }
     }
 
     #[test]
-    fn a_client_that_has_another_version_gets_it_all() {
+    fn a_client_that_has_another_version_gets_the_body() {
         for values in [&[][..], &["\"8\""], &["7"], &["\"1\", \"8\""], &["\"7"], &["\"1,7\""]] {
             assert_eq!(
-                ok_with_etag(&asking(header::IF_NONE_MATCH, values), "\"7\"", &1).status(),
+                ok_with_etag(&request_with(header::IF_NONE_MATCH, values), "\"7\"", &1).status(),
                 200,
                 "{values:?}"
             );
@@ -184,16 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_another_version_is_refused_and_a_weak_tag_never_matches() {
+    fn a_change_of_an_outdated_version_is_refused_and_a_weak_tag_never_matches() {
         for values in [&[][..], &["\"7\""], &["*"], &["\"1\", \"7\""]] {
             assert_eq!(
-                check_if_match(&asking(header::IF_MATCH, values), "\"7\""),
+                check_if_match(&request_with(header::IF_MATCH, values), "\"7\""),
                 Ok(()),
                 "{values:?}"
             );
         }
         for values in [&["\"8\""][..], &["W/\"7\""], &["nonsense"], &[""]] {
-            let fault = check_if_match(&asking(header::IF_MATCH, values), "\"7\"").unwrap_err();
+            let fault = check_if_match(&request_with(header::IF_MATCH, values), "\"7\"").unwrap_err();
             assert_eq!(crate::status_of(&fault), 412, "{values:?}");
         }
     }

@@ -1,27 +1,27 @@
-//! HTTP habits that every module shares: problem+json, the caller from the token, checked input, paging, ETag, Idempotency-Key, `Prefer`,
-//! Server-Sent Events; and the shell that every server wears.
+//! The HTTP conventions that every module shares: problem+json, the caller from the token, checked input, paging, ETag, Idempotency-Key, `Prefer`,
+//! Server-Sent Events; and the [`shell`], the outermost middleware of every server.
 //!
 //! # What a handler looks like
 //! ```ignore
-//! #[utoipa::path(tag = "orders", params(banyan_http::RequiredKey), request_body = NewOrder, responses((status = 201, body = Order)),
+//! #[utoipa::path(tag = "notes", params(banyan_http::RequiredKey), request_body = NewNote, responses((status = 201, body = Note)),
 //!     security(("bearer" = [])))]
-//! #[post("/orders")]
-//! async fn place_order(customer: banyan_http::HasRole<Customer>, key: banyan_http::RequiredKey, body: banyan_http::Body<NewOrder>, service: Data<Service>)
+//! #[post("/notes")]
+//! async fn add_note(author: banyan_http::HasRole<Author>, key: banyan_http::RequiredKey, body: banyan_http::Body<NewNote>, service: Data<Service>)
 //!     -> Result<HttpResponse, banyan_http::Problem>
 //! ```
-//! The caller comes first among the parameters, so that 401 and 403 come before anything is said about the request. Query types, keys,
-//! [`Prefer`], [`IfMatch`], [`IfNoneMatch`] and `sse::LastEventId` are documented by naming them in `params(..)`; [`openapi::finish`] adds
-//! the problems. A handler that takes [`Anyone`] says `security((), ("bearer" = []))`: a bad token is 401 there too.
+//! The caller is the first parameter, so that 401 and 403 take precedence over any error in the request. Query types, keys, [`Prefer`], [`IfMatch`],
+//! [`IfNoneMatch`] and `sse::LastEventId` are documented by naming them in `params(..)`; [`openapi::finish`] adds the problems. A handler that takes
+//! [`Anyone`] declares `security((), ("bearer" = []))`: an invalid token is a 401 there too.
 //!
-//! # Decided here
+//! # Decisions
 //! - **Limits have one source**: the utoipa schema. What a body or query type's attributes document is what is enforced.
-//! - **`1.0` is an integer**, as JSON Schema says; serde would refuse it, so whole numbers are made integers before serde sees them.
-//! - **Duplicate keys** in an object: the last one counts, as in every browser's `JSON.parse`. The body is parsed once, so nobody behind the
-//!   check can see another value than the one that was checked.
-//! - **NUL** in any string is refused (422, in a path 404): PostgreSQL text cannot hold it. The document says so by a pattern.
+//! - **`1.0` is an integer**, as in JSON Schema; serde would refuse it, so whole numbers are made integers before serde sees them.
+//! - **Duplicate keys** in an object: the last one counts, as in every browser's `JSON.parse`. The body is parsed once, so the handler cannot see
+//!   another value than the one that was checked.
+//! - **NUL** in any string is refused (422, in a path 404): PostgreSQL text cannot hold it. The document has a pattern for it.
 //! - **Unknown query parameters** are refused (400) like unknown body fields.
-//! - **A head over 16 KiB** is a 431 problem. What actix's own parser refuses (a head over 128 KiB, more than 96 headers, what is no HTTP) it answers
-//!   before the application sees it, without a body.
+//! - **A head over 16 KiB** is a 431 problem. What actix's own parser refuses (a head over 128 KiB, more than 96 headers, malformed HTTP) never
+//!   reaches the application: actix responds without a body.
 
 mod address;
 mod auth;
@@ -48,7 +48,7 @@ mod template;
 mod token;
 mod unmatched;
 
-pub use address::{PeersAreOurs, TrustedProxies, client_address, client_ip};
+pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
 pub use auth::{Anyone, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
@@ -64,7 +64,7 @@ pub use query::{Path, Query};
 pub use reason::Reason;
 pub use request::{RequestContext, RouteTemplate};
 pub use routes::Routes;
-pub use shell::{InShell, Shell, ShellSettings, TimeLimit, shell};
+pub use shell::{Shell, ShellService, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
 pub use stored_response::{StoredResponse, created, ok};
 pub use template::PathTemplate;

@@ -1,4 +1,4 @@
-//! What every operation of the document has in common is said once, here, and not by seven modules for each of their routes.
+//! What all operations of the document have in common is declared once, here, instead of by every module for each of its routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use utoipa_actix_web::AppExt;
 
 use crate::{ProblemBody, Routes, problem::PROBLEM_JSON, query, schema};
 
-/// The one security scheme: `security(("bearer" = []))`, or `security((), ("bearer" = []))` where a token is welcome but not needed.
+/// The only security scheme: `security(("bearer" = []))`, or `security((), ("bearer" = []))` where a token is optional.
 pub const BEARER: &str = "bearer";
 
 /// Status, name and meaning of the problems that operations share.
@@ -75,7 +75,7 @@ const PROBLEMS: [(u16, &str, &str); 16] = [
     ),
 ];
 
-/// The document of these routes under `/api/v1`, finished. For whoever needs it without a server: the `openapi` command, the gateway, tests.
+/// The complete document of these routes under `/api/v1`, for use without a server: the `openapi` command, the gateway, tests.
 pub fn document(base: OpenApi, routes: &[Routes]) -> OpenApi {
     let scope = utoipa_actix_web::scope("/api/v1")
         .configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
@@ -88,7 +88,7 @@ pub fn document(base: OpenApi, routes: &[Routes]) -> OpenApi {
     api
 }
 
-/// What these routes document under `prefix`, not finished yet: for a document put together from several modules.
+/// What these routes document under `prefix`, before [`finish`]: for a document composed of several modules.
 pub fn collect(prefix: &str, routes: &[Routes]) -> OpenApi {
     let scope =
         utoipa_actix_web::scope(prefix).configure(|config| routes.iter().for_each(|routes| routes.configure(config)));
@@ -187,7 +187,7 @@ fn finish_parameters(operation: &mut Operation, components: &mut Components) {
     }
     let mut seen = BTreeSet::new();
     for mut parameter in query::flat(plain) {
-        if !seen.insert((parameter.name.clone(), place(&parameter))) {
+        if !seen.insert((parameter.name.clone(), location(&parameter))) {
             continue;
         }
         tighten_schema(&mut parameter.schema);
@@ -207,7 +207,7 @@ fn finish_parameters(operation: &mut Operation, components: &mut Components) {
     operation.parameters = (!finished.is_empty()).then_some(finished);
 }
 
-fn place(parameter: &Parameter) -> &'static str {
+fn location(parameter: &Parameter) -> &'static str {
     match parameter.parameter_in {
         ParameterIn::Query | ParameterIn::QueryString => "query",
         ParameterIn::Path => "path",
@@ -255,7 +255,7 @@ fn finish_responses(operation: &mut Operation) {
             .entry(status.to_string())
             .or_insert(reference);
     }
-    // A module may say in its own words when it happens; the shape is the same everywhere.
+    // A module may describe when it happens; the shape is the same everywhere.
     for (status, response) in &mut operation.responses.responses {
         let failed = status.starts_with('4') || status.starts_with('5');
         if let RefOr::T(response) = response
@@ -267,7 +267,7 @@ fn finish_responses(operation: &mut Operation) {
     }
 }
 
-/// Two modules may each have a `list`; the first keeps the name, the next says whose it is.
+/// Two modules may each have a `list`; the first keeps the name, the next gets its tag as a prefix.
 fn make_id_unique(method: &str, operation: &mut Operation, ids: &mut BTreeSet<String>) {
     let id = operation.operation_id.clone().unwrap_or_else(|| method.to_owned());
     let tag = operation
@@ -288,7 +288,7 @@ fn make_id_unique(method: &str, operation: &mut Operation, ids: &mut BTreeSet<St
     operation.operation_id = Some(unique);
 }
 
-/// Spells out what is refused anyway in everything that a request body can contain.
+/// Documents the implicit limits of everything that a request body can contain.
 fn tighten_requests(api: &mut OpenApi, components: &mut Components) {
     let mut wanted = BTreeSet::new();
     for item in api.paths.paths.values_mut() {
@@ -347,7 +347,7 @@ fn references(value: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// References in the document that lead nowhere, with where they stand: a test asks that there are none.
+/// References in the document without a target, for tests.
 pub fn dangling_references(api: &OpenApi) -> Vec<String> {
     fn walk<'v>(value: &'v Value, found: &mut BTreeMap<&'v str, ()>) {
         match value {
@@ -362,6 +362,6 @@ pub fn dangling_references(api: &OpenApi) -> Vec<String> {
     let document = serde_json::to_value(api).unwrap_or_default();
     let mut found = BTreeMap::new();
     walk(&document, &mut found);
-    let leads_nowhere = |reference: &&str| document.pointer(reference.trim_start_matches('#')).is_none();
-    found.into_keys().filter(leads_nowhere).map(str::to_owned).collect()
+    let has_no_target = |reference: &&str| document.pointer(reference.trim_start_matches('#')).is_none();
+    found.into_keys().filter(has_no_target).map(str::to_owned).collect()
 }

@@ -1,4 +1,4 @@
-//! Lists: the two query parameters every list takes, and the shape of its answer.
+//! Lists: the two query parameters every list takes, and the shape of its response.
 
 use banyan_core::{Cursor, Fault, Page, PageRequest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -41,7 +41,7 @@ impl From<PageQuery> for PageRequest {
     }
 }
 
-/// What a store says that cannot make sense of the text inside a cursor, which then is none of ours.
+/// The fault of a store that cannot read the text inside a cursor: this list never issued it.
 pub fn bad_cursor() -> Fault {
     Fault::malformed("invalid_parameter", "The cursor is not one this list gave.")
         .at("cursor", "is not a cursor of this list")

@@ -1,4 +1,4 @@
-//! `Prefer: wait=N` (RFC 7240): how long the client would rather wait for the outcome than come back for it.
+//! `Prefer: wait=N` (RFC 7240): for how long the client prefers waiting for the outcome to polling for it.
 
 use std::{
     future::{Ready, ready},
@@ -13,10 +13,10 @@ use utoipa::{
 
 use crate::openapi::header_parameter;
 
-/// Nobody is waited for longer than this.
+/// The longest wait that is honoured.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// What the client would like. A preference that cannot be read is ignored, as the RFC asks.
+/// The client's preferences. One that cannot be read is ignored, as the RFC requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefer {
     /// At most [`MAX_WAIT`].
@@ -36,7 +36,7 @@ impl Prefer {
         Prefer { wait }
     }
 
-    /// The value of `Preference-Applied` for an answer that honoured the wait.
+    /// The `Preference-Applied` header of a response that honoured the wait.
     pub fn applied(&self) -> Option<(&'static str, String)> {
         self.wait
             .map(|wait| ("Preference-Applied", format!("wait={}", wait.as_secs())))
@@ -67,7 +67,7 @@ mod tests {
     use actix_web::test::TestRequest;
 
     #[test]
-    fn a_wait_is_read_capped_and_ignored_when_it_makes_no_sense() {
+    fn a_wait_is_parsed_and_capped_and_an_invalid_one_is_ignored() {
         for (value, seconds) in [
             ("wait=5", Some(5)),
             ("respond-async, wait=10", Some(10)),

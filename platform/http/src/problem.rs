@@ -1,6 +1,6 @@
 //! How a [`Fault`] looks to a client: `application/problem+json` of RFC 9457.
 //!
-//! A handler answers `Err(Problem)`; the shell around the server renders it again with what only the request knows (`instance`, `trace_id`).
+//! A handler returns `Err(Problem)`; the shell renders it again with what only the request knows (`instance`, `trace_id`).
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// A fault on its way to a client.
+/// A fault as an error of a handler.
 #[derive(Clone, Debug)]
 pub struct Problem(pub Fault);
 
@@ -55,7 +55,7 @@ pub(crate) struct Occurrence {
     pub trace_id: String,
 }
 
-/// Codes of this crate whose status is finer than their kind says. The kernel's kinds are about meaning; only HTTP makes these distinctions.
+/// Codes of this crate with a more specific status than that of their kind. Kinds of faults are about meaning; only HTTP makes these distinctions.
 const STATUS_OF_CODE: [(&str, StatusCode); 7] = [
     ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
     ("not_acceptable", StatusCode::NOT_ACCEPTABLE),
@@ -66,7 +66,7 @@ const STATUS_OF_CODE: [(&str, StatusCode); 7] = [
     ("header_fields_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
 ];
 
-/// The HTTP status a fault is answered with.
+/// The HTTP status of a fault.
 pub fn status_of(fault: &Fault) -> StatusCode {
     if let Some((_, status)) = STATUS_OF_CODE.iter().find(|(code, _)| *code == fault.code) {
         return *status;
@@ -86,7 +86,7 @@ pub fn status_of(fault: &Fault) -> StatusCode {
     }
 }
 
-/// A fault for a status that a framework answered with.
+/// The fault for a status that the framework responded with.
 pub(crate) fn fault_of_status(status: StatusCode) -> Fault {
     let reason = status.canonical_reason().unwrap_or("Error");
     if let Some((code, _)) = STATUS_OF_CODE.iter().find(|(_, known)| *known == status) {
@@ -104,15 +104,15 @@ pub(crate) fn fault_of_status(status: StatusCode) -> Fault {
         ),
         422 => Fault::invalid("invalid", "The request breaks a rule."),
         429 => Fault::new(FaultKind::TooMany, "too_many_requests", "Too many requests."),
-        502 | 503 => Fault::unavailable("Nobody can answer this now."),
-        504 => Fault::timeout("The answer did not come in time."),
-        500.. => Fault::internal("internal_error", format!("the framework answered {status}")),
+        502 | 503 => Fault::unavailable("The service is unavailable at the moment."),
+        504 => Fault::timeout("The response did not arrive in time."),
+        500.. => Fault::internal("internal_error", format!("the framework responded with {status}")),
         _ => Fault::malformed("bad_request", "The request cannot be understood."),
     }
 }
 
 impl ProblemBody {
-    /// What a client may know of `fault`: of a bug on our side only that there was one.
+    /// What a client may see of `fault`: of an internal one only that it happened.
     pub(crate) fn of(fault: &Fault, occurrence: &Occurrence) -> Self {
         let internal = fault.kind == FaultKind::Internal;
         let (code, detail) = if internal {
@@ -136,7 +136,7 @@ impl ProblemBody {
     }
 
     pub(crate) fn to_json(&self) -> String {
-        // Strings and numbers alone cannot fail to be written.
+        // Strings and numbers can always be serialized.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -155,7 +155,7 @@ fn title_of(code: &str) -> String {
 pub(crate) fn headers_of(fault: &Fault) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::new();
     if let Some(wait) = fault.retry_after {
-        // Whole seconds, and never "at once".
+        // Whole seconds, at least one.
         let seconds = wait.as_millis().div_ceil(1000).max(1);
         headers.extend(
             HeaderValue::from_str(&seconds.to_string())
@@ -163,7 +163,7 @@ pub(crate) fn headers_of(fault: &Fault) -> Vec<(HeaderName, HeaderValue)> {
                 .map(|value| (header::RETRY_AFTER, value)),
         );
     }
-    // RFC 6750, section 3: no error attribute when no token came.
+    // RFC 6750, section 3: no error attribute without a token.
     let challenge = match (fault.kind, fault.code.as_str()) {
         (FaultKind::Unauthenticated, "invalid_token") => Some(r#"Bearer realm="banyan", error="invalid_token""#),
         (FaultKind::Unauthenticated, _) => Some(r#"Bearer realm="banyan""#),
@@ -174,7 +174,7 @@ pub(crate) fn headers_of(fault: &Fault) -> Vec<(HeaderName, HeaderValue)> {
     headers
 }
 
-/// The whole answer.
+/// The complete response.
 pub(crate) fn render(fault: &Fault, occurrence: &Occurrence) -> HttpResponse {
     let mut response = HttpResponse::build(status_of(fault))
         .insert_header((header::CONTENT_TYPE, PROBLEM_JSON))
@@ -204,7 +204,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         if self.0.kind == FaultKind::Internal {
-            tracing::error!(code = %self.0.code, detail = %self.0.detail, "a request met a fault of ours");
+            tracing::error!(code = %self.0.code, detail = %self.0.detail, "a request failed with an internal fault");
         }
         render(&self.0, &Occurrence::default())
     }

@@ -3,13 +3,14 @@
 use std::{
     any::TypeId,
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, LazyLock, RwLock},
+    sync::{Arc, LazyLock},
 };
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload};
 use banyan_core::{Fault, FieldError};
 use futures::future::{FutureExt, LocalBoxFuture, Ready, ready};
 use jsonschema::Validator;
+use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use utoipa::{
@@ -22,10 +23,10 @@ use utoipa::{
 
 use crate::{PageQuery, Problem, schema};
 
-/// Query parameters that keep to their documented schemas. A handler may take several; together they must know every parameter that came,
-/// because a misspelt filter that is ignored answers with what nobody asked for.
+/// Query parameters that are valid against their documented schemas. A handler may take several; a parameter that none of them knows is refused,
+/// because ignoring a misspelt filter would return the wrong items.
 ///
-/// Schemas must stand in the parameter itself: write `#[param(inline)]` on enums.
+/// Each schema must be inside its parameter: write `#[param(inline)]` on enums.
 #[derive(Clone, Debug)]
 pub struct Query<T>(pub T);
 
@@ -37,7 +38,7 @@ impl<T> std::ops::Deref for Query<T> {
     }
 }
 
-/// The segments of the path. One that cannot be what it should be (an id that is no UUID) names nothing: 404.
+/// The segments of the path. An invalid segment (an id that is not a UUID) names nothing: 404.
 #[derive(Clone, Debug)]
 pub struct Path<T>(pub T);
 
@@ -60,7 +61,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Path<T> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // No name in this shop contains a NUL, and PostgreSQL would not even let us look for one.
+        // No stored name can contain a NUL, and PostgreSQL refuses even to look for one.
         let has_nul = request
             .match_info()
             .iter()
@@ -73,11 +74,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Path<T> {
     }
 }
 
-/// The names known to all the `Query`s of one handler. They are put here before any of them is read.
+/// The parameter names of all the `Query`s of one handler. They are collected before any of them is read.
 #[derive(Default)]
 struct KnownNames(BTreeSet<String>);
 
-/// What is documented of a query type.
+/// The documented schemas of a query type.
 struct Documented {
     schemas: Vec<(String, Value)>,
     validator: Validator,
@@ -87,7 +88,7 @@ struct Documented {
 fn documented<T: IntoParams + 'static>() -> Result<Arc<Documented>, Fault> {
     static KNOWN: LazyLock<RwLock<HashMap<TypeId, Arc<Documented>>>> = LazyLock::new(RwLock::default);
     let id = TypeId::of::<T>();
-    if let Some(known) = KNOWN.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&id) {
+    if let Some(known) = KNOWN.read().get(&id) {
         return Ok(known.clone());
     }
     let parameters = parameters_of::<T>();
@@ -97,10 +98,7 @@ fn documented<T: IntoParams + 'static>() -> Result<Arc<Documented>, Fault> {
         .map(|parameter| (parameter.name.clone(), schema_of(parameter)))
         .collect();
     let documented = Arc::new(Documented { schemas, validator });
-    KNOWN
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .insert(id, documented.clone());
+    KNOWN.write().insert(id, documented.clone());
     Ok(documented)
 }
 
@@ -109,7 +107,7 @@ impl<T: DeserializeOwned + IntoParams + 'static> FromRequest for Query<T> {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // All extractors of a handler are made before the first is polled, so each knows the others' names when it reads.
+        // All extractors of a handler are created before the first is polled, so the names are complete when the first one reads.
         let documented = documented::<T>();
         if let Ok(documented) = &documented {
             let mut extensions = request.extensions_mut();
@@ -174,7 +172,7 @@ fn unknown(request: &HttpRequest, given: &BTreeMap<String, Vec<String>>) -> Vec<
         .collect()
 }
 
-/// What a schema cannot say, the type may: then the parameter at fault is the one without which it works.
+/// The type may have rules that its schema cannot express. The parameter at fault is then the one whose removal changes the error.
 fn deserialize<T: DeserializeOwned>(values: &Value) -> Result<T, FieldError> {
     let error = match serde_json::from_value::<T>(values.clone()) {
         Ok(query) => return Ok(query),
@@ -194,7 +192,7 @@ fn deserialize<T: DeserializeOwned>(values: &Value) -> Result<T, FieldError> {
     })
 }
 
-/// Text becomes what the schema calls for, where it can; where it cannot the validator says so.
+/// Converts text to the type in the schema where possible; where it is not, the validator reports it.
 fn value_of(schema: &Value, texts: &[String]) -> Option<Value> {
     let is = |wanted: &str| {
         schema["type"] == wanted
@@ -234,8 +232,8 @@ fn parameters_of<T: IntoParams>() -> Vec<Parameter> {
         .collect()
 }
 
-/// A flattened struct shows up as one parameter with an object for a schema, which OpenAPI sends as separate parameters (`style: form,
-/// explode: true`). Documented separately everybody understands it.
+/// utoipa documents a flattened struct as one parameter with an object schema, which stands for separate parameters (`style: form, explode: true`).
+/// Documented separately it is plain.
 pub(crate) fn flat(parameters: Vec<Parameter>) -> Vec<Parameter> {
     let mut flat = Vec::with_capacity(parameters.len());
     for parameter in parameters {
@@ -280,7 +278,7 @@ fn is_page_query(schema: &Value) -> bool {
             .is_some_and(|all| all.iter().any(is_reference))
 }
 
-/// A query string cannot say null: an optional parameter is absent.
+/// A query string cannot express null: an optional parameter is absent.
 fn drop_null(parameter: &mut Parameter) {
     if parameter.parameter_in == ParameterIn::Path {
         return;
@@ -321,7 +319,7 @@ fn schema_of_all(parameters: &[Parameter]) -> Value {
         .iter()
         .map(|parameter| {
             let schema = schema_of(parameter);
-            // A reference cannot be followed from here; the type itself decides then.
+            // References cannot be resolved here; deserializing the type checks them.
             let closed = !schema.is_null() && !schema.to_string().contains("\"$ref\"");
             (parameter.name.clone(), if closed { schema } else { json!(true) })
         })

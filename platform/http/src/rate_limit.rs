@@ -1,4 +1,4 @@
-//! Nobody gets to ask more than their share: a token bucket per caller, where the caller is the user if the token says so, else the address.
+//! A token bucket per caller, where the caller is the user if the token is valid, else the network address.
 //!
 //! Headers are those of the IETF draft httpapi-ratelimit-headers.
 
@@ -30,7 +30,7 @@ use governor::{
 
 use crate::{Problem, address, auth};
 
-/// After so many checks the buckets that have filled up again are forgotten.
+/// The number of checks after which full buckets are dropped.
 const CLEAN_EVERY: u64 = 10_000;
 
 type Buckets = RateLimiter<String, DefaultKeyedStateStore<String>, DefaultClock, StateInformationMiddleware>;
@@ -44,16 +44,16 @@ pub struct Limiter {
     quota: Quota,
 }
 
-/// What is left after a request that was let through.
+/// What is left after an allowed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     pub remaining: u32,
-    /// Until the bucket is full again.
+    /// The time until the bucket is full again.
     pub full_in: Duration,
 }
 
 impl Limiter {
-    /// One more every `period`, and up to `burst` at once.
+    /// One request every `period`, and up to `burst` at once.
     pub fn new(period: Duration, burst: u32) -> Self {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let period = period.max(Duration::from_nanos(1));
@@ -77,7 +77,7 @@ impl Limiter {
         Limiter::new(Duration::from_secs(60) / rate.max(1), burst)
     }
 
-    /// Takes one from the bucket of `key`.
+    /// Takes a token from the bucket of `key`.
     ///
     /// # Errors
     /// `too_many_requests` (429) with the time to wait.
@@ -124,16 +124,16 @@ fn whole_seconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-/// The middleware. Make it once, outside the server's factory, so that all workers share the buckets; wrap it inside the shell.
+/// The middleware. Create it once, outside the server's factory, so that all workers share the buckets; wrap it inside the shell.
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     limiter: Limiter,
-    /// Only paths that begin so are counted: health checks and metrics are not.
+    /// Only paths with this prefix are limited: health checks and metrics are not.
     prefix: &'static str,
 }
 
 impl RateLimit {
-    /// Counts everything under `/api/`.
+    /// Limits everything under `/api/`.
     pub fn new(per_second: u32, burst: u32) -> Self {
         RateLimit {
             limiter: Limiter::per_second(per_second, burst),
@@ -199,7 +199,7 @@ where
             if !request.path().starts_with(limit.prefix) {
                 return Ok(service.call(request).await?.map_into_boxed_body());
             }
-            // A token that is not verified counts for nothing: made-up users would each have a bucket of their own.
+            // An unverified token is ignored: made-up users would each get a bucket of their own.
             let user = auth::actor_of_service_request(&request)
                 .await
                 .ok()

@@ -1,4 +1,4 @@
-//! What every operator's action needs.
+//! The reason that every operator's action needs.
 
 use serde::Deserialize;
 use utoipa::ToSchema;

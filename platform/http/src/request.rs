@@ -1,4 +1,4 @@
-//! What the shell knows about the request at hand, and where others find it.
+//! What the shell knows about the current request, and how to find it.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::problem::Occurrence;
 /// Put into each request by the shell.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
-    /// The client's, if it sent a sane one, else ours; on every answer as `X-Request-Id`.
+    /// The client's, if it sent a valid one, else a generated one; in every response as `X-Request-Id`.
     pub request_id: String,
-    /// The trace this request belongs to, with our own span as parent of whatever follows.
+    /// The trace this request belongs to, with the span of this request as the parent of what follows.
     pub trace: TraceParent,
-    /// The client's method; the shell makes a GET of a HEAD for everybody who answers here.
+    /// The client's method. The shell turns a HEAD into a GET, so handlers see only GET.
     pub method: Method,
 }
 
@@ -23,18 +23,18 @@ pub struct RequestContext {
 pub struct RouteTemplate(pub Arc<str>);
 
 impl RequestContext {
-    /// `None` when no shell is around the server, as in a handler's own tests.
+    /// `None` without the shell, as in a handler's own tests.
     pub fn find(request: &HttpRequest) -> Option<Self> {
         request.extensions().get::<RequestContext>().cloned()
     }
 }
 
-/// What a module call made for this request carries beside the actor.
+/// Adds this request's trace to a call made on its behalf.
 pub(crate) fn traced(call: Call, request: &HttpRequest) -> Call {
     call.traced(RequestContext::find(request).map(|context| context.trace))
 }
 
-#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "idempotency alone asks for it"))]
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "only idempotency calls it"))]
 pub(crate) fn occurrence(request: &HttpRequest) -> Occurrence {
     Occurrence {
         instance: request.path().to_owned(),

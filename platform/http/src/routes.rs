@@ -1,10 +1,10 @@
-//! A module's routes, in a form every worker of the server can configure itself from.
+//! A module's routes, in a form that every worker of the server can register.
 
 use std::sync::Arc;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
-/// The routes of one module, relative to `/api/v1`. Register handlers with `.service(..)`; `.route(..)` would be missing in the document.
+/// The routes of one module, relative to `/api/v1`. Register handlers with `.service(..)`; `.route(..)` would be missing from the document.
 #[derive(Clone)]
 pub struct Routes {
     configure: Arc<dyn Fn(&mut ServiceConfig<'_>) + Send + Sync>,

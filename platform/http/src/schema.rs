@@ -1,23 +1,24 @@
-//! One source for limits: the schema a type shows in the OpenAPI document is the schema its input is checked against.
+//! One source for limits: a type's schema in the OpenAPI document is the schema its input is validated against.
 //!
-//! [`tighten`] says in a schema what holds without anybody having written it (the range of a 64-bit integer; no NUL in text, which
-//! PostgreSQL cannot hold). It is applied both to the document and to the validators, so that the two cannot differ.
+//! [`tighten`] adds implicit limits to a schema (the range of a 64-bit integer; no NUL in text, which PostgreSQL cannot hold). It is applied both to
+//! the document and to the validators, so that the two cannot differ.
 
 use std::{
     any::TypeId,
     collections::HashMap,
-    sync::{Arc, OnceLock, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use banyan_core::{Fault, FieldError};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 
-/// A hopeless body is not described field by field for ever.
+/// The maximum number of errors in one response.
 const MAX_ERRORS: usize = 32;
-/// What free text must match.
+/// The pattern for free text.
 pub(crate) const NO_NUL: &str = "^[^\\u0000]*$";
-/// Formats that leave no room for a NUL.
+/// Formats that exclude a NUL.
 const STRICT_FORMATS: [&str; 10] = [
     "uuid",
     "email",
@@ -33,30 +34,23 @@ const STRICT_FORMATS: [&str; 10] = [
 
 type Compiled = RwLock<HashMap<TypeId, Arc<Validator>>>;
 
-/// The validator kept for the type `id`; made by `schema` on first use.
+/// The cached validator for the type `id`; compiled from `schema` on first use.
 ///
 /// # Errors
 /// `broken_schema`: the type's schema cannot be compiled, which is a bug in its attributes.
 pub(crate) fn validator(id: TypeId, schema: impl FnOnce() -> Value) -> Result<Arc<Validator>, Fault> {
     static COMPILED: OnceLock<Compiled> = OnceLock::new();
     let compiled = COMPILED.get_or_init(Compiled::default);
-    if let Some(known) = compiled
-        .read()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .get(&id)
-    {
+    if let Some(known) = compiled.read().get(&id) {
         return Ok(known.clone());
     }
     let validator = Arc::new(compile(&schema())?);
-    compiled
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .insert(id, validator.clone());
+    compiled.write().insert(id, validator.clone());
     Ok(validator)
 }
 
 pub(crate) fn compile(schema: &Value) -> Result<Validator, Fault> {
-    // OpenAPI 3.1 speaks the 2020-12 dialect, where a format is a remark unless one says that it is meant.
+    // OpenAPI 3.1 uses the 2020-12 dialect, where `format` is only an annotation unless its validation is enabled.
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
         .should_validate_formats(true)
@@ -88,7 +82,7 @@ fn as_json(schema: &impl serde::Serialize) -> Value {
     serde_json::to_value(schema).unwrap_or(Value::Null)
 }
 
-/// Says what holds anyway: ranges of sized integers, and that free text has no NUL.
+/// Adds implicit limits: ranges of sized integers, and no NUL in free text.
 pub(crate) fn tighten(schema: &mut Value) {
     match schema {
         Value::Array(all) => all.iter_mut().for_each(tighten),
@@ -96,7 +90,7 @@ pub(crate) fn tighten(schema: &mut Value) {
             tighten_node(map);
             for (keyword, inner) in map.iter_mut() {
                 match (keyword.as_str(), inner) {
-                    // These hold values, not schemas.
+                    // These contain values, not schemas.
                     ("enum" | "const" | "default" | "example" | "examples" | "required", _) => {}
                     ("properties" | "patternProperties" | "$defs", Value::Object(named)) => {
                         named.values_mut().for_each(tighten)
@@ -142,7 +136,7 @@ fn has_type(map: &Map<String, Value>, wanted: &str) -> bool {
     }
 }
 
-/// Every rule that `value` breaks, as RFC 6901 pointers and words; the values themselves are not repeated, they may be secrets.
+/// Every rule that `value` breaks, as RFC 6901 pointers and descriptions; the values themselves are not repeated, they may be secrets.
 pub(crate) fn violations(validator: &Validator, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     find_nul(value, &mut String::new(), &mut errors);
@@ -184,7 +178,7 @@ fn describe(error: &ValidationError<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Of the alternatives the one that was meant, if that is plain: all others failed already by the type of the whole (`null` of an optional).
+/// The alternative that was meant, if it is clear: all others fail already by the type of the whole value (`null` of an optional).
 fn best_branch<'e>(
     path: &str,
     context: &'e [Vec<ValidationError<'static>>],
@@ -231,7 +225,7 @@ fn find_nul(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// JSON Schema calls 1.0 an integer, serde does not: whole numbers become integers before serde sees them.
+/// 1.0 is an integer in JSON Schema, but not for serde: whole numbers become integers before serde sees them.
 pub(crate) fn make_whole_numbers_integers(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {

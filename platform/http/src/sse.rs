@@ -1,4 +1,4 @@
-//! Server-Sent Events (WHATWG HTML, section 9.2): a stream of things that happened, resumable by the id of the last one seen.
+//! Server-Sent Events (WHATWG HTML, section 9.2): a stream of events that a client can resume by the id of the last event it received.
 
 use std::{
     convert::Infallible,
@@ -20,9 +20,9 @@ use utoipa::{
 
 use crate::openapi::header_parameter;
 
-/// A comment this often keeps proxies from closing a quiet stream, and shows us clients that went away.
+/// The interval between heartbeat comments. They keep proxies from closing an idle stream and reveal clients that have disconnected.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How long a client waits before it connects again.
+/// The delay before a client reconnects.
 const RECONNECT_MS: u64 = 2_000;
 
 /// How one event of a `text/event-stream` looks to whoever reads it: for the document. OpenAPI 3.1 has no word for "a stream of these".
@@ -66,7 +66,7 @@ impl Event {
                 text.push_str(&format!("{field}: {value}\n"));
             }
         }
-        // JSON has no raw line breaks, but a data line must not have any whatever it holds.
+        // JSON has no raw line breaks, but a data line must never contain one.
         for line in self.data.split(['\r', '\n']) {
             text.push_str(&format!("data: {line}\n"));
         }
@@ -79,7 +79,7 @@ fn one_line(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).collect()
 }
 
-/// Tells handlers that wait that the server is stopping: put it into the app's data. Without it nothing ever stops.
+/// Cancelled when the server stops, for handlers that wait: put it into the app's data. Without it they never stop early.
 #[derive(Clone, Debug, Default)]
 pub struct Stopping(pub CancellationToken);
 
@@ -98,7 +98,7 @@ impl FromRequest for Stopping {
     }
 }
 
-/// The `Last-Event-ID` of a client that connects again.
+/// The `Last-Event-ID` of a client that reconnects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastEventId(pub Option<String>);
 
@@ -126,7 +126,7 @@ impl IntoParams for LastEventId {
     }
 }
 
-/// Answers with `events` until they end or the server stops. A fault ends the stream; the client connects again and resumes.
+/// Responds with `events` until they end or the server stops. A fault ends the stream; the client reconnects and resumes.
 pub fn respond(request: &HttpRequest, events: impl Stream<Item = Result<Event, Fault>> + 'static) -> HttpResponse {
     respond_with(request, events, HEARTBEAT)
 }
@@ -134,12 +134,12 @@ pub fn respond(request: &HttpRequest, events: impl Stream<Item = Result<Event, F
 fn respond_with(
     request: &HttpRequest,
     events: impl Stream<Item = Result<Event, Fault>> + 'static,
-    every: Duration,
+    heartbeat_interval: Duration,
 ) -> HttpResponse {
     let Stopping(stop) = Stopping::of(request);
     let greeting = stream::iter([Bytes::from(format!("retry: {RECONNECT_MS}\n\n"))]);
     let ended = CancellationToken::new();
-    let over = ended.clone().drop_guard();
+    let end_guard = ended.clone().drop_guard();
     let events = events
         .take_while(|event| {
             if let Err(fault) = event {
@@ -149,11 +149,11 @@ fn respond_with(
         })
         .filter_map(|event| future::ready(event.ok()))
         .map(|event| event.to_bytes())
-        // The heart stops beating when the events end.
-        .chain(stream::once(async move { drop(over) }).filter_map(|()| future::ready(None)));
-    let begin = tokio::time::Instant::now() + every;
-    let heartbeat =
-        IntervalStream::new(tokio::time::interval_at(begin, every)).map(|_| Bytes::from_static(b": still here\n\n"));
+        // The heartbeat stops when the events end.
+        .chain(stream::once(async move { drop(end_guard) }).filter_map(|()| future::ready(None)));
+    let begin = tokio::time::Instant::now() + heartbeat_interval;
+    let heartbeat = IntervalStream::new(tokio::time::interval_at(begin, heartbeat_interval))
+        .map(|_| Bytes::from_static(b": still here\n\n"));
     let heartbeat = heartbeat.take_until(async move { ended.cancelled().await });
     let body = greeting
         .chain(stream::select(events, heartbeat))
@@ -171,19 +171,19 @@ mod tests {
     use actix_web::{body::to_bytes, test::TestRequest};
 
     #[actix_web::test]
-    async fn events_carry_id_name_and_json_on_lines_of_their_own() {
-        let event = Event::json(3, "order\nplaced", &serde_json::json!({"a": "b\nc"})).unwrap();
+    async fn an_event_has_its_id_type_and_json_on_separate_lines() {
+        let event = Event::json(3, "note\nadded", &serde_json::json!({"a": "b\nc"})).unwrap();
         let response = respond(&TestRequest::get().to_http_request(), stream::iter([Ok(event)]));
         assert_eq!(response.headers().get("content-type").unwrap(), "text/event-stream");
         let body = to_bytes(response.into_body()).await.unwrap();
         assert_eq!(
             std::str::from_utf8(&body).unwrap(),
-            "retry: 2000\n\nid: 3\nevent: orderplaced\ndata: {\"a\":\"b\\nc\"}\n\n"
+            "retry: 2000\n\nid: 3\nevent: noteadded\ndata: {\"a\":\"b\\nc\"}\n\n"
         );
     }
 
     #[actix_web::test]
-    async fn a_stopping_server_ends_a_stream_that_would_go_on_for_ever() {
+    async fn a_stopping_server_ends_an_endless_stream() {
         let stopping = Stopping::default();
         let request = TestRequest::get().app_data(stopping.clone()).to_http_request();
         let response = respond(&request, stream::pending());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_fault_ends_the_stream_after_what_came_before_it() {
+    async fn a_fault_ends_the_stream_after_the_events_before_it() {
         let event = Event::json(1, "placed", &1).unwrap();
         let response = respond(
             &TestRequest::get().to_http_request(),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_quiet_stream_shows_a_heartbeat() {
+    async fn an_idle_stream_sends_heartbeats() {
         let response = respond_with(
             &TestRequest::get().to_http_request(),
             stream::pending(),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_client_says_where_it_stopped() {
+    async fn the_last_event_id_is_read_from_its_header() {
         let read = async |request: TestRequest| LastEventId::extract(&request.to_http_request()).await.unwrap().0;
         assert_eq!(
             read(TestRequest::get().insert_header(("Last-Event-ID", "41")))

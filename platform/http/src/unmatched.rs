@@ -1,5 +1,5 @@
-//! What is answered when no route matched. actix says 404 also to a known path with another method; that is a 405 with `Allow`, and the
-//! document knows all paths.
+//! The response when no route matches. actix returns 404 also for a known path with another method; that must be a 405 with `Allow`, and the document
+//! knows all paths.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,7 +15,7 @@ pub fn unmatched(api: &OpenApi) -> Route {
     unmatched_in(DocumentedPaths::of(&serde_json::to_value(api).unwrap_or_default()))
 }
 
-/// As [`unmatched`], for the paths of a document that came as JSON.
+/// As [`unmatched`], for the paths of a document given as JSON.
 pub fn unmatched_in(paths: DocumentedPaths) -> Route {
     actix_web::web::to(move |request: HttpRequest| {
         let allowed = paths.methods(request.path());
@@ -26,7 +26,7 @@ pub fn unmatched_in(paths: DocumentedPaths) -> Route {
             let allow = allowed.into_iter().collect::<Vec<_>>().join(", ");
             let fault = Fault::malformed(
                 "method_not_allowed",
-                format!("{} is not possible here; these are: {allow}.", request.method()),
+                format!("{} is not allowed for this path; these are: {allow}.", request.method()),
             );
             let mut response = HttpResponse::from_error(Problem(fault));
             if let Ok(allow) = header::HeaderValue::from_str(&allow) {
@@ -39,7 +39,7 @@ pub fn unmatched_in(paths: DocumentedPaths) -> Route {
 
 const METHODS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"];
 
-/// The documented paths and their methods: all that is kept of a document.
+/// The documented paths and their methods.
 #[derive(Clone)]
 pub struct DocumentedPaths(Arc<[(PathTemplate, BTreeSet<&'static str>)]>);
 
@@ -54,7 +54,7 @@ impl DocumentedPaths {
                         .into_iter()
                         .filter(|method| item.get(method.to_lowercase()).is_some());
                     let mut methods: BTreeSet<&'static str> = documented.collect();
-                    // The shell answers HEAD wherever there is GET.
+                    // The shell serves HEAD wherever there is GET.
                     if methods.contains("GET") {
                         methods.insert("HEAD");
                     }
@@ -65,10 +65,10 @@ impl DocumentedPaths {
     }
 
     fn methods(&self, path: &str) -> BTreeSet<&'static str> {
-        // A path may fit several templates (`/users/me`, `/users/{id}`); any of their methods would have matched.
+        // A path may match several templates (`/notes/latest`, `/notes/{id}`); any of their methods would have matched.
         self.0
             .iter()
-            .filter(|(template, _)| template.fits(path))
+            .filter(|(template, _)| template.matches(path))
             .flat_map(|(_, methods)| methods.iter().copied())
             .collect()
     }

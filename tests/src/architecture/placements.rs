@@ -1,4 +1,4 @@
-//! What a binary contains: exactly the rooms its features name, and every module as the same source in each.
+//! What a binary contains: exactly the modules that its features name, and each module as the same source in every binary.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     trials.extend(MODULES.into_iter().map(|module| {
         Trial::test(
-            format!("architecture::a_binary_of_{module}_contains_{module}_alone"),
+            format!("architecture::a_binary_of_{module}_contains_only_{module}"),
             move || {
                 check(
                     &Placement {

@@ -13,12 +13,12 @@ pub fn check(workspace: &Workspace) -> Vec<String> {
         .filter(|path| !workspace.sources.iter().any(|source| source.path == **path))
     {
         broken.push(format!(
-            "{path} is gone. Rule: each pure rule is in the list. Fix: name the file it is in now."
+            "{path} does not exist. Rule: each pure rule is in the list. Fix: name the file it is in now."
         ));
     }
     for source in &workspace.sources {
         check_words(source, &mut broken);
-        check_doors(source, &mut broken);
+        check_public_items(source, &mut broken);
     }
     check_tables(workspace, &mut broken);
     broken
@@ -29,22 +29,22 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
         let name = package.name.as_str();
         let contract_of = name.strip_suffix("-contract");
         for dependency in package.dependencies.iter().map(String::as_str) {
-            let mut say =
+            let mut report =
                 |rule: &str, fix: &str| broken.push(format!("{name} depends on {dependency}. Rule: {rule} Fix: {fix}"));
             let is_module = MODULES.contains(&dependency);
             if is_module && MODULES.contains(&name) {
-                say(
+                report(
                     "a module depends on no other module.",
-                    "ask through its contract crate, handed in by Needs.",
+                    "call it through its contract crate, passed in Needs.",
                 );
             } else if is_module && !matches!(name, "banyan" | "tests") {
-                say(
+                report(
                     "only the app and the tests depend on modules.",
-                    "move what you need into the kernel, or ask through a contract.",
+                    "move what you need into the kernel, or call it through a contract.",
                 );
             }
             if contract_of.is_some() && dependency.ends_with("-contract") {
-                say(
+                report(
                     "a contract depends on no other module's contract.",
                     "copy the fields the message needs.",
                 );
@@ -59,7 +59,7 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                 "lapin",
             ];
             if contract_of.is_some() && heavy.contains(&dependency) {
-                say(
+                report(
                     "a contract knows no database and no web server.",
                     "keep that in the module.",
                 );
@@ -67,7 +67,7 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
             if MODULES.contains(&name)
                 && ["banyan", "banyan-durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency)
             {
-                say(
+                report(
                     "a module knows neither its placement nor a transport.",
                     "take what it needs through Needs.",
                 );
@@ -85,13 +85,13 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
             if matches!(name, "shared-kernel" | "banyan-core")
                 && (io.contains(&dependency) || dependency.ends_with("-contract"))
             {
-                say(
+                report(
                     "the kernel is light: words, no I/O.",
                     "put machinery into durable or web.",
                 );
             }
             if name == "banyan-durable" && ["actix-web", "banyan-http", "lapin", "tonic"].contains(&dependency) {
-                say(
+                report(
                     "the durable core speaks to no network but the database's.",
                     "put it into web or the app.",
                 );
@@ -100,19 +100,19 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
     }
 }
 
-/// Rules of the business: they decide without waiting for anybody.
+/// Business rules: they are synchronous and do no I/O.
 pub const PURE: [&str; 8] = [
     "modules/catalog/src/product.rs",
     "modules/inventory/src/stock.rs",
-    "modules/orders/src/order.rs",
+    "modules/orders/src/order/mod.rs",
     "modules/orders/src/event.rs",
-    "modules/orders/src/checkout/course.rs",
-    "modules/payments/src/payment.rs",
+    "modules/orders/src/checkout/steps.rs",
+    "modules/payments/src/payment/mod.rs",
     "modules/payments/src/ledger/mod.rs",
     "modules/shipping/src/shipment.rs",
 ];
 
-/// A word that may stand in some rooms only.
+/// A word that is allowed in some folders only.
 struct Word {
     words: &'static [&'static str],
     allowed: fn(&str) -> bool,
@@ -129,7 +129,7 @@ const WORDS: &[Word] = &[
                 || is_test(path)
                 || ["platform/durable/", "tests/"]
                     .iter()
-                    .any(|room| path.starts_with(room))
+                    .any(|folder| path.starts_with(folder))
         },
         rule: "sea_orm is named only in store.rs and durable.",
         fix: "move the query into the module's store.rs.",
@@ -138,17 +138,17 @@ const WORDS: &[Word] = &[
         words: &["lapin"],
         allowed: |path| path.starts_with("app/src/bus/") || path.starts_with("tests/"),
         rule: "lapin is named only in app/src/bus.",
-        fix: "publish through the outbox, listen through Reactions.",
+        fix: "publish through the outbox, subscribe through Reactions.",
     },
     Word {
         words: &["tonic"],
         allowed: |path| {
             ["platform/contract-build/", "app/src/rpc/", "app/benches/", "tests/"]
                 .iter()
-                .any(|room| path.starts_with(room))
+                .any(|folder| path.starts_with(folder))
         },
         rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
-        fix: "use the contract's trait; it is the same here and far away.",
+        fix: "use the contract's trait; it is the same for local and remote modules.",
     },
     Word {
         // tokio's `Instant` measures how long to wait and says nothing about the time.
@@ -178,11 +178,11 @@ const WORDS: &[Word] = &[
             ];
             selects.contains(&path)
                 || !path.ends_with(".rs")
-                // A lint must be told what only its one feature uses.
+                // A lint needs to know what only one feature uses.
                 || path.starts_with("platform/http/src/")
                 || path.starts_with("tests/")
         },
-        rule: "features select crates and rooms, in lib.rs, local/mod.rs and bus/mod.rs; they are not sprinkled over items.",
+        rule: "features select crates and modules, in lib.rs, local/mod.rs and bus/mod.rs; they are not sprinkled over items.",
         fix: "decide in local/mod.rs and hand in a value.",
     },
     Word {
@@ -219,13 +219,13 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
     }
 }
 
-/// Tests stand beside their rule, in `tests/`, or in a file of their own.
+/// Tests stand beside their rule, in `tests/`, or in a file `tests.rs`.
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("_tests.rs")
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }
 
-/// A module crate shows a small door: how it is started, what it needs and offers, and the types those two mention.
-fn check_doors(source: &Source, broken: &mut Vec<String>) {
+/// A module crate has a small public interface: how it is started, what it needs and offers, and the types those two mention.
+fn check_public_items(source: &Source, broken: &mut Vec<String>) {
     let is_door = MODULES
         .iter()
         .any(|module| source.path == format!("modules/{module}/src/lib.rs"));
@@ -247,8 +247,8 @@ fn check_doors(source: &Source, broken: &mut Vec<String>) {
         .filter(|(_, line)| line.starts_with("pub "))
     {
         let is_door =
-            allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|room| line.contains(room));
-        if !is_door && !line.starts_with("pub enum ProviderPlace") {
+            allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|folder| line.contains(folder));
+        if !is_door {
             broken.push(format!(
                 "{}:{} shows `{line}`. Rule: Needs, Offers, start and the types they mention are a module's only public items. Fix: offer it through Offers or the contract.",
                 source.path,
@@ -309,7 +309,7 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
                 };
                 if let Some((owner, table)) = foreign.iter().find(|(_, table)| names(table)) {
                     broken.push(format!(
-                        "{}:{at} queries {table} of {owner}. Rule: no query names another module's table. Fix: ask {owner} through its contract, or keep what its events tell.",
+                        "{}:{at} queries {table} of {owner}. Rule: no query names another module's table. Fix: call {owner} through its contract, or store what its events carry.",
                         source.path
                     ));
                 }

@@ -1,4 +1,4 @@
-//! Violations put in on purpose: a rule that no violation can break is no rule.
+//! Seeded violations: each proves that its rule can fail.
 
 use libtest_mimic::{Failed, Trial};
 
@@ -7,7 +7,7 @@ use super::{
     workspace::{Source, Workspace},
 };
 
-/// What is done to a sound workspace, and words the answer must contain.
+/// A change to a correct workspace, and the words that the report must contain.
 type Seed = (&'static str, fn(&mut Workspace), &'static str);
 
 const SEEDS: &[Seed] = &[
@@ -43,7 +43,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_query_in_http_rs",
-        |w| write(w, "modules/orders/src/http.rs", "use sea_orm::EntityTrait;"),
+        |w| write(w, "modules/orders/src/http/mod.rs", "use sea_orm::EntityTrait;"),
         "sea_orm is named only in store.rs",
     ),
     (
@@ -58,7 +58,7 @@ const SEEDS: &[Seed] = &[
         "no module reads the clock",
     ),
     (
-        "a_module_that_rolls_dice",
+        "a_module_that_uses_randomness",
         |w| write(w, "modules/users/src/service.rs", "let id = Uuid::new_v4();"),
         "no module reads the clock, randomness",
     ),
@@ -90,8 +90,8 @@ const SEEDS: &[Seed] = &[
         "another module's table",
     ),
     (
-        "a_rule_that_went_elsewhere",
-        |w| w.sources.retain(|source| !source.path.ends_with("/order.rs")),
+        "a_pure_rule_that_is_not_in_its_file",
+        |w| w.sources.retain(|source| !source.path.ends_with("/order/mod.rs")),
         "each pure rule is in the list",
     ),
     (
@@ -106,7 +106,13 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_grpc_client_in_a_module",
-        |w| write(w, "modules/orders/src/checkout.rs", "use tonic::transport::Channel;"),
+        |w| {
+            write(
+                w,
+                "modules/orders/src/checkout/mod.rs",
+                "use tonic::transport::Channel;",
+            )
+        },
         "tonic is named only",
     ),
     (
@@ -115,12 +121,12 @@ const SEEDS: &[Seed] = &[
         "the web server is named only in http.rs",
     ),
     (
-        "a_rule_that_waits",
-        |w| write(w, "modules/orders/src/order.rs", "pub async fn cancel() {}"),
+        "a_rule_that_is_async",
+        |w| write(w, "modules/orders/src/order/mod.rs", "pub async fn cancel() {}"),
         "rules are pure",
     ),
     (
-        "a_module_with_a_wide_door",
+        "a_module_with_another_public_item",
         |w| write(w, "modules/catalog/src/lib.rs", "pub mod store;"),
         "only public items",
     ),
@@ -148,7 +154,7 @@ fn rejected(seed: fn(&mut Workspace), words: &str) -> Result<(), Failed> {
         .any(|sentence| sentence.contains(words) && sentence.contains("Fix: "))
     {
         true => Ok(()),
-        false => Err(format!("the violation was not rejected with {words:?}; said: {after:?}").into()),
+        false => Err(format!("the violation was not rejected with {words:?}; the report is: {after:?}").into()),
     }
 }
 
@@ -156,7 +162,7 @@ fn depend(workspace: &mut Workspace, package: &str, dependency: &str) {
     workspace.package_mut(package).dependencies.push(dependency.to_owned());
 }
 
-/// Puts a line behind the code of a file, before its tests, or makes the file.
+/// Appends a line to the code of a file, before its tests, or creates the file.
 fn write(workspace: &mut Workspace, path: &str, line: &str) {
     match workspace.sources.iter_mut().find(|source| source.path == path) {
         Some(source) => {

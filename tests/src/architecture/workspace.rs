@@ -57,15 +57,15 @@ impl Workspace {
             packages: packages.collect(),
             sources: Vec::new(),
         };
-        for room in ["app", "modules", "platform", "shared-kernel", "tests"] {
-            workspace.read(&root().join(room));
+        for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
+            workspace.read(&root().join(folder));
         }
         workspace
     }
 
     fn read(&mut self, directory: &Path) {
         let mut entries: Vec<PathBuf> = fs::read_dir(directory)
-            .expect("a room")
+            .expect("a folder")
             .map(|entry| entry.expect("an entry").path())
             .collect();
         entries.sort();

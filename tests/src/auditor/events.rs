@@ -1,65 +1,83 @@
-//! E: what was told was heard, once and in order.
+//! E: every published event was handled, once and in order.
 
 use std::collections::{HashMap, HashSet};
 
 use banyan::config::MODULES;
+use sea_orm::FromQueryResult;
 
-use super::books::{Books, get};
+use super::databases::Databases;
 
-pub async fn audit_always(books: &Books) -> Vec<String> {
+#[derive(FromQueryResult)]
+struct Subject {
+    subject: String,
+}
+
+/// The last version of a subject that its producer has published.
+#[derive(FromQueryResult)]
+struct Published {
+    subject: String,
+    last_version: i64,
+}
+
+/// The last version of a subject that a subscriber has handled.
+#[derive(FromQueryResult)]
+struct Lane {
+    source: String,
+    subject: String,
+    last_version: i64,
+}
+
+#[derive(FromQueryResult)]
+struct DeadLetter {
+    source: String,
+    subject: String,
+}
+
+pub async fn audit_always(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     for module in MODULES {
         let gaps =
             "select o.subject from outbox o group by o.subject having max(o.version) - min(o.version) + 1 <> count(*)";
-        for row in books.rows(module, gaps).await {
-            wrong.push(format!(
-                "E3: {module}: the versions of {} are not contiguous",
-                get::<String>(&row, "subject")
-            ));
+        for Subject { subject } in databases.rows(module, gaps).await {
+            wrong.push(format!("E3: {module}: the versions of {subject} are not contiguous"));
         }
     }
     wrong
 }
 
-pub async fn audit_quiet(books: &Books) -> Vec<String> {
-    behind(books)
+pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
+    behind(databases)
         .await
         .into_iter()
         .map(|sentence| format!("E1: {sentence}"))
         .collect()
 }
 
-/// Every subject that a listener has not followed to its end, unless a dead letter explains it.
-pub async fn behind(books: &Books) -> Vec<String> {
+/// Every subject that a subscriber has not followed to its last version, unless a dead letter explains it.
+pub async fn behind(databases: &Databases) -> Vec<String> {
     let mut behind = Vec::new();
-    for (listener, topics) in banyan::bus::LISTENERS.iter().copied() {
-        let lanes: HashMap<(String, String), i64> = books
-            .rows(listener, "select source, subject, last_version from lane")
+    for (subscriber, topics) in banyan::bus::LISTENERS.iter().copied() {
+        let lanes: HashMap<(String, String), i64> = databases
+            .rows::<Lane>(subscriber, "select source, subject, last_version from lane")
             .await
-            .iter()
-            .map(|row| ((get(row, "source"), get(row, "subject")), get(row, "last_version")))
+            .into_iter()
+            .map(|lane| ((lane.source, lane.subject), lane.last_version))
             .collect();
-        let dead: HashSet<(String, String)> = books
-            .rows(listener, "select source, subject from retry where state = 'dead'")
+        let dead: HashSet<(String, String)> = databases
+            .rows::<DeadLetter>(subscriber, "select source, subject from retry where state = 'dead'")
             .await
-            .iter()
-            .map(|row| (get(row, "source"), get(row, "subject")))
+            .into_iter()
+            .map(|letter| (letter.source, letter.subject))
             .collect();
         for topic in topics {
             let (source, aggregate) = topic.split_once('.').expect("<source>.<aggregate>");
-            for row in books
-                .rows(
-                    source,
-                    &format!("select subject, last_version from subject where subject like '{aggregate}/%'"),
-                )
-                .await
-            {
-                let (subject, told): (String, i64) = (get(&row, "subject"), get(&row, "last_version"));
+            let published = format!("select subject, last_version from subject where subject like '{aggregate}/%'");
+            for Published { subject, last_version } in databases.rows(source, &published).await {
                 let key = (source.to_owned(), subject);
-                let heard = lanes.get(&key).copied().unwrap_or_default();
-                if heard != told && !dead.contains(&key) {
+                let handled = lanes.get(&key).copied().unwrap_or_default();
+                if handled != last_version && !dead.contains(&key) {
                     behind.push(format!(
-                        "{listener} heard {} of {source} up to {heard}, told were {told}",
+                        "{subscriber} has handled {} of {source} up to version {handled}, the last published is {last_version}",
                         key.1
                     ));
                 }

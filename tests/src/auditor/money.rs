@@ -1,27 +1,54 @@
-//! B: nobody pays twice, nobody pays for nothing, and the provider's books agree with ours.
+//! B: no order is paid twice, no cancelled order stays paid, and the provider's records agree with ours.
 
 use std::collections::HashMap;
 
+use sea_orm::FromQueryResult;
 use uuid::Uuid;
 
-use super::books::{Books, PROVIDER, get};
+use super::databases::{Databases, PROVIDER};
 
-pub async fn audit_always(books: &Books) -> Vec<String> {
+#[derive(FromQueryResult)]
+struct Payment {
+    order_id: Uuid,
+}
+
+#[derive(FromQueryResult)]
+struct Unbalanced {
+    transaction_id: Uuid,
+    total: i64,
+}
+
+/// A count or an amount of an order.
+#[derive(FromQueryResult)]
+struct OfOrder {
+    order_id: Uuid,
+    n: i64,
+}
+
+#[derive(FromQueryResult)]
+struct Authorisation {
+    order_id: Uuid,
+    status: String,
+}
+
+#[derive(FromQueryResult)]
+struct Order {
+    id: Uuid,
+    status: String,
+    total_amount: i64,
+}
+
+pub async fn audit_always(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     let limits = "select order_id from payment where not (0 <= refunded_amount and refunded_amount <= captured_amount and captured_amount <= authorised_amount)";
-    for row in books.rows("payments", limits).await {
+    for Payment { order_id } in databases.rows("payments", limits).await {
         wrong.push(format!(
-            "B1: refunded <= captured <= authorised does not hold for order {}",
-            get::<Uuid>(&row, "order_id")
+            "B1: refunded <= captured <= authorised does not hold for order {order_id}"
         ));
     }
     let sums = "select transaction_id, currency, cast(sum(amount) as bigint) as total from ledger_entry group by transaction_id, currency having sum(amount) <> 0";
-    for row in books.rows("payments", sums).await {
-        wrong.push(format!(
-            "B2: ledger transaction {} sums to {}",
-            get::<Uuid>(&row, "transaction_id"),
-            get::<i64>(&row, "total")
-        ));
+    for Unbalanced { transaction_id, total } in databases.rows("payments", sums).await {
+        wrong.push(format!("B2: ledger transaction {transaction_id} sums to {total}"));
     }
     let twice = [
         (
@@ -34,18 +61,14 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
         ),
     ];
     for (what, sql) in twice {
-        for row in books.rows(PROVIDER, sql).await {
-            wrong.push(format!(
-                "B5: {} effective {what} at the provider for order {}",
-                get::<i64>(&row, "n"),
-                get::<Uuid>(&row, "order_id")
-            ));
+        for OfOrder { order_id, n } in databases.rows(PROVIDER, sql).await {
+            wrong.push(format!("B5: {n} effective {what} at the provider for order {order_id}"));
         }
     }
     wrong
 }
 
-/// What the provider took and gave back for an order.
+/// What the provider captured and refunded for an order.
 #[derive(Default)]
 struct AtProvider {
     captured: i64,
@@ -53,46 +76,38 @@ struct AtProvider {
     open: bool,
 }
 
-pub async fn audit_quiet(books: &Books) -> Vec<String> {
+pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut provider: HashMap<Uuid, AtProvider> = HashMap::new();
-    for row in books.rows(PROVIDER, "select order_id, status from authorisation").await {
-        provider.entry(get(&row, "order_id")).or_default().open |= get::<String>(&row, "status") == "authorised";
+    let authorisations = "select order_id, status from authorisation";
+    for Authorisation { order_id, status } in databases.rows(PROVIDER, authorisations).await {
+        provider.entry(order_id).or_default().open |= status == "authorised";
     }
-    for row in books
-        .rows(
-            PROVIDER,
-            "select a.order_id, c.amount from capture c join authorisation a on a.id = c.authorisation_id",
-        )
-        .await
-    {
-        provider.entry(get(&row, "order_id")).or_default().captured += get::<i64>(&row, "amount");
+    let captures = "select a.order_id, c.amount as n from capture c join authorisation a on a.id = c.authorisation_id";
+    for OfOrder { order_id, n } in databases.rows(PROVIDER, captures).await {
+        provider.entry(order_id).or_default().captured += n;
     }
-    for row in books
-        .rows(
-            PROVIDER,
-            "select a.order_id, r.amount from refund r join authorisation a on a.id = r.authorisation_id",
-        )
-        .await
-    {
-        provider.entry(get(&row, "order_id")).or_default().refunded += get::<i64>(&row, "amount");
+    let refunds = "select a.order_id, r.amount as n from refund r join authorisation a on a.id = r.authorisation_id";
+    for OfOrder { order_id, n } in databases.rows(PROVIDER, refunds).await {
+        provider.entry(order_id).or_default().refunded += n;
     }
-    let ledger: HashMap<Uuid, i64> = books
-        .rows(
+    let ledger: HashMap<Uuid, i64> = databases
+        .rows::<OfOrder>(
             "payments",
             "select p.order_id, cast(sum(e.amount) as bigint) as n from ledger_entry e join ledger_transaction t on t.id = e.transaction_id
              join payment p on p.id = t.payment_id where e.account = 'provider' group by p.order_id",
         )
         .await
-        .iter()
-        .map(|row| (get(row, "order_id"), get(row, "n")))
+        .into_iter()
+        .map(|row| (row.order_id, row.n))
         .collect();
-    for row in books
-        .rows("orders", "select id, status, total_amount from order_view")
-        .await
+    let orders = "select id, status, total_amount from order_view";
+    for Order {
+        id,
+        status,
+        total_amount: total,
+    } in databases.rows("orders", orders).await
     {
-        let (id, status, total): (Uuid, String, i64) =
-            (get(&row, "id"), get(&row, "status"), get(&row, "total_amount"));
         let at = provider.remove(&id).unwrap_or_default();
         let kept = at.captured - at.refunded;
         let in_ledger = ledger.get(&id).copied().unwrap_or_default();

@@ -1,9 +1,29 @@
-//! C: nothing is sold that is not there.
+//! C: no more is sold than was in stock.
 
-use super::books::{Books, get};
+use sea_orm::FromQueryResult;
 
-pub async fn audit_always(books: &Books) -> Vec<String> {
-    let broken = books
+use super::databases::Databases;
+
+#[derive(FromQueryResult)]
+struct Product {
+    sku: String,
+}
+
+/// The level of a product, and what its movements and reservations add up to.
+#[derive(FromQueryResult)]
+struct Level {
+    sku: String,
+    on_hand: i64,
+    reserved: i64,
+    came: i64,
+    went: i64,
+    received: i64,
+    sold: i64,
+    held: i64,
+}
+
+pub async fn audit_always(databases: &Databases) -> Vec<String> {
+    let broken: Vec<Product> = databases
         .rows(
             "inventory",
             "select sku from stock_item where not (on_hand >= 0 and reserved >= 0 and reserved <= on_hand)",
@@ -11,11 +31,11 @@ pub async fn audit_always(books: &Books) -> Vec<String> {
         .await;
     broken
         .iter()
-        .map(|row| format!("C1: the level of {} is impossible", get::<String>(row, "sku")))
+        .map(|row| format!("C1: the level of {} is impossible", row.sku))
         .collect()
 }
 
-pub async fn audit_quiet(books: &Books) -> Vec<String> {
+pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
     let levels = "
         select s.sku, s.on_hand, s.reserved,
             cast(coalesce(sum(case when m.kind in ('received', 'restocked') then m.quantity else 0 end), 0) as bigint) as came,
@@ -26,26 +46,22 @@ pub async fn audit_quiet(books: &Books) -> Vec<String> {
                 where l.sku = s.sku and r.state = 'held') as held
         from stock_item s left join movement m on m.sku = s.sku group by s.sku, s.on_hand, s.reserved";
     let mut wrong = Vec::new();
-    for row in books.rows("inventory", levels).await {
-        let sku: String = get(&row, "sku");
-        let of = |column: &str| get::<i64>(&row, column);
-        if of("came") != of("on_hand") + of("went") {
+    for level in databases.rows::<Level>("inventory", levels).await {
+        let sku = &level.sku;
+        if level.came != level.on_hand + level.went {
             wrong.push(format!(
-                "C2: {sku}: {} came, {} went, {} are there",
-                of("came"),
-                of("went"),
-                of("on_hand")
+                "C2: {sku}: {} came in, {} went out, {} are on hand",
+                level.came, level.went, level.on_hand
             ));
         }
-        if of("held") != of("reserved") {
+        if level.held != level.reserved {
             wrong.push(format!(
-                "C2: {sku}: reservations hold {}, the level says {}",
-                of("held"),
-                of("reserved")
+                "C2: {sku}: reservations hold {}, the level has {} reserved",
+                level.held, level.reserved
             ));
         }
-        if of("sold") > of("received") {
-            wrong.push(format!("C3: {sku}: {} sold of {} received", of("sold"), of("received")));
+        if level.sold > level.received {
+            wrong.push(format!("C3: {sku}: {} sold of {} received", level.sold, level.received));
         }
     }
     wrong

@@ -1,7 +1,7 @@
 //! The matrix of authorisation: every operation of the running shop's document, tried by every kind of caller on real objects of one customer,
 //! against the policies in [`policies`].
 //!
-//! Whoever may not is tried first, with a good body and with a bad one, and must have changed nothing; then those who may.
+//! Callers without permission are tried first, with a valid body and with an invalid one, and must change nothing; then those with permission.
 
 mod objects;
 mod policies;
@@ -23,13 +23,13 @@ pub fn trials() -> Vec<Trial> {
     let on_stage = |stage: Stage| {
         Trial::test(
             format!(
-                "authorisation[{}]::every_operation_lets_in_whom_its_policy_names",
+                "authorisation[{}]::every_operation_admits_exactly_the_callers_of_its_policy",
                 stage.name()
             ),
             move || runtime().block_on(matrix(stage)),
         )
     };
-    Stage::WHOLE.into_iter().map(on_stage).collect()
+    Stage::ALL_IN_ONE.into_iter().map(on_stage).collect()
 }
 
 async fn matrix(stage: Stage) -> Result<(), Failed> {
@@ -37,21 +37,21 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
     let document = shop.client().get("/openapi.json").await.expect(200).json();
     let mut wrong = compare_with_document(&document);
     let objects = Objects::make(&shop).await;
-    let shown = Shown {
+    let matrix = Matrix {
         objects: &objects,
         document: &document,
     };
 
-    let before = objects.picture().await;
+    let before = objects.snapshot().await;
     for (method, template, who) in POLICIES {
         for caller in Caller::ALL {
-            wrong.extend(shown.try_forbidden(method, template, *who, caller).await);
+            wrong.extend(matrix.try_forbidden(method, template, *who, caller).await);
         }
     }
-    let after = objects.picture().await;
+    let after = objects.snapshot().await;
     if before != after {
         wrong.push(format!(
-            "somebody who may not has changed something:\n  before {before}\n  after  {after}"
+            "a caller without permission has changed something:\n  before {before}\n  after  {after}"
         ));
     }
     for (method, template, who) in POLICIES {
@@ -59,7 +59,7 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
             .into_iter()
             .filter(|caller| who.expects(*caller) == Expected::Allowed)
         {
-            wrong.extend(shown.try_allowed(method, template, caller).await);
+            wrong.extend(matrix.try_allowed(method, template, caller).await);
         }
     }
     wrong.extend(a_key_is_its_callers_own(&objects).await);
@@ -71,7 +71,7 @@ async fn matrix(stage: Stage) -> Result<(), Failed> {
     }
 }
 
-/// Every operation has a policy and every policy an operation; the document asks for a token where the policy does.
+/// Every operation has a policy and every policy an operation; the document requires a token where the policy does.
 fn compare_with_document(document: &Value) -> Vec<String> {
     let route = |template: &str| template.split('?').next().unwrap_or_default().to_owned();
     let with_policy: BTreeSet<(String, String)> = POLICIES
@@ -83,30 +83,30 @@ fn compare_with_document(document: &Value) -> Vec<String> {
     for (path, method, operation) in operations(document) {
         if !with_policy.contains(&(method.clone(), path.clone())) {
             wrong.push(format!(
-                "{method} {path} has no policy: say in tests/src/authorisation/policies.rs who may call it"
+                "{method} {path} has no policy: add one in tests/src/authorisation/policies.rs"
             ));
         }
-        let asked = operation["security"]
+        let requires_token = operation["security"]
             .as_array()
             .is_some_and(|ways| !ways.is_empty() && ways.iter().all(|way| way.get("bearer").is_some()));
         let row = POLICIES
             .iter()
             .find(|(m, template, _)| **m == method && *template == path);
-        if row.is_some_and(|(.., who)| who.needs_token() != asked) {
+        if row.is_some_and(|(.., who)| who.needs_token() != requires_token) {
             wrong.push(format!(
                 "{method} {path}: its policy and `security` in the document disagree on whether it needs a token"
             ));
         }
         documented.insert((method, path));
     }
-    let gone = with_policy
+    let without_operation = with_policy
         .difference(&documented)
-        .map(|(method, path)| format!("{method} {path} has a policy, and there is no such operation"));
-    wrong.extend(gone);
+        .map(|(method, path)| format!("{method} {path} has a policy, but there is no such operation"));
+    wrong.extend(without_operation);
     wrong
 }
 
-/// An answer without what differs from one request to the next.
+/// A response without the parts that differ from one request to the next.
 #[derive(Debug, PartialEq)]
 struct Seen {
     status: u16,
@@ -114,13 +114,13 @@ struct Seen {
     body: Value,
 }
 
-struct Shown<'a> {
+struct Matrix<'a> {
     objects: &'a Objects,
     document: &'a Value,
 }
 
-impl Shown<'_> {
-    /// One cell that must be refused: with a good body, with a bad one, and exactly as for an object that is not there.
+impl Matrix<'_> {
+    /// One cell that must be refused: with a valid body, with an invalid one, and exactly as for a missing object.
     async fn try_forbidden(&self, method: &str, template: &str, who: Who, caller: Caller) -> Vec<String> {
         let cell = format!("{method} {template} by {caller:?} ({who:?})");
         let expected = who.expects(caller);
@@ -129,12 +129,12 @@ impl Shown<'_> {
         }
         let (path, missing) = (self.objects.path(template), self.objects.missing(template));
         let body = self.objects.body(method, template, caller).await;
-        let good = self.ask(caller, method, &path, body.as_ref()).await;
+        let good = self.send(caller, method, &path, body.as_ref()).await;
         let mut wrong = self.carries_nothing(&cell, caller, &path, &good);
         wrong.extend(self.is_documented(&cell, template, method, good.status));
-        // No operation takes this; many take none at all, and must not let somebody in for it.
+        // No operation accepts this body; many accept none, and must not admit a caller because of it.
         let bad_body = json!({"no such member": true});
-        let bad = self.ask(caller, method, &path, Some(&bad_body)).await;
+        let bad = self.send(caller, method, &path, Some(&bad_body)).await;
         match expected {
             Expected::Refused(status) => {
                 if good.status != status {
@@ -142,20 +142,20 @@ impl Shown<'_> {
                 }
                 if bad.status != status {
                     wrong.push(format!(
-                        "{cell}, with a bad body: expected {status}, as this caller may not, got {bad:?}"
+                        "{cell}, with a bad body: expected {status}, as this caller has no permission, got {bad:?}"
                     ));
                 }
             }
             Expected::Missing => {
-                let none = self.ask(caller, method, &missing, body.as_ref()).await;
+                let none = self.send(caller, method, &missing, body.as_ref()).await;
                 if good.status != 404 || good != none {
                     wrong.push(format!(
-                        "{cell}: somebody else's object must look like a missing one:\n  theirs  {good:?}\n  missing {none:?}"
+                        "{cell}: another customer's object must look like a missing one:\n  theirs  {good:?}\n  missing {none:?}"
                     ));
                 }
-                let none = self.ask(caller, method, &missing, Some(&bad_body)).await;
+                let none = self.send(caller, method, &missing, Some(&bad_body)).await;
                 if bad != none || bad.status < 400 {
-                    wrong.push(format!("{cell}, with a bad body: somebody else's object must look like a missing one:\n  theirs  {bad:?}\n  missing {none:?}"));
+                    wrong.push(format!("{cell}, with a bad body: another customer's object must look like a missing one:\n  theirs  {bad:?}\n  missing {none:?}"));
                 }
             }
             Expected::Allowed => {}
@@ -163,17 +163,17 @@ impl Shown<'_> {
         wrong
     }
 
-    /// One cell that must be let in: it succeeds, or the object is in a state that does not allow it any more.
+    /// One cell that must be allowed: it succeeds, or the object is in a state that does not allow it any more.
     async fn try_allowed(&self, method: &str, template: &str, caller: Caller) -> Vec<String> {
         let cell = format!("{method} {template} by {caller:?}");
         let path = self.objects.path(template);
         let body = self.objects.body(method, template, caller).await;
-        let seen = self.ask(caller, method, &path, body.as_ref()).await;
+        let seen = self.send(caller, method, &path, body.as_ref()).await;
         let mut wrong = self.is_documented(&cell, template, method, seen.status);
         if !(200..300).contains(&seen.status) && seen.status != 409 {
-            wrong.push(format!("{cell}: must be let in, got {seen:?}"));
+            wrong.push(format!("{cell}: must be allowed, got {seen:?}"));
         }
-        // An operator sees everybody's sagas and events, which is what the operations API is for.
+        // An operator sees the sagas and events of all customers, which is the purpose of the operations API.
         if !(caller == Caller::Operator && (template.contains("/ops/") || template.ends_with("/roles"))) {
             wrong.extend(self.carries_nothing(&cell, caller, &path, &seen));
         }
@@ -181,7 +181,7 @@ impl Shown<'_> {
     }
 
     /// Sends a request as `caller`, with a key of its own.
-    async fn ask(&self, caller: Caller, method: &str, path: &str, body: Option<&Value>) -> Seen {
+    async fn send(&self, caller: Caller, method: &str, path: &str, body: Option<&Value>) -> Seen {
         let mut request = self
             .objects
             .client(caller)
@@ -192,27 +192,27 @@ impl Shown<'_> {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request
+        let response = request
             .send()
             .await
             .unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
-        let status = answer.status().as_u16();
-        // Whether the connection is kept depends on how much of the body had come when the answer went.
-        let headers = answer
+        let status = response.status().as_u16();
+        // Whether the connection is kept depends on how much of the body had arrived when the response was sent.
+        let headers = response
             .headers()
             .keys()
             .map(ToString::to_string)
             .filter(|name| name != "connection")
             .collect();
-        // A stream of an order that goes on does not end; that it began is enough.
-        let is_stream = answer
+        // The stream of an order in progress does not end; its headers are enough.
+        let is_stream = response
             .headers()
             .get("content-type")
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         let text = if is_stream {
             String::new()
         } else {
-            answer.text().await.expect("a readable answer")
+            response.text().await.expect("a readable response")
         };
         let mut body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if let Some(problem) = body.as_object_mut().filter(|body| body.contains_key("trace_id")) {
@@ -222,7 +222,7 @@ impl Shown<'_> {
         Seen { status, headers, body }
     }
 
-    /// G1: nothing in the answer is the owner's, unless the caller may see the owner's things, or named it.
+    /// G1: nothing in the response is the owner's, unless the caller may see the owner's things, or named it.
     fn carries_nothing(&self, cell: &str, caller: Caller, path: &str, seen: &Seen) -> Vec<String> {
         if matches!(caller, Caller::Owner | Caller::Clerk) {
             return Vec::new();
@@ -234,11 +234,11 @@ impl Shown<'_> {
             .into_iter()
             .filter(|mark| text.contains(mark) && !path.contains(mark));
         carried
-            .map(|mark| format!("{cell}: the answer carries {mark}, which is the owner's: {text}"))
+            .map(|mark| format!("{cell}: the response carries {mark}, which is the owner's: {text}"))
             .collect()
     }
 
-    /// What is answered stands in the document.
+    /// The status of a response is in the document.
     fn is_documented(&self, cell: &str, template: &str, method: &str, status: u16) -> Vec<String> {
         let route = template.split('?').next().unwrap_or_default();
         let documented = &self.document["paths"][route][method]["responses"];
@@ -250,10 +250,10 @@ impl Shown<'_> {
     }
 }
 
-/// Somebody else's Idempotency-Key gives nobody that one's answer.
+/// Another customer's Idempotency-Key does not return that customer's response.
 async fn a_key_is_its_callers_own(objects: &Objects) -> Vec<String> {
     let (key, body) = (new_key(), order_body("rare-fig", 1, "pm_card_declined"));
-    let place = |client: Client| {
+    let place_order = |client: Client| {
         let (key, body) = (key.clone(), body.clone());
         async move {
             client
@@ -268,8 +268,8 @@ async fn a_key_is_its_callers_own(objects: &Objects) -> Vec<String> {
                 .json()
         }
     };
-    let first = place(objects.client(Caller::Owner).clone()).await;
-    let second = place(objects.client(Caller::Stranger).clone()).await;
+    let first = place_order(objects.client(Caller::Owner).clone()).await;
+    let second = place_order(objects.client(Caller::Stranger).clone()).await;
     if first["id"] == second["id"] || first["user_id"] == second["user_id"] {
         return vec![format!(
             "the owner's Idempotency-Key gave a stranger the owner's order: {second}"

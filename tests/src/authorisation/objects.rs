@@ -1,4 +1,4 @@
-//! The real objects that the matrix is about, all of one customer, and the callers that try to reach them.
+//! The objects of the matrix, all of one customer, and the callers that try to reach them.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -25,7 +25,7 @@ pub struct Objects {
     shipment: String,
     saga: String,
     event: String,
-    letter: String,
+    dead_letter: String,
 }
 
 impl Objects {
@@ -73,7 +73,7 @@ impl Objects {
             shipment,
             saga: id(&sagas["items"][0]),
             event: id(&events["items"][0]),
-            letter: dead_letter(shop).await,
+            dead_letter: dead_letter(shop).await,
             callers: vec![
                 (Caller::Anonymous, client.clone()),
                 (Caller::Owner, owner),
@@ -116,21 +116,21 @@ impl Objects {
             let pending = format!("/api/v1/ops/{module}/outbox?state=pending");
             eventually(ops, &pending, "every event is sent", |list| list["items"] == json!([])).await;
         }
-        // Whatever the last event changed, it changed by now: it counts as sent when its listeners have committed.
+        // An event counts as sent when its subscribers have committed, so nothing changes from now on.
     }
 
     pub fn client(&self, caller: Caller) -> &Client {
         of(&self.callers, caller)
     }
 
-    /// How the objects are, seen by those who may see them; for saying that nothing has changed.
-    pub async fn picture(&self) -> Value {
+    /// The state of all objects, read by callers with permission, to compare before and after.
+    pub async fn snapshot(&self) -> Value {
         let (staff, owner, ops) = (
             self.client(Caller::Clerk),
             self.client(Caller::Owner),
             self.client(Caller::Operator),
         );
-        let mut picture = Vec::new();
+        let mut snapshot = Vec::new();
         for path in [
             format!("/api/v1/orders/{}", self.order),
             format!("/api/v1/orders/{}/history", self.order),
@@ -141,9 +141,9 @@ impl Objects {
             format!("/api/v1/products/{}", self.sku),
             format!("/api/v1/stock/{}", self.sku),
         ] {
-            picture.push(json!([path, staff.get(&path).await.expect(200).json()]));
+            snapshot.push(json!([path, staff.get(&path).await.expect(200).json()]));
         }
-        picture.push(
+        snapshot.push(
             owner
                 .get(&format!("/api/v1/carts/{}", self.cart))
                 .await
@@ -152,14 +152,14 @@ impl Objects {
         );
         for path in [
             format!("orders/sagas/{}", self.saga),
-            format!("notifications/dead-letters/{}", self.letter),
+            format!("notifications/dead-letters/{}", self.dead_letter),
         ] {
-            picture.push(ops.get(&format!("/api/v1/ops/{path}")).await.expect(200).json());
+            snapshot.push(ops.get(&format!("/api/v1/ops/{path}")).await.expect(200).json());
         }
-        json!(picture)
+        json!(snapshot)
     }
 
-    /// What tells that an answer speaks of the owner's things.
+    /// Texts that show that a response contains the owner's data.
     pub fn marks(&self) -> [&str; 8] {
         let email = of(&self.emails, Caller::Owner);
         [
@@ -188,7 +188,7 @@ impl Objects {
             "shipments" => &self.shipment,
             "ops" if template.contains("/sagas") => &self.saga,
             "ops" if template.contains("/outbox") => &self.event,
-            "ops" => &self.letter,
+            "ops" => &self.dead_letter,
             _ => &self.order,
         };
         let module = if template.contains("/dead-letters") {
@@ -210,13 +210,13 @@ impl Objects {
             .fold(template.to_owned(), |path, (name, value)| path.replace(name, value))
     }
 
-    /// The same path to objects that nobody has.
+    /// The same path with ids of objects that do not exist.
     pub fn missing(&self, template: &str) -> String {
-        let nobody = Uuid::now_v7().to_string();
+        let missing = Uuid::now_v7().to_string();
         self.path(
             &["{id}", "{refund_id}", "{owner}", "{order}"]
                 .iter()
-                .fold(template.to_owned(), |path, name| path.replace(name, &nobody)),
+                .fold(template.to_owned(), |path, name| path.replace(name, &missing)),
         )
     }
 
@@ -302,7 +302,7 @@ async fn register(client: &Client) -> (String, Client) {
     (email, customer)
 }
 
-/// An event that notifications could not handle. It takes a bug to get one, so it is written into the table.
+/// An event that notifications could not handle. Only a bug produces one, so the test inserts it into the table.
 async fn dead_letter(shop: &Shop) -> String {
     let id = Uuid::now_v7();
     let connection = data::connect(&shop.directory(), shop.database_url().as_deref(), "notifications").await;

@@ -27,26 +27,26 @@ impl Caller {
     ];
 }
 
-/// Who may.
+/// Who may call an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Also without a token.
     Anyone,
-    /// Nobody by a token; whoever signed the body.
+    /// No token is accepted; the caller must have signed the body.
     Signed,
-    /// Any user; about themselves or what everybody may see.
+    /// Any user; for their own data or public data.
     LoggedIn,
-    /// Role `customer`; about something new, or their own.
+    /// Role `customer`; for new objects or their own.
     Customer,
     Staff,
     Ops,
-    /// The object's owner and staff; to others there is no such object.
+    /// The object's owner and staff; for others the object does not exist.
     OwnerOrStaff,
-    /// The object's owner alone; to others there is no such object.
+    /// The object's owner alone; for others the object does not exist.
     Owner,
-    /// As [`Who::Owner`], with the role `customer`, which is looked at first.
+    /// As [`Who::Owner`], with the role `customer`, which is checked first.
     OwningCustomer,
-    /// A filter by user: oneself, and anybody for staff. It names a user and not an object, so it may say no.
+    /// A filter by user: one's own id, or any for staff. It names a user and not an object, so others get 403.
     SelfOrStaff,
 }
 
@@ -54,9 +54,9 @@ pub enum Who {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     Allowed,
-    /// 401 or 403, before anything else is looked at.
+    /// 401 or 403, before anything else is checked.
     Refused(u16),
-    /// As if there were no such object.
+    /// As if the object did not exist.
     Missing,
 }
 
@@ -75,7 +75,7 @@ impl Who {
         }
     }
 
-    /// Whether the document must ask for a token.
+    /// Whether the document must require a token.
     pub fn needs_token(self) -> bool {
         !matches!(self, Anyone | Signed)
     }
@@ -88,7 +88,7 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/health/ready", Anyone),
     ("get", "/metrics", Anyone),
     ("get", "/.well-known/jwks.json", Anyone),
-    // People.
+    // Users.
     ("post", "/api/v1/users", Anyone),
     ("post", "/api/v1/sessions", Anyone),
     ("post", "/api/v1/sessions/refresh", Anyone),
@@ -99,7 +99,7 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/users/{id}", OwnerOrStaff),
     ("put", "/api/v1/users/{id}/roles", Ops),
     ("get", "/api/v1/notifications", LoggedIn),
-    // The shelf.
+    // Products and stock.
     ("get", "/api/v1/products", Anyone),
     ("get", "/api/v1/products?include_archived=true", Staff),
     ("get", "/api/v1/products/{sku}", Anyone),
@@ -122,7 +122,7 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/orders/{id}/events", Owner),
     ("get", "/api/v1/order-details/{id}", OwnerOrStaff),
     ("get", "/api/v1/dashboard", LoggedIn),
-    // Money and parcels.
+    // Payments and shipments.
     ("get", "/api/v1/payments", LoggedIn),
     ("get", "/api/v1/payments?order_id={order}", LoggedIn),
     ("get", "/api/v1/payments/{id}", OwnerOrStaff),

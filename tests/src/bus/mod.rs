@@ -1,9 +1,9 @@
-//! What every bus must do, checked on each of them; and what only one behind a broker can do wrong.
+//! What every bus must do, checked on each implementation; and what can go wrong only with a broker.
 
-mod any;
-mod killing;
-mod meddling;
-mod setting;
+mod broker_changes;
+mod broker_failures;
+mod conformance;
+mod fixtures;
 
 use banyan_core::{Envelope, Timestamp};
 use libtest_mimic::Trial;
@@ -12,10 +12,14 @@ use uuid::Uuid;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [any::trials(), meddling::trials(), killing::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        conformance::trials(),
+        broker_changes::trials(),
+        broker_failures::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A check of one bus.

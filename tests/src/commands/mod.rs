@@ -1,19 +1,19 @@
-//! The command line as a user types it: real processes, their output, their exit codes, and how they stop.
+//! The command line as a user types it: real processes, their output, their exit codes, and their shutdown.
 
-mod asking;
-mod operating;
-mod place;
-mod refusing;
-mod stopping;
-mod tables;
-mod together;
+mod help_and_settings;
+mod installation;
+mod migrate_and_seed;
+mod operations;
+mod several_processes;
+mod shutdown;
+mod startup_checks;
 
+pub use installation::Installation;
 use libtest_mimic::Trial;
-pub use place::Place;
 
 use crate::harness::{Stage, runtime};
 
-/// A check that brings its own shops.
+/// A check that starts its own shops.
 pub fn check<F>(name: &str, run: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + 'static,
@@ -29,7 +29,7 @@ pub fn check_on<F>(name: &'static str, run: fn(Stage) -> F) -> impl Iterator<Ite
 where
     F: Future<Output = ()> + 'static,
 {
-    Stage::WHOLE.into_iter().map(move |stage| {
+    Stage::ALL_IN_ONE.into_iter().map(move |stage| {
         Trial::test(format!("commands[{}]::{name}", stage.name()), move || {
             runtime().block_on(run(stage));
             Ok(())
@@ -52,12 +52,12 @@ pub(crate) use checks;
 
 pub fn trials() -> Vec<Trial> {
     [
-        asking::trials(),
-        operating::trials(),
-        refusing::trials(),
-        stopping::trials(),
-        tables::trials(),
-        together::trials(),
+        help_and_settings::trials(),
+        operations::trials(),
+        startup_checks::trials(),
+        shutdown::trials(),
+        migrate_and_seed::trials(),
+        several_processes::trials(),
     ]
     .into_iter()
     .flatten()

@@ -1,4 +1,4 @@
-//! A RabbitMQ of a test's own, for tests that kill it. `scripts/lib/rabbitmq.sh` knows how it is started.
+//! A RabbitMQ for one test alone, for tests that kill it. `scripts/lib/rabbitmq.sh` starts it.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use uuid::Uuid;
 
-/// A broker in a directory of its own; gone, with all it has started, when this is dropped.
+/// A broker in a directory of its own; dropping this stops it with all its processes and removes it.
 pub struct Broker {
     directory: PathBuf,
     port: u16,
@@ -29,7 +29,7 @@ impl Broker {
         broker
     }
 
-    /// How many connections to it are open at this end.
+    /// The number of established connections to it.
     pub fn connections(&self) -> usize {
         const ESTABLISHED: &str = "01";
         let port = format!(":{:04X}", self.port);
@@ -44,17 +44,17 @@ impl Broker {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
-    /// `kill -9`; what is on disk stays.
+    /// `kill -9`; its data on disk stays.
     pub fn kill(&self) {
         self.run("kill", None);
     }
 
-    /// Starts it again, on what is there.
+    /// Starts it again, on the data that is there.
     pub fn boot(&self) {
         self.run("boot", Some(&self.port.to_string()));
     }
 
-    /// Removes all it had kept. It must have been killed before.
+    /// Deletes its data. It must have been killed before.
     pub fn delete_data(&self) {
         assert!(!self.directory.join("pid").exists(), "the broker runs");
         fs::remove_dir_all(self.directory.join("mnesia")).expect("its data can be removed");
@@ -65,7 +65,7 @@ impl Broker {
         self.run("ctl", Some(arguments))
     }
 
-    /// Stops it without ending it, as a machine that hangs would.
+    /// Pauses it, as if its machine hung.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }

@@ -1,4 +1,4 @@
-//! A client of the shop: plain HTTP, JSON, and as little cleverness as possible.
+//! A client of the shop: plain HTTP and JSON, with as little logic as possible.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// An answer, read to its end.
+/// A response with its body.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub bytes: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// # Panics
-    /// If the body is no JSON.
+    /// If the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|error| {
             panic!(
-                "{} is no JSON: {error}; {}",
+                "{} is not JSON: {error}; {}",
                 self.status,
                 String::from_utf8_lossy(&self.bytes)
             )
@@ -32,7 +32,7 @@ impl Answer {
     }
 
     /// # Panics
-    /// If the status is another; with the body.
+    /// If the status is a different one; with the body.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
@@ -42,18 +42,18 @@ impl Answer {
     /// Expects a problem of this status and code.
     ///
     /// # Panics
-    /// If it is another, or no problem+json.
+    /// If it is a different one, or not problem+json.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> Self {
-        let answer = self.expect(status);
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        let problem = answer.json();
+        let response = self.expect(status);
+        assert_eq!(response.header("content-type"), Some("application/problem+json"));
+        let problem = response.json();
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["status"], status, "{problem}");
         for member in ["type", "title", "detail", "instance", "trace_id"] {
             assert!(problem[member].is_string(), "no {member} in {problem}");
         }
-        answer
+        response
     }
 }
 
@@ -115,7 +115,7 @@ impl Client {
         self.log_in("ops@banyan.example").await
     }
 
-    /// A customer nobody else uses.
+    /// A new customer, for this test alone.
     pub async fn new_customer(&self) -> Client {
         let email = format!("customer-{}@shop.example", Uuid::new_v4().simple());
         let password = "correct horse battery";
@@ -128,34 +128,34 @@ impl Client {
         self.log_in_with(&email, password).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Response {
         self.send(Method::GET, path, &[], None).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
         self.send(Method::POST, path, &[], Some(body)).await
     }
 
     /// With a new Idempotency-Key.
-    pub async fn post_keyed(&self, path: &str, body: &Value) -> Answer {
+    pub async fn post_keyed(&self, path: &str, body: &Value) -> Response {
         self.send(Method::POST, path, &[("Idempotency-Key", &new_key())], Some(body))
             .await
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Response {
         self.try_send(method, path, headers, body)
             .await
             .unwrap_or_else(|error| panic!("{path}: {error:?}"))
     }
 
-    /// As [`send`](Self::send), for shops that may be away.
+    /// As [`send`](Self::send), for a shop that may be down.
     pub async fn try_send(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: Option<&Value>,
-    ) -> reqwest::Result<Answer> {
+    ) -> reqwest::Result<Response> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -168,14 +168,14 @@ impl Client {
         }
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Ok(Answer {
+        Ok(Response {
             status,
             headers,
             bytes: response.bytes().await?.to_vec(),
         })
     }
 
-    /// Any request, for what [`send`](Self::send) cannot say.
+    /// Any other request, for which [`send`](Self::send) has no parameter.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match &self.token {

@@ -1,4 +1,4 @@
-//! A real shop in real processes, and a client that talks to it over HTTP.
+//! A real shop in real processes, and a client that calls it over HTTP.
 
 mod broker;
 mod client;
@@ -8,7 +8,7 @@ mod shop;
 mod stage;
 
 pub use broker::Broker;
-pub use client::{Answer, Client, new_key, order_body};
+pub use client::{Client, Response, new_key, order_body};
 pub use postgres::Postgres;
 pub use process::{clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};

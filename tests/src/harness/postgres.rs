@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own, for tests that stop it. `scripts/lib/postgres.sh` knows how it is started.
+//! A PostgreSQL for one test alone, for tests that stop it. `scripts/lib/postgres.sh` starts it.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-/// A server in a directory of its own; gone when this is dropped.
+/// A server in a directory of its own; dropping this stops and removes it.
 pub struct Postgres {
     directory: PathBuf,
     port: u16,
@@ -15,7 +15,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// # Panics
-    /// If it does not start; with what it said.
+    /// If it does not start; with its output.
     pub fn start() -> Postgres {
         let directory = std::env::temp_dir().join(format!("banyan-postgres-{}", Uuid::new_v4().simple()));
         let postgres = Postgres {
@@ -30,7 +30,7 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Every connection breaks, nothing is finished: what a kill of the server is, and how it comes up is recovery.
+    /// An immediate shutdown: every connection breaks, nothing is completed, and the next start runs recovery. It is like a kill of the server.
     pub fn stop_at_once(&self) {
         self.run("kill", None);
     }
@@ -42,11 +42,11 @@ impl Postgres {
 
     fn run(&self, command: &str, argument: Option<&str>) {
         let output = self.script(command, argument);
-        let said = [output.stdout, output.stderr].concat();
+        let text = [output.stdout, output.stderr].concat();
         assert!(
             output.status.success(),
             "postgres.sh {command}: {}",
-            String::from_utf8_lossy(&said)
+            String::from_utf8_lossy(&text)
         );
     }
 

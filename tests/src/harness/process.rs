@@ -1,14 +1,14 @@
-//! One process of a shop: started, killed, stopped for a while, and started again, as an operator or fate would.
+//! One process of a shop, which tests start, kill, pause and start again.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Mutex,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -19,7 +19,7 @@ use super::{Client, stage::Role};
 /// A process of a shop. It is killed with the test.
 pub struct Process {
     pub role: Role,
-    /// Chosen once, so that others find the process again after a restart.
+    /// Chosen once, so that it is the same after a restart.
     pub http_port: u16,
     pub rpc_port: u16,
     directory: PathBuf,
@@ -79,17 +79,17 @@ impl Process {
         self.child = Some(child);
     }
 
-    /// Waits until it is ready, and so is all it depends on.
+    /// Waits until it and everything it depends on are ready.
     ///
     /// # Panics
-    /// If that takes more than a minute, or it ends; with its log.
+    /// If that takes more than a minute, or it exits; with its log.
     pub async fn ready(&mut self) {
         let client = self.client();
         let end = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
-            if let Ok(answer) = client.try_send(reqwest::Method::GET, "/health/ready", &[], None).await
-                && answer.status == 200
-                && answer.json()["checks"]
+            if let Ok(response) = client.try_send(reqwest::Method::GET, "/health/ready", &[], None).await
+                && response.status == 200
+                && response.json()["checks"]
                     .as_object()
                     .is_some_and(|checks| checks.values().all(|state| state == "ok"))
             {
@@ -99,7 +99,7 @@ impl Process {
             let late = tokio::time::Instant::now() > end;
             assert!(
                 ended.is_none() && !late,
-                "{} did not come up ({ended:?}); its log:\n{}",
+                "{} did not become ready ({ended:?}); its log:\n{}",
                 self.role.name,
                 self.log()
             );
@@ -107,7 +107,7 @@ impl Process {
         }
     }
 
-    /// Of this process alone.
+    /// A client of this process alone.
     pub fn client(&self) -> Client {
         Client::new(&self.base())
     }
@@ -126,7 +126,7 @@ impl Process {
         child.kill().await.expect("it can be killed");
     }
 
-    /// A signal by its name: `STOP` for a process that hangs, `CONT` for one that goes on.
+    /// Sends a signal by its name: `STOP` makes the process hang, `CONT` makes it continue.
     pub async fn signal(&self, name: &str) {
         let id = self
             .child
@@ -154,7 +154,7 @@ impl Process {
     }
 }
 
-/// A command of a binary, with nothing of the settings that whoever runs the tests has in their environment.
+/// A command of a binary, without the `BANYAN_` variables of the environment that the tests run in.
 pub fn clean_command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BANYAN_")) {
@@ -163,13 +163,13 @@ pub fn clean_command(binary: &Path) -> Command {
     command
 }
 
-/// A port nobody listens on and this has not given out before: below those the system hands out by itself, which another process could be given
-/// meanwhile, and above those of `free_port` in `scripts/lib/machine.sh`.
+/// A free port that this function has not returned before. Its range is below the ephemeral ports, which the system could give to another process
+/// meanwhile, and above that of `free_port` in `scripts/lib/machine.sh`.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    static RETURNED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = rand::Rng::random_range(&mut rand::rng(), 16_000..32_000);
-        let is_new = GIVEN.lock().expect("nobody panics with it").insert(port);
+        let is_new = RETURNED.lock().insert(port);
         if is_new && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -12,7 +12,7 @@ use super::{
     stage::{Role, Stage},
 };
 
-/// What every test of this binary runs on.
+/// The runtime of every test of this binary.
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
@@ -30,13 +30,13 @@ pub struct Shop {
     processes: Vec<Process>,
 }
 
-/// A shop to be started, for tests that want something of their own.
+/// How to start a shop, for tests that need something other than the default.
 pub struct Plan {
     stage: Stage,
     settings: Vec<(String, String)>,
     broker_url: Option<String>,
     postgres_url: Option<String>,
-    /// On which port of the test's the gRPC of a process is reached, instead of directly.
+    /// Ports of the test's own proxies, through which the gRPC server of a process is reached.
     endpoints: Vec<(&'static str, u16)>,
     instances: Vec<(&'static str, usize)>,
 }
@@ -63,25 +63,25 @@ impl Plan {
         self
     }
 
-    /// A broker of the test's own, instead of the one all tests share.
+    /// Uses the test's own broker instead of the shared one.
     pub fn broker(mut self, url: &str) -> Plan {
         self.broker_url = Some(url.to_owned());
         self
     }
 
-    /// A PostgreSQL of the test's own, instead of the one all tests share.
+    /// Uses the test's own PostgreSQL instead of the shared one.
     pub fn postgres(mut self, url: &str) -> Plan {
         self.postgres_url = Some(url.to_owned());
         self
     }
 
-    /// Others reach the gRPC of the process `name` on this port, where the test listens and passes on.
+    /// Other processes reach the gRPC server of the process `name` through this port, on which the test runs a proxy.
     pub fn rpc_through(mut self, name: &'static str, port: u16) -> Plan {
         self.endpoints.push((name, port));
         self
     }
 
-    /// So many processes of that role instead of one.
+    /// Starts `count` processes of that role instead of one.
     pub fn instances(mut self, name: &'static str, count: usize) -> Plan {
         self.instances.push((name, count));
         self
@@ -93,7 +93,7 @@ impl Plan {
         shop
     }
 
-    /// Everything but the processes themselves, whose ports are known now; [`boot`](Shop::boot) starts them.
+    /// Prepares everything but the processes themselves, whose ports are known now; [`boot`](Shop::boot) starts them.
     pub async fn prepare(self) -> Shop {
         let home = match self.stage {
             Stage::Sqlite => Home::Sqlite(SqliteHome::new()),
@@ -116,21 +116,21 @@ impl Plan {
                 .find(|(name, _)| *name == role.name)
                 .map_or(1, |(_, count)| *count);
             for _ in 0..count {
-                shop.processes.push(Process::new(*role, &shop.directory()));
+                shop.processes.push(Process::new(role.clone(), &shop.directory()));
             }
         }
         self.connect(&mut shop);
         shop
     }
 
-    /// Tells every process where the others are.
+    /// Configures every process with the addresses of the others.
     fn connect(&self, shop: &mut Shop) {
         let url = shop.database_url();
         let addresses: Vec<(Role, String, String)> = self
             .stage
             .roles()
-            .iter()
-            .map(|role| self.addresses(shop, *role))
+            .into_iter()
+            .map(|role| self.addresses(shop, role))
             .collect();
         let exchange = format!("banyan-{}", Uuid::new_v4().simple());
         for process in &mut shop.processes {
@@ -153,7 +153,7 @@ impl Plan {
                     process.set("BANYAN__RPC__LISTEN", format!("127.0.0.1:{}", process.rpc_port));
                 }
                 for (role, rpc, http) in addresses.iter().filter(|(role, ..)| role.name != own_role) {
-                    for module in role.modules {
+                    for module in &role.modules {
                         let key = module.to_uppercase();
                         process.set(format!("BANYAN__MODULES__{key}__ENDPOINT"), rpc);
                         process.set(format!("BANYAN__MODULES__{key}__HTTP_ENDPOINT"), http);
@@ -166,7 +166,7 @@ impl Plan {
         }
     }
 
-    /// Where the instances of a role answer gRPC and REST, comma-separated.
+    /// The gRPC and the REST addresses of the instances of a role, each comma-separated.
     fn addresses(&self, shop: &Shop, role: Role) -> (Role, String, String) {
         let through = self
             .endpoints
@@ -185,11 +185,8 @@ impl Plan {
             || of_role().map(|process| process.rpc_port).collect(),
             |port| vec![port],
         );
-        (
-            role,
-            join(rpc),
-            join(of_role().map(|process| process.http_port).collect()),
-        )
+        let http = of_role().map(|process| process.http_port).collect();
+        (role, join(rpc), join(http))
     }
 }
 
@@ -199,7 +196,7 @@ impl Shop {
         Plan::on(stage).start().await
     }
 
-    /// With settings of the test's own, as environment variables.
+    /// With these settings, as environment variables.
     pub async fn start_with(stage: Stage, settings: &[(&str, &str)]) -> Shop {
         Plan::on(stage).with(settings).start().await
     }
@@ -207,7 +204,7 @@ impl Shop {
     /// Starts every process that does not run, on the data that is there, and waits until all are ready.
     ///
     /// # Panics
-    /// If one does not come up within a minute; with its log.
+    /// If one is not ready within a minute; with its log.
     pub async fn boot(&mut self) {
         for process in self.processes.iter_mut().filter(|process| !process.is_running()) {
             process.spawn();
@@ -230,7 +227,7 @@ impl Shop {
         self.edge().base()
     }
 
-    /// The process clients talk to; the first one if there are several.
+    /// The process that clients call; the first one if there are several.
     fn edge(&self) -> &Process {
         self.processes
             .iter()
@@ -272,7 +269,7 @@ impl Shop {
         }
     }
 
-    /// Ends the processes and removes the data.
+    /// Kills the processes and removes the data.
     pub async fn remove(mut self) {
         self.kill().await;
         if let Home::Postgres(home, _) = self.home {

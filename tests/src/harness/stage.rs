@@ -6,7 +6,9 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the shop's data is, and how many processes it is.
+use banyan::config::MODULES;
+
+/// The database of a shop, and how its modules are distributed over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// One process on SQLite.
@@ -20,88 +22,21 @@ pub enum Stage {
 }
 
 /// One process of a stage.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Role {
     /// The name of the process.
     pub name: &'static str,
-    pub modules: &'static [&'static str],
+    pub modules: Vec<&'static str>,
     pub is_edge: bool,
 }
 
-const WHOLE: &[Role] = &[Role {
-    name: "shop",
-    modules: &[
-        "users",
-        "catalog",
-        "inventory",
-        "payments",
-        "shipping",
-        "orders",
-        "notifications",
-    ],
-    is_edge: true,
-}];
-
-const EXTRACTED: &[Role] = &[
-    Role {
-        name: "stock-and-money",
-        modules: &["inventory", "payments"],
-        is_edge: false,
-    },
-    Role {
-        name: "rest",
-        modules: &["users", "catalog", "shipping", "orders", "notifications"],
-        is_edge: true,
-    },
-];
-
-const SPLIT: &[Role] = &[
-    Role {
-        name: "users",
-        modules: &["users"],
-        is_edge: false,
-    },
-    Role {
-        name: "catalog",
-        modules: &["catalog"],
-        is_edge: false,
-    },
-    Role {
-        name: "inventory",
-        modules: &["inventory"],
-        is_edge: false,
-    },
-    Role {
-        name: "payments",
-        modules: &["payments"],
-        is_edge: false,
-    },
-    Role {
-        name: "shipping",
-        modules: &["shipping"],
-        is_edge: false,
-    },
-    Role {
-        name: "orders",
-        modules: &["orders"],
-        is_edge: false,
-    },
-    Role {
-        name: "notifications",
-        modules: &["notifications"],
-        is_edge: false,
-    },
-    Role {
-        name: "gateway",
-        modules: &[],
-        is_edge: true,
-    },
-];
+/// The modules that the stage `extracted` runs in a process of their own.
+const EXTRACTED: [&str; 2] = ["inventory", "payments"];
 
 impl Stage {
     pub const ALL: [Stage; 4] = [Stage::Sqlite, Stage::Postgres, Stage::Extracted, Stage::Split];
-    /// Those of one process.
-    pub const WHOLE: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
+    /// Those with a single process.
+    pub const ALL_IN_ONE: [Stage; 2] = [Stage::Sqlite, Stage::Postgres];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -112,11 +47,20 @@ impl Stage {
         }
     }
 
-    pub fn roles(self) -> &'static [Role] {
+    /// The processes; the gateway is the last one.
+    pub fn roles(self) -> Vec<Role> {
+        let role = |name, modules, is_edge| Role { name, modules, is_edge };
         match self {
-            Stage::Sqlite | Stage::Postgres => WHOLE,
-            Stage::Extracted => EXTRACTED,
-            Stage::Split => SPLIT,
+            Stage::Sqlite | Stage::Postgres => vec![role("shop", MODULES.to_vec(), true)],
+            Stage::Extracted => {
+                let (extracted, rest) = MODULES.into_iter().partition(|module| EXTRACTED.contains(module));
+                vec![role("stock-and-money", extracted, false), role("rest", rest, true)]
+            }
+            Stage::Split => MODULES
+                .into_iter()
+                .map(|module| role(module, vec![module], false))
+                .chain([role("gateway", Vec::new(), true)])
+                .collect(),
         }
     }
 
@@ -127,8 +71,8 @@ impl Stage {
 }
 
 impl Role {
-    /// The binary that contains what this process is made of, as `scripts/lib/binaries.sh` builds it.
-    pub fn binary(self) -> PathBuf {
+    /// The binary with the modules of this process, as `scripts/lib/binaries.sh` builds it.
+    pub fn binary(&self) -> PathBuf {
         if self.name == "shop" {
             return binary();
         }
@@ -148,27 +92,27 @@ impl Role {
     }
 }
 
-/// The binary of the whole shop that was built beside this test.
+/// The all-in-one binary that was built beside this test.
 pub fn binary() -> PathBuf {
-    static WHOLE: OnceLock<PathBuf> = OnceLock::new();
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
         let binary = target().join("banyan");
-        // Whoever built a part of the shop last has left that part there.
+        // If only some modules were built last, the binary there contains only those.
         let modules = Command::new(&binary)
             .args(["modules", "--output", "json"])
             .env_clear()
             .output();
-        let is_whole = modules.is_ok_and(|modules| {
+        let is_all_in_one = modules.is_ok_and(|modules| {
             modules.status.success() && !String::from_utf8_lossy(&modules.stdout).contains("remote")
         });
         assert!(
-            is_whole,
-            "{} is not the whole shop: run scripts/test.sh, or cargo build -p banyan first",
+            is_all_in_one,
+            "{} does not contain all modules: run scripts/test.sh, or cargo build -p banyan first",
             binary.display()
         );
         binary
     };
-    WHOLE.get_or_init(find).clone()
+    BINARY.get_or_init(find).clone()
 }
 
 /// Where this test and all binaries were built.

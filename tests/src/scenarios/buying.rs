@@ -1,4 +1,4 @@
-//! Placing orders, and what becomes of them.
+//! Placing orders, and their outcomes.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,35 +7,35 @@ use super::{eventually, new_product, order_path, scenarios, stock_of};
 use crate::harness::{Client, new_key, order_body};
 
 scenarios![
-    an_order_is_confirmed_and_its_history_tells_how,
-    placing_without_waiting_answers_pending_at_once,
-    the_same_key_gives_the_same_answer_and_one_order,
+    an_order_is_confirmed_and_its_history_shows_the_steps,
+    placing_without_waiting_returns_pending_at_once,
+    the_same_key_gives_the_same_response_and_one_order,
     the_same_key_with_another_body_is_refused,
-    a_key_is_required,
+    an_idempotency_key_is_required,
     a_declined_card_cancels_the_order_and_frees_the_stock,
     insufficient_funds_cancel_the_order,
     too_little_stock_cancels_the_order_before_any_payment,
-    a_payment_whose_answer_is_lost_is_still_taken_once,
-    a_capture_that_fails_once_is_tried_again,
-    a_capture_refused_for_good_undoes_everything,
-    a_slow_payment_is_waited_for,
+    a_payment_whose_response_is_lost_is_captured_once,
+    a_capture_that_fails_once_is_retried,
+    a_declined_capture_undoes_everything,
+    placing_waits_for_a_slow_payment,
     an_unknown_product_refuses_the_order,
     an_archived_product_refuses_the_order,
     a_product_named_twice_is_one_line,
     lines_in_different_currencies_are_refused,
-    the_price_is_the_catalogs_whatever_the_client_believes,
-    an_order_of_somebody_else_looks_like_none,
+    the_price_comes_from_the_catalog_and_not_from_the_client,
+    another_customers_order_looks_like_a_missing_one,
     the_last_units_are_sold_once,
     orders_are_listed_newest_first_and_by_status,
 ];
 
-async fn placed(client: &Client, key: &str, prefer: Option<&str>, body: &Value) -> crate::harness::Answer {
+async fn placed(client: &Client, key: &str, prefer: Option<&str>, body: &Value) -> crate::harness::Response {
     let mut headers = vec![("Idempotency-Key", key)];
     headers.extend(prefer.map(|prefer| ("Prefer", prefer)));
     client.send(Method::POST, "/api/v1/orders", &headers, Some(body)).await
 }
 
-async fn an_order_is_confirmed_and_its_history_tells_how(client: Client) {
+async fn an_order_is_confirmed_and_its_history_shows_the_steps(client: Client) {
     let sku = new_product(&client, 1999, 10).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 2, "pm_card_visa").await;
@@ -84,26 +84,26 @@ async fn an_order_is_confirmed_and_its_history_tells_how(client: Client) {
     assert_eq!(
         stock_of(&client, &sku).await,
         (8, 0),
-        "two units left the house and nothing is held"
+        "two units were shipped and nothing is reserved"
     );
 }
 
-async fn placing_without_waiting_answers_pending_at_once(client: Client) {
+async fn placing_without_waiting_returns_pending_at_once(client: Client) {
     let sku = new_product(&client, 500, 5).await;
     let customer = client.new_customer().await;
-    let answer = placed(&customer, &new_key(), None, &order_body(&sku, 1, "pm_card_slow"))
+    let response = placed(&customer, &new_key(), None, &order_body(&sku, 1, "pm_card_slow"))
         .await
         .expect(201);
-    let order = answer.json();
+    let order = response.json();
     assert_eq!(order["status"], "pending");
-    assert_eq!(answer.header("location"), Some(order_path(&order).as_str()));
+    assert_eq!(response.header("location"), Some(order_path(&order).as_str()));
     eventually(&customer, &order_path(&order), "the order is confirmed", |order| {
         order["status"] == "confirmed"
     })
     .await;
 }
 
-async fn the_same_key_gives_the_same_answer_and_one_order(client: Client) {
+async fn the_same_key_gives_the_same_response_and_one_order(client: Client) {
     let sku = new_product(&client, 700, 10).await;
     let customer = client.new_customer().await;
     let (key, body) = (new_key(), order_body(&sku, 1, "pm_card_visa"));
@@ -139,7 +139,7 @@ async fn the_same_key_with_another_body_is_refused(client: Client) {
         .expect(201);
 }
 
-async fn a_key_is_required(client: Client) {
+async fn an_idempotency_key_is_required(client: Client) {
     let customer = client.new_customer().await;
     customer
         .post("/api/v1/orders", &order_body("rare-fig", 1, "pm_card_visa"))
@@ -191,7 +191,7 @@ async fn too_little_stock_cancels_the_order_before_any_payment(client: Client) {
     assert_eq!(stock_of(&client, &sku).await, (2, 0));
 }
 
-async fn a_payment_whose_answer_is_lost_is_still_taken_once(client: Client) {
+async fn a_payment_whose_response_is_lost_is_captured_once(client: Client) {
     let sku = new_product(&client, 1200, 4).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_timeout").await;
@@ -211,7 +211,7 @@ async fn a_payment_whose_answer_is_lost_is_still_taken_once(client: Client) {
     assert_eq!(payments["items"][0]["captured"]["amount"], 1200);
 }
 
-async fn a_capture_that_fails_once_is_tried_again(client: Client) {
+async fn a_capture_that_fails_once_is_retried(client: Client) {
     let sku = new_product(&client, 1300, 4).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_capture_fails_once").await;
@@ -221,7 +221,7 @@ async fn a_capture_that_fails_once_is_tried_again(client: Client) {
     .await;
 }
 
-async fn a_capture_refused_for_good_undoes_everything(client: Client) {
+async fn a_declined_capture_undoes_everything(client: Client) {
     let sku = new_product(&client, 1400, 4).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 2, "pm_card_capture_declined").await;
@@ -247,7 +247,7 @@ async fn a_capture_refused_for_good_undoes_everything(client: Client) {
     );
 }
 
-async fn a_slow_payment_is_waited_for(client: Client) {
+async fn placing_waits_for_a_slow_payment(client: Client) {
     let sku = new_product(&client, 1500, 4).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_slow").await;
@@ -256,16 +256,16 @@ async fn a_slow_payment_is_waited_for(client: Client) {
 
 async fn an_unknown_product_refuses_the_order(client: Client) {
     let customer = client.new_customer().await;
-    let answer = customer
+    let response = customer
         .post_keyed("/api/v1/orders", &order_body("no-such-fig", 1, "pm_card_visa"))
         .await
         .expect(422);
     assert!(
-        answer.json()["errors"][0]["pointer"]
+        response.json()["errors"][0]["pointer"]
             .as_str()
             .is_some_and(|pointer| pointer.starts_with("/items/0")),
         "{}",
-        answer.json()
+        response.json()
     );
     assert_eq!(
         customer.get("/api/v1/orders").await.expect(200).json()["items"],
@@ -309,7 +309,7 @@ async fn lines_in_different_currencies_are_refused(client: Client) {
     customer.post_keyed("/api/v1/orders", &body).await.expect(422);
 }
 
-async fn the_price_is_the_catalogs_whatever_the_client_believes(client: Client) {
+async fn the_price_comes_from_the_catalog_and_not_from_the_client(client: Client) {
     let sku = new_product(&client, 100, 10).await;
     let customer = client.new_customer().await;
     let mut body = order_body(&sku, 1, "pm_card_visa");
@@ -328,7 +328,7 @@ async fn the_price_is_the_catalogs_whatever_the_client_believes(client: Client) 
     assert_eq!(customer.order(&sku, 1, "pm_card_visa").await["total"]["amount"], 250);
 }
 
-async fn an_order_of_somebody_else_looks_like_none(client: Client) {
+async fn another_customers_order_looks_like_a_missing_one(client: Client) {
     let sku = new_product(&client, 100, 10).await;
     let order = client.new_customer().await.order(&sku, 1, "pm_card_visa").await;
     let stranger = client.new_customer().await;

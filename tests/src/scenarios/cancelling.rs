@@ -1,4 +1,4 @@
-//! Taking an order back.
+//! Cancelling orders.
 
 use serde_json::json;
 
@@ -7,10 +7,10 @@ use crate::harness::{Client, new_key, order_body};
 
 scenarios![
     a_confirmed_order_is_refunded_and_restocked,
-    a_cancel_while_the_card_is_asked_wins,
-    a_cancel_racing_the_checkout_ends_one_way_or_the_other,
+    a_cancel_during_the_authorisation_wins,
+    a_cancel_racing_the_checkout_leaves_no_stock_or_money_taken,
     a_dispatched_order_cannot_be_cancelled,
-    cancelling_needs_a_key,
+    cancelling_needs_an_idempotency_key,
     a_cancelled_order_cannot_be_cancelled_again,
     staff_may_cancel_for_a_customer,
 ];
@@ -46,7 +46,7 @@ async fn a_confirmed_order_is_refunded_and_restocked(client: Client) {
     );
 }
 
-async fn a_cancel_while_the_card_is_asked_wins(client: Client) {
+async fn a_cancel_during_the_authorisation_wins(client: Client) {
     let sku = new_product(&client, 2100, 5).await;
     let customer = client.new_customer().await;
     let order = customer
@@ -65,7 +65,7 @@ async fn a_cancel_while_the_card_is_asked_wins(client: Client) {
     assert_eq!(order["cancel_reason"], "customer");
     assert_eq!(stock_of(&client, &sku).await, (5, 0));
     let path = format!("/api/v1/payments?order_id={}", order["id"].as_str().expect("an id"));
-    let payments = eventually(&customer, &path, "nothing is blocked on the card", |payments| {
+    let payments = eventually(&customer, &path, "no amount stays authorised on the card", |payments| {
         payments["items"]
             .as_array()
             .is_some_and(|items| items.iter().all(|payment| payment["status"] == "voided"))
@@ -79,7 +79,7 @@ async fn a_cancel_while_the_card_is_asked_wins(client: Client) {
     );
 }
 
-async fn a_cancel_racing_the_checkout_ends_one_way_or_the_other(client: Client) {
+async fn a_cancel_racing_the_checkout_leaves_no_stock_or_money_taken(client: Client) {
     let sku = new_product(&client, 2200, 40).await;
     let customer = client.new_customer().await;
     let race = |wait_ms: u64| {
@@ -101,7 +101,7 @@ async fn a_cancel_racing_the_checkout_ends_one_way_or_the_other(client: Client) 
             .await
         }
     };
-    // At every moment of the checkout: before it starts, at each of its steps, after its end.
+    // At every point of the checkout: before it starts, at each of its steps, after its end.
     futures::future::join_all((0..20).map(|at| race(at * 4))).await;
     assert_eq!(stock_of(&client, &sku).await, (40, 0), "every unit is back");
     let payments = customer.get("/api/v1/payments?limit=100").await.expect(200).json();
@@ -142,7 +142,7 @@ async fn a_dispatched_order_cannot_be_cancelled(client: Client) {
     assert_eq!(stock_of(&client, &sku).await, (4, 0));
 }
 
-async fn cancelling_needs_a_key(client: Client) {
+async fn cancelling_needs_an_idempotency_key(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;

@@ -1,4 +1,4 @@
-//! A draft order that is filled bit by bit.
+//! Carts: draft orders that are filled item by item.
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::harness::{Client, order_body};
 scenarios![
     a_cart_is_filled_and_checked_out,
     an_empty_cart_cannot_be_checked_out,
-    a_cart_of_somebody_else_looks_like_none,
+    another_customers_cart_looks_like_a_missing_one,
     drafts_are_not_listed_as_orders
 ];
 
@@ -27,7 +27,7 @@ fn checkout() -> serde_json::Value {
     json!({"shipping_address": order["shipping_address"], "payment_method": order["payment_method"]})
 }
 
-async fn put(customer: &Client, cart: &str, sku: &str, quantity: u32) -> crate::harness::Answer {
+async fn put(customer: &Client, cart: &str, sku: &str, quantity: u32) -> crate::harness::Response {
     customer
         .send(
             Method::PUT,
@@ -72,18 +72,18 @@ async fn a_cart_is_filled_and_checked_out(client: Client) {
     assert_eq!(order["total"]["amount"], 600);
     assert!(
         put(&customer, &cart, &fig, 1).await.status >= 400,
-        "a placed order is no cart any more"
+        "a placed order is not a cart any more"
     );
 }
 
 async fn an_empty_cart_cannot_be_checked_out(client: Client) {
     let customer = client.new_customer().await;
     let cart = new_cart(&customer).await;
-    let answer = customer.post_keyed(&format!("{cart}/checkout"), &checkout()).await;
-    assert!([409, 422].contains(&answer.status), "{}", answer.status);
+    let response = customer.post_keyed(&format!("{cart}/checkout"), &checkout()).await;
+    assert!([409, 422].contains(&response.status), "{}", response.status);
 }
 
-async fn a_cart_of_somebody_else_looks_like_none(client: Client) {
+async fn another_customers_cart_looks_like_a_missing_one(client: Client) {
     let cart = new_cart(&client.new_customer().await).await;
     let stranger = client.new_customer().await;
     stranger.get(&cart).await.expect_problem(404, "not_found");

@@ -1,25 +1,21 @@
 //! What the shop does, seen over HTTP. The list runs unchanged on every stage, each on one shop that all scenarios of the stage share; so a
 //! scenario works with customers and products of its own, or with amounts that do not matter to others.
 
+mod back_office;
 mod buying;
 mod cancelling;
 mod carts;
-mod habits;
-mod keeping_shop;
-mod operating;
+mod http_conventions;
+mod operations;
 mod pages;
-mod people;
 mod shipping;
 mod streams;
+mod users;
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::{Mutex, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, pin::Pin, sync::LazyLock, time::Duration};
 
 use libtest_mimic::Trial;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -43,11 +39,11 @@ pub fn trials() -> Vec<Trial> {
         buying::all(),
         cancelling::all(),
         carts::all(),
-        habits::all(),
-        keeping_shop::all(),
-        operating::all(),
+        http_conventions::all(),
+        back_office::all(),
+        operations::all(),
         pages::all(),
-        people::all(),
+        users::all(),
         shipping::all(),
         streams::all(),
     ]
@@ -67,30 +63,25 @@ pub fn trials() -> Vec<Trial> {
     Stage::ALL.into_iter().flat_map(on_stage).collect()
 }
 
-static SHOPS: OnceLock<Mutex<HashMap<&'static str, Shop>>> = OnceLock::new();
+static SHOPS: LazyLock<Mutex<HashMap<&'static str, Shop>>> = LazyLock::new(Mutex::default);
 
 /// A client of the stage's shop, which the first scenario starts.
 fn shop_of(stage: Stage) -> Client {
-    let mut shops = SHOPS
-        .get_or_init(Mutex::default)
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut shops = SHOPS.lock();
     let shop = shops
         .entry(stage.name())
         .or_insert_with(|| runtime().block_on(Shop::start(stage)));
     shop.client()
 }
 
-/// Ends the shops that were started; to be called when all trials have run.
+/// Stops the shops that were started; call it when all trials have run.
 pub fn close_shops() {
-    if let Some(shops) = SHOPS.get() {
-        for (_, shop) in shops.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain() {
-            runtime().block_on(shop.remove());
-        }
+    for (_, shop) in SHOPS.lock().drain() {
+        runtime().block_on(shop.remove());
     }
 }
 
-/// A product nobody else orders, with so many units in stock.
+/// A new product that only this test orders, with `units` in stock.
 pub async fn new_product(client: &Client, price: i64, units: u32) -> String {
     let staff = client.staff().await;
     let sku = format!("test-{}", &Uuid::new_v4().simple().to_string()[..16]);
@@ -117,9 +108,9 @@ pub async fn stock_of(client: &Client, sku: &str) -> (i64, i64) {
 pub async fn eventually(client: &Client, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        let answer = client.get(path).await;
-        if answer.status == 200 {
-            let value = answer.json();
+        let response = client.get(path).await;
+        if response.status == 200 {
+            let value = response.json();
             if holds(&value) {
                 return value;
             }
@@ -128,7 +119,7 @@ pub async fn eventually(client: &Client, path: &str, what: &str, holds: impl Fn(
         assert!(
             tokio::time::Instant::now() < end,
             "not within 30 s: {what}; {}",
-            answer.status
+            response.status
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

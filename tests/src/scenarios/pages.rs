@@ -6,11 +6,11 @@ use super::{new_product, scenarios};
 use crate::harness::Client;
 
 scenarios![
-    an_order_is_shown_with_everything_around_it,
-    a_dashboard_is_the_callers_own
+    order_details_combine_the_data_of_all_modules,
+    a_dashboard_shows_the_callers_own_data
 ];
 
-async fn an_order_is_shown_with_everything_around_it(client: Client) {
+async fn order_details_combine_the_data_of_all_modules(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
@@ -32,7 +32,7 @@ async fn an_order_is_shown_with_everything_around_it(client: Client) {
     client.get(&path).await.expect(401);
 }
 
-async fn a_dashboard_is_the_callers_own(client: Client) {
+async fn a_dashboard_shows_the_callers_own_data(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;

@@ -1,4 +1,4 @@
-//! From the shelf to the door, and what the customer hears of it.
+//! Dispatch and delivery, and the customer's notifications of them.
 
 use serde_json::json;
 
@@ -6,12 +6,12 @@ use super::{eventually, new_product, order_path, scenarios};
 use crate::harness::Client;
 
 scenarios![
-    an_order_is_shipped_delivered_and_told_of,
-    what_is_not_ready_is_not_dispatched,
-    customers_dispatch_nothing
+    an_order_is_shipped_and_delivered_and_the_customer_is_notified,
+    a_shipment_that_is_not_ready_cannot_be_dispatched,
+    customers_cannot_dispatch_shipments
 ];
 
-async fn an_order_is_shipped_delivered_and_told_of(client: Client) {
+async fn an_order_is_shipped_and_delivered_and_the_customer_is_notified(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
@@ -47,7 +47,7 @@ async fn an_order_is_shipped_delivered_and_told_of(client: Client) {
         order["status"] == "delivered"
     })
     .await;
-    let told = |list: &serde_json::Value| {
+    let notified = |list: &serde_json::Value| {
         let kinds: Vec<&str> = list["items"]
             .as_array()
             .into_iter()
@@ -61,13 +61,13 @@ async fn an_order_is_shipped_delivered_and_told_of(client: Client) {
     eventually(
         &customer,
         "/api/v1/notifications?limit=100",
-        "the customer is told of every step once",
-        told,
+        "the customer is notified of every step once",
+        notified,
     )
     .await;
 }
 
-async fn what_is_not_ready_is_not_dispatched(client: Client) {
+async fn a_shipment_that_is_not_ready_cannot_be_dispatched(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;
@@ -90,7 +90,7 @@ async fn what_is_not_ready_is_not_dispatched(client: Client) {
         .expect(409);
 }
 
-async fn customers_dispatch_nothing(client: Client) {
+async fn customers_cannot_dispatch_shipments(client: Client) {
     let sku = new_product(&client, 100, 5).await;
     let customer = client.new_customer().await;
     let order = customer.order(&sku, 1, "pm_card_visa").await;

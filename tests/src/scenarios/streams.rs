@@ -13,7 +13,7 @@ scenarios![
     a_stream_resumes_after_the_last_event_seen
 ];
 
-/// Reads a stream until `enough` of what came; answers `(id, event)` of each.
+/// Reads a stream until `enough` holds for its events; returns `(id, event)` of each.
 async fn read(
     client: &Client,
     path: &str,
@@ -24,14 +24,14 @@ async fn read(
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
-    let answer = request.send().await.expect("an answer");
-    assert_eq!(answer.status(), 200);
+    let response = request.send().await.expect("a response");
+    assert_eq!(response.status(), 200);
     assert!(
-        answer.headers()["content-type"]
+        response.headers()["content-type"]
             .to_str()
             .is_ok_and(|kind| kind.starts_with("text/event-stream"))
     );
-    let mut body = answer.bytes_stream();
+    let mut body = response.bytes_stream();
     let mut text = String::new();
     loop {
         let events: Vec<(String, String)> = text

@@ -1,18 +1,18 @@
-//! Several instances of one binary on one PostgreSQL: leases share the work out, and one that dies is not missed.
+//! Several instances of one binary on one PostgreSQL: leases distribute the work, and the others take over the work of one that dies.
 
 use std::{net::SocketAddr, time::Duration};
 
 use banyan_durable_testing::eventually;
 use tokio::sync::watch;
 
-use super::{Case, proxy::Wire};
+use super::{Case, proxy::Proxy};
 use crate::{
     harness::{Plan, Stage},
     load::{Load, SETTINGS},
     scenarios::new_product,
 };
 
-/// Whatever is waited for happens within so long, on a busy machine too.
+/// The timeout for every condition below, with room for a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 pub fn all() -> Vec<Case> {
@@ -21,38 +21,37 @@ pub fn all() -> Vec<Case> {
             "two_gateways_two_orders_and_two_payments_share_the_work_and_one_of_each_may_die",
             || Box::pin(two_of_each()),
         ),
-        (
-            "an_instance_whose_database_is_cut_off_leaves_the_work_to_the_other",
-            || Box::pin(one_without_database()),
-        ),
+        ("an_instance_without_its_database_receives_no_calls", || {
+            Box::pin(one_without_database())
+        }),
     ]
 }
 
-/// One of two instances answers everything at once, with `unavailable`: it must not be asked.
+/// One of two instances responds to every call with `unavailable`: it must not be called.
 async fn one_without_database() {
-    let (leads_to, to) = watch::channel(SocketAddr::from(([127, 0, 0, 1], 1)));
-    let wire = Wire::new(to).await;
+    let (target, to) = watch::channel(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let proxy = Proxy::new(to).await;
     let mut shop = Plan::on(Stage::Extracted)
         .with(SETTINGS)
         .instances("stock-and-money", 2)
         .prepare()
         .await;
     let url = shop.database_url().expect("PostgreSQL");
-    let database = reqwest::Url::parse(&url).expect("a URL");
+    let database = url::Url::parse(&url).expect("a URL");
     let port = database.port().expect("its port");
-    leads_to.send_replace(SocketAddr::from(([127, 0, 0, 1], port)));
+    target.send_replace(SocketAddr::from(([127, 0, 0, 1], port)));
     let mut pair: Vec<_> = shop
         .processes()
         .iter_mut()
         .filter(|process| process.role.name == "stock-and-money")
         .collect();
-    // Health has an address of its own, as in the images: the gateway must find out all the same.
+    // Health has its own address, as in the container images: the gateway must detect the failure all the same.
     pair.iter_mut()
         .for_each(|process| process.set("BANYAN__ADMIN__LISTEN", "127.0.0.1:0"));
     let second = pair.pop().expect("two of them");
     second.set(
         "BANYAN__DATABASE__URL",
-        url.replacen(&format!(":{port}/"), &format!(":{}/", wire.port), 1),
+        url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1),
     );
     let second = second.client();
     shop.boot().await;
@@ -61,13 +60,13 @@ async fn one_without_database() {
     let stock = format!("/api/v1/stock/{sku}");
     client.get(&stock).await.expect(200);
     let of_inventory = async || client.get("/health/ready").await.json()["checks"]["module:inventory"].to_string();
-    eventually("both are asked", SOON, || async { of_inventory().await == "\"ok\"" }).await;
-    wire.cut();
-    eventually("one leaves", SOON, || async {
+    eventually("both are in use", SOON, || async { of_inventory().await == "\"ok\"" }).await;
+    proxy.cut();
+    eventually("one is removed from use", SOON, || async {
         of_inventory().await.contains("1 of 2 instances answer")
     })
     .await;
-    // Whoever asked the one while it was found out has opened the breaker perhaps; nobody does from now on.
+    // Calls to the unhealthy instance before it was detected may have opened the breaker; from now on there are none.
     eventually("orders are confirmed", SOON, || async {
         client.new_customer().await.order(&sku, 1, "pm_card_visa").await["status"] == "confirmed"
     })
@@ -77,9 +76,9 @@ async fn one_without_database() {
     }
     assert!(
         !of_inventory().await.contains("breaker"),
-        "nobody asks the one that cannot answer"
+        "the unhealthy instance is not called"
     );
-    // What it can say of itself it says.
+    // It reports what it knows about itself without its database.
     let own = second
         .with_token(client.ops().await.token())
         .get("/api/v1/ops/modules?here=true")
@@ -91,7 +90,7 @@ async fn one_without_database() {
         rows.len() == 2 && rows.iter().all(|row| row["machinery"].is_null()),
         "{own}"
     );
-    wire.mend();
+    proxy.restore();
     eventually("it is back", SOON, || async { of_inventory().await == "\"ok\"" }).await;
     shop.remove().await;
 }
@@ -104,7 +103,7 @@ async fn two_of_each() {
     }
     let mut shop = plan.start().await;
     shop.client().get("/api/v1/products").await.expect(200);
-    // The first of each dies, so whoever orders does it at the second gateway.
+    // The first of each is killed, so the customers use the second gateway.
     let second = shop
         .processes()
         .iter()
@@ -122,7 +121,7 @@ async fn two_of_each() {
     }
     for name in doubled {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        // It stays away: the other takes its leases.
+        // It stays down: the other takes over its leases.
         shop.process(name).kill().await;
     }
     tokio::time::sleep(Duration::from_secs(3)).await;

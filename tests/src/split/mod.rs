@@ -1,6 +1,6 @@
-//! The shop as several processes: what stays up when one is away, several instances of one, and whatever can die, dying under load.
+//! The shop as several processes: what works while one is down, several instances of one module, and failures of every process under load.
 //!
-//! Each fault comes once, or `BANYAN_TEST_FAULTS` times (`scripts/test.sh --full` says 20); a partition, which is long, at most three times.
+//! Each failure is injected once, or `BANYAN_TEST_FAULTS` times (`scripts/test.sh --full` says 20); a partition, which is long, at most three times.
 
 mod faults;
 mod instances;
@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// A test of this part: its name, and what happens.
+/// A test: its name, and its body.
 type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
 fn trial(name: &'static str, run: fn() -> Pin<Box<dyn Future<Output = ()>>>) -> Trial {
@@ -31,7 +31,7 @@ fn trial(name: &'static str, run: fn() -> Pin<Box<dyn Future<Output = ()>>>) -> 
     })
 }
 
-/// How often each fault comes.
+/// How many times each failure is injected.
 fn faults() -> u32 {
     std::env::var("BANYAN_TEST_FAULTS")
         .ok()

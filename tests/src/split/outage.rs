@@ -1,4 +1,4 @@
-//! A module is away: what needs it waits, everything else goes on, and all recovers by itself.
+//! A module is down: what needs it waits, everything else works, and all recovers by itself.
 
 use std::time::{Duration, Instant};
 
@@ -13,19 +13,19 @@ use crate::{
 
 pub fn all() -> Vec<Case> {
     vec![
-        ("without_payments_orders_wait_and_everything_else_goes_on", || {
+        ("without_payments_orders_stay_pending_and_everything_else_works", || {
             Box::pin(without_payments())
         }),
-        ("a_page_is_shown_without_the_module_that_is_away", || {
+        ("a_page_is_served_without_the_unavailable_module", || {
             Box::pin(pages_without_payments())
         }),
-        ("with_the_catalog_away_placing_is_refused_and_nothing_is_stored", || {
+        ("without_the_catalog_placing_is_refused_and_nothing_is_stored", || {
             Box::pin(without_catalog())
         }),
     ]
 }
 
-/// The breaker opens after so long at the latest.
+/// The time within which the breaker must open.
 const OPENS_WITHIN: Duration = Duration::from_secs(5);
 
 async fn without_payments() {
@@ -43,7 +43,7 @@ async fn without_payments() {
     let orders = shop.process("orders").client();
     let closed = || async { breaker_at(&orders).await == "0" };
     banyan_durable_testing::eventually(
-        "the breaker is measured before anybody asks",
+        "the breaker is measured before the first call",
         Duration::from_secs(20),
         closed,
     )
@@ -63,16 +63,16 @@ async fn without_payments() {
         .send(Method::PUT, &item, &[], Some(&json!({"quantity": 2})))
         .await
         .expect(200);
-    let gone = customer
+    let unavailable = customer
         .get(&format!(
             "/api/v1/payments?order_id={}",
             placed["id"].as_str().expect("an id")
         ))
         .await;
-    let gone = gone.expect_problem(503, "module_unavailable");
-    assert!(gone.header("retry-after").is_some());
+    let unavailable = unavailable.expect_problem(503, "module_unavailable");
+    assert!(unavailable.header("retry-after").is_some());
 
-    // Orders asks payments again and again, so its breaker opens by itself.
+    // Orders keeps calling payments, so its breaker opens by itself.
     let opened = Instant::now();
     while !state_of(&orders, "payments").await.contains("breaker open") {
         assert!(
@@ -92,7 +92,7 @@ async fn without_payments() {
     eventually(
         &customer,
         &order_path(&placed),
-        "the order goes on by itself",
+        "the order continues by itself",
         |order| order["status"] == "confirmed",
     )
     .await;
@@ -100,14 +100,16 @@ async fn without_payments() {
         state_of(&orders, "payments").await == "ok"
     })
     .await;
-    banyan_durable_testing::eventually("and is measured so", Duration::from_secs(20), || async {
-        breaker_at(&orders).await != "2"
-    })
+    banyan_durable_testing::eventually(
+        "the metric shows that it is not open",
+        Duration::from_secs(20),
+        || async { breaker_at(&orders).await != "2" },
+    )
     .await;
     shop.remove().await;
 }
 
-/// What a process says of a module elsewhere.
+/// The state that a process reports for a remote module.
 async fn state_of(process: &Client, module: &str) -> String {
     let health = process.get("/health/ready").await.json();
     health["checks"][format!("module:{module}")]
@@ -124,8 +126,8 @@ async fn pages_without_payments() {
     let order = customer.order(&sku, 1, "pm_card_visa").await;
     assert_eq!(order["status"], "confirmed", "{order}");
     let page = format!("/api/v1/order-details/{}", order["id"].as_str().expect("an id"));
-    let whole = customer.get(&page).await.expect(200).json();
-    assert_eq!(whole["unavailable"], json!([]), "{whole}");
+    let complete = customer.get(&page).await.expect(200).json();
+    assert_eq!(complete["unavailable"], json!([]), "{complete}");
 
     shop.process("stock-and-money").kill().await;
     let without = customer.get(&page).await.expect(200).json();

@@ -1,4 +1,4 @@
-//! A wire between two processes that can be cut: connections break, and new ones are taken and lead nowhere, as when a network is parted.
+//! A proxy between two processes that can be cut: connections hang, and new ones are accepted but not forwarded, as in a network partition.
 
 use std::net::SocketAddr;
 
@@ -8,50 +8,50 @@ use tokio::{
     sync::watch,
 };
 
-/// Passes on to an address while it is not cut.
-pub struct Wire {
+/// Forwards connections to an address while it is not cut.
+pub struct Proxy {
     pub port: u16,
     cut: watch::Sender<bool>,
 }
 
-impl Wire {
-    /// Listens on a free port, and passes on to where `to` says at that moment.
-    pub async fn new(to: watch::Receiver<SocketAddr>) -> Wire {
+impl Proxy {
+    /// Listens on a free port, and forwards each connection to the current address in `to`.
+    pub async fn new(to: watch::Receiver<SocketAddr>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let (cut, is_cut) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((caller, _)) = listener.accept().await {
-                tokio::spawn(pass_on(caller, *to.borrow(), is_cut.clone()));
+                tokio::spawn(forward(caller, *to.borrow(), is_cut.clone()));
             }
         });
-        Wire { port, cut }
+        Proxy { port, cut }
     }
 
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
 
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.cut.send_replace(false);
     }
 }
 
-async fn pass_on(mut caller: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
+async fn forward(mut caller: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
     if *is_cut.borrow() {
-        // Packets go nowhere until the network is whole again; then the connection has long been given up.
+        // Nothing is forwarded until the network is restored; by then the caller has given up the connection.
         drop(is_cut.wait_for(|cut| !cut).await);
         return;
     }
     let Ok(mut callee) = TcpStream::connect(to).await else {
         return;
     };
-    let is_parted = tokio::select! {
+    let is_partitioned = tokio::select! {
         _ = copy_bidirectional(&mut caller, &mut callee) => false,
         cut = is_cut.wait_for(|cut| *cut) => cut.is_ok(),
     };
-    if is_parted {
-        // Held open and silent, as both ends would see it.
+    if is_partitioned {
+        // Held open and silent, as both ends see a partition.
         drop(is_cut.wait_for(|cut| !cut).await);
     }
 }

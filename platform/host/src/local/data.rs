@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use banyan_durable::{Db, Place, Schema, migrate};
+use banyan_durable::{Db, Storage, Schema, migrate};
 use hmac::{Hmac, Mac};
 use secrecy::ExposeSecret;
 use sha2::Sha256;
@@ -52,17 +52,17 @@ pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open"
 ///
 /// # Errors
 /// A database URL that is not one.
-pub fn storage(settings: &Settings, module: &str, name: &str) -> anyhow::Result<Place> {
+pub fn storage(settings: &Settings, module: &str, name: &str) -> anyhow::Result<Storage> {
     let Some(url) = url_of(settings, module) else {
         let file = settings.data_dir.join(format!("{}.db", name.replace('_', "-")));
-        return Ok(Place::Sqlite { path: file });
+        return Ok(Storage::Sqlite { path: file });
     };
     let url = if has_login(settings, module) {
         Login::of(url, name)?.url
     } else {
         url.to_owned()
     };
-    Ok(Place::Postgres {
+    Ok(Storage::Postgres {
         url,
         schema: name.to_owned(),
     })
@@ -211,7 +211,7 @@ impl<'a> Data<'a> {
         let (settings, owners) = (self.settings, self.owners());
         let _lock = self.lock()?;
         for Owner { module, name } in &owners {
-            if let Place::Sqlite { path } = storage(settings, module, name)? {
+            if let Storage::Sqlite { path } = storage(settings, module, name)? {
                 for suffix in ["", "-wal", "-shm"] {
                     let file = format!("{}{suffix}", path.display());
                     match fs::remove_file(&file) {
@@ -311,8 +311,8 @@ async fn migration_connection(
         .await
         .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &place {
-        Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
-        Place::Postgres { .. } => {
+        Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+        Storage::Postgres { .. } => {
             let setting =
                 if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
             format!(

@@ -14,7 +14,7 @@ use anyhow::bail;
 use async_trait::async_trait;
 use banyan_core::{Bus, Check, CheckResult, Clock, Fault, FaultKind, Ids};
 pub use banyan_durable::{Counts, Settings as DurableSettings};
-use banyan_durable::{Db, Feeds, Machinery, Place, Schema, Seed};
+use banyan_durable::{Db, Feeds, Machinery, Storage, Schema, Seed};
 use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
 use banyan_http::Routes;
 use futures::future::{BoxFuture, join_all};
@@ -66,7 +66,7 @@ pub struct ModuleContext {
     /// Whether the profile is `demo`.
     pub is_demo: bool,
     /// Where its further storage is, in the order of [`LocalModule::also_stores`].
-    pub also_stores: Vec<Place>,
+    pub also_stores: Vec<Storage>,
 }
 
 /// A module that was started in this process.
@@ -131,8 +131,8 @@ fn stored<C>(product: &'static Product<C>) -> Vec<data::Stored> {
 /// A database URL that is not one.
 pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     Ok(match data::storage(settings, module, module)? {
-        Place::Sqlite { path } => path.display().to_string(),
-        Place::Postgres { url, schema } => format!("schema {schema} at {}", banyan_core::without_password(&url)),
+        Storage::Sqlite { path } => path.display().to_string(),
+        Storage::Postgres { url, schema } => format!("schema {schema} at {}", banyan_core::without_password(&url)),
     })
 }
 

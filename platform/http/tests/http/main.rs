@@ -1,0 +1,10 @@
+//! The crate as seen through a server: over real connections where the framework's own edges are tested, with actix's test service otherwise.
+
+mod assembly;
+mod callers;
+mod document;
+mod edges;
+mod idempotency;
+mod input;
+mod limits;
+mod support;
