@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "it is a report for people")]
 
 use std::{
+    collections::HashMap,
     hint::black_box,
     net::SocketAddr,
     process::ExitCode,
@@ -17,15 +18,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan::{
-    config::{MODULES, Settings},
-    discovery,
-    rpc::{Remotes, Served, serve},
-};
+use banyan::shop::{Contracts, SHOP};
 use banyan_core::{Call, Fault};
+use banyan_host::settings::Settings;
+use banyan_remote::{
+    discovery,
+    grpc::{Callee, MESSAGE_BYTES, Remotes, Served, ServedModule, serve},
+};
 use inventory_contract::{
     CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock,
-    RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, inventory_client::InventoryClient,
+    RestockOrder, Restocking, ServedInventory, StockCommitment, StockLevel, StockRelease,
+    inventory_client::InventoryClient,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -132,12 +135,18 @@ fn far() -> f64 {
     let stop = CancellationToken::new();
     let address = serving.block_on(shelf_in_another_process(&stop));
     let ratio = asking.block_on(async {
-        let endpoint = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
-        let discovery = discovery::start(&endpoint, &stop).expect("discovery");
-        let stack = Remotes::start(&endpoint, discovery, vec!["inventory"], &stop)
-            .expect("remotes")
-            .contracts()
-            .inventory;
+        let settings = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
+        let endpoints = settings.endpoints().expect("endpoints");
+        let discovery = discovery::start(&settings.discovery, endpoints, &stop).expect("discovery");
+        let callees = SHOP.layout().modules.into_iter().map(|module| Callee {
+            module: module.name,
+            service: module.service,
+            is_called: module.name == "inventory",
+        });
+        let callees: Vec<_> = callees.collect();
+        let probing = settings.discovery.probing();
+        let remotes = Remotes::start(&settings.rpc, &callees, &discovery, probing, None, &stop).expect("remotes");
+        let stack = Contracts::remote(&remotes).inventory;
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address")
             .connect()
@@ -212,19 +221,17 @@ async fn crowded<F: AsyncFn()>(call: F) -> Duration {
 }
 
 async fn shelf_in_another_process(stop: &CancellationToken) -> SocketAddr {
-    let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
-    let discovery = discovery::start(&settings, stop).expect("discovery");
-    let mut contracts = Remotes::start(&settings, discovery, Vec::new(), stop)
-        .expect("remotes")
-        .contracts();
-    contracts.inventory = Arc::new(Shelf);
-    let modules = MODULES.into_iter().filter(|module| *module == "inventory").collect();
-    let served = Served {
-        contracts,
-        feeds: banyan_durable::Feeds::new(),
-        modules,
+    let inventory = ServedModule {
+        name: "inventory",
+        descriptors: inventory_contract::DESCRIPTOR_SET,
+        serve: Box::new(|services| services.add(ServedInventory(Arc::new(Shelf)).server(MESSAGE_BYTES))),
     };
-    let serving = serve(&settings, served, stop.clone())
+    let served = Served {
+        modules: vec![inventory],
+        feeds: HashMap::new(),
+    };
+    let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
+    let serving = serve(&settings.rpc, served, None, Duration::from_secs(25), stop.clone())
         .await
         .expect("a free port")
         .expect("rpc.listen is set");
@@ -235,7 +242,7 @@ fn settings(variables: &[(&str, &str)]) -> Settings {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Settings::from_sources(None, variables).expect("settings")
+    banyan::settings(None, variables).expect("settings")
 }
 
 fn threads() -> Runtime {

@@ -72,7 +72,9 @@ pub const MODULES: &[Module<Contracts>] = &[
         contract: Contract {
             service: inventory_contract::SERVICE,
             descriptors: inventory_contract::DESCRIPTOR_SET,
-            serve: |contracts, services| services.add(ServedInventory(contracts.inventory.clone()).server(MESSAGE_BYTES)),
+            serve: |contracts, services| {
+                services.add(ServedInventory(contracts.inventory.clone()).server(MESSAGE_BYTES))
+            },
         },
         local: local::inventory::MODULE,
     },

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use banyan::config::{MODULES, Settings};
+use banyan::MODULES;
 use libtest_mimic::{Failed, Trial};
 
 use crate::{architecture::root, reference::is_known};
@@ -207,7 +207,7 @@ fn values_are_accepted(processes: Vec<Process>) -> Result<(), Failed> {
             )
             .into());
         }
-        Settings::from_sources(None, environment).map_err(|error| format!("{name}: {error:#}"))?;
+        banyan::settings(None, environment).map_err(|error| format!("{name}: {error:#}"))?;
     }
     Ok(())
 }

@@ -29,7 +29,9 @@ fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
             machinery: inventory.machinery,
             seed: inventory.seed,
             well_known: None,
-            offer: Box::new(|contracts: &mut Contracts| contracts.inventory = Arc::new(LocalInventory(inventory.contract))),
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.inventory = Arc::new(LocalInventory(inventory.contract))
+            }),
         })
     }))
 }

@@ -37,7 +37,9 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             machinery: notifications.machinery,
             seed: notifications.seed,
             well_known: None,
-            offer: Box::new(|contracts: &mut Contracts| contracts.notifications = Arc::new(LocalNotifications(notifications.contract))),
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.notifications = Arc::new(LocalNotifications(notifications.contract))
+            }),
         })
     }))
 }

@@ -27,7 +27,11 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
         if !context.is_demo {
             tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
         }
-        let books = context.also_stores.into_iter().next().context("the provider's storage")?;
+        let books = context
+            .also_stores
+            .into_iter()
+            .next()
+            .context("the provider's storage")?;
         let payments = ::payments::start(::payments::Needs {
             db: context.db,
             clock: context.clock,
@@ -43,7 +47,9 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             machinery: payments.machinery,
             seed: payments.seed,
             well_known: None,
-            offer: Box::new(|contracts: &mut Contracts| contracts.payments = Arc::new(LocalPayments(payments.contract))),
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.payments = Arc::new(LocalPayments(payments.contract))
+            }),
         })
     }))
 }

@@ -29,7 +29,9 @@ fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
             machinery: shipping.machinery,
             seed: shipping.seed,
             well_known: None,
-            offer: Box::new(|contracts: &mut Contracts| contracts.shipping = Arc::new(LocalShipping(shipping.contract))),
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.shipping = Arc::new(LocalShipping(shipping.contract))
+            }),
         })
     }))
 }

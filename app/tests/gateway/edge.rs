@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::instance::{Instance, header};
-use crate::{config::Settings, discovery, gateway, health::Checks, server, telemetry};
+use banyan_core::Checks;
+use banyan_gateway::Proxy;
+use banyan_host::{Health, server, settings::Settings};
+use banyan_remote::{discovery, mtls::Identity};
 
 struct NoKeys;
 
@@ -32,7 +35,7 @@ impl KeySource for NoKeys {
 pub struct Edge {
     pub address: SocketAddr,
     pub scheme: &'static str,
-    pub proxy: Arc<gateway::Proxy>,
+    pub proxy: Arc<Proxy>,
     handles: Vec<ServerHandle>,
     _stop: DropGuard,
 }
@@ -46,6 +49,16 @@ impl Edge {
 
     /// As [`before`](Edge::before), wherever they may be.
     pub async fn of(module: &str, endpoints: &str, settings: &[(&str, &str)]) -> anyhow::Result<Edge> {
+        Edge::tuned(module, endpoints, settings, |_| {}).await
+    }
+
+    /// As [`of`](Edge::of), with limits that are no settings changed.
+    pub async fn tuned(
+        module: &str,
+        endpoints: &str,
+        settings: &[(&str, &str)],
+        tune: impl FnOnce(&mut Settings),
+    ) -> anyhow::Result<Edge> {
         let endpoint = format!("BANYAN__MODULES__{}__HTTP_ENDPOINT", module.to_uppercase());
         let fixed = [
             (endpoint.as_str(), endpoints),
@@ -53,19 +66,23 @@ impl Edge {
             ("BANYAN__HTTP__WORKERS", "1"),
         ];
         let given = fixed.iter().chain(settings).filter(|(_, value)| !value.is_empty());
-        let settings = Settings::from_sources(
-            None,
-            given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        )?;
+        let given = given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut settings = banyan::settings(None, given)?;
+        tune(&mut settings);
         let stop = CancellationToken::new();
-        let proxy = gateway::proxy(&settings, &discovery::start(&settings, &stop)?, &[], &stop)?;
-        let checks = Checks {
-            dependencies: gateway::checks(&proxy),
-            started: CancellationToken::new(),
-            stopping: CancellationToken::new(),
-            metrics: telemetry::metrics(),
-        };
-        checks.started.cancel();
+        let identity = Identity::load(&settings.mtls)?;
+        let discovery = discovery::start(&settings.discovery, settings.endpoints()?, &stop)?;
+        let proxy = Proxy::start(
+            settings.gateway.clone(),
+            banyan::shop::SHOP.document,
+            &banyan::MODULES,
+            &discovery,
+            settings.discovery.probing(),
+            identity.as_ref(),
+            &stop,
+        )?;
+        let health = Health::new(Checks::new(banyan_gateway::checks(&proxy)));
+        health.started.cancel();
         let served = server::Served {
             api: Vec::new(),
             well_known: Vec::new(),
@@ -76,11 +93,13 @@ impl Edge {
                 "banyan",
                 Arc::new(SystemClock),
             )),
-            checks: Arc::new(checks),
+            health: Arc::new(health),
             ids: Arc::new(RandomIds),
             proxy: proxy.clone(),
+            is_edge: true,
         };
-        let listening = server::start(&settings, served)?;
+        let transport = server::Transport::of(&settings.http, identity.as_ref(), true)?;
+        let listening = server::start(&settings, transport, served)?;
         let handles = listening.servers.iter().map(actix_web::dev::Server::handle).collect();
         listening
             .servers

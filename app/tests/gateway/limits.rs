@@ -3,13 +3,13 @@
 use std::{future::pending, time::Duration};
 
 use actix_web::{App, HttpResponse, body::to_bytes, http::StatusCode, middleware::from_fn, test};
+use banyan_host::settings::Settings;
 use banyan_http::ShellSettings;
 
 use super::{
     edge::Edge,
     instance::{Deed, Instance},
 };
-use crate::gateway;
 
 const EVENTS: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
@@ -34,7 +34,6 @@ async fn a_module_that_hangs_takes_its_places_and_no_more() {
         ("BANYAN__GATEWAY__CONCURRENCY", "2"),
         ("BANYAN__GATEWAY__QUEUE", "0"),
         ("BANYAN__GATEWAY__TIMEOUT_MS", "2000"),
-        ("BANYAN__GATEWAY__RETRY_AFTER_S", "7"),
     ];
     let edge = Edge::before("orders", &[&hanging], &settings).await;
     let beyond = async {
@@ -42,7 +41,7 @@ async fn a_module_that_hangs_takes_its_places_and_no_more() {
         let refused = edge.get("/api/v1/orders").await;
         assert_eq!(
             (refused.status, refused.code().as_str(), refused.header("retry-after")),
-            (503, "module_busy", "7"),
+            (503, "module_busy", "2"),
             "{refused:?}"
         );
         assert!(refused.body.contains("orders"), "{}", refused.body);
@@ -86,12 +85,9 @@ async fn who_waits_for_a_place_gets_it_when_another_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_has_begun_takes_no_place() {
     let orders = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
-    let settings = [
-        ("BANYAN__GATEWAY__CONCURRENCY", "1"),
-        ("BANYAN__GATEWAY__QUEUE", "0"),
-        ("BANYAN__GATEWAY__ANSWER_SILENCE_MS", "500"),
-    ];
-    let edge = Edge::before("orders", &[&orders], &settings).await;
+    let settings = [("BANYAN__GATEWAY__CONCURRENCY", "1"), ("BANYAN__GATEWAY__QUEUE", "0")];
+    let quick = |settings: &mut Settings| settings.gateway.limits.response_silence = Duration::from_millis(500);
+    let edge = Edge::tuned("orders", &orders.base, &settings, quick).await.unwrap();
     let stream = async || edge.get("/api/v1/orders/1/events").await;
     let second = async {
         heard(&orders, 1).await;
@@ -117,7 +113,7 @@ async fn a_request_that_is_passed_on_may_take_as_long_as_its_module_and_one_for_
     let app = App::new()
         .default_service(actix_web::web::to(pending::<HttpResponse>))
         .wrap(from_fn(move |request, next| {
-            gateway::dispatch(proxy.clone(), request, next)
+            banyan_gateway::dispatch(proxy.clone(), request, next)
         }))
         .wrap(banyan_http::shell(shell));
     let app = test::init_service(app).await;

@@ -229,7 +229,7 @@ async fn what_nobody_documents_is_answered_here() {
     assert_eq!(edge.get("/health/live").await.body, r#"{"status":"live"}"#);
     assert_eq!(catalog.heard().len(), 0);
     let served: serde_json::Value = serde_json::from_str(&edge.get("/openapi.json").await.body).unwrap();
-    let committed: serde_json::Value = serde_json::from_str(crate::gateway::routes::DOCUMENT).unwrap();
+    let committed: serde_json::Value = serde_json::from_str(banyan::shop::SHOP.document).unwrap();
     assert!(
         served == committed,
         "the edge serves another document than that of all modules"
@@ -342,7 +342,7 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
         .to_http_request();
     let orders = Instance::answering(r#"{"items": []}"#).await;
     let edge = Edge::before("orders", &[&orders], &[]).await;
-    let answered = crate::overview::told_by_its_process(&edge.proxy, "orders", &request)
+    let answered = banyan_host::fetch_own_view(&edge.proxy, "orders", &request)
         .await
         .unwrap();
     assert_eq!(answered, serde_json::json!({"items": []}));
@@ -364,7 +364,7 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(asked_in_vain("orders").await, "orders answered 403 Forbidden");
+    assert_eq!(asked_in_vain("orders").await, "orders responded with 403 Forbidden");
     assert!(asked_in_vain("users").await.contains("module_unavailable"));
     let babbling = Instance::answering("{").await;
     let edge = Edge::before("orders", &[&babbling], &[]).await;
@@ -373,7 +373,7 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
         .get_json("orders", "/api/v1/ops/modules", &request)
         .await
         .unwrap_err();
-    assert_eq!(unreadable.to_string(), "the answer is not JSON");
+    assert_eq!(unreadable.to_string(), "the response is not JSON");
 }
 
 #[tokio::test(flavor = "multi_thread")]

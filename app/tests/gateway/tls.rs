@@ -1,6 +1,9 @@
 //! TLS: of the edge, and between the edge and the instances.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
+
+use banyan_host::{server::Transport, settings::Settings};
+use banyan_remote::mtls::Identity;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -148,7 +151,7 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
     let text = settings
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let identity = crate::mtls::Identity::load(&crate::config::Settings::from_sources(None, text).unwrap())
+    let identity = banyan_remote::mtls::Identity::load(&banyan::settings(None, text).unwrap().mtls)
         .unwrap()
         .unwrap();
     let service = actix_web::HttpServer::new(|| {
@@ -200,12 +203,14 @@ async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_noth
         ("BANYAN__MTLS__CA_FILE", files[0].as_str()),
         ("BANYAN__MTLS__CERTIFICATE_FILE", files[1].as_str()),
         ("BANYAN__MTLS__KEY_FILE", files[2].as_str()),
-        ("BANYAN__GATEWAY__CONNECT_TIMEOUT_MS", "100"),
         ("BANYAN__GATEWAY__TIMEOUT_MS", "5000"),
-        // No probe finds out before the request does.
-        ("BANYAN__DISCOVERY__PROBE_TIMEOUT_MS", "600000"),
     ];
-    let edge = Edge::of("orders", &endpoint, &settings).await.unwrap();
+    let tune = |settings: &mut Settings| {
+        settings.gateway.limits.connect_timeout = Duration::from_millis(100);
+        // No probe finds out before the request does.
+        settings.discovery.timing.probe_timeout = Duration::from_secs(600);
+    };
+    let edge = Edge::tuned("orders", &endpoint, &settings, tune).await.unwrap();
     let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
     assert_eq!(
         (reply.status, reply.code().as_str()),
@@ -213,14 +218,13 @@ async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_noth
         "{reply:?}"
     );
     assert!(
-        !edge.proxy.states()["orders"][0].in_rotation,
+        !edge.proxy.instances("orders")[0].in_rotation,
         "who cannot be connected is asked again only after a probe"
     );
 }
 
 #[test]
 fn who_is_served_how_is_decided_by_what_is_set() {
-    use crate::{config::Settings, server};
     let certificates = Certificates::new();
     let path = |name: &str| certificates.path(name);
     let mtls = [
@@ -243,11 +247,14 @@ fn who_is_served_how_is_decided_by_what_is_set() {
             .iter()
             .flat_map(|part| part.iter())
             .map(|(name, value)| (format!("BANYAN__{name}"), value.clone()));
-        let edge = Settings::from_sources(None, set).and_then(|settings| server::Edge::of(&settings, has_gateway));
-        match edge {
-            Ok(server::Edge::Plain) => "plain".to_owned(),
-            Ok(server::Edge::Public(_)) => "public".to_owned(),
-            Ok(server::Edge::Internal(_)) => "internal".to_owned(),
+        let transport = banyan::settings(None, set).and_then(|settings| {
+            let identity = Identity::load(&settings.mtls)?;
+            Transport::of(&settings.http, identity.as_ref(), has_gateway)
+        });
+        match transport {
+            Ok(Transport::Plain) => "plain".to_owned(),
+            Ok(Transport::Public(_)) => "public".to_owned(),
+            Ok(Transport::Internal(_)) => "internal".to_owned(),
             Err(error) => format!("{error:#}"),
         }
     };
@@ -277,7 +284,7 @@ fn who_is_served_how_is_decided_by_what_is_set() {
 fn a_renewed_certificate_is_used_without_a_restart() {
     let certificates = Certificates::new();
     let path = |name: &str| Path::new(&certificates.path(name)).to_owned();
-    let renewed = crate::tls::Renewed::read(path("certificate.pem"), path("key.pem")).unwrap();
+    let renewed = banyan_host::tls::Renewed::read(path("certificate.pem"), path("key.pem")).unwrap();
     let seen = || renewed.current(std::time::Duration::ZERO).cert.clone();
     let old = seen();
     assert_eq!(seen(), old);

@@ -8,8 +8,9 @@ use inventory_contract::{FindStock, ReserveStock};
 use shared_kernel::Role;
 use uuid::Uuid;
 
-use super::{instances::Instances, stock::Mood, *};
-use crate::discovery::{Address, rotation::Reach};
+use banyan_remote::{balancing::Connector, discovery::Address, grpc::GrpcConnector};
+
+use super::{stock::Mood, *};
 
 fn find(sku: &str) -> FindStock {
     FindStock { sku: sku.to_owned() }
@@ -127,7 +128,7 @@ async fn an_instance_is_called_by_the_name_it_was_found_by() {
     tokio::spawn(server.serve_with_incoming(incoming));
     let named: Address = format!("http://users.internal:{}", address.port()).parse().unwrap();
     for found in [named.at(address.ip()), format!("http://{address}").parse().unwrap()] {
-        let instances = Instances::new("", None, &Settings::default());
+        let instances = GrpcConnector::new("", None, &settings(&[]).rpc);
         let connection = instances.connect(&found).unwrap();
         instances.probe(&connection).await.unwrap();
     }
@@ -149,9 +150,7 @@ async fn only_the_modules_that_are_asked_are_watched() {
         .map(|state| (state.module, state.instances.len()))
         .collect();
     assert_eq!(known, [("inventory".to_owned(), 1)]);
-    let fault = shop
-        .remotes
-        .contracts()
+    let fault = Contracts::remote(&shop.remotes)
         .catalog
         .list_products(&Call::default(), Default::default())
         .await

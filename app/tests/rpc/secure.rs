@@ -4,8 +4,9 @@ use banyan_core::Call;
 use inventory_contract::{FindStock, RemoteInventory};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use banyan_remote_testing::Authority;
+
 use super::*;
-use crate::mtls::testing::Authority;
 
 async fn answers(inventory: &dyn Inventory) -> bool {
     let call = Call::by_module("orders").within(Duration::from_secs(2));

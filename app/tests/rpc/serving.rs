@@ -17,11 +17,9 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
+use banyan_core::CheckResult;
+
 use super::{stock::Mood, *};
-use crate::{
-    config::MODULES,
-    health::{Check, State},
-};
 
 const INVENTORY: &str = "banyan.inventory.v1.Inventory";
 
@@ -77,11 +75,11 @@ impl Check for Needed {
         self.module
     }
 
-    async fn state(&self) -> State {
+    async fn run(&self) -> CheckResult {
         if self.is_away.load(Ordering::SeqCst) {
-            State::needed("it is away")
+            CheckResult::failed("it is away")
         } else {
-            State::ok()
+            CheckResult::ok()
         }
     }
 }
@@ -117,7 +115,7 @@ async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_b
             .unwrap();
         assert_eq!(
             (out.address.port(), out.reason.as_deref()),
-            (sick.address.port(), Some("it says NOT_SERVING"))
+            (sick.address.port(), Some("its health is NOT_SERVING"))
         );
         for _ in 0..20 {
             shop.inventory()
@@ -206,22 +204,25 @@ async fn reflect(address: SocketAddr, asked: MessageRequest) -> MessageResponse 
     answers.next().await.unwrap().unwrap().message_response.unwrap()
 }
 
+fn all_modules() -> Served {
+    let contracts = Contracts::remote(&Shop::without_instances().remotes);
+    let served = banyan::MODULES
+        .into_iter()
+        .map(|module| served_module(module, contracts.clone()));
+    Served {
+        modules: served.collect(),
+        feeds: HashMap::new(),
+    }
+}
+
 /// A process with all modules, which nobody asks anything but about itself.
 async fn everything() -> (SocketAddr, DropGuard) {
     let stop = CancellationToken::new();
-    let served = Served {
-        contracts: Shop::without_instances().remotes.contracts(),
-        feeds: HashMap::new(),
-        modules: MODULES.to_vec(),
-    };
-    let serving = serve(
-        &settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]),
-        served,
-        stop.clone(),
-    )
-    .await
-    .unwrap()
-    .unwrap();
+    let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
+    let serving = serve(&settings.rpc, all_modules(), None, DRAIN, stop.clone())
+        .await
+        .unwrap()
+        .unwrap();
     (serving.address, stop.drop_guard())
 }
 
@@ -234,8 +235,8 @@ async fn reflection_lists_every_service_and_describes_each_as_it_is() {
         panic!("no list");
     };
     let listed: BTreeSet<String> = listed.service.into_iter().map(|service| service.name).collect();
-    let expected = MODULES
-        .map(service_of)
+    let expected = banyan::MODULES
+        .map(|module| SHOP.layout().find(module).expect("a module").service)
         .into_iter()
         .chain(["banyan.events.v1.EventFeed", "grpc.health.v1.Health"]);
     for service in expected {
@@ -293,13 +294,8 @@ async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
 
 #[tokio::test]
 async fn a_process_that_serves_nobody_need_not_listen() {
-    let served = Served {
-        contracts: Shop::without_instances().remotes.contracts(),
-        feeds: HashMap::new(),
-        modules: MODULES.to_vec(),
-    };
     assert!(
-        serve(&settings(&[]), served, CancellationToken::new())
+        serve(&settings(&[]).rpc, all_modules(), None, DRAIN, CancellationToken::new())
             .await
             .unwrap()
             .is_none()

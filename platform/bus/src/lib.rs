@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use in_process::InProcessBus;
 #[cfg(feature = "rabbitmq")]
 pub use rabbitmq::RabbitBus;
-pub use settings::{QueueType, Settings};
+pub use settings::{Limits, QueueType, Settings};
 pub use state::{BusState, LinkState};
 pub use topology::{Queue, Topology};
 

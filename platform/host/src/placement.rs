@@ -266,3 +266,59 @@ pub fn mermaid(placements: &[Placement]) -> String {
     }
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Defaults;
+
+    const NAMES: [&str; 4] = ["users", "catalog", "payments", "orders"];
+
+    /// A process with payments, and perhaps the gateway, in a product with other modules.
+    fn missing(is_edge: bool, variables: &[(&str, &str)]) -> String {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = Settings::from_sources(&Defaults::new(NAMES.to_vec(), ""), None, variables).unwrap();
+        let module = |name| ModuleLayout {
+            name,
+            calls: &[],
+            subscribes: &[],
+            service: "",
+            is_local: name == "payments",
+        };
+        let layout = Layout {
+            modules: NAMES.map(module).to_vec(),
+            tokens_from: Some("users"),
+            is_edge,
+            pages_call: &[],
+        };
+        let missing = Missing {
+            layout: &layout,
+            settings: &settings,
+        };
+        missing.sentences().unwrap().join("\n")
+    }
+
+    #[test]
+    fn an_endpoint_that_could_never_be_called_is_named_by_its_key() {
+        let secured = ("BANYAN__MTLS__CA_FILE", "ca.pem");
+        let users = |url| ("BANYAN__MODULES__USERS__ENDPOINT", url);
+        let wrong = "modules.users.endpoint names http://users-2:9000, which is plaintext";
+        assert!(missing(false, &[secured, users("https://users-1:9000,http://users-2:9000")]).contains(wrong));
+        let wrong = "modules.users.endpoint names https://users-1:9000, which needs certificates";
+        assert!(missing(false, &[users("https://users-1:9000")]).contains(wrong));
+        let catalog = ("BANYAN__MODULES__CATALOG__HTTP_ENDPOINT", "https://catalog-1:8100");
+        assert!(
+            missing(true, &[catalog])
+                .contains("modules.catalog.http_endpoint names https://catalog-1:8100, which needs")
+        );
+        // What this process never calls may be whatever it is for others.
+        let orders = ("BANYAN__MODULES__ORDERS__ENDPOINT", "https://orders-1:9000");
+        let own = ("BANYAN__MODULES__PAYMENTS__ENDPOINT", "https://payments-1:9000");
+        for fine in [catalog, orders, own, users("http://users-1:9000")] {
+            assert!(!missing(false, &[fine]).contains(" names "), "{fine:?}");
+        }
+        assert!(!missing(true, &[secured, users("https://users-1:9000"), catalog]).contains(" names "));
+    }
+}

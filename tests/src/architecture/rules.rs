@@ -1,6 +1,6 @@
 //! The rules, each with its reason and its fix.
 
-pub use banyan::config::MODULES;
+pub use banyan::MODULES;
 
 use super::workspace::{Source, Workspace};
 

@@ -1,6 +1,6 @@
 //! Commands that need no running shop: help, settings, modules, the OpenAPI document; and usage errors.
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 
 use super::{checks, installation::Installation};
 use crate::harness::Stage;

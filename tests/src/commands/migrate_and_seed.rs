@@ -1,6 +1,6 @@
 //! `migrate` and `seed` on both databases: what they create, that they can be repeated, and how an old binary refuses newer tables.
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 use banyan_durable_testing::PostgresHome;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use banyan_durable::{Db, Storage, Schema, migrate};
+use banyan_durable::{Db, Schema, Storage, migrate};
 use hmac::{Hmac, Mac};
 use secrecy::ExposeSecret;
 use sha2::Sha256;

@@ -14,7 +14,7 @@ use anyhow::bail;
 use async_trait::async_trait;
 use banyan_core::{Bus, Check, CheckResult, Clock, Fault, FaultKind, Ids};
 pub use banyan_durable::{Counts, Settings as DurableSettings};
-use banyan_durable::{Db, Feeds, Machinery, Storage, Schema, Seed};
+use banyan_durable::{Db, Feeds, Machinery, Schema, Seed, Storage};
 use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
 use banyan_http::Routes;
 use futures::future::{BoxFuture, join_all};
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Product,
+    Module, Product,
     migrated::{Migrated, Tables},
     settings::{Auth, Section, Settings},
 };
@@ -97,7 +97,7 @@ pub struct Sources {
 }
 
 /// The modules of this binary, their settings read.
-pub struct Configured<C: 'static>(Vec<(&'static str, &'static LocalModule<C>, Start<C>)>);
+pub struct Configured<C: 'static>(Vec<(&'static Module<C>, &'static LocalModule<C>, Start<C>)>);
 
 /// Reads the settings of all modules in this binary.
 ///
@@ -108,7 +108,7 @@ pub fn configure<C>(product: &'static Product<C>, settings: &Settings) -> anyhow
     for module in product.modules {
         if let Some(local) = &module.local {
             let start = (local.configure)(settings.section_of(module.name))?;
-            configured.push((module.name, local, start));
+            configured.push((module, local, start));
         }
     }
     Ok(Configured(configured))
@@ -190,7 +190,8 @@ impl LocalModules {
         }
         data.migrate().await?;
         let mut running = Vec::new();
-        for (name, local, start) in configured.0 {
+        for (module, local, start) in configured.0 {
+            let name = module.name;
             let further = local
                 .also_stores
                 .iter()
@@ -205,6 +206,13 @@ impl LocalModules {
             };
             let started = start.0(context, contracts.clone()).await;
             let started = started.map_err(|error| error.context(format!("starting {name}")))?;
+            let topics = started.machinery.topics();
+            if topics != module.subscribes {
+                bail!(
+                    "the table of modules says that {name} subscribes to {:?}, but its reactions subscribe to {topics:?}",
+                    module.subscribes
+                );
+            }
             (started.offer)(contracts);
             running.push(Running {
                 name,

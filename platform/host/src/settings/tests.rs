@@ -1,10 +1,14 @@
 //! What is refused, and in which words.
 
+use std::{env, fs};
+
 use super::*;
 
 fn load(toml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
     let file = (PathBuf::from("banyan.toml"), toml.to_owned());
+    let defaults = Defaults::new(vec!["users", "orders"], "[orders]\nopen_checkouts = 1000\n");
     Settings::from_sources(
+        &defaults,
         Some(file),
         environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
     )
@@ -107,11 +111,22 @@ fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
 }
 
 #[test]
-fn every_module_has_a_section() {
-    let settings = load("", &[]).unwrap();
+fn every_module_has_a_place_and_a_section_of_its_own() {
+    let settings = load("", &[("BANYAN__MODULES__USERS__ENDPOINT", "http://users-1:9000")]).unwrap();
+    assert_eq!(settings.modules.keys().collect::<Vec<_>>(), ["orders", "users"]);
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Own {
+        open_checkouts: u32,
+    }
+    assert_eq!(
+        settings.section_of("orders").read::<Own>().unwrap().open_checkouts,
+        1_000
+    );
+    let wrong = load("[orders]\nopen_checkouts = \"many\"", &[]).unwrap();
+    let error = format!("{:#}", wrong.section_of("orders").read::<Own>().unwrap_err());
     assert!(
-        MODULES.iter().all(|module| settings.modules.contains_key(*module)),
-        "{:?}",
-        settings.modules
+        error.contains("[orders]") && error.contains("banyan.toml") && error.contains("many"),
+        "{error}"
     );
 }

@@ -5,5 +5,6 @@ mod edge;
 mod instance;
 mod limits;
 mod passing;
+mod routes;
 mod streams;
 mod tls;

@@ -7,18 +7,24 @@ mod secure;
 mod serving;
 mod stock;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use banyan::shop::{Contracts, SHOP};
+use banyan_core::{Check, Checks};
+use banyan_host::settings::Settings;
+use banyan_remote::{
+    balancing::BreakerState,
+    discovery,
+    grpc::{Callee, RemoteState, Remotes, Served, ServedModule, Serving, serve},
+    mtls::Identity,
+};
+use inventory_contract::Inventory;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use inventory_contract::Inventory;
-
-use super::{contracts::service_of, *};
-use crate::{
-    config, discovery,
-    health::{Check, Checks},
-};
 use stock::Stock;
+
+/// The timeout for calls that are under way at a stop.
+const DRAIN: Duration = Duration::from_secs(25);
 
 /// A process that serves inventory, until it is dropped.
 struct Warehouse {
@@ -41,18 +47,19 @@ impl Warehouse {
         let stop = CancellationToken::new();
         let stock = Arc::new(Stock::default());
         // The others are not here: they are asked nowhere.
-        let mut contracts = Shop::without_instances().remotes.contracts();
+        let mut contracts = Contracts::remote(&Shop::without_instances().remotes);
         contracts.inventory = stock.clone();
         let feeds = HashMap::from([(
             "inventory".to_owned(),
             stock.clone() as Arc<dyn banyan_event_feed_contract::EventFeed>,
         )]);
         let served = Served {
-            contracts,
+            modules: vec![served_module("inventory", contracts)],
             feeds,
-            modules: vec!["inventory"],
         };
-        let serving = serve(&settings(&variables), served, stop.clone())
+        let settings = settings(&variables);
+        let identity = Identity::load(&settings.mtls)?;
+        let serving = serve(&settings.rpc, served, identity.as_ref(), DRAIN, stop.clone())
             .await?
             .expect("rpc.listen is set");
         let _stop_at_end = stop.clone().drop_guard();
@@ -70,7 +77,7 @@ impl Warehouse {
         self.serving
             .as_ref()
             .expect("it is open")
-            .follow(Arc::new(Checks::new(dependencies)), self.stop.clone());
+            .follow(Checks::new(dependencies), self.stop.clone());
     }
 
     /// Stops as a process does, and waits for the end.
@@ -105,8 +112,22 @@ impl Shop {
     fn with(variables: &[(&str, &str)]) -> Self {
         let stop = CancellationToken::new();
         let settings = settings(variables);
-        let discovery = discovery::start(&settings, &stop).unwrap();
-        let remotes = Remotes::start(&settings, discovery, vec!["inventory"], &stop).unwrap();
+        let endpoints = settings.endpoints().unwrap();
+        let discovery = discovery::start(&settings.discovery, endpoints, &stop).unwrap();
+        let callees = SHOP.layout().modules.into_iter().map(|module| Callee {
+            module: module.name,
+            service: module.service,
+            is_called: module.name == "inventory",
+        });
+        let remotes = Remotes::start(
+            &settings.rpc,
+            &callees.collect::<Vec<_>>(),
+            &discovery,
+            settings.discovery.probing(),
+            Identity::load(&settings.mtls).unwrap().as_ref(),
+            &stop,
+        )
+        .unwrap();
         Shop {
             remotes,
             _stop_at_end: stop.drop_guard(),
@@ -114,7 +135,7 @@ impl Shop {
     }
 
     fn inventory(&self) -> Arc<dyn Inventory> {
-        self.remotes.contracts().inventory
+        Contracts::remote(&self.remotes).inventory
     }
 
     fn state(&self) -> RemoteState {
@@ -126,14 +147,27 @@ impl Shop {
     }
 }
 
-fn settings(variables: &[(&str, &str)]) -> config::Settings {
-    config::Settings::from_sources(
-        None,
-        variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    )
-    .unwrap()
+/// How a module of the shop is served, with these contracts.
+fn served_module(name: &str, contracts: Contracts) -> ServedModule {
+    let module = SHOP.modules.iter().find(|module| module.name == name).unwrap();
+    let serve = module.contract.serve;
+    ServedModule {
+        name: module.name,
+        descriptors: module.contract.descriptors,
+        serve: Box::new(move |services| serve(&contracts, services)),
+    }
+}
+
+fn settings(variables: &[(&str, &str)]) -> Settings {
+    let given = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let mut settings = banyan::settings(None, given).unwrap();
+    if settings.discovery.probe_every_ms >= 600_000 {
+        // Where no further probe begins during a test, the first one does not end either.
+        settings.discovery.timing.probe_timeout = Duration::from_secs(600);
+    }
+    settings
 }
 
 /// A place where nobody listens.
@@ -155,21 +189,4 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), waiting)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
-}
-
-#[test]
-fn every_default_stands_in_the_file() {
-    let settings = settings(&[]);
-    assert_eq!(Settings::read(&settings).unwrap(), Settings::default());
-    assert_eq!(
-        settings.section::<crate::mtls::Settings>("mtls").unwrap(),
-        crate::mtls::Settings::default()
-    );
-}
-
-#[test]
-fn a_limit_of_nothing_is_refused_with_its_key() {
-    let error = |variable: &str, value: &str| Settings::read(&settings(&[(variable, value)])).unwrap_err().to_string();
-    assert!(error("BANYAN__RPC__CONCURRENCY", "0").contains("rpc.concurrency"));
-    assert!(error("BANYAN__RPC__BREAKER_FAILURE_RATE", "1.5").contains("rpc.breaker_failure_rate"));
 }
