@@ -42,7 +42,7 @@ async fn an_event_arrives_while_the_stream_is_open_and_the_client_may_leave() {
         read.contains("text/event-stream") && read.contains("transfer-encoding: chunked"),
         "{read}"
     );
-    let in_flight = |edge: &Edge| edge.proxy.states()["orders"][0].in_flight;
+    let in_flight = |edge: &Edge| edge.proxy.instances("orders")[0].in_flight;
     assert_eq!(in_flight(&edge), 1, "a stream is in flight until it ends");
     drop(client);
     orders.is_left().await;
@@ -78,7 +78,7 @@ async fn a_stream_that_falls_silent_is_ended_and_one_that_shows_itself_goes_on()
         "the client takes it for whole: {rest:?}"
     );
     silent.is_left().await;
-    assert_eq!(edge.proxy.states()["orders"][0].in_flight, 0);
+    assert_eq!(edge.proxy.instances("orders")[0].in_flight, 0);
 
     let beats = Deed::Drip(
         EVENTS.to_owned(),
