@@ -33,9 +33,9 @@ use utoipa::openapi::OpenApi;
 use banyan_remote::{
     balancing::{
         Attempt, Balancer, BreakerRules, BreakerState, Bulkhead, CallFailure, InstanceState, ModuleClient, Picked,
-        Probing, Resend,
+        Resend,
     },
-    discovery::{Address, Discovery, Interface},
+    discovery::{Address, Discovery, Interface, Probing},
     mtls::Identity,
 };
 

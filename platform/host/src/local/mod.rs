@@ -13,7 +13,7 @@ use std::{
 use anyhow::bail;
 use async_trait::async_trait;
 use banyan_core::{Bus, Check, CheckResult, Clock, Fault, FaultKind, Ids};
-pub use banyan_durable::{Counts, Settings as DurableSettings};
+pub use banyan_durable::Counts;
 use banyan_durable::{Db, Feeds, Machinery, Schema, Seed, Storage};
 use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
 use banyan_http::Routes;

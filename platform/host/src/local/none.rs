@@ -14,9 +14,6 @@ use crate::{Product, migrated::Migrated, settings::Settings};
 /// Only passed on here, as the module's own process sent it.
 pub type Counts = serde_json::Value;
 
-/// Read by processes with modules alone.
-pub type DurableSettings = serde::de::IgnoredAny;
-
 /// There is no module to start.
 pub struct LocalModule<C>(PhantomData<C>);
 

@@ -2,6 +2,8 @@
 //!
 //! They are read once into typed sections; each part of the platform is given its own section, and each module its own.
 
+#[cfg_attr(not(feature = "modules"), path = "no_durable.rs")]
+mod durable;
 mod show;
 mod sources;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use config::Config;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::local::DurableSettings;
+use durable::DurableSettings;
 pub use sources::{Defaults, Section};
 
 /// Everything that can be set, checked.

@@ -22,16 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use utoipa::ToSchema;
 
-use crate::discovery::{Address, Interface};
-
-/// How instances are probed.
-#[derive(Clone, Copy, Debug)]
-pub struct Probing {
-    /// The interval between two probes of an instance.
-    pub every: Duration,
-    /// The timeout of one.
-    pub timeout: Duration,
-}
+use crate::discovery::{Address, Interface, Probing};
 
 /// How instances are connected and probed.
 #[async_trait]

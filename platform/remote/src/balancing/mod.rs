@@ -10,7 +10,7 @@ mod bulkhead;
 mod client;
 mod failure;
 
-pub use balancer::{Balancer, Connector, InstanceState, Picked, Probing, why_degraded};
+pub use balancer::{Balancer, Connector, InstanceState, Picked, why_degraded};
 pub use breaker::{Breaker, BreakerRules, BreakerState, Outcome};
 pub use bulkhead::{Bulkhead, QueueFull};
 pub use client::{Attempt, ModuleClient, Resend};

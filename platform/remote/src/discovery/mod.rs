@@ -19,8 +19,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::balancing::Probing;
-
 pub use address::{Address, Instance};
 
 /// What a process is called for.
@@ -105,6 +103,15 @@ pub struct Settings {
     pub probe_every_ms: u64,
     #[serde(skip)]
     pub timing: Timing,
+}
+
+/// How instances are probed.
+#[derive(Clone, Copy, Debug)]
+pub struct Probing {
+    /// The interval between two probes of an instance.
+    pub every: Duration,
+    /// The timeout of one.
+    pub timeout: Duration,
 }
 
 /// Times that nobody sets.

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ModuleChannel, RemoteState, Settings, connector::GrpcConnector};
 use crate::{
-    balancing::{Balancer, Probing},
-    discovery::{Discovery, Interface},
+    balancing::Balancer,
+    discovery::{Discovery, Interface, Probing},
     mtls::Identity,
 };
 
