@@ -26,7 +26,7 @@ use crate::balancing::{BreakerRules, BreakerState, InstanceState};
 /// The maximum size of a message, in both directions: gRPC's usual limit, which other languages' clients have too.
 pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The connection to a module that runs elsewhere, as it is now.
+/// How the way to a module that runs elsewhere is now.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RemoteState {
     pub module: String,
