@@ -85,7 +85,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_module_that_uses_randomness",
-        |w| write(w, "modules/users/src/service.rs", "let id = Uuid::new_v4();"),
+        |w| write(w, "modules/users/src/service/mod.rs", "let id = Uuid::new_v4();"),
         "no module reads the clock, randomness",
     ),
     (
@@ -143,7 +143,13 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_handler_outside_http_rs",
-        |w| write(w, "modules/inventory/src/service.rs", "use actix_web::HttpResponse;"),
+        |w| {
+            write(
+                w,
+                "modules/inventory/src/service/mod.rs",
+                "use actix_web::HttpResponse;",
+            )
+        },
         "the web server is named only in http.rs",
     ),
     (
