@@ -10,7 +10,7 @@ use std::{
 };
 
 use banyan_core::{Call, Fault, FaultKind};
-use banyan_durable::{Change, heard};
+use banyan_durable::{Change, changed};
 use banyan_http::Stopping;
 use futures::{Stream, stream};
 use parking_lot::Mutex;
@@ -103,7 +103,7 @@ impl Service {
                     return Ok(order);
                 }
                 // Whether it was woken or the interval has passed, the order is loaded again.
-                let _ = tokio::time::timeout(POLL_EVERY, heard(&mut changes, &topic)).await;
+                let _ = tokio::time::timeout(POLL_EVERY, changed(&mut changes, &topic)).await;
             }
         };
         tokio::select! {
@@ -174,7 +174,7 @@ impl Following {
                 if is_final {
                     return Ok(None);
                 }
-                let _ = tokio::time::timeout(POLL_STREAM_EVERY, heard(&mut self.changes, &self.topic)).await;
+                let _ = tokio::time::timeout(POLL_STREAM_EVERY, changed(&mut self.changes, &self.topic)).await;
             }
         }
     }

@@ -54,23 +54,22 @@ impl Sandbox {
     /// # Errors
     /// `unavailable`, with what could not be reached; `no_randomness`.
     pub async fn open(
-        place: &Storage,
+        storage: &Storage,
+        durable: banyan_durable::Settings,
         settings: &Settings,
         timing: Timing,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
         secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<SignedWebhook>), Fault> {
-        store::create_tables(place).await?;
-        let pool = banyan_durable::Settings {
-            pool: 2,
-            ..banyan_durable::Settings::default()
-        };
+        store::create_tables(storage).await?;
+        // A few connections are enough for a stand-in.
+        let durable = banyan_durable::Settings { pool: 2, ..durable };
         let secret = match settings.webhook_secret.clone() {
             Some(secret) => secret,
             None => hex::encode(secrets.new_secret()?).into(),
         };
-        let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
+        let books = Db::open("sandbox_provider", storage, durable, clock, ids).await?;
         let (webhooks, received) = mpsc::channel(WEBHOOK_QUEUE);
         let slow = Duration::from_millis(settings.sandbox.slow_ms);
         let sandbox = Sandbox {

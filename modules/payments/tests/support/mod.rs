@@ -51,6 +51,7 @@ impl Shop {
         let books = SqliteHome::new();
         let provider = ProviderConfig::Sandbox {
             books: books.storage("sandbox-provider"),
+            durable: banyan_durable::Settings::default(),
         };
         let needs = Needs {
             db: db.clone(),

@@ -115,9 +115,10 @@ impl Home {
             pool: 4,
             ..banyan_durable::Settings::default()
         };
-        let db = banyan_durable_testing::open(crate::SCHEMA, &self.payments, pool).await;
+        let db = banyan_durable_testing::open(crate::SCHEMA, &self.payments, pool.clone()).await;
         let opened = Sandbox::open(
             &self.books,
+            pool.clone(),
             &settings,
             timing,
             Arc::new(SystemClock),
