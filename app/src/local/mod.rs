@@ -443,9 +443,5 @@ mod tests {
         }
         let settings = Settings::from_sources(None, []).unwrap();
         compare::<banyan_durable::Settings>(&settings, "durable");
-        #[cfg(feature = "users")]
-        compare::<::users::Settings>(&settings, "users");
-        #[cfg(feature = "notifications")]
-        compare::<::notifications::Settings>(&settings, "notifications");
     }
 }

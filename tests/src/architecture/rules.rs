@@ -219,7 +219,7 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
     }
 }
 
-/// Tests stand beside their rule, in `tests/`, or in a file of their own.
+/// Tests stand beside their rule, in `tests/`, or in a file `tests.rs`.
 fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }

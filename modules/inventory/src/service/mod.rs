@@ -1,6 +1,9 @@
-//! What inventory does: one method, one transaction.
+//! Receipts, adjustments and reservations. Each method that writes is one transaction, which includes its events.
 //!
-//! Items are always locked in the order of their skus, whatever is done with them, so that no two transactions wait for each other.
+//! Items are always locked in the order of their skus, so that transactions cannot deadlock.
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -17,13 +20,13 @@ use shared_kernel::Sku;
 use uuid::Uuid;
 
 use crate::{
-    reservation::{Lines, State, Step},
+    reservation::{Lines, ReservationState, Transition},
     stock::{Movement, StockItem},
     store,
 };
 
-/// The kind under which reservations are remembered; a release names it.
-const RESERVE: &str = "reserve_stock";
+/// The command kind of a reservation, which a release refers to.
+const RESERVE_STOCK: &str = "reserve_stock";
 
 #[derive(Clone)]
 pub struct Service {
@@ -32,7 +35,7 @@ pub struct Service {
     ids: Arc<dyn Ids>,
 }
 
-/// Units that were moved, on their way to the ledger.
+/// Units that were moved and are not in the ledger yet.
 pub struct Moved {
     pub item: StockItem,
     pub kind: Movement,
@@ -52,7 +55,7 @@ impl Service {
         store::find_item(self.db.read(), sku).await
     }
 
-    /// Units came in. The first ones of a sku make its item; the catalog is not asked.
+    /// Books received units. The first receipt of a sku creates its item, whether or not the catalog has such a product.
     pub async fn receive(
         &self,
         tx: &Tx,
@@ -71,10 +74,10 @@ impl Service {
         Ok(item)
     }
 
-    /// Counting found more or fewer than the books say; `difference` is not zero.
+    /// Books the difference between counted and booked units; `difference` is not zero.
     ///
     /// # Errors
-    /// `not_found` for a sku that was never received; `below_reserved` if promised units would be gone.
+    /// `not_found` for a sku that was never received; `below_reserved` if fewer units would be left than are reserved.
     pub async fn adjust(
         &self,
         tx: &Tx,
@@ -83,7 +86,7 @@ impl Service {
         difference: i64,
         reason: Option<String>,
     ) -> Result<StockItem, Fault> {
-        let (kind, quantity) = Movement::of_difference(difference);
+        let (kind, quantity) = Movement::from_difference(difference);
         let Some(item) = store::move_units(tx.conn(), sku, kind, quantity).await? else {
             let item = store::find_item(tx.conn(), sku)
                 .await?
@@ -106,7 +109,7 @@ impl Service {
         Ok(item)
     }
 
-    /// Writes what was moved into the ledger and tells of it, in the order in which it was moved.
+    /// Writes the moved units to the ledger and publishes the new levels, in the order of the movements.
     pub async fn record(
         &self,
         tx: &Tx,
@@ -120,25 +123,27 @@ impl Service {
                 sku: item.sku.to_string(),
                 on_hand: item.on_hand,
                 reserved: item.reserved,
-                movement: kind.as_str().to_owned(),
+                movement: kind.into_str().to_owned(),
             };
             banyan_durable::outbox::append(tx, call, &format!("stock/{}", item.sku), &event).await?;
         }
         let (actor, at) = (call.actor.label(), self.clock.now());
-        let entries = moved.into_iter().map(|Moved { item, kind, quantity }| store::Entry {
-            id: self.ids.new_id(),
-            sku: item.sku,
-            kind,
-            quantity,
-            order_id,
-            actor: actor.clone(),
-            reason: reason.clone(),
-            at,
-        });
+        let entries = moved
+            .into_iter()
+            .map(|Moved { item, kind, quantity }| store::LedgerEntry {
+                id: self.ids.new_id(),
+                sku: item.sku,
+                kind,
+                quantity,
+                order_id,
+                actor: actor.clone(),
+                reason: reason.clone(),
+                at,
+            });
         store::append_movements(tx.conn(), entries.collect()).await
     }
 
-    /// Holds all lines or says which one cannot be held; the caller then takes the transaction back.
+    /// Reserves all lines, or returns the first that cannot be reserved; the refusal then rolls the transaction back.
     async fn reserve(
         &self,
         tx: &Tx,
@@ -176,15 +181,15 @@ impl Service {
         }))
     }
 
-    /// Takes a step with every line of a reservation.
-    async fn step(&self, tx: &Tx, call: &Call, order_id: Uuid, step: Step) -> Result<(), Fault> {
-        store::take_step(tx.conn(), order_id, step, self.clock.now()).await?;
+    /// Makes a transition of a reservation and moves the stock of its lines.
+    async fn apply(&self, tx: &Tx, call: &Call, order_id: Uuid, transition: Transition) -> Result<(), Fault> {
+        store::update_state(tx.conn(), order_id, transition, self.clock.now()).await?;
         let mut moved = Vec::new();
         for (sku, quantity) in store::load_lines(tx.conn(), order_id).await?.iter() {
-            let item = store::move_units(tx.conn(), sku, step.movement, quantity)
+            let item = store::move_units(tx.conn(), sku, transition.movement, quantity)
                 .await?
                 .ok_or_else(|| {
-                    let movement = step.movement.as_str();
+                    let movement = transition.movement.into_str();
                     Fault::internal(
                         "broken_stock",
                         format!("{quantity} of {sku} of order {order_id} cannot be {movement}"),
@@ -192,46 +197,45 @@ impl Service {
                 })?;
             moved.push(Moved {
                 item,
-                kind: step.movement,
+                kind: transition.movement,
                 quantity,
             });
         }
         self.record(tx, call, Some(order_id), None, moved).await
     }
 
-    /// Does what `ask` says is to be done with the order's reservation, once for this command.
-    async fn follow<A>(
+    /// Makes the transition that `decide` returns for the order's reservation, once for this command.
+    async fn transition_once<A>(
         &self,
         call: &Call,
         command: Command,
         order_id: Uuid,
-        ask: fn(State) -> Result<Option<Step>, Fault>,
-        answer: A,
+        decide: fn(ReservationState) -> Result<Option<Transition>, Fault>,
+        done: A,
     ) -> Result<A, Fault>
     where
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let context = (self.clone(), call.clone(), answer);
+        let context = (self.clone(), call.clone(), done);
         let memory = banyan_durable::once(
             &self.db,
             command,
             context,
-            move |tx, (service, call, answer)| async move {
-                let held = store::find_reservation(tx.conn(), order_id).await?;
-                let held = held.ok_or_else(|| {
+            move |tx, (service, call, done)| async move {
+                let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
                     Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
                 })?;
-                if let Some(step) = ask(held.state)? {
-                    service.step(&tx, &call, order_id, step).await?;
+                if let Some(transition) = decide(reservation.state)? {
+                    service.apply(&tx, &call, order_id, transition).await?;
                 }
-                Ok(Outcome::Done(answer))
+                Ok(Outcome::Done(done))
             },
         );
         match memory.await? {
-            Memory::First(answer) | Memory::Again(answer) => Ok(answer),
+            Memory::First(done) | Memory::Again(done) => Ok(done),
             Memory::Undone => Err(Fault::internal(
                 "undone_command",
-                "only a reservation can be undone before it is made",
+                "only a reservation can be undone before it arrives",
             )),
         }
     }
@@ -260,7 +264,7 @@ fn command(kind: &'static str, id: &str, message: &impl Message) -> Result<Comma
 #[async_trait]
 impl Inventory for Service {
     async fn reserve_stock(&self, call: &Call, request: ReserveStock) -> Result<Reservation, Fault> {
-        let command = command(RESERVE, &request.command_id, &request)?;
+        let command = command(RESERVE_STOCK, &request.command_id, &request)?;
         let (command_id, order_id) = (
             parse_id("command_id", &request.command_id)?,
             parse_id("order_id", &request.order_id)?,
@@ -274,7 +278,7 @@ impl Inventory for Service {
             move |tx, (service, call, lines)| async move { service.reserve(&tx, &call, order_id, command_id, &lines).await },
         );
         Ok(match memory.await? {
-            Memory::First(answer) | Memory::Again(answer) => answer,
+            Memory::First(reservation) | Memory::Again(reservation) => reservation,
             Memory::Undone => Reservation {
                 outcome: Some(reservation::Outcome::Undone(AlreadyUndone {})),
             },
@@ -287,48 +291,48 @@ impl Inventory for Service {
             parse_id("undoes", &request.undoes)?,
             parse_id("order_id", &request.order_id)?,
         );
-        let (context, reservation) = ((self.clone(), call.clone()), (RESERVE, undoes.to_string()));
-        let release = banyan_durable::undo_once(
+        let (undone, context) = ((RESERVE_STOCK, undoes.to_string()), (self.clone(), call.clone()));
+        banyan_durable::undo_once(
             &self.db,
             undo,
-            reservation,
+            undone,
             context,
-            move |tx, (service, call), _took_part| async move {
-                // A reservation that was refused, or never came, left no row; one of another command is not this undo's business.
-                let held = store::find_reservation(tx.conn(), order_id)
+            move |tx, (service, call), _| async move {
+                // A reservation that was refused or never arrived has no row. One of another command is not undone.
+                let reservation = store::find_reservation(tx.conn(), order_id)
                     .await?
-                    .filter(|held| held.command_id == undoes);
-                let Some(held) = held else {
-                    return Ok(StockRelease { released: false });
+                    .filter(|reservation| reservation.command_id == undoes);
+                let transition = match reservation {
+                    Some(reservation) => reservation.state.release()?,
+                    None => None,
                 };
-                match held.state.release()? {
-                    Some(step) => service
-                        .step(&tx, &call, held.order_id, step)
-                        .await
-                        .map(|()| StockRelease { released: true }),
-                    None => Ok(StockRelease { released: false }),
+                if let Some(transition) = transition {
+                    service.apply(&tx, &call, order_id, transition).await?;
                 }
+                Ok(StockRelease {
+                    released: transition.is_some(),
+                })
             },
-        );
-        release.await
+        )
+        .await
     }
 
     async fn commit_stock(&self, call: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
         let command = command("commit_stock", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
-        self.follow(call, command, order_id, State::commit, StockCommitment {})
+        self.transition_once(call, command, order_id, ReservationState::commit, StockCommitment {})
             .await
     }
 
     async fn restock_order(&self, call: &Call, request: RestockOrder) -> Result<Restocking, Fault> {
         let command = command("restock_order", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
-        self.follow(call, command, order_id, State::restock, Restocking {})
+        self.transition_once(call, command, order_id, ReservationState::restock, Restocking {})
             .await
     }
 
     async fn find_stock(&self, _call: &Call, request: FindStock) -> Result<FoundStock, Fault> {
-        // What is no sku was never received.
+        // Nothing is ever received under an invalid sku.
         let Ok(sku) = Sku::parse(&request.sku) else {
             return Ok(FoundStock { level: None });
         };

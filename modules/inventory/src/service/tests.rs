@@ -1,4 +1,4 @@
-//! The books of inventory must balance, whoever moves stock at the same time (RELIABILITY.md, C1 to C3). On both databases.
+//! The ledger balances under concurrent movements (RELIABILITY.md, C1 to C3), on both databases.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use inventory_contract::{
 use shared_kernel::Sku;
 use uuid::Uuid;
 
-use crate::{seed, service::Service, stock::StockItem, store};
+use super::Service;
+use crate::{seed, stock::StockItem, store};
 
 fn open(db: Db) -> Arc<Service> {
     Arc::new(Service::new(db, Arc::new(SystemClock), Arc::new(RandomIds)))
@@ -30,19 +31,17 @@ fn sku(text: &str) -> Sku {
 }
 
 async fn receive(service: &Arc<Service>, text: &'static str, units: i64) -> StockItem {
-    let of_job = service.clone();
-    let job = service.db().write(of_job, move |tx, service| async move {
+    let received = service.db().write(service.clone(), move |tx, service| async move {
         service.receive(&tx, &call(), &sku(text), units, None).await
     });
-    job.await.unwrap()
+    received.await.unwrap()
 }
 
 async fn adjust(service: &Arc<Service>, text: &'static str, difference: i64) -> Result<StockItem, Fault> {
-    let of_job = service.clone();
-    let job = service.db().write(of_job, move |tx, service| async move {
+    let adjusted = service.db().write(service.clone(), move |tx, service| async move {
         service.adjust(&tx, &call(), &sku(text), difference, None).await
     });
-    job.await
+    adjusted.await
 }
 
 fn reserve(order: &str, lines: &[(&str, u32)]) -> ReserveStock {
@@ -57,8 +56,8 @@ fn reserve(order: &str, lines: &[(&str, u32)]) -> ReserveStock {
     }
 }
 
-fn is_reserved(answer: &Reservation) -> bool {
-    matches!(answer.outcome, Some(reservation::Outcome::Reserved(_)))
+fn is_reserved(reservation: &Reservation) -> bool {
+    matches!(reservation.outcome, Some(reservation::Outcome::Reserved(_)))
 }
 
 /// C1 and C2 for one item.
@@ -83,11 +82,11 @@ async fn assert_balanced(service: &Service, text: &str) -> StockItem {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_want_one_of_ten_and_ten_get_it() {
+async fn of_fifty_concurrent_orders_for_ten_units_ten_are_reserved() {
     on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         receive(&service, "tea-01", 10).await;
-        let asking: Vec<_> = (0..50)
+        let orders: Vec<_> = (0..50)
             .map(|_| {
                 let service = service.clone();
                 tokio::spawn(async move {
@@ -99,8 +98,8 @@ async fn fifty_want_one_of_ten_and_ten_get_it() {
             })
             .collect();
         let mut reserved = 0;
-        for asked in asking {
-            reserved += usize::from(is_reserved(&asked.await.unwrap()));
+        for order in orders {
+            reserved += usize::from(is_reserved(&order.await.unwrap()));
         }
         let item = assert_balanced(&service, "tea-01").await;
         assert_eq!((reserved, item.on_hand, item.reserved), (10, 10, 10));
@@ -109,13 +108,13 @@ async fn fifty_want_one_of_ten_and_ten_get_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orders_that_name_the_same_products_in_opposite_order_do_not_block_each_other() {
+async fn orders_with_the_same_products_in_opposite_order_do_not_deadlock() {
     on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         for text in ["tea-01", "tea-02", "tea-03"] {
             receive(&service, text, 1_000).await;
         }
-        let asking: Vec<_> = (0..60)
+        let orders: Vec<_> = (0..60)
             .map(|number| {
                 let service = service.clone();
                 let mut lines = [("tea-01", 1), ("tea-02", 2), ("tea-03", 3)];
@@ -150,8 +149,8 @@ async fn orders_that_name_the_same_products_in_opposite_order_do_not_block_each_
                 })
             })
             .collect();
-        for asked in asking {
-            asked.await.unwrap();
+        for order in orders {
+            order.await.unwrap();
         }
         for (text, each) in [("tea-01", 1), ("tea-02", 2), ("tea-03", 3)] {
             let item = assert_balanced(&service, text).await;
@@ -167,18 +166,18 @@ async fn a_refused_order_leaves_nothing_behind() {
         let service = open(db.clone());
         receive(&service, "tea-01", 5).await;
         receive(&service, "tea-02", 1).await;
-        let told = banyan_durable_testing::published(&db).await.len();
-        let answer = service
+        let before = banyan_durable_testing::published(&db).await.len();
+        let reservation = service
             .reserve_stock(&call(), reserve(&id(), &[("tea-01", 5), ("tea-02", 2)]))
             .await
             .unwrap();
-        let Some(reservation::Outcome::Insufficient(short)) = answer.outcome else {
-            panic!("{answer:?}")
+        let Some(reservation::Outcome::Insufficient(short)) = reservation.outcome else {
+            panic!("{reservation:?}")
         };
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-02", 2, 1));
         assert_eq!(assert_balanced(&service, "tea-01").await.reserved, 0);
         assert_eq!(store::sum_ledger(db.read(), &sku("tea-01")).await.get("reserved"), None);
-        assert_eq!(banyan_durable_testing::published(&db).await.len(), told);
+        assert_eq!(banyan_durable_testing::published(&db).await.len(), before);
     })
     .await;
 }
@@ -234,7 +233,7 @@ async fn the_books_balance_over_a_whole_life() {
 }
 
 #[tokio::test]
-async fn an_adjustment_of_what_was_never_received_finds_nothing() {
+async fn an_item_that_was_never_received_cannot_be_adjusted() {
     on_both(crate::SCHEMA, |db| async move {
         let service = open(db);
         for difference in [-1, 1] {
@@ -248,14 +247,14 @@ async fn an_adjustment_of_what_was_never_received_finds_nothing() {
 }
 
 #[tokio::test]
-async fn the_shelves_are_filled_once() {
+async fn the_demo_stock_is_added_once() {
     on_both(crate::SCHEMA, |db| async move {
         let service = open(db.clone());
         let began = std::time::Instant::now();
-        seed::fill_the_shelves(&service).await.unwrap();
-        println!("{:?}: the shelves were filled in {:?}", db.backend(), began.elapsed());
+        seed::add_demo_stock(&service).await.unwrap();
+        println!("{:?}: the demo stock was added in {:?}", db.backend(), began.elapsed());
         adjust(&service, "rare-fig", -1).await.unwrap();
-        seed::fill_the_shelves(&service).await.unwrap();
+        seed::add_demo_stock(&service).await.unwrap();
         assert_eq!(assert_balanced(&service, "rare-fig").await.on_hand, 2);
         assert_eq!(assert_balanced(&service, "kitchen-17").await.on_hand, 100_000);
         assert_eq!(banyan_durable_testing::published(&db).await.len(), 121);

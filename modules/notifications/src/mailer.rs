@@ -1,4 +1,4 @@
-//! Hands mails to the mail server, or keeps them where there is none.
+//! Sends mails over SMTP, or captures them where no mail server is configured.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,51 +15,50 @@ use lettre::{
 use secrecy::ExposeSecret;
 
 use crate::{
-    notification::{Attempt, Claimed, Failure},
+    notification::{Attempt, ClaimedMail, Failure},
     settings::Settings,
 };
 
-/// Where mails go.
-pub struct Post {
+pub struct Mailer {
     from: Mailbox,
     server: Option<AsyncSmtpTransport<Tokio1Executor>>,
     timeout: Duration,
 }
 
-/// Whom a mail is for.
+/// The user a mail is sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
     pub name: String,
     pub address: String,
 }
 
-impl Post {
+impl Mailer {
     /// # Errors
-    /// If the mail server's URL or the sender's address cannot be read. The server itself is not asked before there is a mail.
-    pub fn open(settings: &Settings) -> anyhow::Result<Self> {
+    /// If the mail server's URL or the sender's address is invalid. The server is first contacted when there is a mail to send.
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let from = settings
             .from
             .parse()
-            .with_context(|| format!("`from` is no mail address: {}", settings.from))?;
-        let timeout = settings.send_timeout();
+            .with_context(|| format!("`from` is not an email address: {}", settings.from))?;
+        let timeout = settings.timing.send_timeout;
         let server = match &settings.smtp_url {
             None => None,
             Some(url) => {
-                // The URL holds a password, so it is not part of the message.
+                // The URL contains a password, so it is not part of the message.
                 let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret())
-                    .context("`smtp_url` is none: it reads like smtps://user:password@host:465")?;
+                    .context("`smtp_url` is not a valid URL; expected smtps://user:password@host:465")?;
                 Some(builder.timeout(Some(timeout)).build())
             }
         };
-        Ok(Post { from, server, timeout })
+        Ok(Mailer { from, server, timeout })
     }
 
-    /// One attempt. Every attempt of a mail carries the same Message-ID and Date, so that servers and readers can tell a repeat.
-    pub async fn send(&self, mail: &Claimed, recipient: &Recipient) -> Attempt {
-        let message = match self.write(mail, recipient) {
+    /// Makes one attempt. Every attempt of a mail has the same Message-ID and Date, so that servers and mail clients recognise a duplicate.
+    pub async fn send(&self, mail: &ClaimedMail, recipient: &Recipient) -> Attempt {
+        let message = match self.compose(mail, recipient) {
             Ok(message) => message,
             Err(error) => {
-                return Attempt::Hopeless {
+                return Attempt::Undeliverable {
                     error: Failure::new("unwritable", format!("{error:#}")),
                 };
             }
@@ -74,25 +73,25 @@ impl Post {
         let sending = async {
             match server.send(message).await {
                 Ok(_) => Attempt::Sent { to },
-                Err(error) => attempt_of(server, &error).await,
+                Err(error) => classify(server, &error).await,
             }
         };
         tokio::time::timeout(self.timeout, sending).await.unwrap_or_else(|_| {
-            let said = format!("the mail server took longer than {} ms", self.timeout.as_millis());
-            Attempt::Unanswered {
-                error: Failure::new("timeout", said),
+            let detail = format!("the mail server took longer than {} ms", self.timeout.as_millis());
+            Attempt::Unknown {
+                error: Failure::new("timeout", detail),
             }
         })
     }
 
-    fn write(&self, mail: &Claimed, recipient: &Recipient) -> anyhow::Result<Message> {
-        // A name is one line. lettre panics on a line end in it, which at least brings no headers along.
+    fn compose(&self, mail: &ClaimedMail, recipient: &Recipient) -> anyhow::Result<Message> {
+        // A name is one line: a line end would inject headers, and lettre panics on it.
         let name = recipient.name.replace(char::is_control, " ");
         let name = Some(name).filter(|name| !name.trim().is_empty());
         let address = recipient
             .address
             .parse()
-            .context("the user's mail address cannot be read")?;
+            .context("the user's email address is invalid")?;
         let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(mail.created_at.as_ms().unsigned_abs());
         let message = Message::builder()
             .from(self.from.clone())
@@ -100,45 +99,45 @@ impl Post {
             .subject(mail.subject.as_str())
             .date(created_at)
             .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())))
-            // RFC 3834: nobody's out-of-office assistant answers this.
+            // RFC 3834: out-of-office assistants do not reply to this.
             .raw_header(HeaderValue::new(
                 HeaderName::new_from_ascii_str("Auto-Submitted"),
                 "auto-generated".to_owned(),
             ))
             .header(ContentType::TEXT_PLAIN)
             .body(mail.body.clone());
-        message.context("the mail cannot be written")
+        message.context("the mail cannot be composed")
     }
 }
 
-/// Only a reply that says "no, for good" (5yz) to the mail itself is a refusal. A "not now" (4yz), a connection that was not made or broke off, or
-/// silence leave the outcome open; and so does a server that refuses us whatever the mail: a wrong password, no encryption or none it takes, our
-/// address on its list. That is for an operator to mend, and no mail is given up for it.
-async fn attempt_of(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::Error) -> Attempt {
+/// Only a permanent failure (5yz) that is about the mail itself is a refusal. After a transient failure (4yz), a failed or broken connection, or a
+/// timeout the outcome is unknown. The same holds for a server that refuses this client whatever the mail: wrong password, missing encryption,
+/// blocked address. An operator has to fix that, and no mail is given up for it.
+async fn classify(server: &AsyncSmtpTransport<Tokio1Executor>, error: &smtp::Error) -> Attempt {
     let code = error.status().filter(|_| error.is_permanent()).map(u16::from);
     let failure = Failure::new(
         &error
             .status()
-            .map_or_else(|| kind_of(error).to_owned(), |code| code.to_string()),
+            .map_or_else(|| failure_code(error).to_owned(), |code| code.to_string()),
         error.to_string(),
     );
-    // Some codes, 554 above all, are said at the greeting as well as to a mail. A server that lets us in otherwise meant the mail.
-    let means_the_mail = code.is_some_and(is_said_to_mails) && server.test_connection().await.is_ok();
-    if means_the_mail {
+    // Some codes, 554 above all, reject a connection as well as a mail. If the server accepts a connection now, it rejected the mail.
+    let about_the_mail = code.is_some_and(can_be_about_a_mail) && server.test_connection().await.is_ok();
+    if about_the_mail {
         Attempt::Refused { error: failure }
     } else {
-        Attempt::Unanswered { error: failure }
+        Attempt::Unknown { error: failure }
     }
 }
 
-/// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that takes no mail at all (RFC 7504), or who we are (RFC
+/// Whether this 5yz can be about a mail: not about a command (RFC 5321, 4.2.2), a host that accepts no mail (RFC 7504), or authentication (RFC
 /// 4954).
-fn is_said_to_mails(code: u16) -> bool {
+fn can_be_about_a_mail(code: u16) -> bool {
     !matches!(code, 500 | 502..=504 | 521 | 530 | 534 | 535 | 538)
 }
 
-/// What went wrong where there was no reply.
-fn kind_of(error: &smtp::Error) -> &'static str {
+/// The code of a failure without a reply of the server.
+fn failure_code(error: &smtp::Error) -> &'static str {
     match error {
         _ if error.is_timeout() => "timeout",
         _ if error.is_tls() => "tls",
@@ -155,16 +154,20 @@ mod tests {
     use banyan_core::Timestamp;
     use uuid::Uuid;
 
+    fn default_settings() -> Settings {
+        banyan_durable_testing::default_settings(include_str!("../../../app/config/default.toml"), "notifications")
+    }
+
     fn settings(from: &str, url: Option<&str>) -> Settings {
         Settings {
             from: from.to_owned(),
             smtp_url: url.map(|url| url.to_owned().into()),
-            ..Settings::default()
+            ..default_settings()
         }
     }
 
-    fn mail() -> Claimed {
-        Claimed {
+    fn mail() -> ClaimedMail {
+        ClaimedMail {
             id: Uuid::from_u128(7),
             user_id: Uuid::from_u128(2),
             kind: Kind::Welcome,
@@ -178,19 +181,19 @@ mod tests {
         }
     }
 
-    fn written(recipient: &Recipient) -> String {
-        let post = Post::open(&settings("Banyan <shop@banyan.example>", None)).unwrap();
-        String::from_utf8(post.write(&mail(), recipient).unwrap().formatted()).unwrap()
+    fn composed(recipient: &Recipient) -> String {
+        let mailer = Mailer::new(&settings("Banyan <shop@banyan.example>", None)).unwrap();
+        String::from_utf8(mailer.compose(&mail(), recipient).unwrap().formatted()).unwrap()
     }
 
     #[test]
-    fn a_mail_is_the_same_whenever_it_is_written() {
+    fn a_mail_is_the_same_at_every_attempt() {
         let zoe = Recipient {
             name: "Zoë".into(),
             address: "zoe@example.com".into(),
         };
-        let text = written(&zoe);
-        assert_eq!(text, written(&zoe));
+        let text = composed(&zoe);
+        assert_eq!(text, composed(&zoe));
         for line in [
             "From: Banyan <shop@banyan.example>\r\n",
             "Message-ID: <00000000-0000-0000-0000-000000000007@banyan.example>\r\n",
@@ -203,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_bring_headers_along() {
+    fn a_name_cannot_inject_headers() {
         let mallory = Recipient {
             name: "Mallory\r\nBcc: everybody@example.com".into(),
             address: "mallory@example.com".into(),
         };
-        let text = written(&mallory);
+        let text = composed(&mallory);
         assert!(
             !text.contains("\nBcc:") && text.contains("mallory@example.com"),
             "{text}"
@@ -216,10 +219,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_none_is_hopeless() {
-        let post = Post::open(&settings("shop@banyan.example", None)).unwrap();
+    async fn a_mail_to_an_invalid_address_is_undeliverable() {
+        let mailer = Mailer::new(&settings("shop@banyan.example", None)).unwrap();
         for address in ["", "nobody", "a@b\r\nRCPT TO:<c@d>"] {
-            let attempt = post
+            let attempt = mailer
                 .send(
                     &mail(),
                     &Recipient {
@@ -228,15 +231,18 @@ mod tests {
                     },
                 )
                 .await;
-            assert!(matches!(attempt, Attempt::Hopeless { .. }), "{address:?}: {attempt:?}");
+            assert!(
+                matches!(attempt, Attempt::Undeliverable { .. }),
+                "{address:?}: {attempt:?}"
+            );
         }
     }
 
     #[test]
-    fn settings_that_cannot_work_are_refused_at_start_without_telling_the_password() {
-        assert!(Post::open(&settings("nobody", None)).is_err());
-        let Err(error) = Post::open(&settings("shop@banyan.example", Some("http://me:hush@example.com"))) else {
-            panic!("taken")
+    fn invalid_settings_are_refused_at_start_without_showing_the_password() {
+        assert!(Mailer::new(&settings("nobody", None)).is_err());
+        let Err(error) = Mailer::new(&settings("shop@banyan.example", Some("http://me:hush@example.com"))) else {
+            panic!("accepted")
         };
         assert!(
             format!("{error:?}").contains("smtp_url") && !format!("{error:?}").contains("hush"),
