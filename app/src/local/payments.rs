@@ -19,7 +19,6 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         secrets: Arc::new(RandomSecrets),
         provider: ::payments::ProviderConfig::Sandbox {
             books: place(&ground.settings, SANDBOX_PROVIDER)?,
-            durable: ground.settings.section("durable")?,
         },
         settings: ground.settings.section("payments")?,
         timing: ::payments::Timing::default(),

@@ -78,8 +78,9 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         settings,
         timing,
     } = needs;
-    let ProviderConfig::Sandbox { books, durable } = provider;
-    let (sandbox, webhooks) = Sandbox::open(&books, durable, &settings, timing, clock, ids, secrets.as_ref()).await?;
+    let ProviderConfig::Sandbox { books } = provider;
+    let (sandbox, webhooks) =
+        Sandbox::open(&books, db.settings(), &settings, timing, clock, ids, secrets.as_ref()).await?;
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings, timing));
     let webhooks = Arc::new(Mutex::new(webhooks));
     let (receiver, reconciler) = (service.clone(), service.clone());

@@ -12,10 +12,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub enum ProviderConfig {
     /// The built-in provider, with its own books in this storage: its own file or schema.
-    Sandbox {
-        books: Storage,
-        durable: banyan_durable::Settings,
-    },
+    Sandbox { books: Storage },
 }
 
 /// A service that moves money. Every command carries a key: repeated with the same key, a provider does nothing new and responds as before.

@@ -51,7 +51,6 @@ impl Shop {
         let books = SqliteHome::new();
         let provider = ProviderConfig::Sandbox {
             books: books.storage("sandbox-provider"),
-            durable: banyan_durable::Settings::default(),
         };
         let needs = Needs {
             db: db.clone(),
