@@ -1,11 +1,13 @@
-//! The words of the shop: what several of its modules must mean alike. What every product needs stands in `banyan-core`.
+//! The shop's shared types: those that several of its modules must define alike. Types that are not about a shop are in `banyan-core`.
 
 mod country;
 mod money;
+mod quantity;
 mod role;
 mod sku;
 
 pub use country::Country;
 pub use money::{Money, MoneyError};
+pub use quantity::Quantity;
 pub use role::{Customer, MaySee, Role, Staff};
-pub use sku::{Quantity, Sku};
+pub use sku::Sku;

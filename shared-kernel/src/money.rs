@@ -21,8 +21,8 @@ pub struct Money {
     pub currency: String,
 }
 
-/// What the document says of [`Money`], and the bodies of requests are checked against. It is stricter than reading: an event or a stored row of a
-/// newer version may say more than this one knows.
+/// The OpenAPI schema of [`Money`], against which request bodies are validated. It is stricter than deserialising: an event or a stored row of a
+/// newer version may have fields that this one does not know.
 #[derive(utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(
@@ -50,7 +50,7 @@ impl ToSchema for Money {
     }
 }
 
-/// Why two amounts do not make a third.
+/// Why an amount cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
     #[error("{0} is not an ISO 4217 currency code")]
@@ -106,7 +106,7 @@ impl Money {
 }
 
 impl fmt::Display for Money {
-    /// As people read it: `19.99 EUR`, `500 JPY`.
+    /// In major units: `19.99 EUR`, `500 JPY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exponent = Currency::from_code(&self.currency)
             .and_then(Currency::exponent)
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_newer_version_may_say_more_and_a_request_may_not() {
+    fn unknown_fields_are_accepted_when_reading_and_refused_in_requests() {
         let newer: Money =
             serde_json::from_str(r#"{"amount": 1999, "currency": "EUR", "rounding": "half_even"}"#).unwrap();
         assert_eq!(
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_amounts_in_major_units() {
+    fn amounts_are_displayed_in_major_units() {
         assert_eq!(Money::new(1999, "EUR").unwrap().to_string(), "19.99 EUR");
         assert_eq!(Money::new(-5, "EUR").unwrap().to_string(), "-0.05 EUR");
         assert_eq!(Money::new(500, "JPY").unwrap().to_string(), "500 JPY");

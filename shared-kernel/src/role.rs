@@ -1,12 +1,28 @@
-//! What users of the shop may do, and whose things they may see.
+//! The roles of the shop's users, and whose data an actor may see.
 
-use banyan_core::{Actor, OPERATOR, RequiredRole};
+use banyan_core::{Actor, RequiredRole};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// What a user may do, beyond what is their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    strum::AsRefStr,
+    strum::IntoStaticStr,
+    strum::EnumString,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Role {
     /// Buys: sees and changes their own things alone.
     Customer,
@@ -16,32 +32,9 @@ pub enum Role {
     Ops,
 }
 
-impl Role {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Customer => Customer::NAME,
-            Role::Staff => Staff::NAME,
-            Role::Ops => OPERATOR,
-        }
-    }
-
-    /// `None` for a role this build does not know, which then grants nothing.
-    pub fn find(name: &str) -> Option<Role> {
-        [Role::Customer, Role::Staff, Role::Ops]
-            .into_iter()
-            .find(|role| role.as_str() == name)
-    }
-}
-
-impl AsRef<str> for Role {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
 impl From<Role> for String {
     fn from(role: Role) -> String {
-        role.as_str().to_owned()
+        role.into_str().to_owned()
     }
 }
 
@@ -50,7 +43,7 @@ impl From<Role> for String {
 pub struct Customer;
 
 impl RequiredRole for Customer {
-    const NAME: &'static str = "customer";
+    const NAME: &'static str = Role::Customer.into_str();
 }
 
 /// For handlers: the role [`Role::Staff`].
@@ -58,10 +51,10 @@ impl RequiredRole for Customer {
 pub struct Staff;
 
 impl RequiredRole for Staff {
-    const NAME: &'static str = "staff";
+    const NAME: &'static str = Role::Staff.into_str();
 }
 
-/// Whose things an actor may see.
+/// Whether an actor may see a user's data.
 pub trait MaySee {
     /// May this actor see what belongs to `owner`? Owners, staff and the modules themselves may.
     fn may_see(&self, owner: Uuid) -> bool;
@@ -79,6 +72,8 @@ impl MaySee for Actor {
 
 #[cfg(test)]
 mod tests {
+    use banyan_core::OPERATOR;
+
     use super::*;
 
     #[test]
@@ -92,10 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_found_by_the_name_it_has_in_a_token() {
+    fn a_role_has_the_same_name_in_rust_in_json_and_in_a_token() {
         for role in [Role::Customer, Role::Staff, Role::Ops] {
-            assert_eq!(Role::find(role.as_str()), Some(role));
-            assert_eq!(serde_json::to_value(role).unwrap(), role.as_str());
+            assert_eq!(role.into_str().parse(), Ok(role));
+            assert_eq!(serde_json::to_value(role).unwrap(), role.into_str());
         }
+        assert_eq!(Role::Ops.into_str(), OPERATOR);
+        assert!("king".parse::<Role>().is_err());
     }
 }

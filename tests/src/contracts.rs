@@ -346,9 +346,8 @@ mod over_grpc {
                     .find_stock(&call, request.clone())
                     .await
                     .expect("it responds outside a transaction");
-                let inside = db.write(move |_| {
-                    let (contract, call, request) = (contract.clone(), call.clone(), request.clone());
-                    async move { contract.find_stock(&call, request).await }
+                let inside = db.write((contract, call, request), |_, (contract, call, request)| async move {
+                    contract.find_stock(&call, request).await
                 });
                 assert_eq!(
                     inside.await.expect_err("it is refused inside a transaction").code,

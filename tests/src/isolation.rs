@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use banyan::config::{MODULES, Settings};
-use banyan_durable::Place as DataPlace;
+use banyan_durable::Storage;
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
@@ -123,7 +123,7 @@ async fn logins_are_isolated() {
     let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
     for owner in owners() {
         // The login that the shop itself uses.
-        let DataPlace::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
+        let Storage::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
             panic!("{owner} is not on PostgreSQL")
         };
         let login = data::connect(installation.directory(), Some(&url), owner).await;

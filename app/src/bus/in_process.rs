@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Envelope, Fault, Listener};
+use banyan_core::{Bus, Envelope, Fault, Subscriber};
 use futures::future::join_all;
 
 use super::{BusState, Carrier};
@@ -14,7 +14,7 @@ use super::{BusState, Carrier};
 /// The bus of the all-in-one binary.
 #[derive(Default)]
 pub struct InProcessBus {
-    listeners: RwLock<Vec<Arc<dyn Listener>>>,
+    listeners: RwLock<Vec<Arc<dyn Subscriber>>>,
 }
 
 impl InProcessBus {
@@ -22,7 +22,7 @@ impl InProcessBus {
         InProcessBus::default()
     }
 
-    fn listening_to(&self, topic: &str) -> Vec<Arc<dyn Listener>> {
+    fn listening_to(&self, topic: &str) -> Vec<Arc<dyn Subscriber>> {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
         listeners
             .iter()
@@ -42,7 +42,7 @@ impl Bus for InProcessBus {
     }
 
     /// A module listens once: a later listener of the same module takes the place of the earlier one.
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|there| there.module() != listener.module());
         listeners.push(listener);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl Listener for Ear {
+    impl Subscriber for Ear {
         fn module(&self) -> &str {
             self.module
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use banyan_durable::{Db, Place, migrate};
+use banyan_durable::{Db, Storage, migrate};
 use hmac::{Hmac, Mac};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -74,17 +74,17 @@ pub fn lock(settings: &Settings, modules: &[&str]) -> anyhow::Result<DataLock> {
 ///
 /// # Errors
 /// A database URL that is none.
-pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Place> {
+pub fn place(settings: &Settings, module: &str) -> anyhow::Result<Storage> {
     let Some(url) = url_of(settings, module) else {
         let file = settings.data_dir.join(format!("{}.db", module.replace('_', "-")));
-        return Ok(Place::Sqlite { path: file });
+        return Ok(Storage::Sqlite { path: file });
     };
     let url = if has_login(settings, module) {
         Login::of(url, module)?.url
     } else {
         url.to_owned()
     };
-    Ok(Place::Postgres {
+    Ok(Storage::Postgres {
         url,
         schema: module.to_owned(),
     })
@@ -205,7 +205,7 @@ pub async fn provision(settings: &Settings, owners: &[&str]) -> anyhow::Result<V
 pub async fn reset(settings: &Settings, owners: &[&str]) -> anyhow::Result<()> {
     let _lock = lock(settings, owners)?;
     for owner in owners {
-        if let Place::Sqlite { path } = place(settings, owner)? {
+        if let Storage::Sqlite { path } = place(settings, owner)? {
             for suffix in ["", "-wal", "-shm"] {
                 let file = format!("{}{suffix}", path.display());
                 match fs::remove_file(&file) {
@@ -275,8 +275,8 @@ async fn migration_connection(
         .await
         .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &place {
-        Place::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
-        Place::Postgres { .. } => {
+        Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+        Storage::Postgres { .. } => {
             let setting =
                 if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
             format!(

@@ -17,6 +17,7 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         payments: contracts.payments.clone(),
         shipping: contracts.shipping.clone(),
         settings: ground.settings.section("orders")?,
+        limits: ::orders::Limits::default(),
     })
     .await?;
     contracts.orders = Arc::new(LocalOrders(orders.contract));

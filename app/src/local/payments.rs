@@ -17,10 +17,11 @@ pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result
         clock: ground.clock.clone(),
         ids: ground.ids.clone(),
         secrets: Arc::new(RandomSecrets),
-        provider: ::payments::ProviderPlace::Sandbox {
+        provider: ::payments::ProviderConfig::Sandbox {
             books: place(&ground.settings, SANDBOX_PROVIDER)?,
         },
         settings: ground.settings.section("payments")?,
+        timing: ::payments::Timing::default(),
     })
     .await?;
     contracts.payments = Arc::new(LocalPayments(payments.contract));

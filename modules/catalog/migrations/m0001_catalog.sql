@@ -8,13 +8,13 @@ create table product (
     active boolean not null,
     version bigint not null,
     created_at bigint not null,
-    -- Name and description in lower case, made by the module: the two databases do not agree on what lower case is beyond ASCII.
+    -- Name and description in lower case, computed by the module: the two databases differ in lower-casing beyond ASCII.
     search_text text not null
 );
 create index product_newest on product (created_at, sku);
 create index product_by_category on product (category, created_at, sku);
 
--- Units of each product in confirmed orders, counted from the orders' events. A product need not be known here to be counted.
+-- The units of each product in confirmed orders, counted from the events of orders. The product need not exist in this catalog.
 create table product_sales (
     sku text primary key,
     units bigint not null check (units >= 0)

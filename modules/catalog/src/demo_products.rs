@@ -1,9 +1,9 @@
-//! The demo shop's assortment: a small house for plants, tea and what goes with them. Names, descriptions and prices in euro cents.
+//! The names, descriptions and prices (in euro cents) of the demo products: a small shop for plants, tea and accessories.
 
 /// Name, description, price.
 type Row = (&'static str, &'static str, i64);
 
-/// The oldest product, of which there are only three: its sku, its category, and the rest.
+/// The oldest product, of which there are only three units: its sku, its category, and the rest.
 pub const RAREST: (&str, &str, Row) = (
     "rare-fig",
     "plants",
@@ -14,7 +14,7 @@ pub const RAREST: (&str, &str, Row) = (
     ),
 );
 
-/// For each word that begins a sku: the category, and its products in the order of their numbers.
+/// For each word that a sku starts with: the category, and its products in the order of their numbers.
 pub const SHELVES: [(&str, &str, [Row; 17]); 7] = [
     (
         "plant",

@@ -1,4 +1,4 @@
-//! Products over HTTP: anybody looks at them, staff keep them.
+//! The REST resources of products: anybody sees them, staff change them.
 
 use std::sync::Arc;
 
@@ -185,7 +185,7 @@ async fn archive_product(
     Ok(StoredResponse::no_content().into())
 }
 
-/// The version that `If-Match` was found to mean, which the change must still find; `None` without the header.
+/// The version that `If-Match` requires, which must still be current when the change is made; `None` without the header.
 async fn expected_version(request: &HttpRequest, service: &Service, sku: &Sku) -> Result<Option<i64>, Fault> {
     if !request.headers().contains_key(header::IF_MATCH) {
         return Ok(None);

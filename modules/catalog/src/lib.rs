@@ -1,8 +1,8 @@
-//! Catalog: what the shop sells, under which name and at which price.
+//! Catalog: the products of the shop, with names and prices.
 //!
-//! An archived product is never removed: old orders link to it, and its sku is never given to another.
+//! An archived product is never deleted: old orders link to it, and its sku is never reused.
 //!
-//! Invariant: catalog does not know how many of a product there are; it does not ask inventory.
+//! Invariant: catalog does not know stock levels, and it does not call inventory.
 
 mod demo_products;
 mod http;
@@ -22,35 +22,35 @@ use service::Service;
 
 pub use schema::SCHEMA;
 
-/// What catalog must be given.
+/// What the module requires.
 pub struct Needs {
     /// Its own database, migrated.
     pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
-    /// Not used so far: a product is named by its sku.
+    /// Not used at present: a product is identified by its sku.
     pub ids: Arc<dyn Ids>,
 }
 
-/// What catalog gives in return.
+/// What the module provides.
 pub struct Offers {
     pub contract: Arc<dyn Catalog>,
     pub routes: banyan_http::Routes,
-    /// With the reactions: it listens to `orders.order`.
+    /// The reactions to `orders.order`.
     pub machinery: banyan_durable::Machinery,
-    /// Puts the demo products in.
+    /// Adds the demo products.
     pub seed: banyan_durable::Seed,
 }
 
-/// Puts the module together. Nothing runs before its machinery is started.
+/// Starts the module.
 ///
 /// # Errors
-/// None today; the shape is the same for all modules.
+/// None at present; all modules have the same signature.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let machinery = banyan_durable::Machinery::new(needs.db.clone()).reactions(reactions::reactions(&needs.db));
     let service = Arc::new(Service::new(needs.db, needs.clock));
-    let (routes, seeded) = (http::routes(service.clone()), service.clone());
+    let (routes, seeder) = (http::routes(service.clone()), service.clone());
     let seed: banyan_durable::Seed = Arc::new(move || {
-        let service = seeded.clone();
+        let service = seeder.clone();
         Box::pin(async move { seed::add_demo_products(&service).await })
     });
     Ok(Offers {

@@ -1,4 +1,4 @@
-//! The rules of products: what one is, how it may change, how it is searched for.
+//! Products: their fields, how they change, and how they are searched. Pure rules; no I/O.
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,11 @@ pub struct Product {
     pub active: bool,
 }
 
-/// A product as it is kept.
+/// A product as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredProduct {
     pub product: Product,
-    /// 1 at first; rises with every change.
+    /// 1 at first, incremented by every change.
     pub version: i64,
     pub created_at: Timestamp,
 }
@@ -62,9 +62,9 @@ pub struct ProductChange {
     pub active: Option<bool>,
 }
 
-/// What happened to a product.
+/// The kinds of change of a product. Each is published as its own event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum ChangeKind {
     Changed,
     Archived,
     Restored,
@@ -93,7 +93,7 @@ impl NewProduct {
 }
 
 impl ProductChange {
-    /// Takes the product off the shelf.
+    /// The change that archives a product.
     pub fn archive() -> Self {
         ProductChange {
             active: Some(false),
@@ -101,11 +101,11 @@ impl ProductChange {
         }
     }
 
-    /// The product after the change and what happened to it; nothing, if it was so already.
+    /// The product after the change, and the kinds of change; none, if nothing changed.
     ///
     /// # Errors
     /// `unknown_currency`.
-    pub fn apply(self, product: &Product) -> Result<(Product, Vec<Happening>), Fault> {
+    pub fn apply(self, product: &Product) -> Result<(Product, Vec<ChangeKind>), Fault> {
         let price = self.price.map(check_price).transpose()?;
         let changed = Product {
             sku: product.sku.clone(),
@@ -115,20 +115,20 @@ impl ProductChange {
             price: price.unwrap_or_else(|| product.price.clone()),
             active: self.active.unwrap_or(product.active),
         };
-        let mut happenings = Vec::new();
+        let mut kinds = Vec::new();
         if (Product {
             active: product.active,
             ..changed.clone()
         }) != *product
         {
-            happenings.push(Happening::Changed);
+            kinds.push(ChangeKind::Changed);
         }
         match (product.active, changed.active) {
-            (true, false) => happenings.push(Happening::Archived),
-            (false, true) => happenings.push(Happening::Restored),
+            (true, false) => kinds.push(ChangeKind::Archived),
+            (false, true) => kinds.push(ChangeKind::Restored),
             _ => {}
         }
-        Ok((changed, happenings))
+        Ok((changed, kinds))
     }
 }
 
@@ -139,16 +139,16 @@ fn check_price(price: Money) -> Result<Money, Fault> {
             Err(Fault::invalid("unknown_currency", format!("{error}."))
                 .at("/price/currency", "must be an ISO 4217 code"))
         }
-        Err(error) => Err(Fault::invalid("invalid_price", format!("{error}.")).at("/price", "is no amount of money")),
+        Err(error) => Err(Fault::invalid("invalid_price", format!("{error}.")).at("/price", "is not a valid amount")),
     }
 }
 
-/// What is searched, in lower case.
+/// The text that a search matches, in lower case.
 pub fn search_text(product: &Product) -> String {
     format!("{} {}", product.name, product.description).to_lowercase()
 }
 
-/// The words that must all occur for a product to be found, in lower case.
+/// The words of a query, in lower case. A product is found if all of them occur in it.
 pub fn search_words(query: &str) -> Vec<String> {
     query.to_lowercase().split_whitespace().map(str::to_owned).collect()
 }
@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_stays() {
+    fn absent_fields_keep_their_values() {
         let change = ProductChange {
             name: Some("Fig".to_owned()),
             ..ProductChange::default()
         };
-        let (changed, happenings) = change.apply(&fig()).unwrap();
+        let (changed, kinds) = change.apply(&fig()).unwrap();
         assert_eq!(
             changed,
             Product {
@@ -182,11 +182,11 @@ mod tests {
                 ..fig()
             }
         );
-        assert_eq!(happenings, [Happening::Changed]);
+        assert_eq!(kinds, [ChangeKind::Changed]);
     }
 
     #[test]
-    fn a_change_that_changes_nothing_did_not_happen() {
+    fn a_change_without_effect_has_no_kind() {
         assert_eq!(ProductChange::default().apply(&fig()).unwrap(), (fig(), vec![]));
         let same = ProductChange {
             name: Some(fig().name),
@@ -200,8 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn archiving_and_bringing_back_are_told_apart_from_changing() {
-        assert_eq!(ProductChange::archive().apply(&fig()).unwrap().1, [Happening::Archived]);
+    fn archiving_and_restoring_are_kinds_of_their_own() {
+        assert_eq!(
+            ProductChange::archive().apply(&fig()).unwrap().1,
+            [ChangeKind::Archived]
+        );
         let archived = Product { active: false, ..fig() };
         let back = ProductChange {
             active: Some(true),
@@ -210,12 +213,12 @@ mod tests {
         };
         assert_eq!(
             back.apply(&archived).unwrap().1,
-            [Happening::Changed, Happening::Restored]
+            [ChangeKind::Changed, ChangeKind::Restored]
         );
     }
 
     #[test]
-    fn a_price_needs_a_currency_that_exists() {
+    fn a_price_needs_a_known_currency() {
         let price = Some(Money {
             amount: 1,
             currency: "QQQ".to_owned(),
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn searching_knows_no_case_beyond_ascii_either() {
+    fn a_search_ignores_case_beyond_ascii_too() {
         assert_eq!(search_text(&fig()), "rare fig ein grüner zwerg");
         assert_eq!(search_words("  GRÜNER\tFig "), ["grüner", "fig"]);
     }

@@ -1,4 +1,4 @@
-//! The tables of `catalog`. A migration that has shipped is never edited; a change is a new one.
+//! The database schema of `catalog`. A released migration is never edited; a change is a new migration.
 
 use banyan_durable::{Migration, Schema};
 

@@ -1,9 +1,9 @@
-//! The demo's products: `rare-fig`, the oldest, then `<word>-01` to `<word>-17` for each of seven words, 120 in all.
+//! The demo products: `rare-fig`, the oldest, then `<word>-01` to `<word>-17` for each of seven words, 120 in all.
 //!
-//! Inventory fills its shelves by the same scheme (its `seed.rs`). Neither module may ask the other, so each keeps the words and pins what
-//! comes of them in a test.
+//! Inventory adds its demo stock by the same scheme (its `seed.rs`). Neither module may call the other, so each has the list of words, and a
+//! test in each pins the result.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Call, Fault, Timestamp};
 use banyan_durable::{Command, Outcome};
@@ -15,13 +15,13 @@ use crate::{
     service::Service,
 };
 
-/// 2025-01-01T00:00:00Z: when `rare-fig` came into the shop; each of the others came an hour after the one before.
+/// 2025-01-01T00:00:00Z: the time of creation of `rare-fig`. Each further product is an hour younger than the one before.
 const OPENING: Timestamp = Timestamp::from_ms(1_735_689_600_000);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Products put in by one transaction, which has its limit of time.
+/// The number of products added per transaction, whose duration is limited.
 const BATCH: usize = 40;
 
-/// Every demo product with the moment it came into the shop.
+/// Every demo product with its time of creation.
 fn products() -> Result<Vec<(Product, Timestamp)>, Fault> {
     let (sku, category, (name, description, price)) = RAREST;
     let rarest = (sku.to_owned(), category, name, description, price);
@@ -55,18 +55,15 @@ fn products() -> Result<Vec<(Product, Timestamp)>, Fault> {
     Ok(products)
 }
 
-/// Puts the demo products in, once for ever: what staff change afterwards stays changed.
-pub async fn add_demo_products(service: &std::sync::Arc<Service>) -> Result<(), Fault> {
+/// Adds the demo products, exactly once: later changes by staff are kept.
+pub async fn add_demo_products(service: &Arc<Service>) -> Result<(), Fault> {
     for (number, batch) in products()?.chunks(BATCH).enumerate() {
-        // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
+        // The fingerprint does not depend on the contents, so that a later version with other demo data does not change an existing shop.
         let command = Command::new("seed", format!("banyan:products:{number}"), b"");
-        let (of_job, batch) = (service.clone(), batch.to_vec());
-        banyan_durable::once(service.db(), command, move |tx| {
-            let (service, batch) = (of_job.clone(), batch.clone());
-            async move {
-                service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;
-                Ok(Outcome::Done(()))
-            }
+        let context = (service.clone(), batch.to_vec());
+        banyan_durable::once(service.db(), command, context, |tx, (service, batch)| async move {
+            service.add_all(&tx, &Call::by_module(tx.module()), batch).await?;
+            Ok(Outcome::Done(()))
         })
         .await?;
     }
@@ -82,7 +79,7 @@ mod tests {
 
     /// The same list and the same fingerprint are pinned in inventory's `seed.rs`.
     #[test]
-    fn the_demo_products_are_those_that_inventory_has_on_its_shelves() {
+    fn the_demo_products_have_the_skus_of_inventorys_demo_stock() {
         let skus: Vec<String> = products()
             .unwrap()
             .into_iter()
@@ -94,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_the_rare_fig_and_no_two_came_at_once() {
+    fn the_oldest_product_is_the_rare_fig_and_all_times_differ() {
         let products = products().unwrap();
         assert_eq!(products[0].0.sku.as_str(), "rare-fig");
         assert!(products.is_sorted_by(|(_, earlier), (_, later)| earlier < later));
     }
 
     #[test]
-    fn no_two_products_have_one_name() {
+    fn no_two_products_have_the_same_name() {
         let names: BTreeSet<String> = products()
             .unwrap()
             .into_iter()

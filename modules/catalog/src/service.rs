@@ -1,22 +1,22 @@
-//! What catalog does: one method, one transaction.
+//! Queries and changes of products, and the contract. Each method that writes is one transaction, which includes its events.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Page, PageRequest, Timestamp};
-use banyan_durable::{Db, Tx};
+use banyan_durable::{Db, Tx, outbox};
 use catalog_contract::{
-    Catalog, ListPopularProducts, ListProducts, Product as ProductAnswer, ProductAdded, ProductArchived,
+    Catalog, ListPopularProducts, ListProducts, Product as ProductMessage, ProductAdded, ProductArchived,
     ProductChanged, ProductRestored, Products,
 };
 use shared_kernel::Sku;
 
 use crate::{
-    product::{Happening, NewProduct, Product, ProductChange, StoredProduct},
+    product::{ChangeKind, NewProduct, Product, ProductChange, StoredProduct},
     store::{self, Filter},
 };
 
-/// How many products one question may name, or one answer hold.
+/// The maximum number of products in a request or a response.
 const MAX_PRODUCTS: usize = 100;
 
 pub struct Service {
@@ -37,7 +37,7 @@ impl Service {
         store::list(self.db.read(), filter, page).await
     }
 
-    /// Archived products are shown too: old orders link to them.
+    /// The product, also if it is archived: old orders link to it.
     ///
     /// # Errors
     /// `not_found`.
@@ -61,11 +61,11 @@ impl Service {
                 format!("There is a product with the sku {} already.", stored.product.sku),
             ));
         }
-        tell_added(tx, call, &stored.product).await?;
+        publish_added(tx, call, &stored.product).await?;
         Ok(stored)
     }
 
-    /// Changes a product; of what was so already nothing is told. With `expected` only if that is still its version.
+    /// Changes a product and publishes the change, if there is one. With `expected` only if that is the current version.
     ///
     /// # Errors
     /// `not_found`, `precondition_failed`, `unknown_currency`.
@@ -76,38 +76,35 @@ impl Service {
         change: ProductChange,
         expected: Option<i64>,
     ) -> Result<StoredProduct, Fault> {
-        let (call, sku) = (call.clone(), sku.clone());
+        let context = (call.clone(), sku.clone(), change);
         self.db
-            .write(move |tx| {
-                let (call, sku, change) = (call.clone(), sku.clone(), change.clone());
-                async move {
-                    let loaded = store::find(tx.conn(), &sku)
-                        .await?
-                        .ok_or_else(|| Fault::not_found("product"))?;
-                    if expected.is_some_and(|version| version != loaded.version) {
-                        let detail = "The product has changed since you read it: read it again and repeat the change.";
-                        return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
-                    }
-                    let (product, happenings) = change.apply(&loaded.product)?;
-                    if happenings.is_empty() {
-                        return Ok(loaded);
-                    }
-                    let changed = StoredProduct {
-                        product,
-                        version: loaded.version + 1,
-                        created_at: loaded.created_at,
-                    };
-                    store::update(tx.conn(), &changed, loaded.version).await?;
-                    for happening in happenings {
-                        tell(&tx, &call, &changed.product, happening).await?;
-                    }
-                    Ok(changed)
+            .write(context, move |tx, (call, sku, change)| async move {
+                let loaded = store::find(tx.conn(), &sku)
+                    .await?
+                    .ok_or_else(|| Fault::not_found("product"))?;
+                if expected.is_some_and(|version| version != loaded.version) {
+                    let detail = "The product has changed since you read it: read it again and repeat the change.";
+                    return Err(Fault::new(FaultKind::PreconditionFailed, "precondition_failed", detail));
                 }
+                let (product, kinds) = change.apply(&loaded.product)?;
+                if kinds.is_empty() {
+                    return Ok(loaded);
+                }
+                let changed = StoredProduct {
+                    product,
+                    version: loaded.version + 1,
+                    created_at: loaded.created_at,
+                };
+                store::update(tx.conn(), &changed, loaded.version).await?;
+                for kind in kinds {
+                    publish(&tx, &call, &changed.product, kind).await?;
+                }
+                Ok(changed)
             })
             .await
     }
 
-    /// Puts products in under the moments of their making; those whose sku is taken are left as they are.
+    /// Adds products with their times of creation. Those whose sku is taken are skipped.
     pub async fn add_all(&self, tx: &Tx, call: &Call, products: Vec<(Product, Timestamp)>) -> Result<(), Fault> {
         let new = products
             .into_iter()
@@ -118,7 +115,7 @@ impl Service {
             })
             .collect();
         for stored in store::insert_new(tx.conn(), new).await? {
-            tell_added(tx, call, &stored.product).await?;
+            publish_added(tx, call, &stored.product).await?;
         }
         Ok(())
     }
@@ -128,7 +125,7 @@ fn subject(product: &Product) -> String {
     format!("product/{}", product.sku)
 }
 
-async fn tell_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault> {
+async fn publish_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault> {
     let Product {
         sku,
         name,
@@ -142,12 +139,10 @@ async fn tell_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault
         category,
         price: Some(price),
     };
-    banyan_durable::outbox::append(tx, call, &subject(product), &event)
-        .await
-        .map(drop)
+    outbox::append(tx, call, &subject(product), &event).await.map(drop)
 }
 
-async fn tell(tx: &Tx, call: &Call, product: &Product, happening: Happening) -> Result<(), Fault> {
+async fn publish(tx: &Tx, call: &Call, product: &Product, kind: ChangeKind) -> Result<(), Fault> {
     let Product {
         sku,
         name,
@@ -156,42 +151,34 @@ async fn tell(tx: &Tx, call: &Call, product: &Product, happening: Happening) -> 
         ..
     } = product.clone();
     let (subject, sku, price) = (subject(product), String::from(sku), Some(price));
-    let told = match happening {
-        Happening::Changed => {
-            banyan_durable::outbox::append(
-                tx,
-                call,
-                &subject,
-                &ProductChanged {
-                    sku,
-                    name,
-                    category,
-                    price,
-                },
-            )
-            .await
+    match kind {
+        ChangeKind::Changed => {
+            let event = ProductChanged {
+                sku,
+                name,
+                category,
+                price,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
-        Happening::Archived => banyan_durable::outbox::append(tx, call, &subject, &ProductArchived { sku }).await,
-        Happening::Restored => {
-            banyan_durable::outbox::append(
-                tx,
-                call,
-                &subject,
-                &ProductRestored {
-                    sku,
-                    name,
-                    category,
-                    price,
-                },
-            )
-            .await
+        ChangeKind::Archived => {
+            outbox::append(tx, call, &subject, &ProductArchived { sku }).await?;
         }
-    };
-    told.map(drop)
+        ChangeKind::Restored => {
+            let event = ProductRestored {
+                sku,
+                name,
+                category,
+                price,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
+        }
+    }
+    Ok(())
 }
 
-fn answer(found: Vec<StoredProduct>) -> Products {
-    let items = found.into_iter().map(|StoredProduct { product, .. }| ProductAnswer {
+fn to_message(found: Vec<StoredProduct>) -> Products {
+    let items = found.into_iter().map(|StoredProduct { product, .. }| ProductMessage {
         sku: product.sku.into(),
         name: product.name,
         category: product.category,
@@ -207,13 +194,13 @@ impl Catalog for Service {
         if request.skus.len() > MAX_PRODUCTS {
             let fault = Fault::invalid(
                 "too_many_skus",
-                format!("One question may name at most {MAX_PRODUCTS} skus."),
+                format!("A request may name at most {MAX_PRODUCTS} skus."),
             );
             return Err(fault.at("/skus", format!("must have at most {MAX_PRODUCTS} items")));
         }
-        // What is no sku is an unknown one.
+        // An invalid sku is an unknown one.
         let skus: Vec<Sku> = request.skus.iter().filter_map(|sku| Sku::parse(sku).ok()).collect();
-        Ok(answer(store::find_all(self.db.read(), &skus).await?))
+        Ok(to_message(store::find_all(self.db.read(), &skus).await?))
     }
 
     async fn list_popular_products(&self, _call: &Call, request: ListPopularProducts) -> Result<Products, Fault> {
@@ -221,7 +208,7 @@ impl Catalog for Service {
             let fault = Fault::invalid("invalid_limit", format!("The limit must be 1 to {MAX_PRODUCTS}."));
             return Err(fault.at("/limit", format!("must be 1 to {MAX_PRODUCTS}")));
         }
-        Ok(answer(
+        Ok(to_message(
             store::list_popular(self.db.read(), u64::from(request.limit)).await?,
         ))
     }

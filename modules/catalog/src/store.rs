@@ -1,10 +1,10 @@
-//! Products and their sales as rows.
+//! The tables of products and their sales, and the queries on them.
 
 use banyan_core::{Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, JoinType, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
     TryInsertResult,
     sea_query::{Expr, LikeExpr, OnConflict},
 };
@@ -13,11 +13,9 @@ use shared_kernel::{Money, Sku};
 use crate::product::{Product, StoredProduct, search_text, search_words};
 
 mod product {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, EntityTrait, EnumIter, PrimaryKeyTrait, RelationDef,
-        RelationTrait,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "product")]
     pub struct Model {
@@ -32,50 +30,36 @@ mod product {
         pub version: i64,
         pub created_at: i64,
         pub search_text: String,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter)]
-    pub enum Relation {
-        /// The sales of a product, which may have none.
-        Sales,
-    }
-
-    impl RelationTrait for Relation {
-        fn def(&self) -> RelationDef {
-            Entity::belongs_to(super::product_sales::Entity)
-                .from(Column::Sku)
-                .to(super::product_sales::Column::Sku)
-                .into()
-        }
+        /// Absent until the first sale.
+        #[sea_orm(has_one)]
+        pub sales: HasOne<super::product_sales::Entity>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod product_sales {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "product_sales")]
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
         pub sku: String,
         pub units: i64,
+        /// Absent if the product is not in this catalog: the database has no foreign key.
+        #[sea_orm(belongs_to, from = "sku", to = "sku")]
+        pub product: HasOne<super::product::Entity>,
     }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
 
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Which products a list holds. Prices are in minor units, whatever the currency.
+/// The criteria of a list of products. Prices are in minor units of any currency.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Words that must all occur in name or description.
+    /// A search whose words must all occur in the name or the description.
     pub query: Option<String>,
     pub category: Option<String>,
     pub min_price: Option<i64>,
@@ -89,7 +73,7 @@ impl TryFrom<product::Model> for StoredProduct {
     fn try_from(row: product::Model) -> Result<Self, Fault> {
         let broken = |what: &str| Fault::internal("broken_row", format!("product {:?}: {what}", row.sku));
         let product = Product {
-            sku: Sku::parse(&row.sku).map_err(|_| broken("no sku"))?,
+            sku: Sku::parse(&row.sku).map_err(|_| broken("not a valid sku"))?,
             price: Money::new(row.price_amount, &row.currency).map_err(|error| broken(&error.to_string()))?,
             name: row.name,
             description: row.description,
@@ -126,7 +110,7 @@ fn read_all(rows: Vec<product::Model>) -> Result<Vec<StoredProduct>, Fault> {
     rows.into_iter().map(StoredProduct::try_from).collect()
 }
 
-/// Archived ones are found too.
+/// The product, also if it is archived.
 pub async fn find(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StoredProduct>, Fault> {
     let row = product::Entity::find_by_id(sku.as_str())
         .one(conn)
@@ -135,7 +119,7 @@ pub async fn find(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<Store
     row.map(StoredProduct::try_from).transpose()
 }
 
-/// Those of the named products that there are, archived ones too.
+/// The products with these skus, also archived ones. Unknown skus are left out.
 pub async fn find_all(conn: &impl ConnectionTrait, skus: &[Sku]) -> Result<Vec<StoredProduct>, Fault> {
     let names = skus.iter().map(Sku::as_str);
     read_all(
@@ -156,7 +140,7 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<
     Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
-/// Puts in those whose sku is not taken, and answers them.
+/// Inserts the products whose sku is not taken, and returns them.
 pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) -> Result<Vec<StoredProduct>, Fault> {
     let skus: Vec<Sku> = new.iter().map(|stored| stored.product.sku.clone()).collect();
     let taken = find_all(conn, &skus).await?;
@@ -174,7 +158,10 @@ pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) ->
     Ok(fresh)
 }
 
-/// Keeps the changed product, if nobody else changed the version it was made from.
+/// Stores a changed product.
+///
+/// # Errors
+/// A lost race, if the stored version is not `loaded_version`.
 pub async fn update(conn: &impl ConnectionTrait, changed: &StoredProduct, loaded_version: i64) -> Result<(), Fault> {
     use product::Column;
     let updated = product::Entity::update_many()
@@ -212,10 +199,10 @@ pub async fn list(
         .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
     if let Some(cursor) = &page.after {
         let (at, sku) = read_cursor(&cursor.0).ok_or_else(banyan_http::bad_cursor)?;
-        let same_moment = Condition::all()
+        let same_time = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Sku.lt(sku.as_str()));
-        condition = condition.add(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
+        condition = condition.add(Condition::any().add(Column::CreatedAt.lt(at)).add(same_time));
     }
     let rows = product::Entity::find()
         .filter(condition)
@@ -235,7 +222,7 @@ fn read_cursor(text: &str) -> Option<(i64, Sku)> {
     Some((at.parse().ok()?, Sku::parse(sku).ok()?))
 }
 
-/// A pattern for whatever contains `word`, in which nothing but its ends is a wildcard.
+/// A `like` pattern for texts that contain `word`, with the wildcards in `word` escaped.
 fn containing(word: &str) -> String {
     let mut pattern = String::from("%");
     for letter in word.chars() {
@@ -248,7 +235,7 @@ fn containing(word: &str) -> String {
     pattern
 }
 
-/// Counts sold units.
+/// Adds sold units to the count of a product.
 pub async fn add_sales(conn: &impl ConnectionTrait, sku: &str, units: i64) -> Result<(), Fault> {
     use product_sales::Column;
     let add = OnConflict::column(Column::Sku)
@@ -269,11 +256,11 @@ pub async fn add_sales(conn: &impl ConnectionTrait, sku: &str, units: i64) -> Re
     Ok(())
 }
 
-/// Active products of which at least one was sold, best-sold first.
+/// The active products with at least one sale, best-selling first.
 pub async fn list_popular(conn: &impl ConnectionTrait, limit: u64) -> Result<Vec<StoredProduct>, Fault> {
-    use product::{Column, Relation};
+    use product::Column;
     let rows = product::Entity::find()
-        .join(JoinType::InnerJoin, sea_orm::RelationTrait::def(&Relation::Sales))
+        .inner_join(product_sales::Entity)
         .filter(Column::Active.eq(true))
         .order_by_desc(product_sales::Column::Units)
         .order_by_asc(Column::Sku)
@@ -289,12 +276,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_customer_types_is_no_pattern() {
+    fn wildcards_in_a_search_word_are_escaped() {
         assert_eq!(containing("50%_!"), "%50!%!_!!%");
     }
 
     #[test]
-    fn a_cursor_of_another_list_is_none_of_ours() {
+    fn a_cursor_of_another_list_is_refused() {
         assert!(read_cursor("17 rare-fig").is_some());
         for bad in ["", "17", "rare-fig 17", "17 Rare Fig", "x rare-fig"] {
             assert!(read_cursor(bad).is_none(), "{bad}");

@@ -1,31 +1,32 @@
-//! Catalog through its contract and the events it hears and tells, on both databases.
+//! Catalog through its contract and the events it consumes and publishes, on both databases.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, TestRequest, post};
 use catalog::{Needs, Offers, start};
 use catalog_contract::{ListPopularProducts, ListProducts, ProductAdded, ProductChanged};
 use orders_contract::{OrderConfirmed, OrderItem};
+use parking_lot::Mutex;
 use serde_json::{Value, json, value::to_raw_value};
 use shared_kernel::{Money, Role};
 use uuid::Uuid;
 
-/// A bus that remembers who listens.
+/// A bus that records its subscriber, so that a test can deliver events to it.
 #[derive(Default)]
-struct Ear(Mutex<Option<Arc<dyn Listener>>>);
+struct RecordingBus(Mutex<Option<Arc<dyn Subscriber>>>);
 
 #[async_trait]
-impl Bus for Ear {
+impl Bus for RecordingBus {
     async fn publish(&self, _: &Envelope) -> Result<(), Fault> {
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
-        *self.0.lock().unwrap() = Some(listener);
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        *self.0.lock() = Some(subscriber);
         Ok(())
     }
 }
@@ -33,11 +34,11 @@ impl Bus for Ear {
 struct Shop {
     offers: Offers,
     site: Site,
-    listener: Arc<dyn Listener>,
+    subscriber: Arc<dyn Subscriber>,
 }
 
 impl Shop {
-    /// A shop that sells these, each for 10 EUR.
+    /// A shop with these products, each for 10 EUR.
     async fn selling(db: Db, skus: &[&str]) -> Self {
         let offers = start(Needs {
             db,
@@ -46,14 +47,14 @@ impl Shop {
         })
         .await
         .expect("catalog starts");
-        let ear = Arc::new(Ear::default());
-        let bus: Arc<dyn Bus> = ear.clone();
+        let recording = Arc::new(RecordingBus::default());
+        let bus: Arc<dyn Bus> = recording.clone();
         offers.machinery.connect(&bus).await.unwrap();
-        let listener = ear.0.lock().unwrap().clone().expect("catalog listens");
+        let subscriber = recording.0.lock().clone().expect("catalog subscribes");
         let shop = Shop {
             site: Site::of(offers.routes.clone()),
             offers,
-            listener,
+            subscriber,
         };
         for sku in skus {
             let body = json!({ "sku": sku, "name": format!("The {sku}"), "category": "plants", "price": { "amount": 1000, "currency": "EUR" } });
@@ -97,7 +98,7 @@ fn call() -> Call {
     Call::by_module("orders")
 }
 
-/// An order's first event, as orders tells it.
+/// The confirmation of a new order, as orders publishes it.
 fn confirmed(lines: &[(&str, u32)]) -> Envelope {
     let order = Uuid::new_v4();
     let price = Money::new(1_000, "EUR").unwrap();
@@ -128,7 +129,7 @@ fn confirmed(lines: &[(&str, u32)]) -> Envelope {
 }
 
 #[tokio::test]
-async fn unknown_products_are_left_out_and_archived_ones_say_so() {
+async fn unknown_products_are_left_out_and_archived_ones_are_marked() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig", "fern"]).await;
         shop.archive("fern").await;
@@ -162,7 +163,7 @@ async fn unknown_products_are_left_out_and_archived_ones_say_so() {
 }
 
 #[tokio::test]
-async fn a_product_is_answered_with_name_and_price() {
+async fn a_product_is_returned_with_name_and_price() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig"]).await;
         shop.patch("fig", json!({ "price": { "amount": 1250, "currency": "USD" } }))
@@ -186,7 +187,7 @@ async fn a_product_is_answered_with_name_and_price() {
 }
 
 #[tokio::test]
-async fn questions_have_limits() {
+async fn requests_have_limits() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &[]).await;
         let catalog = &shop.offers.contract;
@@ -213,7 +214,7 @@ async fn questions_have_limits() {
 }
 
 #[tokio::test]
-async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
+async fn products_are_ranked_by_units_sold_and_each_sale_counts_once() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db, &["fig", "fern", "aloe", "unsold"]).await;
         assert_eq!(shop.offers.machinery.topics(), ["orders.order"]);
@@ -224,7 +225,7 @@ async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
             first.clone(),
             first,
         ] {
-            shop.listener.deliver(envelope).await.unwrap();
+            shop.subscriber.deliver(envelope).await.unwrap();
         }
         assert_eq!(shop.popular(10).await, ["fern", "fig", "aloe"]);
         assert_eq!(shop.popular(1).await, ["fern"]);
@@ -235,7 +236,7 @@ async fn what_is_sold_most_is_most_popular_and_each_sale_counts_once() {
 }
 
 #[tokio::test]
-async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
+async fn changes_of_a_product_are_published_and_requests_without_effect_are_not() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::selling(db.clone(), &["fig"]).await;
         shop.patch("fig", json!({ "name": "Fig tree" })).await;
@@ -243,7 +244,7 @@ async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
         shop.archive("fig").await;
         shop.archive("fig").await;
         shop.patch("fig", json!({ "active": true })).await;
-        let envelopes = told(&db).await;
+        let envelopes = published(&db).await;
         let kinds: Vec<_> = envelopes
             .iter()
             .map(|envelope| envelope.kind.rsplit('.').next().unwrap())
@@ -260,16 +261,16 @@ async fn what_happens_to_a_product_is_told_and_what_does_not_is_not() {
 }
 
 #[tokio::test]
-async fn the_demo_products_come_once_and_what_staff_changed_stays() {
+async fn the_demo_products_are_added_once_and_changes_by_staff_are_kept() {
     on_both(catalog::SCHEMA, |db| async move {
-        // A sku that staff took before the demo came is theirs.
+        // A sku that staff took before the seed stays theirs.
         let shop = Shop::selling(db.clone(), &["tea-01"]).await;
         let began = std::time::Instant::now();
         (shop.offers.seed)().await.unwrap();
-        println!("{:?}: the products were put in in {:?}", db.backend(), began.elapsed());
+        println!("{:?}: the products were added in {:?}", db.backend(), began.elapsed());
         shop.patch("rare-fig", json!({ "name": "Common fig" })).await;
         (shop.offers.seed)().await.unwrap();
-        assert_eq!(told(&db).await.len(), 121);
+        assert_eq!(published(&db).await.len(), 121);
         let skus = ["rare-fig", "tea-01"].map(str::to_owned).to_vec();
         let mut found = shop
             .offers

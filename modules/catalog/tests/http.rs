@@ -1,4 +1,4 @@
-//! Products over HTTP: finding, keeping, and who may.
+//! Products over HTTP: searching, changing, and permissions.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ fn fig() -> Value {
 }
 
 #[tokio::test]
-async fn pages_lead_from_the_newest_to_the_rare_fig() {
+async fn pages_lead_from_the_newest_to_the_oldest_product() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::seeded(db).await;
         let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
@@ -111,7 +111,7 @@ async fn pages_lead_from_the_newest_to_the_rare_fig() {
 }
 
 #[tokio::test]
-async fn products_made_in_the_same_moment_are_not_lost_between_pages() {
+async fn products_created_at_the_same_time_are_not_lost_between_pages() {
     on_both(catalog::SCHEMA, |db| async move {
         let clock = banyan_durable_testing::ManualClock::at(banyan_core::Timestamp::from_ms(1_800_000_000_000));
         let offers = start(Needs {
@@ -309,7 +309,7 @@ async fn bodies_are_checked() {
 }
 
 #[tokio::test]
-async fn a_change_of_a_version_that_is_gone_is_refused() {
+async fn a_change_of_an_outdated_version_is_refused() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
@@ -357,7 +357,7 @@ async fn changes_at_the_same_time_all_count() {
 }
 
 #[tokio::test]
-async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
+async fn an_archived_product_is_not_listed_but_can_be_linked_to() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
@@ -397,7 +397,7 @@ async fn an_archived_product_is_off_the_shelf_but_can_be_linked_to() {
 }
 
 #[tokio::test]
-async fn only_staff_keep_the_catalog() {
+async fn only_staff_can_change_the_catalog() {
     on_both(catalog::SCHEMA, |db| async move {
         let shop = Shop::empty(db).await;
         shop.add("fig", "Fig", "", 2_490).await;
@@ -421,7 +421,7 @@ async fn only_staff_keep_the_catalog() {
 }
 
 #[tokio::test]
-async fn the_document_names_every_route_and_parameter() {
+async fn the_document_has_every_route_and_parameter() {
     on_both(catalog::SCHEMA, |db| async move {
         let offers = start(Needs {
             db,

@@ -1,4 +1,4 @@
--- What lies in the house under each sku, and how much of it is promised to orders.
+-- The units of each sku in the warehouse, and how many of them are reserved for orders.
 create table stock_item (
     sku text primary key,
     on_hand bigint not null check (on_hand >= 0),
@@ -7,7 +7,7 @@ create table stock_item (
     check (reserved >= 0 and reserved <= on_hand)
 );
 
--- What an order holds. `command_id` is the command that reserved it, which the release names.
+-- The reservation of an order. `command_id` is the command that created it, which a release refers to.
 create table reservation (
     order_id uuid primary key,
     command_id uuid not null unique,
@@ -24,7 +24,7 @@ create table reservation_line (
     primary key (order_id, sku)
 );
 
--- Every change of a level, in units and always positive: the kind says which way. Rows are only ever added.
+-- The ledger: every change of a level, in units. Quantities are positive, and the kind implies the direction. Rows are only ever added.
 create table movement (
     id uuid primary key,
     sku text not null references stock_item (sku),

@@ -1,4 +1,4 @@
-//! Stock over HTTP: anybody sees the level, staff book receipts and corrections.
+//! The REST resources of stock: anybody sees the level, staff book receipts and corrections.
 
 use std::sync::Arc;
 

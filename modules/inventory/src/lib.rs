@@ -1,17 +1,15 @@
-//! Inventory: how many of each product lie in the house, and which of them are promised to an order.
+//! Inventory: the stock of each product, and which units are reserved for orders.
 //!
-//! Nothing is ever oversold because the promise is made here, in one conditional update per line, and not in a caller's head or lock. Every
-//! change of a level is a row of the movement ledger, from which the level could be computed again.
+//! Nothing is oversold, because a reservation is one conditional update per line. Every change of a level is a row of the movement ledger, from
+//! which the level could be computed again.
 //!
-//! Invariant: inventory does not know what a product is called or costs; it does not ask the catalog whether there is one.
+//! Invariant: inventory does not know names and prices of products, and it does not call the catalog.
 
 mod http;
 mod reservation;
 mod schema;
 mod seed;
 mod service;
-#[cfg(test)]
-mod service_tests;
 mod stock;
 mod store;
 
@@ -24,7 +22,7 @@ use service::Service;
 
 pub use schema::SCHEMA;
 
-/// What inventory must be given.
+/// What the module requires.
 pub struct Needs {
     /// Its own database, migrated.
     pub db: banyan_durable::Db,
@@ -32,26 +30,26 @@ pub struct Needs {
     pub ids: Arc<dyn Ids>,
 }
 
-/// What inventory gives in return.
+/// What the module provides.
 pub struct Offers {
     pub contract: Arc<dyn Inventory>,
     pub routes: banyan_http::Routes,
     pub machinery: banyan_durable::Machinery,
-    /// Fills the shelves for the demo products.
+    /// Stocks the demo products.
     pub seed: banyan_durable::Seed,
 }
 
-/// Puts the module together. Nothing runs before its machinery is started.
+/// Starts the module.
 ///
 /// # Errors
-/// None today; the shape is the same for all modules.
+/// None at present; all modules have the same signature.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let machinery = banyan_durable::Machinery::new(needs.db.clone());
     let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
-    let (routes, seeded) = (http::routes(service.clone()), service.clone());
+    let (routes, seeder) = (http::routes(service.clone()), service.clone());
     let seed: banyan_durable::Seed = Arc::new(move || {
-        let service = seeded.clone();
-        Box::pin(async move { seed::fill_the_shelves(&service).await })
+        let service = seeder.clone();
+        Box::pin(async move { seed::add_demo_stock(&service).await })
     });
     Ok(Offers {
         contract: service,

@@ -1,9 +1,9 @@
-//! The rules of reservations: what an order may hold, and what can become of it.
+//! Reservations: what an order may reserve, and which transitions a reservation has. Pure rules; no I/O.
 //!
 //! ```text
-//! held -> released             the order did not come about
-//!      -> committed            the units left the house
-//!           -> restocked       they came back
+//! held -> released             the order was not placed
+//!      -> committed            the units left the warehouse
+//!           -> restocked       the units were returned to stock
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,19 +14,19 @@ use shared_kernel::Sku;
 
 use crate::stock::Movement;
 
-/// An order has no more lines than this.
+/// The maximum number of lines of an order.
 const MAX_LINES: usize = 100;
 
-/// What an order wants: units by sku, each sku once. The order of the skus is the order in which the items are locked, so that two orders that
-/// want the same products cannot wait for each other in a circle.
+/// The lines of an order: units by sku, each sku once. They are sorted by sku, and items are locked in this order, so that two orders with the
+/// same products cannot deadlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lines(BTreeMap<Sku, i64>);
 
 impl Lines {
-    /// Reads the lines of a command; repeated skus become one line.
+    /// Parses the lines of a command; lines with the same sku are merged.
     ///
     /// # Errors
-    /// `invalid_lines`: none, more than 100, or one of nothing; `invalid_sku`.
+    /// `invalid_lines` for no lines, more than 100, or a quantity of 0; `invalid_sku`.
     pub fn parse(lines: &[StockLine]) -> Result<Self, Fault> {
         if lines.is_empty() || lines.len() > MAX_LINES {
             return Err(Fault::invalid(
@@ -36,7 +36,8 @@ impl Lines {
         }
         let mut merged = BTreeMap::new();
         for (index, line) in lines.iter().enumerate() {
-            let sku = Sku::parse(&line.sku).map_err(|fault| fault.at(format!("/lines/{index}/sku"), "is no sku"))?;
+            let sku =
+                Sku::parse(&line.sku).map_err(|fault| fault.at(format!("/lines/{index}/sku"), "is not a valid sku"))?;
             if line.quantity == 0 {
                 let fault = Fault::invalid("invalid_lines", "A line reserves at least one unit.");
                 return Err(fault.at(format!("/lines/{index}/quantity"), "must be 1 or more"));
@@ -46,8 +47,8 @@ impl Lines {
         Ok(Lines(merged))
     }
 
-    /// From rows, whose order does not matter.
-    pub fn of_rows(rows: impl IntoIterator<Item = (Sku, i64)>) -> Self {
+    /// From rows in any order.
+    pub fn from_rows(rows: impl IntoIterator<Item = (Sku, i64)>) -> Self {
         Lines(rows.into_iter().collect())
     }
 
@@ -57,41 +58,27 @@ impl Lines {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+pub enum ReservationState {
     Held,
     Released,
     Committed,
     Restocked,
 }
 
-/// A step a reservation takes: its next state, and what that does to the stock of each line.
+/// A transition of a reservation, and the movement of the stock of each line that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    pub from: State,
-    pub to: State,
+pub struct Transition {
+    pub from: ReservationState,
+    pub to: ReservationState,
     pub movement: Movement,
 }
 
-/// Each question answers with the step to take, `None` if there is nothing left to do, or a refusal.
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Held => "held",
-            State::Released => "released",
-            State::Committed => "committed",
-            State::Restocked => "restocked",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Self> {
-        [State::Held, State::Released, State::Committed, State::Restocked]
-            .into_iter()
-            .find(|state| state.as_str() == name)
-    }
-
-    fn step(self, to: State, movement: Movement) -> Option<Step> {
-        Some(Step {
+/// Each method returns the transition to make, or `None` if it was made before.
+impl ReservationState {
+    fn to(self, to: ReservationState, movement: Movement) -> Option<Transition> {
+        Some(Transition {
             from: self,
             to,
             movement,
@@ -99,25 +86,25 @@ impl State {
     }
 
     /// # Errors
-    /// `reservation_committed`: what has left the house comes back by restocking, not by taking a promise back.
-    pub fn release(self) -> Result<Option<Step>, Fault> {
+    /// `reservation_committed`: units that have left the warehouse are restocked, not released.
+    pub fn release(self) -> Result<Option<Transition>, Fault> {
         match self {
-            State::Held => Ok(self.step(State::Released, Movement::Released)),
-            State::Released => Ok(None),
-            State::Committed | State::Restocked => Err(Fault::conflict(
+            ReservationState::Held => Ok(self.to(ReservationState::Released, Movement::Released)),
+            ReservationState::Released => Ok(None),
+            ReservationState::Committed | ReservationState::Restocked => Err(Fault::conflict(
                 "reservation_committed",
-                "The reserved units have left the house already.",
+                "The reserved units have left the warehouse already.",
             )),
         }
     }
 
     /// # Errors
-    /// `reservation_released`: the units may have been promised to somebody else since.
-    pub fn commit(self) -> Result<Option<Step>, Fault> {
+    /// `reservation_released`: the units may be reserved for another order by now.
+    pub fn commit(self) -> Result<Option<Transition>, Fault> {
         match self {
-            State::Held => Ok(self.step(State::Committed, Movement::Committed)),
-            State::Committed | State::Restocked => Ok(None),
-            State::Released => Err(Fault::conflict(
+            ReservationState::Held => Ok(self.to(ReservationState::Committed, Movement::Committed)),
+            ReservationState::Committed | ReservationState::Restocked => Ok(None),
+            ReservationState::Released => Err(Fault::conflict(
                 "reservation_released",
                 "The reservation has been released.",
             )),
@@ -125,14 +112,14 @@ impl State {
     }
 
     /// # Errors
-    /// `reservation_not_committed`: nothing has left the house that could come back.
-    pub fn restock(self) -> Result<Option<Step>, Fault> {
+    /// `reservation_not_committed`: no units have left the warehouse.
+    pub fn restock(self) -> Result<Option<Transition>, Fault> {
         match self {
-            State::Committed => Ok(self.step(State::Restocked, Movement::Restocked)),
-            State::Restocked => Ok(None),
-            State::Held | State::Released => Err(Fault::conflict(
+            ReservationState::Committed => Ok(self.to(ReservationState::Restocked, Movement::Restocked)),
+            ReservationState::Restocked => Ok(None),
+            ReservationState::Held | ReservationState::Released => Err(Fault::conflict(
                 "reservation_not_committed",
-                "The reserved units have not left the house.",
+                "The reserved units have not left the warehouse.",
             )),
         }
     }
@@ -157,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_of_nothing_is_refused() {
+    fn a_reservation_needs_valid_lines() {
         assert_eq!(Lines::parse(&[]).unwrap_err().code, "invalid_lines");
         assert_eq!(
             Lines::parse(&vec![line("tea-01", 1); 101]).unwrap_err().code,
@@ -171,40 +158,49 @@ mod tests {
     }
 
     #[test]
-    fn what_was_released_cannot_leave_the_house() {
-        assert_eq!(State::Released.commit().unwrap_err().code, "reservation_released");
-        assert_eq!(State::Released.restock().unwrap_err().code, "reservation_not_committed");
+    fn a_released_reservation_cannot_be_committed_or_restocked() {
+        assert_eq!(
+            ReservationState::Released.commit().unwrap_err().code,
+            "reservation_released"
+        );
+        assert_eq!(
+            ReservationState::Released.restock().unwrap_err().code,
+            "reservation_not_committed"
+        );
     }
 
     #[test]
-    fn what_has_left_the_house_cannot_be_released() {
-        for state in [State::Committed, State::Restocked] {
+    fn a_committed_reservation_cannot_be_released() {
+        for state in [ReservationState::Committed, ReservationState::Restocked] {
             assert_eq!(state.release().unwrap_err().code, "reservation_committed");
         }
     }
 
     #[test]
-    fn only_what_has_left_the_house_comes_back() {
-        assert_eq!(State::Held.restock().unwrap_err().code, "reservation_not_committed");
+    fn only_a_committed_reservation_can_be_restocked() {
         assert_eq!(
-            State::Committed.restock().unwrap().map(|step| step.movement),
+            ReservationState::Held.restock().unwrap_err().code,
+            "reservation_not_committed"
+        );
+        assert_eq!(
+            ReservationState::Committed.restock().unwrap().map(|made| made.movement),
             Some(Movement::Restocked)
         );
     }
 
     #[test]
-    fn asked_twice_nothing_moves_the_second_time() {
-        for (ask, movement) in [
+    fn a_repeated_transition_changes_nothing() {
+        for (transition, movement) in [
             (
-                State::release as fn(State) -> Result<Option<Step>, Fault>,
+                ReservationState::release as fn(ReservationState) -> Result<Option<Transition>, Fault>,
                 Movement::Released,
             ),
-            (State::commit, Movement::Committed),
+            (ReservationState::commit, Movement::Committed),
         ] {
-            let step = ask(State::Held).unwrap().unwrap();
-            assert_eq!((step.from, step.movement), (State::Held, movement));
-            assert_eq!(ask(step.to), Ok(None));
+            let first = transition(ReservationState::Held).unwrap().unwrap();
+            assert_eq!((first.from, first.movement), (ReservationState::Held, movement));
+            assert_eq!(transition(first.to), Ok(None));
         }
-        assert_eq!(State::Restocked.restock(), Ok(None));
+        assert_eq!(ReservationState::Restocked.restock(), Ok(None));
     }
 }

@@ -1,7 +1,7 @@
-//! The demo's shelves: 100,000 units of every demo product, and 3 of `rare-fig`.
+//! The demo stock: 100,000 units of every demo product, and 3 of `rare-fig`.
 //!
 //! Catalog seeds the products by the same scheme (its `seed.rs`): `rare-fig`, then `<word>-01` to `<word>-17` for each of seven words, 120 in
-//! all. Neither module may ask the other, so each keeps the words and pins what comes of them in a test.
+//! all. Neither module may call the other, so each has the list of words, and a test in each pins the result.
 
 use banyan_core::{Call, Fault};
 use banyan_durable::{Command, Outcome};
@@ -19,43 +19,42 @@ const RAREST: &str = "rare-fig";
 
 const UNITS: i64 = 100_000;
 const RAREST_UNITS: i64 = 3;
-/// Items put in by one transaction, which has its limit of time.
+/// The number of items added per transaction, whose duration is limited.
 const BATCH: usize = 40;
 
 /// Every demo sku with its units.
-fn shelves() -> Vec<(String, i64)> {
+fn demo_stock() -> Vec<(String, i64)> {
     let numbered = |word: &'static str| (1..=PER_WORD).map(move |number| (format!("{word}-{number:02}"), UNITS));
     std::iter::once((RAREST.to_owned(), RAREST_UNITS))
         .chain(WORDS.into_iter().flat_map(numbered))
         .collect()
 }
 
-/// Puts the demo stock in, once for ever: what staff change afterwards stays changed.
-pub async fn fill_the_shelves(service: &Service) -> Result<(), Fault> {
-    let shelves = shelves().into_iter().map(|(sku, units)| Ok((Sku::parse(&sku)?, units)));
-    let shelves = shelves.collect::<Result<Vec<_>, Fault>>()?;
-    for (number, batch) in shelves.chunks(BATCH).enumerate() {
-        // The fingerprint says nothing of the contents, so that a later version with other demo data leaves an old shop alone.
+/// Adds the demo stock, exactly once: later changes by staff are kept.
+pub async fn add_demo_stock(service: &Service) -> Result<(), Fault> {
+    let stock = demo_stock()
+        .into_iter()
+        .map(|(sku, units)| Ok((Sku::parse(&sku)?, units)));
+    let stock = stock.collect::<Result<Vec<_>, Fault>>()?;
+    for (number, batch) in stock.chunks(BATCH).enumerate() {
+        // The fingerprint does not depend on the contents, so that a later version with other demo data does not change an existing shop.
         let command = Command::new("seed", format!("banyan:stock:{number}"), b"");
-        let (of_job, batch) = (service.clone(), batch.to_vec());
-        banyan_durable::once(service.db(), command, move |tx| {
-            let (service, batch) = (of_job.clone(), batch.clone());
-            async move {
-                let mut moved = Vec::with_capacity(batch.len());
-                for (sku, quantity) in batch {
-                    let item = store::receive_units(tx.conn(), &sku, quantity).await?;
-                    moved.push(Moved {
-                        item,
-                        kind: Movement::Received,
-                        quantity,
-                    });
-                }
-                let call = Call::by_module(tx.module());
-                service
-                    .record(&tx, &call, None, Some("demo data".to_owned()), moved)
-                    .await?;
-                Ok(Outcome::Done(()))
+        let context = (service.clone(), batch.to_vec());
+        banyan_durable::once(service.db(), command, context, |tx, (service, batch)| async move {
+            let mut moved = Vec::with_capacity(batch.len());
+            for (sku, quantity) in batch {
+                let item = store::receive_units(tx.conn(), &sku, quantity).await?;
+                moved.push(Moved {
+                    item,
+                    kind: Movement::Received,
+                    quantity,
+                });
             }
+            let call = Call::by_module(tx.module());
+            service
+                .record(&tx, &call, None, Some("demo data".to_owned()), moved)
+                .await?;
+            Ok(Outcome::Done(()))
         })
         .await?;
     }
@@ -69,16 +68,19 @@ mod tests {
 
     /// The same list and the same fingerprint are pinned in catalog's `seed.rs`.
     #[test]
-    fn the_shelves_are_those_of_the_catalogs_demo_products() {
-        let skus: Vec<String> = shelves().into_iter().map(|(sku, _)| sku).collect();
+    fn the_demo_stock_has_the_skus_of_the_catalogs_demo_products() {
+        let skus: Vec<String> = demo_stock().into_iter().map(|(sku, _)| sku).collect();
         assert_eq!(skus.len(), 120);
         let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_URL, skus.join("\n").as_bytes());
         assert_eq!(fingerprint, uuid!("cb9815da-08d0-55c7-8835-261ff6def25a"));
     }
 
     #[test]
-    fn only_the_rare_fig_is_rare() {
-        let rare: Vec<_> = shelves().into_iter().filter(|(_, units)| *units != 100_000).collect();
+    fn only_the_rare_fig_is_scarce() {
+        let rare: Vec<_> = demo_stock()
+            .into_iter()
+            .filter(|(_, units)| *units != 100_000)
+            .collect();
         assert_eq!(rare, [("rare-fig".to_owned(), 3)]);
     }
 }

@@ -1,46 +1,47 @@
-//! The rules of stock: what a level is, and how each kind of movement changes it.
+//! Stock levels, and how each kind of movement changes them. Pure rules; no I/O.
 
 use shared_kernel::Sku;
 
-/// How many units of one product there are.
+/// The stock level of one product.
 ///
-/// Invariant: `0 <= reserved <= on_hand`. No movement is made that would break it.
+/// Invariant: `0 <= reserved <= on_hand`. A movement that would break it is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StockItem {
     pub sku: Sku,
-    /// In the house.
+    /// Units in the warehouse.
     pub on_hand: i64,
-    /// Of these, promised to orders.
+    /// Of these, reserved for orders.
     pub reserved: i64,
-    /// Rises with every movement.
+    /// Incremented by every movement.
     pub version: i64,
 }
 
 impl StockItem {
-    /// What can still be promised.
+    /// Units that can still be reserved.
     pub fn available(&self) -> i64 {
         self.on_hand - self.reserved
     }
 }
 
-/// Why a level changed. These words stand in the ledger and in events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a level changed, as written to the ledger and to events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Movement {
-    /// Came into the house: a delivery, or units found when counting.
+    /// Units arrived: a delivery, or more units counted than booked.
     Received,
-    /// Promised to an order.
+    /// Units were reserved for an order.
     Reserved,
-    /// The promise was taken back.
+    /// A reservation was released.
     Released,
-    /// Promised units left the house.
+    /// Reserved units left the warehouse.
     Committed,
-    /// Units that had left for an order came back.
+    /// Committed units were returned to stock.
     Restocked,
-    /// Lost, broken, stolen.
+    /// Units were lost, broken or stolen.
     WrittenOff,
 }
 
-/// What a movement does to a level.
+/// The change of a level by a movement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {
     pub on_hand: i64,
@@ -48,18 +49,7 @@ pub struct Effect {
 }
 
 impl Movement {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Movement::Received => "received",
-            Movement::Reserved => "reserved",
-            Movement::Released => "released",
-            Movement::Committed => "committed",
-            Movement::Restocked => "restocked",
-            Movement::WrittenOff => "written_off",
-        }
-    }
-
-    /// The effect of moving `quantity` units, which is positive: the kind says which way they go.
+    /// The effect of moving `quantity` units. The quantity is positive; its direction follows from the kind.
     pub fn effect(self, quantity: i64) -> Effect {
         match self {
             Movement::Received | Movement::Restocked => Effect {
@@ -85,8 +75,8 @@ impl Movement {
         }
     }
 
-    /// What a counted difference is: more than the books say was received, less was written off. With the units as a positive number.
-    pub fn of_difference(difference: i64) -> (Movement, i64) {
+    /// The movement for a counted difference, with a positive quantity: more units than booked were received, fewer were written off.
+    pub fn from_difference(difference: i64) -> (Movement, i64) {
         if difference < 0 {
             (Movement::WrittenOff, -difference)
         } else {
@@ -112,7 +102,7 @@ mod tests {
         0 <= level.reserved && level.reserved <= level.on_hand
     }
 
-    /// A walk through movements in an order that only looks random; those that would break the invariant are left out.
+    /// A pseudo-random walk through movements; those that would break the invariant are skipped.
     fn walk(steps: u64) -> (Effect, [i64; 6]) {
         let (mut level, mut sums, mut state) = (
             Effect {
@@ -150,12 +140,12 @@ mod tests {
 
     #[test]
     fn a_counted_difference_is_received_or_written_off() {
-        assert_eq!(Movement::of_difference(5), (Movement::Received, 5));
-        assert_eq!(Movement::of_difference(-5), (Movement::WrittenOff, 5));
+        assert_eq!(Movement::from_difference(5), (Movement::Received, 5));
+        assert_eq!(Movement::from_difference(-5), (Movement::WrittenOff, 5));
     }
 
     #[test]
-    fn what_is_promised_is_not_available() {
+    fn reserved_units_are_not_available() {
         let item = StockItem {
             sku: Sku::parse("rare-fig").unwrap(),
             on_hand: 3,

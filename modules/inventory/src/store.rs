@@ -1,4 +1,4 @@
-//! Stock, reservations and the movement ledger as rows.
+//! The tables of stock, reservations and the movement ledger, and the queries on them.
 
 use banyan_core::{Fault, Timestamp};
 use banyan_durable::{fault, lost_race};
@@ -11,16 +11,14 @@ use shared_kernel::Sku;
 use uuid::Uuid;
 
 use crate::{
-    reservation::{Lines, State, Step},
+    reservation::{Lines, ReservationState, Transition},
     stock::{Movement, StockItem},
 };
 
 mod stock_item {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "stock_item")]
     pub struct Model {
@@ -31,19 +29,13 @@ mod stock_item {
         pub version: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod reservation {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "reservation")]
     pub struct Model {
@@ -55,19 +47,13 @@ mod reservation {
         pub changed_at: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod reservation_line {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "reservation_line")]
     pub struct Model {
@@ -78,19 +64,13 @@ mod reservation_line {
         pub quantity: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod movement {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "movement")]
     pub struct Model {
@@ -104,9 +84,6 @@ mod movement {
         pub reason: Option<String>,
         pub at: i64,
     }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
 
     impl ActiveModelBehavior for ActiveModel {}
 }
@@ -124,9 +101,9 @@ impl TryFrom<stock_item::Model> for StockItem {
     }
 }
 
-/// What was written as a sku is one, or the row is broken.
+/// Parses a stored sku. Only valid ones are written, so an invalid one is a broken row.
 fn read_sku(text: &str) -> Result<Sku, Fault> {
-    Sku::parse(text).map_err(|_| Fault::internal("broken_row", format!("{text:?} is no sku")))
+    Sku::parse(text).map_err(|_| Fault::internal("broken_row", format!("{text:?} is not a valid sku")))
 }
 
 pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StockItem>, Fault> {
@@ -137,8 +114,8 @@ pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<
     row.map(StockItem::try_from).transpose()
 }
 
-/// Moves units of an item if the level after it keeps the invariant, as one statement: two that compete for the last unit cannot both get it.
-/// `None` leaves everything as it was: there is no such item, or it does not have enough.
+/// Moves units of an item if the resulting level keeps the invariant, in one statement, so that two orders cannot both get the last unit. `None`
+/// means that nothing was changed: the item does not exist, or has too few units.
 pub async fn move_units(
     conn: &impl ConnectionTrait,
     sku: &Sku,
@@ -162,7 +139,7 @@ pub async fn move_units(
     rows.into_iter().next().map(StockItem::try_from).transpose()
 }
 
-/// Adds received units; the first ones of a sku make its item.
+/// Adds received units; the first receipt of a sku creates its item.
 pub async fn receive_units(conn: &impl ConnectionTrait, sku: &Sku, quantity: i64) -> Result<StockItem, Fault> {
     use stock_item::Column;
     let new = stock_item::ActiveModel {
@@ -184,25 +161,25 @@ pub async fn receive_units(conn: &impl ConnectionTrait, sku: &Sku, quantity: i64
     row.try_into()
 }
 
-/// A row for the ledger.
-pub struct Entry {
+/// A row of the ledger.
+pub struct LedgerEntry {
     pub id: Uuid,
     pub sku: Sku,
     pub kind: Movement,
     pub quantity: i64,
     pub order_id: Option<Uuid>,
-    /// Who moved it, as [`Actor::label`](banyan_core::Actor::label).
+    /// Who moved the units, as [`Actor::label`](banyan_core::Actor::label).
     pub actor: String,
     pub reason: Option<String>,
     pub at: Timestamp,
 }
 
-/// Adds to the ledger. Nothing ever changes or removes what is in it.
-pub async fn append_movements(conn: &impl ConnectionTrait, entries: Vec<Entry>) -> Result<(), Fault> {
+/// Appends to the ledger. Its rows are never changed or deleted.
+pub async fn append_movements(conn: &impl ConnectionTrait, entries: Vec<LedgerEntry>) -> Result<(), Fault> {
     let rows = entries.into_iter().map(|entry| movement::ActiveModel {
         id: Set(entry.id),
         sku: Set(entry.sku.into()),
-        kind: Set(entry.kind.as_str().to_owned()),
+        kind: Set(entry.kind.into_str().to_owned()),
         quantity: Set(entry.quantity),
         order_id: Set(entry.order_id),
         actor: Set(entry.actor),
@@ -216,15 +193,14 @@ pub async fn append_movements(conn: &impl ConnectionTrait, entries: Vec<Entry>) 
     Ok(())
 }
 
-/// What an order holds or held.
+/// The reservation of an order.
 pub struct Reservation {
-    pub order_id: Uuid,
-    /// The command that made it.
+    /// The command that created it.
     pub command_id: Uuid,
-    pub state: State,
+    pub state: ReservationState,
 }
 
-/// Makes a held reservation without its lines; false if the order has one.
+/// Inserts a held reservation without its lines; false if the order already has one.
 pub async fn insert_reservation(
     conn: &impl ConnectionTrait,
     order_id: Uuid,
@@ -234,7 +210,7 @@ pub async fn insert_reservation(
     let row = reservation::ActiveModel {
         order_id: Set(order_id),
         command_id: Set(command_id),
-        state: Set(State::Held.as_str().to_owned()),
+        state: Set(ReservationState::Held.into_str().to_owned()),
         created_at: Set(now.as_ms()),
         changed_at: Set(now.as_ms()),
     };
@@ -244,7 +220,7 @@ pub async fn insert_reservation(
     Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
-/// The items must exist.
+/// Inserts the lines of a reservation. The items must exist.
 pub async fn insert_lines(conn: &impl ConnectionTrait, order_id: Uuid, lines: &Lines) -> Result<(), Fault> {
     let rows = lines.iter().map(|(sku, quantity)| reservation_line::ActiveModel {
         order_id: Set(order_id),
@@ -264,10 +240,11 @@ pub async fn find_reservation(conn: &impl ConnectionTrait, order_id: Uuid) -> Re
         .await
         .map_err(fault)?;
     row.map(|row| {
-        let state = State::find(&row.state)
-            .ok_or_else(|| Fault::internal("broken_row", format!("{:?} is no state", row.state)))?;
+        let state = row.state.parse().map_err(|_| {
+            let detail = format!("{:?} is not a reservation state", row.state);
+            Fault::internal("broken_row", detail)
+        })?;
         Ok(Reservation {
-            order_id: row.order_id,
             command_id: row.command_id,
             state,
         })
@@ -285,28 +262,36 @@ pub async fn load_lines(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<L
         .into_iter()
         .map(|row| Ok((read_sku(&row.sku)?, row.quantity)))
         .collect();
-    Ok(Lines::of_rows(lines?))
+    Ok(Lines::from_rows(lines?))
 }
 
-/// Takes a reservation's step, if it still stands where the step begins.
-pub async fn take_step(conn: &impl ConnectionTrait, order_id: Uuid, step: Step, now: Timestamp) -> Result<(), Fault> {
+/// Makes a transition of a reservation.
+///
+/// # Errors
+/// A lost race, if the reservation is not in the state from which the transition starts.
+pub async fn update_state(
+    conn: &impl ConnectionTrait,
+    order_id: Uuid,
+    transition: Transition,
+    now: Timestamp,
+) -> Result<(), Fault> {
     use reservation::Column;
-    let taken = reservation::Entity::update_many()
-        .col_expr(Column::State, Expr::value(step.to.as_str()))
+    let updated = reservation::Entity::update_many()
+        .col_expr(Column::State, Expr::value(transition.to.into_str()))
         .col_expr(Column::ChangedAt, Expr::value(now.as_ms()))
         .filter(Column::OrderId.eq(order_id))
-        .filter(Column::State.eq(step.from.as_str()))
+        .filter(Column::State.eq(transition.from.into_str()))
         .exec(conn)
         .await
         .map_err(fault)?;
-    if taken.rows_affected == 1 {
+    if updated.rows_affected == 1 {
         Ok(())
     } else {
         Err(lost_race("the reservation changed meanwhile"))
     }
 }
 
-/// The sums of an item's ledger by kind of movement.
+/// The units moved in an item's ledger, by kind of movement.
 #[cfg(test)]
 pub async fn sum_ledger(conn: &impl ConnectionTrait, sku: &Sku) -> std::collections::BTreeMap<String, i64> {
     let rows = movement::Entity::find()
@@ -321,7 +306,7 @@ pub async fn sum_ledger(conn: &impl ConnectionTrait, sku: &Sku) -> std::collecti
         })
 }
 
-/// The units of an item in held reservations.
+/// The units of an item in reservations that are held.
 #[cfg(test)]
 pub async fn sum_held(conn: &impl ConnectionTrait, sku: &Sku) -> i64 {
     let lines = reservation_line::Entity::find()
@@ -334,7 +319,7 @@ pub async fn sum_held(conn: &impl ConnectionTrait, sku: &Sku) -> i64 {
             .await
             .expect("reservations can be read")
             .expect("a line has its reservation");
-        held += if reservation.state == State::Held {
+        held += if reservation.state == ReservationState::Held {
             line.quantity
         } else {
             0

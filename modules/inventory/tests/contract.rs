@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Call, FaultKind, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, post};
 use inventory::{Needs, Offers, start};
 use inventory_contract::{
@@ -25,7 +25,7 @@ async fn open(db: Db) -> Offers {
     .expect("inventory starts")
 }
 
-/// An inventory with 10 of `tea-01` and 5 of `tea-02`, received as staff do it.
+/// An inventory with 10 of `tea-01` and 5 of `tea-02`, received by staff.
 async fn stocked(db: Db) -> Arc<dyn Inventory> {
     let offers = open(db).await;
     let site = Site::of(offers.routes.clone());
@@ -100,12 +100,12 @@ async fn tea(inventory: &dyn Inventory) -> (i64, i64) {
     (level.on_hand, level.reserved)
 }
 
-fn is_reserved(answer: &Reservation) -> bool {
-    matches!(answer.outcome, Some(Outcome::Reserved(_)))
+fn is_reserved(reservation: &Reservation) -> bool {
+    matches!(reservation.outcome, Some(Outcome::Reserved(_)))
 }
 
 #[tokio::test]
-async fn a_reservation_asked_twice_holds_once() {
+async fn a_repeated_reservation_reserves_once() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let request = reserve(&id(), &[("tea-02", 1), ("tea-01", 4)]);
@@ -131,7 +131,7 @@ async fn a_reservation_asked_twice_holds_once() {
 }
 
 #[tokio::test]
-async fn too_little_stock_is_an_answer_and_stays_the_answer() {
+async fn insufficient_stock_is_a_result_and_stays_the_result() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let hog = reserve(&id(), &[("tea-01", 8)]);
@@ -142,11 +142,11 @@ async fn too_little_stock_is_an_answer_and_stays_the_answer() {
             panic!("{first:?}")
         };
         assert_eq!((short.sku.as_str(), short.wanted, short.available), ("tea-01", 3, 2));
-        // Units that come free do not change an answer that was given.
+        // Units that are released later do not change the result of the command.
         inventory.release_stock(&saga(), release(&hog)).await.unwrap();
         assert_eq!(inventory.reserve_stock(&saga(), request.clone()).await.unwrap(), first);
         assert_eq!(tea(&*inventory).await, (10, 0));
-        // And there is nothing to undo.
+        // There is nothing to undo.
         assert!(
             !inventory
                 .release_stock(&saga(), release(&request))
@@ -159,15 +159,15 @@ async fn too_little_stock_is_an_answer_and_stays_the_answer() {
 }
 
 #[tokio::test]
-async fn what_was_never_received_is_not_available() {
+async fn an_item_that_was_never_received_is_not_available() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
-        let answer = inventory
+        let reservation = inventory
             .reserve_stock(&saga(), reserve(&id(), &[("tea-01", 1), ("unheard-of", 1)]))
             .await
             .unwrap();
-        let Some(Outcome::Insufficient(short)) = answer.outcome else {
-            panic!("{answer:?}")
+        let Some(Outcome::Insufficient(short)) = reservation.outcome else {
+            panic!("{reservation:?}")
         };
         assert_eq!((short.sku.as_str(), short.available), ("unheard-of", 0));
         assert_eq!(tea(&*inventory).await, (10, 0));
@@ -178,7 +178,7 @@ async fn what_was_never_received_is_not_available() {
 }
 
 #[tokio::test]
-async fn a_release_gives_back_once() {
+async fn a_repeated_release_releases_once() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
@@ -200,13 +200,16 @@ async fn a_release_gives_back_once() {
 }
 
 #[tokio::test]
-async fn a_reservation_that_comes_after_its_release_does_nothing() {
+async fn a_reservation_that_arrives_after_its_release_does_nothing() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let late = reserve(&id(), &[("tea-01", 4)]);
         assert!(!inventory.release_stock(&saga(), release(&late)).await.unwrap().released);
-        let answer = inventory.reserve_stock(&saga(), late.clone()).await.unwrap();
-        assert!(matches!(answer.outcome, Some(Outcome::Undone(_))), "{answer:?}");
+        let reservation = inventory.reserve_stock(&saga(), late.clone()).await.unwrap();
+        assert!(
+            matches!(reservation.outcome, Some(Outcome::Undone(_))),
+            "{reservation:?}"
+        );
         assert_eq!(tea(&*inventory).await, (10, 0));
         assert_eq!(
             inventory
@@ -246,7 +249,7 @@ async fn an_order_has_one_reservation() {
 }
 
 #[tokio::test]
-async fn committed_units_leave_once_and_come_back_once() {
+async fn units_are_committed_once_and_restocked_once() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
@@ -283,7 +286,7 @@ async fn committed_units_leave_once_and_come_back_once() {
 }
 
 #[tokio::test]
-async fn what_was_released_or_never_reserved_cannot_be_committed() {
+async fn a_released_or_unknown_reservation_cannot_be_committed() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
@@ -309,7 +312,7 @@ async fn what_was_released_or_never_reserved_cannot_be_committed() {
 }
 
 #[tokio::test]
-async fn every_change_of_a_level_is_told_in_order() {
+async fn every_change_of_a_level_is_published_in_order() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db.clone()).await;
         let reserved = reserve(&id(), &[("tea-01", 4)]);
@@ -322,7 +325,7 @@ async fn every_change_of_a_level_is_told_in_order() {
             .restock_order(&saga(), restock(&reserved.order_id))
             .await
             .unwrap();
-        let envelopes = told(&db).await;
+        let envelopes = published(&db).await;
         let tea: Vec<_> = envelopes
             .iter()
             .filter(|envelope| envelope.subject == "stock/tea-01")
@@ -334,7 +337,7 @@ async fn every_change_of_a_level_is_told_in_order() {
         let levels: Vec<_> = levels
             .map(|event| (event.movement, event.on_hand, event.reserved))
             .collect();
-        let told = [
+        let expected = [
             ("received", 10, 0),
             ("reserved", 10, 4),
             ("committed", 6, 0),
@@ -344,7 +347,7 @@ async fn every_change_of_a_level_is_told_in_order() {
             levels
                 .iter()
                 .map(|(movement, on_hand, reserved)| (movement.as_str(), *on_hand, *reserved))
-                .eq(told),
+                .eq(expected),
             "{levels:?}"
         );
     })
@@ -352,7 +355,7 @@ async fn every_change_of_a_level_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn a_command_that_makes_no_sense_is_refused_at_the_door() {
+async fn an_invalid_command_is_refused() {
     on_both(inventory::SCHEMA, |db| async move {
         let inventory = stocked(db).await;
         let good = reserve(&id(), &[("tea-01", 1)]);

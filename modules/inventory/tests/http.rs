@@ -1,4 +1,4 @@
-//! Stock over HTTP: who may do what, limits, conditional and repeated requests.
+//! Stock over HTTP: permissions, limits, conditional and repeated requests.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use shared_kernel::Role;
 use uuid::Uuid;
 
-struct House {
+struct Shop {
     site: Site,
     inventory: Arc<dyn Inventory>,
 }
 
-impl House {
+impl Shop {
     async fn open(db: Db) -> Self {
         let offers = start(Needs {
             db,
@@ -26,7 +26,7 @@ impl House {
         })
         .await
         .expect("inventory starts");
-        House {
+        Shop {
             site: Site::of(offers.routes.clone()),
             inventory: offers.contract,
         }
@@ -69,34 +69,33 @@ fn keyed(path: &str) -> TestRequest {
 }
 
 #[tokio::test]
-async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
+async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
     on_both(inventory::SCHEMA, |db| async move {
-        let house = House::open(db).await;
+        let shop = Shop::open(db).await;
         let path = "/api/v1/stock/rare-fig";
-        assert_eq!(house.site.send(get(path)).await.status, 404);
-        let booked = house
+        assert_eq!(shop.site.send(get(path)).await.status, 404);
+        let booked = shop
             .book(
                 &format!("{path}/receipts"),
                 json!({ "quantity": 3, "reason": "delivery 4711" }),
             )
             .await;
         assert_eq!((booked.status, booked.header("location")), (201, path));
-        house.reserve("rare-fig", 2).await;
-        let shown = house.site.send(get(path)).await;
+        shop.reserve("rare-fig", 2).await;
+        let shown = shop.site.send(get(path)).await;
         assert_eq!(
             shown.json(),
             json!({ "sku": "rare-fig", "on_hand": 3, "reserved": 2, "available": 1 })
         );
         let etag = shown.header("etag").to_owned();
         assert_eq!(
-            house
-                .site
+            shop.site
                 .send(get(path).insert_header(("If-None-Match", etag)))
                 .await
                 .status,
             304
         );
-        assert_eq!(house.site.send(get("/api/v1/stock/Rare_Fig")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/stock/Rare_Fig")).await.status, 404);
     })
     .await;
 }
@@ -104,28 +103,27 @@ async fn a_first_receipt_makes_the_item_and_anybody_sees_it() {
 #[tokio::test]
 async fn receipts_are_for_staff_and_need_a_key() {
     on_both(inventory::SCHEMA, |db| async move {
-        let house = House::open(db).await;
+        let shop = Shop::open(db).await;
         for action in ["receipts", "adjustments"] {
             let path = format!("/api/v1/stock/tea-01/{action}");
             let body = json!({ "quantity": 1 });
-            assert_eq!(house.site.send(keyed(&path).set_json(&body)).await.status, 401);
+            assert_eq!(shop.site.send(keyed(&path).set_json(&body)).await.status, 401);
             for role in [Role::Customer, Role::Ops] {
                 assert_eq!(
-                    house
-                        .site
+                    shop.site
                         .send_as(Uuid::new_v4(), &[role], keyed(&path).set_json(&body))
                         .await
                         .status,
                     403
                 );
             }
-            let keyless = house.as_staff(post(&path).set_json(&body)).await;
+            let keyless = shop.as_staff(post(&path).set_json(&body)).await;
             assert_eq!(
                 (keyless.status, keyless.code().as_str()),
                 (400, "idempotency_key_required")
             );
         }
-        assert_eq!(house.site.send(get("/api/v1/stock/tea-01")).await.status, 404);
+        assert_eq!(shop.site.send(get("/api/v1/stock/tea-01")).await.status, 404);
     })
     .await;
 }
@@ -133,13 +131,13 @@ async fn receipts_are_for_staff_and_need_a_key() {
 #[tokio::test]
 async fn a_receipt_sent_twice_is_booked_once() {
     on_both(inventory::SCHEMA, |db| async move {
-        let house = House::open(db).await;
+        let shop = Shop::open(db).await;
         let request = |quantity: i64| {
             let keyed = post("/api/v1/stock/tea-01/receipts").insert_header(("Idempotency-Key", "delivery-1"));
             keyed.set_json(json!({ "quantity": quantity }))
         };
-        let first = house.as_staff(request(5)).await;
-        let again = house.as_staff(request(5)).await;
+        let first = shop.as_staff(request(5)).await;
+        let again = shop.as_staff(request(5)).await;
         assert_eq!((first.status, again.status, &first.body), (201, 201, &again.body));
         assert_eq!(
             (
@@ -148,17 +146,17 @@ async fn a_receipt_sent_twice_is_booked_once() {
             ),
             ("", "true")
         );
-        let other = house.as_staff(request(6)).await;
+        let other = shop.as_staff(request(6)).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-        assert_eq!(house.site.send(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
+        assert_eq!(shop.site.send(get("/api/v1/stock/tea-01")).await.json()["on_hand"], 5);
     })
     .await;
 }
 
 #[tokio::test]
-async fn limits_hold_as_documented() {
+async fn documented_limits_are_enforced() {
     on_both(inventory::SCHEMA, |db| async move {
-        let house = House::open(db).await;
+        let shop = Shop::open(db).await;
         let receipts = "/api/v1/stock/tea-01/receipts";
         for body in [
             json!({}),
@@ -171,7 +169,7 @@ async fn limits_hold_as_documented() {
             json!({ "quantity": 1, "reason": "r".repeat(501) }),
             json!({ "quantity": 1, "reasons": "typo" }),
         ] {
-            let reply = house.book(receipts, body.clone()).await;
+            let reply = shop.book(receipts, body.clone()).await;
             assert_eq!(
                 (reply.status, reply.code().as_str()),
                 (422, "invalid_body"),
@@ -179,7 +177,7 @@ async fn limits_hold_as_documented() {
                 reply.body
             );
         }
-        assert_eq!(house.receive("tea-01", 1_000_000).await.status, 201);
+        assert_eq!(shop.receive("tea-01", 1_000_000).await.status, 201);
         let adjustments = "/api/v1/stock/tea-01/adjustments";
         for quantity in [
             json!(0),
@@ -189,7 +187,7 @@ async fn limits_hold_as_documented() {
             json!(null),
             json!("1"),
         ] {
-            let reply = house.book(adjustments, json!({ "quantity": quantity })).await;
+            let reply = shop.book(adjustments, json!({ "quantity": quantity })).await;
             assert_eq!(
                 (reply.status, reply.code().as_str()),
                 (422, "invalid_body"),
@@ -202,7 +200,7 @@ async fn limits_hold_as_documented() {
             (json!(1_000_000), 1_000_000),
             (json!(-1.0), 999_999),
         ] {
-            let reply = house
+            let reply = shop
                 .book(adjustments, json!({ "quantity": quantity, "reason": null }))
                 .await;
             assert_eq!(
@@ -213,8 +211,7 @@ async fn limits_hold_as_documented() {
             );
         }
         assert_eq!(
-            house
-                .book("/api/v1/stock/No_Sku/receipts", json!({ "quantity": 1 }))
+            shop.book("/api/v1/stock/No_Sku/receipts", json!({ "quantity": 1 }))
                 .await
                 .status,
             404
@@ -224,16 +221,16 @@ async fn limits_hold_as_documented() {
 }
 
 #[tokio::test]
-async fn promised_units_cannot_be_written_off() {
+async fn reserved_units_cannot_be_written_off() {
     on_both(inventory::SCHEMA, |db| async move {
-        let house = House::open(db).await;
+        let shop = Shop::open(db).await;
         let path = "/api/v1/stock/tea-01/adjustments";
-        assert_eq!(house.book(path, json!({ "quantity": 1 })).await.status, 404);
-        house.receive("tea-01", 10).await;
-        house.reserve("tea-01", 4).await;
-        let refused = house.book(path, json!({ "quantity": -7 })).await;
+        assert_eq!(shop.book(path, json!({ "quantity": 1 })).await.status, 404);
+        shop.receive("tea-01", 10).await;
+        shop.reserve("tea-01", 4).await;
+        let refused = shop.book(path, json!({ "quantity": -7 })).await;
         assert_eq!((refused.status, refused.code().as_str()), (409, "below_reserved"));
-        let adjusted = house.book(path, json!({ "quantity": -6 })).await;
+        let adjusted = shop.book(path, json!({ "quantity": -6 })).await;
         assert_eq!(
             adjusted.json(),
             json!({ "sku": "tea-01", "on_hand": 4, "reserved": 4, "available": 0 })
@@ -243,7 +240,7 @@ async fn promised_units_cannot_be_written_off() {
 }
 
 #[tokio::test]
-async fn the_document_says_what_is_enforced() {
+async fn the_document_has_the_enforced_limits() {
     on_both(inventory::SCHEMA, |db| async move {
         let offers = start(Needs {
             db,

@@ -1,7 +1,7 @@
--- What is told to a user by mail: written by a reaction, sent by a worker, shown to its user.
+-- A mail to a user: queued by a reaction, sent by a worker, shown to its user.
 create table notification (
     id uuid primary key,
-    -- The event behind it. One event is one mail, however often it is heard.
+    -- The event that caused it. An event causes one mail, even if it is received repeatedly.
     cause uuid not null unique,
     user_id uuid not null,
     kind text not null check (kind in (
@@ -9,14 +9,14 @@ create table notification (
     )),
     subject text not null,
     body text not null,
-    -- The address it went to; asked for when it is sent, so null before.
+    -- The address it was sent to. It is looked up when the mail is sent, so it is null before.
     recipient text,
     status text not null check (status in ('queued', 'sent', 'captured', 'failed')),
     attempts bigint not null,
     refusals bigint not null,
-    -- When a queued one is due. Whoever claims it puts this off by the length of a lease, so that a sender that dies holds nothing back.
+    -- When a queued mail is due. A claim postpones it by the duration of the lease, so that a mail whose sender dies is sent by another.
     next_attempt_at bigint not null,
-    -- Raised by every claim; a sender's result counts only under the token it claimed with.
+    -- Incremented by every claim. An outcome counts only with the token of the latest claim.
     lease_token bigint not null,
     traceparent text,
     created_at bigint not null,

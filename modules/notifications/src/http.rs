@@ -1,4 +1,4 @@
-//! What was sent to me, over HTTP.
+//! The REST resource of notifications: each user sees their own.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
-//! Notifications: what users are told by mail about their orders, payments and accounts.
+//! Notifications: mails to users about their orders, payments and accounts.
 //!
-//! An event of another module becomes a queued mail in the transaction that hears it. A worker asks `Users` for the address when it sends, so
-//! addresses stay out of events. SMTP gives at-least-once: a mail whose outcome is unknown goes out again under the same Message-ID. Without a
-//! mail server mails are captured: complete, stored, shown to their user, and sent to nobody.
+//! An event of another module becomes a queued mail in the transaction that receives it. A worker looks up the address at `Users` when it sends,
+//! so addresses stay out of events. SMTP delivers at least once: a mail with an unknown outcome is sent again under the same Message-ID. Without
+//! a mail server mails are captured: composed, stored and shown to their user, but not sent.
 
-mod delivery;
 mod http;
+mod mail_worker;
+mod mailer;
 mod notification;
-mod post;
 mod reactions;
 mod schema;
 mod service;
@@ -21,52 +21,53 @@ use banyan_core::{Clock, Ids};
 use notifications_contract::Notifications;
 use users_contract::Users;
 
-use delivery::Delivery;
-use post::Post;
-pub use schema::SCHEMA;
+use mail_worker::MailWorker;
+use mailer::Mailer;
 use service::Service;
+
+pub use schema::SCHEMA;
 pub use settings::Settings;
 
-/// What notifications must be given.
+/// What the module requires.
 pub struct Needs {
     /// Its own database, migrated.
     pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
-    /// Knows the addresses.
+    /// The source of email addresses.
     pub users: Arc<dyn Users>,
     pub settings: Settings,
 }
 
-/// What notifications gives in return.
+/// What the module provides.
 pub struct Offers {
     pub contract: Arc<dyn Notifications>,
     pub routes: banyan_http::Routes,
-    /// Reactions, and the worker that sends.
+    /// The reactions to events, and the worker that sends mails.
     pub machinery: banyan_durable::Machinery,
-    /// Does nothing: mails come from events.
+    /// Does nothing: notifications result from events.
     pub seed: banyan_durable::Seed,
 }
 
-/// Puts the module together. Nothing is heard or sent before its machinery is started.
+/// Starts the module. Events are consumed and mails are sent once its machinery runs.
 ///
 /// # Errors
-/// If the mail server's URL or the sender's address cannot be read.
+/// If the mail server's URL or the sender's address is invalid.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
-    let post = Post::open(&needs.settings)?;
+    let mailer = Mailer::new(&needs.settings)?;
     let service = Arc::new(Service::new(needs.db.clone(), needs.clock.clone(), needs.ids));
-    let delivery = Arc::new(Delivery::new(
+    let worker = Arc::new(MailWorker::new(
         needs.db.clone(),
         needs.clock,
         needs.users,
-        post,
+        mailer,
         needs.settings,
     ));
     let machinery = banyan_durable::Machinery::new(needs.db.clone())
         .reactions(reactions::reactions(needs.db, &service))
         .worker("mail", move |stop| {
-            let delivery = delivery.clone();
-            async move { delivery.run(stop).await }
+            let worker = worker.clone();
+            async move { worker.run(stop).await }
         });
     let routes = http::routes(service.clone());
     Ok(Offers {

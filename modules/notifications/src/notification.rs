@@ -1,4 +1,4 @@
-//! The rules of a notification: what it is, and what follows from each attempt to send it.
+//! Notifications, and what follows from each attempt to send one. Pure rules; no I/O.
 
 use std::{fmt, time::Duration};
 
@@ -8,8 +8,21 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// What a notification is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", const_into_str)]
 #[schema(as = NotificationKind)]
 pub enum Kind {
     OrderPlaced,
@@ -21,37 +34,22 @@ pub enum Kind {
     Welcome,
 }
 
-impl Kind {
-    const ALL: [Kind; 7] = [
-        Kind::OrderPlaced,
-        Kind::OrderConfirmed,
-        Kind::OrderCancelled,
-        Kind::OrderShipped,
-        Kind::OrderDelivered,
-        Kind::PaymentRefunded,
-        Kind::Welcome,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::OrderPlaced => "order_placed",
-            Kind::OrderConfirmed => "order_confirmed",
-            Kind::OrderCancelled => "order_cancelled",
-            Kind::OrderShipped => "order_shipped",
-            Kind::OrderDelivered => "order_delivered",
-            Kind::PaymentRefunded => "payment_refunded",
-            Kind::Welcome => "welcome",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-}
-
 /// Where a notification stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", const_into_str)]
 #[schema(as = NotificationStatus)]
 pub enum Status {
     /// It will be sent.
@@ -64,24 +62,7 @@ pub enum Status {
     Failed,
 }
 
-impl Status {
-    const ALL: [Status; 4] = [Status::Queued, Status::Sent, Status::Captured, Status::Failed];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Queued => "queued",
-            Status::Sent => "sent",
-            Status::Captured => "captured",
-            Status::Failed => "failed",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == name)
-    }
-}
-
-/// What is to be told, to whom.
+/// The content of a mail, and the user it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mail {
     pub kind: Kind,
@@ -110,24 +91,25 @@ pub struct Notification {
     pub sent_at: Option<Timestamp>,
 }
 
-/// A mail that this instance has claimed and is to send now.
+/// A mail that this instance has claimed to send now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct ClaimedMail {
     pub id: Uuid,
     pub user_id: Uuid,
     pub kind: Kind,
     pub subject: String,
     pub body: String,
-    /// This one included.
+    /// The number of attempts, this one included.
     pub attempts: u32,
-    /// Before this attempt.
+    /// The number of refusals before this attempt.
     pub refusals: u32,
+    /// The lease token: raised by every claim, so that a result counts only while the claim is current.
     pub token: i64,
     pub created_at: Timestamp,
     pub traceparent: Option<String>,
 }
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
     Sent {
@@ -136,33 +118,33 @@ pub enum Attempt {
     Captured {
         to: String,
     },
-    /// Somebody said no; it may have been a passing mistake of theirs.
+    /// The mail server or users refused the mail, perhaps for a reason that passes.
     Refused {
         error: Failure,
     },
-    /// Nobody took it, and nobody refused it: it may even have arrived.
-    Unanswered {
+    /// Neither accepted nor refused: the mail may even have arrived.
+    Unknown {
         error: Failure,
     },
     /// It can never be sent.
-    Hopeless {
+    Undeliverable {
         error: Failure,
     },
 }
 
-/// Why an attempt came to nothing. It shows as its code alone, which is for logs: what was said may hold mail addresses, and stays with the mail.
+/// Why an attempt failed. It is displayed as its code alone, for logs: the detail may contain email addresses and is stored with the mail only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// A word, or the mail server's reply code.
+    /// A fault code, or the mail server's reply code.
     pub code: String,
-    pub said: String,
+    pub detail: String,
 }
 
 impl Failure {
-    pub fn new(code: &str, said: impl Into<String>) -> Self {
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
         Failure {
             code: code.to_owned(),
-            said: said.into(),
+            detail: detail.into(),
         }
     }
 }
@@ -176,22 +158,22 @@ impl fmt::Display for Failure {
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Failure {
-            said: fault.to_string(),
+            detail: fault.to_string(),
             code: fault.code,
         }
     }
 }
 
-/// How long a mail is tried.
+/// When a mail is tried again, and when it is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// Before the second attempt, the third, and so on; the last one repeats.
-    pub waits: Vec<Duration>,
+pub struct RetryPolicy {
+    /// The delays before the second attempt, the third, and so on; the last one repeats.
+    pub delays: Vec<Duration>,
     pub max_refusals: u32,
     pub give_up_after: Duration,
 }
 
-/// What becomes of the mail.
+/// What is done with a mail after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Sent {
@@ -200,7 +182,7 @@ pub enum Next {
     Captured {
         to: String,
     },
-    Again {
+    Retry {
         after: Duration,
         refusals: u32,
         error: Failure,
@@ -210,51 +192,37 @@ pub enum Next {
     },
 }
 
-impl Claimed {
-    /// Unknown is not refused: without an answer a mail is tried until its time is over, against refusals only so often.
-    pub fn next(&self, attempt: Attempt, patience: &Patience, now: Timestamp) -> Next {
+impl ClaimedMail {
+    /// An unknown outcome is not a refusal: refusals are limited in number, unknown outcomes in time.
+    pub fn next(&self, attempt: Attempt, policy: &RetryPolicy, now: Timestamp) -> Next {
         let (refusals, error) = match attempt {
             Attempt::Sent { to } => return Next::Sent { to },
             Attempt::Captured { to } => return Next::Captured { to },
-            Attempt::Hopeless { error } => return Next::Failed { error },
+            Attempt::Undeliverable { error } => return Next::Failed { error },
             Attempt::Refused { error } => (self.refusals + 1, error),
-            Attempt::Unanswered { error } => (self.refusals, error),
+            Attempt::Unknown { error } => (self.refusals, error),
         };
-        if refusals >= patience.max_refusals || now.since(self.created_at) >= patience.give_up_after {
+        if refusals >= policy.max_refusals || now.since(self.created_at) >= policy.give_up_after {
             return Next::Failed { error };
         }
         let at = usize::try_from(self.attempts.saturating_sub(1))
             .unwrap_or(usize::MAX)
-            .min(patience.waits.len().saturating_sub(1));
-        let after = patience.waits.get(at).copied().unwrap_or(Duration::from_secs(1));
-        Next::Again { after, refusals, error }
+            .min(policy.delays.len().saturating_sub(1));
+        let after = policy.delays.get(at).copied().unwrap_or(Duration::from_secs(1));
+        Next::Retry { after, refusals, error }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use strum::VariantArray;
 
-    #[test]
-    fn a_log_gets_the_code_of_a_failure_and_not_what_was_said() {
-        let said = "550 5.1.1 <ada@example.com>: no such mailbox";
-        let next = claimed(3, 2).next(
-            Attempt::Refused {
-                error: Failure::new("550", said),
-            },
-            &patience(),
-            CREATED,
-        );
-        let Next::Failed { error } = next else {
-            panic!("{next:?}")
-        };
-        assert_eq!((error.to_string().as_str(), error.said.as_str()), ("550", said));
-    }
+    use super::*;
 
     const CREATED: Timestamp = Timestamp::from_ms(1_000_000);
 
-    fn claimed(attempts: u32, refusals: u32) -> Claimed {
-        Claimed {
+    fn claimed(attempts: u32, refusals: u32) -> ClaimedMail {
+        ClaimedMail {
             id: Uuid::from_u128(1),
             user_id: Uuid::from_u128(2),
             kind: Kind::Welcome,
@@ -268,9 +236,9 @@ mod tests {
         }
     }
 
-    fn patience() -> Patience {
-        Patience {
-            waits: vec![Duration::from_secs(1), Duration::from_secs(5)],
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            delays: vec![Duration::from_secs(1), Duration::from_secs(5)],
             max_refusals: 3,
             give_up_after: Duration::from_secs(3_600),
         }
@@ -278,77 +246,93 @@ mod tests {
 
     fn refused() -> Attempt {
         Attempt::Refused {
-            error: Failure::new("told", "550 no"),
+            error: Failure::new("code", "550 no"),
         }
     }
 
-    fn unanswered() -> Attempt {
-        Attempt::Unanswered {
-            error: Failure::new("told", "nobody there"),
+    fn unknown() -> Attempt {
+        Attempt::Unknown {
+            error: Failure::new("code", "no connection"),
         }
     }
 
     #[test]
-    fn waits_grow_and_the_last_one_repeats() {
+    fn a_failure_is_logged_by_its_code_without_its_detail() {
+        let detail = "550 5.1.1 <ada@example.com>: no such mailbox";
+        let next = claimed(3, 2).next(
+            Attempt::Refused {
+                error: Failure::new("550", detail),
+            },
+            &policy(),
+            CREATED,
+        );
+        let Next::Failed { error } = next else {
+            panic!("{next:?}")
+        };
+        assert_eq!((error.to_string().as_str(), error.detail.as_str()), ("550", detail));
+    }
+
+    #[test]
+    fn delays_grow_and_the_last_one_repeats() {
         for (attempts, seconds) in [(1, 1), (2, 5), (3, 5), (1_000, 5)] {
-            let next = claimed(attempts, 0).next(unanswered(), &patience(), CREATED);
+            let next = claimed(attempts, 0).next(unknown(), &policy(), CREATED);
             assert!(
-                matches!(next, Next::Again { after, refusals: 0, .. } if after == Duration::from_secs(seconds)),
+                matches!(next, Next::Retry { after, refusals: 0, .. } if after == Duration::from_secs(seconds)),
                 "{next:?}"
             );
         }
     }
 
     #[test]
-    fn the_last_refusal_is_the_end() {
-        let next = claimed(2, 1).next(refused(), &patience(), CREATED);
-        assert!(matches!(next, Next::Again { refusals: 2, .. }), "{next:?}");
+    fn a_mail_is_given_up_at_the_last_refusal() {
+        let next = claimed(2, 1).next(refused(), &policy(), CREATED);
+        assert!(matches!(next, Next::Retry { refusals: 2, .. }), "{next:?}");
         assert_eq!(
-            claimed(3, 2).next(refused(), &patience(), CREATED),
+            claimed(3, 2).next(refused(), &policy(), CREATED),
             Next::Failed {
-                error: Failure::new("told", "550 no")
+                error: Failure::new("code", "550 no")
             }
         );
     }
 
     #[test]
-    fn no_answer_is_no_refusal_and_ends_only_with_time() {
+    fn an_unknown_outcome_is_retried_until_the_time_is_over() {
         let before = CREATED.plus(Duration::from_secs(3_599));
         assert!(matches!(
-            claimed(1_000, 2).next(unanswered(), &patience(), before),
-            Next::Again { refusals: 2, .. }
+            claimed(1_000, 2).next(unknown(), &policy(), before),
+            Next::Retry { refusals: 2, .. }
         ));
         let after = CREATED.plus(Duration::from_secs(3_600));
         assert_eq!(
-            claimed(1, 0).next(unanswered(), &patience(), after),
+            claimed(1, 0).next(unknown(), &policy(), after),
             Next::Failed {
-                error: Failure::new("told", "nobody there")
+                error: Failure::new("code", "no connection")
             }
         );
     }
 
     #[test]
-    fn what_can_never_be_sent_is_not_tried_again() {
-        let hopeless = Attempt::Hopeless {
-            error: Failure::new("told", "no such user"),
+    fn an_undeliverable_mail_is_not_retried() {
+        let undeliverable = Attempt::Undeliverable {
+            error: Failure::new("code", "no such user"),
         };
         assert_eq!(
-            claimed(1, 0).next(hopeless, &patience(), CREATED),
+            claimed(1, 0).next(undeliverable, &policy(), CREATED),
             Next::Failed {
-                error: Failure::new("told", "no such user")
+                error: Failure::new("code", "no such user")
             }
         );
     }
 
     #[test]
-    fn every_word_is_found_by_its_name() {
-        for kind in Kind::ALL {
-            assert_eq!(Kind::find(kind.as_str()), Some(kind));
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+    fn kinds_and_statuses_have_the_same_names_in_json_and_in_the_database() {
+        for kind in Kind::VARIANTS {
+            assert_eq!(kind.into_str().parse().as_ref(), Ok(kind));
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.into_str());
         }
-        for status in Status::ALL {
-            assert_eq!(Status::find(status.as_str()), Some(status));
-            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        for status in Status::VARIANTS {
+            assert_eq!(status.into_str().parse().as_ref(), Ok(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.into_str());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What notifications does when asked, and on hearing an event.
+//! Queues mails and lists them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     store,
 };
 
-/// Woken when there is a mail to send.
+/// The change signal that wakes the worker when a mail is queued.
 pub const MAIL: &str = "mail";
 
 pub struct Service {
@@ -27,7 +27,7 @@ impl Service {
         Service { db, clock, ids }
     }
 
-    /// Stores the mail to send, in the transaction that hears its cause. A cause that was heard before has its mail.
+    /// Queues a mail, in the transaction that receives its cause. An event that was received before has its mail already.
     pub async fn queue(&self, tx: &Tx, cause: &Envelope, mail: Mail) -> Result<(), Fault> {
         let traceparent = cause.traceparent.clone();
         if store::insert(
@@ -45,7 +45,7 @@ impl Service {
         Ok(())
     }
 
-    /// What this user was told, newest first; nothing if `actor` may not see it.
+    /// The notifications of a user, newest first; none if `actor` may not see them.
     pub async fn list_visible(
         &self,
         actor: &Actor,
@@ -79,9 +79,9 @@ impl Notifications for Service {
 fn message_of(notification: Notification) -> notifications_contract::Notification {
     notifications_contract::Notification {
         id: notification.id.to_string(),
-        kind: notification.kind.as_str().to_owned(),
+        kind: notification.kind.into_str().to_owned(),
         subject: notification.subject,
-        status: notification.status.as_str().to_owned(),
+        status: notification.status.into_str().to_owned(),
         created_at_ms: notification.created_at.as_ms(),
     }
 }

@@ -1,78 +1,66 @@
-//! What an operator may decide about mail.
+//! The settings of the module: the section `[notifications]`, whose defaults are in `app/config/default.toml`.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::notification::Patience;
+use crate::notification::RetryPolicy;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The mail server: `smtps://user:password@host:465`, or `smtp://user:password@host:587?tls=required` for STARTTLS. Absent: mails are
-    /// captured and shown to their user, and none is sent.
-    #[serde(skip_serializing)]
+    /// The URL of the mail server: `smtps://user:password@host:465`, or `smtp://user:password@host:587?tls=required` for STARTTLS. Absent: mails
+    /// are captured and shown to their user, and none is sent.
+    #[serde(default, skip_serializing)]
     pub smtp_url: Option<SecretString>,
-    /// The sender: an address, or a name and an address.
+    /// The sender of all mails: an address, or a name and an address.
     pub from: String,
-    /// A conversation with the mail server may take so long.
-    pub send_timeout_ms: u64,
-    /// `Users` is given so long to answer with an address.
-    pub users_timeout_ms: u64,
-    /// Mails one process sends at the same time.
+    /// The maximum number of mails one process sends at the same time.
     pub concurrency: u64,
-    /// How often due mails are looked for when nothing has said that there are some.
-    pub poll_ms: u64,
-    /// A sender that has not said what became of a mail after so long is taken for dead, and another sends it. Must be longer than both
-    /// timeouts together.
-    pub lease_ms: u64,
-    /// Waits before a mail is tried again; the last one repeats.
-    pub retry_ms: Vec<u64>,
-    /// A mail refused so often is given up.
-    pub max_refusals: u32,
-    /// A mail nobody would take, without refusing it either, is given up after so long (RFC 5321, section 4.5.4.1, asks for 4 to 5 days).
+    /// The time after which a mail that was neither accepted nor refused is given up, in hours (RFC 5321, section 4.5.4.1, recommends 4 to 5 days).
     pub give_up_hours: u64,
+    /// Constants, not part of the section. Tests shorten them.
+    #[serde(skip)]
+    pub timing: Timing,
 }
 
-impl Default for Settings {
+/// The timeouts, intervals and retries of the worker.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The timeout of an SMTP session.
+    pub send_timeout: Duration,
+    /// The timeout for looking up a user's email address.
+    pub users_timeout: Duration,
+    /// The interval between polls for due mails. A new mail wakes the worker at once, so only retries wait for it.
+    pub poll_interval: Duration,
+    /// The lease on a mail that is being sent, after which another process sends it. Longer than both timeouts together, so that it ends only for
+    /// a process that has died.
+    pub lease: Duration,
+    /// The delays before a mail is tried again; the last one repeats.
+    pub retry_delays: Vec<Duration>,
+    /// The number of refusals after which a mail is given up: more than one, because servers also refuse for reasons that pass.
+    pub max_refusals: u32,
+}
+
+impl Default for Timing {
     fn default() -> Self {
-        Settings {
-            smtp_url: None,
-            from: "Banyan <shop@banyan.example>".to_owned(),
-            send_timeout_ms: 10_000,
-            users_timeout_ms: 3_000,
-            concurrency: 8,
-            poll_ms: 1_000,
-            lease_ms: 60_000,
-            retry_ms: vec![1_000, 5_000, 30_000, 120_000, 600_000],
+        Timing {
+            send_timeout: Duration::from_secs(10),
+            users_timeout: Duration::from_secs(3),
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(60),
+            retry_delays: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
             max_refusals: 5,
-            give_up_hours: 120,
         }
     }
 }
 
 impl Settings {
-    pub(crate) fn send_timeout(&self) -> Duration {
-        Duration::from_millis(self.send_timeout_ms)
-    }
-
-    pub(crate) fn users_timeout(&self) -> Duration {
-        Duration::from_millis(self.users_timeout_ms)
-    }
-
-    pub(crate) fn poll(&self) -> Duration {
-        Duration::from_millis(self.poll_ms)
-    }
-
-    pub(crate) fn lease(&self) -> Duration {
-        Duration::from_millis(self.lease_ms)
-    }
-
-    pub(crate) fn patience(&self) -> Patience {
-        Patience {
-            waits: self.retry_ms.iter().copied().map(Duration::from_millis).collect(),
-            max_refusals: self.max_refusals,
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            delays: self.timing.retry_delays.clone(),
+            max_refusals: self.timing.max_refusals,
             give_up_after: Duration::from_secs(self.give_up_hours.saturating_mul(3_600)),
         }
     }

@@ -1,6 +1,6 @@
-//! Notifications as rows, and the claim by which several instances share the sending.
+//! The table of notifications, and the claim by which several instances share the sending.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{Tx, fault};
@@ -12,15 +12,12 @@ use sea_orm::{
 use shared_kernel::MaySee;
 use uuid::Uuid;
 
-use crate::notification::{Claimed, Kind, Mail, Next, Notification, Status};
+use crate::notification::{ClaimedMail, Mail, Next, Notification, Status};
 
 mod notification {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "notification")]
     pub struct Model {
@@ -43,9 +40,6 @@ mod notification {
         pub last_error: Option<String>,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
@@ -64,14 +58,14 @@ pub async fn insert(
         id: Set(id),
         cause: Set(cause),
         user_id: Set(mail.user_id),
-        kind: Set(mail.kind.as_str().to_owned()),
+        kind: Set(mail.kind.into_str().to_owned()),
         subject: Set(mail.subject.clone()),
         body: Set(mail.body.clone()),
         recipient: Set(None),
-        status: Set(Status::Queued.as_str().to_owned()),
+        status: Set(Status::Queued.into_str().to_owned()),
         attempts: Set(0),
         refusals: Set(0),
-        // Due at once, whatever the difference between our clock and the database's, by which it is claimed.
+        // Due at once. Claims compare with the database's clock, which may differ from ours.
         next_attempt_at: Set(0),
         lease_token: Set(0),
         traceparent: Set(traceparent),
@@ -87,16 +81,16 @@ pub async fn insert(
     Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
 }
 
-/// Takes up to `limit` due mails for this instance, oldest first. Until `lease` has passed nobody else takes them.
-pub async fn claim_due(tx: &Tx, limit: u64, lease: Duration) -> Result<Vec<Claimed>, Fault> {
+/// Claims up to `limit` due mails for this instance, oldest first. No other instance claims them before `lease` has passed.
+pub async fn claim_due(tx: &Tx, limit: u64, lease: Duration) -> Result<Vec<ClaimedMail>, Fault> {
     let now = tx.database_now().await?;
     let due = Entity::find()
-        .filter(Column::Status.eq(Status::Queued.as_str()))
+        .filter(Column::Status.eq(Status::Queued.into_str()))
         .filter(Column::NextAttemptAt.lte(now.as_ms()))
         .order_by_asc(Column::NextAttemptAt)
         .order_by_asc(Column::Id)
         .limit(limit)
-        // On SQLite the one writer does what the lock does on PostgreSQL.
+        // SQLite has a single writer and ignores the lock.
         .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         .all(tx.conn())
         .await
@@ -115,32 +109,32 @@ pub async fn claim_due(tx: &Tx, limit: u64, lease: Duration) -> Result<Vec<Claim
     due.into_iter().map(claimed_of).collect()
 }
 
-/// Stores what became of a claimed mail; false if another instance has claimed it since, whose result will count.
-pub async fn record(tx: &Tx, mail: &Claimed, next: &Next, now: Timestamp) -> Result<bool, Fault> {
+/// Stores the outcome of an attempt; false if another instance has claimed the mail since, whose outcome counts.
+pub async fn record(tx: &Tx, mail: &ClaimedMail, next: &Next, now: Timestamp) -> Result<bool, Fault> {
     let update = Entity::update_many();
     let update = match next {
         Next::Sent { to } => update
-            .col_expr(Column::Status, Expr::value(Status::Sent.as_str()))
+            .col_expr(Column::Status, Expr::value(Status::Sent.into_str()))
             .col_expr(Column::Recipient, Expr::value(to.as_str()))
             .col_expr(Column::SentAt, Expr::value(now.as_ms())),
         Next::Captured { to } => update
-            .col_expr(Column::Status, Expr::value(Status::Captured.as_str()))
+            .col_expr(Column::Status, Expr::value(Status::Captured.into_str()))
             .col_expr(Column::Recipient, Expr::value(to.as_str())),
         Next::Failed { error } => update
-            .col_expr(Column::Status, Expr::value(Status::Failed.as_str()))
-            .col_expr(Column::LastError, Expr::value(error.said.as_str())),
-        Next::Again { after, refusals, error } => {
+            .col_expr(Column::Status, Expr::value(Status::Failed.into_str()))
+            .col_expr(Column::LastError, Expr::value(error.detail.as_str())),
+        Next::Retry { after, refusals, error } => {
             let due_at = tx.database_now().await?.plus(*after);
             update
                 .col_expr(Column::NextAttemptAt, Expr::value(due_at.as_ms()))
                 .col_expr(Column::Refusals, Expr::value(i64::from(*refusals)))
-                .col_expr(Column::LastError, Expr::value(error.said.as_str()))
+                .col_expr(Column::LastError, Expr::value(error.detail.as_str()))
         }
     };
     let recorded = update
         .filter(Column::Id.eq(mail.id))
         .filter(Column::LeaseToken.eq(mail.token))
-        .filter(Column::Status.eq(Status::Queued.as_str()))
+        .filter(Column::Status.eq(Status::Queued.into_str()))
         .exec(tx.conn())
         .await
         .map_err(fault)?;
@@ -178,11 +172,11 @@ pub async fn list_visible(
     Ok(page.page(items, |notification| notification.id.to_string()))
 }
 
-fn claimed_of(row: Model) -> Result<Claimed, Fault> {
-    Ok(Claimed {
+fn claimed_of(row: Model) -> Result<ClaimedMail, Fault> {
+    Ok(ClaimedMail {
         id: row.id,
         user_id: row.user_id,
-        kind: kind_of(&row.kind)?,
+        kind: parse(&row.kind)?,
         subject: row.subject,
         body: row.body,
         attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1),
@@ -196,20 +190,18 @@ fn claimed_of(row: Model) -> Result<Claimed, Fault> {
 fn notification_of(row: Model) -> Result<Notification, Fault> {
     Ok(Notification {
         id: row.id,
-        kind: kind_of(&row.kind)?,
+        kind: parse(&row.kind)?,
         subject: row.subject,
         body: row.body,
         to: row.recipient,
-        status: Status::find(&row.status).ok_or_else(|| unreadable(&row.status))?,
+        status: parse(&row.status)?,
         created_at: Timestamp::from_ms(row.created_at),
         sent_at: row.sent_at.map(Timestamp::from_ms),
     })
 }
 
-fn kind_of(name: &str) -> Result<Kind, Fault> {
-    Kind::find(name).ok_or_else(|| unreadable(name))
-}
-
-fn unreadable(word: &str) -> Fault {
-    Fault::internal("unreadable_row", format!("a notification cannot be {word}"))
+/// Parses a stored kind or status.
+fn parse<T: FromStr>(name: &str) -> Result<T, Fault> {
+    name.parse()
+        .map_err(|_| Fault::internal("unreadable_row", format!("a notification cannot be {name}")))
 }

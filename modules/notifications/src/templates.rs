@@ -1,4 +1,4 @@
-//! What each event is in the words of a mail. Plain text; money as people read it.
+//! The text of the mail for each event: plain text, amounts in major units.
 
 use banyan_core::{Fault, parse_id};
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
@@ -125,7 +125,7 @@ fn mail(kind: Kind, user_id: &str, subject: String, text: &str, order_id: &str) 
     })
 }
 
-/// The end of an order's id, which is random: enough for people to tell their orders apart.
+/// The last characters of an order's id, which are random: enough for a user to distinguish their orders.
 fn short(order_id: &str) -> String {
     let start = order_id.char_indices().rev().nth(7).map_or(0, |(at, _)| at);
     order_id[start..].to_uppercase()
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_placed_order_lists_what_was_bought_for_how_much() {
+    fn the_mail_of_a_placed_order_lists_items_and_prices() {
         let fig = OrderItem {
             sku: "fig".into(),
             name: "Rare fig".into(),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancellation_says_why_and_what_becomes_of_the_money() {
+    fn the_mail_of_a_cancellation_states_the_reason_and_the_refund() {
         let event = |reason: &str, refunded| OrderCancelled {
             order_id: ORDER.into(),
             user_id: USER.into(),
@@ -206,12 +206,12 @@ mod tests {
             !given_up.contains("Nothing has been charged") && given_up.contains("when it is returned"),
             "{given_up}"
         );
-        // A reason this version does not know is still a cancellation.
+        // A reason that this version does not know is still a cancellation.
         assert!(order_cancelled(&event("meteor", None)).is_ok());
     }
 
     #[test]
-    fn a_second_refund_says_how_much_it_is_by_now() {
+    fn the_mail_of_a_second_refund_states_the_total() {
         let event = |refunded| PaymentRefunded {
             payment_id: ORDER.into(),
             order_id: ORDER.into(),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_to_nobody_cannot_be_written() {
+    fn a_mail_needs_a_valid_user_id() {
         assert!(
             order_delivered(&OrderDelivered {
                 order_id: ORDER.into(),
@@ -243,7 +243,7 @@ mod tests {
             })
             .is_err()
         );
-        // An order's id of any form leaves a mail that can be read.
+        // Any order id results in a readable mail.
         assert!(
             order_delivered(&OrderDelivered {
                 order_id: "äöü".into(),

@@ -3,7 +3,7 @@
 mod support;
 
 use banyan_core::{Actor, Call};
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use notifications_contract::ListNotifications;
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
 use payments_contract::{PaymentCaptured, PaymentRefunded};
@@ -36,28 +36,28 @@ async fn kinds(module: &Module, user: Uuid) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_orders_life_is_told_step_by_step_newest_first() {
+async fn each_step_of_an_order_is_notified_newest_first() {
     on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order) = (Uuid::new_v4(), Uuid::new_v4());
         let (order_id, user_id) = (order.to_string(), user.to_string());
         let on = format!("order/{order}");
-        module.hear(envelope("orders", &on, 1, &placed(order, user))).await;
+        module.deliver(envelope("orders", &on, 1, &placed(order, user))).await;
         let event = OrderConfirmed {
             order_id: order_id.clone(),
             user_id: user_id.clone(),
             items: vec![],
             total: euros(3_998),
         };
-        module.hear(envelope("orders", &on, 2, &event)).await;
+        module.deliver(envelope("orders", &on, 2, &event)).await;
         let event = OrderShipped {
             order_id: order_id.clone(),
             user_id: user_id.clone(),
             tracking_number: "BN1".into(),
         };
-        module.hear(envelope("orders", &on, 3, &event)).await;
+        module.deliver(envelope("orders", &on, 3, &event)).await;
         module
-            .hear(envelope("orders", &on, 4, &OrderDelivered { order_id, user_id }))
+            .deliver(envelope("orders", &on, 4, &OrderDelivered { order_id, user_id }))
             .await;
         assert_eq!(
             kinds(&module, user).await,
@@ -68,7 +68,7 @@ async fn an_orders_life_is_told_step_by_step_newest_first() {
 }
 
 #[tokio::test]
-async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() {
+async fn refunds_cancellations_and_registrations_are_notified_and_nothing_else_is() {
     on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order, payment) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
@@ -78,7 +78,9 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
             user_id: user_id.clone(),
             name: "Ada L.".into(),
         };
-        module.hear(envelope("users", &format!("user/{user}"), 2, &event)).await;
+        module
+            .deliver(envelope("users", &format!("user/{user}"), 2, &event))
+            .await;
         let event = PaymentCaptured {
             payment_id: payment_id.clone(),
             order_id: order_id.clone(),
@@ -86,7 +88,7 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
             amount: euros(3_998),
         };
         module
-            .hear(envelope("payments", &format!("payment/{payment}"), 1, &event))
+            .deliver(envelope("payments", &format!("payment/{payment}"), 1, &event))
             .await;
         let reason = "customer".to_owned();
         let event = PaymentRefunded {
@@ -98,7 +100,7 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
             reason: reason.clone(),
         };
         module
-            .hear(envelope("payments", &format!("payment/{payment}"), 2, &event))
+            .deliver(envelope("payments", &format!("payment/{payment}"), 2, &event))
             .await;
         let event = OrderCancelled {
             order_id,
@@ -107,7 +109,7 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
             refunded: euros(3_998),
         };
         module
-            .hear(envelope("orders", &format!("order/{order}"), 1, &event))
+            .deliver(envelope("orders", &format!("order/{order}"), 1, &event))
             .await;
         assert_eq!(
             kinds(&module, user).await,
@@ -118,20 +120,20 @@ async fn refunds_cancellations_and_registrations_are_told_and_nothing_else_is() 
 }
 
 #[tokio::test]
-async fn an_event_heard_again_is_not_told_again() {
+async fn an_event_received_again_is_not_notified_again() {
     on_both(notifications::SCHEMA, |db| async move {
         let module = Module::open(db, quick()).await;
         let (user, order) = (Uuid::new_v4(), Uuid::new_v4());
         let event = envelope("orders", &format!("order/{order}"), 1, &placed(order, user));
         for _ in 0..3 {
-            module.hear(event.clone()).await;
+            module.deliver(event.clone()).await;
         }
-        // Even if the lanes were lost, as after a restored backup: the same event under a subject never seen.
+        // Even if the lanes were lost, as after a restored backup: the same event under a new subject.
         let mut replayed = event;
         replayed.subject = format!("order/{}", Uuid::new_v4());
-        module.hear(replayed).await;
+        module.deliver(replayed).await;
         assert_eq!(module.list(user).await.len(), 1);
-        // It was heard without a fault: nothing waits to be tried again.
+        // All were handled without a fault: nothing is waiting to be retried.
         let counts = module.offers.machinery.ops().counts().await.unwrap();
         assert_eq!((counts.waiting, counts.retrying, counts.dead_letters), (0, 0, 0));
     })
@@ -139,7 +141,7 @@ async fn an_event_heard_again_is_not_told_again() {
 }
 
 #[tokio::test]
-async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
+async fn without_a_mail_server_mails_are_captured_and_no_mail_sent_is_published() {
     on_both(notifications::SCHEMA, |db| async move {
         let mut module = Module::open(db.clone(), quick()).await;
         let user = Uuid::new_v4();
@@ -147,22 +149,20 @@ async fn without_a_mail_server_mails_are_captured_and_not_said_to_be_sent() {
         assert_eq!(module.list(user).await[0].status, "queued");
         module.run();
         module.all_become(user, "captured").await;
-        assert!(told(&db).await.is_empty());
+        assert!(published(&db).await.is_empty());
         module.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_mail_waits_for_users_who_are_away_and_is_given_up_if_there_is_no_such_user() {
+async fn a_mail_waits_while_users_is_unavailable_and_is_given_up_if_there_is_no_such_user() {
     on_both(notifications::SCHEMA, |db| async move {
-        // More often away than a refusal would be forgiven.
-        let settings = notifications::Settings {
-            max_refusals: 2,
-            ..quick()
-        };
+        // Users is unavailable for more attempts than the allowed refusals.
+        let mut settings = quick();
+        settings.timing.max_refusals = 2;
         let mut module = Module::open(db, settings).await;
-        module.users.away.store(5, std::sync::atomic::Ordering::SeqCst);
+        module.users.unavailable.store(5, std::sync::atomic::Ordering::SeqCst);
         let user = Uuid::new_v4();
         module.welcome(user).await;
         module.run();

@@ -1,4 +1,4 @@
-//! What was sent to me, over HTTP.
+//! The list of notifications over HTTP.
 
 mod support;
 
@@ -11,7 +11,7 @@ use users_contract::UserRegistered;
 use uuid::Uuid;
 
 #[tokio::test]
-async fn each_sees_what_was_sent_to_them_and_nothing_of_others() {
+async fn each_user_sees_only_their_own_notifications() {
     on_both(notifications::SCHEMA, |db| async move {
         let mut module = Module::open(db, quick()).await;
         let site = Site::of(module.offers.routes.clone());
@@ -71,7 +71,7 @@ async fn the_list_is_newest_first_page_by_page() {
                 name: format!("Ada {version}"),
             };
             module
-                .hear(envelope("users", &format!("user/{ada}"), version, &event))
+                .deliver(envelope("users", &format!("user/{ada}"), version, &event))
                 .await;
         }
         let (mut seen, mut path) = (Vec::new(), "/api/v1/notifications?limit=2".to_owned());

@@ -1,54 +1,54 @@
-//! Mails against a real SMTP conversation, on both databases.
+//! Mails over real SMTP sessions, on both databases.
 
 mod support;
 
 use std::{collections::HashSet, time::Duration};
 
 use banyan_durable::Db;
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_durable_testing::{eventually, on_both, published};
 use notifications::Settings;
 use notifications_contract::MailSent;
 use sea_orm::{ConnectionTrait, Statement};
 use support::{
-    CURSED, LIMIT, Module, quick,
-    smtp::{Door, Sink},
+    LIMIT, Module, PANICS, quick,
+    smtp::{Access, FakeMailServer},
 };
 use uuid::Uuid;
 
-fn through(sink: &Sink) -> Settings {
+fn over(server: &FakeMailServer) -> Settings {
     Settings {
-        smtp_url: Some(sink.url().into()),
+        smtp_url: Some(server.url().into()),
         ..quick()
     }
 }
 
 #[tokio::test]
-async fn a_mail_arrives_whole_and_is_told() {
+async fn a_mail_arrives_complete_and_mail_sent_is_published() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&[]).await;
-        let mut module = Module::open(db.clone(), through(&sink)).await;
+        let server = FakeMailServer::start(&[]).await;
+        let mut module = Module::open(db.clone(), over(&server)).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
         module.run();
         module.all_become(user, "sent").await;
         let id = module.list(user).await[0].id.clone();
-        let letters = sink.letters();
-        let [letter] = &letters[..] else { panic!("{letters:?}") };
+        let mails = server.mails();
+        let [mail] = &mails[..] else { panic!("{mails:?}") };
         assert_eq!(
-            (letter.from.as_str(), letter.to.as_str()),
+            (mail.from.as_str(), mail.to.as_str()),
             ("shop@banyan.example", format!("{user}@example.com").as_str())
         );
-        assert_eq!(letter.header("From"), "Banyan <shop@banyan.example>");
-        assert_eq!(letter.header("To"), format!("Ada <{user}@example.com>"));
-        assert_eq!(letter.header("Subject"), "Welcome to Banyan");
-        assert_eq!(letter.header("Message-ID"), format!("<{id}@banyan.example>"));
-        assert_eq!(letter.header("Auto-Submitted"), "auto-generated");
-        assert_eq!(letter.header("Content-Type"), "text/plain; charset=utf-8");
-        assert!(!letter.header("Date").is_empty());
-        assert!(letter.text.contains("\r\n\r\nHello Ada,\r\n"), "{}", letter.text);
+        assert_eq!(mail.header("From"), "Banyan <shop@banyan.example>");
+        assert_eq!(mail.header("To"), format!("Ada <{user}@example.com>"));
+        assert_eq!(mail.header("Subject"), "Welcome to Banyan");
+        assert_eq!(mail.header("Message-ID"), format!("<{id}@banyan.example>"));
+        assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
+        assert_eq!(mail.header("Content-Type"), "text/plain; charset=utf-8");
+        assert!(!mail.header("Date").is_empty());
+        assert!(mail.text.contains("\r\n\r\nHello Ada,\r\n"), "{}", mail.text);
 
-        let told = told(&db).await;
-        let [sent] = &told[..] else { panic!("{told:?}") };
+        let events = published(&db).await;
+        let [sent] = &events[..] else { panic!("{events:?}") };
         assert_eq!(sent.subject, format!("mail/{id}"));
         let event = sent.find::<MailSent>().unwrap().unwrap();
         assert_eq!(
@@ -68,77 +68,70 @@ async fn a_mail_arrives_whole_and_is_told() {
 #[tokio::test]
 async fn a_mail_is_tried_again_under_the_same_message_id() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&["451 busy", "", "550 no", "421 going down"]).await;
-        let mut module = Module::open(db.clone(), through(&sink)).await;
+        let server = FakeMailServer::start(&["451 busy", "", "550 no", "421 going down"]).await;
+        let mut module = Module::open(db.clone(), over(&server)).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
         module.run();
         module.all_become(user, "sent").await;
-        let letters = sink.letters();
+        let mails = server.mails();
         assert_eq!(
-            letters.iter().map(|letter| letter.reply.as_str()).collect::<Vec<_>>(),
-            ["451 busy", "", "550 no", "421 going down", "250 taken"]
+            mails.iter().map(|mail| mail.reply.as_str()).collect::<Vec<_>>(),
+            ["451 busy", "", "550 no", "421 going down", "250 accepted"]
         );
-        let texts: HashSet<&str> = letters.iter().map(|letter| letter.text.as_str()).collect();
+        let texts: HashSet<&str> = mails.iter().map(|mail| mail.text.as_str()).collect();
         assert_eq!(texts.len(), 1, "every attempt is the same mail: {texts:?}");
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(published(&db).await.len(), 1);
         module.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_mail_refused_too_often_is_given_up_and_holds_no_other_back() {
+async fn a_mail_refused_repeatedly_is_given_up_and_blocks_no_other() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&["550 no", "550 no", "550 no such mailbox"]).await;
-        let mut module = Module::open(
-            db.clone(),
-            Settings {
-                max_refusals: 3,
-                ..through(&sink)
-            },
-        )
-        .await;
+        let server = FakeMailServer::start(&["550 no", "550 no", "550 no such mailbox"]).await;
+        let mut settings = over(&server);
+        settings.timing.max_refusals = 3;
+        let mut module = Module::open(db.clone(), settings).await;
         let (refused, other) = (Uuid::new_v4(), Uuid::new_v4());
         module.welcome(refused).await;
         module.run();
         module.all_become(refused, "failed").await;
         module.welcome(other).await;
         module.all_become(other, "sent").await;
-        assert_eq!(sink.letters().len(), 4);
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(server.mails().len(), 4);
+        assert_eq!(published(&db).await.len(), 1);
         module.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_let_us_in_costs_no_mail() {
+async fn no_mail_is_given_up_while_the_server_refuses_the_client() {
     on_both(notifications::SCHEMA, |db| async move {
         for door in [
-            Door::Password("535 5.7.8 wrong password"),
-            Door::Password("534 5.7.9 too weak"),
-            Door::Password("538 encrypt first"),
-            Door::UnknownMechanism,
-            Door::Greeting("554 5.7.1 your address is on a list"),
-            Door::Greeting("521 no mail here"),
-            Door::Sender("530 5.7.0 log in first"),
+            Access::Password("535 5.7.8 wrong password"),
+            Access::Password("534 5.7.9 too weak"),
+            Access::Password("538 encrypt first"),
+            Access::UnknownMechanism,
+            Access::Greeting("554 5.7.1 your address is on a list"),
+            Access::Greeting("521 no mail here"),
+            Access::Sender("530 5.7.0 log in first"),
         ] {
-            let sink = Sink::behind(door, &[]).await;
-            let settings = Settings {
-                smtp_url: Some(sink.url_with_password().into()),
-                max_refusals: 2,
-                ..quick()
-            };
+            let server = FakeMailServer::with_access(door, &[]).await;
+            let mut settings = quick();
+            settings.smtp_url = Some(server.url_with_password().into());
+            settings.timing.max_refusals = 2;
             let mut module = Module::open(db.clone(), settings).await;
             let user = Uuid::new_v4();
             module.welcome(user).await;
             module.run();
-            let tried = || async { attempts_of_the_queued(&db).await >= 4 };
-            eventually("it is tried again and again", LIMIT, tried).await;
+            let tried = || async { attempts_of_queued_mail(&db).await >= 4 };
+            eventually("it is retried", LIMIT, tried).await;
             assert_eq!(module.list(user).await[0].status, "queued", "{door:?}");
-            // An attempt that is turned away now and let in when it looks again may count as a refusal: one.
-            sink.open();
+            // An attempt that is refused now, while the connection test after it succeeds, may count as one refusal.
+            server.allow_access();
             module.all_become(user, "sent").await;
             module.stop().await;
         }
@@ -146,8 +139,8 @@ async fn a_server_that_does_not_let_us_in_costs_no_mail() {
     .await;
 }
 
-/// How often the mail that waits was tried.
-async fn attempts_of_the_queued(db: &Db) -> i64 {
+/// The number of attempts of the queued mail.
+async fn attempts_of_queued_mail(db: &Db) -> i64 {
     let sql = "select attempts from notification where status = 'queued'";
     let row = db
         .read()
@@ -158,7 +151,7 @@ async fn attempts_of_the_queued(db: &Db) -> i64 {
 }
 
 #[tokio::test]
-async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
+async fn a_mail_whose_sender_or_recipient_is_refused_is_given_up() {
     on_both(notifications::SCHEMA, |db| async move {
         for reply in [
             "550 no such mailbox",
@@ -166,15 +159,10 @@ async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
             "554 no",
             "555 no such parameter",
         ] {
-            let sink = Sink::behind(Door::Sender(reply), &[]).await;
-            let mut module = Module::open(
-                db.clone(),
-                Settings {
-                    max_refusals: 2,
-                    ..through(&sink)
-                },
-            )
-            .await;
+            let server = FakeMailServer::with_access(Access::Sender(reply), &[]).await;
+            let mut settings = over(&server);
+            settings.timing.max_refusals = 2;
+            let mut module = Module::open(db.clone(), settings).await;
             let user = Uuid::new_v4();
             module.welcome(user).await;
             module.run();
@@ -186,45 +174,35 @@ async fn a_mail_that_its_sender_or_recipient_makes_impossible_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_mail_that_meets_a_bug_is_given_up_and_holds_no_other_back() {
+async fn a_mail_that_panics_is_given_up_and_blocks_no_other() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&[]).await;
-        let mut module = Module::open(
-            db,
-            Settings {
-                max_refusals: 2,
-                ..through(&sink)
-            },
-        )
-        .await;
+        let server = FakeMailServer::start(&[]).await;
+        let mut settings = over(&server);
+        settings.timing.max_refusals = 2;
+        let mut module = Module::open(db, settings).await;
         let user = Uuid::new_v4();
-        for user in [CURSED, user] {
+        for user in [PANICS, user] {
             module.welcome(user).await;
         }
         module.run();
         module.all_become(user, "sent").await;
-        module.all_become(CURSED, "failed").await;
+        module.all_become(PANICS, "failed").await;
         module.stop().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_mail_waits_for_a_server_that_is_away() {
+async fn a_mail_waits_for_an_unreachable_server() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&[]).await;
-        let url = sink.url();
-        drop(sink);
+        let server = FakeMailServer::start(&[]).await;
+        let url = server.url();
+        drop(server);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let mut module = Module::open(
-            db,
-            Settings {
-                smtp_url: Some(url.into()),
-                max_refusals: 1,
-                ..quick()
-            },
-        )
-        .await;
+        let mut settings = quick();
+        settings.smtp_url = Some(url.into());
+        settings.timing.max_refusals = 1;
+        let mut module = Module::open(db, settings).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
         module.run();
@@ -236,14 +214,14 @@ async fn a_mail_waits_for_a_server_that_is_away() {
 }
 
 #[tokio::test]
-async fn instances_share_the_work_and_send_nothing_twice() {
+async fn instances_share_the_work_and_send_no_mail_twice() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&[]).await;
+        let server = FakeMailServer::start(&[]).await;
         let mut module = Module::open(
             db.clone(),
             Settings {
                 concurrency: 3,
-                ..through(&sink)
+                ..over(&server)
             },
         )
         .await;
@@ -257,10 +235,10 @@ async fn instances_share_the_work_and_send_nothing_twice() {
         for user in &users {
             module.all_become(*user, "sent").await;
         }
-        let letters = sink.letters();
-        let ids: HashSet<&str> = letters.iter().map(|letter| letter.header("Message-ID")).collect();
-        assert_eq!((letters.len(), ids.len()), (30, 30));
-        assert_eq!(told(&db).await.len(), 30);
+        let mails = server.mails();
+        let ids: HashSet<&str> = mails.iter().map(|mail| mail.header("Message-ID")).collect();
+        assert_eq!((mails.len(), ids.len()), (30, 30));
+        assert_eq!(published(&db).await.len(), 30);
         module.stop().await;
     })
     .await;
@@ -269,38 +247,30 @@ async fn instances_share_the_work_and_send_nothing_twice() {
 #[tokio::test]
 async fn a_mail_whose_sender_died_is_sent_by_another_after_its_lease() {
     on_both(notifications::SCHEMA, |db| async move {
-        let sink = Sink::start(&[]).await;
-        let settings = Settings {
-            lease_ms: 400,
-            ..through(&sink)
-        };
+        let server = FakeMailServer::start(&[]).await;
+        let mut settings = over(&server);
+        settings.timing.lease = Duration::from_millis(400);
         let module = Module::open(db.clone(), settings.clone()).await;
         let user = Uuid::new_v4();
         module.welcome(user).await;
-        // Users never answer this instance, and it is ended in the middle of its claim.
-        let mut dying = Module::open(
-            db.clone(),
-            Settings {
-                users_timeout_ms: 60_000,
-                ..settings
-            },
-        )
-        .await;
-        dying.users.never.store(true, std::sync::atomic::Ordering::SeqCst);
+        // Calls of this instance to users never return, and it is aborted while it has the claim.
+        settings.timing.users_timeout = Duration::from_secs(60);
+        let mut dying = Module::open(db.clone(), settings).await;
+        dying.users.hangs.store(true, std::sync::atomic::Ordering::SeqCst);
         dying.run();
-        let asked = || async { dying.users.asked.load(std::sync::atomic::Ordering::SeqCst) > 0 };
-        eventually("the mail is claimed", LIMIT, asked).await;
+        let looked_up = || async { dying.users.calls.load(std::sync::atomic::Ordering::SeqCst) > 0 };
+        eventually("the mail is claimed", LIMIT, looked_up).await;
         dying.abort();
 
         let mut module = module;
         module.run();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(
-            sink.letters().is_empty(),
-            "a claimed mail is left to its sender while the lease lasts"
+            server.mails().is_empty(),
+            "a claimed mail is not sent by another instance while the lease lasts"
         );
         module.all_become(user, "sent").await;
-        assert_eq!(sink.letters().len(), 1);
+        assert_eq!(server.mails().len(), 1);
         module.stop().await;
     })
     .await;

@@ -1,7 +1,7 @@
-//! The cancellation saga: takes back an order whose money was captured.
+//! The cancellation saga: cancels an order whose payment was captured.
 //!
-//! cancel shipment -> refund what remains -> restock -> order cancelled. A parcel that has left ends it at once with nothing undone. There is
-//! no way back in it: a command whose outcome is unknown is sent until it is known.
+//! cancel shipment -> refund what remains -> restock -> order cancelled. If the parcel was dispatched, the saga ends at once and nothing is undone.
+//! It has no compensation: a command whose outcome is unknown is sent until it is known.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,35 +16,20 @@ use shipping_contract::{CancelShipment, Shipping, shipment_cancellation};
 use uuid::Uuid;
 
 use crate::{
-    announce::store_and_announce,
-    checkout::{course::as_retry_after_ms, give_up, retry_after},
+    checkout::{abandon_order, retry_after, steps::as_retry_after_ms},
     event::{CancelReason, OrderEvent},
+    publish::store_and_publish,
     store,
-    stream::Stream,
+    stream::EventStream,
 };
 
 /// The steps in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Step {
     CancelShipment,
     RefundPayment,
     RestockOrder,
-}
-
-impl Step {
-    const ALL: [Step; 3] = [Step::CancelShipment, Step::RefundPayment, Step::RestockOrder];
-
-    fn name(self) -> &'static str {
-        match self {
-            Step::CancelShipment => "cancel_shipment",
-            Step::RefundPayment => "refund_payment",
-            Step::RestockOrder => "restock_order",
-        }
-    }
-
-    fn find(name: &str) -> Option<Step> {
-        Step::ALL.into_iter().find(|step| step.name() == name)
-    }
 }
 
 /// What a cancellation knows.
@@ -52,90 +37,77 @@ impl Step {
 pub struct Cancellation {
     pub order_id: Uuid,
     pub reason: CancelReason,
-    /// What went back to the customer, once it did.
+    /// What was refunded to the customer, once it was.
     pub refunded: Option<Money>,
-    /// How often the step under way was refused for good.
+    /// How many times the step under way was finally refused.
     #[serde(default)]
     pub refusals: u32,
 }
 
-/// What came in. As JSON it stands in the saga's log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What the saga learned about the step under way. The saga's log contains it as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[serde(tag = "outcome", content = "detail", rename_all = "snake_case")]
-pub enum News {
+pub enum StepOutcome {
     Done,
-    /// So much went back.
+    /// This amount was refunded.
     Refunded(Money),
-    /// The parcel has left.
+    /// The parcel was dispatched.
     AlreadyDispatched,
     InProgress(#[serde(serialize_with = "as_retry_after_ms")] Duration),
-    /// A signal, a deadline or an operator's wish to undo: there is no way back.
+    /// A signal, a deadline or an operator's request to compensate, which this saga cannot.
     Nudge,
-    /// The other module will not, and does not say in its contract what that means.
+    /// The other module refused, with a fault that its contract does not name.
     Refused(String),
-    /// It cannot go on by itself.
+    /// It cannot continue without an operator.
     Broken(String),
 }
 
-impl News {
-    /// As in its JSON.
-    fn outcome(&self) -> &'static str {
-        match self {
-            News::Done => "done",
-            News::Refunded(_) => "refunded",
-            News::AlreadyDispatched => "already_dispatched",
-            News::InProgress(_) => "in_progress",
-            News::Nudge => "nudge",
-            News::Refused(_) => "refused",
-            News::Broken(_) => "broken",
-        }
-    }
-}
-
-/// What comes next.
+/// The next decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Do(Step),
     Repeat(Duration),
     Continue,
-    /// All was taken back: the order is cancelled.
+    /// Everything was undone: the order is cancelled.
     Cancelled,
-    /// It was too late: the order goes on.
+    /// It was too late: the order continues.
     TooLate,
     Park(String),
-    /// This step was refused for good: asked anew once a person has mended why.
+    /// This step was finally refused: sent under a new id once an operator has fixed the cause.
     ParkRefused(Step, String),
 }
 
-/// The next decision.
-pub fn next(step: Option<Step>, news: News) -> Next {
-    match (step, news) {
-        (_, News::Broken(what)) => Next::Park(what),
-        (_, News::InProgress(after)) => Next::Repeat(after),
-        (Some(step), News::Refused(what)) => Next::ParkRefused(step, format!("{} was refused: {what}", step.name())),
-        (Some(_), News::Nudge) => Next::Continue,
-        (None, News::Done | News::Nudge) => Next::Do(Step::CancelShipment),
-        (Some(Step::CancelShipment), News::AlreadyDispatched) => Next::TooLate,
-        (Some(Step::CancelShipment), News::Done) => Next::Do(Step::RefundPayment),
-        (Some(Step::RefundPayment), News::Refunded(_)) => Next::Do(Step::RestockOrder),
-        (Some(Step::RestockOrder), News::Done) => Next::Cancelled,
-        (step, news) => Next::Park(format!(
-            "{} is no answer to {}",
-            news.outcome(),
-            step.map_or("the beginning", Step::name)
+pub fn next(step: Option<Step>, outcome: StepOutcome) -> Next {
+    match (step, outcome) {
+        (_, StepOutcome::Broken(what)) => Next::Park(what),
+        (_, StepOutcome::InProgress(after)) => Next::Repeat(after),
+        (Some(step), StepOutcome::Refused(what)) => {
+            Next::ParkRefused(step, format!("{} was refused: {what}", step.into_str()))
+        }
+        (Some(_), StepOutcome::Nudge) => Next::Continue,
+        (None, StepOutcome::Done | StepOutcome::Nudge) => Next::Do(Step::CancelShipment),
+        (Some(Step::CancelShipment), StepOutcome::AlreadyDispatched) => Next::TooLate,
+        (Some(Step::CancelShipment), StepOutcome::Done) => Next::Do(Step::RefundPayment),
+        (Some(Step::RefundPayment), StepOutcome::Refunded(_)) => Next::Do(Step::RestockOrder),
+        (Some(Step::RestockOrder), StepOutcome::Done) => Next::Cancelled,
+        (step, outcome) => Next::Park(format!(
+            "the outcome {} does not fit the step {}",
+            <&str>::from(outcome),
+            step.map_or("start", |step| step.into_str())
         )),
     }
 }
 
-/// Begins the cancellation that is stored with the order, in the caller's transaction.
+/// Starts the cancellation that was requested, in the caller's transaction.
 ///
 /// # Errors
 /// As any query.
-pub async fn start(tx: &Tx, call: &Call, stream: &Stream) -> Result<(), Fault> {
+pub async fn start(tx: &Tx, call: &Call, stream: &EventStream) -> Result<(), Fault> {
     let order = stream.order();
     let by = order
         .cancel_requested
-        .ok_or_else(|| Fault::internal("no_cancel", "a cancellation that nobody asked for"))?;
+        .ok_or_else(|| Fault::internal("no_cancel", "a cancellation that was not requested"))?;
     let state = Cancellation {
         order_id: order.id,
         reason: by.into(),
@@ -146,7 +118,7 @@ pub async fn start(tx: &Tx, call: &Call, stream: &Stream) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a cancellation asks of other modules.
+/// The commands of a cancellation to other modules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -167,24 +139,32 @@ impl Saga for CancellationSaga {
     const VERSION: i64 = 1;
     type State = Cancellation;
     type Command = Command;
-    type News = News;
+    type News = StepOutcome;
 
-    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<News, Fault> {
-        let unknown = || News::Broken("an answer that is unknown here".to_owned());
+    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<StepOutcome, Fault> {
+        let unknown = || StepOutcome::Broken("the response has an outcome that this build does not know".to_owned());
         match command.clone() {
             Command::CancelShipment(request) => Ok(match self.shipping.cancel_shipment(call, request).await?.outcome {
-                Some(shipment_cancellation::Outcome::Cancelled(_)) => News::Done,
-                Some(shipment_cancellation::Outcome::AlreadyDispatched(_)) => News::AlreadyDispatched,
+                Some(shipment_cancellation::Outcome::Cancelled(_)) => StepOutcome::Done,
+                Some(shipment_cancellation::Outcome::AlreadyDispatched(_)) => StepOutcome::AlreadyDispatched,
                 None => unknown(),
             }),
             Command::RefundRemaining(request) => {
                 Ok(match self.payments.refund_remaining(call, request).await?.outcome {
-                    Some(refund::Outcome::Refunded(refunded)) => refunded.amount.map_or_else(unknown, News::Refunded),
-                    Some(refund::Outcome::InProgress(wait)) => News::InProgress(retry_after(wait.retry_after_ms)),
+                    Some(refund::Outcome::Refunded(refunded)) => {
+                        refunded.amount.map_or_else(unknown, StepOutcome::Refunded)
+                    }
+                    Some(refund::Outcome::InProgress(progress)) => {
+                        StepOutcome::InProgress(retry_after(progress.retry_after_ms))
+                    }
                     None => unknown(),
                 })
             }
-            Command::RestockOrder(request) => self.inventory.restock_order(call, request).await.map(|_| News::Done),
+            Command::RestockOrder(request) => self
+                .inventory
+                .restock_order(call, request)
+                .await
+                .map(|_| StepOutcome::Done),
         }
     }
 
@@ -192,23 +172,23 @@ impl Saga for CancellationSaga {
         &self,
         tx: &Tx,
         saga: &mut Progress<Cancellation>,
-        input: Input<News>,
+        input: Input<StepOutcome>,
     ) -> Result<Decision<Command>, Fault> {
-        let news = match input {
-            Input::Started => News::Done,
-            Input::News(news) => news,
-            Input::Refused(fault) => News::Refused(fault.to_string()),
-            Input::Signal(_) | Input::DeadlinePassed | Input::Compensate => News::Nudge,
+        let outcome = match input {
+            Input::Started => StepOutcome::Done,
+            Input::News(outcome) => outcome,
+            Input::Refused(fault) => StepOutcome::Refused(fault.to_string()),
+            Input::Signal(_) | Input::DeadlinePassed | Input::Compensate => StepOutcome::Nudge,
         };
         let stream = store::find_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
         let mut stream =
             stream.ok_or_else(|| Fault::internal("order_missing", format!("cancellation {} has no order", saga.id)))?;
-        let step = Step::find(&saga.step);
-        record_news(&mut stream, step, &news);
-        if let News::Refunded(amount) = &news {
+        let step = saga.step.parse().ok();
+        record_outcome(&mut stream, step, &outcome);
+        if let StepOutcome::Refunded(amount) = &outcome {
             saga.state.refunded = Some(amount.clone());
         }
-        let next = next(step, news);
+        let next = next(step, outcome);
         match next {
             Next::Do(_) => saga.state.refusals = 0,
             Next::ParkRefused(..) => saga.state.refusals += 1,
@@ -216,10 +196,10 @@ impl Saga for CancellationSaga {
             Next::TooLate => stream.record(OrderEvent::CancelRefused {}),
             _ => {}
         }
-        store_and_announce(tx, &saga.call, &stream).await?;
+        store_and_publish(tx, &saga.call, &stream).await?;
         Ok(match next {
             Next::Do(step) => Decision::Do {
-                step: step.name(),
+                step: step.into_str(),
                 command: command(saga.id, &saga.state, step),
             },
             Next::Repeat(after) => Decision::Repeat { after },
@@ -242,21 +222,21 @@ impl Saga for CancellationSaga {
     }
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
-        give_up(tx, call, business_key).await
+        abandon_order(tx, call, business_key).await
     }
 }
 
-/// What an answer means for the order, if the order has not heard it from the other module's events.
-fn record_news(stream: &mut Stream, step: Option<Step>, news: &News) {
+/// Records what the outcome of a step means for the order, unless the other module's event was recorded before.
+fn record_outcome(stream: &mut EventStream, step: Option<Step>, outcome: &StepOutcome) {
     let order = stream.order();
-    let means = match (step, news) {
-        (Some(Step::CancelShipment), News::Done) => {
+    let event = match (step, outcome) {
+        (Some(Step::CancelShipment), StepOutcome::Done) => {
             order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled {
                 shipment_id: shipment.id,
             })
         }
-        // After it nothing remains, so all of the total has gone back.
-        (Some(Step::RefundPayment), News::Refunded(amount)) if amount.amount > 0 => order
+        // After it nothing remains, so the whole total is refunded.
+        (Some(Step::RefundPayment), StepOutcome::Refunded(amount)) if amount.amount > 0 => order
             .payment
             .as_ref()
             .zip(order.placement.as_ref())
@@ -267,12 +247,12 @@ fn record_news(stream: &mut Stream, step: Option<Step>, news: &News) {
             }),
         _ => None,
     };
-    let heard = means.and_then(|event| order.hear(event));
-    stream.record_all(heard);
+    let event = event.and_then(|event| order.unless_stale(event));
+    stream.record_all(event);
 }
 
 fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
-    let command_id = saga::attempt_id(saga, step.name(), false, cancellation.refusals).to_string();
+    let command_id = saga::attempt_id(saga, step.into_str(), false, cancellation.refusals).to_string();
     let order_id = cancellation.order_id.to_string();
     match step {
         Step::CancelShipment => Command::CancelShipment(CancelShipment {
@@ -283,7 +263,7 @@ fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
         Step::RefundPayment => Command::RefundRemaining(RefundRemaining {
             command_id,
             order_id,
-            reason: cancellation.reason.as_str().to_owned(),
+            reason: cancellation.reason.to_string(),
         }),
         Step::RestockOrder => Command::RestockOrder(RestockOrder { command_id, order_id }),
     }
@@ -291,6 +271,8 @@ fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     fn euros() -> Money {
@@ -298,60 +280,67 @@ mod tests {
     }
 
     #[test]
-    fn the_parcel_is_stopped_before_money_and_goods_go_back() {
-        assert_eq!(next(None, News::Done), Next::Do(Step::CancelShipment));
+    fn the_shipment_is_cancelled_before_the_refund_and_the_restocking() {
+        assert_eq!(next(None, StepOutcome::Done), Next::Do(Step::CancelShipment));
         assert_eq!(
-            next(Some(Step::CancelShipment), News::Done),
+            next(Some(Step::CancelShipment), StepOutcome::Done),
             Next::Do(Step::RefundPayment)
         );
         assert_eq!(
-            next(Some(Step::RefundPayment), News::Refunded(euros())),
+            next(Some(Step::RefundPayment), StepOutcome::Refunded(euros())),
             Next::Do(Step::RestockOrder)
         );
-        assert_eq!(next(Some(Step::RestockOrder), News::Done), Next::Cancelled);
+        assert_eq!(next(Some(Step::RestockOrder), StepOutcome::Done), Next::Cancelled);
     }
 
     #[test]
-    fn a_parcel_that_has_left_ends_it_with_nothing_undone() {
-        assert_eq!(next(Some(Step::CancelShipment), News::AlreadyDispatched), Next::TooLate);
+    fn a_dispatched_parcel_ends_it_with_nothing_undone() {
+        assert_eq!(
+            next(Some(Step::CancelShipment), StepOutcome::AlreadyDispatched),
+            Next::TooLate
+        );
         assert!(matches!(
-            next(Some(Step::RefundPayment), News::AlreadyDispatched),
+            next(Some(Step::RefundPayment), StepOutcome::AlreadyDispatched),
             Next::Park(_)
         ));
     }
 
     #[test]
-    fn what_does_not_fit_is_said_in_the_words_of_the_log() {
+    fn an_outcome_that_does_not_fit_is_named_as_in_the_log() {
         assert_eq!(
-            next(None, News::AlreadyDispatched),
-            Next::Park("already_dispatched is no answer to the beginning".to_owned())
+            next(None, StepOutcome::AlreadyDispatched),
+            Next::Park("the outcome already_dispatched does not fit the step start".to_owned())
         );
         let all = [
-            News::Done,
-            News::Refunded(euros()),
-            News::AlreadyDispatched,
-            News::InProgress(Duration::from_millis(7)),
-            News::Nudge,
+            StepOutcome::Done,
+            StepOutcome::Refunded(euros()),
+            StepOutcome::AlreadyDispatched,
+            StepOutcome::InProgress(Duration::from_millis(7)),
+            StepOutcome::Nudge,
         ];
-        for news in all
-            .into_iter()
-            .chain([News::Broken("x".to_owned()), News::Refused("x".to_owned())])
-        {
-            assert_eq!(serde_json::to_value(&news).unwrap()["outcome"], news.outcome());
+        for outcome in all.into_iter().chain([
+            StepOutcome::Broken("x".to_owned()),
+            StepOutcome::Refused("x".to_owned()),
+        ]) {
+            let in_log = serde_json::to_value(&outcome).unwrap();
+            assert_eq!(in_log["outcome"], <&str>::from(outcome));
         }
     }
 
     #[test]
-    fn it_knows_no_way_back_and_asks_again_while_the_outcome_is_open() {
-        for step in Step::ALL {
-            assert_eq!(next(Some(step), News::Nudge), Next::Continue);
+    fn it_never_compensates_and_repeats_a_step_while_its_outcome_is_unknown() {
+        for &step in Step::VARIANTS {
+            assert_eq!(next(Some(step), StepOutcome::Nudge), Next::Continue);
             assert_eq!(
-                next(Some(step), News::InProgress(Duration::from_millis(7))),
+                next(Some(step), StepOutcome::InProgress(Duration::from_millis(7))),
                 Next::Repeat(Duration::from_millis(7))
             );
-            assert!(matches!(next(Some(step), News::Broken("x".to_owned())), Next::Park(_)));
+            assert!(matches!(
+                next(Some(step), StepOutcome::Broken("x".to_owned())),
+                Next::Park(_)
+            ));
             assert!(
-                matches!(next(Some(step), News::Refused("x".to_owned())), Next::ParkRefused(refused, _) if refused == step)
+                matches!(next(Some(step), StepOutcome::Refused("x".to_owned())), Next::ParkRefused(refused, _) if refused == step)
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Carts: orders that are still being made up. They belong to one customer, whom alone they concern.
+//! Carts: drafts of orders. A cart is visible to its customer alone.
 
 use banyan_core::{Call, Fault, FaultKind, Timestamp};
 use banyan_durable::Tx;
@@ -9,13 +9,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    announce::store_and_announce,
-    basket,
     event::{Item, Line, OrderEvent, Placement, Status},
     order::{Order, Refusal},
+    pricing,
+    publish::store_and_publish,
     service::{Service, Terms, user_of},
     store,
-    stream::Stream,
+    stream::EventStream,
     views::OrderView,
 };
 
@@ -55,7 +55,7 @@ pub struct CartItem {
 
 impl Cart {
     /// The cart with what is known of its products.
-    pub fn of(stream: &Stream, products: &[Product]) -> Cart {
+    pub fn of(stream: &EventStream, products: &[Product]) -> Cart {
         let order = stream.order();
         let items: Vec<CartItem> = order.cart.iter().map(|line| CartItem::of(line, products)).collect();
         let priced: Option<Vec<Item>> = items.iter().map(CartItem::priced).collect();
@@ -64,7 +64,7 @@ impl Cart {
             user_id: order.user_id,
             status: CartStatus::Draft,
             items,
-            total: priced.and_then(|items| basket::total(&items).ok().flatten()),
+            total: priced.and_then(|items| pricing::total(&items).ok().flatten()),
             created_at: stream.begun_at(),
             version: order.version,
         }
@@ -96,27 +96,27 @@ impl CartItem {
 }
 
 impl Service {
-    /// Begins an empty cart.
-    pub async fn begin_cart(&self, tx: &Tx, call: &Call) -> Result<Stream, Fault> {
+    /// Creates an empty cart.
+    pub async fn begin_cart(&self, tx: &Tx, call: &Call) -> Result<EventStream, Fault> {
         let drafted = OrderEvent::Drafted {
             user_id: user_of(call)?,
         };
-        let stream = Stream::begin(self.ids.new_id(), drafted, self.clock.now())?;
-        store_and_announce(tx, call, &stream).await?;
+        let stream = EventStream::begin(self.ids.new_id(), drafted, self.clock.now())?;
+        store_and_publish(tx, call, &stream).await?;
         Ok(stream)
     }
 
     /// # Errors
-    /// `not_found`, also for somebody else's, and once it was checked out: then it is an order.
-    pub async fn load_cart(&self, call: &Call, id: Uuid) -> Result<Stream, Fault> {
+    /// `not_found`, also for a cart of another user, and once it was checked out: then it is an order.
+    pub async fn load_cart(&self, call: &Call, id: Uuid) -> Result<EventStream, Fault> {
         let stream = store::find_stream(self.db.read(), id, self.clock.now()).await?;
         own(stream, call)
             .filter(|stream| stream.order().status == Status::Draft)
             .ok_or_else(|| Fault::not_found("cart"))
     }
 
-    /// The cart as it is shown. The catalog may be away: then names and prices are missing.
-    pub async fn show_cart(&self, call: &Call, stream: &Stream) -> Cart {
+    /// The cart as it is shown. Names and prices are missing if the catalog is unavailable.
+    pub async fn show_cart(&self, call: &Call, stream: &EventStream) -> Cart {
         let products = self
             .list_products(call, &stream.order().cart)
             .await
@@ -127,7 +127,7 @@ impl Service {
         Cart::of(stream, &products)
     }
 
-    /// Puts so many of a product into the cart. `expected`: only if the cart has this version still.
+    /// Sets the quantity of a product in the cart. `expected`: only if the cart still has this version.
     ///
     /// # Errors
     /// `not_found`, `not_a_cart`, `too_many_lines`, `too_many_changes`, `precondition_failed`.
@@ -138,29 +138,40 @@ impl Service {
         sku: Sku,
         quantity: Quantity,
         expected: Option<i64>,
-    ) -> Result<Stream, Fault> {
+    ) -> Result<EventStream, Fault> {
         self.change_cart(call, id, expected, move |cart| cart.put_item(&sku, quantity))
             .await
     }
 
-    /// Takes a product out of the cart.
+    /// Removes a product from the cart.
     ///
     /// # Errors
     /// `not_found` for cart and item, `not_a_cart`, `precondition_failed`.
-    pub async fn remove_item(&self, call: &Call, id: Uuid, sku: Sku, expected: Option<i64>) -> Result<Stream, Fault> {
+    pub async fn remove_item(
+        &self,
+        call: &Call,
+        id: Uuid,
+        sku: Sku,
+        expected: Option<i64>,
+    ) -> Result<EventStream, Fault> {
         self.change_cart(call, id, expected, move |cart| cart.remove_item(&sku).map(Some))
             .await
     }
 
-    async fn change_cart<F>(&self, call: &Call, id: Uuid, expected: Option<i64>, change: F) -> Result<Stream, Fault>
+    async fn change_cart<F>(
+        &self,
+        call: &Call,
+        id: Uuid,
+        expected: Option<i64>,
+        change: F,
+    ) -> Result<EventStream, Fault>
     where
         F: Fn(&Order) -> Result<Option<OrderEvent>, Refusal> + Clone + Send + Sync + 'static,
     {
-        let (call, clock) = (call.clone(), self.clock.clone());
-        let job = move |tx: Tx| {
-            let (call, now, change) = (call.clone(), clock.now(), change.clone());
-            async move {
-                let stream = store::find_stream(tx.conn(), id, now).await?;
+        let context = (call.clone(), self.clock.clone(), change);
+        self.db
+            .write(context, move |tx, (call, clock, change)| async move {
+                let stream = store::find_stream(tx.conn(), id, clock.now()).await?;
                 let mut stream = own(stream, &call).ok_or_else(|| Fault::not_found("cart"))?;
                 if expected.is_some_and(|version| version != stream.order().version) {
                     let detail = "The cart has changed since you read it.";
@@ -168,18 +179,17 @@ impl Service {
                 }
                 let event = change(stream.order())?;
                 stream.record_all(event);
-                store_and_announce(&tx, &call, &stream).await?;
+                store_and_publish(&tx, &call, &stream).await?;
                 Ok(stream)
-            }
-        };
-        self.db.write(job).await
+            })
+            .await
     }
 
-    /// Makes the cart an order at the catalog's prices and begins its checkout, inside the transaction that remembers the request. `seen` is
-    /// the version whose products the catalog was asked for.
+    /// Turns the cart into an order at the catalog's prices and starts its checkout, inside the transaction that stores the response. `seen` is the
+    /// version whose products were looked up in the catalog.
     ///
     /// # Errors
-    /// `not_found`, `not_a_cart`, `empty_cart`, and as placing an order; `cart_changed` (ask again) if it changed meanwhile.
+    /// `not_found`, `not_a_cart`, `empty_cart`, and as placing an order; `cart_changed` (to be repeated) if it changed meanwhile.
     pub async fn check_out(
         &self,
         tx: &Tx,
@@ -195,11 +205,11 @@ impl Service {
             return Err(Refusal::NotACart.into());
         }
         if cart.version != seen {
-            // With a time to ask again, so that this is not remembered as the request's answer.
+            // With a retry delay, so that this is not stored as the response to the request.
             let changed = Fault::conflict("cart_changed", "The cart changed while it was being checked out.");
             return Err(changed.retry_after(std::time::Duration::from_secs(1)));
         }
-        let (items, total) = basket::price(&cart.cart, &cart.cart, products)?;
+        let (items, total) = pricing::price(&cart.cart, &cart.cart, products)?;
         let Terms {
             shipping_address,
             payment_method,
@@ -216,7 +226,7 @@ impl Service {
         self.begin_checkout(tx, call, &stream).await
     }
 
-    /// The version of the actor's own cart or order, and its lines, for asking the catalog before it is checked out.
+    /// The version of the actor's own cart or order, and its lines, for looking up their products before the checkout.
     ///
     /// # Errors
     /// `not_found`.
@@ -227,7 +237,7 @@ impl Service {
     }
 }
 
-/// A cart concerns its customer alone: neither staff nor other modules.
-pub(crate) fn own(stream: Option<Stream>, call: &Call) -> Option<Stream> {
+/// A cart is visible to its customer alone: neither to staff nor to other modules.
+pub(crate) fn own(stream: Option<EventStream>, call: &Call) -> Option<EventStream> {
     stream.filter(|stream| call.actor.user_id() == Some(stream.order().user_id))
 }

@@ -1,4 +1,4 @@
-//! What can happen to an order, and the words it is told in.
+//! The events of an order, and the values in them.
 //!
 //! Invariant: stored events are never rewritten. A new field has a default; a new meaning is a new event.
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 pub enum OrderEvent {
-    /// A cart was begun.
+    /// A cart was created.
     Drafted {
         user_id: Uuid,
     },
@@ -44,7 +44,7 @@ pub enum OrderEvent {
     PaymentCaptured {
         payment_id: Uuid,
     },
-    /// Stored at any time before shipping; what becomes of it is told by `cancelled` or `cancel_refused`.
+    /// Stored at any time before shipping; it ends in `cancelled` or `cancel_refused`.
     CancelRequested {
         by: Canceller,
         reason: Option<String>,
@@ -63,7 +63,7 @@ pub enum OrderEvent {
     PaymentVoided {
         payment_id: Uuid,
     },
-    /// `amount` went back now, `refunded` so far.
+    /// `amount` was refunded now, `refunded` in total.
     PaymentRefunded {
         payment_id: Uuid,
         amount: Money,
@@ -81,7 +81,7 @@ impl OrderEvent {
     /// Its name and its data, as they are stored and shown.
     ///
     /// # Errors
-    /// None that can be met: every event is an object in JSON.
+    /// `unwritable_event`, which only a bug causes: every event is an object in JSON.
     pub fn to_parts(&self) -> Result<(String, serde_json::Value), Fault> {
         #[derive(Deserialize)]
         struct Parts {
@@ -103,7 +103,7 @@ impl OrderEvent {
     }
 }
 
-/// An event in its place in the stream.
+/// An event with its position in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// 1 for the first, without gaps.
@@ -116,7 +116,7 @@ pub struct Recorded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     pub user_id: Uuid,
-    /// One line a sku.
+    /// One per sku.
     pub items: Vec<Item>,
     pub total: Money,
     pub shipping_address: Address,
@@ -124,7 +124,7 @@ pub struct Placement {
     pub payment_method: String,
 }
 
-/// So many of one product.
+/// A quantity of one product.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     pub sku: Sku,
@@ -153,7 +153,7 @@ pub struct Address {
     pub country: Country,
 }
 
-/// Who asked for a cancel.
+/// Who requested a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Canceller {
@@ -162,8 +162,22 @@ pub enum Canceller {
 }
 
 /// Why an order was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum CancelReason {
     OutOfStock,
     PaymentDeclined,
@@ -171,30 +185,6 @@ pub enum CancelReason {
     /// The checkout did not end in time.
     Expired,
     Operator,
-}
-
-impl CancelReason {
-    const ALL: [CancelReason; 5] = [
-        CancelReason::OutOfStock,
-        CancelReason::PaymentDeclined,
-        CancelReason::Customer,
-        CancelReason::Expired,
-        CancelReason::Operator,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CancelReason::OutOfStock => "out_of_stock",
-            CancelReason::PaymentDeclined => "payment_declined",
-            CancelReason::Customer => "customer",
-            CancelReason::Expired => "expired",
-            CancelReason::Operator => "operator",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
-    }
 }
 
 impl From<Canceller> for CancelReason {
@@ -207,8 +197,23 @@ impl From<Canceller> for CancelReason {
 }
 
 /// Where an order stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(const_into_str, serialize_all = "snake_case")]
 #[schema(as = OrderStatus)]
 pub enum Status {
     /// A cart.
@@ -223,30 +228,6 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Status; 6] = [
-        Status::Draft,
-        Status::Pending,
-        Status::Confirmed,
-        Status::Shipped,
-        Status::Delivered,
-        Status::Cancelled,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Draft => "draft",
-            Status::Pending => "pending",
-            Status::Confirmed => "confirmed",
-            Status::Shipped => "shipped",
-            Status::Delivered => "delivered",
-            Status::Cancelled => "cancelled",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
-    }
-
     /// Whether nothing more will happen to the goods.
     pub fn is_final(self) -> bool {
         matches!(self, Status::Delivered | Status::Cancelled)
@@ -255,10 +236,12 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     #[test]
-    fn every_event_reads_back_from_its_parts() {
+    fn every_event_can_be_read_from_its_parts() {
         let id = Uuid::from_u128(7);
         let euros = Money::new(5, "EUR").unwrap();
         for event in [
@@ -285,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_says_beyond_this_one_does_not_keep_an_order_from_being_read() {
+    fn an_event_with_fields_of_a_newer_version_can_be_read() {
         let placed = OrderEvent::Placed(Box::new(crate::order::tests::placement()));
         let (kind, mut data) = placed.to_parts().unwrap();
         for path in ["", "/items/0", "/items/0/unit_price", "/total", "/shipping_address"] {
@@ -302,11 +285,11 @@ mod tests {
 
     #[test]
     fn the_names_in_tables_and_in_json_are_the_same() {
-        for reason in CancelReason::ALL {
-            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        for reason in CancelReason::VARIANTS {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.into_str());
         }
-        for status in Status::ALL {
-            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        for status in Status::VARIANTS {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.into_str());
         }
     }
 }

@@ -1,24 +1,25 @@
-//! Orders: the heart of the shop. An order is the stream of what happened to it; its checkout is a saga across stock, payment and shipment.
+//! Orders: the heart of the shop. An order is the stream of its events; its checkout is a saga across stock, payment and shipment.
 //!
-//! Nothing but [`Needs`], [`Offers`], [`Settings`] and [`start`] is to be seen from outside. How the parts hang together:
-//! `order` holds the rules, `stream` what is being decided upon, `announce` stores it with its events, `views` is what is read;
-//! `checkout` and `cancellation` are the sagas, `reactions` hears of payments and shipments, `service`, `carts` and `streams` answer `http`.
+//! How the parts fit together: `order` contains the rules, `stream` the events of an order and those to be added, `publish` stores them and publishes
+//! what other modules need, `views` is the read model. `checkout` and `cancellation` are the sagas, `reactions` consumes the events of payments and
+//! shipments. `service`, `carts` and `follow` do the work of `http`.
 
-mod announce;
-mod basket;
 mod cancellation;
 mod carts;
 mod checkout;
 mod event;
+mod follow;
 mod http;
 mod order;
+mod pricing;
+mod publish;
 mod reactions;
 mod rebuild;
 mod schema;
 mod service;
+mod settings;
 mod store;
 mod stream;
-mod streams;
 mod views;
 
 use std::sync::Arc;
@@ -29,7 +30,6 @@ use catalog_contract::Catalog;
 use inventory_contract::Inventory;
 use orders_contract::Orders;
 use payments_contract::Payments;
-use serde::{Deserialize, Serialize};
 use shipping_contract::Shipping;
 
 use cancellation::CancellationSaga;
@@ -38,6 +38,7 @@ use rebuild::Views;
 use service::Service;
 
 pub use schema::SCHEMA;
+pub use settings::{Limits, Settings};
 
 /// What orders must be given.
 pub struct Needs {
@@ -50,37 +51,7 @@ pub struct Needs {
     pub payments: Arc<dyn Payments>,
     pub shipping: Arc<dyn Shipping>,
     pub settings: Settings,
-}
-
-/// Sizes and times.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// A checkout that has not decided to take the money by then is undone.
-    pub checkout_deadline_s: u64,
-    /// The catalog may take so long to say what something costs.
-    pub catalog_timeout_ms: u64,
-    /// Shipping may take so long to say whether a parcel has left; then the cancellation finds out.
-    pub shipping_timeout_ms: u64,
-    /// Checkouts on their way, in all processes, from which on new orders are refused with 503; 0: no limit.
-    pub open_checkouts: u64,
-    /// Open event streams per user and process.
-    pub streams_per_user: usize,
-    /// Requests of a user that wait for an outcome in this process (`Prefer: wait`); further ones are answered at once.
-    pub waits_per_user: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            checkout_deadline_s: 300,
-            catalog_timeout_ms: 3_000,
-            shipping_timeout_ms: 1_000,
-            open_checkouts: 1_000,
-            streams_per_user: 8,
-            waits_per_user: 100,
-        }
-    }
+    pub limits: Limits,
 }
 
 /// What orders gives in return.

@@ -1,4 +1,4 @@
-//! What orders does when asked: each method loads, decides by the rules, stores and tells, in one transaction.
+//! What orders does: each method loads, decides by the rules, stores and publishes, in one transaction.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,22 +12,28 @@ use shipping_contract::{FindShipment, Shipping};
 use uuid::Uuid;
 
 use crate::{
-    Settings,
-    announce::{messages_of, store_and_announce},
-    basket, cancellation, carts,
-    checkout::{CheckoutSaga, course::Checkout},
+    Settings, cancellation, carts,
+    checkout::{CheckoutSaga, steps::Checkout},
     event::{Address, Canceller, Line, OrderEvent, Placement, Recorded, Status},
+    follow::UserLimiter,
     order::{Order, Refusal},
+    pricing,
+    publish::{messages_of, store_and_publish},
     store::{self, Filter},
-    stream::Stream,
-    streams::Streams,
+    stream::EventStream,
     views::OrderView,
 };
 
-/// Whoever was turned away comes back after so long.
+/// The delay after which a client repeats an order that was refused for load.
 const SHED_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Orders, as the routes and other modules ask for them.
+/// The timeout for catalog lookups. Long enough for a busy catalog; a customer waits for it.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The timeout for looking up whether a parcel was dispatched. Short, because the cancellation finds out if this does not.
+const SHIPPING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Orders, for the routes and for other modules.
 pub struct Service {
     pub(crate) db: Db,
     pub(crate) clock: Arc<dyn Clock>,
@@ -35,9 +41,10 @@ pub struct Service {
     catalog: Arc<dyn Catalog>,
     shipping: Arc<dyn Shipping>,
     settings: Settings,
-    pub(crate) streams: Streams,
+    /// Open event streams.
+    pub(crate) streams: UserLimiter,
     /// Requests that wait for an outcome.
-    pub(crate) waits: Streams,
+    pub(crate) waits: UserLimiter,
 }
 
 /// How an order is paid and where it goes.
@@ -55,8 +62,8 @@ impl Service {
             ids: needs.ids.clone(),
             catalog: needs.catalog.clone(),
             shipping: needs.shipping.clone(),
-            streams: Streams::new(needs.settings.streams_per_user),
-            waits: Streams::new(needs.settings.waits_per_user),
+            streams: UserLimiter::new(needs.limits.streams_per_user),
+            waits: UserLimiter::new(needs.limits.waits_per_user),
             settings: needs.settings.clone(),
         }
     }
@@ -65,25 +72,25 @@ impl Service {
         &self.db
     }
 
-    /// Refuses new orders while more are on their way than the machine is meant to finish soon. Asked before anything is stored; what was
-    /// accepted is finished. Requests that are being placed at that moment are not counted yet, so the limit may be passed by as many.
+    /// Refuses new orders while more checkouts are unfinished than can be finished soon. Checked before anything is stored; what was accepted is
+    /// finished. Orders that are being placed at the same time are not counted yet, so the limit may be exceeded by as many.
     ///
     /// # Errors
     /// `too_many_open_orders` (503).
-    pub async fn check_room(&self) -> Result<(), Fault> {
+    pub async fn check_load(&self) -> Result<(), Fault> {
         let limit = self.settings.open_checkouts;
         if limit == 0 || !saga::at_least_under_way::<CheckoutSaga>(&self.db, limit).await? {
             return Ok(());
         }
         metrics::counter!("banyan_orders_shed_total").increment(1);
-        let detail = "More orders are on their way than can be finished soon; nothing was ordered.";
+        let detail = "Too many orders are being processed; nothing was ordered.";
         Err(Fault::new(FaultKind::Unavailable, "too_many_open_orders", detail).retry_after(SHED_RETRY_AFTER))
     }
 
-    /// Names and prices of these lines' products, as the catalog has them now.
+    /// The products of these lines, with their current names and prices in the catalog.
     ///
     /// # Errors
-    /// `unavailable` if the catalog cannot be asked; nothing has happened then.
+    /// `unavailable` if the catalog cannot be called; nothing has happened then.
     pub async fn list_products(&self, call: &Call, lines: &[Line]) -> Result<Vec<Product>, Fault> {
         let mut skus: Vec<String> = lines.iter().map(|line| line.sku.to_string()).collect();
         skus.sort_unstable();
@@ -91,18 +98,22 @@ impl Service {
         if skus.is_empty() {
             return Ok(Vec::new());
         }
-        let limit = Duration::from_millis(self.settings.catalog_timeout_ms);
-        let call = call.clone().within(limit);
-        let away = || Fault::unavailable("The catalog cannot be asked now.");
-        match tokio::time::timeout(limit, self.catalog.list_products(&call, ListProducts { skus })).await {
+        let call = call.clone().within(CATALOG_TIMEOUT);
+        let unavailable = || Fault::unavailable("The catalog is unavailable.");
+        match tokio::time::timeout(
+            CATALOG_TIMEOUT,
+            self.catalog.list_products(&call, ListProducts { skus }),
+        )
+        .await
+        {
             Ok(Ok(products)) => Ok(products.items),
-            Ok(Err(fault)) if fault.is_transient() => Err(away()),
+            Ok(Err(fault)) if fault.is_transient() => Err(unavailable()),
             Ok(Err(fault)) => Err(fault),
-            Err(_) => Err(away()),
+            Err(_) => Err(unavailable()),
         }
     }
 
-    /// Places an order of what was asked for at the catalog's prices, and begins its checkout, inside the transaction that remembers the request.
+    /// Places an order of these lines at the catalog's prices, and starts its checkout, inside the transaction that stores the response.
     ///
     /// # Errors
     /// `invalid_quantity`, `product_unavailable`, `mixed_currencies`, `total_too_large`.
@@ -110,12 +121,12 @@ impl Service {
         &self,
         tx: &Tx,
         call: &Call,
-        asked: &[Line],
+        lines: &[Line],
         products: &[Product],
         terms: Terms,
     ) -> Result<OrderView, Fault> {
         let user_id = user_of(call)?;
-        let (items, total) = basket::price(&basket::merge(asked)?, asked, products)?;
+        let (items, total) = pricing::price(&pricing::merge(lines)?, lines, products)?;
         let Terms {
             shipping_address,
             payment_method,
@@ -127,7 +138,7 @@ impl Service {
             shipping_address,
             payment_method,
         };
-        let stream = Stream::begin(
+        let stream = EventStream::begin(
             self.ids.new_id(),
             OrderEvent::Placed(Box::new(placement)),
             self.clock.now(),
@@ -135,8 +146,8 @@ impl Service {
         self.begin_checkout(tx, call, &stream).await
     }
 
-    /// Stores a stream that has just been placed and starts its saga.
-    pub(crate) async fn begin_checkout(&self, tx: &Tx, call: &Call, stream: &Stream) -> Result<OrderView, Fault> {
+    /// Stores a stream that was just placed and starts its saga.
+    pub(crate) async fn begin_checkout(&self, tx: &Tx, call: &Call, stream: &EventStream) -> Result<OrderView, Fault> {
         let Placement {
             user_id,
             items,
@@ -162,14 +173,14 @@ impl Service {
             reason: None,
             refusals: 0,
         };
-        store_and_announce(tx, call, stream).await?;
+        store_and_publish(tx, call, stream).await?;
         let deadline = Duration::from_secs(self.settings.checkout_deadline_s);
         saga::start::<CheckoutSaga>(tx, call, &order_id.to_string(), &checkout, Some(deadline)).await?;
         stream.view().ok_or_else(|| Refusal::NotPlaced.into())
     }
 
     /// # Errors
-    /// `not_found`, also for somebody else's and for a cart.
+    /// `not_found`, also for an order of another user and for a cart.
     pub async fn load(&self, call: &Call, id: Uuid) -> Result<OrderView, Fault> {
         store::find_visible(self.db.read(), id, &call.actor)
             .await?
@@ -179,7 +190,7 @@ impl Service {
     /// Orders, newest first, without carts: the actor's own, or for staff everybody's or one user's.
     ///
     /// # Errors
-    /// `forbidden` if somebody else's are asked for by other than staff.
+    /// `forbidden` if another user's orders are requested by anyone but staff.
     pub async fn list(
         &self,
         call: &Call,
@@ -196,36 +207,36 @@ impl Service {
         store::list(self.db.read(), &Filter { user_id, status }, page).await
     }
 
-    /// What happened to a placed order, from its draft on if it had one.
+    /// The events of a placed order, from its draft on if it had one.
     ///
     /// # Errors
-    /// `not_found`, also for somebody else's and for a cart.
+    /// `not_found`, also for an order of another user and for a cart.
     pub async fn history(&self, call: &Call, id: Uuid) -> Result<Vec<Recorded>, Fault> {
         self.load(call, id).await?;
         store::events_after(self.db.read(), id, 0).await
     }
 
-    /// Whether the parcel of a confirmed order is known to have left; when shipping cannot say, the cancellation finds out.
+    /// Whether the parcel of a confirmed order is known to be dispatched. If shipping does not respond, the cancellation finds out.
     ///
     /// # Errors
-    /// `not_found`, also for somebody else's and for a cart.
-    pub async fn has_left(&self, call: &Call, id: Uuid) -> Result<bool, Fault> {
+    /// `not_found`, also for an order of another user and for a cart.
+    pub async fn was_dispatched(&self, call: &Call, id: Uuid) -> Result<bool, Fault> {
         if self.load(call, id).await?.status != Status::Confirmed {
             return Ok(false);
         }
-        let ask = self.shipping.find_shipment(
+        let lookup = self.shipping.find_shipment(
             call,
             FindShipment {
                 order_id: id.to_string(),
             },
         );
-        let found = tokio::time::timeout(Duration::from_millis(self.settings.shipping_timeout_ms), ask).await;
+        let found = tokio::time::timeout(SHIPPING_TIMEOUT, lookup).await;
         let shipment = found.ok().and_then(Result::ok).and_then(|found| found.shipment);
         Ok(shipment.is_some_and(|shipment| matches!(shipment.status.as_str(), "dispatched" | "delivered")))
     }
 
-    /// Takes a cancel, inside the transaction that remembers the request. Before the capture is decided it wins; after it, it is kept, and
-    /// carried out once the checkout has ended. `has_left`: the parcel is known to have.
+    /// Accepts a cancel, inside the transaction that stores the response. Before the capture is decided it wins; after it, it is kept, and carried
+    /// out once the checkout has ended. `was_dispatched`: the parcel is known to be dispatched.
     ///
     /// # Errors
     /// `not_found`, `already_cancelled`, `already_shipped`, `checkout_abandoned`.
@@ -235,11 +246,11 @@ impl Service {
         call: &Call,
         id: Uuid,
         reason: Option<String>,
-        has_left: bool,
+        was_dispatched: bool,
     ) -> Result<OrderView, Fault> {
         let found = store::find_visible_stream(tx.conn(), id, &call.actor, self.clock.now()).await?;
         let mut stream = found.ok_or(Refusal::NotPlaced)?;
-        if has_left && stream.order().status == Status::Confirmed {
+        if was_dispatched && stream.order().status == Status::Confirmed {
             return Err(Refusal::AlreadyShipped.into());
         }
         let by = if call.actor.user_id() == Some(stream.order().user_id) {
@@ -250,14 +261,14 @@ impl Service {
         let event = stream.order().request_cancel(by, reason.clone())?;
         if let Some(event) = event {
             let key = id.to_string();
-            // Before the order is changed: the saga's runner takes the two locks in this order too.
+            // Before the order is changed: the saga's runner takes the two locks in the same order.
             if !stream.order().checkout_ended
                 && !saga::signal(tx, <CheckoutSaga as banyan_durable::Saga>::KIND, &key, "cancel").await?
             {
-                return Err(self.unheard(tx, stream.order()).await?);
+                return Err(self.no_checkout(tx, stream.order()).await?);
             }
             stream.record(event);
-            store_and_announce(tx, call, &stream).await?;
+            store_and_publish(tx, call, &stream).await?;
             if stream.order().checkout_ended {
                 cancellation::start(tx, call, &stream).await?;
             }
@@ -276,11 +287,11 @@ impl Service {
         stream.view().ok_or_else(|| Refusal::NotPlaced.into())
     }
 
-    /// Why no checkout heard a cancel: it has come to its end since the order was loaded, or it was given up and left the order behind.
-    async fn unheard(&self, tx: &Tx, order: &Order) -> Result<Fault, Fault> {
+    /// Why no checkout received a cancel: it has ended since the order was loaded, or an operator abandoned it without ending the order.
+    async fn no_checkout(&self, tx: &Tx, order: &Order) -> Result<Fault, Fault> {
         let now = store::find_stream(tx.conn(), order.id, self.clock.now()).await?;
-        let moved_on = now.is_some_and(|now| now.order().version != order.version);
-        Ok(if moved_on {
+        let changed = now.is_some_and(|now| now.order().version != order.version);
+        Ok(if changed {
             banyan_durable::lost_race("the checkout has just ended")
         } else {
             Refusal::CheckoutAbandoned.into()
@@ -341,8 +352,8 @@ fn message_of(view: OrderView) -> orders_contract::Order {
     orders_contract::Order {
         id: view.id.to_string(),
         user_id: view.user_id.to_string(),
-        status: view.status.as_str().to_owned(),
-        cancel_reason: view.cancel_reason.map(|reason| reason.as_str().to_owned()),
+        status: view.status.to_string(),
+        cancel_reason: view.cancel_reason.map(|reason| reason.to_string()),
         items: messages_of(&view.items),
         total: Some(view.total),
         created_at_ms: view.created_at.as_ms(),
@@ -351,7 +362,7 @@ fn message_of(view: OrderView) -> orders_contract::Order {
 }
 
 /// A cart's products have neither name nor price before it is checked out.
-fn message_of_cart(stream: &Stream) -> orders_contract::Order {
+fn message_of_cart(stream: &EventStream) -> orders_contract::Order {
     let Order {
         id,
         user_id,
@@ -369,7 +380,7 @@ fn message_of_cart(stream: &Stream) -> orders_contract::Order {
     orders_contract::Order {
         id: id.to_string(),
         user_id: user_id.to_string(),
-        status: status.as_str().to_owned(),
+        status: status.to_string(),
         cancel_reason: None,
         items: cart.iter().map(item).collect(),
         total: None,

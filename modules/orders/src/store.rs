@@ -14,17 +14,14 @@ use uuid::Uuid;
 
 use crate::{
     event::{CancelReason, OrderEvent, Recorded, Status},
-    stream::Stream,
+    stream::EventStream,
     views::OrderView,
 };
 
 mod order_event {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "order_event")]
     pub struct Model {
@@ -37,19 +34,13 @@ mod order_event {
         pub at: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod order_view {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "order_view")]
     pub struct Model {
@@ -67,27 +58,24 @@ mod order_view {
         pub version: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Which orders a list holds.
+/// Which orders a list contains.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// `None`: everybody's, for the back office.
+    /// `None`: the orders of all users, for staff.
     pub user_id: Option<Uuid>,
     pub status: Option<Status>,
 }
 
-/// The order's whole stream, whoever asks: for sagas, reactions, and methods that check the actor on what they get.
-pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<Stream>, Fault> {
+/// The order's whole stream, whoever the actor is: for sagas, reactions, and methods that check the actor themselves.
+pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<EventStream>, Fault> {
     let recorded = events_after(conn, id, 0).await?;
     if recorded.is_empty() {
         Ok(None)
     } else {
-        Stream::of(id, recorded, now).map(Some)
+        EventStream::of(id, recorded, now).map(Some)
     }
 }
 
@@ -97,13 +85,13 @@ pub async fn find_visible_stream(
     id: Uuid,
     actor: &Actor,
     now: Timestamp,
-) -> Result<Option<Stream>, Fault> {
+) -> Result<Option<EventStream>, Fault> {
     Ok(find_stream(conn, id, now)
         .await?
         .filter(|stream| actor.may_see(stream.order().user_id)))
 }
 
-/// What happened to the order after `version`.
+/// The events of the order after `version`.
 pub async fn events_after(conn: &impl ConnectionTrait, id: Uuid, version: i64) -> Result<Vec<Recorded>, Fault> {
     let rows = order_event::Entity::find()
         .filter(order_event::Column::OrderId.eq(id))
@@ -115,8 +103,8 @@ pub async fn events_after(conn: &impl ConnectionTrait, id: Uuid, version: i64) -
     rows.iter().map(recorded_of).collect()
 }
 
-/// Stores what is new in the stream, and the view it now folds to. If another writer came first, the transaction runs again.
-pub async fn append(conn: &impl ConnectionTrait, stream: &Stream) -> Result<(), Fault> {
+/// Stores the new events of the stream, and the view it now folds to. If another writer came first, the transaction runs again.
+pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result<(), Fault> {
     if stream.fresh().is_empty() {
         return Ok(());
     }
@@ -138,7 +126,7 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &Stream) -> Result<(), 
     }
 }
 
-/// Puts the views in, unless newer ones are there.
+/// Writes the views, unless newer ones are stored.
 pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Result<(), Fault> {
     if views.is_empty() {
         return Ok(());
@@ -167,8 +155,8 @@ pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Re
     Ok(())
 }
 
-/// Drops views of these orders, to be folded again.
-pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(), Fault> {
+/// Deletes the views of these orders, to be folded again.
+pub async fn delete_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(), Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
     order_view::Entity::delete_many()
         .filter(these)
@@ -178,7 +166,7 @@ pub async fn drop_views(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<(),
     Ok(())
 }
 
-/// What happened to each of these orders, whoever asks.
+/// The events of each of these orders, whoever the actor is.
 pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, Vec<Recorded>>, Fault> {
     let these = order_event::Column::OrderId.is_in(ids.iter().copied());
     let rows = order_event::Entity::find()
@@ -194,7 +182,7 @@ pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTr
     Ok(streams)
 }
 
-/// The views of these orders, whoever asks: for comparing.
+/// The views of these orders, whoever the actor is: for comparing.
 pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, OrderView>, Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
     let rows = order_view::Entity::find()
@@ -205,7 +193,7 @@ pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTree
     rows.iter().map(|row| Ok((row.id, view_of(row)?))).collect()
 }
 
-/// The view, whoever asks.
+/// The view, whoever the actor is.
 pub async fn find_view(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<OrderView>, Fault> {
     let row = order_view::Entity::find_by_id(id).one(conn).await.map_err(fault)?;
     row.as_ref().map(view_of).transpose()
@@ -216,7 +204,7 @@ pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) 
     Ok(find_view(conn, id).await?.filter(|view| actor.may_see(view.user_id)))
 }
 
-/// Orders, newest first, without carts. The filter says whose; whoever calls has decided that the actor may see them.
+/// Orders, newest first, without carts. The filter says whose; the caller has checked that the actor may see them.
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
@@ -226,17 +214,17 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         query = query.filter(order_view::Column::UserId.eq(user_id));
     }
     if let Some(status) = filter.status {
-        query = query.filter(order_view::Column::Status.eq(status.as_str()));
+        query = query.filter(order_view::Column::Status.eq(status.into_str()));
     }
     if let Some(after) = &page.after {
-        let (at, id) = place_of(&after.0).ok_or_else(banyan_http::bad_cursor)?;
-        let same_moment = Condition::all()
+        let (at, id) = position_of(&after.0).ok_or_else(banyan_http::bad_cursor)?;
+        let same_time = Condition::all()
             .add(order_view::Column::CreatedAt.eq(at))
             .add(order_view::Column::Id.lt(id));
         query = query.filter(
             Condition::any()
                 .add(order_view::Column::CreatedAt.lt(at))
-                .add(same_moment),
+                .add(same_time),
         );
     }
     let rows = query
@@ -250,7 +238,7 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
     Ok(page.page(views, |view| format!("{}.{}", view.created_at.as_ms(), view.id)))
 }
 
-/// The next orders and carts by id: for going through all of them.
+/// The next orders and carts by id: for visiting all of them.
 pub async fn stream_ids_after(
     conn: &impl ConnectionTrait,
     after: Option<Uuid>,
@@ -288,7 +276,7 @@ pub async fn view_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, li
         .map_err(fault)
 }
 
-fn place_of(cursor: &str) -> Option<(i64, Uuid)> {
+fn position_of(cursor: &str) -> Option<(i64, Uuid)> {
     let (at, id) = cursor.split_once('.')?;
     Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
 }
@@ -317,8 +305,8 @@ fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
     Ok(order_view::ActiveModel {
         id: Set(view.id),
         user_id: Set(view.user_id),
-        status: Set(view.status.as_str().to_owned()),
-        cancel_reason: Set(view.cancel_reason.map(|reason| reason.as_str().to_owned())),
+        status: Set(view.status.to_string()),
+        cancel_reason: Set(view.cancel_reason.map(|reason| reason.to_string())),
         items: Set(to_json(&view.items)?),
         total_amount: Set(view.total.amount),
         currency: Set(view.total.currency.clone()),
@@ -332,13 +320,13 @@ fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
 fn view_of(row: &order_view::Model) -> Result<OrderView, Fault> {
     let unreadable = |what: &str| Fault::internal("unreadable_row", format!("order {}: {what}", row.id));
     let cancel_reason = match &row.cancel_reason {
-        Some(name) => Some(CancelReason::find(name).ok_or_else(|| unreadable("cancel_reason"))?),
+        Some(name) => Some(name.parse::<CancelReason>().map_err(|_| unreadable("cancel_reason"))?),
         None => None,
     };
     Ok(OrderView {
         id: row.id,
         user_id: row.user_id,
-        status: Status::find(&row.status).ok_or_else(|| unreadable("status"))?,
+        status: row.status.parse().map_err(|_| unreadable("status"))?,
         cancel_reason,
         items: of_json(&row.items)?,
         total: Money {

@@ -1,4 +1,4 @@
-//! An order's stream while it is being decided upon: what was recorded, and what is about to be.
+//! The event stream of an order: what was recorded, and what is about to be.
 
 use banyan_core::{Fault, Timestamp};
 use uuid::Uuid;
@@ -11,38 +11,38 @@ use crate::{
 
 /// The events of one order, with the state they fold to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub struct EventStream {
     order: Order,
     recorded: Vec<Recorded>,
-    /// So many of them are in the table.
+    /// How many of them are in the table.
     stored: usize,
     now: Timestamp,
 }
 
-impl Stream {
-    /// A new order's, from its first event.
+impl EventStream {
+    /// That of a new order, from its first event.
     ///
     /// # Errors
-    /// `internal` for an event that begins no order.
+    /// `internal` for an event that cannot be the first of an order.
     pub fn begin(id: Uuid, first: OrderEvent, now: Timestamp) -> Result<Self, Fault> {
         let first = Recorded {
             version: 1,
             at: now,
             event: first,
         };
-        let mut stream = Stream::of(id, vec![first], now)?;
+        let mut stream = EventStream::of(id, vec![first], now)?;
         stream.stored = 0;
         Ok(stream)
     }
 
-    /// A stored one.
+    /// One that is stored.
     ///
     /// # Errors
-    /// `internal` for a stream that begins no order.
+    /// `internal` for a stream whose first event cannot be the first of an order.
     pub fn of(id: Uuid, recorded: Vec<Recorded>, now: Timestamp) -> Result<Self, Fault> {
         let order = Order::fold(id, &recorded)
             .ok_or_else(|| Fault::internal("broken_stream", format!("order {id} has no beginning")))?;
-        Ok(Stream {
+        Ok(EventStream {
             order,
             stored: recorded.len(),
             recorded,
@@ -58,7 +58,7 @@ impl Stream {
         self.order.id
     }
 
-    /// Adds what happens now.
+    /// Adds an event that happens now.
     pub fn record(&mut self, event: OrderEvent) {
         let recorded = Recorded {
             version: self.order.version + 1,
@@ -73,7 +73,7 @@ impl Stream {
         events.into_iter().for_each(|event| self.record(event));
     }
 
-    /// What has to be stored.
+    /// The events to store.
     pub fn fresh(&self) -> &[Recorded] {
         &self.recorded[self.stored..]
     }

@@ -1,6 +1,6 @@
-//! The read model: an order as it is shown and listed, folded from its stream alone.
+//! The read model: an order as it is shown and listed, folded from its event stream alone.
 //!
-//! Invariant: a view knows nothing that its stream does not; it can be dropped and folded again, and a test compares the two.
+//! Architecture invariant: a view contains nothing that its stream does not; it can be deleted and folded again, and a test compares the two.
 
 use std::fmt;
 
@@ -84,7 +84,7 @@ pub enum ShipmentStatus {
 }
 
 impl OrderView {
-    /// `None` for a cart: it is no order yet.
+    /// `None` for a cart: it is not an order yet.
     pub fn fold(id: Uuid, stream: &[Recorded]) -> Option<OrderView> {
         let mut view: Option<OrderView> = None;
         for recorded in stream {
@@ -134,7 +134,7 @@ impl OrderView {
             }
             OrderEvent::ShipmentScheduled { shipment_id } => self.send(*shipment_id, ShipmentStatus::Scheduled),
             OrderEvent::ShipmentReady {} => {
-                // It may have left before the checkout heard that it is ready.
+                // It may have been dispatched before the checkout learned that it is ready.
                 if let Some(shipment) = self
                     .shipment
                     .as_mut()
@@ -195,9 +195,9 @@ impl OrderView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub order_id: Uuid,
-    /// As it is stored; `None`: there is none.
+    /// The stored one, if any.
     pub live: Option<OrderView>,
-    /// As it folds; `None`: there should be none.
+    /// The one its stream folds to, if any.
     pub folded: Option<OrderView>,
 }
 
@@ -225,7 +225,7 @@ mod tests {
     use crate::order::tests::{placement, recorded};
 
     #[test]
-    fn a_cart_is_no_order() {
+    fn a_cart_has_no_view() {
         let stream = recorded([OrderEvent::Drafted {
             user_id: Uuid::from_u128(1),
         }]);

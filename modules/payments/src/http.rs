@@ -1,4 +1,4 @@
-//! Payments over HTTP: owners and staff look, staff refunds, providers tell their news.
+//! Payments over HTTP: owners and staff read, staff refunds, providers send webhooks.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::{
-    command::{Asked, Kind, MoneyCommand, Outcome, State},
+    commands::{CommandRequest, CommandState, Kind, MoneyCommand, Outcome},
     payment::{Payment, Status},
     provider::WebhookEvent,
     service::Service,
@@ -102,9 +102,9 @@ impl From<&MoneyCommand> for RefundBody {
             id: command.id,
             payment_id: command.payment_id.unwrap_or_default(),
             status: match &command.state {
-                State::Requested | State::Started => RefundStatus::Pending,
-                State::Answered(Outcome::Accepted) => RefundStatus::Succeeded,
-                State::Answered(_) => RefundStatus::Declined,
+                CommandState::Requested | CommandState::Started => RefundStatus::Pending,
+                CommandState::Completed(Outcome::Accepted) => RefundStatus::Succeeded,
+                CommandState::Completed(_) => RefundStatus::Declined,
             },
             amount: command.amount.clone(),
             reason: command.reason.clone().unwrap_or_default(),
@@ -169,7 +169,8 @@ async fn refund_payment(
     if let Some(replay) = banyan_http::find_replay(&service.db, &request).await? {
         return Ok(replay);
     }
-    // In a task of its own: a client that hangs up between the refund's first transaction and the provider's call would leave it to the reconciler.
+    // In a task of its own: otherwise a client that disconnects between the refund's first transaction and the provider's call leaves it to the
+    // reconciler.
     let refunding = tokio::spawn(refund_once(
         service.into_inner(),
         staff.call().clone(),
@@ -183,7 +184,7 @@ async fn refund_payment(
     Ok(response?.into())
 }
 
-/// The ids of refunds are made from their requests' callers and keys within this namespace.
+/// The namespace of the ids of refunds, which are derived from the caller and the key of the request.
 const REFUND_KEYS: Uuid = Uuid::from_u128(0x6f0d_3c52_8b7e_4a19_9d44_51c6_e2b8_a073);
 
 async fn refund_once(
@@ -195,18 +196,18 @@ async fn refund_once(
 ) -> Result<KeyedResponse, Problem> {
     let NewRefund { amount, reason } = refund;
     let wanted = amount.map(|RefundAmount { amount, currency }| Money { amount, currency });
-    // The work outlives one transaction: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
-    // refunding once more. The payment is part of what was asked and not of the id: one key never moves the money of two payments. What the
-    // client is told is remembered at the end, byte for byte.
+    // The work spans several transactions: its id comes from caller and key, so that a repeat after a crash in between finds it instead of
+    // refunding again. The payment is part of the fingerprint and not of the id: one key never moves the money of two payments. The response is
+    // stored at the end, byte for byte.
     let command_id = Uuid::new_v5(&REFUND_KEYS, request.id().as_bytes());
     let fingerprint = format!("{id} {wanted:?} {reason}");
     banyan_http::claim_key(&service.db, &request, "refund_key", fingerprint.as_bytes()).await?;
-    let asked = Asked::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
-    let refunded = service.refund_payment(&call, id, asked, wanted).await;
+    let command = CommandRequest::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
+    let refunded = service.refund_payment(&call, id, command, wanted).await;
     if let Err(fault) = &refunded
         && fault.code == "command_reused"
     {
-        // Not to be remembered: the key belongs to the request that came first.
+        // This is not stored: the key belongs to the request that came first.
         return Err(banyan_http::key_reused(fault.clone()).into());
     }
     let result = refunded.map(|command| {
@@ -260,14 +261,14 @@ pub struct WebhookReceipt {
 
 /// News from a payment provider, signed by it: `Webhook-Signature: t=<seconds>,v1=<hex of HMAC-SHA256 over "t.body">`. Told twice it changes
 /// nothing.
-#[utoipa::path(tag = "payments",
+#[utoipa::path(tag = "payments", operation_id = "hear_webhook",
     params(("provider" = String, Path, description = "`sandbox`", max_length = 100),
         ("Webhook-Signature" = String, Header, description = "Signed at most 5 minutes ago", max_length = 1000)),
     request_body = WebhookEvent,
     responses((status = 200, description = "It was heard", body = WebhookReceipt),
         (status = 401, description = "Not signed by its provider, or too long ago", body = banyan_http::ProblemBody, content_type = "application/problem+json")))]
 #[post("/payments/webhooks/{provider}")]
-async fn hear_webhook(
+async fn receive_webhook(
     request: HttpRequest,
     provider: Path<String>,
     body: RawBody,
@@ -278,7 +279,7 @@ async fn hear_webhook(
         .get(SIGNATURE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    service.hear_webhook(&provider, signature, &body.0).await?;
+    service.receive_webhook(&provider, signature, &body.0).await?;
     Ok(banyan_http::ok(&WebhookReceipt { received: true }).into())
 }
 
@@ -287,7 +288,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
         config
             .app_data(Data::from(service.clone()))
             .service(list_payments)
-            .service(hear_webhook)
+            .service(receive_webhook)
             .service(refund_payment)
             .service(list_refunds)
             .service(find_refund)

@@ -1,57 +1,46 @@
-//! Payments: authorise, capture, void and refund the money of orders, through a provider whose answer may never come.
+//! Payments: authorise, capture, void and refund the money of orders, through a provider that may never respond.
 //!
 //! - The rules are pure: [`payment`](mod@payment) (what may happen), [`ledger`] (double entry).
-//! - A command goes through two transactions with the provider's call between them: `begin.rs` (started), `calls.rs`, `record.rs` (answered).
-//!   RELIABILITY.md, Money commands in payments, says why.
+//! - A command goes through two transactions with the provider's call between them: `commands/begin.rs` (started), `commands/calls.rs`,
+//!   `commands/record.rs` (completed). RELIABILITY.md, Money commands in payments, says why.
 //! - `sandbox/` is a provider that needs no account; it keeps its own books.
 //!
-//! Invariant: no provider call inside a transaction, and no answer of the provider recorded anywhere but in `record.rs`.
+//! Architecture invariant: no provider call inside a transaction, and no response of the provider recorded anywhere but in `commands/record.rs`.
 
-mod begin;
-mod calls;
-mod command;
+mod commands;
 mod http;
 mod ledger;
 mod payment;
 mod provider;
 mod reconcile;
-mod record;
 mod sandbox;
 mod schema;
 mod service;
 mod settings;
 mod store;
+mod timing;
 mod webhook;
-
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
 use banyan_core::{Clock, Ids, Secrets};
-use banyan_durable::{Db, Machinery, Place, Seed};
+use banyan_durable::{Db, Machinery, Seed};
 use banyan_http::Routes;
 use payments_contract::Payments;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{
-    provider::Totals,
+    provider::{ProviderConfig, Totals},
     reconcile::{Books, Comparison},
     schema::SCHEMA,
     settings::{SandboxSettings, Settings},
+    timing::Timing,
 };
 use crate::{
-    sandbox::{Delivery, Sandbox},
+    sandbox::{Sandbox, SignedWebhook},
     service::Service,
 };
-
-/// Who moves the money.
-#[derive(Clone, Debug)]
-pub enum ProviderPlace {
-    /// The built-in provider, with its own books at this place: its own file or schema.
-    Sandbox { books: Place },
-}
 
 /// What payments needs.
 pub struct Needs {
@@ -60,8 +49,9 @@ pub struct Needs {
     pub ids: Arc<dyn Ids>,
     /// For the sandbox provider's webhooks, if no secret is set.
     pub secrets: Arc<dyn Secrets>,
-    pub provider: ProviderPlace,
+    pub provider: ProviderConfig,
     pub settings: Settings,
+    pub timing: Timing,
 }
 
 /// What payments offers.
@@ -74,7 +64,7 @@ pub struct Offers {
     pub books: Books,
 }
 
-/// Starts the module; its migrations have already run. The sandbox provider makes its own tables.
+/// Starts the module; its migrations have already run. The sandbox provider creates its own tables.
 ///
 /// # Errors
 /// If the provider's books cannot be opened.
@@ -86,18 +76,19 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         secrets,
         provider,
         settings,
+        timing,
     } = needs;
-    let ProviderPlace::Sandbox { books } = provider;
-    let (sandbox, deliveries) = Sandbox::open(&books, settings.clone(), clock, ids, secrets.as_ref()).await?;
-    let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings));
-    let deliveries = Arc::new(Mutex::new(deliveries));
-    let (hears, reconciles) = (service.clone(), service.clone());
+    let ProviderConfig::Sandbox { books } = provider;
+    let (sandbox, webhooks) = Sandbox::open(&books, &settings, timing, clock, ids, secrets.as_ref()).await?;
+    let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings, timing));
+    let webhooks = Arc::new(Mutex::new(webhooks));
+    let (receiver, reconciler) = (service.clone(), service.clone());
     let machinery = Machinery::new(db)
         .worker("sandbox-webhooks", move |stop| {
-            hear_sandbox(hears.clone(), deliveries.clone(), stop)
+            receive_sandbox_webhooks(receiver.clone(), webhooks.clone(), stop)
         })
         .worker("payments-reconciler", move |stop| {
-            reconcile::run(reconciles.clone(), stop)
+            reconcile::run(reconciler.clone(), stop)
         });
     Ok(Offers {
         routes: http::routes(service.clone()),
@@ -109,25 +100,25 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     })
 }
 
-/// Hears the sandbox provider's webhooks, by the same way as `POST /payments/webhooks/sandbox`.
-async fn hear_sandbox(
+/// Receives the sandbox provider's webhooks, as `POST /payments/webhooks/sandbox` does.
+async fn receive_sandbox_webhooks(
     service: Arc<Service>,
-    deliveries: Arc<Mutex<mpsc::Receiver<Delivery>>>,
+    webhooks: Arc<Mutex<mpsc::Receiver<SignedWebhook>>>,
     stop: CancellationToken,
 ) {
-    let mut deliveries = deliveries.lock().await;
+    let mut webhooks = webhooks.lock().await;
     loop {
-        let delivery = tokio::select! {
-            delivery = deliveries.recv() => delivery,
+        let webhook = tokio::select! {
+            webhook = webhooks.recv() => webhook,
             () = stop.cancelled() => return,
         };
-        let Some(Delivery { signature, body }) = delivery else {
-            // The provider is gone with the service; nothing will come any more.
+        let Some(SignedWebhook { signature, body }) = webhook else {
+            // The provider was dropped with the service: no webhook will follow.
             stop.cancelled().await;
             return;
         };
-        if let Err(fault) = service.hear_webhook(sandbox::NAME, &signature, &body).await {
-            tracing::warn!(%fault, "a webhook of the sandbox provider was not heard; the reconciler does without");
+        if let Err(fault) = service.receive_webhook(sandbox::NAME, &signature, &body).await {
+            tracing::warn!(%fault, "a webhook of the sandbox provider could not be recorded; the reconciler finds the outcome");
         }
     }
 }

@@ -1,39 +1,47 @@
-//! What a payment provider is to us, whichever it is.
+//! The interface of a payment provider, whichever it is.
 
 use async_trait::async_trait;
 use banyan_core::{Fault, Timestamp};
+use banyan_durable::Storage;
 use serde::{Deserialize, Serialize};
 use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// Somebody who moves money. Every command carries a key: asked again with the same key a provider does nothing new and answers as before.
+/// Which provider moves the money.
+#[derive(Clone, Debug)]
+pub enum ProviderConfig {
+    /// The built-in provider, with its own books in this storage: its own file or schema.
+    Sandbox { books: Storage },
+}
+
+/// A service that moves money. Every command carries a key: repeated with the same key, a provider does nothing new and responds as before.
 ///
-/// A `Fault` means that the outcome is **unknown**: it may have taken effect. Only an [`Answer`] says what happened.
+/// A `Fault` means that the outcome is **unknown**: the command may have taken effect. Only a [`Response`] says what happened.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
-    /// As in `/payments/webhooks/{provider}`.
+    /// Its name in `/payments/webhooks/{provider}`.
     fn name(&self) -> &'static str;
 
-    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Answer, Fault>;
+    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Response, Fault>;
 
     /// `authorisation` is the id that [`authorise`](Provider::authorise) was accepted with.
-    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault>;
+    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault>;
 
-    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault>;
+    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Response, Fault>;
 
-    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault>;
+    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault>;
 
-    /// What came of the command with this key; `None` if the provider never saw it.
-    async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault>;
+    /// The response to the command with this key; `None` if the provider never saw it.
+    async fn find(&self, key: Uuid) -> Result<Option<Response>, Fault>;
 
-    /// Reads a webhook after checking that it is the provider's own and fresh.
+    /// Reads a webhook after verifying that the provider signed it recently.
     ///
     /// # Errors
     /// `invalid_signature` (unauthenticated), `malformed_webhook`.
     fn read_webhook(&self, signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault>;
 
-    /// The provider's own sums, per currency, ordered by currency.
+    /// The provider's own totals, per currency, ordered by currency.
     async fn totals(&self) -> Result<Vec<Totals>, Fault>;
 }
 
@@ -48,7 +56,7 @@ pub struct AuthorisationRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = ProviderAnswer)]
-pub enum Answer {
+pub enum Response {
     /// It took effect; `id` is the provider's name for the effect.
     Accepted {
         #[schema(max_length = 200)]
@@ -70,7 +78,7 @@ pub struct WebhookEvent {
     pub id: Uuid,
     /// The key of the command it is about.
     pub reference: Uuid,
-    pub answer: Answer,
+    pub answer: Response,
 }
 
 /// Money in one currency, as one side has it in its books. Integer minor units.

@@ -1,6 +1,6 @@
-//! The reconciler: asks the provider about whatever has been open too long, and compares our books with the provider's.
+//! The reconciler: queries the provider for the outcome of commands that have been open too long, and compares our books with the provider's.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use banyan_core::{Fault, Timestamp};
 use tokio::time::Instant;
@@ -8,13 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{ledger, provider::Totals, service::Service, store};
 
+/// The interval between comparisons of the books. Each reads all of both books, and a difference is settled by an operator, not within seconds.
+const COMPARE_BOOKS_EVERY: Duration = Duration::from_secs(600);
+
 /// Our books beside the provider's, for auditors and tests.
 #[derive(Clone)]
 pub struct Books {
     service: Arc<Service>,
 }
 
-/// What a comparison found. Only a quiet one says anything: while money is on its way the two must differ.
+/// What a comparison found. Only a quiet one says anything: while a command is open the two must differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
     /// No command was open, before and after, and nothing moved in between.
@@ -59,12 +62,12 @@ impl Books {
         })
     }
 
-    /// Asks the provider now about every command without an outcome, however young; answers how many there were.
+    /// Queries the provider now for every command without an outcome, whatever its age; returns the number of such commands.
     ///
     /// # Errors
     /// As any query.
     pub async fn reconcile(&self) -> Result<usize, Fault> {
-        self.service.reconcile(std::time::Duration::ZERO).await
+        self.service.reconcile(Duration::ZERO).await
     }
 }
 
@@ -74,7 +77,7 @@ impl fmt::Debug for Books {
     }
 }
 
-/// Runs until `stop`, on one instance at a time. The first round asks about everything: what is open then was left by a process that died.
+/// Runs until `stop`, on one instance at a time. The first round queries every open command: what is open then was left by a process that crashed.
 pub async fn run(service: Arc<Service>, stop: CancellationToken) {
     let db = service.db.clone();
     banyan_durable::hold(&db, "payments-reconciler", &stop, |stop| rounds(service.clone(), stop)).await;
@@ -83,20 +86,20 @@ pub async fn run(service: Arc<Service>, stop: CancellationToken) {
 async fn rounds(service: Arc<Service>, stop: CancellationToken) {
     let books = Books::new(service.clone());
     let settings = &service.settings;
-    let mut age = std::time::Duration::ZERO;
+    let mut age = Duration::ZERO;
     let mut compare_at = Instant::now() + settings.reconcile_every();
     while !stop.is_cancelled() {
         tokio::select! {
-            asked = service.reconcile(age) => match asked {
+            reconciled = service.reconcile(age) => match reconciled {
                 Ok(0) => {}
-                Ok(open) => tracing::info!(open, "asked the provider about money commands without an outcome"),
-                Err(fault) => tracing::warn!(%fault, "cannot reconcile now"),
+                Ok(open) => tracing::info!(open, "queried the provider for money commands without an outcome"),
+                Err(fault) => tracing::warn!(%fault, "the reconciler failed and will run again"),
             },
             () = stop.cancelled() => return,
         }
         age = settings.reconcile_after();
         if Instant::now() >= compare_at {
-            compare_at = Instant::now() + settings.compare_books_every();
+            compare_at = Instant::now() + COMPARE_BOOKS_EVERY;
             report(books.compare().await, service.db.clock().now());
         }
         tokio::select! {
@@ -110,16 +113,16 @@ fn report(comparison: Result<Comparison, Fault>, now: Timestamp) {
     match comparison {
         Ok(found) if found.quiet => {
             metrics::gauge!("banyan_payments_books_differ").set(if found.agrees() { 0.0 } else { 1.0 });
-            // A busy shop may find no quiet moment for long: that the books do not differ says little then.
+            // A busy shop may not be quiet for a long time: that the books do not differ says little then.
             metrics::gauge!("banyan_payments_books_compared_timestamp_seconds").set(now.as_ms() as f64 / 1_000.0);
             if !found.agrees() {
                 tracing::error!(
                     ?found,
-                    "our books and the provider's differ: somebody must look into it"
+                    "our books and the provider's differ: an operator must look into it"
                 );
             }
         }
-        Ok(_) => tracing::debug!("the books are not compared while money is on its way"),
-        Err(fault) => tracing::warn!(%fault, "the books cannot be compared now"),
+        Ok(_) => tracing::debug!("the books are not compared while a money command is open"),
+        Err(fault) => tracing::warn!(%fault, "the books could not be compared"),
     }
 }

@@ -1,4 +1,4 @@
-//! What payments does when asked: by other modules through the contract, by people through HTTP, by the provider through webhooks.
+//! What payments does: for other modules through the contract, for users through HTTP, for the provider through webhooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,112 +16,116 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    begin::{self, Begun, NewPayment},
-    calls::Calls,
-    command::{Asked, Kind, MoneyCommand, Outcome, State},
+    commands::{
+        CommandRequest, CommandState, Kind, MoneyCommand, Outcome,
+        begin::{self, Begun, NewPayment},
+        calls::ProviderCalls,
+        record::{self, Recorded},
+    },
     payment::Payment,
     provider::Provider,
-    record::{self, Recorded},
     settings::Settings,
     store,
+    timing::Timing,
 };
 
 pub struct Service {
     pub(crate) db: Db,
     pub(crate) provider: Arc<dyn Provider>,
-    pub(crate) calls: Arc<Calls>,
+    pub(crate) calls: Arc<ProviderCalls>,
     pub(crate) settings: Settings,
+    timing: Timing,
 }
 
 impl Service {
-    pub fn new(db: Db, provider: Arc<dyn Provider>, settings: Settings) -> Self {
-        let calls = Calls::new(db.clone(), provider.clone(), settings.clone());
+    pub fn new(db: Db, provider: Arc<dyn Provider>, settings: Settings, timing: Timing) -> Self {
+        let calls = ProviderCalls::new(db.clone(), provider.clone(), timing.provider_timeout);
         Service {
             db,
             provider,
             calls,
             settings,
+            timing,
         }
     }
 
-    /// Sees a command through to its outcome, as far as the caller's patience goes; `None` while the outcome is unknown.
+    /// Waits for the outcome of a command, at most for the caller's timeout; `None` while the outcome is unknown.
     ///
     /// # Errors
-    /// The bug that stands between the command and its outcome: asking again for ever would hide it.
+    /// The bug that keeps the command from completing: callers that repeat it forever would hide it.
     async fn settle(&self, call: &Call, begun: Begun) -> Result<Option<MoneyCommand>, Fault> {
-        let limit = self.settings.call_limit();
-        let until = Instant::now() + call.timeout.map_or(limit, |patience| patience.min(limit));
+        let limit = self.timing.command_timeout;
+        let deadline = Instant::now() + call.timeout.map_or(limit, |timeout| timeout.min(limit));
         let (id, ended) = match begun {
-            Begun::Answered(command) => return Ok(Some(*command)),
-            Begun::Started(ask) => (ask.command.id, self.calls.ask(*ask).wait_until(until).await),
-            Begun::Open(id) => (id, self.calls.resolve(id).wait_until(until).await),
+            Begun::Completed(command) => return Ok(Some(*command)),
+            Begun::Started(call) => (call.command.id, self.calls.send(*call).wait_until(deadline).await),
+            Begun::Open(id) => (id, self.calls.resolve(id).wait_until(deadline).await),
             Begun::Waiting { void, for_command } => {
-                let first = self.wait_for(for_command, until).await;
-                (void, first.and(self.calls.resolve(void).wait_until(until).await))
+                let first = self.wait_for(for_command, deadline).await;
+                (void, first.and(self.calls.resolve(void).wait_until(deadline).await))
             }
-            Begun::NotYet { for_command } => return self.wait_for(for_command, until).await.map(|()| None),
+            Begun::NotYet { for_command } => return self.wait_for(for_command, deadline).await.map(|()| None),
         };
         let command = store::find_command(self.db.read(), id)
             .await?
             .filter(|command| !command.is_open());
         match (command, ended) {
-            // Somebody else may have brought the outcome.
+            // The webhook or another instance may have recorded the outcome.
             (Some(command), _) => Ok(Some(command)),
             (None, ended) => ended.map(|()| None),
         }
     }
 
-    async fn wait_for(&self, command: Option<Uuid>, until: Instant) -> Result<(), Fault> {
+    async fn wait_for(&self, command: Option<Uuid>, deadline: Instant) -> Result<(), Fault> {
         match command {
-            Some(command) => self.calls.resolve(command).wait_until(until).await,
+            Some(command) => self.calls.resolve(command).wait_until(deadline).await,
             None => Ok(()),
         }
     }
 
-    /// A refund by the staff: `wanted`, or all that is left. Answers the command as it stands when the provider has answered or the limit is
-    /// over.
+    /// A refund by staff: `wanted`, or all that is left. Returns the command as it stands when the provider has responded or the timeout has passed.
     ///
     /// # Errors
-    /// `not_found`, `currency_mismatch`; `exceeds_captured`, `not_captured`, `nothing_to_refund` (conflict), which are remembered.
+    /// `not_found`, `currency_mismatch`; `exceeds_captured`, `not_captured`, `nothing_to_refund` (conflict), which are stored as its outcome.
     pub async fn refund_payment(
         &self,
         call: &Call,
         payment: Uuid,
-        asked: Asked,
+        request: CommandRequest,
         wanted: Option<Money>,
     ) -> Result<MoneyCommand, Fault> {
-        let id = asked.id;
-        let begun = begin::refund(&self.db, call, asked, payment, wanted).await?;
+        let id = request.id;
+        let begun = begin::refund(&self.db, call, request, payment, wanted).await?;
         let command = match self.settle(call, begun).await? {
             Some(command) => Some(command),
             None => store::find_command(self.db.read(), id).await?,
         };
-        let command = command.ok_or_else(|| Fault::internal("command_lost", format!("refund {id} is not there")))?;
+        let command = command.ok_or_else(|| Fault::internal("command_lost", format!("refund {id} is not stored")))?;
         match &command.state {
-            State::Answered(Outcome::Refused { code, detail }) => Err(Fault::conflict(code, detail.clone())),
+            CommandState::Completed(Outcome::Refused { code, detail }) => Err(Fault::conflict(code, detail.clone())),
             _ => Ok(command),
         }
     }
 
-    /// Hears what a provider tells unasked. Told twice, or after we knew, it changes nothing.
+    /// Records the outcome that a webhook reports. A webhook that is repeated, or reports a known outcome, changes nothing.
     ///
     /// # Errors
-    /// `not_found` for a provider we do not have; `invalid_signature`, `malformed_webhook`.
-    pub async fn hear_webhook(&self, provider: &str, signature: &str, body: &[u8]) -> Result<(), Fault> {
+    /// `not_found` for another provider than ours; `invalid_signature`, `malformed_webhook`.
+    pub async fn receive_webhook(&self, provider: &str, signature: &str, body: &[u8]) -> Result<(), Fault> {
         if provider != self.provider.name() {
             return Err(Fault::not_found("payment provider"));
         }
         let event = self.provider.read_webhook(signature, body, self.db.clock().now())?;
         match record::record(&self.db, event.reference, event.answer).await? {
             Recorded::Now { void } => {
-                self.calls.announce(event.reference);
+                self.calls.notify_recorded(event.reference);
                 if let Some(void) = void {
                     self.calls.resolve(void);
                 }
             }
-            Recorded::Before => self.calls.announce(event.reference),
+            Recorded::Before => self.calls.notify_recorded(event.reference),
             Recorded::Unknown => {
-                tracing::debug!(reference = %event.reference, "a webhook about a command that is not ours")
+                tracing::debug!(reference = %event.reference, "a webhook refers to an unknown command")
             }
         }
         Ok(())
@@ -158,14 +162,14 @@ impl Service {
 
     fn in_progress(&self) -> InProgress {
         InProgress {
-            retry_after_ms: i64::try_from(self.settings.retry_after_ms).unwrap_or(i64::MAX),
+            retry_after_ms: i64::try_from(self.timing.retry_after.as_millis()).unwrap_or(i64::MAX),
         }
     }
 }
 
-/// What was asked under `command_id`; the message's bytes tell one request from another.
-fn asked(command_id: &str, kind: Kind, request: &impl Message) -> Result<Asked, Fault> {
-    Ok(Asked::new(
+/// The request that `command_id` identifies; its fingerprint is that of the message's bytes.
+fn command_request(command_id: &str, kind: Kind, request: &impl Message) -> Result<CommandRequest, Fault> {
+    Ok(CommandRequest::new(
         parse_id("command_id", command_id)?,
         kind,
         &request.encode_to_vec(),
@@ -174,8 +178,8 @@ fn asked(command_id: &str, kind: Kind, request: &impl Message) -> Result<Asked, 
 
 fn outcome_of(command: &MoneyCommand) -> Result<&Outcome, Fault> {
     match &command.state {
-        State::Answered(outcome) => Ok(outcome),
-        State::Requested | State::Started => Err(Fault::internal(
+        CommandState::Completed(outcome) => Ok(outcome),
+        CommandState::Requested | CommandState::Started => Err(Fault::internal(
             "command_open",
             format!("command {} has no outcome", command.id),
         )),
@@ -196,7 +200,7 @@ fn reference(command: &MoneyCommand) -> PaymentReference {
     }
 }
 
-/// The answer has no word for a "no" here: voids and refunds of what exists are granted, or something needs a person.
+/// The contract has no outcome for a refusal here: voids and refunds of what exists are granted, or an operator must look into it.
 fn refused(outcome: &Outcome) -> Fault {
     match outcome {
         Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => Fault::conflict(code, detail.clone()),
@@ -229,118 +233,126 @@ fn check_method(method: String) -> Result<String, Fault> {
 #[async_trait]
 impl Payments for Service {
     async fn authorise_payment(&self, call: &Call, request: AuthorisePayment) -> Result<Authorisation, Fault> {
-        use authorisation::Outcome as Answer;
-        let asked = asked(&request.command_id, Kind::Authorise, &request)?;
+        use authorisation::Outcome as Response;
+        let command = command_request(&request.command_id, Kind::Authorise, &request)?;
         let new = NewPayment {
             order_id: parse_id("order_id", &request.order_id)?,
             user_id: parse_id("user_id", &request.user_id)?,
             amount: check_amount(request.amount)?,
             method: check_method(request.payment_method)?,
         };
-        let begun = begin::authorise(&self.db, call, asked, new).await?;
-        let answer = match self.settle(call, begun).await? {
-            None => Answer::InProgress(self.in_progress()),
+        let begun = begin::authorise(&self.db, call, command, new).await?;
+        let response = match self.settle(call, begun).await? {
+            None => Response::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
-                Outcome::Accepted => Answer::Authorised(reference(&command)),
+                Outcome::Accepted => Response::Authorised(reference(&command)),
                 Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => {
-                    Answer::Declined(decline(&command, code, detail))
+                    Response::Declined(decline(&command, code, detail))
                 }
-                Outcome::Undone => Answer::Undone(AlreadyVoided {}),
+                Outcome::Undone => Response::Undone(AlreadyVoided {}),
             },
         };
-        Ok(Authorisation { outcome: Some(answer) })
+        Ok(Authorisation {
+            outcome: Some(response),
+        })
     }
 
     async fn capture_payment(&self, call: &Call, request: CapturePayment) -> Result<Capture, Fault> {
-        use capture::Outcome as Answer;
-        let asked = asked(&request.command_id, Kind::Capture, &request)?;
-        let begun = begin::capture(&self.db, call, asked, parse_id("order_id", &request.order_id)?).await?;
-        let answer = match self.settle(call, begun).await? {
-            None => Answer::InProgress(self.in_progress()),
+        use capture::Outcome as Response;
+        let command = command_request(&request.command_id, Kind::Capture, &request)?;
+        let begun = begin::capture(&self.db, call, command, parse_id("order_id", &request.order_id)?).await?;
+        let response = match self.settle(call, begun).await? {
+            None => Response::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {
-                Outcome::Accepted => Answer::Captured(reference(&command)),
+                Outcome::Accepted => Response::Captured(reference(&command)),
                 Outcome::Declined { code, detail } | Outcome::Refused { code, detail } => {
-                    Answer::Declined(decline(&command, code, detail))
+                    Response::Declined(decline(&command, code, detail))
                 }
                 Outcome::Undone => return Err(refused(&Outcome::Undone)),
             },
         };
-        Ok(Capture { outcome: Some(answer) })
+        Ok(Capture {
+            outcome: Some(response),
+        })
     }
 
     async fn void_payment(&self, call: &Call, request: VoidPayment) -> Result<Void, Fault> {
-        use void::Outcome as Answer;
-        let asked = asked(&request.command_id, Kind::Void, &request)?;
+        use void::Outcome as Response;
+        let command = command_request(&request.command_id, Kind::Void, &request)?;
         let (undoes, order_id) = (
             parse_id("undoes", &request.undoes)?,
             parse_id("order_id", &request.order_id)?,
         );
-        let begun = begin::void(&self.db, call, asked, undoes, order_id).await?;
-        let answer = match self.settle(call, begun).await? {
-            None => Answer::InProgress(self.in_progress()),
+        let begun = begin::void(&self.db, call, command, undoes, order_id).await?;
+        let response = match self.settle(call, begun).await? {
+            None => Response::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)? {
-                Outcome::Accepted => Answer::Voided(Voided {}),
+                Outcome::Accepted => Response::Voided(Voided {}),
                 other => return Err(refused(other)),
             },
         };
-        Ok(Void { outcome: Some(answer) })
+        Ok(Void {
+            outcome: Some(response),
+        })
     }
 
     async fn refund_remaining(&self, call: &Call, request: RefundRemaining) -> Result<Refund, Fault> {
-        use refund::Outcome as Answer;
-        let asked = asked(&request.command_id, Kind::Refund, &request)?.because(&request.reason);
-        let begun = begin::refund_remaining(&self.db, call, asked, parse_id("order_id", &request.order_id)?).await?;
-        let answer = match self.settle(call, begun).await? {
-            None => Answer::InProgress(self.in_progress()),
+        use refund::Outcome as Response;
+        let command = command_request(&request.command_id, Kind::Refund, &request)?.because(&request.reason);
+        let begun = begin::refund_remaining(&self.db, call, command, parse_id("order_id", &request.order_id)?).await?;
+        let response = match self.settle(call, begun).await? {
+            None => Response::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)? {
-                Outcome::Accepted => Answer::Refunded(Refunded {
+                Outcome::Accepted => Response::Refunded(Refunded {
                     amount: Some(command.amount.clone()),
                 }),
                 other => return Err(refused(other)),
             },
         };
-        Ok(Refund { outcome: Some(answer) })
+        Ok(Refund {
+            outcome: Some(response),
+        })
     }
 
     async fn find_payment(&self, call: &Call, request: FindPayment) -> Result<FoundPayment, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let payment = store::find_visible_of_order(self.db.read(), order_id, &call.actor).await?;
         Ok(FoundPayment {
-            payment: payment.map(told),
+            payment: payment.map(message_of),
         })
     }
 }
 
-/// A payment as the contract tells it.
-fn told(payment: Payment) -> payments_contract::Payment {
+/// A payment as a message of the contract.
+fn message_of(payment: Payment) -> payments_contract::Payment {
     let money = |amount| Some(payment.amount.with_amount(amount));
     payments_contract::Payment {
         id: payment.id.to_string(),
         order_id: payment.order_id.to_string(),
         user_id: payment.user_id.to_string(),
-        status: payment.status.as_str().to_owned(),
+        status: payment.status.into_str().to_owned(),
         amount: money(payment.amount.amount),
         captured: money(payment.captured),
         refunded: money(payment.refunded),
     }
 }
 
-/// How many commands one round of the reconciler asks about.
+/// The maximum number of commands in one round of the reconciler, so that a round ends within a few timeouts of the provider.
 const RECONCILE_BATCH: u64 = 500;
 
 impl Service {
-    /// Asks the provider about every command that was started at least `age` ago and has no outcome; answers how many there were.
+    /// Queries the provider for every command that was started at least `age` ago and has no outcome; returns the number of such commands.
     ///
     /// # Errors
-    /// As any query. A provider that does not answer is no error: the next round asks again.
+    /// As any query. A provider that does not respond is not an error: the next round queries it again.
     pub async fn reconcile(&self, age: Duration) -> Result<usize, Fault> {
         let before = self.db.clock().now().minus(age);
         let open = store::list_open(self.db.read(), before, RECONCILE_BATCH).await?;
-        let under_way: Vec<_> = open.iter().map(|command| self.calls.resolve(*command)).collect();
-        let until = Instant::now() + self.settings.call_give_up();
-        for call in under_way {
-            // What it met is in the log, and does not keep the others from being asked about.
-            let _ = call.wait_until(until).await;
+        let pending: Vec<_> = open.iter().map(|command| self.calls.resolve(*command)).collect();
+        let deadline = Instant::now() + self.timing.provider_timeout;
+        for call in pending {
+            // A failed call is logged where it ends, and does not stop the others.
+            let _ = call.wait_until(deadline).await;
         }
         Ok(open.len())
     }

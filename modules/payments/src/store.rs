@@ -10,16 +10,14 @@ use shared_kernel::{Money, Role};
 use uuid::Uuid;
 
 use crate::{
-    command::{Kind, MoneyCommand, Outcome, State},
-    payment::{Payment, Status},
+    commands::{CommandState, Kind, MoneyCommand, Outcome},
+    payment::Payment,
 };
 
 mod payment {
-    use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait, Uuid,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "payment")]
     pub struct Model {
@@ -43,18 +41,13 @@ mod payment {
         pub version: i64,
     }
 
-    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod money_command {
-    use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait, Uuid,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "money_command")]
     pub struct Model {
@@ -75,13 +68,10 @@ mod money_command {
         pub answered_at: Option<i64>,
     }
 
-    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// The payment of an order, whoever asks: for the commands.
+/// The payment of an order, whoever the actor is: for the commands.
 pub async fn find_of_order(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<Payment>, Fault> {
     let row = payment::Entity::find()
         .filter(payment::Column::OrderId.eq(order_id))
@@ -96,7 +86,7 @@ pub async fn load(conn: &impl ConnectionTrait, id: Uuid) -> Result<Payment, Faul
     row.ok_or_else(|| Fault::not_found("payment"))?.try_into()
 }
 
-/// The payment if the actor may see it; somebody else's looks like a missing one.
+/// The payment if the actor may see it; another user's payment looks like a missing one.
 pub async fn find_visible(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<Payment>, Fault> {
     let row = payment::Entity::find_by_id(id)
         .filter(visible_to(actor))
@@ -140,7 +130,7 @@ pub async fn list_visible(
     Ok(page.page(payments, |payment| payment.id.to_string()))
 }
 
-/// The refunds of a payment, newest first; those our own rules refused are none.
+/// The refunds of a payment, newest first, without those that our own rules refused.
 pub async fn list_refunds(
     conn: &impl ConnectionTrait,
     payment_id: Uuid,
@@ -149,7 +139,7 @@ pub async fn list_refunds(
     use money_command::Column;
     let mut query = money_command::Entity::find()
         .filter(Column::PaymentId.eq(payment_id))
-        .filter(Column::Kind.eq(Kind::Refund.as_str()))
+        .filter(Column::Kind.eq(Kind::Refund.into_str()))
         .filter(Column::StartedAt.is_not_null())
         .order_by_desc(Column::CreatedAt)
         .order_by_desc(Column::Id)
@@ -157,10 +147,10 @@ pub async fn list_refunds(
     if let Some(Cursor(after)) = &page.after {
         let (at, id) = after.split_once(' ').ok_or_else(banyan_http::bad_cursor)?;
         let at: i64 = at.parse().map_err(|_| banyan_http::bad_cursor())?;
-        let same_moment = Condition::all()
+        let same_time = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
-        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at)).add(same_moment));
+        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at)).add(same_time));
     }
     let rows = query.all(conn).await.map_err(fault)?;
     let refunds = rows
@@ -178,7 +168,7 @@ fn visible_to(actor: &Actor) -> Condition {
     match actor {
         Actor::Module { .. } => Condition::all(),
         Actor::User { .. } if actor.has_role(Role::Staff) => Condition::all(),
-        // No payment has the nil id for an owner, so nobody's actor sees nothing.
+        // No payment has the nil id for an owner, so an actor without a user sees nothing.
         _ => Condition::all().add(payment::Column::UserId.eq(actor.user_id().unwrap_or_default())),
     }
 }
@@ -193,10 +183,10 @@ pub async fn insert(tx: &Tx, new: &Payment) -> Result<bool, Fault> {
     Ok(matches!(done.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
-/// Stores what became of a payment since it was loaded.
+/// Stores a payment that was changed since it was loaded.
 ///
 /// # Errors
-/// [`lost_race`] if somebody else changed it meanwhile.
+/// [`lost_race`] if another transaction changed it meanwhile.
 pub async fn update(tx: &Tx, changed: &Payment) -> Result<(), Fault> {
     let update = payment::Entity::update_many()
         .set(row_of(changed, tx.clock().now(), changed.version + 1))
@@ -213,7 +203,7 @@ pub async fn find_command(conn: &impl ConnectionTrait, id: Uuid) -> Result<Optio
     row.map(MoneyCommand::try_from).transpose()
 }
 
-/// Remembers a command.
+/// Stores a command.
 ///
 /// # Errors
 /// [`lost_race`] if its id was taken meanwhile: the transaction then runs again and finds it.
@@ -222,40 +212,40 @@ pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault
     match insert.exec_without_returning(tx.conn()).await {
         Ok(TryInsertResult::Inserted(1)) => Ok(()),
         Ok(_) => Err(lost_race("the command came in twice")),
-        // PostgreSQL may find a twin that begins at the same moment by the index on commands on their way before it finds it by its id.
+        // PostgreSQL may find a concurrent repeat by the index on open commands before it finds it by its id.
         Err(error) if is_unique_violation(&error) => {
-            Err(lost_race("the command, or another like it, came in at the same moment"))
+            Err(lost_race("the command, or another like it, came in at the same time"))
         }
         Err(error) => Err(fault(error)),
     }
 }
 
-/// Records the outcome of a command that was started and has none yet: false if it has one. **Every** answer of the provider goes through here,
-/// whoever brings it: its response, its webhook, the reconciler.
-pub async fn answer_started(tx: &Tx, id: Uuid, outcome: &Outcome) -> Result<bool, Fault> {
+/// Records the outcome of a command that was started and has none yet: false if it has one. **Everything** the provider says goes through here:
+/// its response, its webhook, and what the reconciler finds.
+pub async fn complete_started(tx: &Tx, id: Uuid, outcome: &Outcome) -> Result<bool, Fault> {
     let update = money_command::Entity::update_many()
-        .set(answer_row(tx, outcome)?)
+        .set(completed_row(tx, outcome)?)
         .filter(money_command::Column::Id.eq(id))
         .filter(money_command::Column::State.eq(STARTED));
     Ok(update.exec(tx.conn()).await.map_err(fault)?.rows_affected == 1)
 }
 
-/// Gives every void of the payment that still waits this outcome.
-pub async fn answer_voids(tx: &Tx, payment_id: Uuid, outcome: &Outcome) -> Result<(), Fault> {
+/// Gives this outcome to every void of the payment that still waits.
+pub async fn complete_voids(tx: &Tx, payment_id: Uuid, outcome: &Outcome) -> Result<(), Fault> {
     let update = money_command::Entity::update_many()
-        .set(answer_row(tx, outcome)?)
+        .set(completed_row(tx, outcome)?)
         .filter(money_command::Column::PaymentId.eq(payment_id))
-        .filter(money_command::Column::Kind.eq(Kind::Void.as_str()))
+        .filter(money_command::Column::Kind.eq(Kind::Void.into_str()))
         .filter(money_command::Column::State.eq(REQUESTED));
     update.exec(tx.conn()).await.map_err(fault).map(drop)
 }
 
-/// Starts the void that has waited longest; answers its id.
+/// Starts the void that has waited longest; returns its id.
 pub async fn start_requested_void(tx: &Tx, payment_id: Uuid) -> Result<Uuid, Fault> {
     use money_command::Column;
     let waiting = money_command::Entity::find()
         .filter(Column::PaymentId.eq(payment_id))
-        .filter(Column::Kind.eq(Kind::Void.as_str()))
+        .filter(Column::Kind.eq(Kind::Void.into_str()))
         .filter(Column::State.eq(REQUESTED))
         .order_by_asc(Column::CreatedAt)
         .order_by_asc(Column::Id);
@@ -264,7 +254,7 @@ pub async fn start_requested_void(tx: &Tx, payment_id: Uuid) -> Result<Uuid, Fau
         .ok_or_else(|| {
             Fault::internal(
                 "void_lost",
-                format!("payment {payment_id} remembers a void that is not there"),
+                format!("payment {payment_id} has a requested void that is not stored"),
             )
         })?
         .id;
@@ -315,12 +305,12 @@ pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
         .map_err(fault)
 }
 
-/// In the words of the index on it, or neither database would use that.
+/// The text of the condition equals that of the index, or neither database would use the index.
 const WITHOUT_OUTCOME: &str = "state in ('requested', 'started')";
 
-/// Holds a command's row until the transaction ends, as whoever is about to record its outcome does. For PostgreSQL.
+/// Locks a command's row until the transaction ends, as a transaction does that is about to record its outcome. For PostgreSQL.
 #[cfg(test)]
-pub async fn hold_command(tx: &Tx, id: Uuid) {
+pub async fn lock_command(tx: &Tx, id: Uuid) {
     let held = money_command::Entity::find_by_id(id)
         .lock_exclusive()
         .one(tx.conn())
@@ -328,29 +318,32 @@ pub async fn hold_command(tx: &Tx, id: Uuid) {
     held.expect("the row can be locked").expect("there is such a command");
 }
 
-/// How many wait for a row that somebody else holds.
+/// The number of transactions that wait for a lock.
 #[cfg(test)]
 pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
     let sql = "select count(*) as waiting from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    let row = conn
-        .query_one_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql))
-        .await;
-    row.expect("the activity can be read")
-        .expect("a row")
-        .try_get("", "waiting")
-        .expect("a count")
+    use sea_orm::FromQueryResult;
+
+    #[derive(FromQueryResult)]
+    struct Count {
+        waiting: i64,
+    }
+    let count = Count::find_by_statement(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql));
+    let count = count.one(conn).await.expect("the activity can be read");
+    count.expect("a row").waiting
 }
 
 const REQUESTED: &str = "requested";
 const STARTED: &str = "started";
-const ANSWERED: &str = "answered";
+/// The stored name of [`CommandState::Completed`].
+const COMPLETED: &str = "answered";
 
 fn row_of(payment: &Payment, now: Timestamp, version: i64) -> payment::ActiveModel {
     payment::ActiveModel {
         id: Set(payment.id),
         order_id: Set(payment.order_id),
         user_id: Set(payment.user_id),
-        status: Set(payment.status.as_str().to_owned()),
+        status: Set(payment.status.into_str().to_owned()),
         amount: Set(payment.amount.amount),
         currency: Set(payment.amount.currency.clone()),
         authorised_amount: Set(payment.authorised),
@@ -371,7 +364,7 @@ impl TryFrom<payment::Model> for Payment {
     type Error = Fault;
 
     fn try_from(row: payment::Model) -> Result<Self, Fault> {
-        let status = Status::find(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
+        let status = row.status.parse().map_err(|_| unreadable("status", &row.status))?;
         Ok(Payment {
             id: row.id,
             order_id: row.order_id,
@@ -397,13 +390,13 @@ impl TryFrom<payment::Model> for Payment {
 
 fn command_row(command: &MoneyCommand) -> Result<money_command::ActiveModel, Fault> {
     let (state, outcome) = match &command.state {
-        State::Requested => (REQUESTED, None),
-        State::Started => (STARTED, None),
-        State::Answered(outcome) => (ANSWERED, Some(write_outcome(outcome)?)),
+        CommandState::Requested => (REQUESTED, None),
+        CommandState::Started => (STARTED, None),
+        CommandState::Completed(outcome) => (COMPLETED, Some(write_outcome(outcome)?)),
     };
     Ok(money_command::ActiveModel {
         id: Set(command.id),
-        kind: Set(command.kind.as_str().to_owned()),
+        kind: Set(command.kind.into_str().to_owned()),
         fingerprint: Set(command.fingerprint.clone()),
         payment_id: Set(command.payment_id),
         order_id: Set(command.order_id),
@@ -415,13 +408,13 @@ fn command_row(command: &MoneyCommand) -> Result<money_command::ActiveModel, Fau
         traceparent: Set(command.trace.clone()),
         created_at: Set(command.created_at.as_ms()),
         started_at: Set(command.started_at.map(Timestamp::as_ms)),
-        answered_at: Set(command.answered_at.map(Timestamp::as_ms)),
+        answered_at: Set(command.completed_at.map(Timestamp::as_ms)),
     })
 }
 
-fn answer_row(tx: &Tx, outcome: &Outcome) -> Result<money_command::ActiveModel, Fault> {
+fn completed_row(tx: &Tx, outcome: &Outcome) -> Result<money_command::ActiveModel, Fault> {
     Ok(money_command::ActiveModel {
-        state: Set(ANSWERED.to_owned()),
+        state: Set(COMPLETED.to_owned()),
         outcome: Set(Some(write_outcome(outcome)?)),
         answered_at: Set(Some(tx.clock().now().as_ms())),
         ..Default::default()
@@ -432,12 +425,12 @@ impl TryFrom<money_command::Model> for MoneyCommand {
     type Error = Fault;
 
     fn try_from(row: money_command::Model) -> Result<Self, Fault> {
-        let kind = Kind::find(&row.kind).ok_or_else(|| unreadable("kind", &row.kind))?;
+        let kind = row.kind.parse().map_err(|_| unreadable("kind", &row.kind))?;
         let state = match (row.state.as_str(), &row.outcome) {
-            (REQUESTED, _) => State::Requested,
-            (STARTED, _) => State::Started,
-            (ANSWERED, Some(json)) => {
-                State::Answered(serde_json::from_str(json).map_err(|_| unreadable("outcome", json))?)
+            (REQUESTED, _) => CommandState::Requested,
+            (STARTED, _) => CommandState::Started,
+            (COMPLETED, Some(json)) => {
+                CommandState::Completed(serde_json::from_str(json).map_err(|_| unreadable("outcome", json))?)
             }
             (other, _) => return Err(unreadable("state", other)),
         };
@@ -456,7 +449,7 @@ impl TryFrom<money_command::Model> for MoneyCommand {
             trace: row.traceparent,
             created_at: Timestamp::from_ms(row.created_at),
             started_at: row.started_at.map(Timestamp::from_ms),
-            answered_at: row.answered_at.map(Timestamp::from_ms),
+            completed_at: row.answered_at.map(Timestamp::from_ms),
         })
     }
 }
@@ -471,13 +464,18 @@ fn unreadable(column: &str, value: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{Database, DbBackend, QueryTrait, Statement};
+    use sea_orm::{Database, DbBackend, FromQueryResult, QueryTrait, Statement};
 
     use super::*;
 
-    /// A shop has very many commands, and the books are compared for ever.
+    #[derive(Debug, FromQueryResult)]
+    struct PlanStep {
+        detail: String,
+    }
+
+    /// The table of commands only grows, and the books are compared every ten minutes.
     #[tokio::test]
-    async fn commands_without_an_outcome_are_counted_without_going_through_the_others() {
+    async fn commands_without_an_outcome_are_counted_by_an_index() {
         let db = Database::connect("sqlite::memory:").await.unwrap();
         for tables in [
             include_str!("../migrations/m0001_money.sql"),
@@ -493,10 +491,11 @@ mod tests {
             DbBackend::Sqlite,
             format!("explain query plan select count(*) from ({query})"),
         );
-        let steps = db.query_all_raw(plan).await.unwrap();
-        let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+        let steps = PlanStep::find_by_statement(plan).all(&db).await.unwrap();
         assert!(
-            steps.iter().any(|step| step.contains("money_command_without_outcome")),
+            steps
+                .iter()
+                .any(|step| step.detail.contains("money_command_without_outcome")),
             "{steps:#?}"
         );
     }

@@ -1,6 +1,6 @@
 //! Signed webhooks: an HMAC-SHA256 over `timestamp.body`, as Stripe signs its own (<https://docs.stripe.com/webhooks#verify-manually>).
 //!
-//! The header reads `t=<seconds>,v1=<hex>`; several `v1` may stand there while a secret is exchanged. Unknown schemes are ignored.
+//! The header reads `t=<seconds>,v1=<hex>`; several `v1` may appear while a secret is rotated. Unknown schemes are ignored.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::provider::WebhookEvent;
 /// The header that carries the signature.
 pub const SIGNATURE: &str = "Webhook-Signature";
 
+/// The maximum difference between the time of signing and now, in either direction: what Stripe allows, and documented with the route.
+const TOLERANCE: Duration = Duration::from_secs(300);
+
 /// The header's value for `body`.
 pub fn sign(secret: &[u8], body: &[u8], now: Timestamp) -> String {
     let seconds = now.as_ms() / 1_000;
@@ -22,35 +25,33 @@ pub fn sign(secret: &[u8], body: &[u8], now: Timestamp) -> String {
     )
 }
 
-/// Reads a webhook's body if `signature` is ours and fresh.
+/// Reads a webhook's body if `signature` is valid and recent.
 ///
 /// # Errors
-/// `invalid_signature` (unauthenticated), also for one that is too old; `malformed_webhook` for a well-signed body that is no event.
-pub fn read(
-    secret: &[u8],
-    signature: &str,
-    body: &[u8],
-    now: Timestamp,
-    tolerance: Duration,
-) -> Result<WebhookEvent, Fault> {
-    verify(secret, signature, body, now, tolerance).ok_or_else(|| {
+/// `invalid_signature` (unauthenticated), also for one that is too old; `malformed_webhook` for a well-signed body that is not an event.
+pub fn read(secret: &[u8], signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault> {
+    verify(secret, signature, body, now).ok_or_else(|| {
         Fault::unauthenticated(
             "invalid_signature",
             "The webhook is not signed by its provider, or was signed too long ago.",
         )
     })?;
-    serde_json::from_slice(body)
-        .map_err(|error| Fault::malformed("malformed_webhook", format!("The webhook's body is no event: {error}.")))
+    serde_json::from_slice(body).map_err(|error| {
+        Fault::malformed(
+            "malformed_webhook",
+            format!("The webhook's body is not an event: {error}."),
+        )
+    })
 }
 
-fn verify(secret: &[u8], signature: &str, body: &[u8], now: Timestamp, tolerance: Duration) -> Option<()> {
+fn verify(secret: &[u8], signature: &str, body: &[u8], now: Timestamp) -> Option<()> {
     let parts: Vec<(&str, &str)> = signature
         .split(',')
         .filter_map(|part| part.trim().split_once('='))
         .collect();
     let seconds: i64 = parts.iter().find(|(name, _)| *name == "t")?.1.parse().ok()?;
     let signed_at = Timestamp::from_ms(seconds.checked_mul(1_000)?);
-    if now.since(signed_at) > tolerance || signed_at.since(now) > tolerance {
+    if now.since(signed_at) > TOLERANCE || signed_at.since(now) > TOLERANCE {
         return None;
     }
     let signatures = parts
@@ -78,13 +79,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::provider::Answer;
+    use crate::provider::Response;
 
-    const TOLERANCE: Duration = Duration::from_secs(300);
     const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
 
     fn body() -> Vec<u8> {
-        let answer = Answer::Accepted { id: "auth_1".into() };
+        let answer = Response::Accepted { id: "auth_1".into() };
         serde_json::to_vec(&WebhookEvent {
             id: Uuid::from_u128(1),
             reference: Uuid::from_u128(2),
@@ -94,27 +94,26 @@ mod tests {
     }
 
     fn code(signature: &str, body: &[u8], now: Timestamp) -> String {
-        read(b"secret", signature, body, now, TOLERANCE)
-            .map_or_else(|fault| fault.code, |event| event.reference.to_string())
+        read(b"secret", signature, body, now).map_or_else(|fault| fault.code, |event| event.reference.to_string())
     }
 
     #[test]
     fn a_webhook_signed_by_its_provider_is_read() {
         let signature = sign(b"secret", &body(), NOW);
         assert_eq!(code(&signature, &body(), NOW), Uuid::from_u128(2).to_string());
-        let while_exchanging = format!("v0=abc, {signature},v1=00");
-        assert_eq!(code(&while_exchanging, &body(), NOW), Uuid::from_u128(2).to_string());
+        let during_rotation = format!("v0=abc, {signature},v1=00");
+        assert_eq!(code(&during_rotation, &body(), NOW), Uuid::from_u128(2).to_string());
     }
 
     #[test]
-    fn the_signature_is_the_one_everybody_computes() {
+    fn the_signature_equals_that_of_openssl() {
         // printf '1700000000.{}' | openssl dgst -sha256 -hmac secret
         let expected = "t=1700000000,v1=b8569b78799ff9e3cbff0fc2d63a33a2b57f3282abd07c37ae5e8e7d79a5f163";
         assert_eq!(sign(b"secret", b"{}", NOW), expected);
     }
 
     #[test]
-    fn a_webhook_of_anybody_else_is_refused() {
+    fn a_webhook_that_its_provider_did_not_sign_is_refused() {
         let signature = sign(b"secret", &body(), NOW);
         let altered = String::from_utf8(body()).unwrap().replace("auth_1", "auth_2");
         for (signature, body) in [

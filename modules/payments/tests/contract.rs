@@ -1,21 +1,21 @@
-//! Payments as other modules know it: the contract, the events, and every method of the sandbox provider.
+//! Payments through its contract: calls, events, and every payment method of the sandbox provider.
 
 mod support;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Listener, TraceParent};
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Subscriber, TraceParent};
+use banyan_durable_testing::{eventually, on_both, published};
 use payments_contract::{PaymentReference, PaymentRefunded, authorisation, capture, refund, void};
 use shared_kernel::{Money, Role};
-use support::{Order, Shop, euros, orders, settings};
+use support::{Order, Shop, euros, orders, settings, timing};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What came of it: `authorised`, `in_progress`, `undone`, or the code of a decline or fault.
+/// The outcome: `authorised`, `in_progress`, `undone`, or the code of a decline or fault.
 async fn authorise(order: &Order, shop: &Shop) -> String {
     use authorisation::Outcome;
     match order.authorise(shop).await {
@@ -53,20 +53,20 @@ async fn refund(order: &Order, shop: &Shop) -> String {
     }
 }
 
-async fn until_known<Fut: Future<Output = String>>(ask: impl Fn() -> Fut) -> String {
-    let mut answer = ask().await;
+async fn until_known<Fut: Future<Output = String>>(send: impl Fn() -> Fut) -> String {
+    let mut outcome = send().await;
     for _ in 0..500 {
-        if answer != "in_progress" {
+        if outcome != "in_progress" {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        answer = ask().await;
+        outcome = send().await;
     }
-    answer
+    outcome
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
+async fn money_is_authorised_captured_and_refunded_and_each_step_is_published() {
     on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         assert_eq!(until_known(|| authorise(&order, &shop)).await, "authorised");
@@ -84,7 +84,7 @@ async fn money_is_blocked_taken_and_given_back_and_each_step_is_told() {
             ("refunded", Some(euros(10_000)))
         );
 
-        let events = told(&shop.db).await;
+        let events = published(&shop.db).await;
         let kinds: Vec<_> = events
             .iter()
             .map(|event| event.kind.rsplit('.').next().unwrap().to_owned())
@@ -111,7 +111,7 @@ async fn each_sandbox_method_does_what_its_name_says() {
     on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let mut expected_effects = 0;
-        for (method, first_answer, authorised, captured, status) in [
+        for (method, first_outcome, authorised, captured, status) in [
             ("pm_card_visa", "authorised", "authorised", "captured", "captured"),
             (
                 "pm_card_declined",
@@ -152,12 +152,15 @@ async fn each_sandbox_method_does_what_its_name_says() {
             ),
         ] {
             let order = Order::paying_by(method);
-            let answer = authorise(&order, &shop).await;
-            // A busy machine may take longer than the 200 ms of patience, but never less than the provider's 400.
-            assert!(answer == first_answer || answer == "in_progress", "{method}: {answer}");
+            let outcome = authorise(&order, &shop).await;
+            // A busy machine may take longer than the 200 ms of the timeout, but never less than the provider's 400.
             assert!(
-                first_answer != "in_progress" || answer == first_answer,
-                "{method}: {answer}"
+                outcome == first_outcome || outcome == "in_progress",
+                "{method}: {outcome}"
+            );
+            assert!(
+                first_outcome != "in_progress" || outcome == first_outcome,
+                "{method}: {outcome}"
             );
             assert_eq!(until_known(|| authorise(&order, &shop)).await, authorised, "{method}");
             if method == "pm_card_capture_fails_once" {
@@ -185,7 +188,7 @@ async fn each_sandbox_method_does_what_its_name_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_command_gives_the_same_answer_and_another_under_its_id_is_refused() {
+async fn a_repeated_command_has_the_same_outcome_and_another_command_with_its_id_is_refused() {
     on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         until_known(|| authorise(&order, &shop)).await;
@@ -214,7 +217,7 @@ async fn the_same_command_gives_the_same_answer_and_another_under_its_id_is_refu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
+async fn an_invalid_request_is_refused_and_not_stored() {
     on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let good = Order::paying_by("pm_card_visa");
@@ -285,14 +288,14 @@ async fn what_breaks_the_rules_of_a_request_is_refused_at_the_door() {
         assert_eq!(
             until_known(|| authorise(&good, &shop)).await,
             "authorised",
-            "nothing of it was remembered"
+            "nothing of the invalid requests was stored"
         );
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_that_costs_nothing_goes_the_same_way() {
+async fn a_free_order_goes_through_the_same_steps() {
     on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (
             Shop::open(db).await,
@@ -311,7 +314,7 @@ async fn an_order_that_costs_nothing_goes_the_same_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payment_is_seen_by_its_owner_the_staff_and_the_modules() {
+async fn a_payment_is_visible_to_its_owner_to_staff_and_to_modules() {
     on_both(payments::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let order = Order::captured(&shop).await;
@@ -331,7 +334,7 @@ async fn a_payment_is_seen_by_its_owner_the_staff_and_the_modules() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_belong_to_the_trace_of_whoever_asked() {
+async fn events_belong_to_the_trace_of_the_caller() {
     on_both(payments::SCHEMA, |db| async move {
         let (shop, order) = (Shop::open(db).await, Order::paying_by("pm_card_visa"));
         let trace = TraceParent::start(Uuid::new_v4(), 7);
@@ -342,12 +345,12 @@ async fn events_belong_to_the_trace_of_whoever_asked() {
             .await
             .unwrap();
         until_known(|| authorise(&order, &shop)).await;
-        assert_eq!(told(&shop.db).await[0].traceparent, Some(trace.to_string()));
+        assert_eq!(published(&shop.db).await[0].traceparent, Some(trace.to_string()));
     })
     .await;
 }
 
-/// Takes everything, tells nobody.
+/// Accepts every event and delivers none.
 struct NoBus;
 
 #[async_trait]
@@ -356,13 +359,13 @@ impl Bus for NoBus {
         Ok(())
     }
 
-    async fn subscribe(&self, _: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, _: Arc<dyn Subscriber>) -> Result<(), Fault> {
         Ok(())
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_machinery_ends_what_nobody_asks_for_again() {
+async fn the_machinery_completes_commands_that_no_caller_repeats() {
     on_both(payments::SCHEMA, |db| async move {
         let quick = payments::Settings {
             reconcile_every_ms: 50,
@@ -370,7 +373,7 @@ async fn the_machinery_ends_what_nobody_asks_for_again() {
             ..settings()
         };
         let (shop, order) = (
-            Shop::open_with(db, quick).await,
+            Shop::open_with(db, quick, timing()).await,
             Order::paying_by("pm_card_capture_fails_once"),
         );
         until_known(|| authorise(&order, &shop)).await;
@@ -395,16 +398,22 @@ async fn the_machinery_ends_what_nobody_asks_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_brings_an_outcome_that_the_answer_did_not() {
+async fn a_webhook_reports_an_outcome_whose_response_was_lost() {
     on_both(payments::SCHEMA, |db| async move {
-        // The call is given up long before the provider answers, and nobody reconciles: only the webhook is left.
-        let mut deaf = payments::Settings {
-            call_give_up_ms: 100,
+        // The call is aborted long before the provider responds, and the reconciler does not run: only the webhook is left.
+        let without_reconciler = payments::Settings {
             reconcile_every_ms: 600_000,
             ..settings()
         };
-        deaf.sandbox.timeout_ms = 300;
-        let (shop, order) = (Shop::open_with(db, deaf).await, Order::paying_by("pm_card_timeout"));
+        let short = payments::Timing {
+            provider_timeout: Duration::from_millis(100),
+            sandbox_timeout: Duration::from_millis(300),
+            ..timing()
+        };
+        let (shop, order) = (
+            Shop::open_with(db, without_reconciler, short).await,
+            Order::paying_by("pm_card_timeout"),
+        );
         let stop = CancellationToken::new();
         let running = shop
             .offers
@@ -413,7 +422,7 @@ async fn a_webhook_brings_an_outcome_that_the_answer_did_not() {
             .run(Arc::new(NoBus), HashMap::new(), stop.clone());
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(authorise(&order, &shop).await, "in_progress");
-        eventually("the webhook is heard", SOON, || async {
+        eventually("the webhook is received", SOON, || async {
             order.payment(&shop).await.status == "authorised"
         })
         .await;

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use banyan_core::{Clock, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{eventually, on_both, told};
+use banyan_durable_testing::{eventually, on_both, published};
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use hmac::{Hmac, Mac};
 use sea_orm::ConnectionTrait;
@@ -14,6 +16,7 @@ use shared_kernel::Role;
 use support::{Order, SECRET, Shop};
 use uuid::Uuid;
 
+/// Payments with its HTTP interface.
 struct Desk {
     shop: Shop,
     site: Site,
@@ -21,11 +24,11 @@ struct Desk {
 
 impl Desk {
     async fn open(db: Db) -> Self {
-        let patient = payments::Settings {
-            call_limit_ms: 3_000,
-            ..support::settings()
+        let patient = payments::Timing {
+            command_timeout: Duration::from_secs(3),
+            ..support::timing()
         };
-        let shop = Shop::open_with(db, patient).await;
+        let shop = Shop::open_with(db, support::settings(), patient).await;
         let site = Site::of(shop.offers.routes.clone());
         Desk { shop, site }
     }
@@ -43,7 +46,7 @@ impl Desk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
+async fn only_the_owner_and_staff_may_read_a_payment() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
@@ -74,7 +77,7 @@ async fn a_payment_is_shown_to_its_owner_and_the_staff_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_holds_what_its_reader_may_see_newest_first() {
+async fn a_list_contains_what_its_reader_may_see_newest_first() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
@@ -124,7 +127,7 @@ async fn a_list_holds_what_its_reader_may_see_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_staff_gives_back_a_part_and_then_the_rest() {
+async fn staff_refunds_a_part_and_then_the_rest() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
@@ -165,7 +168,7 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
             .map(|item| item["amount"]["amount"].clone())
             .collect();
         assert_eq!(amounts, [json!(7_500), json!(2_500)]);
-        let kinds = told(&desk.shop.db)
+        let kinds = published(&desk.shop.db)
             .await
             .iter()
             .filter(|event| event.kind.ends_with("PaymentRefunded"))
@@ -177,7 +180,7 @@ async fn the_staff_gives_back_a_part_and_then_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refund_that_cannot_be_says_why_and_says_so_again() {
+async fn a_refused_refund_says_why_and_its_repeat_too() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
@@ -215,14 +218,14 @@ async fn a_refund_that_cannot_be_says_why_and_says_so_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn equal_refunds_at_the_same_time_are_one() {
+async fn equal_refunds_at_the_same_time_are_one_refund() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::captured(&desk.shop).await;
         let payment = order.payment(&desk.shop).await.id;
         let body = json!({ "amount": { "amount": 1_000, "currency": "EUR" }, "reason": "twice" });
-        let ask = || desk.refund(&payment, "twin", body.clone());
-        let (one, two, three) = tokio::join!(ask(), ask(), ask());
+        let send = || desk.refund(&payment, "twin", body.clone());
+        let (one, two, three) = tokio::join!(send(), send(), send());
         assert_eq!([one.status, two.status, three.status], [201; 3]);
         assert_eq!((&one.body, &one.body), (&two.body, &three.body));
         assert_eq!(order.payment(&desk.shop).await.refunded.unwrap().amount, 1_000);
@@ -230,7 +233,7 @@ async fn equal_refunds_at_the_same_time_are_one() {
     .await;
 }
 
-/// The amounts the payment's refunds gave back or are giving back.
+/// The amounts of the payment's refunds, pending ones included.
 async fn refunds(desk: &Desk, payment: &str) -> Vec<i64> {
     let listed = desk.as_staff(get(&format!("/api/v1/payments/{payment}/refunds"))).await;
     listed.json()["items"]
@@ -248,8 +251,8 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
         let (one, two) = (one.payment(&desk.shop).await.id, two.payment(&desk.shop).await.id);
         let body = |currency: &str| json!({ "amount": { "amount": 1_000, "currency": currency }, "reason": "r" });
-        let mut given_back = 0;
-        // A request that is refused owns its key as well: the other must then not have been carried out.
+        let mut refunded = 0;
+        // A refused request owns its key as well: the other one must then not have been carried out.
         for (at, currency) in ["EUR", "USD", "EUR", "USD", "EUR", "USD"].into_iter().enumerate() {
             let key = format!("shared-{at}");
             let (first, second) = tokio::join!(
@@ -262,10 +265,10 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
                 .count();
             assert_eq!(reused, 1, "{} {}", first.body, second.body);
             let mut made = 0;
-            for (payment, asked, reply) in [(&one, body("EUR"), &first), (&two, body(currency), &second)] {
+            for (payment, body, reply) in [(&one, body("EUR"), &first), (&two, body(currency), &second)] {
                 assert!([201, 422].contains(&reply.status), "{}", reply.body);
                 made += usize::from(reply.status == 201);
-                let again = desk.refund(payment, &key, asked).await;
+                let again = desk.refund(payment, &key, body).await;
                 assert_eq!((again.status, again.code()), (reply.status, reply.code()));
                 if reply.code() != "idempotency_key_reused" {
                     assert_eq!(
@@ -276,13 +279,13 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
             }
             let now = refunds(&desk, &one).await.len() + refunds(&desk, &two).await.len();
             assert_eq!(
-                now - given_back,
+                now - refunded,
                 made,
-                "a refund exists exactly if it was answered 201: {} {}",
+                "a refund exists exactly if its response was 201: {} {}",
                 first.body,
                 second.body
             );
-            given_back = now;
+            refunded = now;
         }
         assert!(desk.shop.offers.books.compare().await.unwrap().agrees());
     })
@@ -290,7 +293,7 @@ async fn a_key_used_for_two_payments_at_the_same_time_refunds_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
+async fn a_refund_whose_response_was_lost_is_found_by_its_key() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let (one, two) = (Order::captured(&desk.shop).await, Order::captured(&desk.shop).await);
@@ -298,9 +301,9 @@ async fn a_refund_whose_answer_was_lost_is_found_again_by_its_key() {
         let body = json!({ "amount": { "amount": 1_000, "currency": "EUR" }, "reason": "r" });
         let made = desk.refund(&one, "k", body.clone()).await;
         assert_eq!(made.status, 201, "{}", made.body);
-        // As if the process had died before it remembered the answer; then as if the key had been forgotten altogether.
+        // As if the process had crashed before it stored the response; then as if the key had been deleted altogether.
         for lost in ["delete from inbox where kind = 'http'", "delete from inbox"] {
-            let deleting = desk.shop.db.write(move |tx| async move {
+            let deleting = desk.shop.db.write((), move |tx, ()| async move {
                 tx.conn().execute_unprepared(lost).await.map_err(banyan_durable::fault)
             });
             assert!(deleting.await.unwrap().rows_affected() > 0, "{lost}");
@@ -345,12 +348,12 @@ fn signed(secret: &str, body: &str, age_s: i64) -> TestRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
+async fn only_a_webhook_with_a_recent_signature_of_its_provider_is_accepted() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let order = Order::paying_by("pm_card_capture_fails_once");
         order.authorise(&desk.shop).await.unwrap();
-        // The capture is open: the provider answered 503.
+        // The capture is open: the provider responded with 503.
         order.capture(&desk.shop).await.unwrap();
         let event =
             json!({ "id": Uuid::new_v4(), "reference": order.command("capture"), "answer": { "accepted": { "id": "cap_1" } } }).to_string();
@@ -370,34 +373,34 @@ async fn a_webhook_is_believed_only_with_a_fresh_signature_of_its_provider() {
             assert_eq!(desk.site.send(signed(SECRET, &event, 0)).await.status, 200);
             assert_eq!(order.payment(&desk.shop).await.status, "captured");
         }
-        assert_eq!(told(&desk.shop.db).await.len(), 2, "told twice, heard once");
+        assert_eq!(published(&desk.shop.db).await.len(), 2, "a repeated webhook changes nothing");
         let unknown = json!({ "id": Uuid::new_v4(), "reference": Uuid::new_v4(), "answer": { "accepted": { "id": "x" } } }).to_string();
         assert_eq!(desk.site.send(signed(SECRET, &unknown, 0)).await.status, 200);
         let found = desk.shop.offers.books.compare().await.unwrap();
-        assert!(found.quiet && !found.agrees(), "the provider's books know nothing of this capture: {found:?}");
+        assert!(found.quiet && !found.agrees(), "the provider's books do not contain this capture: {found:?}");
     })
     .await;
 }
 
-/// Nobody asks the provider here but the requests themselves: no reconciler runs.
+/// Only the requests themselves call the provider here: no reconciler runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refund_whose_client_hangs_up_is_done_or_was_never_begun() {
+async fn a_refund_whose_client_disconnects_completes_or_never_begins() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;
         let mut payments = Vec::new();
-        for moment in 0..40 {
+        for attempt in 0..40 {
             let payment = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
-            let patience = std::time::Duration::from_micros(moment * 400);
+            let timeout = Duration::from_micros(attempt * 400);
             let _ = tokio::time::timeout(
-                patience,
-                desk.refund(&payment, &format!("k{moment}"), json!({ "reason": "gone" })),
+                timeout,
+                desk.refund(&payment, &format!("k{attempt}"), json!({ "reason": "disconnected" })),
             )
             .await;
             payments.push(payment);
         }
         let last = Order::captured(&desk.shop).await.payment(&desk.shop).await.id;
         assert_eq!(
-            desk.refund(&last, "last", json!({ "reason": "here" })).await.json()["status"],
+            desk.refund(&last, "last", json!({ "reason": "waits" })).await.json()["status"],
             "succeeded"
         );
         let open = async || {
@@ -416,7 +419,7 @@ async fn a_refund_whose_client_hangs_up_is_done_or_was_never_begun() {
             }
             open
         };
-        eventually("none is left half done", std::time::Duration::from_secs(20), || async {
+        eventually("every refund is complete", Duration::from_secs(20), || async {
             open().await == 0
         })
         .await;

@@ -1,4 +1,4 @@
-//! Shipments over HTTP: customers follow their own, the back office sends them off.
+//! Shipments over HTTP: customers track their own, staff dispatches them.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Shipping: one shipment per order, from the plan to the door, with tracking.
+//! Shipping: one shipment per order, from its schedule to its delivery, with tracking.
 //!
-//! The checkout plans a shipment before the money is taken and makes it ready once the order is confirmed; only a ready one can be dispatched.
-//! So nothing leaves the house that is not paid for, and a shipment that has not left can always be called back.
+//! The checkout schedules a shipment before the payment is captured and makes it ready once the order is confirmed; only a ready shipment can be
+//! dispatched. So nothing is dispatched that is not paid for, and a shipment that has not been dispatched can always be cancelled.
 
 mod http;
 mod schema;

@@ -1,4 +1,4 @@
-//! What shipping does when asked: each method loads, decides by the rules, stores and tells, in one transaction.
+//! What shipping does: each method loads, decides by the rules, stores and publishes, in one transaction.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     store::{self, Filter},
 };
 
-/// The kinds of commands in the module's memory.
+/// The kinds under which the module's commands are stored.
 const SCHEDULE: &str = "schedule_shipment";
 const CANCEL: &str = "cancel_shipment";
 const READY: &str = "ready_shipment";
@@ -41,18 +41,18 @@ impl Service {
     }
 
     /// # Errors
-    /// `not_found`, also for somebody else's.
+    /// `not_found`, also if the actor may not see it.
     pub async fn load(&self, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
         let found = store::find_visible(self.db.read(), id, &call.actor).await?;
         found.ok_or_else(|| Fault::not_found("shipment"))
     }
 
-    /// Everybody's, newest first; the route lets only staff in.
+    /// The shipments of all users, newest first; the route admits only staff.
     pub async fn list_all(&self, filter: &Filter, page: &PageRequest) -> Result<Page<Shipment>, Fault> {
         store::list_all(self.db.read(), filter, page).await
     }
 
-    /// Hands the parcel to the carrier, inside the transaction that remembers the request. Without a number it gets one of the house's own.
+    /// Hands the parcel to the carrier, inside the transaction that stores the response. Without a number it gets one of the shop's own.
     ///
     /// # Errors
     /// `not_found`, `not_ready`.
@@ -71,7 +71,7 @@ impl Service {
         Ok(dispatched)
     }
 
-    /// The parcel has arrived, inside the transaction that remembers the request.
+    /// The parcel has arrived, inside the transaction that stores the response.
     ///
     /// # Errors
     /// `not_found`, `not_dispatched`.
@@ -88,11 +88,11 @@ impl Service {
 
     async fn schedule(&self, tx: &Tx, call: &Call, consignment: Consignment) -> Result<ShipmentReference, Fault> {
         if store::find_of_order(tx.conn(), consignment.order_id).await?.is_some() {
-            return Err(Fault::conflict("shipment_exists", "The order has a shipment already."));
+            return Err(Fault::conflict("shipment_exists", "The order already has a shipment."));
         }
         let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
         store::insert(tx.conn(), &shipment).await?;
-        tell(tx, call, &shipment).await?;
+        publish(tx, call, &shipment).await?;
         Ok(ShipmentReference {
             shipment_id: shipment.id.to_string(),
         })
@@ -129,7 +129,7 @@ impl Service {
 
     async fn store_change(&self, tx: &Tx, call: &Call, next: &Shipment) -> Result<(), Fault> {
         store::update(tx.conn(), next).await?;
-        tell(tx, call, next).await
+        publish(tx, call, next).await
     }
 }
 
@@ -138,11 +138,15 @@ impl Shipping for Service {
     async fn schedule_shipment(&self, call: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
         let consignment = consignment_of(&request)?;
         let command = command(SCHEDULE, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
-        let memory = once(&self.db, command, move |tx| {
-            let (service, call, consignment) = (service.clone(), call.clone(), consignment.clone());
-            async move { service.schedule(&tx, &call, consignment).await.map(Outcome::Done) }
-        });
+        let context = (self.clone(), call.clone(), consignment);
+        let memory = once(
+            &self.db,
+            command,
+            context,
+            |tx, (service, call, consignment)| async move {
+                service.schedule(&tx, &call, consignment).await.map(Outcome::Done)
+            },
+        );
         let outcome = match memory.await? {
             Memory::First(reference) | Memory::Again(reference) => schedule::Outcome::Scheduled(reference),
             Memory::Undone => schedule::Outcome::Undone(AlreadyCancelled {}),
@@ -153,38 +157,39 @@ impl Shipping for Service {
     async fn cancel_shipment(&self, call: &Call, request: CancelShipment) -> Result<ShipmentCancellation, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let command = command(CANCEL, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
+        let context = (self.clone(), call.clone());
         if request.undoes.is_empty() {
-            let memory = once(&self.db, command, move |tx| {
-                let (service, call) = (service.clone(), call.clone());
-                async move { service.cancel(&tx, &call, order_id).await.map(Outcome::Done) }
+            let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
+                service.cancel(&tx, &call, order_id).await.map(Outcome::Done)
             });
-            return answer(memory.await?);
+            return completed(memory.await?);
         }
         let undoes = (SCHEDULE, parse_id("undoes", &request.undoes)?.to_string());
-        undo_once(&self.db, command, undoes, move |tx, took_effect| {
-            let (service, call) = (service.clone(), call.clone());
-            async move {
+        let undone = undo_once(
+            &self.db,
+            command,
+            undoes,
+            context,
+            move |tx, (service, call), took_effect| async move {
                 if took_effect {
                     return service.cancel(&tx, &call, order_id).await;
                 }
                 Ok(ShipmentCancellation {
                     outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
                 })
-            }
-        })
-        .await
+            },
+        );
+        undone.await
     }
 
     async fn ready_shipment(&self, call: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let command = command(READY, &request.command_id, &request)?;
-        let (service, call) = (self.clone(), call.clone());
-        let memory = once(&self.db, command, move |tx| {
-            let (service, call) = (service.clone(), call.clone());
-            async move { service.make_ready(&tx, &call, order_id).await.map(Outcome::Done) }
+        let context = (self.clone(), call.clone());
+        let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
+            service.make_ready(&tx, &call, order_id).await.map(Outcome::Done)
         });
-        answer(memory.await?)
+        completed(memory.await?)
     }
 
     async fn find_shipment(&self, call: &Call, request: FindShipment) -> Result<FoundShipment, Fault> {
@@ -205,10 +210,10 @@ fn command(kind: &'static str, id: &str, request: &impl Message) -> Result<Comma
     ))
 }
 
-fn answer<A>(memory: Memory<A>) -> Result<A, Fault> {
+/// The result of a command that the contract cannot undo.
+fn completed<A>(memory: Memory<A>) -> Result<A, Fault> {
     match memory {
-        Memory::First(answer) | Memory::Again(answer) => Ok(answer),
-        // Nothing in the contract undoes these commands.
+        Memory::First(result) | Memory::Again(result) => Ok(result),
         Memory::Undone => Err(Fault::internal(
             "undone_without_undo",
             "a command that has no undo was undone",
@@ -269,13 +274,13 @@ fn message_of(shipment: Shipment) -> shipping_contract::Shipment {
         id: shipment.id.to_string(),
         order_id: shipment.order_id.to_string(),
         user_id: shipment.user_id.to_string(),
-        status: shipment.status.as_str().to_owned(),
+        status: shipment.status.into_str().to_owned(),
         tracking_number: shipment.tracking_number,
     }
 }
 
-/// Says which state the shipment entered.
-async fn tell(tx: &Tx, call: &Call, shipment: &Shipment) -> Result<(), Fault> {
+/// Publishes the event of the status that the shipment entered.
+async fn publish(tx: &Tx, call: &Call, shipment: &Shipment) -> Result<(), Fault> {
     let subject = format!("shipment/{}", shipment.id);
     let (shipment_id, order_id, user_id) = (
         shipment.id.to_string(),
@@ -284,72 +289,46 @@ async fn tell(tx: &Tx, call: &Call, shipment: &Shipment) -> Result<(), Fault> {
     );
     match shipment.status {
         Status::Scheduled => {
-            outbox::append(
-                tx,
-                call,
-                &subject,
-                &ShipmentScheduled {
-                    shipment_id,
-                    order_id,
-                    user_id,
-                },
-            )
-            .await
+            let event = ShipmentScheduled {
+                shipment_id,
+                order_id,
+                user_id,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
         Status::Ready => {
-            outbox::append(
-                tx,
-                call,
-                &subject,
-                &ShipmentMadeReady {
-                    shipment_id,
-                    order_id,
-                    user_id,
-                },
-            )
-            .await
+            let event = ShipmentMadeReady {
+                shipment_id,
+                order_id,
+                user_id,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
         Status::Dispatched => {
-            let tracking_number = shipment.tracking_number.clone().unwrap_or_default();
-            outbox::append(
-                tx,
-                call,
-                &subject,
-                &ShipmentDispatched {
-                    shipment_id,
-                    order_id,
-                    user_id,
-                    tracking_number,
-                },
-            )
-            .await
+            let event = ShipmentDispatched {
+                shipment_id,
+                order_id,
+                user_id,
+                tracking_number: shipment.tracking_number.clone().unwrap_or_default(),
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
         Status::Delivered => {
-            outbox::append(
-                tx,
-                call,
-                &subject,
-                &ShipmentDelivered {
-                    shipment_id,
-                    order_id,
-                    user_id,
-                },
-            )
-            .await
+            let event = ShipmentDelivered {
+                shipment_id,
+                order_id,
+                user_id,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
         Status::Cancelled => {
-            outbox::append(
-                tx,
-                call,
-                &subject,
-                &ShipmentCancelled {
-                    shipment_id,
-                    order_id,
-                    user_id,
-                },
-            )
-            .await
+            let event = ShipmentCancelled {
+                shipment_id,
+                order_id,
+                user_id,
+            };
+            outbox::append(tx, call, &subject, &event).await?;
         }
     }
-    .map(drop)
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! The rules of a shipment: which state follows which, and what each change needs.
+//! The rules of a shipment: which status follows which, and what each change requires.
 //!
-//! `scheduled -> ready -> dispatched -> delivered`; `cancelled` instead, as long as it has not left.
+//! `scheduled -> ready -> dispatched -> delivered`; `cancelled` instead, until it is dispatched.
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -8,8 +8,23 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Where a shipment stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(const_into_str, serialize_all = "snake_case")]
 #[schema(as = ShipmentStatus)]
 pub enum Status {
     /// Planned; the order is not confirmed yet, so nothing may leave.
@@ -22,30 +37,6 @@ pub enum Status {
     Delivered,
     /// It will never leave.
     Cancelled,
-}
-
-impl Status {
-    const ALL: [Status; 5] = [
-        Status::Scheduled,
-        Status::Ready,
-        Status::Dispatched,
-        Status::Delivered,
-        Status::Cancelled,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Scheduled => "scheduled",
-            Status::Ready => "ready",
-            Status::Dispatched => "dispatched",
-            Status::Delivered => "delivered",
-            Status::Cancelled => "cancelled",
-        }
-    }
-
-    pub fn find(name: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == name)
-    }
 }
 
 /// Where it goes.
@@ -80,7 +71,7 @@ pub struct Step {
     pub status: Status,
 }
 
-/// What is to be sent, to whom, for which order.
+/// What must be shipped, to whom, for which order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consignment {
     pub order_id: Uuid,
@@ -89,7 +80,7 @@ pub struct Consignment {
     pub lines: Vec<Line>,
 }
 
-/// How a parcel on its way can be followed.
+/// How a dispatched parcel can be tracked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracking {
     pub number: String,
@@ -97,7 +88,7 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// A number of the house's own: `BN` and sixteen hexadecimal digits of an id's random half.
+    /// A tracking number of the shop's own: `BN` and sixteen hexadecimal digits of an id's random half.
     pub fn number_of(id: Uuid) -> String {
         let (_, random) = id.as_u64_pair();
         format!("BN{random:016X}")
@@ -130,11 +121,11 @@ pub struct Shipment {
 /// Why a shipment does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("Only a ready shipment can be dispatched; this one is {}.", .0.as_str())]
+    #[error("Only a ready shipment can be dispatched; this one is {0}.")]
     NotReady(Status),
-    #[error("Only a dispatched shipment can be delivered; this one is {}.", .0.as_str())]
+    #[error("Only a dispatched shipment can be delivered; this one is {0}.")]
     NotDispatched(Status),
-    #[error("The shipment has left the house.")]
+    #[error("The shipment has been dispatched.")]
     AlreadyDispatched,
     #[error("The shipment was cancelled.")]
     Cancelled,
@@ -178,7 +169,7 @@ impl Shipment {
         }
     }
 
-    /// The order is confirmed: it may leave. `None`: it was ready before, or has already left.
+    /// The order is confirmed: the shipment may be dispatched. `None`: it was ready before, or has been dispatched.
     ///
     /// # Errors
     /// `Cancelled`.
@@ -193,7 +184,7 @@ impl Shipment {
     /// It is handed to the carrier.
     ///
     /// # Errors
-    /// `NotReady` in any other state than `ready`.
+    /// `NotReady` in any other status than `ready`.
     pub fn dispatch(&self, tracking: Tracking, now: Timestamp) -> Result<Shipment, Refusal> {
         if self.status != Status::Ready {
             return Err(Refusal::NotReady(self.status));
@@ -209,7 +200,7 @@ impl Shipment {
     /// It has arrived.
     ///
     /// # Errors
-    /// `NotDispatched` in any other state than `dispatched`.
+    /// `NotDispatched` in any other status than `dispatched`.
     pub fn deliver(&self, now: Timestamp) -> Result<Shipment, Refusal> {
         if self.status != Status::Dispatched {
             return Err(Refusal::NotDispatched(self.status));
@@ -217,7 +208,7 @@ impl Shipment {
         Ok(self.entering(Status::Delivered, now))
     }
 
-    /// It shall not leave. `None`: it was cancelled before.
+    /// It will not be dispatched. `None`: it was cancelled before.
     ///
     /// # Errors
     /// `AlreadyDispatched`: too late.
@@ -242,6 +233,8 @@ impl Shipment {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     const NOON: Timestamp = Timestamp::from_ms(43_200_000);
@@ -289,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shipment_goes_from_plan_to_door_and_keeps_its_history() {
+    fn a_shipment_is_scheduled_readied_dispatched_and_delivered_and_keeps_its_history() {
         let delivered = dispatched().deliver(LATER).unwrap();
         let states: Vec<Status> = delivered.history.iter().map(|step| step.status).collect();
         assert_eq!(
@@ -304,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_ready_shipment_leaves() {
+    fn only_a_ready_shipment_can_be_dispatched() {
         for shipment in [
             scheduled(),
             dispatched(),
@@ -319,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_dispatched_shipment_arrives() {
+    fn only_a_dispatched_shipment_can_be_delivered() {
         for shipment in [scheduled(), ready(), dispatched().deliver(LATER).unwrap(), cancelled()] {
             assert_eq!(shipment.deliver(LATER), Err(Refusal::NotDispatched(shipment.status)));
         }
     }
 
     #[test]
-    fn what_has_left_cannot_be_called_back() {
+    fn a_dispatched_shipment_cannot_be_cancelled() {
         for shipment in [dispatched(), dispatched().deliver(LATER).unwrap()] {
             assert_eq!(shipment.cancel(LATER), Err(Refusal::AlreadyDispatched));
         }
@@ -334,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_or_readying_twice_changes_nothing() {
+    fn cancelling_or_making_ready_twice_changes_nothing() {
         assert_eq!(cancelled().cancel(LATER), Ok(None));
         assert_eq!(ready().make_ready(LATER), Ok(None));
         assert_eq!(dispatched().make_ready(LATER), Ok(None));
@@ -346,12 +339,12 @@ mod tests {
     }
 
     #[test]
-    fn every_state_is_found_by_its_name() {
-        for status in Status::ALL {
-            assert_eq!(Status::find(status.as_str()), Some(status));
-            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+    fn a_status_has_one_name_in_the_table_and_in_json() {
+        for &status in Status::VARIANTS {
+            assert_eq!(status.into_str().parse(), Ok(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.into_str());
         }
-        assert_eq!(Status::find("lost"), None);
+        assert!("lost".parse::<Status>().is_err());
     }
 
     #[test]

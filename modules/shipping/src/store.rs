@@ -14,12 +14,9 @@ use uuid::Uuid;
 use crate::shipment::{Shipment, Status, Step};
 
 mod shipment {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "shipment")]
     pub struct Model {
@@ -36,19 +33,13 @@ mod shipment {
         pub created_at: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod step {
-    use sea_orm::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait,
-    };
-    use uuid::Uuid;
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "shipment_step")]
     pub struct Model {
@@ -60,26 +51,23 @@ mod step {
         pub at: i64,
     }
 
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Which shipments a list holds.
+/// Which shipments a list contains.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub status: Option<Status>,
     pub order_id: Option<Uuid>,
 }
 
-/// Puts a new shipment in. If the order got one meanwhile, the transaction runs again and finds it.
+/// Inserts a new shipment. If the order got one meanwhile, the transaction runs again and finds it.
 pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<(), Fault> {
     let row = shipment::ActiveModel {
         id: Set(new.id),
         order_id: Set(new.order_id),
         user_id: Set(new.user_id),
-        status: Set(new.status.as_str().to_owned()),
+        status: Set(new.status.into_str().to_owned()),
         address: Set(to_json(&new.address)?),
         lines: Set(to_json(&new.lines)?),
         tracking_number: Set(new.tracking_number.clone()),
@@ -97,7 +85,7 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<(), F
 /// Stores the change that led to `next`. If another change came first, the transaction runs again.
 pub async fn update(conn: &impl ConnectionTrait, next: &Shipment) -> Result<(), Fault> {
     let updated = shipment::Entity::update_many()
-        .col_expr(shipment::Column::Status, Expr::value(next.status.as_str()))
+        .col_expr(shipment::Column::Status, Expr::value(next.status.into_str()))
         .col_expr(
             shipment::Column::TrackingNumber,
             Expr::value(next.tracking_number.clone()),
@@ -122,7 +110,7 @@ async fn insert_last_step(conn: &impl ConnectionTrait, shipment: &Shipment) -> R
     let row = step::ActiveModel {
         shipment_id: Set(shipment.id),
         version: Set(shipment.version),
-        status: Set(last.status.as_str().to_owned()),
+        status: Set(last.status.into_str().to_owned()),
         at: Set(last.at.as_ms()),
     };
     step::Entity::insert(row)
@@ -165,7 +153,7 @@ pub async fn list_all(
 ) -> Result<Page<Shipment>, Fault> {
     let mut query = shipment::Entity::find();
     if let Some(status) = filter.status {
-        query = query.filter(shipment::Column::Status.eq(status.as_str()));
+        query = query.filter(shipment::Column::Status.eq(status.into_str()));
     }
     if let Some(order_id) = filter.order_id {
         query = query.filter(shipment::Column::OrderId.eq(order_id));
@@ -216,7 +204,7 @@ async fn with_steps(conn: &impl ConnectionTrait, rows: Vec<shipment::Model>) -> 
 }
 
 fn shipment_of(row: &shipment::Model, mut history: Vec<Step>) -> Result<Shipment, Fault> {
-    // On PostgreSQL the steps are read a moment after the row; one that came in between belongs to a later version.
+    // On PostgreSQL the steps are read after the row; a step that was inserted in between belongs to a later version.
     history.truncate(usize::try_from(row.version).unwrap_or(usize::MAX));
     Ok(Shipment {
         id: row.id,
@@ -234,7 +222,8 @@ fn shipment_of(row: &shipment::Model, mut history: Vec<Step>) -> Result<Shipment
 }
 
 fn status_of(name: &str) -> Result<Status, Fault> {
-    Status::find(name).ok_or_else(|| Fault::internal("unreadable_row", format!("a shipment cannot be {name}")))
+    name.parse()
+        .map_err(|_| Fault::internal("unreadable_row", format!("{name:?} is not a status of a shipment")))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Fault> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Site, post};
 use shared_kernel::Role;
 use shipping::{Needs, Offers, start};
@@ -89,18 +89,18 @@ async fn status(shipping: &dyn Shipping, order: &str) -> Option<String> {
 }
 
 async fn events(db: &Db) -> Vec<String> {
-    told(db)
+    published(db)
         .await
         .iter()
         .map(|envelope| envelope.kind.rsplit('.').next().unwrap().to_owned())
         .collect()
 }
 
-fn was_cancelled(answer: &shipping_contract::ShipmentCancellation) -> bool {
-    matches!(answer.outcome, Some(shipment_cancellation::Outcome::Cancelled(_)))
+fn was_cancelled(cancellation: &shipping_contract::ShipmentCancellation) -> bool {
+    matches!(cancellation.outcome, Some(shipment_cancellation::Outcome::Cancelled(_)))
 }
 
-/// As the back office does it.
+/// As staff does it.
 async fn dispatch(offers: &Offers, order: &str) {
     let found = offers
         .contract
@@ -120,7 +120,7 @@ async fn dispatch(offers: &Offers, order: &str) {
 }
 
 #[tokio::test]
-async fn a_schedule_asked_twice_is_one_shipment() {
+async fn a_repeated_schedule_is_one_shipment() {
     on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
@@ -145,38 +145,38 @@ async fn a_schedule_asked_twice_is_one_shipment() {
 }
 
 #[tokio::test]
-async fn twenty_at_once_are_still_one_shipment() {
+async fn twenty_concurrent_repeats_are_one_shipment() {
     on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let request = schedule(&id());
-        let asking = (0..20).map(|_| {
+        let calls = (0..20).map(|_| {
             let (shipping, request) = (shipping.clone(), request.clone());
             tokio::spawn(async move { shipping.schedule_shipment(&saga(), request).await.unwrap() })
         });
-        let mut answers = Vec::new();
-        for asked in asking.collect::<Vec<_>>() {
-            answers.push(asked.await.unwrap());
+        let mut results = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            results.push(call.await.unwrap());
         }
-        assert!(answers.iter().all(|answer| *answer == answers[0]));
+        assert!(results.iter().all(|result| *result == results[0]));
         assert_eq!(events(&db).await.len(), 1);
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_order_has_one_shipment_whoever_asks() {
+async fn different_commands_for_one_order_make_one_shipment() {
     on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let order = id();
-        let asking: Vec<_> = (0..8)
+        let calls: Vec<_> = (0..8)
             .map(|_| {
                 let (shipping, request) = (shipping.clone(), schedule(&order));
                 tokio::spawn(async move { shipping.schedule_shipment(&saga(), request).await })
             })
             .collect();
         let mut scheduled = 0;
-        for asked in asking {
-            match asked.await.unwrap() {
+        for call in calls {
+            match call.await.unwrap() {
                 Ok(_) => scheduled += 1,
                 Err(fault) => assert_eq!(fault.code, "shipment_exists"),
             }
@@ -203,7 +203,7 @@ async fn an_undo_cancels_what_was_scheduled_once() {
             Some("cancelled")
         );
         assert_eq!(events(&db).await, ["ShipmentScheduled", "ShipmentCancelled"]);
-        // The schedule keeps its first answer: it did take effect, then.
+        // A repeat of the schedule returns its first result: it did take effect.
         let again = shipping.schedule_shipment(&saga(), request).await.unwrap();
         assert!(matches!(again.outcome, Some(schedule::Outcome::Scheduled(_))));
     })
@@ -227,7 +227,7 @@ async fn a_schedule_that_comes_after_its_undo_does_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_left_is_not_called_back_and_nothing_changes() {
+async fn cancelling_a_dispatched_shipment_is_refused_and_changes_nothing() {
     on_both(shipping::SCHEMA, |db| async move {
         let offers = open(db.clone()).await;
         let shipping = offers.contract.clone();
@@ -238,12 +238,12 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
             .await
             .unwrap();
         dispatch(&offers, &request.order_id).await;
-        let before = told(&db).await.len();
+        let before = published(&db).await.len();
         for request in [cancel(&request.order_id), undo_of(&request)] {
             for _ in 0..2 {
-                let answer = shipping.cancel_shipment(&saga(), request.clone()).await.unwrap();
+                let cancellation = shipping.cancel_shipment(&saga(), request.clone()).await.unwrap();
                 assert!(matches!(
-                    answer.outcome,
+                    cancellation.outcome,
                     Some(shipment_cancellation::Outcome::AlreadyDispatched(_))
                 ));
             }
@@ -252,7 +252,7 @@ async fn what_has_left_is_not_called_back_and_nothing_changes() {
             status(&*shipping, &request.order_id).await.as_deref(),
             Some("dispatched")
         );
-        assert_eq!(told(&db).await.len(), before);
+        assert_eq!(published(&db).await.len(), before);
     })
     .await;
 }
@@ -311,7 +311,7 @@ async fn a_shipment_is_made_ready_once_and_never_after_its_cancellation() {
 }
 
 #[tokio::test]
-async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
+async fn of_a_concurrent_cancel_and_dispatch_exactly_one_wins() {
     on_both(shipping::SCHEMA, |db| async move {
         let offers = open(db.clone()).await;
         let site = Site::of(offers.routes.clone());
@@ -344,7 +344,7 @@ async fn of_cancelling_and_dispatching_at_once_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else() {
+async fn a_shipment_is_visible_to_its_owner_to_staff_and_to_modules_only() {
     on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db).await.contract;
         let request = schedule(&id());
@@ -375,7 +375,7 @@ async fn a_shipment_is_shown_to_its_owner_staff_and_modules_and_to_nobody_else()
 }
 
 #[tokio::test]
-async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
+async fn an_invalid_schedule_is_refused_and_not_stored() {
     on_both(shipping::SCHEMA, |db| async move {
         let shipping = open(db.clone()).await.contract;
         let good = schedule(&id());
@@ -410,7 +410,7 @@ async fn what_cannot_be_shipped_is_refused_and_not_remembered() {
             );
         }
         assert!(shipping.schedule_shipment(&saga(), good).await.is_ok());
-        assert_eq!(told(&db).await.len(), 1);
+        assert_eq!(published(&db).await.len(), 1);
     })
     .await;
 }
@@ -428,20 +428,25 @@ async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cau
             .cancel_shipment(&call, cancel(&request.order_id))
             .await
             .unwrap();
-        let told = told(&db).await;
+        let published = published(&db).await;
         assert_eq!(
-            told.iter().map(|envelope| envelope.version).collect::<Vec<_>>(),
+            published.iter().map(|envelope| envelope.version).collect::<Vec<_>>(),
             [1, 2, 3]
         );
         assert!(
-            told.iter()
-                .all(|envelope| envelope.topic() == "shipping.shipment" && envelope.subject == told[0].subject)
+            published
+                .iter()
+                .all(|envelope| envelope.topic() == "shipping.shipment" && envelope.subject == published[0].subject)
         );
         assert!(
-            told.iter()
+            published
+                .iter()
                 .all(|envelope| envelope.traceparent.as_deref() == Some(trace))
         );
-        let event = told[2].find::<shipping_contract::ShipmentCancelled>().unwrap().unwrap();
+        let event = published[2]
+            .find::<shipping_contract::ShipmentCancelled>()
+            .unwrap()
+            .unwrap();
         assert_eq!((event.order_id, event.user_id), (request.order_id, request.user_id));
     })
     .await;

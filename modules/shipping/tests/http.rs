@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use banyan_core::{Call, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, told};
+use banyan_durable_testing::{on_both, published};
 use banyan_http_testing::{Reply, Site, get, post};
 use serde_json::{Value, json};
 use shared_kernel::Role;
@@ -12,7 +12,7 @@ use shipping::{Needs, Offers, start};
 use shipping_contract::{Address, ReadyShipment, ScheduleShipment, ShipmentLine, schedule};
 use uuid::Uuid;
 
-/// A shop with one shipment of Ada's.
+/// Shipping with one shipment of Ada's.
 struct Shop {
     offers: Offers,
     site: Site,
@@ -91,13 +91,13 @@ async fn schedule(offers: &Offers, user: Uuid, order: Uuid) -> String {
             quantity: 2,
         }],
     };
-    let answer = offers
+    let scheduled = offers
         .contract
         .schedule_shipment(&Call::by_module("orders"), request)
         .await
         .unwrap();
-    let Some(schedule::Outcome::Scheduled(reference)) = answer.outcome else {
-        panic!("not scheduled: {answer:?}")
+    let Some(schedule::Outcome::Scheduled(reference)) = scheduled.outcome else {
+        panic!("not scheduled: {scheduled:?}")
     };
     reference.shipment_id
 }
@@ -112,7 +112,7 @@ fn states(shipment: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
+async fn a_shipment_is_dispatched_with_tracking_and_delivered() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         let early = shop.as_staff(post(&shop.path("/dispatch"))).await;
@@ -139,8 +139,8 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
             (shown["status"].as_str(), shown["version"].as_i64()),
             (Some("delivered"), Some(4))
         );
-        let told = told(&db).await;
-        let event = told[2]
+        let published = published(&db).await;
+        let event = published[2]
             .find::<shipping_contract::ShipmentDispatched>()
             .unwrap()
             .unwrap();
@@ -148,13 +148,13 @@ async fn a_shipment_goes_out_and_arrives_with_its_tracking() {
             (event.tracking_number.as_str(), event.user_id),
             ("00340434161094042557", shop.ada.to_string())
         );
-        assert!(told[3].kind.ends_with("ShipmentDelivered"));
+        assert!(published[3].kind.ends_with("ShipmentDelivered"));
     })
     .await;
 }
 
 #[tokio::test]
-async fn without_a_number_a_parcel_gets_one_of_the_houses_own() {
+async fn without_a_tracking_number_a_parcel_gets_one_of_the_shops_own() {
     on_both(shipping::SCHEMA, |db| async move {
         for body in [None, Some("{}"), Some("null")] {
             let shop = Shop::open(db.clone()).await;
@@ -179,27 +179,27 @@ async fn without_a_number_a_parcel_gets_one_of_the_houses_own() {
 }
 
 #[tokio::test]
-async fn a_dispatch_with_a_key_happens_once_and_answers_the_same() {
+async fn a_dispatch_with_a_key_happens_once_and_its_repeat_gets_the_same_response() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.make_ready().await;
-        let ask = || post(&shop.path("/dispatch")).insert_header(("Idempotency-Key", "\"one\""));
-        let first = shop.as_staff(ask()).await;
-        let again = shop.as_staff(ask()).await;
+        let dispatch = || post(&shop.path("/dispatch")).insert_header(("Idempotency-Key", "\"one\""));
+        let first = shop.as_staff(dispatch()).await;
+        let again = shop.as_staff(dispatch()).await;
         assert_eq!(
             (first.status, again.status, again.header("idempotency-replayed")),
             (200, 200, "true")
         );
         assert_eq!(first.body, again.body);
-        let other = shop.as_staff(ask().set_json(json!({ "carrier": "DHL" }))).await;
+        let other = shop.as_staff(dispatch().set_json(json!({ "carrier": "DHL" }))).await;
         assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
-        assert_eq!(told(&db).await.len(), 3);
+        assert_eq!(published(&db).await.len(), 3);
     })
     .await;
 }
 
 #[tokio::test]
-async fn bad_details_are_refused_and_nothing_leaves() {
+async fn invalid_details_are_refused_and_nothing_is_dispatched() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db.clone()).await;
         shop.make_ready().await;
@@ -230,7 +230,7 @@ async fn bad_details_are_refused_and_nothing_leaves() {
 }
 
 #[tokio::test]
-async fn each_sees_their_own_and_only_staff_moves_anything() {
+async fn users_see_their_own_shipments_and_only_staff_changes_them() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         shop.make_ready().await;
@@ -281,10 +281,10 @@ async fn each_sees_their_own_and_only_staff_moves_anything() {
 async fn a_client_that_has_this_version_gets_304() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
-        let ask = || get(&shop.path("")).insert_header(("If-None-Match", "\"1\""));
-        assert_eq!(shop.as_staff(ask()).await.status, 304);
+        let conditional = || get(&shop.path("")).insert_header(("If-None-Match", "\"1\""));
+        assert_eq!(shop.as_staff(conditional()).await.status, 304);
         shop.make_ready().await;
-        let changed = shop.as_staff(ask()).await;
+        let changed = shop.as_staff(conditional()).await;
         assert_eq!((changed.status, changed.header("etag")), (200, "\"2\""));
     })
     .await;
@@ -351,7 +351,7 @@ async fn the_list_is_newest_first_page_by_page_and_filtered() {
 }
 
 #[tokio::test]
-async fn the_document_says_what_is_enforced() {
+async fn the_openapi_document_describes_what_is_enforced() {
     on_both(shipping::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let document = shop.site.document();
@@ -367,7 +367,7 @@ async fn the_document_says_what_is_enforced() {
         for name in shop.show().await.as_object().unwrap().keys() {
             assert!(
                 required.contains(&json!(name)),
-                "{name} is always there, and the document does not say so"
+                "{name} is always present, and the document does not say so"
             );
         }
     })

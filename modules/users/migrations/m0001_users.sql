@@ -1,14 +1,14 @@
 create table users (
     id uuid primary key,
-    -- As the user writes it; found and kept unique by its lower-case form.
+    -- As the user wrote it. Its lower-case form is unique and used for look-ups.
     email text not null,
     email_lower text not null unique,
     name text not null,
-    -- A PHC string: it says with which parameters it was made.
+    -- A PHC string, which includes the parameters of the hash.
     password_hash text not null,
-    -- JSON: the roles' names.
+    -- JSON: the names of the roles.
     roles text not null,
-    -- JSON: the addresses, in the user's order.
+    -- JSON: the addresses, in the order the user chose.
     addresses text not null,
     version bigint not null check (version >= 1),
     created_at bigint not null,
@@ -16,7 +16,7 @@ create table users (
 );
 create index users_newest on users (created_at, id);
 
--- One log-in, and everything refreshed from it: a family of refresh tokens.
+-- A log-in and the refresh tokens issued from it.
 create table session (
     id uuid primary key,
     user_id uuid not null references users (id),
@@ -27,7 +27,7 @@ create table session (
 );
 create index session_by_user on session (user_id);
 
--- Refresh tokens are 256 random bits; only their SHA-256 is kept. A rotated one stays until it expires, so that its reuse is recognised.
+-- A refresh token has 256 random bits; only its SHA-256 is stored. A rotated token is kept until it expires, so that its reuse is detected.
 create table refresh_token (
     hash text primary key,
     session_id uuid not null references session (id),
@@ -38,7 +38,7 @@ create table refresh_token (
 create index refresh_token_session on refresh_token (session_id);
 create index refresh_token_expiry on refresh_token (expires_at);
 
--- Ed25519 keys that access tokens are signed with: one signs, retired ones are still believed.
+-- Ed25519 keys of access tokens: one signs, signatures of retired ones are still accepted.
 create table signing_key (
     kid text primary key,
     -- The private key's 32 bytes, base64url without padding.
@@ -48,10 +48,10 @@ create table signing_key (
 );
 create unique index signing_key_one_signs on signing_key (state) where state = 'signing';
 
--- Log-ins of the last minute that failed or are being checked.
+-- Log-ins of the last minute that failed or are being verified.
 create table login_failure (
     id uuid primary key,
-    -- SHA-256 of the lower-case email that was given, whether or not there is such a user.
+    -- The SHA-256 of the lower-case email address of the request, whether or not there is such a user.
     account text not null,
     address text not null,
     failed_at bigint not null

@@ -1,4 +1,4 @@
-//! The module's REST resources.
+//! The REST resources of users and sessions.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(log_in)
             .service(refresh_session)
             .service(log_out);
-        // `/users/me` before `/users/{id}`: the first that fits answers.
+        // `/users/me` before `/users/{id}`: the first route that matches is taken.
         config
             .service(show_me)
             .service(change_me)
@@ -45,7 +45,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
     })
 }
 
-/// What stands outside `/api/v1`, where the standards look for it.
+/// Routes outside `/api/v1`, at paths defined by standards.
 pub fn well_known(service: Arc<Service>) -> Routes {
     let service = Data::from(service);
     Routes::new(move |config| {
@@ -130,7 +130,7 @@ async fn register(anyone: Anyone, body: Body<Registration>, service: Data<Servic
         (status = 429, description = "`too_many_failed_logins`: wait as `Retry-After` says"),
     )
 )]
-// Here and at the refresh nobody looks at a token: clients come here just because theirs has expired, and many send it along.
+// This route and the refresh ignore the access token: clients call them because theirs has expired, and many still send it.
 #[post("/sessions")]
 async fn log_in(
     request: HttpRequest,
@@ -214,9 +214,9 @@ async fn change_me(
     body: Body<ProfileChange>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let seen = seen_version(&request, &service.load_visible(&me.call().actor, me.user_id()).await?)?;
+    let expected = expected_version(&request, &service.load_visible(&me.call().actor, me.user_id()).await?)?;
     let user = service
-        .change_profile(me.call(), me.user_id(), body.into_inner(), seen)
+        .change_profile(me.call(), me.user_id(), body.into_inner(), expected)
         .await?;
     Ok(banyan_http::ok_with_etag(&request, &etag(&user), &user))
 }
@@ -306,13 +306,13 @@ fn etag(user: &User) -> String {
     banyan_http::etag(user.etag_version())
 }
 
-/// The version the client means to change, if it sent `If-Match`.
-fn seen_version(request: &HttpRequest, user: &User) -> Result<Option<i64>, Problem> {
+/// The version that `If-Match` requires; `None` without the header.
+fn expected_version(request: &HttpRequest, user: &User) -> Result<Option<i64>, Problem> {
     banyan_http::check_if_match(request, &etag(user))?;
     Ok(request.headers().contains_key(header::IF_MATCH).then_some(user.version))
 }
 
-/// Tokens are nobody's to keep but the client's (RFC 6749, section 5.1).
-fn uncached(answer: StoredResponse) -> StoredResponse {
-    answer.with_header(header::CACHE_CONTROL, "no-store")
+/// Responses with tokens must not be cached (RFC 6749, section 5.1).
+fn uncached(response: StoredResponse) -> StoredResponse {
+    response.with_header(header::CACHE_CONTROL, "no-store")
 }

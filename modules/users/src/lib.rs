@@ -1,25 +1,129 @@
-//! Users: who they are, how they prove it, what they may do.
+//! Users: accounts, log-ins, roles.
 //!
-//! Registers customers, opens sessions and signs the access tokens that every service verifies by itself with this module's public keys.
+//! Registers customers, opens sessions, and signs the access tokens that every service verifies by itself with this module's public keys.
 //!
-//! Invariant: passwords, refresh tokens and private keys never leave this module; events carry no mail addresses.
+//! Invariant: passwords, refresh tokens and private keys never leave this module; events contain no email addresses.
 
-mod attempts;
+mod email;
+mod hasher;
 mod http;
 mod keys;
 mod password;
+mod person_name;
 mod schema;
 mod seed;
 mod service;
-#[cfg(test)]
-mod service_tests;
 mod session;
 mod settings;
-mod start;
 mod store;
+mod throttle;
 mod user;
-mod words;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::ensure;
+use banyan_core::{Clock, Ids, Secrets};
+use banyan_durable::{Db, Machinery, Seed};
+use users_contract::Users;
+
+use hasher::Hasher;
+use service::Service;
 
 pub use schema::SCHEMA;
-pub use settings::{FirstOperator, Settings};
-pub use start::{Needs, Offers, start};
+pub use settings::Settings;
+
+/// The interval between clean-ups of expired sessions.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// What the module requires.
+pub struct Needs {
+    /// Its own database, migrated.
+    pub db: Db,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    /// The source of tokens, salts and keys.
+    pub secrets: Arc<dyn Secrets>,
+    /// Whether the demo users, whose passwords are public, may exist.
+    pub demo: bool,
+    pub settings: Settings,
+}
+
+/// What the module provides.
+pub struct Offers {
+    pub contract: Arc<dyn Users>,
+    /// Relative to `/api/v1`.
+    pub routes: banyan_http::Routes,
+    /// Relative to `/`: `/.well-known/jwks.json`.
+    pub well_known: banyan_http::Routes,
+    /// The clean-up of expired sessions.
+    pub machinery: Machinery,
+    /// Creates the demo users.
+    pub seed: Seed,
+}
+
+/// Starts the module. At its first start it generates a signing key, unless the settings name one.
+///
+/// # Errors
+/// Invalid settings, unreadable key files, an unavailable database, or demo users in a shop that is not a demo.
+pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
+    let demo = needs.demo;
+    let service = Arc::new(build(needs).await?);
+    ensure!(
+        demo || !seed::has_demo_users(&service.db).await?,
+        "this data has the demo users, whose passwords everybody knows; start with data of its own (data_dir, database.url), or with the profile demo"
+    );
+    if let Some(first) = &service.settings.first_operator {
+        seed::add_first_operator(&service, first).await?;
+    }
+    let (cleaner, seeder) = (service.clone(), service.clone());
+    let machinery = Machinery::new(service.db.clone()).worker("forget_expired_sessions", move |stop| {
+        let service = cleaner.clone();
+        async move {
+            while !stop.is_cancelled() {
+                service.delete_expired_sessions().await;
+                let _ = tokio::time::timeout(CLEANUP_INTERVAL, stop.cancelled()).await;
+            }
+        }
+    });
+    Ok(Offers {
+        contract: service.clone(),
+        routes: http::routes(service.clone()),
+        well_known: http::well_known(service),
+        machinery,
+        seed: Arc::new(move || Box::pin(seed::add_demo_users(seeder.clone()))),
+    })
+}
+
+async fn build(needs: Needs) -> anyhow::Result<Service> {
+    let Needs {
+        db,
+        clock,
+        ids,
+        secrets,
+        settings,
+        ..
+    } = needs;
+    ensure!(
+        !settings.issuer.is_empty() && !settings.audience.is_empty(),
+        "the issuer and the audience of access tokens must not be empty"
+    );
+    ensure!(
+        (1..=86_400).contains(&settings.access_token_seconds),
+        "access_token_seconds must be within 1..=86400"
+    );
+    ensure!(
+        (1..=3_650).contains(&settings.refresh_token_days),
+        "refresh_token_days must be within 1..=3650"
+    );
+    let hasher = Hasher::new(&settings, secrets.clone())?;
+    let keys = keys::load(&db, &settings, secrets.as_ref()).await?;
+    Ok(Service {
+        db,
+        clock,
+        ids,
+        secrets,
+        hasher,
+        keys,
+        settings,
+    })
+}

@@ -1,4 +1,4 @@
-//! Users that exist before anybody registers: the demo's, and a real shop's first operator.
+//! Users created at start: those of the demo, and the first operator of a real shop.
 
 use std::sync::Arc;
 
@@ -9,11 +9,13 @@ use shared_kernel::Role;
 use uuid::Uuid;
 
 use crate::{
+    email::EmailAddress,
+    password::Password,
+    person_name::PersonName,
     service::{self, Service},
     settings::FirstOperator,
     store,
     user::User,
-    words::{EmailAddress, Password, PersonName},
 };
 
 const DEMO_PASSWORD: &str = "banyan-demo";
@@ -27,35 +29,35 @@ fn demo_command() -> Command {
     Command::new("seed", "demo_users", b"1")
 }
 
-/// Whether the demo users were ever put in.
+/// Whether the demo users were ever created.
 pub async fn has_demo_users(db: &Db) -> Result<bool, Fault> {
     Ok(banyan_durable::recall::<serde_json::Value>(db, &demo_command())
         .await?
         .is_some())
 }
 
-/// Puts the demo's users in, once.
-pub async fn demo_users(service: Arc<Service>) -> Result<(), Fault> {
+/// Creates the demo users, once.
+pub async fn add_demo_users(service: Arc<Service>) -> Result<(), Fault> {
     let command = demo_command();
-    // Looked at first, because hashing passwords would be most of a second start's time.
+    // Checked first, because hashing passwords would take most of the time of a second start.
     if banyan_durable::recall::<()>(&service.db, &command).await?.is_some() {
         return Ok(());
     }
     let password = Password::parse(DEMO_PASSWORD)?;
     let mut users = Vec::with_capacity(DEMO.len());
     for (email, name, role) in DEMO {
-        // By the email address, so that every module's demo data can name the same user without asking.
+        // Derived from the email address, so that the demo data of every module can name the same user without a call.
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("banyan:user:{email}").as_bytes());
         users.push((
             new_user(&service, id, email, name, vec![role])?,
             service.hasher.slot().await?.hash(password.secret()).await?,
         ));
     }
-    put_in(&service, command, users).await
+    insert(&service, command, users).await
 }
 
-/// Makes the first operator, unless there is a user with this email address: nobody becomes one by having registered it.
-pub async fn first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<()> {
+/// Creates the first operator, unless there is a user with this email address: registering the address must not grant the role.
+pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<()> {
     let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
     let command = Command::new("seed", format!("first_operator:{}", email.lower()), b"1");
     if banyan_durable::recall::<()>(&service.db, &command).await?.is_some() {
@@ -82,7 +84,7 @@ pub async fn first_operator(service: &Service, first: &FirstOperator) -> anyhow:
         vec![Role::Staff, Role::Ops],
     )?;
     let hash = service.hasher.slot().await?.hash(password.secret()).await?;
-    put_in(service, command, vec![(user, hash)]).await?;
+    insert(service, command, vec![(user, hash)]).await?;
     Ok(())
 }
 
@@ -96,20 +98,17 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
     ))
 }
 
-/// Users who are there already stay as they are.
-async fn put_in(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
-    banyan_durable::once(&service.db, command, move |tx| {
-        let users = users.clone();
-        async move {
-            let call = Call::by_module("users");
-            for (user, hash) in &users {
-                if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
-                    store::insert_user(tx.conn(), user, hash).await?;
-                    outbox::append(&tx, &call, &service::subject(user.id), &service::registered(user)).await?;
-                }
+/// Inserts the users whose email address is not taken.
+async fn insert(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
+    banyan_durable::once(&service.db, command, users, |tx, users| async move {
+        let call = Call::by_module("users");
+        for (user, hash) in &users {
+            if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
+                store::insert_user(tx.conn(), user, hash).await?;
+                outbox::append(&tx, &call, &service::subject(user.id), &service::user_registered(user)).await?;
             }
-            Ok(Outcome::Done(()))
         }
+        Ok(Outcome::Done(()))
     })
     .await
     .map(drop)

@@ -1,7 +1,7 @@
-//! Sessions: a log-in and everything refreshed from it. Pure rules; no I/O.
+//! Sessions: a log-in and the refresh tokens issued from it. Pure rules; no I/O.
 //!
-//! A refresh token is good for one use, which yields the next (RFC 9700, section 4.14). Whoever uses one a second time has it from somewhere
-//! it should not be, or somebody else has; nobody can tell who of the two is the user, so the whole family ends.
+//! A refresh token can be used once, which issues the next one (RFC 9700, section 4.14). A second use means that the token was stolen. Which of
+//! the two clients is the thief cannot be decided, so the session is revoked with all its tokens.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What a log-in yields (the members of RFC 6749, section 5.1).
+/// The response to a log-in (the members of RFC 6749, section 5.1).
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Tokens {
     /// A JWT for `Authorization: Bearer`.
@@ -26,7 +26,7 @@ pub struct Tokens {
     pub refresh_token: String,
 }
 
-/// A refresh token as it is kept.
+/// A refresh token as it is stored: its hash, never the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
     pub hash: String,
@@ -36,7 +36,7 @@ pub struct RefreshToken {
     pub rotated_at: Option<Timestamp>,
 }
 
-/// The family a refresh token belongs to.
+/// The session a refresh token belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     pub id: Uuid,
@@ -45,35 +45,27 @@ pub struct Session {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// Why a session ended before its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a session was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum RevokedReason {
     LoggedOut,
     TokenReused,
 }
 
-impl RevokedReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RevokedReason::LoggedOut => "logged_out",
-            RevokedReason::TokenReused => "token_reused",
-        }
-    }
-}
-
-/// What becomes of a refresh token that is presented.
+/// What is to be done with a refresh token that a client presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is good: exchange it.
+    /// It is valid: exchange it.
     Rotate,
-    /// It was exchanged before: revoke the family.
+    /// It was exchanged before: revoke the session.
     Reused,
-    /// It is good for nothing any more.
-    Over,
+    /// It has expired, or its session is revoked.
+    Expired,
 }
 
 impl RefreshToken {
-    /// The token to keep for the secret that is given to the client.
+    /// The token to store for the secret that is sent to the client.
     pub fn issue(secret: &str, session_id: Uuid, now: Timestamp, life: Duration) -> Self {
         RefreshToken {
             hash: hash_of(secret),
@@ -86,7 +78,7 @@ impl RefreshToken {
 
     pub fn judge(&self, session: &Session, now: Timestamp) -> Verdict {
         if session.revoked_at.is_some() || now >= self.expires_at {
-            Verdict::Over
+            Verdict::Expired
         } else if self.rotated_at.is_some() {
             Verdict::Reused
         } else {
@@ -95,12 +87,12 @@ impl RefreshToken {
     }
 }
 
-/// A secret as the client keeps it.
+/// A refresh token as the client receives it.
 pub fn to_text(secret: [u8; 32]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(secret)
 }
 
-/// What is kept of it. The secret has 256 random bits, so a plain hash is enough: there is nothing to guess.
+/// The hash under which a refresh token is stored. The token has 256 random bits, so an unsalted fast hash is enough.
 pub fn hash_of(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
@@ -111,7 +103,7 @@ mod tests {
 
     const LIFE: Duration = Duration::from_secs(60);
 
-    fn family() -> (Session, RefreshToken) {
+    fn session() -> (Session, RefreshToken) {
         let now = Timestamp::from_ms(0);
         let session = Session {
             id: Uuid::from_u128(1),
@@ -123,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_is_good_once() {
-        let (session, token) = family();
+    fn a_refresh_token_can_be_used_once() {
+        let (session, token) = session();
         let later = Timestamp::from_ms(1_000);
         assert_eq!(token.judge(&session, later), Verdict::Rotate);
         let used = RefreshToken {
@@ -135,19 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn after_its_time_or_its_familys_end_it_is_good_for_nothing() {
-        let (session, token) = family();
-        assert_eq!(token.judge(&session, Timestamp::from_ms(60_000)), Verdict::Over);
+    fn a_refresh_token_is_invalid_after_its_expiry_or_its_sessions_end() {
+        let (session, token) = session();
+        assert_eq!(token.judge(&session, Timestamp::from_ms(60_000)), Verdict::Expired);
         let revoked = Session {
             revoked_at: Some(Timestamp::from_ms(1)),
             ..session
         };
-        assert_eq!(token.judge(&revoked, Timestamp::from_ms(2)), Verdict::Over);
+        assert_eq!(token.judge(&revoked, Timestamp::from_ms(2)), Verdict::Expired);
     }
 
     #[test]
-    fn the_secret_is_not_what_is_kept() {
-        let (_, token) = family();
+    fn only_the_hash_of_a_refresh_token_is_stored() {
+        let (_, token) = session();
         assert!(!token.hash.contains("secret"));
         assert_eq!(token.hash, hash_of("secret"));
     }

@@ -1,41 +1,43 @@
-//! What an operator may decide about users. The defaults are those of the reliability design.
+//! The settings of the module: the section `[users]`, whose defaults are in `app/config/default.toml`.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::throttle::Limits;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// `iss` of access tokens: who signs them. Every verifying service must be told the same.
+    /// The claim `iss` of access tokens. Not part of this section, like the next two: it comes from `[auth]`, which every verifying service reads.
+    #[serde(skip)]
     pub issuer: String,
-    /// `aud` of access tokens: whom they are meant for.
+    /// The claim `aud` of access tokens. From `[auth]`.
+    #[serde(skip)]
     pub audience: String,
-    /// An access token is believed so long; nothing can take it back earlier.
-    pub access_token_seconds: u64,
-    /// A refresh token that is not used for so long logs its user out.
-    pub refresh_token_days: u64,
-    /// The Ed25519 key that signs, PEM (PKCS#8, as `openssl genpkey -algorithm ed25519` writes it). Without it the module makes one at its
-    /// first start and keeps it in its own database.
+    /// The Ed25519 key that signs, PEM (PKCS#8, as `openssl genpkey -algorithm ed25519` writes it). From `[auth]`. Without it the module generates
+    /// a key at its first start and stores it in its own database.
+    #[serde(skip)]
     pub signing_key_file: Option<PathBuf>,
-    /// Keys, PEM, private or public, that are believed besides. To rotate: make the new key known here on every instance, let it sign, and
-    /// keep the old one here for as long as its access tokens live.
+    /// The lifetime of an access token, in seconds. An access token cannot be revoked before it expires.
+    pub access_token_seconds: u64,
+    /// The lifetime of an unused refresh token, in days. When it expires, its user is logged out.
+    pub refresh_token_days: u64,
+    /// Further keys, PEM, private or public, whose signatures are accepted. To rotate keys: list the new key here on every instance, let it sign,
+    /// and keep the old one listed until its access tokens have expired.
     pub verifying_key_files: Vec<PathBuf>,
-    /// argon2id: memory of one hash, in KiB.
+    /// The memory of one argon2id hash, in KiB.
     pub argon2_memory_kib: u32,
-    /// argon2id: passes over that memory.
+    /// The number of passes of one argon2id hash over its memory.
     pub argon2_iterations: u32,
-    /// Hashes computed at the same time, so that logging in cannot starve the shop.
+    /// The maximum number of password hashes computed at the same time, so that log-ins cannot starve other requests.
     pub hashing_concurrency: usize,
-    /// Requests that may wait for a hash; more are refused with 503.
-    pub hashing_queue: usize,
-    /// How long one may wait for a hash before it is refused with 503.
-    pub hashing_wait_ms: u64,
-    /// Failed log-ins of one account within a minute, after which the account's next ones are refused with 429. 0: no limit.
+    /// The maximum number of failed log-ins per account and minute; further ones are refused with 429. 0: no limit.
     pub account_failures_per_minute: u64,
-    /// The same for one network address, whatever accounts it tries. 0: no limit.
+    /// The maximum number of failed log-ins per network address and minute, across all accounts. 0: no limit.
     pub address_failures_per_minute: u64,
-    /// Made at start if nobody has this email: whoever grants the first roles in a shop without demo data.
+    /// A user created at start, if nobody has this email address, who grants the first roles in a shop without demo data.
+    #[serde(default)]
     pub first_operator: Option<FirstOperator>,
 }
 
@@ -44,37 +46,34 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct FirstOperator {
     pub email: String,
-    /// A file with the password alone; a line end after it is no part of it.
+    /// A file with the password and nothing else; a trailing line end is ignored.
     pub password_file: PathBuf,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            issuer: "http://localhost:8080".to_owned(),
-            audience: "banyan".to_owned(),
-            access_token_seconds: 900,
-            refresh_token_days: 30,
-            signing_key_file: None,
-            verifying_key_files: Vec::new(),
-            argon2_memory_kib: 46 * 1_024,
-            argon2_iterations: 1,
-            hashing_concurrency: 2,
-            hashing_queue: 64,
-            hashing_wait_ms: 5_000,
-            account_failures_per_minute: 10,
-            address_failures_per_minute: 100,
-            first_operator: None,
+impl Settings {
+    pub(crate) fn access_token_lifetime(&self) -> Duration {
+        Duration::from_secs(self.access_token_seconds)
+    }
+
+    pub(crate) fn refresh_token_lifetime(&self) -> Duration {
+        Duration::from_secs(self.refresh_token_days.saturating_mul(24 * 60 * 60))
+    }
+
+    pub(crate) fn failure_limits(&self) -> Limits {
+        Limits {
+            per_account: self.account_failures_per_minute,
+            per_address: self.address_failures_per_minute,
         }
     }
 }
 
-impl Settings {
-    pub(crate) fn access_token_life(&self) -> Duration {
-        Duration::from_secs(self.access_token_seconds)
-    }
-
-    pub(crate) fn refresh_token_life(&self) -> Duration {
-        Duration::from_secs(self.refresh_token_days.saturating_mul(24 * 60 * 60))
+/// The defaults, with the issuer and the audience of the default `[auth]`.
+#[cfg(test)]
+pub(crate) fn default_settings() -> Settings {
+    let file = include_str!("../../../app/config/default.toml");
+    Settings {
+        issuer: "http://localhost:8080".to_owned(),
+        audience: "banyan".to_owned(),
+        ..banyan_durable_testing::default_settings(file, "users")
     }
 }

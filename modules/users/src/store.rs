@@ -8,17 +8,18 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, ExprTrait, Query},
 };
-use shared_kernel::{MaySee, Role};
+use shared_kernel::MaySee;
 use uuid::Uuid;
 
 use crate::{
-    attempts::Attempt,
+    email::EmailAddress,
+    person_name::PersonName,
     session::{RefreshToken, RevokedReason, Session},
+    throttle::{Limits, LoginAttempt},
     user::User,
-    words::{EmailAddress, PersonName},
 };
 
-/// What a query runs on: the module's database, or a transaction on it.
+/// A connection for queries: the module's database, or a transaction on it.
 pub use sea_orm::ConnectionTrait as Readable;
 
 mod user {
@@ -114,8 +115,8 @@ mod login_failure {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Rows that one clean-up transaction deletes at most, so that it stays short.
-const FORGET_BATCH: u64 = 500;
+/// The maximum number of tokens one clean-up transaction deletes, so that it stays short.
+const CLEANUP_BATCH: u64 = 500;
 
 /// # Errors
 /// `email_taken`.
@@ -142,7 +143,10 @@ pub fn email_taken() -> Fault {
     Fault::conflict("email_taken", "There is a user with this email address already.").at("/email", "is taken")
 }
 
-/// Stores a changed user; the version before it must still be the present one.
+/// Stores a changed user.
+///
+/// # Errors
+/// A lost race, if the stored version is not the one before the change.
 pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(), Fault> {
     let row = user::ActiveModel {
         id: Unchanged(user.id),
@@ -165,7 +169,7 @@ pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(),
     }
 }
 
-/// Replaces a hash that was made with outdated parameters, unless the password itself was changed meanwhile.
+/// Replaces a hash with outdated parameters, unless the password was changed concurrently.
 pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str, new: &str) -> Result<(), Fault> {
     let update = user::Entity::update_many().col_expr(user::Column::PasswordHash, Expr::value(new));
     let update = update
@@ -174,7 +178,7 @@ pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str,
     update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
 }
 
-/// The user, if `actor` may see them; somebody else's looks like a missing one.
+/// The user, if `actor` may see them: a user who may not be seen is reported like one who does not exist.
 pub async fn find_visible_user(conn: &impl ConnectionTrait, id: Uuid, actor: &Actor) -> Result<Option<User>, Fault> {
     if !actor.may_see(id) {
         return Ok(None);
@@ -182,7 +186,7 @@ pub async fn find_visible_user(conn: &impl ConnectionTrait, id: Uuid, actor: &Ac
     find_user(conn, id).await
 }
 
-/// The user, for the module's own purposes.
+/// The user, without a check of who may see them.
 pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<User>, Fault> {
     user::Entity::find_by_id(id)
         .one(conn)
@@ -192,7 +196,7 @@ pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<U
         .transpose()
 }
 
-/// The user with this email address in any case, and the hash of their password.
+/// The user with this lower-case email address, and the hash of their password.
 pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) -> Result<Option<(User, String)>, Fault> {
     let row = user::Entity::find()
         .filter(user::Column::EmailLower.eq(email_lower))
@@ -244,7 +248,7 @@ fn read_cursor(cursor: &Cursor) -> Option<(i64, Uuid)> {
     Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
 }
 
-/// Opens a session with its first refresh token.
+/// Stores a session with its first refresh token.
 pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, token: &RefreshToken) -> Result<(), Fault> {
     let row = session::ActiveModel {
         id: Set(session.id),
@@ -275,7 +279,7 @@ async fn insert_token(conn: &impl ConnectionTrait, token: &RefreshToken) -> Resu
         .map_err(banyan_durable::fault)
 }
 
-/// The token with this hash, and its family.
+/// The token with this hash, and its session.
 pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Option<(RefreshToken, Session)>, Fault> {
     let Some(token) = refresh_token::Entity::find_by_id(hash)
         .one(conn)
@@ -305,8 +309,10 @@ pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Optio
     Ok(Some((token, session)))
 }
 
-/// Exchanges a token for the next of its family. Somebody who exchanged it at the same moment wins the race; the job then runs again and finds
-/// it used.
+/// Exchanges a token for the next one of its session.
+///
+/// # Errors
+/// A lost race, if it was exchanged concurrently; the transaction then runs again and finds it used.
 pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &RefreshToken) -> Result<(), Fault> {
     let update = refresh_token::Entity::update_many()
         .col_expr(refresh_token::Column::RotatedAt, Expr::value(next.issued_at.as_ms()))
@@ -319,7 +325,7 @@ pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &Refres
     insert_token(conn, next).await
 }
 
-/// Ends a session; one that has ended already stays as it is.
+/// Revokes a session; one that is revoked already stays unchanged.
 pub async fn revoke_session(
     conn: &impl ConnectionTrait,
     id: Uuid,
@@ -328,19 +334,19 @@ pub async fn revoke_session(
 ) -> Result<(), Fault> {
     let update = session::Entity::update_many()
         .col_expr(session::Column::RevokedAt, Expr::value(now.as_ms()))
-        .col_expr(session::Column::RevokedReason, Expr::value(reason.as_str()))
+        .col_expr(session::Column::RevokedReason, Expr::value(reason.into_str()))
         .filter(session::Column::Id.eq(id))
         .filter(session::Column::RevokedAt.is_null());
     update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
 }
 
-/// Forgets some refresh tokens that have expired, and the sessions they were the last of; answers how many rows went. Nothing else leaves a
-/// session without a token, so only the sessions of these tokens are looked at: there may be very many others.
-pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
+/// Deletes a batch of expired refresh tokens, and the sessions that have no token left; returns the number of deleted rows. Nothing else leaves
+/// a session without a token, so only the sessions of these tokens are checked: there may be very many others.
+pub async fn delete_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
     use refresh_token::Column;
     let expired = refresh_token::Entity::find()
         .filter(Column::ExpiresAt.lte(now.as_ms()))
-        .limit(FORGET_BATCH);
+        .limit(CLEANUP_BATCH);
     let expired = expired.all(conn).await.map_err(banyan_durable::fault)?;
     let hashes = expired.iter().map(|token| token.hash.as_str());
     let tokens = refresh_token::Entity::delete_many()
@@ -360,25 +366,25 @@ pub async fn forget_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Resu
     Ok(tokens.rows_affected + empty.exec(conn).await.map_err(banyan_durable::fault)?.rows_affected)
 }
 
-/// When the latest failures since `since` were: of the account, and of the address; newest first, at most the given numbers.
+/// The times of the latest failed log-ins since `since`, of the account and of the network address: newest first, at most as many as the limits.
 pub async fn latest_failures(
     conn: &impl ConnectionTrait,
-    attempt: &Attempt,
+    attempt: &LoginAttempt,
     since: Timestamp,
-    (of_account, of_address): (u64, u64),
+    limits: Limits,
 ) -> Result<(Vec<Timestamp>, Vec<Timestamp>), Fault> {
     let account = latest(
         conn,
         login_failure::Column::Account.eq(&attempt.account),
         since,
-        of_account,
+        limits.per_account,
     )
     .await?;
     let address = latest(
         conn,
         login_failure::Column::Address.eq(&attempt.address),
         since,
-        of_address,
+        limits.per_address,
     )
     .await?;
     Ok((account, address))
@@ -402,8 +408,12 @@ async fn latest(
     Ok(rows.into_iter().map(|row| Timestamp::from_ms(row.failed_at)).collect())
 }
 
-/// Counts an attempt as failed, and forgets what is older than `since`.
-pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, since: Timestamp) -> Result<(), Fault> {
+/// Counts an attempt as failed, and deletes failures older than `since`.
+pub async fn insert_failure(
+    conn: &impl ConnectionTrait,
+    attempt: &LoginAttempt,
+    since: Timestamp,
+) -> Result<(), Fault> {
     let old = login_failure::Entity::delete_many().filter(login_failure::Column::FailedAt.lte(since.as_ms()));
     old.exec(conn).await.map_err(banyan_durable::fault)?;
     let row = login_failure::ActiveModel {
@@ -419,7 +429,7 @@ pub async fn insert_failure(conn: &impl ConnectionTrait, attempt: &Attempt, sinc
         .map_err(banyan_durable::fault)
 }
 
-/// The attempt did not fail after all.
+/// Uncounts an attempt that has succeeded.
 pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
     login_failure::Entity::delete_by_id(id)
         .exec(conn)
@@ -428,9 +438,9 @@ pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(),
         .map_err(banyan_durable::fault)
 }
 
-/// The seeds of the kept signing keys, the one that signs first.
+/// The seeds of the stored keys, the one that signs first.
 pub async fn list_signing_seeds(conn: &impl ConnectionTrait) -> Result<Vec<String>, Fault> {
-    // `signing` sorts behind `retired`.
+    // `signing` sorts after `retired`.
     let query = signing_key::Entity::find()
         .order_by_desc(signing_key::Column::State)
         .order_by_desc(signing_key::Column::CreatedAt);
@@ -443,7 +453,10 @@ pub async fn list_signing_seeds(conn: &impl ConnectionTrait) -> Result<Vec<Strin
         .collect())
 }
 
-/// Keeps a key to sign with. If another instance did so first, the job runs again and finds that one.
+/// Stores the key that signs.
+///
+/// # Errors
+/// A lost race, if another instance stored one first; the transaction then runs again and finds that one.
 pub async fn insert_signing_key(
     conn: &impl ConnectionTrait,
     kid: &str,
@@ -471,8 +484,8 @@ fn to_user(row: user::Model) -> Result<User, Fault> {
         id: row.id,
         email: EmailAddress::parse(&row.email).map_err(|fault| broken(&fault.detail))?,
         name: PersonName::parse(&row.name).map_err(|fault| broken(&fault.detail))?,
-        // A role that a newer version granted and this one does not know grants nothing here.
-        roles: roles.iter().filter_map(|name| Role::find(name)).collect(),
+        // A role that only a newer version knows grants nothing here.
+        roles: roles.iter().filter_map(|name| name.parse().ok()).collect(),
         addresses: serde_json::from_str(&row.addresses).map_err(|error| broken(&error.to_string()))?,
         version: row.version,
         created_at: Timestamp::from_ms(row.created_at),

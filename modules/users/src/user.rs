@@ -1,4 +1,4 @@
-//! A user: who they are, what they may do, where their parcels go. Pure rules; no I/O.
+//! A user: profile, roles, addresses, and how they change. Pure rules; no I/O.
 
 use banyan_core::{Actor, Fault, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use shared_kernel::{Country, Role};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::words::{EmailAddress, Password, PersonName};
+use crate::{email::EmailAddress, password::Password, person_name::PersonName};
 
 /// A user, as kept and as shown to themselves and to staff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -67,7 +67,7 @@ pub struct ProfileChange {
 }
 
 impl User {
-    /// Somebody new. Everybody starts as a customer; other roles are granted.
+    /// A new user, at version 1 and without addresses.
     pub fn register(id: Uuid, email: EmailAddress, name: PersonName, roles: Vec<Role>, now: Timestamp) -> Self {
         User {
             id,
@@ -95,10 +95,10 @@ impl User {
         })
     }
 
-    /// The user with these roles and no others; `None` if they have just these.
+    /// The user with exactly these roles; `None` if they have them already.
     ///
     /// # Errors
-    /// `own_operations_role`: operators do not take the role `ops` from themselves, so there is always one left.
+    /// `own_operations_role`: operators cannot remove the role `ops` from themselves, so at least one operator is left.
     pub fn with_roles(&self, roles: &[Role], by: &Actor, now: Timestamp) -> Result<Option<User>, Fault> {
         let mut roles = roles.to_vec();
         roles.sort();
@@ -119,7 +119,7 @@ impl User {
         }))
     }
 
-    /// A strong entity tag. It names the user too, because `/users/me` is another resource for everybody.
+    /// The value of the `ETag`. It includes the id, because `/users/me` is a different resource for each user.
     pub fn etag_version(&self) -> String {
         format!("{}-{}", self.id.simple(), self.version)
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_nothing_is_no_change() {
+    fn a_change_without_effect_is_no_change() {
         let user = ada();
         assert_eq!(
             user.change_profile(ProfileChange::default(), Timestamp::from_ms(2)),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_change_does_not_name_stays() {
+    fn absent_fields_keep_their_values() {
         let user = ada();
         let change = ProfileChange {
             name: Some(PersonName::parse("Countess").unwrap()),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_keeps_the_role_that_makes_them_one() {
+    fn operators_cannot_remove_their_own_role() {
         let now = Timestamp::from_ms(2);
         let operator = User {
             roles: vec![Role::Ops],

@@ -1,4 +1,4 @@
-//! The module through its only door: its contract and its REST resources, on both databases.
+//! The module through its contract and its REST resources, on both databases.
 
 mod support;
 
@@ -34,7 +34,7 @@ async fn a_module_finds_any_user_and_a_customer_only_themselves() {
 }
 
 #[actix_web::test]
-async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused() {
+async fn an_unknown_user_is_absent_and_an_invalid_id_is_refused() {
     on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let call = Call::by_module("orders");
@@ -65,15 +65,15 @@ async fn a_user_who_does_not_exist_is_absent_and_an_id_that_is_none_is_refused()
 }
 
 #[actix_web::test]
-async fn the_keys_of_the_contract_are_those_of_the_key_set() {
+async fn the_contract_and_the_key_set_have_the_same_keys() {
     on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let keys = shop.contract.list_signing_keys(&Call::default(), ListSigningKeys {}).await.unwrap().items;
-        let answer = shop.send(actix_web::test::TestRequest::get().uri("/.well-known/jwks.json")).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("cache-control"), "public, max-age=300");
+        let reply = shop.send(actix_web::test::TestRequest::get().uri("/.well-known/jwks.json")).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("cache-control"), "public, max-age=300");
         assert_eq!(
-            answer.body,
+            reply.body,
             json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": keys[0].x, "kid": keys[0].kid, "use": "sig", "alg": "EdDSA" }] })
         );
     })
@@ -81,7 +81,7 @@ async fn the_keys_of_the_contract_are_those_of_the_key_set() {
 }
 
 #[actix_web::test]
-async fn the_demos_users_can_log_in() {
+async fn the_demo_users_can_log_in() {
     on_both(users::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         (shop.seed)().await.unwrap();

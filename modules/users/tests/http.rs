@@ -1,4 +1,4 @@
-//! The REST resources: what a client meets. On SQLite alone, except where the database has a say (see `contract.rs` and the service's tests).
+//! The REST resources as clients use them. On SQLite alone; what depends on the database is tested in `contract.rs` and by the service's tests.
 
 mod support;
 
@@ -10,13 +10,16 @@ use banyan_durable::Db;
 use banyan_durable_testing::{ManualClock, SqliteHome};
 use serde_json::{Value, json};
 use support::{PASSWORD, Reply, Shop, get, post};
-use users::Settings;
 
-/// A fresh SQLite file; it goes with the first of the pair.
+/// A new SQLite database, deleted with the first of the pair.
 async fn database() -> (SqliteHome, Db) {
     let home = SqliteHome::new();
-    let db =
-        banyan_durable_testing::open(users::SCHEMA, &home.place("users"), banyan_durable::Settings::default()).await;
+    let db = banyan_durable_testing::open(
+        users::SCHEMA,
+        &home.storage("users"),
+        banyan_durable::Settings::default(),
+    )
+    .await;
     (home, db)
 }
 
@@ -32,7 +35,7 @@ async fn change_me(shop: &Shop, session: &support::Session, body: Value, if_matc
 }
 
 #[actix_web::test]
-async fn registering_answers_the_user_and_where_they_are() {
+async fn registering_returns_the_user_and_their_location() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     let body = json!({"email": "Ada@example.com", "password": PASSWORD, "name": " Ada Lovelace "});
@@ -55,7 +58,7 @@ async fn registering_answers_the_user_and_where_they_are() {
 }
 
 #[actix_web::test]
-async fn what_is_no_registration_is_refused_field_by_field() {
+async fn an_invalid_registration_is_refused_field_by_field() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     let good = json!({"email": "ada@example.com", "password": PASSWORD, "name": "Ada"});
@@ -85,7 +88,7 @@ async fn what_is_no_registration_is_refused_field_by_field() {
 }
 
 #[actix_web::test]
-async fn the_life_of_a_session() {
+async fn a_session_from_log_in_to_log_out() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     shop.register("ada@example.com").await;
@@ -141,7 +144,7 @@ async fn a_refresh_token_used_twice_ends_the_session() {
 }
 
 #[actix_web::test]
-async fn who_guesses_too_often_is_told_how_long_to_wait() {
+async fn too_many_failed_log_ins_are_refused_with_retry_after() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     shop.register("ada@example.com").await;
@@ -163,14 +166,10 @@ async fn who_guesses_too_often_is_told_how_long_to_wait() {
 }
 
 #[actix_web::test]
-async fn an_access_token_ends_after_fifteen_minutes() {
+async fn an_access_token_expires_after_fifteen_minutes() {
     let (_home, db) = database().await;
     let clock = ManualClock::at(SystemClock.now());
-    let settings = Settings {
-        argon2_memory_kib: 64,
-        ..Settings::default()
-    };
-    let shop = Shop::open_with(db, settings, clock.clone() as Arc<dyn Clock>).await;
+    let shop = Shop::open_at(db, clock.clone() as Arc<dyn Clock>).await;
     shop.register("ada@example.com").await;
     let session = shop.log_in("ada@example.com", PASSWORD).await;
     let me = || get("/api/v1/users/me").insert_header(session.bearer());
@@ -181,7 +180,7 @@ async fn an_access_token_ends_after_fifteen_minutes() {
 }
 
 #[actix_web::test]
-async fn a_profile_is_changed_field_by_field_at_the_version_that_was_seen() {
+async fn a_profile_is_changed_field_by_field_at_the_expected_version() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     shop.register("ada@example.com").await;
@@ -232,7 +231,7 @@ async fn a_profile_is_changed_field_by_field_at_the_version_that_was_seen() {
 }
 
 #[actix_web::test]
-async fn somebody_else_looks_like_nobody_except_to_staff() {
+async fn another_user_is_not_found_except_by_staff() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     (shop.seed)().await.unwrap();
@@ -254,13 +253,17 @@ async fn somebody_else_looks_like_nobody_except_to_staff() {
             .await;
         assert_eq!(missing.status, 404);
         if status == 404 {
-            assert_eq!(reply.text("/detail"), missing.text("/detail"), "the two look alike");
+            assert_eq!(
+                reply.text("/detail"),
+                missing.text("/detail"),
+                "both have the same detail"
+            );
         }
     }
 }
 
 #[actix_web::test]
-async fn staff_lists_users_and_finds_one_by_address() {
+async fn staff_lists_users_and_finds_one_by_email_address() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     (shop.seed)().await.unwrap();
@@ -296,7 +299,7 @@ async fn staff_lists_users_and_finds_one_by_address() {
 }
 
 #[actix_web::test]
-async fn operators_grant_roles_and_keep_their_own() {
+async fn operators_grant_roles_but_cannot_remove_their_own() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     (shop.seed)().await.unwrap();
@@ -332,12 +335,12 @@ async fn operators_grant_roles_and_keep_their_own() {
             .await
             .status,
         200,
-        "the new role counts"
+        "the new role is effective"
     );
 }
 
 #[actix_web::test]
-async fn the_document_shows_every_route_and_the_limits_that_are_enforced() {
+async fn the_document_has_every_route_and_the_enforced_limits() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
     let api = banyan_http::openapi::document(utoipa::openapi::OpenApiBuilder::new().build(), &[shop.routes()]);

@@ -14,16 +14,16 @@ pub trait Bus: Send + Sync {
     async fn publish(&self, envelope: &Envelope) -> Result<(), Fault>;
 
     /// Adds a listening module. Called while the modules are wired, before anything is published.
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault>;
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault>;
 }
 
 /// The receiving end of a module.
 #[async_trait]
-pub trait Listener: Send + Sync {
+pub trait Subscriber: Send + Sync {
     /// The listening module's name.
     fn module(&self) -> &str;
 
-    /// What it listens to, as `<source module>.<aggregate>`, for example `orders.order`. A listener gets every
+    /// What it listens to, as `<source module>.<aggregate>`, for example `orders.order`. A subscriber gets every
     /// event of such an aggregate, of interest or not, so that it sees every version.
     fn topics(&self) -> Vec<String>;
 
@@ -33,6 +33,6 @@ pub trait Listener: Send + Sync {
     /// Takes a frame that cannot be read as an event. `Ok` once it is stored as a dead letter, for people to look at.
     async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault>;
 
-    /// Says that events may have been missed: the carrier was away, or its queues are new. The listener then asks the producers soon.
+    /// Says that events may have been missed: the carrier was away, or its queues are new. The subscriber then asks the producers soon.
     fn catch_up(&self);
 }

@@ -16,7 +16,7 @@ mod timestamp;
 mod transaction;
 
 pub use actor::{Actor, OPERATOR, RequiredRole};
-pub use bus::{Bus, Listener};
+pub use bus::{Bus, Subscriber};
 pub use call::{Call, TraceParent, timeout_from_header, timeout_to_header};
 pub use clock::{Clock, SystemClock};
 pub use event::{Envelope, Event};

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Settings, Tx, fault::fault, listen, postgres, sqlite};
 
-/// Where a module keeps its data.
+/// Where a module's data is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Storage {
     /// A file of its own.
     Sqlite { path: PathBuf },
     /// A schema of its own, through a login with rights on that schema alone.
@@ -41,9 +41,9 @@ pub struct Change {
     pub topic: Arc<str>,
 }
 
-/// Returns once `topic` was told, or may have been: what was missed counts as told. Where nothing can be told any more it never returns, so wait for
-/// something else beside it.
-pub async fn heard(changes: &mut broadcast::Receiver<Change>, topic: &str) {
+/// Returns once something was committed that concerns `topic`, or may have been: changes that were missed count. When the sender no longer exists it
+/// never returns, so select on something else beside it.
+pub async fn changed(changes: &mut broadcast::Receiver<Change>, topic: &str) {
     loop {
         match changes.recv().await {
             Ok(change) if *change.topic == *topic => return,
@@ -84,7 +84,7 @@ impl Db {
     /// `unavailable`, with what could not be reached.
     pub async fn open(
         module: &str,
-        place: &Place,
+        storage: &Storage,
         settings: Settings,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
@@ -97,21 +97,21 @@ impl Db {
         });
         let (changes, _) = broadcast::channel(1_024);
         let closed = CancellationToken::new();
-        let (backend, reads, writer) = match place {
-            Place::Sqlite { .. } => {
+        let (backend, reads, writer) = match storage {
+            Storage::Sqlite { .. } => {
                 // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
-                let write = connect(place, 1, module, None).await?;
-                let reads = connect(place, facts.settings.pool, module, None).await?;
-                let (again, name) = (place.clone(), module.to_owned());
+                let write = connect(storage, 1, module, None).await?;
+                let reads = connect(storage, facts.settings.pool, module, None).await?;
+                let (again, name) = (storage.clone(), module.to_owned());
                 let again: sqlite::Connect = Box::new(move || {
-                    let (place, module) = (again.clone(), name.clone());
-                    Box::pin(async move { connect(&place, 1, &module, None).await })
+                    let (storage, module) = (again.clone(), name.clone());
+                    Box::pin(async move { connect(&storage, 1, &module, None).await })
                 });
                 let writer = sqlite::Writer::start(write, again, facts.clone(), changes.clone());
                 (DbBackend::Sqlite, reads, Writer::Sqlite(writer))
             }
-            Place::Postgres { url, schema } => {
-                let pool = connect(place, facts.settings.pool, module, Some(&facts.settings)).await?;
+            Storage::Postgres { url, schema } => {
+                let pool = connect(storage, facts.settings.pool, module, Some(&facts.settings)).await?;
                 let channel = listen::channel(schema);
                 listen::start(url.clone(), channel.clone(), changes.clone(), closed.clone());
                 let writer = postgres::Writer::new(pool.clone(), facts.clone(), channel, changes.clone());
@@ -153,29 +153,35 @@ impl Db {
         &self.0.reads
     }
 
-    /// Runs `job` in one transaction and commits it. The answer comes **after** the commit.
+    /// Runs `job` in one transaction and commits it. It returns **after** the commit.
     ///
-    /// The job may run more than once (PostgreSQL takes back a transaction that lost a race), and at most [`Settings::job_timeout_ms`]. Its
-    /// error rolls its effects back, and nobody else's. A caller that goes away cancels nothing. Inside it nothing outside the module can be asked,
-    /// and nothing else can be written: see [`outside_transaction`].
+    /// The job may run more than once (PostgreSQL rolls back a transaction that lost a race), so each attempt gets its own clone of `context`: what
+    /// the job needs to own, usually a tuple. An attempt may take at most [`Settings::job_timeout_ms`]. An error of the job rolls its effects back, and
+    /// nobody else's. Dropping the returned future cancels nothing. Inside a job nothing outside the module can be called, and nothing else can be
+    /// written: see [`outside_transaction`].
+    ///
+    /// ```ignore
+    /// db.write((call, name), |tx, (call, name)| async move { store::rename(&tx, &call, &name).await }).await?;
+    /// ```
     ///
     /// # Errors
     /// The job's own; `unavailable` when the transaction could not be committed, the queue is full, or the job took too long and was rolled back.
-    pub async fn write<T, F, Fut>(&self, job: F) -> Result<T, Fault>
+    pub async fn write<T, C, F, Fut>(&self, context: C, job: F) -> Result<T, Fault>
     where
-        F: Fn(Tx) -> Fut + Send + Sync + 'static,
+        C: Clone + Send + Sync + 'static,
+        F: Fn(Tx, C) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, Fault>> + Send + 'static,
         T: Send + 'static,
     {
         outside_transaction("another write")?;
         let slot: Arc<Mutex<Option<T>>> = Arc::default();
-        let answer = slot.clone();
+        let result = slot.clone();
         let job: Job = Arc::new(move |tx| {
-            let work = job(tx);
-            let answer = answer.clone();
+            let work = job(tx, context.clone());
+            let result = result.clone();
             Box::pin(async move {
                 let value = work.await?;
-                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
                 Ok(())
             })
         });
@@ -230,19 +236,19 @@ impl fmt::Debug for Db {
 ///
 /// # Errors
 /// `unavailable`, with what could not be reached.
-pub async fn migration_connection(place: &Place, module: &str) -> Result<DatabaseConnection, Fault> {
-    connect(place, 1, module, None).await
+pub async fn migration_connection(storage: &Storage, module: &str) -> Result<DatabaseConnection, Fault> {
+    connect(storage, 1, module, None).await
 }
 
 /// `limits` is for PostgreSQL, and for work other than migrations, which may take their time.
 async fn connect(
-    place: &Place,
+    storage: &Storage,
     connections: u32,
     module: &str,
     limits: Option<&Settings>,
 ) -> Result<DatabaseConnection, Fault> {
-    let mut options = match place {
-        Place::Sqlite { path } => {
+    let mut options = match storage {
+        Storage::Sqlite { path } => {
             let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
             options.idle_timeout(None::<Duration>).max_lifetime(None::<Duration>);
             options.map_sqlx_sqlite_opts(move |sqlite| {
@@ -260,7 +266,7 @@ async fn connect(
             });
             options
         }
-        Place::Postgres { url, schema } => {
+        Storage::Postgres { url, schema } => {
             let mut options = ConnectOptions::new(url.clone());
             options
                 .set_schema_search_path(schema.clone())
@@ -290,12 +296,12 @@ async fn connect(
         .sqlx_logging(false)
         .acquire_timeout(Duration::from_secs(5));
     // SQLite has no connection to lose. PostgreSQL may have restarted: a dead connection is found before it is used.
-    options.test_before_acquire(matches!(place, Place::Postgres { .. }));
+    options.test_before_acquire(matches!(storage, Storage::Postgres { .. }));
     Database::connect(options).await.map_err(|error| {
-        let place = match place {
-            Place::Sqlite { path } => format!("the file {}", path.display()),
-            Place::Postgres { url, schema } => format!("schema {schema} at {}", without_password(url)),
+        let storage = match storage {
+            Storage::Sqlite { path } => format!("the file {}", path.display()),
+            Storage::Postgres { url, schema } => format!("schema {schema} at {}", without_password(url)),
         };
-        Fault::unavailable(format!("cannot open {place} for {module}: {error}"))
+        Fault::unavailable(format!("cannot open {storage} for {module}: {error}"))
     })
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, heard};
+use crate::{Db, Tx, changed};
 
 /// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that ends when the lease is lost or `stop`
 /// comes; it must then return, and keeps the lease until it has. Should it panic or return early, the lease is given back and taken again.
@@ -39,7 +39,7 @@ where
         }
         // Another instance that gives it back says so; one that died says nothing, and its lease runs out.
         tokio::select! {
-            () = heard(&mut changes, &topic) => {}
+            () = changed(&mut changes, &topic) => {}
             () = tokio::time::sleep(poll) => {}
             () = stop.cancelled() => {}
         }
@@ -48,8 +48,10 @@ where
 
 /// SQLite files belong to one process at a time, so a lease found there at its start is a dead process's. Those of sagas are their runner's to end.
 pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
-    db.write(|tx| async move { tx.execute("update lease set until = 0", []).await.map(drop) })
-        .await
+    db.write((), |tx, ()| async move {
+        tx.execute("update lease set until = 0", []).await.map(drop)
+    })
+    .await
 }
 
 struct Lease<'a> {
@@ -97,7 +99,7 @@ impl Lease<'_> {
 
     async fn release(&self) {
         let (name, token) = (self.name, self.token);
-        let released = self.db.write(move |tx| async move {
+        let released = self.db.write((), move |tx, ()| async move {
             tx.execute(
                 "update lease set until = 0 where name = $1 and token = $2",
                 [name.into(), token.into()],
@@ -119,9 +121,7 @@ fn topic(name: &str) -> String {
 
 async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, Fault> {
     let owner = Uuid::new_v4().to_string();
-    let token = db.write(move |tx| {
-        let owner = owner.clone();
-        async move {
+    let token = db.write(owner, move |tx, owner| async move {
             let (now, until) = span(&tx).await?;
             let row = tx
                 .query_one(
@@ -133,13 +133,12 @@ async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, 
                 )
                 .await?;
             row.map(|row| row.try_get("", "token").map_err(crate::fault)).transpose()
-        }
-    });
+        });
     Ok(token.await?.map(|token| Lease { db, name, token }))
 }
 
 async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
-    db.write(move |tx| async move {
+    db.write((), move |tx, ()| async move {
         // A lease that ran out may be renewed as long as nobody else took it: the token says so.
         let (_, until) = span(&tx).await?;
         let rows = tx

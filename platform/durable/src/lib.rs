@@ -36,14 +36,14 @@ mod sqlite;
 mod tx;
 
 pub use audit::audit;
-pub use db::{Change, Db, Place, heard, migration_connection};
+pub use db::{Change, Db, Storage, changed, migration_connection};
 pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};
 pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
 pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
-pub use reactions::{Heard, Reactions};
+pub use reactions::{Incoming, Reactions};
 pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
 /// A single connection that migrations run on.
 pub use sea_orm::DatabaseConnection as MigrationConnection;

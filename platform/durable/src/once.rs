@@ -60,48 +60,42 @@ pub enum Memory<A> {
     Undone,
 }
 
-/// Does `work` unless this command was seen before, in one transaction with the memory of it.
+/// Does `work` unless this command was seen before, in one transaction with the memory of it. Each attempt gets its own clone of `context`, as in
+/// [`Db::write`].
 ///
 /// # Errors
 /// The work's own fault, of which nothing is remembered; `command_reused` (invalid) if the id was used with other bytes.
-pub async fn once<A, F, Fut>(db: &Db, command: Command, work: F) -> Result<Memory<A>, Fault>
+pub async fn once<A, C, F, Fut>(db: &Db, command: Command, context: C, work: F) -> Result<Memory<A>, Fault>
 where
     A: Serialize + DeserializeOwned + Send + 'static,
-    F: Fn(Tx) -> Fut + Send + Sync + 'static,
+    C: Clone + Send + Sync + 'static,
+    F: Fn(Tx, C) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Outcome<A>, Fault>> + Send + 'static,
 {
-    let work = Arc::new(work);
-    let (of_attempt, of_refusal) = (command.clone(), command.clone());
+    let attempt = (command.clone(), context, Arc::new(work));
     let attempt = db
-        .write(move |tx| {
-            let (command, work) = (of_attempt.clone(), work.clone());
-            async move {
-                if !claim(&tx, &command, false).await? {
-                    return load(&tx, &command).await;
+        .write(attempt, |tx, (command, context, work)| async move {
+            if !claim(&tx, &command, false).await? {
+                return load(&tx, &command).await;
+            }
+            match work(tx.clone(), context).await? {
+                Outcome::Done(answer) => {
+                    store_text(&tx, &command, &write_answer(&answer)?).await?;
+                    Ok(Memory::First(answer))
                 }
-                match work(tx.clone()).await? {
-                    Outcome::Done(answer) => {
-                        store_text(&tx, &command, &write_answer(&answer)?).await?;
-                        Ok(Memory::First(answer))
-                    }
-                    // Leaves the transaction as an error, so that everything the work wrote is rolled back with it.
-                    Outcome::Refused(answer) => Err(Fault::internal(REFUSAL, write_answer(&answer)?)),
-                }
+                // Leaves the transaction as an error, so that everything the work wrote is rolled back with it.
+                Outcome::Refused(answer) => Err(Fault::internal(REFUSAL, write_answer(&answer)?)),
             }
         })
         .await;
     match attempt {
         Err(fault) if fault.code == REFUSAL => {
-            let answer = fault.detail;
-            db.write(move |tx| {
-                let (command, answer) = (of_refusal.clone(), answer.clone());
-                async move {
-                    if !claim(&tx, &command, false).await? {
-                        return load(&tx, &command).await;
-                    }
-                    store_text(&tx, &command, &answer).await?;
-                    Ok(Memory::First(read_answer(&answer)?))
+            db.write((command, fault.detail), |tx, (command, answer)| async move {
+                if !claim(&tx, &command, false).await? {
+                    return load(&tx, &command).await;
                 }
+                store_text(&tx, &command, &answer).await?;
+                Ok(Memory::First(read_answer(&answer)?))
             })
             .await
         }
@@ -110,30 +104,34 @@ where
 }
 
 /// Undoes a command once. If the command it undoes was never seen, a tombstone takes its place in the same transaction, so that it does nothing
-/// should it still come. `work` learns whether the command took part (has a row that is no tombstone).
+/// should it still come. The last argument of `work` says whether the command took part (has a row that is not a tombstone). `context` as in [`once`].
 ///
 /// # Errors
 /// As [`once`].
-pub async fn undo_once<A, F, Fut>(db: &Db, undo: Command, undoes: (&'static str, String), work: F) -> Result<A, Fault>
+pub async fn undo_once<A, C, F, Fut>(
+    db: &Db,
+    undo: Command,
+    undoes: (&'static str, String),
+    context: C,
+    work: F,
+) -> Result<A, Fault>
 where
     A: Serialize + DeserializeOwned + Send + 'static,
-    F: Fn(Tx, bool) -> Fut + Send + Sync + 'static,
+    C: Clone + Send + Sync + 'static,
+    F: Fn(Tx, C, bool) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<A, Fault>> + Send + 'static,
 {
-    let work = Arc::new(work);
-    let memory = once(db, undo, move |tx| {
-        let (work, (kind, id)) = (work.clone(), undoes.clone());
-        async move {
-            let tombstone = Command {
-                kind,
-                id,
-                fingerprint: String::new(),
-                keep_for: None,
-            };
-            let absent = claim(&tx, &tombstone, true).await?;
-            let took_part = !absent && !is_tombstone(&tx, &tombstone).await?;
-            Ok(Outcome::Done(work(tx, took_part).await?))
-        }
+    let context = (undoes, context, Arc::new(work));
+    let memory = once(db, undo, context, |tx, ((kind, id), context, work)| async move {
+        let tombstone = Command {
+            kind,
+            id,
+            fingerprint: String::new(),
+            keep_for: None,
+        };
+        let absent = claim(&tx, &tombstone, true).await?;
+        let took_part = !absent && !is_tombstone(&tx, &tombstone).await?;
+        Ok(Outcome::Done(work(tx, context, took_part).await?))
     });
     match memory.await? {
         Memory::First(answer) | Memory::Again(answer) => Ok(answer),

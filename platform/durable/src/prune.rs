@@ -39,9 +39,11 @@ async fn run(db: &Db, held: CancellationToken) {
 
 /// Forgets one chunk of each; answers whether there may be more.
 async fn prune(db: &Db) -> Result<bool, Fault> {
-    let answers = db.write(|tx| async move { once::prune(&tx, CHUNK).await }).await?;
-    let events = db.write(|tx| async move { events(&tx).await }).await?;
-    let letters = db.write(|tx| async move { discarded(&tx).await }).await?;
+    let answers = db
+        .write((), |tx, ()| async move { once::prune(&tx, CHUNK).await })
+        .await?;
+    let events = db.write((), |tx, ()| async move { events(&tx).await }).await?;
+    let letters = db.write((), |tx, ()| async move { discarded(&tx).await }).await?;
     if answers + events + letters > 0 {
         tracing::debug!(module = db.module(), answers, events, letters, "pruned");
     }

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, fault::fault, heard, lease, machinery::Work, outbox};
+use crate::{Db, Tx, changed, fault::fault, lease, machinery::Work, outbox};
 
 /// The bus gets so long for one event; after that it is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ impl Relay {
                     retry_at = retry_at.into_iter().chain(retry).min();
                     walk.more = true;
                 }
-                () = heard(&mut changes, outbox::TOPIC) => walk.more = true,
+                () = changed(&mut changes, outbox::TOPIC) => walk.more = true,
                 () = sleep_until(wake_at) => {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
                     walk.more = true;
@@ -210,16 +210,15 @@ impl Relay {
         let first_retry = failures.iter().map(|failure| failure.wait).min();
         let confirmed: Arc<[Uuid]> = confirmed.iter().map(|published| published.row.id).collect();
         let failures: Arc<[Failure]> = failures.into();
-        let stored = self.db.write(move |tx| {
-            let (confirmed, failures) = (confirmed.clone(), failures.clone());
-            async move {
+        let stored = self
+            .db
+            .write((confirmed, failures), |tx, (confirmed, failures)| async move {
                 mark_sent(&tx, &confirmed).await?;
                 for failure in failures.iter() {
                     failure.store(&tx).await?;
                 }
                 Ok(())
-            }
-        });
+            });
         if let Err(fault) = stored.await {
             tracing::warn!(module = self.db.module(), %fault, "confirmations could not be stored; these events will be published again");
             sleep(STORE_PAUSE).await;

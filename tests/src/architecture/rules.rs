@@ -104,10 +104,10 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
 pub const PURE: [&str; 8] = [
     "modules/catalog/src/product.rs",
     "modules/inventory/src/stock.rs",
-    "modules/orders/src/order.rs",
+    "modules/orders/src/order/mod.rs",
     "modules/orders/src/event.rs",
-    "modules/orders/src/checkout/course.rs",
-    "modules/payments/src/payment.rs",
+    "modules/orders/src/checkout/steps.rs",
+    "modules/payments/src/payment/mod.rs",
     "modules/payments/src/ledger/mod.rs",
     "modules/shipping/src/shipment.rs",
 ];
@@ -219,9 +219,9 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
     }
 }
 
-/// Tests stand beside their rule, in `tests/`, or in a file of their own.
+/// Tests stand beside their rule, in `tests/`, or in a file `tests.rs`.
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("_tests.rs")
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }
 
 /// A module crate has a small public interface: how it is started, what it needs and offers, and the types those two mention.
@@ -248,7 +248,7 @@ fn check_public_items(source: &Source, broken: &mut Vec<String>) {
     {
         let is_door =
             allowed.iter().any(|item| line.starts_with(item)) && !inner.iter().any(|folder| line.contains(folder));
-        if !is_door && !line.starts_with("pub enum ProviderPlace") {
+        if !is_door {
             broken.push(format!(
                 "{}:{} shows `{line}`. Rule: Needs, Offers, start and the types they mention are a module's only public items. Fix: offer it through Offers or the contract.",
                 source.path,

@@ -43,7 +43,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_query_in_http_rs",
-        |w| write(w, "modules/orders/src/http.rs", "use sea_orm::EntityTrait;"),
+        |w| write(w, "modules/orders/src/http/mod.rs", "use sea_orm::EntityTrait;"),
         "sea_orm is named only in store.rs",
     ),
     (
@@ -91,7 +91,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_pure_rule_that_is_not_in_its_file",
-        |w| w.sources.retain(|source| !source.path.ends_with("/order.rs")),
+        |w| w.sources.retain(|source| !source.path.ends_with("/order/mod.rs")),
         "each pure rule is in the list",
     ),
     (
@@ -106,7 +106,13 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_grpc_client_in_a_module",
-        |w| write(w, "modules/orders/src/checkout.rs", "use tonic::transport::Channel;"),
+        |w| {
+            write(
+                w,
+                "modules/orders/src/checkout/mod.rs",
+                "use tonic::transport::Channel;",
+            )
+        },
         "tonic is named only",
     ),
     (
@@ -116,7 +122,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_rule_that_is_async",
-        |w| write(w, "modules/orders/src/order.rs", "pub async fn cancel() {}"),
+        |w| write(w, "modules/orders/src/order/mod.rs", "pub async fn cancel() {}"),
         "rules are pure",
     ),
     (

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
-use banyan_core::{Envelope, Fault, Listener};
+use banyan_core::{Envelope, Fault, Subscriber};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -197,7 +197,7 @@ impl RecordingSubscriber {
 }
 
 #[async_trait]
-impl Listener for RecordingSubscriber {
+impl Subscriber for RecordingSubscriber {
     fn module(&self) -> &str {
         self.module
     }

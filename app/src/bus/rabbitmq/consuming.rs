@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Envelope, Fault, Listener};
+use banyan_core::{Envelope, Fault, Subscriber};
 use futures::{FutureExt, StreamExt};
 use lapin::{
     Connection, Consumer,
@@ -39,7 +39,7 @@ pub struct Consuming {
     pub settings: Settings,
     pub topology: Arc<Topology>,
     pub queue: Queue,
-    pub listener: Arc<dyn Listener>,
+    pub listener: Arc<dyn Subscriber>,
 }
 
 /// What came, read as far as it can be.
@@ -56,7 +56,7 @@ struct Flight {
     /// When the module last took an event, or was given one while it had none.
     progress: Instant,
     waiting: HashMap<String, VecDeque<Received>>,
-    listener: Arc<dyn Listener>,
+    listener: Arc<dyn Subscriber>,
     retry: Duration,
     acknowledge_within: Duration,
     stop: CancellationToken,
@@ -211,7 +211,7 @@ impl Flight {
 
 /// Hands the event over until the module has it; answers what is to be acknowledged. Only a module whose database is away does not take an event:
 /// giving it back to the broker would only bring it again at once. If it is away for long, the connection ends, and all goes to the next process.
-async fn handle(listener: &dyn Listener, received: Received, mut backoff: Backoff) -> Delivery {
+async fn handle(listener: &dyn Subscriber, received: Received, mut backoff: Backoff) -> Delivery {
     let Received { event, delivery } = received;
     loop {
         let attempt = async {

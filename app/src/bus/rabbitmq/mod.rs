@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Envelope, Fault, Listener};
+use banyan_core::{Bus, Envelope, Fault, Subscriber};
 use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -45,7 +45,7 @@ pub struct RabbitBus {
 pub(super) struct Receivers(Mutex<BTreeMap<String, Receiver>>);
 
 struct Receiver {
-    listener: Arc<dyn Listener>,
+    listener: Arc<dyn Subscriber>,
     link: Arc<Link>,
     stop: CancellationToken,
 }
@@ -89,7 +89,7 @@ impl Bus for RabbitBus {
     }
 
     /// A module listens once: a later listener of the same module takes the place of the earlier one.
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         let module = listener.module().to_owned();
         let topics = listener.topics();
         if topics.is_empty() {

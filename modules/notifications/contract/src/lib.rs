@@ -1,4 +1,4 @@
-//! What others may ask of `notifications`, and what they may hear from it. Generated from `proto/`.
+//! The contract of `notifications`: the calls it serves and the events it publishes. Generated from `proto/`.
 #![allow(clippy::all, clippy::pedantic)]
 
 include!(concat!(env!("OUT_DIR"), "/contract.rs"));

@@ -1,21 +1,22 @@
-//! What the tests of notifications share: users to write to, events to hear, a mail server to talk to.
+//! What the tests of notifications share: a fake of users, a fake bus, a fake mail server.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod smtp;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
 use banyan_durable::{Db, Feeds};
 use notifications::{Needs, Offers, Settings, start};
 use notifications_contract::{ListNotifications, Notification};
+use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,35 +25,37 @@ use uuid::Uuid;
 
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// Users who all exist, but for `NOBODY`; they are away as often as the test says.
+/// A fake of users in which every user exists except `NOBODY`.
 #[derive(Default)]
-pub struct Everybody {
-    pub away: AtomicU32,
-    /// They never answer.
-    pub never: AtomicBool,
-    pub asked: AtomicU32,
+pub struct FakeUsers {
+    /// The number of calls that still fail as unavailable.
+    pub unavailable: AtomicU32,
+    /// Whether calls never return.
+    pub hangs: AtomicBool,
+    /// The number of calls received.
+    pub calls: AtomicU32,
 }
 
 /// There is no such user.
 pub const NOBODY: Uuid = Uuid::nil();
-/// Asking for this one panics.
-pub const CURSED: Uuid = Uuid::max();
+/// Looking up this one panics.
+pub const PANICS: Uuid = Uuid::max();
 
 #[async_trait]
-impl Users for Everybody {
+impl Users for FakeUsers {
     async fn find_user(&self, call: &Call, request: FindUser) -> Result<FoundUser, Fault> {
         assert_eq!(call.actor.label(), "module:notifications");
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.never.load(Ordering::SeqCst) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        assert_ne!(request.user_id, CURSED.to_string(), "the test wants a panic here");
+        assert_ne!(request.user_id, PANICS.to_string(), "the test provokes a panic");
         if self
-            .away
+            .unavailable
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok()
         {
-            return Err(Fault::unavailable("users are away"));
+            return Err(Fault::unavailable("users is unavailable"));
         }
         let user = (request.user_id != NOBODY.to_string()).then(|| User {
             email: format!("{}@example.com", request.user_id),
@@ -64,47 +67,47 @@ impl Users for Everybody {
     }
 
     async fn list_signing_keys(&self, _: &Call, _: ListSigningKeys) -> Result<SigningKeys, Fault> {
-        Err(Fault::unavailable("nobody asks for keys here"))
+        Err(Fault::unavailable("notifications needs no keys"))
     }
 }
 
-/// Keeps who listens, so that a test can be the bus.
+/// A bus that records its subscribers, so that a test can deliver events to them.
 #[derive(Default)]
-struct Ears(Mutex<Vec<Arc<dyn Listener>>>);
+struct RecordingBus(Mutex<Vec<Arc<dyn Subscriber>>>);
 
 #[async_trait]
-impl Bus for Ears {
+impl Bus for RecordingBus {
     async fn publish(&self, _: &Envelope) -> Result<(), Fault> {
         Ok(())
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
-        self.0.lock().unwrap().push(listener);
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        self.0.lock().push(subscriber);
         Ok(())
     }
 }
 
-/// The module, hearing what the test tells it, and sending if it runs.
+/// The module with its fakes. It sends mails once [`run`](Self::run) was called.
 pub struct Module {
     pub offers: Offers,
-    pub users: Arc<Everybody>,
-    ears: Arc<Ears>,
+    pub users: Arc<FakeUsers>,
+    bus: Arc<RecordingBus>,
     running: Vec<(CancellationToken, JoinHandle<()>)>,
 }
 
-/// Everything at test speed.
+/// The default settings with short delays.
 pub fn quick() -> Settings {
-    Settings {
-        poll_ms: 20,
-        retry_ms: vec![20],
-        lease_ms: 5_000,
-        ..Settings::default()
-    }
+    let file = include_str!("../../../../app/config/default.toml");
+    let mut settings: Settings = banyan_durable_testing::default_settings(file, "notifications");
+    settings.timing.poll_interval = Duration::from_millis(20);
+    settings.timing.retry_delays = vec![Duration::from_millis(20)];
+    settings.timing.lease = Duration::from_secs(5);
+    settings
 }
 
 impl Module {
     pub async fn open(db: Db, settings: Settings) -> Self {
-        let users = Arc::new(Everybody::default());
+        let users = Arc::new(FakeUsers::default());
         let needs = Needs {
             db,
             clock: Arc::new(SystemClock),
@@ -113,21 +116,21 @@ impl Module {
             settings,
         };
         let offers = start(needs).await.expect("notifications start");
-        let ears = Arc::new(Ears::default());
-        let bus: Arc<dyn Bus> = ears.clone();
-        offers.machinery.connect(&bus).await.expect("it listens");
+        let bus = Arc::new(RecordingBus::default());
+        let as_bus: Arc<dyn Bus> = bus.clone();
+        offers.machinery.connect(&as_bus).await.expect("it subscribes");
         Module {
             offers,
             users,
-            ears,
+            bus,
             running: Vec::new(),
         }
     }
 
-    /// Starts the machinery; may be called again for one more instance.
+    /// Starts the machinery. Each further call starts one more instance.
     pub fn run(&mut self) {
         let stop = CancellationToken::new();
-        let bus: Arc<dyn Bus> = self.ears.clone();
+        let bus: Arc<dyn Bus> = self.bus.clone();
         self.running
             .push((stop.clone(), self.offers.machinery.clone().run(bus, Feeds::new(), stop)));
     }
@@ -139,25 +142,27 @@ impl Module {
         }
     }
 
-    /// Ends it as a crash would: nothing more is stored.
+    /// Ends the machinery as a crash would: nothing more is stored.
     pub fn abort(self) {
         for (_, running) in self.running {
             running.abort();
         }
     }
 
-    pub async fn hear(&self, envelope: Envelope) {
-        let listener = self.ears.0.lock().unwrap()[0].clone();
-        listener.deliver(envelope).await.expect("the event is taken");
+    /// Delivers an event to the module.
+    pub async fn deliver(&self, envelope: Envelope) {
+        let subscriber = self.bus.0.lock()[0].clone();
+        subscriber.deliver(envelope).await.expect("the event is accepted");
     }
 
-    /// Registers a user, which is a mail.
+    /// Delivers the registration of a user, which queues a mail.
     pub async fn welcome(&self, user: Uuid) {
         let event = UserRegistered {
             user_id: user.to_string(),
             name: "Ada".into(),
         };
-        self.hear(envelope("users", &format!("user/{user}"), 1, &event)).await;
+        self.deliver(envelope("users", &format!("user/{user}"), 1, &event))
+            .await;
     }
 
     pub async fn list(&self, user: Uuid) -> Vec<Notification> {
@@ -173,7 +178,7 @@ impl Module {
             .items
     }
 
-    /// Waits until all of the user's mails are in this state.
+    /// Waits until all mails of the user have this status.
     pub async fn all_become(&self, user: Uuid, status: &str) {
         banyan_durable_testing::eventually(status, LIMIT, || async {
             let listed = self.list(user).await;
@@ -183,7 +188,7 @@ impl Module {
     }
 }
 
-/// An event as it comes over the bus.
+/// An event as it is delivered by the bus.
 pub fn envelope<E: Event>(source: &str, subject: &str, version: i64, event: &E) -> Envelope {
     Envelope {
         specversion: "1.0".to_owned(),

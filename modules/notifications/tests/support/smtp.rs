@@ -1,29 +1,26 @@
-//! A mail server that takes everything, but for the replies a test wrote into its script.
+//! A fake mail server that accepts all mails, except where the script of a test has another reply.
 
-use std::{
-    collections::VecDeque,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
-/// What a client handed over, taken or not.
+/// A mail sent by the client, accepted or not.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct ReceivedMail {
     pub from: String,
     pub to: String,
-    /// Headers and body as they came over the wire, dot-stuffing undone.
+    /// Headers and body as received, with dot-stuffing undone.
     pub text: String,
-    /// What the server said to it; empty if it hung up instead.
+    /// The reply of the server; empty if it closed the connection instead.
     pub reply: String,
 }
 
-impl Letter {
+impl ReceivedMail {
     /// A header's value; empty if absent.
     pub fn header(&self, name: &str) -> &str {
         let head = self.text.split("\r\n\r\n").next().unwrap_or_default();
@@ -33,54 +30,54 @@ impl Letter {
     }
 }
 
-/// What a client meets before it can hand anything over.
+/// What the server does before a client can send a mail.
 #[derive(Clone, Copy, Debug)]
-pub enum Door {
+pub enum Access {
     Open,
-    /// This instead of the greeting.
+    /// Replies with this instead of the greeting.
     Greeting(&'static str),
-    /// Passwords are asked for, and met with this.
+    /// Requires a password and replies to it with this.
     Password(&'static str),
-    /// Passwords are asked for in a way that no client knows.
+    /// Requires authentication by a mechanism that no client supports.
     UnknownMechanism,
-    /// `MAIL FROM` is met with this.
+    /// Replies to `MAIL FROM` with this.
     Sender(&'static str),
 }
 
-pub struct Sink {
-    door: Arc<Mutex<Door>>,
+pub struct FakeMailServer {
+    access: Arc<Mutex<Access>>,
     address: SocketAddr,
-    letters: Arc<Mutex<Vec<Letter>>>,
+    mails: Arc<Mutex<Vec<ReceivedMail>>>,
     server: JoinHandle<()>,
 }
 
-impl Sink {
-    /// Answers the first letters with these replies, one each (an empty one hangs up), and takes all others.
+impl FakeMailServer {
+    /// Replies to the first mails with these, one each (an empty one closes the connection), and accepts all others.
     pub async fn start(script: &[&str]) -> Self {
-        Sink::behind(Door::Open, script).await
+        FakeMailServer::with_access(Access::Open, script).await
     }
 
-    pub async fn behind(door: Door, script: &[&str]) -> Self {
+    pub async fn with_access(access: Access, script: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let script: Arc<Mutex<VecDeque<String>>> =
             Arc::new(Mutex::new(script.iter().map(|reply| (*reply).to_owned()).collect()));
-        let letters: Arc<Mutex<Vec<Letter>>> = Arc::default();
-        let (kept, door) = (letters.clone(), Arc::new(Mutex::new(door)));
-        let at_door = door.clone();
+        let mails: Arc<Mutex<Vec<ReceivedMail>>> = Arc::default();
+        let (received, access) = (mails.clone(), Arc::new(Mutex::new(access)));
+        let current_access = access.clone();
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, letters, door) = (script.clone(), kept.clone(), *at_door.lock().unwrap());
+                let (script, mails, access) = (script.clone(), received.clone(), *current_access.lock());
                 tokio::spawn(async move {
-                    // A client that hangs up in the middle is its own affair.
-                    let _ = converse(stream, door, &script, &letters).await;
+                    // A client may disconnect at any time.
+                    let _ = converse(stream, access, &script, &mails).await;
                 });
             }
         });
-        Sink {
-            door,
+        FakeMailServer {
+            access,
             address,
-            letters,
+            mails,
             server,
         }
     }
@@ -89,22 +86,22 @@ impl Sink {
         format!("smtp://{}", self.address)
     }
 
-    /// For a server that wants to know who we are.
+    /// With a user and a password, for a server that requires authentication.
     pub fn url_with_password(&self) -> String {
         format!("smtp://shop:hush@{}", self.address)
     }
 
-    /// Somebody has mended what kept us out.
-    pub fn open(&self) {
-        *self.door.lock().unwrap() = Door::Open;
+    /// From now on all clients have access.
+    pub fn allow_access(&self) {
+        *self.access.lock() = Access::Open;
     }
 
-    pub fn letters(&self) -> Vec<Letter> {
-        self.letters.lock().unwrap().clone()
+    pub fn mails(&self) -> Vec<ReceivedMail> {
+        self.mails.lock().clone()
     }
 }
 
-impl Drop for Sink {
+impl Drop for FakeMailServer {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -112,17 +109,17 @@ impl Drop for Sink {
 
 async fn converse(
     stream: TcpStream,
-    door: Door,
+    access: Access,
     script: &Mutex<VecDeque<String>>,
-    letters: &Mutex<Vec<Letter>>,
+    mails: &Mutex<Vec<ReceivedMail>>,
 ) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     let (mut from, mut to) = (String::new(), String::new());
-    let greeting = if let Door::Greeting(reply) = door {
+    let greeting = if let Access::Greeting(reply) = access {
         reply
     } else {
-        "220 sink ready"
+        "220 fake ready"
     };
     write.write_all(format!("{greeting}\r\n").as_bytes()).await?;
     loop {
@@ -132,19 +129,19 @@ async fn converse(
         }
         let verb = line.trim_end().to_ascii_uppercase();
         let reply = if verb.starts_with("EHLO") || verb.starts_with("HELO") {
-            match door {
-                Door::UnknownMechanism => "250-sink\r\n250-AUTH GSSAPI\r\n250 8BITMIME",
-                _ => "250-sink\r\n250-AUTH PLAIN\r\n250 8BITMIME",
+            match access {
+                Access::UnknownMechanism => "250-fake\r\n250-AUTH GSSAPI\r\n250 8BITMIME",
+                _ => "250-fake\r\n250-AUTH PLAIN\r\n250 8BITMIME",
             }
         } else if verb.starts_with("AUTH") {
-            if let Door::Password(reply) = door {
+            if let Access::Password(reply) = access {
                 reply
             } else {
                 "235 welcome"
             }
         } else if verb.starts_with("MAIL FROM:") {
             from = inside(&line);
-            if let Door::Sender(reply) = door {
+            if let Access::Sender(reply) = access {
                 reply
             } else {
                 "250 ok"
@@ -155,12 +152,8 @@ async fn converse(
         } else if verb == "DATA" {
             write.write_all(b"354 go on\r\n").await?;
             let text = read_data(&mut lines).await?;
-            let reply = script
-                .lock()
-                .unwrap()
-                .pop_front()
-                .unwrap_or_else(|| "250 taken".to_owned());
-            letters.lock().unwrap().push(Letter {
+            let reply = script.lock().pop_front().unwrap_or_else(|| "250 accepted".to_owned());
+            mails.lock().push(ReceivedMail {
                 from: from.clone(),
                 to: to.clone(),
                 text,

@@ -1,10 +1,12 @@
-//! The course of a checkout, step by step, and then every way it can go.
+//! The steps of a checkout one by one, and then every way it can go.
 
 use std::{collections::HashSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::course::{Checkout, Moment, News, Next, Step};
+use strum::VariantArray;
+
+use super::steps::{Checkout, Next, Situation, Step, StepOutcome};
 use crate::{
     event::{CancelReason, Line},
     order::tests::placement,
@@ -32,8 +34,8 @@ fn checkout(attempted: &[Step]) -> Checkout {
     }
 }
 
-fn at(step: Option<Step>) -> Moment {
-    Moment {
+fn at(step: Option<Step>) -> Situation {
+    Situation {
         step,
         compensating: false,
         cancel: None,
@@ -42,8 +44,12 @@ fn at(step: Option<Step>) -> Moment {
 }
 
 /// A checkout with this step under way.
-fn under_way(step: Step) -> (Checkout, Moment) {
-    let attempted: Vec<Step> = Step::ALL.into_iter().filter(|earlier| *earlier <= step).collect();
+fn under_way(step: Step) -> (Checkout, Situation) {
+    let attempted: Vec<Step> = Step::VARIANTS
+        .iter()
+        .copied()
+        .filter(|earlier| *earlier <= step)
+        .collect();
     (checkout(&attempted), at(Some(step)))
 }
 
@@ -51,43 +57,47 @@ const BEFORE_PIVOT: [Step; 3] = [Step::ReserveStock, Step::AuthorisePayment, Ste
 const FROM_PIVOT: [Step; 3] = [Step::CapturePayment, Step::CommitStock, Step::ReadyShipment];
 
 #[test]
-fn when_all_goes_well_every_step_is_done_in_order() {
+fn a_successful_checkout_does_every_step_in_order() {
     let mut checkout = checkout(&[]);
     let mut step = None;
-    for expected in Step::ALL {
-        assert_eq!(checkout.next(&at(step), News::Done), Next::Do(expected));
+    for &expected in Step::VARIANTS {
+        assert_eq!(checkout.next(&at(step), StepOutcome::Done), Next::Do(expected));
         step = Some(expected);
     }
-    assert_eq!(checkout.next(&at(step), News::Done), Next::Complete);
+    assert_eq!(checkout.next(&at(step), StepOutcome::Done), Next::Complete);
 }
 
 #[test]
-fn a_cancel_or_the_deadline_stops_it_before_anything_is_sent() {
-    let cancelled = Moment {
+fn a_cancel_or_the_deadline_ends_it_before_anything_is_sent() {
+    let cancelled = Situation {
         cancel: Some(CancelReason::Customer),
         ..at(None)
     };
-    assert_eq!(checkout(&[]).next(&cancelled, News::Done), Next::Compensated);
-    let expired = Moment {
+    assert_eq!(checkout(&[]).next(&cancelled, StepOutcome::Done), Next::Compensated);
+    let expired = Situation {
         deadline_passed: true,
         ..at(None)
     };
-    assert_eq!(checkout(&[]).next(&expired, News::Done), Next::Compensated);
+    assert_eq!(checkout(&[]).next(&expired, StepOutcome::Done), Next::Compensated);
 }
 
 #[test]
 fn before_the_pivot_a_cancel_undoes_also_the_step_whose_outcome_is_unknown() {
     for step in BEFORE_PIVOT {
-        for news in [News::Nudge, News::Done, News::InProgress(Duration::ZERO)] {
-            let (mut checkout, moment) = under_way(step);
-            let moment = Moment {
+        for outcome in [
+            StepOutcome::Nudge,
+            StepOutcome::Done,
+            StepOutcome::InProgress(Duration::ZERO),
+        ] {
+            let (mut checkout, situation) = under_way(step);
+            let situation = Situation {
                 cancel: Some(CancelReason::Customer),
-                ..moment
+                ..situation
             };
             assert_eq!(
-                checkout.next(&moment, news.clone()),
+                checkout.next(&situation, outcome.clone()),
                 Next::Undo(step),
-                "{step:?} {news:?}"
+                "{step:?} {outcome:?}"
             );
             assert_eq!(checkout.reason, Some(CancelReason::Customer));
         }
@@ -97,52 +107,60 @@ fn before_the_pivot_a_cancel_undoes_also_the_step_whose_outcome_is_unknown() {
 #[test]
 fn before_the_pivot_the_deadline_and_an_operator_undo_it_too() {
     for step in BEFORE_PIVOT {
-        let (mut checkout, moment) = under_way(step);
-        let late = Moment {
+        let (mut checkout, situation) = under_way(step);
+        let late = Situation {
             deadline_passed: true,
-            ..moment
+            ..situation
         };
-        assert_eq!(checkout.next(&late, News::Nudge), Next::Undo(step));
+        assert_eq!(checkout.next(&late, StepOutcome::Nudge), Next::Undo(step));
         assert_eq!(checkout.reason, Some(CancelReason::Expired));
-        let (mut checkout, moment) = under_way(step);
-        assert_eq!(checkout.next(&moment, News::Compensate), Next::Undo(step));
+        let (mut checkout, situation) = under_way(step);
+        assert_eq!(checkout.next(&situation, StepOutcome::Compensate), Next::Undo(step));
         assert_eq!(checkout.reason, Some(CancelReason::Operator));
     }
 }
 
 #[test]
 fn the_deadline_is_judged_when_the_capture_is_decided() {
-    let (mut checkout, moment) = under_way(Step::ScheduleShipment);
-    let late = Moment {
+    let (mut checkout, situation) = under_way(Step::ScheduleShipment);
+    let late = Situation {
         deadline_passed: true,
-        ..moment
+        ..situation
     };
-    assert_eq!(checkout.next(&late, News::Done), Next::Undo(Step::ScheduleShipment));
+    assert_eq!(
+        checkout.next(&late, StepOutcome::Done),
+        Next::Undo(Step::ScheduleShipment)
+    );
 }
 
 #[test]
-fn from_the_pivot_on_neither_cancel_nor_deadline_nor_operator_turns_it_back() {
+fn from_the_pivot_on_neither_cancel_nor_deadline_nor_operator_compensates_it() {
     for step in FROM_PIVOT {
-        let (fresh, moment) = under_way(step);
-        let moment = Moment {
+        let (fresh, situation) = under_way(step);
+        let situation = Situation {
             cancel: Some(CancelReason::Customer),
             deadline_passed: true,
-            ..moment
+            ..situation
         };
-        for news in [News::Nudge, News::Compensate] {
-            assert_eq!(fresh.clone().next(&moment, news), Next::Continue, "{step:?}");
+        for outcome in [StepOutcome::Nudge, StepOutcome::Compensate] {
+            assert_eq!(fresh.clone().next(&situation, outcome), Next::Continue, "{step:?}");
         }
-        let again = fresh.clone().next(&moment, News::InProgress(Duration::from_secs(1)));
+        let again = fresh
+            .clone()
+            .next(&situation, StepOutcome::InProgress(Duration::from_secs(1)));
         assert_eq!(again, Next::Repeat(Duration::from_secs(1)), "{step:?}");
         assert!(
-            matches!(fresh.clone().next(&moment, News::Done), Next::Do(_) | Next::Complete),
+            matches!(
+                fresh.clone().next(&situation, StepOutcome::Done),
+                Next::Do(_) | Next::Complete
+            ),
             "{step:?}"
         );
     }
 }
 
 #[test]
-fn a_definite_refusal_undoes_what_came_before_it_and_not_itself() {
+fn a_definite_refusal_undoes_the_steps_before_it_and_not_itself() {
     for (step, reason, undone) in [
         (Step::ReserveStock, CancelReason::OutOfStock, Next::Compensated),
         (
@@ -156,76 +174,86 @@ fn a_definite_refusal_undoes_what_came_before_it_and_not_itself() {
             Next::Undo(Step::ScheduleShipment),
         ),
     ] {
-        let (mut checkout, moment) = under_way(step);
-        assert_eq!(checkout.next(&moment, News::Refused(reason)), undone, "{step:?}");
+        let (mut checkout, situation) = under_way(step);
+        assert_eq!(
+            checkout.next(&situation, StepOutcome::Refused(reason)),
+            undone,
+            "{step:?}"
+        );
         assert_eq!(checkout.reason, Some(reason));
     }
 }
 
 #[test]
-fn a_fault_for_good_is_undone_before_the_pivot_and_shown_to_a_person_after_it() {
+fn a_final_fault_is_undone_before_the_pivot_and_parks_the_saga_after_it() {
     for step in BEFORE_PIVOT {
-        let (mut checkout, moment) = under_way(step);
-        assert_eq!(checkout.next(&moment, News::Fault("no".to_owned())), Next::Undo(step));
+        let (mut checkout, situation) = under_way(step);
+        assert_eq!(
+            checkout.next(&situation, StepOutcome::Fault("no".to_owned())),
+            Next::Undo(step)
+        );
     }
     for step in FROM_PIVOT {
-        let (mut checkout, moment) = under_way(step);
+        let (mut checkout, situation) = under_way(step);
         assert!(
-            matches!(checkout.next(&moment, News::Fault("no".to_owned())), Next::Park(_)),
+            matches!(
+                checkout.next(&situation, StepOutcome::Fault("no".to_owned())),
+                Next::Park(_)
+            ),
             "{step:?}"
         );
     }
 }
 
 #[test]
-fn undoing_goes_backwards_and_is_not_stopped_by_anything() {
+fn undoing_goes_backwards_and_cannot_be_stopped() {
     let (mut checkout, _) = under_way(Step::ScheduleShipment);
-    let undoing = |step| Moment {
+    let undoing = |step| Situation {
         step: Some(step),
         compensating: true,
         cancel: Some(CancelReason::Customer),
         deadline_passed: true,
     };
     assert_eq!(
-        checkout.next(&undoing(Step::ScheduleShipment), News::Nudge),
+        checkout.next(&undoing(Step::ScheduleShipment), StepOutcome::Nudge),
         Next::Continue
     );
     assert_eq!(
-        checkout.next(&undoing(Step::ScheduleShipment), News::Done),
+        checkout.next(&undoing(Step::ScheduleShipment), StepOutcome::Done),
         Next::Undo(Step::AuthorisePayment)
     );
     let wait = Duration::from_millis(5);
     assert_eq!(
-        checkout.next(&undoing(Step::AuthorisePayment), News::InProgress(wait)),
+        checkout.next(&undoing(Step::AuthorisePayment), StepOutcome::InProgress(wait)),
         Next::Repeat(wait)
     );
     assert_eq!(
-        checkout.next(&undoing(Step::AuthorisePayment), News::Done),
+        checkout.next(&undoing(Step::AuthorisePayment), StepOutcome::Done),
         Next::Undo(Step::ReserveStock)
     );
     for refusals in 1..3 {
-        let refused = checkout.next(&undoing(Step::ReserveStock), News::Fault("no".to_owned()));
+        let refused = checkout.next(&undoing(Step::ReserveStock), StepOutcome::Fault("no".to_owned()));
         assert!(matches!(refused, Next::ParkRefused(Step::ReserveStock, _)));
-        assert_eq!(checkout.refusals, refusals, "each is asked anew under an id of its own");
+        assert_eq!(checkout.refusals, refusals, "each repeat has an id of its own");
     }
     assert!(matches!(
-        checkout.next(&undoing(Step::ReserveStock), News::Broken("what?".to_owned())),
+        checkout.next(&undoing(Step::ReserveStock), StepOutcome::Broken("what?".to_owned())),
         Next::Park(_)
     ));
-    assert_eq!(checkout.refusals, 2, "what is unknown was not refused");
+    assert_eq!(checkout.refusals, 2, "an unknown outcome is not a refusal");
     assert_eq!(
-        checkout.next(&undoing(Step::ReserveStock), News::Done),
+        checkout.next(&undoing(Step::ReserveStock), StepOutcome::Done),
         Next::Compensated
     );
 }
 
-/// What the other modules hold for the order: a model of their side, with tombstones.
+/// What the other modules hold for the order: a model of them, with tombstones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct World {
     done: Vec<Step>,
     tombstones: Vec<Step>,
-    /// Sent and neither arrived nor lost for good: may still arrive, any time later.
-    adrift: Vec<Step>,
+    /// Sent and not yet arrived: may arrive at any later time.
+    in_flight: Vec<Step>,
 }
 
 impl World {
@@ -247,11 +275,11 @@ impl World {
     }
 }
 
-/// Everything that distinguishes one moment of a checkout from another.
+/// Everything that distinguishes one state of a checkout from another.
 #[derive(Clone)]
 struct Run {
     checkout: Checkout,
-    moment: Moment,
+    situation: Situation,
     world: World,
 }
 
@@ -263,11 +291,14 @@ impl Run {
             refusals,
             ..
         } = &self.checkout;
-        format!("{attempted:?} {reason:?} {refusals} {:?} {:?}", self.moment, self.world)
+        format!(
+            "{attempted:?} {reason:?} {refusals} {:?} {:?}",
+            self.situation, self.world
+        )
     }
 }
 
-/// Explores every interleaving of answers, lost answers, late arrivals, refusals, cancels and deadlines.
+/// Explores every interleaving of responses, lost responses, late arrivals, refusals, cancels and deadlines.
 #[derive(Default)]
 struct Explorer {
     seen: HashSet<String>,
@@ -279,56 +310,56 @@ struct Explorer {
 impl Explorer {
     fn explore(&mut self, start: Happening) {
         self.ahead.push(start);
-        while let Some(Happening { run, news }) = self.ahead.pop() {
-            self.take(run, news);
+        while let Some(Happening { run, outcome }) = self.ahead.pop() {
+            self.take(run, outcome);
         }
     }
 
-    fn take(&mut self, mut run: Run, news: News) {
-        match run.checkout.next(&run.moment, news) {
+    fn take(&mut self, mut run: Run, outcome: StepOutcome) {
+        match run.checkout.next(&run.situation, outcome) {
             Next::Do(step) => {
-                run.moment.step = Some(step);
-                self.await_answer(run);
+                run.situation.step = Some(step);
+                self.await_response(run);
             }
             Next::Undo(step) => {
-                run.moment = Moment {
+                run.situation = Situation {
                     step: Some(step),
                     compensating: true,
-                    ..run.moment
+                    ..run.situation
                 };
-                self.await_answer(run);
+                self.await_response(run);
             }
-            Next::Repeat(_) | Next::Continue => self.await_answer(run),
+            Next::Repeat(_) | Next::Continue => self.await_response(run),
             Next::Complete => {
                 assert_eq!(
                     run.world.done.iter().copied().collect::<HashSet<_>>(),
-                    HashSet::from(Step::ALL),
+                    HashSet::from_iter(Step::VARIANTS.iter().copied()),
                     "confirmed with all of it"
                 );
                 (self.ends, self.confirmed) = (self.ends + 1, self.confirmed + 1);
             }
             Next::Compensated => {
-                let adrift = run.world.adrift.clone();
-                adrift.into_iter().for_each(|step| run.world.arrive(step));
+                let in_flight = run.world.in_flight.clone();
+                in_flight.into_iter().for_each(|step| run.world.arrive(step));
                 assert_eq!(run.world.done, [], "cancelled with something left: {:?}", run.checkout);
                 assert!(run.checkout.reason.is_some());
                 self.ends += 1;
             }
-            // An operator retries it: the undo is asked anew.
+            // An operator retries it: the undo is sent under a new id.
             Next::ParkRefused(step, _) => {
-                assert_eq!(run.moment.step, Some(step));
-                self.await_answer(run);
+                assert_eq!(run.situation.step, Some(step));
+                self.await_response(run);
             }
-            Next::Park(why) => panic!("parked although nothing is broken: {why}"),
+            Next::Park(why) => panic!("parked although no response was invalid: {why}"),
         }
     }
 
-    /// The command of the present step is on its way: whatever can happen now does.
-    fn await_answer(&mut self, run: Run) {
+    /// The command of the current step is under way: everything that can happen now is explored.
+    fn await_response(&mut self, run: Run) {
         if !self.seen.insert(run.key()) {
             return;
         }
-        let Some(step) = run.moment.step else {
+        let Some(step) = run.situation.step else {
             panic!("a command without a step")
         };
         self.ahead.extend(happenings(&run, step));
@@ -338,85 +369,90 @@ impl Explorer {
 fn happenings(run: &Run, step: Step) -> Vec<Happening> {
     let mut all = Vec::new();
     let mut arrived = run.clone();
-    if run.moment.compensating {
+    if run.situation.compensating {
         arrived.world.undo(step);
     } else {
         arrived.world.arrive(step);
     }
     all.push(Happening {
         run: arrived.clone(),
-        news: News::Done,
+        outcome: StepOutcome::Done,
     });
-    // It took effect, and the answer was lost or is not final.
+    // It took effect, and the response was lost or is not final.
     all.push(Happening {
         run: arrived.clone(),
-        news: News::InProgress(Duration::ZERO),
+        outcome: StepOutcome::InProgress(Duration::ZERO),
     });
-    // It has not arrived, and may yet, long after it was undone.
-    let mut adrift = run.clone();
-    if !run.moment.compensating && !adrift.world.adrift.contains(&step) {
-        adrift.world.adrift.push(step);
+    // It has not arrived, and may still arrive, long after it was undone.
+    let mut in_flight = run.clone();
+    if !run.situation.compensating && !in_flight.world.in_flight.contains(&step) {
+        in_flight.world.in_flight.push(step);
     }
-    for base in [&arrived, &adrift] {
+    for base in [&arrived, &in_flight] {
         let mut cancelled = base.clone();
-        cancelled.moment.cancel = Some(CancelReason::Customer);
+        cancelled.situation.cancel = Some(CancelReason::Customer);
         let mut late = base.clone();
-        late.moment.deadline_passed = true;
+        late.situation.deadline_passed = true;
         all.push(Happening {
             run: cancelled,
-            news: News::Nudge,
+            outcome: StepOutcome::Nudge,
         });
         all.push(Happening {
             run: late,
-            news: News::Nudge,
+            outcome: StepOutcome::Nudge,
         });
         all.push(Happening {
             run: base.clone(),
-            news: News::Compensate,
+            outcome: StepOutcome::Compensate,
         });
     }
-    // A cancel is stored between two decisions, and the next news finds it.
+    // A cancel is stored between two decisions, and the next decision finds it.
     let mut cancelled = arrived;
-    cancelled.moment.cancel = Some(CancelReason::Operator);
+    cancelled.situation.cancel = Some(CancelReason::Operator);
     all.push(Happening {
         run: cancelled,
-        news: News::Done,
+        outcome: StepOutcome::Done,
     });
-    if run.moment.compensating && run.checkout.refusals < 2 {
+    if run.situation.compensating && run.checkout.refusals < 2 {
         all.push(Happening {
             run: run.clone(),
-            news: News::Fault("not now".to_owned()),
+            outcome: StepOutcome::Fault("not now".to_owned()),
         });
     }
     let can_be_refused = matches!(step, Step::ReserveStock | Step::AuthorisePayment | Step::CapturePayment);
-    if can_be_refused && !run.moment.compensating && !run.world.done.contains(&step) {
+    if can_be_refused && !run.situation.compensating && !run.world.done.contains(&step) {
         let mut refused = run.clone();
-        // A refusal is remembered under the command's id: late copies of it do nothing.
-        refused.world.adrift.retain(|adrift| *adrift != step);
+        // A refusal is stored under the command's id: late copies of it do nothing.
+        refused.world.in_flight.retain(|in_flight| *in_flight != step);
         all.push(Happening {
             run: refused,
-            news: News::Refused(CancelReason::PaymentDeclined),
+            outcome: StepOutcome::Refused(CancelReason::PaymentDeclined),
         });
     }
     all
 }
+
+/// What happens next in this state.
 struct Happening {
     run: Run,
-    news: News,
+    outcome: StepOutcome,
 }
 
 #[test]
-fn however_it_goes_all_is_done_or_all_is_undone() {
+fn every_interleaving_ends_with_everything_done_or_everything_undone() {
     let mut explorer = Explorer::default();
     let run = Run {
         checkout: checkout(&[]),
-        moment: at(None),
+        situation: at(None),
         world: World::default(),
     };
-    explorer.explore(Happening { run, news: News::Done });
+    explorer.explore(Happening {
+        run,
+        outcome: StepOutcome::Done,
+    });
     assert!(
         explorer.seen.len() > 100,
-        "only {} moments were seen",
+        "only {} states were seen",
         explorer.seen.len()
     );
     assert!(explorer.confirmed > 0 && explorer.ends > explorer.confirmed);

@@ -1,4 +1,4 @@
-//! What clients send, and what they get that no other file names.
+//! Bodies and parameters of requests, and of responses that no other file defines.
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{
     service::Terms,
 };
 
-/// So many of one product.
+/// A quantity of one product.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = OrderLine)]
@@ -158,7 +158,7 @@ pub struct OrderQuery {
 /// One thing that happened to an order.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = OrderHistoryEntry)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// The order's version after it: 1 for the first, without gaps.
     #[schema(minimum = 1)]
     pub version: i64,
@@ -170,12 +170,12 @@ pub struct Entry {
     pub data: serde_json::Value,
 }
 
-impl Entry {
+impl HistoryEntry {
     /// # Errors
-    /// None that can be met.
-    pub fn of(recorded: &Recorded) -> Result<Entry, Fault> {
+    /// `unwritable_event`, which only a bug causes.
+    pub fn of(recorded: &Recorded) -> Result<HistoryEntry, Fault> {
         let (kind, data) = recorded.event.to_parts()?;
-        Ok(Entry {
+        Ok(HistoryEntry {
             version: recorded.version,
             r#type: kind,
             at: recorded.at,
@@ -188,5 +188,5 @@ impl Entry {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = OrderHistory)]
 pub struct History {
-    pub items: Vec<Entry>,
+    pub items: Vec<HistoryEntry>,
 }

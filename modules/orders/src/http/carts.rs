@@ -58,7 +58,7 @@ pub(super) async fn show_cart(
         .into())
 }
 
-/// Puts so many of a product into the cart, in place of however many there were. Whether it is sold is checked when the cart is checked out.
+/// Sets the quantity of a product in the cart. Whether it is sold is checked when the cart is checked out.
 #[utoipa::path(
     tag = "carts",
     params(("id" = Uuid, Path), ("sku" = inline(Sku), Path), IfMatch),
@@ -135,7 +135,7 @@ pub(super) async fn check_out_cart(
     let response = match banyan_http::find_response(service.db(), &request).await? {
         Some(response) => response,
         None => {
-            service.check_room().await?;
+            service.check_load().await?;
             let (version, lines) = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &lines).await?;
             let context = (service.clone(), call.clone(), products, body.into_inner());
@@ -152,8 +152,8 @@ pub(super) async fn check_out_cart(
     respond_or_wait(&service, &call, response, prefer, &stopping, is_decided).await
 }
 
-/// The version that must still be the cart's when it is changed, if the client named one. The check here says 412 early; the change itself
-/// checks again.
+/// The version that the cart must still have when it is changed, if the client sent one. This check returns 412 early; the change itself checks
+/// again.
 async fn expected_version(
     request: &HttpRequest,
     service: &Service,

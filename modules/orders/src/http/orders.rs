@@ -12,8 +12,8 @@ use shared_kernel::Customer;
 use uuid::Uuid;
 
 use super::{
-    bodies::{CancelOrder, Entry, History, NewOrder, OrderQuery},
-    is_cancelled_or_gone, is_decided, placed, respond_or_wait,
+    bodies::{CancelOrder, History, HistoryEntry, NewOrder, OrderQuery},
+    is_cancelled_or_shipped, is_decided, placed, respond_or_wait,
 };
 use crate::{service::Service, views::OrderView};
 
@@ -42,7 +42,7 @@ pub(super) async fn place_order(
     let response = match banyan_http::find_response(service.db(), &request).await? {
         Some(response) => response,
         None => {
-            service.check_room().await?;
+            service.check_load().await?;
             let (lines, terms) = body.into_inner().into_parts();
             let products = service.list_products(&call, &lines).await?;
             let context = (service.clone(), call.clone(), lines, products, terms);
@@ -107,7 +107,7 @@ pub(super) async fn show_history(
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let recorded = service.history(user.call(), *id).await?;
-    let items = recorded.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    let items = recorded.iter().map(HistoryEntry::of).collect::<Result<Vec<_>, _>>()?;
     Ok(banyan_http::ok(&History { items }).into())
 }
 
@@ -134,7 +134,7 @@ pub(super) async fn follow_order(
     if order.user_id != user.user_id() {
         return Err(Fault::not_found("order").into());
     }
-    // What is no version of ours was not sent by us: the stream begins at the beginning.
+    // An id that is not a version of this order was not sent by us: the stream starts at the beginning.
     let seen = last
         .0
         .and_then(|id| id.parse::<i64>().ok())
@@ -143,9 +143,9 @@ pub(super) async fn follow_order(
     if order.status.is_final() && seen >= order.version {
         return Ok(HttpResponse::NoContent().finish());
     }
-    let seat = service.streams.take_seat(user.user_id())?;
-    let events = service.into_inner().follow(*id, seen, seat).map(|recorded| {
-        let entry = Entry::of(&recorded?)?;
+    let permit = service.streams.acquire(user.user_id())?;
+    let events = service.into_inner().follow(*id, seen, permit).map(|recorded| {
+        let entry = HistoryEntry::of(&recorded?)?;
         sse::Event::json(entry.version, &entry.r#type, &entry)
     });
     Ok(sse::respond(&request, events))
@@ -179,15 +179,15 @@ pub(super) async fn cancel_order(
         Some(response) => response,
         None => {
             let reason = body.0.unwrap_or_default().reason;
-            let has_left = service.has_left(&call, id).await?;
+            let was_dispatched = service.was_dispatched(&call, id).await?;
             let context = (service.clone(), call.clone(), reason);
             banyan_http::respond_once(service.db(), request, context, move |tx, context| async move {
                 let (service, call, reason) = context;
-                let order = service.cancel(&tx, &call, id, reason, has_left).await?;
+                let order = service.cancel(&tx, &call, id, reason, was_dispatched).await?;
                 Ok(banyan_http::ok(&order).with_etag(&banyan_http::etag(order.version)))
             })
             .await?
         }
     };
-    respond_or_wait(&service, &call, response, prefer, &stopping, is_cancelled_or_gone).await
+    respond_or_wait(&service, &call, response, prefer, &stopping, is_cancelled_or_shipped).await
 }

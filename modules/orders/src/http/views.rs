@@ -1,4 +1,4 @@
-//! The routes of the read models, for operators: are they what the events say, and make them anew.
+//! The routes of the read models, for operators: compare them with their events, and rebuild them.
 
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_core::Fault;
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    rebuild::{Place, Views},
+    rebuild::{Position, Views},
     views::Difference,
 };
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct GoOn {
+struct ContinueFrom {
     /// Where the last call stopped: its `next_cursor`.
     #[param(max_length = 100)]
     cursor: Option<String>,
 }
 
-impl GoOn {
-    fn place(&self) -> Result<Option<Place>, Fault> {
-        self.cursor.as_deref().map(Place::parse).transpose()
+impl ContinueFrom {
+    fn position(&self) -> Result<Option<Position>, Fault> {
+        self.cursor.as_deref().map(Position::parse).transpose()
     }
 }
 
@@ -46,10 +46,14 @@ struct RebuiltViews {
 }
 
 /// Compares every order's read model with the fold of its events. In a large shop one call looks at a part of them and says where to go on.
-#[utoipa::path(tag = "operations", params(GoOn), responses((status = 200, description = "What differs", body = ViewComparison)), security(("bearer" = [])))]
+#[utoipa::path(tag = "operations", params(ContinueFrom), responses((status = 200, description = "What differs", body = ViewComparison)), security(("bearer" = [])))]
 #[get("/ops/orders/views")]
-pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<Views>) -> Result<HttpResponse, Problem> {
-    let (different, next) = views.compare(from.place()?).await?;
+pub(super) async fn compare_views(
+    _ops: Ops,
+    from: Query<ContinueFrom>,
+    views: Data<Views>,
+) -> Result<HttpResponse, Problem> {
+    let (different, next) = views.compare(from.position()?).await?;
     let different = different.iter().map(Difference::to_string).collect();
     Ok(banyan_http::ok(&ViewComparison {
         different,
@@ -60,18 +64,18 @@ pub(super) async fn compare_views(_ops: Ops, from: Query<GoOn>, views: Data<View
 
 /// Drops every read model and folds it again from its events; orders can be placed and read meanwhile. In a large shop one call does a part of
 /// them and says where to go on.
-#[utoipa::path(tag = "operations", params(GoOn), request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
+#[utoipa::path(tag = "operations", params(ContinueFrom), request_body = Reason, responses((status = 200, description = "Done", body = RebuiltViews)),
     security(("bearer" = [])))]
 #[post("/ops/orders/views/rebuild")]
 pub(super) async fn rebuild_views(
     ops: Ops,
-    from: Query<GoOn>,
+    from: Query<ContinueFrom>,
     reason: Body<Reason>,
     views: Data<Views>,
 ) -> Result<HttpResponse, Problem> {
     let (orders, next) = views
         .rebuild(
-            from.place()?,
+            from.position()?,
             &ops.0.actor,
             &reason.0.reason,
             reason.0.comment.as_deref(),

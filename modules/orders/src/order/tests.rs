@@ -1,4 +1,4 @@
-//! The rules of an order, each as a sentence.
+//! The rules of an order, one test each.
 
 use banyan_core::Timestamp;
 
@@ -84,7 +84,7 @@ fn a_stream_begins_with_a_draft_or_a_placement() {
 }
 
 #[test]
-fn a_cart_holds_the_last_quantity_put_into_it() {
+fn a_cart_contains_the_last_quantity_that_was_set() {
     let added = cart([]).put_item(&sku("fig"), quantity(2)).unwrap().unwrap();
     assert_eq!(
         added,
@@ -97,7 +97,7 @@ fn a_cart_holds_the_last_quantity_put_into_it() {
     assert_eq!(
         holding.put_item(&sku("fig"), quantity(2)),
         Ok(None),
-        "putting the same again changes nothing"
+        "setting the same quantity changes nothing"
     );
     let changed = holding.put_item(&sku("fig"), quantity(5)).unwrap().unwrap();
     let holding = cart([added, changed]);
@@ -120,15 +120,18 @@ fn a_cart_has_limits() {
     }));
     assert_eq!(full.put_item(&sku("one-more"), quantity(1)), Err(Refusal::TooManyLines));
     assert!(full.put_item(&sku("p0"), quantity(2)).is_ok());
-    let worn = Order {
+    let often_changed = Order {
         version: MAX_CHANGES,
         ..cart([])
     };
-    assert_eq!(worn.put_item(&sku("fig"), quantity(1)), Err(Refusal::TooManyChanges));
+    assert_eq!(
+        often_changed.put_item(&sku("fig"), quantity(1)),
+        Err(Refusal::TooManyChanges)
+    );
 }
 
 #[test]
-fn a_placed_order_is_no_cart_any_more() {
+fn a_placed_order_is_not_a_cart() {
     let placed = cart([placed()]);
     assert_eq!(placed.put_item(&sku("fig"), quantity(1)), Err(Refusal::NotACart));
     assert_eq!(placed.place(placement()), Err(Refusal::NotACart));
@@ -170,7 +173,7 @@ fn a_capture_is_decided_once_and_nothing_is_confirmed_without_it() {
 }
 
 #[test]
-fn what_has_left_cannot_be_cancelled() {
+fn a_shipped_order_cannot_be_cancelled() {
     let shipped = and(
         confirmed(),
         OrderEvent::Shipped {
@@ -194,15 +197,15 @@ fn what_has_left_cannot_be_cancelled() {
 }
 
 #[test]
-fn a_cancel_asked_for_twice_is_one_cancel() {
-    let asked = order([
+fn a_cancel_requested_twice_is_one_cancel() {
+    let requested = order([
         placed(),
         OrderEvent::CancelRequested {
             by: Canceller::Customer,
             reason: None,
         },
     ]);
-    assert_eq!(asked.request_cancel(Canceller::Operator, None), Ok(None));
+    assert_eq!(requested.request_cancel(Canceller::Operator, None), Ok(None));
     let cancelled = order([
         placed(),
         OrderEvent::Cancelled {
@@ -217,7 +220,7 @@ fn a_cancel_asked_for_twice_is_one_cancel() {
 }
 
 #[test]
-fn a_cart_cannot_be_cancelled_because_it_is_no_order() {
+fn a_cart_cannot_be_cancelled() {
     assert_eq!(
         cart([]).request_cancel(Canceller::Customer, None),
         Err(Refusal::NotPlaced)
@@ -225,40 +228,47 @@ fn a_cart_cannot_be_cancelled_because_it_is_no_order() {
 }
 
 #[test]
-fn a_shipment_that_left_before_the_confirmation_was_told_is_heard_later() {
+fn a_shipment_dispatched_before_the_confirmation_was_received_is_recorded_later() {
     let pending = order([placed(), OrderEvent::CaptureDecided {}]);
     let refusal = pending.ship(SHIPMENT, "T").unwrap_err();
     assert!(
         Fault::from(refusal).is_transient(),
-        "it must be told again, not become a dead letter"
+        "the event must be delivered again, not become a dead letter"
     );
     assert!(matches!(order(confirmed()).deliver(), Err(Refusal::NotYet(_))));
     let shipped = order(confirmed()).ship(SHIPMENT, "T").unwrap().unwrap();
     let shipped = and(confirmed(), shipped);
-    assert_eq!(shipped.ship(SHIPMENT, "T"), Ok(None), "told twice is told once");
+    assert_eq!(
+        shipped.ship(SHIPMENT, "T"),
+        Ok(None),
+        "a repeated event changes nothing"
+    );
     assert_eq!(shipped.deliver(), Ok(Some(OrderEvent::Delivered {})));
 }
 
 #[test]
-fn old_news_of_the_payment_changes_nothing() {
+fn a_stale_event_of_the_payment_changes_nothing() {
     let authorised = OrderEvent::PaymentAuthorised { payment_id: PAYMENT };
     let captured = OrderEvent::PaymentCaptured { payment_id: PAYMENT };
-    assert_eq!(order([placed()]).hear(authorised.clone()), Some(authorised.clone()));
+    assert_eq!(
+        order([placed()]).unless_stale(authorised.clone()),
+        Some(authorised.clone())
+    );
     let known = order([placed(), authorised.clone(), captured.clone()]);
-    assert_eq!(known.hear(authorised), None);
-    assert_eq!(known.hear(captured), None);
+    assert_eq!(known.unless_stale(authorised), None);
+    assert_eq!(known.unless_stale(captured), None);
     let refund = |amount, refunded| OrderEvent::PaymentRefunded {
         payment_id: PAYMENT,
         amount: euros(amount),
         refunded: euros(refunded),
     };
     let refunded = order([placed(), refund(100, 100)]);
-    assert_eq!(refunded.hear(refund(100, 100)), None);
-    assert_eq!(refunded.hear(refund(50, 150)), Some(refund(50, 150)));
+    assert_eq!(refunded.unless_stale(refund(100, 100)), None);
+    assert_eq!(refunded.unless_stale(refund(50, 150)), Some(refund(50, 150)));
 }
 
 #[test]
-fn that_the_checkout_ended_is_known_even_if_the_parcel_was_faster() {
+fn the_end_of_the_checkout_is_recorded_even_after_the_shipment() {
     let mut events = confirmed();
     events.push(OrderEvent::Shipped {
         shipment_id: SHIPMENT,

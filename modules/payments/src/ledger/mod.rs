@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use shared_kernel::Money;
 
-use crate::payment::{News, Payment};
+use crate::payment::{Payment, PaymentUpdate};
 
 pub mod store;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Account {
     Authorised,
     AuthorisedOffset,
@@ -20,20 +21,9 @@ pub enum Account {
     Refunds,
 }
 
-impl Account {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Account::Authorised => "authorised",
-            Account::AuthorisedOffset => "authorised_offset",
-            Account::Provider => "provider",
-            Account::Sales => "sales",
-            Account::Refunds => "refunds",
-        }
-    }
-}
-
-/// What a transaction records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a ledger transaction records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Movement {
     Authorisation,
     Void,
@@ -41,19 +31,8 @@ pub enum Movement {
     Refund,
 }
 
-impl Movement {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Movement::Authorisation => "authorisation",
-            Movement::Void => "void",
-            Movement::Capture => "capture",
-            Movement::Refund => "refund",
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct LedgerEntry {
     pub account: Account,
     /// Debit positive, credit negative.
     pub amount: Money,
@@ -61,9 +40,9 @@ pub struct Entry {
 
 /// Entries that sum to zero per currency; there is no other way to make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transaction {
+pub struct LedgerTransaction {
     movement: Movement,
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
 /// The entries do not sum to zero in this currency, or overflow.
@@ -71,12 +50,12 @@ pub struct Transaction {
 #[error("the entries in {0} do not sum to zero")]
 pub struct Unbalanced(pub String);
 
-impl Transaction {
+impl LedgerTransaction {
     /// # Errors
     /// [`Unbalanced`].
-    pub fn new(movement: Movement, entries: Vec<Entry>) -> Result<Self, Unbalanced> {
+    pub fn new(movement: Movement, entries: Vec<LedgerEntry>) -> Result<Self, Unbalanced> {
         let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
-        for Entry { amount, .. } in &entries {
+        for LedgerEntry { amount, .. } in &entries {
             let sum = sums.entry(&amount.currency).or_default();
             *sum = sum
                 .checked_add(amount.amount)
@@ -85,24 +64,24 @@ impl Transaction {
         if let Some((currency, _)) = sums.into_iter().find(|(_, sum)| *sum != 0) {
             return Err(Unbalanced(currency.to_owned()));
         }
-        Ok(Transaction { movement, entries })
+        Ok(LedgerTransaction { movement, entries })
     }
 
     pub fn movement(&self) -> Movement {
         self.movement
     }
 
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[LedgerEntry] {
         &self.entries
     }
 }
 
-/// What `news` moves, seen from the payment after it heard them; `None` if no money moved.
+/// What `update` moved, given the payment after it; `None` if no money moved.
 ///
 /// # Errors
 /// [`Unbalanced`] would be a bug here; the caller's transaction then fails and nothing is recorded.
-pub fn transaction_of(news: &News, after: &Payment) -> Result<Option<Transaction>, Unbalanced> {
-    let entry = |account, amount| Entry {
+pub fn transaction_of(update: &PaymentUpdate, after: &Payment) -> Result<Option<LedgerTransaction>, Unbalanced> {
+    let entry = |account, amount| LedgerEntry {
         account,
         amount: after.amount.with_amount(amount),
     };
@@ -112,27 +91,27 @@ pub fn transaction_of(news: &News, after: &Payment) -> Result<Option<Transaction
             entry(Account::AuthorisedOffset, -sign * after.authorised),
         ]
     };
-    let (movement, entries) = match news {
-        News::Authorised { .. } => (Movement::Authorisation, hold(1).to_vec()),
-        News::Voided => (Movement::Void, hold(-1).to_vec()),
-        // Taking the money ends the authorisation, also the part of it that is not taken.
-        News::Captured => {
+    let (movement, entries) = match update {
+        PaymentUpdate::Authorised { .. } => (Movement::Authorisation, hold(1).to_vec()),
+        PaymentUpdate::Voided => (Movement::Void, hold(-1).to_vec()),
+        // Capturing ends the authorisation, including the part of it that is not captured.
+        PaymentUpdate::Captured => {
             let taken = [
                 entry(Account::Provider, after.captured),
                 entry(Account::Sales, -after.captured),
             ];
             (Movement::Capture, [hold(-1), taken].concat())
         }
-        News::Refunded { amount } => (
+        PaymentUpdate::Refunded { amount } => (
             Movement::Refund,
             vec![entry(Account::Refunds, *amount), entry(Account::Provider, -amount)],
         ),
-        News::AuthorisationDeclined { .. }
-        | News::CaptureDeclined
-        | News::VoidDeclined
-        | News::RefundDeclined { .. } => return Ok(None),
+        PaymentUpdate::AuthorisationDeclined { .. }
+        | PaymentUpdate::CaptureDeclined
+        | PaymentUpdate::VoidDeclined
+        | PaymentUpdate::RefundDeclined { .. } => return Ok(None),
     };
-    Transaction::new(movement, entries).map(Some)
+    LedgerTransaction::new(movement, entries).map(Some)
 }
 
 #[cfg(test)]
@@ -141,8 +120,8 @@ mod tests {
     use banyan_core::Timestamp;
     use uuid::Uuid;
 
-    fn euros(account: Account, amount: i64) -> Entry {
-        Entry {
+    fn euros(account: Account, amount: i64) -> LedgerEntry {
+        LedgerEntry {
             account,
             amount: Money {
                 amount,
@@ -154,22 +133,22 @@ mod tests {
     #[test]
     fn a_transaction_that_does_not_sum_to_zero_cannot_be_made() {
         let balanced = vec![euros(Account::Provider, 5), euros(Account::Sales, -5)];
-        assert!(Transaction::new(Movement::Capture, balanced).is_ok());
+        assert!(LedgerTransaction::new(Movement::Capture, balanced).is_ok());
         let unbalanced = vec![euros(Account::Provider, 5), euros(Account::Sales, -4)];
         assert_eq!(
-            Transaction::new(Movement::Capture, unbalanced),
+            LedgerTransaction::new(Movement::Capture, unbalanced),
             Err(Unbalanced("EUR".into()))
         );
         let overflowing = vec![euros(Account::Provider, i64::MAX), euros(Account::Sales, 1)];
         assert_eq!(
-            Transaction::new(Movement::Capture, overflowing),
+            LedgerTransaction::new(Movement::Capture, overflowing),
             Err(Unbalanced("EUR".into()))
         );
     }
 
     #[test]
-    fn currencies_balance_each_for_itself() {
-        let dollars = Entry {
+    fn each_currency_balances_by_itself() {
+        let dollars = LedgerEntry {
             account: Account::Sales,
             amount: Money {
                 amount: -5,
@@ -177,13 +156,13 @@ mod tests {
             },
         };
         assert_eq!(
-            Transaction::new(Movement::Capture, vec![euros(Account::Provider, 5), dollars]),
+            LedgerTransaction::new(Movement::Capture, vec![euros(Account::Provider, 5), dollars]),
             Err(Unbalanced("EUR".into()))
         );
     }
 
     #[test]
-    fn a_whole_life_leaves_only_what_was_kept() {
+    fn after_capture_and_partial_refund_the_balances_are_what_was_kept() {
         let id = Uuid::from_u128;
         let amount = Money {
             amount: 100,
@@ -191,21 +170,24 @@ mod tests {
         };
         let mut payment = Payment::authorise(id(1), id(2), id(3), amount, "pm".into(), Timestamp::from_ms(0));
         let mut balances: BTreeMap<Account, i64> = BTreeMap::new();
-        let mut live = |payment: &Payment, news: News| {
-            let after = payment.hear(&news).unwrap().payment;
-            for Entry { account, amount } in transaction_of(&news, &after).unwrap().unwrap().entries() {
+        let mut update = |payment: &Payment, update: PaymentUpdate| {
+            let after = payment.apply(&update).unwrap().payment;
+            for LedgerEntry { account, amount } in transaction_of(&update, &after).unwrap().unwrap().entries() {
                 *balances.entry(*account).or_default() += amount.amount;
             }
             after
         };
-        payment = live(
+        payment = update(
             &payment,
-            News::Authorised {
+            PaymentUpdate::Authorised {
                 authorisation: "a".into(),
             },
         );
-        payment = live(&payment.capture().unwrap(), News::Captured);
-        live(&payment.refund(Some(30)).unwrap().0, News::Refunded { amount: 30 });
+        payment = update(&payment.capture().unwrap(), PaymentUpdate::Captured);
+        update(
+            &payment.refund(Some(30)).unwrap().0,
+            PaymentUpdate::Refunded { amount: 30 },
+        );
         let expected = [
             (Account::Authorised, 0),
             (Account::AuthorisedOffset, 0),
@@ -217,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_moves_no_money() {
+    fn a_declined_command_moves_no_money() {
         let id = Uuid::from_u128;
         let payment = Payment::authorise(
             id(1),
@@ -230,13 +212,13 @@ mod tests {
             "pm".into(),
             Timestamp::from_ms(0),
         );
-        for news in [
-            News::AuthorisationDeclined { code: "x".into() },
-            News::CaptureDeclined,
-            News::VoidDeclined,
-            News::RefundDeclined { amount: 1 },
+        for update in [
+            PaymentUpdate::AuthorisationDeclined { code: "x".into() },
+            PaymentUpdate::CaptureDeclined,
+            PaymentUpdate::VoidDeclined,
+            PaymentUpdate::RefundDeclined { amount: 1 },
         ] {
-            assert_eq!(transaction_of(&news, &payment), Ok(None));
+            assert_eq!(transaction_of(&update, &payment), Ok(None));
         }
     }
 }

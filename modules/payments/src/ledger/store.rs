@@ -2,18 +2,16 @@
 
 use banyan_core::Fault;
 use banyan_durable::{Db, Tx, fault};
-use sea_orm::{ActiveValue::Set, ConnectionTrait, EntityTrait, Statement};
+use sea_orm::{ActiveValue::Set, EntityTrait, FromQueryResult, Statement};
 use uuid::Uuid;
 
-use super::Transaction;
+use super::LedgerTransaction;
 use crate::provider::Totals;
 
 mod ledger_transaction {
-    use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait, Uuid,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "ledger_transaction")]
     pub struct Model {
@@ -25,18 +23,13 @@ mod ledger_transaction {
         pub created_at: i64,
     }
 
-    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 mod ledger_entry {
-    use sea_orm::entity::prelude::{
-        ActiveModelBehavior, DeriveEntityModel, DerivePrimaryKey, DeriveRelation, EntityTrait, EnumIter,
-        PrimaryKeyTrait, Uuid,
-    };
+    use sea_orm::entity::prelude::*;
 
+    #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
     #[sea_orm(table_name = "ledger_entry")]
     pub struct Model {
@@ -49,20 +42,17 @@ mod ledger_entry {
         pub currency: String,
     }
 
-    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
     impl ActiveModelBehavior for ActiveModel {}
 }
 
 /// Appends what a command moved.
-pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &Transaction) -> Result<(), Fault> {
+pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &LedgerTransaction) -> Result<(), Fault> {
     let id = tx.ids().new_id();
     let row = ledger_transaction::ActiveModel {
         id: Set(id),
         payment_id: Set(payment_id),
         command_id: Set(command_id),
-        kind: Set(transaction.movement().as_str().to_owned()),
+        kind: Set(transaction.movement().into_str().to_owned()),
         created_at: Set(tx.clock().now().as_ms()),
     };
     ledger_transaction::Entity::insert(row)
@@ -71,7 +61,7 @@ pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &T
         .map_err(fault)?;
     let entries = transaction.entries().iter().map(|entry| ledger_entry::ActiveModel {
         transaction_id: Set(id),
-        account: Set(entry.account.as_str().to_owned()),
+        account: Set(entry.account.into_str().to_owned()),
         amount: Set(entry.amount.amount),
         currency: Set(entry.amount.currency.clone()),
     });
@@ -82,7 +72,7 @@ pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &T
     Ok(())
 }
 
-/// What the ledger says, per currency.
+/// The totals of the ledger, per currency.
 pub async fn totals(db: &Db) -> Result<Vec<Totals>, Fault> {
     let sql = "select currency,
                    cast(coalesce(sum(case when account = 'authorised' then amount end), 0) as bigint) as authorised,
@@ -92,7 +82,7 @@ pub async fn totals(db: &Db) -> Result<Vec<Totals>, Fault> {
     read_totals(db, sql).await
 }
 
-/// What the payments' own rows say, per currency.
+/// The totals of the payments' own rows, per currency.
 pub async fn totals_of_payments(db: &Db) -> Result<Vec<Totals>, Fault> {
     let sql = "select currency,
                    cast(coalesce(sum(case when status in ('authorised', 'capturing', 'voiding') then authorised_amount end), 0) as bigint) as authorised,
@@ -102,31 +92,38 @@ pub async fn totals_of_payments(db: &Db) -> Result<Vec<Totals>, Fault> {
     read_totals(db, sql).await
 }
 
-/// Ledger transactions whose entries do not sum to zero, which must be none.
+/// The number of ledger transactions whose entries do not sum to zero: always 0, unless there is a bug.
 pub async fn count_unbalanced(db: &Db) -> Result<i64, Fault> {
     let sql = "select count(*) as unbalanced from
                    (select transaction_id from ledger_entry group by transaction_id, currency having sum(amount) <> 0) as wrong";
-    let row = db
-        .read()
-        .query_one_raw(Statement::from_string(db.backend(), sql))
-        .await
-        .map_err(fault)?;
-    row.map_or(Ok(0), |row| row.try_get("", "unbalanced")).map_err(fault)
+    #[derive(FromQueryResult)]
+    struct Count {
+        unbalanced: i64,
+    }
+    let count = Count::find_by_statement(Statement::from_string(db.backend(), sql)).one(db.read());
+    Ok(count.await.map_err(fault)?.map_or(0, |count| count.unbalanced))
 }
 
 pub(crate) async fn read_totals(db: &Db, sql: &str) -> Result<Vec<Totals>, Fault> {
-    let rows = db
-        .read()
-        .query_all_raw(Statement::from_string(db.backend(), sql))
-        .await
-        .map_err(fault)?;
-    let totals = rows.iter().map(|row| {
-        Ok(Totals {
-            currency: row.try_get("", "currency")?,
-            authorised: row.try_get("", "authorised")?,
-            captured: row.try_get("", "captured")?,
-            refunded: row.try_get("", "refunded")?,
-        })
-    });
-    totals.collect::<Result<Vec<_>, sea_orm::DbErr>>().map_err(fault)
+    let rows = TotalsRow::find_by_statement(Statement::from_string(db.backend(), sql)).all(db.read());
+    Ok(rows.await.map_err(fault)?.into_iter().map(Totals::from).collect())
+}
+
+#[derive(FromQueryResult)]
+struct TotalsRow {
+    currency: String,
+    authorised: i64,
+    captured: i64,
+    refunded: i64,
+}
+
+impl From<TotalsRow> for Totals {
+    fn from(row: TotalsRow) -> Self {
+        Totals {
+            currency: row.currency,
+            authorised: row.authorised,
+            captured: row.captured,
+            refunded: row.refunded,
+        }
+    }
 }

@@ -1,36 +1,39 @@
 //! A payment provider that needs no account: the payment method decides what happens, as with Stripe's test cards.
 //!
-//! It stands in for somebody else's system, so it behaves like one: it keeps its own books in its own database and commits them separately, it
-//! is idempotent by key, it can be silent although it acted, and it tells its news once more by a signed webhook. Its books and ours can
+//! It stands in for a third party's system, so it behaves like one: it keeps its own books in its own database and commits them separately, it is
+//! idempotent by key, it may not respond although it acted, and it reports every outcome again by a signed webhook. Its books and ours can
 //! therefore disagree after a crash, which is what the protocol around them is for.
 
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Clock, Fault, Ids, Secrets, Timestamp};
-use banyan_durable::{Db, Place};
+use banyan_durable::{Db, Storage};
 use secrecy::{ExposeSecret, SecretString};
 use shared_kernel::Money;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
-    command::{Kind, fingerprint},
-    provider::{Answer, AuthorisationRequest, Provider, Totals, WebhookEvent},
+    commands::{Kind, fingerprint},
+    provider::{AuthorisationRequest, Provider, Response, Totals, WebhookEvent},
     settings::Settings,
+    timing::Timing,
     webhook,
 };
 
-/// Its place in `/payments/webhooks/{provider}`, and the name of its schema.
+/// Its name in `/payments/webhooks/{provider}`.
 pub const NAME: &str = "sandbox";
-/// Webhooks on their way; more are dropped, as networks do.
-const DELIVERIES: usize = 1_024;
+/// The maximum number of webhooks that wait to be received. More are dropped, as networks do.
+const WEBHOOK_QUEUE: usize = 1_024;
 
 /// A webhook as it arrives.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct SignedWebhook {
     pub signature: String,
     pub body: Vec<u8>,
 }
@@ -38,23 +41,26 @@ pub struct Delivery {
 #[derive(Clone)]
 pub struct Sandbox {
     books: Db,
-    settings: Settings,
+    /// The delay before `pm_card_slow` takes effect.
+    slow: Duration,
+    timing: Timing,
     secret: SecretString,
-    deliveries: mpsc::Sender<Delivery>,
+    webhooks: mpsc::Sender<SignedWebhook>,
 }
 
 impl Sandbox {
-    /// Opens the provider's books, making their tables if need be. The receiver gets its webhooks.
+    /// Opens the provider's books and creates their tables if necessary. The receiver gets its webhooks.
     ///
     /// # Errors
     /// `unavailable`, with what could not be reached; `no_randomness`.
     pub async fn open(
-        place: &Place,
-        settings: Settings,
+        place: &Storage,
+        settings: &Settings,
+        timing: Timing,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
         secrets: &dyn Secrets,
-    ) -> Result<(Sandbox, mpsc::Receiver<Delivery>), Fault> {
+    ) -> Result<(Sandbox, mpsc::Receiver<SignedWebhook>), Fault> {
         store::create_tables(place).await?;
         let pool = banyan_durable::Settings {
             pool: 2,
@@ -65,60 +71,60 @@ impl Sandbox {
             None => hex::encode(secrets.new_secret()?).into(),
         };
         let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
-        let (deliveries, received) = mpsc::channel(DELIVERIES);
-        Ok((
-            Sandbox {
-                books,
-                settings,
-                secret,
-                deliveries,
-            },
-            received,
-        ))
+        let (webhooks, received) = mpsc::channel(WEBHOOK_QUEUE);
+        let slow = Duration::from_millis(settings.sandbox.slow_ms);
+        let sandbox = Sandbox {
+            books,
+            slow,
+            timing,
+            secret,
+            webhooks,
+        };
+        Ok((sandbox, received))
     }
 
-    /// Takes a request as a server does: a caller that hangs up does not stop it.
-    async fn take(&self, key: Uuid, request: Request) -> Result<Answer, Fault> {
+    /// Handles a request as a server does: a caller that disconnects does not stop it.
+    async fn handle(&self, key: Uuid, request: Request) -> Result<Response, Fault> {
         let sandbox = self.clone();
-        let working = tokio::spawn(async move { sandbox.carry_out(key, request).await });
-        working
+        let handling = tokio::spawn(async move { sandbox.carry_out(key, request).await });
+        handling
             .await
-            .map_err(|_| Fault::timeout("The sandbox provider broke off."))?
+            .map_err(|_| Fault::timeout("The sandbox provider closed the connection."))?
     }
 
-    /// Carries out one request, once: the effect and the memory of its key are one transaction of the provider's own.
-    async fn carry_out(&self, key: Uuid, request: Request) -> Result<Answer, Fault> {
+    /// Carries out one request, once: the effect and the record of its key are one transaction of the provider's own.
+    async fn carry_out(&self, key: Uuid, request: Request) -> Result<Response, Fault> {
         if let Request::Authorise(wanted) = &request
             && wanted.method == "pm_card_slow"
-            && store::find_answer(&self.books, key).await?.is_none()
+            && store::find_response(&self.books, key).await?.is_none()
         {
-            sleep_ms(self.settings.sandbox.slow_ms).await;
+            tokio::time::sleep(self.slow).await;
         }
         let silent = matches!(&request, Request::Authorise(wanted) if wanted.method == "pm_card_timeout");
         let done = store::carry_out(&self.books, key, request).await?;
         if done.first && silent {
-            sleep_ms(self.settings.sandbox.timeout_ms).await;
+            tokio::time::sleep(self.timing.sandbox_timeout).await;
         }
         if done.first {
-            self.tell(key, &done.answer);
+            self.send_webhook(key, &done.response);
         }
-        Ok(done.answer)
+        Ok(done.response)
     }
 
-    /// Sends the webhook about a command, a little later.
-    fn tell(&self, key: Uuid, answer: &Answer) {
+    /// Sends the webhook about a command, after its delay.
+    fn send_webhook(&self, key: Uuid, response: &Response) {
         let event = WebhookEvent {
             id: self.books.ids().new_id(),
             reference: key,
-            answer: answer.clone(),
+            answer: response.clone(),
         };
         let Ok(body) = serde_json::to_vec(&event) else { return };
         let signature = webhook::sign(self.secret.expose_secret().as_bytes(), &body, self.books.clock().now());
-        let (deliveries, delay_ms) = (self.deliveries.clone(), self.settings.sandbox.webhook_delay_ms);
+        let (webhooks, delay) = (self.webhooks.clone(), self.timing.sandbox_webhook_delay);
         tokio::spawn(async move {
-            sleep_ms(delay_ms).await;
-            if deliveries.try_send(Delivery { signature, body }).is_err() {
-                tracing::debug!(%key, "nobody takes the sandbox provider's webhook; the reconciler does without");
+            tokio::time::sleep(delay).await;
+            if webhooks.try_send(SignedWebhook { signature, body }).is_err() {
+                tracing::debug!(%key, "a webhook of the sandbox provider was dropped; the reconciler finds the outcome");
             }
         });
     }
@@ -134,11 +140,7 @@ impl Sandbox {
     }
 }
 
-async fn sleep_ms(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
-}
-
-/// What is asked of the provider.
+/// A request to the provider.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     Authorise(AuthorisationRequest),
@@ -163,7 +165,7 @@ impl Request {
     }
 }
 
-/// What the method chosen does to its authorisation.
+/// Whether a payment method can be authorised.
 fn authorisation_of(method: &str) -> Result<(), Decline> {
     match method {
         "pm_card_visa"
@@ -177,13 +179,13 @@ fn authorisation_of(method: &str) -> Result<(), Decline> {
     }
 }
 
-/// A "no" for good: a code and a sentence.
+/// A final refusal: a code and a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Decline(&'static str, &'static str);
 
-impl From<Decline> for Answer {
+impl From<Decline> for Response {
     fn from(Decline(code, detail): Decline) -> Self {
-        Answer::Declined {
+        Response::Declined {
             code: code.to_owned(),
             detail: detail.to_owned(),
         }
@@ -196,12 +198,12 @@ impl Provider for Sandbox {
         NAME
     }
 
-    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Answer, Fault> {
-        self.take(key, Request::Authorise(request.clone())).await
+    async fn authorise(&self, key: Uuid, request: &AuthorisationRequest) -> Result<Response, Fault> {
+        self.handle(key, Request::Authorise(request.clone())).await
     }
 
-    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.take(
+    async fn capture(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault> {
+        self.handle(
             key,
             Request::Capture {
                 authorisation: authorisation.to_owned(),
@@ -211,8 +213,8 @@ impl Provider for Sandbox {
         .await
     }
 
-    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Answer, Fault> {
-        self.take(
+    async fn void(&self, key: Uuid, authorisation: &str) -> Result<Response, Fault> {
+        self.handle(
             key,
             Request::Void {
                 authorisation: authorisation.to_owned(),
@@ -221,8 +223,8 @@ impl Provider for Sandbox {
         .await
     }
 
-    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
-        self.take(
+    async fn refund(&self, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault> {
+        self.handle(
             key,
             Request::Refund {
                 authorisation: authorisation.to_owned(),
@@ -232,13 +234,12 @@ impl Provider for Sandbox {
         .await
     }
 
-    async fn find(&self, key: Uuid) -> Result<Option<Answer>, Fault> {
-        store::find_answer(&self.books, key).await
+    async fn find(&self, key: Uuid) -> Result<Option<Response>, Fault> {
+        store::find_response(&self.books, key).await
     }
 
     fn read_webhook(&self, signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault> {
-        let tolerance = self.settings.webhook_tolerance();
-        webhook::read(self.secret.expose_secret().as_bytes(), signature, body, now, tolerance)
+        webhook::read(self.secret.expose_secret().as_bytes(), signature, body, now)
     }
 
     async fn totals(&self) -> Result<Vec<Totals>, Fault> {

@@ -1,15 +1,15 @@
-//! The sandbox provider's books: who was asked what under which key, and every effect it had. An auditor may read them beside ours.
+//! The sandbox provider's books: every request with its key, and every effect it had. An auditor may read them beside ours.
 
 use banyan_core::Fault;
-use banyan_durable::{Db, Place, Tx, fault, lost_race};
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use banyan_durable::{Db, Storage, Tx, fault, lost_race};
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
 use shared_kernel::Money;
 use uuid::Uuid;
 
 use super::{Decline, Request, authorisation_of};
 use crate::{
     ledger,
-    provider::{Answer, AuthorisationRequest, Totals},
+    provider::{AuthorisationRequest, Response, Totals},
 };
 
 /// Additive only: a provider's books outlive any version of this program.
@@ -58,18 +58,19 @@ create table if not exists refund (
 create index if not exists refund_by_authorisation on refund (authorisation_id);
 ";
 
-/// Makes the tables, and on PostgreSQL the schema, unless they are there.
-pub async fn create_tables(place: &Place) -> Result<(), Fault> {
+/// Creates the tables, and on PostgreSQL the schema, unless they exist.
+pub async fn create_tables(place: &Storage) -> Result<(), Fault> {
     let connection = banyan_durable::migration_connection(place, "sandbox_provider").await?;
     let backend = connection.get_database_backend();
-    let made = async {
+    let created = async {
         match place {
-            Place::Sqlite { .. } => connection
+            Storage::Sqlite { .. } => connection
                 .execute_unprepared(&TABLES.replace(" uuid", " blob"))
                 .await
                 .map(drop),
-            Place::Postgres { schema, .. } => {
-                // `if not exists` alone lets two starting at once collide; and a login without the right to make schemas may find its own made.
+            Storage::Postgres { schema, .. } => {
+                // `if not exists` alone lets two processes that start at once collide; and a login that may not create schemas may find its own
+                // created.
                 let known = "select 1 from pg_namespace where nspname = $1";
                 connection
                     .execute_unprepared("select pg_advisory_lock(hashtext('sandbox_provider'))")
@@ -91,70 +92,67 @@ pub async fn create_tables(place: &Place) -> Result<(), Fault> {
             }
         }
     };
-    let made = made.await.map_err(fault);
+    let created = created.await.map_err(fault);
     connection.close().await.map_err(fault)?;
-    made
+    created
 }
 
-/// An answer, and whether it was given for the first time.
+/// A response, and whether it is the first one to its key.
 pub(super) struct Done {
-    pub answer: Answer,
+    pub response: Response,
     pub first: bool,
 }
 
 /// What one request came to inside its transaction.
-enum Tried {
+enum Attempt {
     Done(Done),
-    /// A 503: nothing happened but that it was counted.
+    /// A 503: nothing happened, except that the attempt was counted.
     Failed,
 }
 
-/// Carries out a request unless its key was seen; then the answer is the one given then.
+/// Carries out a request, unless its key was seen before; then the response is the same as then.
 pub(super) async fn carry_out(books: &Db, key: Uuid, request: Request) -> Result<Done, Fault> {
-    let tried = books.write(move |tx| {
-        let request = request.clone();
-        async move {
-            let (kind, fingerprint) = (request.kind().as_str(), request.fingerprint());
+    let attempt = books.write(request, move |tx, request| async move {
+            let (kind, fingerprint) = (request.kind().into_str(), request.fingerprint());
             let now = tx.clock().now().as_ms();
             let claim = "insert into request (key, kind, fingerprint, created_at) values ($1, $2, $3, $4) on conflict (key) do nothing";
             if execute(&tx, claim, [key.into(), kind.into(), fingerprint.as_str().into(), now.into()]).await? == 0 {
-                return replay(&tx, key, &fingerprint).await.map(Tried::Done);
+                return replay(&tx, key, &fingerprint).await.map(Attempt::Done);
             }
-            let answer = match request {
+            let response = match request {
                 Request::Authorise(wanted) => authorise(&tx, key, &wanted).await?,
                 Request::Capture { authorisation, amount } => match capture(&tx, key, &authorisation, &amount).await? {
-                    Some(answer) => answer,
+                    Some(response) => response,
                     None => {
                         execute(&tx, "delete from request where key = $1", [key.into()]).await?;
-                        return Ok(Tried::Failed);
+                        return Ok(Attempt::Failed);
                     }
                 },
                 Request::Void { authorisation } => void(&tx, key, &authorisation).await?,
                 Request::Refund { authorisation, amount } => refund(&tx, key, &authorisation, &amount).await?,
             };
-            let json = serde_json::to_string(&answer);
+            let json = serde_json::to_string(&response);
             let json = json.map_err(|error| Fault::internal("unwritable_answer", error.to_string()))?;
             execute(&tx, "update request set answer = $2 where key = $1", [key.into(), json.into()]).await?;
-            Ok(Tried::Done(Done { answer, first: true }))
-        }
-    });
-    match tried.await? {
-        Tried::Done(done) => Ok(done),
-        Tried::Failed => Err(Fault::unavailable("The sandbox provider answers 503.")),
+            Ok(Attempt::Done(Done { response, first: true }))
+        });
+    match attempt.await? {
+        Attempt::Done(done) => Ok(done),
+        Attempt::Failed => Err(Fault::unavailable("The sandbox provider responded with 503.")),
     }
 }
 
-pub async fn find_answer(books: &Db, key: Uuid) -> Result<Option<Answer>, Fault> {
+pub async fn find_response(books: &Db, key: Uuid) -> Result<Option<Response>, Fault> {
     let statement = Statement::from_sql_and_values(
         books.backend(),
-        "select answer from request where key = $1",
+        "select fingerprint, answer from request where key = $1",
         [key.into()],
     );
-    let row = books.read().query_one_raw(statement).await.map_err(fault)?;
-    row.map(|row| read_answer(&row)).transpose()
+    let row = RequestRow::find_by_statement(statement).one(books.read()).await;
+    row.map_err(fault)?.map(|row| row.response()).transpose()
 }
 
-/// Ours and theirs are read by the same words, so that they can be compared.
+/// The same columns as those of our own totals, so that the two can be compared.
 pub async fn totals(books: &Db) -> Result<Vec<Totals>, Fault> {
     let sql = "select a.currency as currency,
                    cast(coalesce(sum(case when a.status = 'authorised' then a.amount end), 0) as bigint) as authorised,
@@ -168,27 +166,22 @@ pub async fn totals(books: &Db) -> Result<Vec<Totals>, Fault> {
 }
 
 async fn replay(tx: &Tx, key: Uuid, fingerprint: &str) -> Result<Done, Fault> {
-    let row = query_one(
-        tx,
-        "select fingerprint, answer from request where key = $1",
-        [key.into()],
-    )
-    .await?;
-    let row = row.ok_or_else(|| lost_race("a request's row went away"))?;
-    let known: String = row.try_get("", "fingerprint").map_err(fault)?;
-    if known != fingerprint {
+    let sql = "select fingerprint, answer from request where key = $1";
+    let row = find_one::<RequestRow, 1>(tx, sql, [key.into()]).await?;
+    let row = row.ok_or_else(|| lost_race("a request's row was deleted"))?;
+    if row.fingerprint != fingerprint {
         return Err(Fault::invalid(
             "provider_key_reused",
             "The provider saw this key before, for a different request.",
         ));
     }
     Ok(Done {
-        answer: read_answer(&row)?,
+        response: row.response()?,
         first: false,
     })
 }
 
-async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<Answer, Fault> {
+async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<Response, Fault> {
     if let Err(decline) = authorisation_of(&wanted.method) {
         return Ok(decline.into());
     }
@@ -208,20 +201,20 @@ async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<
         ],
     )
     .await?;
-    Ok(Answer::Accepted { id })
+    Ok(Response::Accepted { id })
 }
 
 /// `None`: it fails this time, with a 503.
-async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Option<Answer>, Fault> {
+async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Option<Response>, Fault> {
     let Some(known) = load(tx, authorisation).await? else {
         return Ok(Some(UNKNOWN.into()));
     };
-    if known.method == "pm_card_capture_declined" {
+    if known.payment_method == "pm_card_capture_declined" {
         return Ok(Some(
             Decline("capture_declined", "The issuer refused the capture.").into(),
         ));
     }
-    if known.method == "pm_card_capture_fails_once" && known.failed_captures == 0 {
+    if known.payment_method == "pm_card_capture_fails_once" && known.failed_captures == 0 {
         execute(
             tx,
             "update authorisation set failed_captures = 1 where id = $1",
@@ -248,10 +241,10 @@ async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Res
     let insert =
         "insert into capture (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
-    Ok(Some(Answer::Accepted { id }))
+    Ok(Some(Response::Accepted { id }))
 }
 
-async fn void(tx: &Tx, key: Uuid, authorisation: &str) -> Result<Answer, Fault> {
+async fn void(tx: &Tx, key: Uuid, authorisation: &str) -> Result<Response, Fault> {
     if load(tx, authorisation).await?.is_none() {
         return Ok(UNKNOWN.into());
     }
@@ -261,16 +254,16 @@ async fn void(tx: &Tx, key: Uuid, authorisation: &str) -> Result<Answer, Fault> 
     let id = format!("void_{}", key.simple());
     let insert = "insert into void (id, key, authorisation_id, created_at) values ($1, $2, $3, $4)";
     record(tx, insert, &id, key, authorisation, None).await?;
-    Ok(Answer::Accepted { id })
+    Ok(Response::Accepted { id })
 }
 
-async fn refund(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Answer, Fault> {
+async fn refund(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Response, Fault> {
     // On PostgreSQL the lock orders the refunds of one authorisation, so that together they stay within what was captured.
     let lock = "update authorisation set status = status where id = $1 and status = 'captured'";
     if execute(tx, lock, [authorisation.into()]).await? == 0 {
         return Ok(Decline("not_captured", "Only what was captured can be refunded.").into());
     }
-    let left = query_one(
+    let remaining = find_one::<Remaining, 1>(
         tx,
         "select c.currency as currency, cast(c.amount - coalesce((select sum(r.amount) from refund r where r.authorisation_id = $1), 0) as bigint) as left_over
          from capture c where c.authorisation_id = $1",
@@ -278,42 +271,37 @@ async fn refund(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Resu
     )
     .await?
     .ok_or_else(|| Fault::internal("books_broken", "captured without a capture"))?;
-    let currency: String = left.try_get("", "currency").map_err(fault)?;
-    let left: i64 = left.try_get("", "left_over").map_err(fault)?;
-    if amount.currency != currency || amount.amount > left {
+    if amount.currency != remaining.currency || amount.amount > remaining.left_over {
         return Ok(Decline("exceeds_captured", "No more than what was captured can be refunded.").into());
     }
     let id = format!("re_{}", key.simple());
     let insert =
         "insert into refund (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
-    Ok(Answer::Accepted { id })
+    Ok(Response::Accepted { id })
+}
+
+/// What was captured of an authorisation and not refunded.
+#[derive(FromQueryResult)]
+struct Remaining {
+    currency: String,
+    left_over: i64,
 }
 
 const UNKNOWN: Decline = Decline("unknown_authorisation", "There is no such authorisation.");
 
-/// An authorisation as the books have it.
+/// An authorisation in the books.
+#[derive(FromQueryResult)]
 struct Authorisation {
     amount: i64,
     currency: String,
-    method: String,
+    payment_method: String,
     failed_captures: i64,
 }
 
 async fn load(tx: &Tx, id: &str) -> Result<Option<Authorisation>, Fault> {
     let sql = "select amount, currency, payment_method, failed_captures from authorisation where id = $1";
-    let Some(row) = query_one(tx, sql, [id.into()]).await? else {
-        return Ok(None);
-    };
-    let read = || {
-        Ok(Authorisation {
-            amount: row.try_get("", "amount")?,
-            currency: row.try_get("", "currency")?,
-            method: row.try_get("", "payment_method")?,
-            failed_captures: row.try_get("", "failed_captures")?,
-        })
-    };
-    read().map(Some).map_err(fault)
+    find_one(tx, sql, [id.into()]).await
 }
 
 /// Ends an authorisation that is still open; false if it is not.
@@ -352,30 +340,36 @@ async fn record(
     done.map(drop)
 }
 
-fn read_answer(row: &QueryResult) -> Result<Answer, Fault> {
-    let json: String = row.try_get("", "answer").map_err(fault)?;
-    serde_json::from_str(&json).map_err(|error| Fault::internal("unreadable_answer", error.to_string()))
+/// A request that was carried out.
+#[derive(FromQueryResult)]
+struct RequestRow {
+    fingerprint: String,
+    answer: String,
+}
+
+impl RequestRow {
+    fn response(&self) -> Result<Response, Fault> {
+        serde_json::from_str(&self.answer).map_err(|error| Fault::internal("unreadable_answer", error.to_string()))
+    }
 }
 
 async fn execute<const N: usize>(tx: &Tx, sql: &str, values: [Value; N]) -> Result<u64, Fault> {
-    let statement = Statement::from_sql_and_values(backend(tx), sql, values);
+    let statement = Statement::from_sql_and_values(tx.conn().get_database_backend(), sql, values);
     Ok(tx.conn().execute_raw(statement).await.map_err(fault)?.rows_affected())
 }
 
-async fn query_one<const N: usize>(tx: &Tx, sql: &str, values: [Value; N]) -> Result<Option<QueryResult>, Fault> {
-    tx.conn()
-        .query_one_raw(Statement::from_sql_and_values(backend(tx), sql, values))
-        .await
-        .map_err(fault)
+async fn find_one<R: FromQueryResult, const N: usize>(
+    tx: &Tx,
+    sql: &str,
+    values: [Value; N],
+) -> Result<Option<R>, Fault> {
+    let statement = Statement::from_sql_and_values(tx.conn().get_database_backend(), sql, values);
+    R::find_by_statement(statement).one(tx.conn()).await.map_err(fault)
 }
 
-fn backend(tx: &Tx) -> DbBackend {
-    tx.conn().get_database_backend()
-}
-
-/// How many effects of each kind the provider had; a test compares them with what it asked for.
+/// The number of effects of each kind; a test compares them with its commands.
 #[cfg(test)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromQueryResult)]
 pub struct Effects {
     pub authorisations: i64,
     pub captures: i64,
@@ -388,17 +382,7 @@ pub async fn count_effects(books: &Db) -> Result<Effects, Fault> {
     let sql =
         "select (select count(*) from authorisation) as authorisations, (select count(*) from capture) as captures,
                    (select count(*) from void) as voids, (select count(*) from refund) as refunds";
-    let row = books
-        .read()
-        .query_one_raw(Statement::from_string(books.backend(), sql))
-        .await
-        .map_err(fault)?;
-    let row = row.ok_or_else(|| Fault::internal("database_error", "no row"))?;
-    let count = |name: &str| row.try_get("", name).map_err(fault);
-    Ok(Effects {
-        authorisations: count("authorisations")?,
-        captures: count("captures")?,
-        voids: count("voids")?,
-        refunds: count("refunds")?,
-    })
+    let effects = Effects::find_by_statement(Statement::from_string(books.backend(), sql)).one(books.read());
+    let effects = effects.await.map_err(fault)?;
+    effects.ok_or_else(|| Fault::internal("database_error", "no row"))
 }

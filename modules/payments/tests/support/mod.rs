@@ -1,12 +1,12 @@
-//! A shop's payments with the sandbox provider, for tests through the module's own door.
+//! Payments with the sandbox provider, for tests through the module's public interface.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Call, Fault, RandomIds, RandomSecrets, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::SqliteHome;
-use payments::{Needs, Offers, ProviderPlace, SandboxSettings, Settings, start};
+use banyan_durable_testing::{SqliteHome, default_settings};
+use payments::{Needs, Offers, ProviderConfig, SandboxSettings, Settings, Timing, start};
 use payments_contract::{
     AuthorisePayment, CapturePayment, FindPayment, Payment, RefundRemaining, VoidPayment, authorisation, capture,
     refund, void,
@@ -23,30 +23,34 @@ pub struct Shop {
     _books: SqliteHome,
 }
 
-/// The provider answers `pm_card_timeout` and `pm_card_slow` after the caller's patience of 200 ms, as in life.
 pub fn settings() -> Settings {
     Settings {
-        call_limit_ms: 200,
-        retry_after_ms: 20,
         webhook_secret: Some(SECRET.into()),
-        sandbox: SandboxSettings {
-            slow_ms: 400,
-            timeout_ms: 400,
-            webhook_delay_ms: 0,
-        },
-        ..Settings::default()
+        sandbox: SandboxSettings { slow_ms: 400 },
+        ..default_settings(include_str!("../../../../app/config/default.toml"), "payments")
+    }
+}
+
+/// The provider responds to `pm_card_timeout` and `pm_card_slow` after the command's timeout of 200 ms, as in production.
+pub fn timing() -> Timing {
+    Timing {
+        command_timeout: Duration::from_millis(200),
+        retry_after: Duration::from_millis(20),
+        sandbox_timeout: Duration::from_millis(400),
+        sandbox_webhook_delay: Duration::ZERO,
+        ..Timing::default()
     }
 }
 
 impl Shop {
     pub async fn open(db: Db) -> Self {
-        Shop::open_with(db, settings()).await
+        Shop::open_with(db, settings(), timing()).await
     }
 
-    pub async fn open_with(db: Db, settings: Settings) -> Self {
+    pub async fn open_with(db: Db, settings: Settings, timing: Timing) -> Self {
         let books = SqliteHome::new();
-        let provider = ProviderPlace::Sandbox {
-            books: books.place("sandbox-provider"),
+        let provider = ProviderConfig::Sandbox {
+            books: books.storage("sandbox-provider"),
         };
         let needs = Needs {
             db: db.clone(),
@@ -55,6 +59,7 @@ impl Shop {
             secrets: Arc::new(RandomSecrets),
             provider,
             settings,
+            timing,
         };
         Shop {
             offers: start(needs).await.expect("payments starts"),
@@ -113,7 +118,7 @@ impl Order {
             .contract
             .authorise_payment(&orders(), self.authorisation())
             .await
-            .map(|answer| answer.outcome.unwrap())
+            .map(|response| response.outcome.unwrap())
     }
 
     pub async fn capture(&self, shop: &Shop) -> Result<capture::Outcome, Fault> {
@@ -125,7 +130,7 @@ impl Order {
             .contract
             .capture_payment(&orders(), request)
             .await
-            .map(|answer| answer.outcome.unwrap())
+            .map(|response| response.outcome.unwrap())
     }
 
     pub async fn void(&self, shop: &Shop) -> Result<void::Outcome, Fault> {
@@ -139,7 +144,7 @@ impl Order {
             .contract
             .void_payment(&orders(), request)
             .await
-            .map(|answer| answer.outcome.unwrap())
+            .map(|response| response.outcome.unwrap())
     }
 
     pub async fn refund(&self, shop: &Shop) -> Result<refund::Outcome, Fault> {
@@ -152,7 +157,7 @@ impl Order {
             .contract
             .refund_remaining(&orders(), request)
             .await
-            .map(|answer| answer.outcome.unwrap())
+            .map(|response| response.outcome.unwrap())
     }
 
     pub async fn find_as(&self, shop: &Shop, call: &Call) -> Option<Payment> {
@@ -176,10 +181,17 @@ impl Order {
     /// Authorised and captured.
     pub async fn captured(shop: &Shop) -> Self {
         let order = Order::paying_by("pm_card_visa");
+        // A busy machine may take longer than the command's timeout.
+        while let Ok(authorisation::Outcome::InProgress(_)) = order.authorise(shop).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert!(matches!(
             order.authorise(shop).await,
             Ok(authorisation::Outcome::Authorised(_))
         ));
+        while let Ok(capture::Outcome::InProgress(_)) = order.capture(shop).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert!(matches!(order.capture(shop).await, Ok(capture::Outcome::Captured(_))));
         order
     }

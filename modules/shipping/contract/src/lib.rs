@@ -1,4 +1,4 @@
-//! What others may ask of `shipping`, and what they may hear from it. Generated from `proto/`.
+//! The calls that other modules may make to `shipping`, and the events it publishes. Generated from `proto/`.
 #![allow(clippy::all, clippy::pedantic)]
 
 include!(concat!(env!("OUT_DIR"), "/contract.rs"));

@@ -1,4 +1,4 @@
-//! A server with this module alone, whose tokens are verified with the module's own keys, as everywhere.
+//! A server with this module alone. It verifies access tokens with the module's own keys, as every service does.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::Arc;
@@ -55,19 +55,11 @@ impl KeySource for ContractKeys {
 
 impl Shop {
     pub async fn open(db: Db) -> Self {
-        // Weak hashes: what they cost is not what is tested here.
-        Shop::open_with(
-            db,
-            Settings {
-                argon2_memory_kib: 64,
-                ..Settings::default()
-            },
-            Arc::new(SystemClock),
-        )
-        .await
+        Shop::open_at(db, Arc::new(SystemClock)).await
     }
 
-    pub async fn open_with(db: Db, settings: Settings, clock: Arc<dyn Clock>) -> Self {
+    pub async fn open_at(db: Db, clock: Arc<dyn Clock>) -> Self {
+        let settings = settings();
         let (issuer, audience) = (settings.issuer.clone(), settings.audience.clone());
         let needs = Needs {
             db,
@@ -113,7 +105,7 @@ impl Shop {
         self.offers.routes.clone()
     }
 
-    /// The new user's id.
+    /// Registers a user and returns their id.
     pub async fn register(&self, email: &str) -> String {
         let reply = self
             .send(post(
@@ -163,9 +155,20 @@ impl Reply {
         }
     }
 
-    /// Status and code, of an error.
+    /// The status and the code of a problem.
     pub fn problem(&self) -> (u16, String) {
         (self.status, self.text("/code"))
+    }
+}
+
+/// The default settings with cheap hashes.
+fn settings() -> Settings {
+    let file = include_str!("../../../../app/config/default.toml");
+    Settings {
+        issuer: "http://localhost:8080".to_owned(),
+        audience: "banyan".to_owned(),
+        argon2_memory_kib: 64,
+        ..banyan_durable_testing::default_settings(file, "users")
     }
 }
 

@@ -101,9 +101,7 @@ impl Ops {
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
         let action = Action::new(actor, id, reason, comment);
-        let write = self.db.write(move |tx| {
-            let action = action.clone();
-            async move {
+        let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
                 if letter.state != State::Dead.as_str() {
                     return Err(Fault::conflict("not_dead", format!("This event is {} and needs no replay.", letter.state)));
@@ -112,8 +110,7 @@ impl Ops {
                 action.change(&tx, replayed, tx.clock().now()).await?;
                 action.audit(&tx, "dead_letter.replay").await?;
                 load(&tx, action.id).await
-            }
-        });
+            });
         write.await
     }
 
@@ -129,9 +126,7 @@ impl Ops {
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
         let action = Action::new(actor, id, reason, comment);
-        let write = self.db.write(move |tx| {
-            let action = action.clone();
-            async move {
+        let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
                 if !matches!(State::parse(&letter.state), Some(State::Dead | State::Retrying)) {
                     return Err(Fault::conflict("not_discardable", format!("This event is {}.", letter.state)));
@@ -151,8 +146,7 @@ impl Ops {
                 action.change(&tx, discarded, tx.clock().now()).await?;
                 action.audit(&tx, "dead_letter.discard").await?;
                 load(&tx, action.id).await
-            }
-        });
+            });
         write.await
     }
 }

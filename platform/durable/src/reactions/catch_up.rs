@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use banyan_core::{Call, Envelope, Fault, Listener, Timestamp};
+use banyan_core::{Call, Envelope, Fault, Subscriber, Timestamp};
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject};
 use futures::StreamExt;
 use sea_orm::{ConnectionTrait, Statement, Value};
@@ -218,16 +218,15 @@ impl Deliveries {
         metrics::counter!("banyan_events_passed_over_total", "module" => self.db().module().to_owned())
             .increment(u64::try_from(to - from).unwrap_or(0));
         let (source, subject) = (source.to_owned(), subject.to_owned());
-        let write = self.db().write(move |tx| {
-            let (source, subject) = (source.clone(), subject.clone());
-            async move {
+        let write = self
+            .db()
+            .write((source, subject), move |tx, (source, subject)| async move {
                 if reached(&tx, &source, &subject).await? == from {
                     advance(&tx, &source, &subject, from, to).await?;
                     tx.wake(retry::TOPIC);
                 }
                 Ok(())
-            }
-        });
+            });
         write.await
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use banyan_core::{Envelope, Fault, Listener};
+use banyan_core::{Envelope, Fault, Subscriber};
 use tokio::sync::Notify;
 
 use super::{
@@ -82,10 +82,11 @@ impl Deliveries {
         let began = Instant::now();
         let (reactions, event) = (self.reactions.clone(), Arc::new(envelope));
         let of_attempt = event.clone();
-        let attempt = self.db().write(move |tx| {
-            let (reactions, envelope) = (reactions.clone(), of_attempt.clone());
-            async move { handle(&tx, &reactions, &envelope, by).await }
-        });
+        let attempt = self
+            .db()
+            .write((reactions, of_attempt), move |tx, (reactions, envelope)| async move {
+                handle(&tx, &reactions, &envelope, by).await
+            });
         let taken = match attempt.await {
             Ok(taken) => taken,
             Err(fault) => {
@@ -109,15 +110,12 @@ impl Deliveries {
     /// The second write: what the reaction wrote is rolled back, and a note to try again takes its place.
     async fn keep_failed(&self, envelope: Arc<Envelope>, fault: Fault) -> Result<(), Fault> {
         let fault = Arc::new(fault);
-        let write = self.db().write(move |tx| {
-            let (envelope, fault) = (envelope.clone(), fault.clone());
-            async move {
-                // Another instance may have handled it meanwhile.
-                if lane::reached(&tx, &envelope.source, &envelope.subject).await? >= envelope.version {
-                    return Ok(());
-                }
-                retry::keep_failed(&tx, &envelope, &fault).await
+        let write = self.db().write((envelope, fault), |tx, (envelope, fault)| async move {
+            // Another instance may have handled it meanwhile.
+            if lane::reached(&tx, &envelope.source, &envelope.subject).await? >= envelope.version {
+                return Ok(());
             }
+            retry::keep_failed(&tx, &envelope, &fault).await
         });
         write.await
     }
@@ -164,7 +162,7 @@ pub(super) fn no_version() -> Fault {
 }
 
 #[async_trait]
-impl Listener for Deliveries {
+impl Subscriber for Deliveries {
     fn module(&self) -> &str {
         self.db().module()
     }
@@ -184,9 +182,8 @@ impl Listener for Deliveries {
             Arc::<str>::from(why.to_string()),
         );
         let key = retry::frame_key(frame);
-        let write = self.db().write(move |tx| {
-            let (key, body, why) = (key.clone(), body.clone(), why.clone());
-            async move { retry::keep_frame(&tx, &key, &body, &why).await }
+        let write = self.db().write((key, body, why), |tx, (key, body, why)| async move {
+            retry::keep_frame(&tx, &key, &body, &why).await
         });
         write.await
     }

@@ -21,12 +21,12 @@ pub(crate) use lane::{advance, reached};
 
 /// An event with the envelope it came in.
 #[derive(Clone, Debug)]
-pub struct Heard<E> {
+pub struct Incoming<E> {
     pub event: E,
     pub envelope: Envelope,
 }
 
-impl<E> Heard<E> {
+impl<E> Incoming<E> {
     /// The context for what the reacting module does: its own doing, in the event's trace.
     pub fn call(&self, module: &str) -> Call {
         Call::by_module(module).traced(self.envelope.traceparent.as_deref().and_then(TraceParent::parse))
@@ -52,7 +52,7 @@ impl Reactions {
     pub fn on<E, F, Fut>(mut self, topic: &'static str, react: F) -> Self
     where
         E: Event,
-        F: Fn(Tx, Heard<E>) -> Fut + Send + Sync + 'static,
+        F: Fn(Tx, Incoming<E>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
         let react = Arc::new(react);
@@ -63,7 +63,7 @@ impl Reactions {
                 let react = react.clone();
                 Box::pin(async move {
                     match envelope.find::<E>()? {
-                        Some(event) => react(tx, Heard { event, envelope }).await,
+                        Some(event) => react(tx, Incoming { event, envelope }).await,
                         None => Ok(()),
                     }
                 })

@@ -12,7 +12,7 @@ use super::{
     delivery::{By, no_version},
     retry::{self, Due},
 };
-use crate::{Db, Feeds, heard, lease, machinery::Work};
+use crate::{Db, Feeds, changed, lease, machinery::Work};
 
 /// Subjects tried at the same time.
 const CONCURRENCY: usize = 16;
@@ -54,7 +54,7 @@ impl Deliveries {
             });
             tokio::select! {
                 () = held.cancelled() => return,
-                () = heard(&mut changes, retry::TOPIC), if !pause.is_zero() => {}
+                () = changed(&mut changes, retry::TOPIC), if !pause.is_zero() => {}
                 () = sleep(pause) => {}
             }
         }
@@ -112,17 +112,15 @@ impl Deliveries {
         }) {
             Ok(envelope) => {
                 self.take(envelope, By::Bus).await?;
-                let write = self.db().write(move |tx| {
-                    let subject = due.subject.clone();
-                    async move { retry::forget(&tx, "", &subject, 0).await }
+                let write = self.db().write(due.subject, |tx, subject| async move {
+                    retry::forget(&tx, "", &subject, 0).await
                 });
                 write.await
             }
             Err(fault) => {
                 let (key, body, why) = (due.subject, due.body, fault.to_string());
-                let write = self.db().write(move |tx| {
-                    let (key, body, why) = (key.clone(), body.clone(), why.clone());
-                    async move { retry::keep_frame(&tx, &key, &body, &why).await }
+                let write = self.db().write((key, body, why), |tx, (key, body, why)| async move {
+                    retry::keep_frame(&tx, &key, &body, &why).await
                 });
                 write.await
             }
@@ -131,10 +129,9 @@ impl Deliveries {
 
     async fn write_due(&self, due: Due, why: Fault) -> Result<(), Fault> {
         let due = Arc::new((due, why));
-        let write = self.db().write(move |tx| {
-            let due = due.clone();
-            async move { retry::postpone(&tx, &due.0, &due.1).await }
-        });
+        let write = self
+            .db()
+            .write(due, |tx, due| async move { retry::postpone(&tx, &due.0, &due.1).await });
         write.await
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Input, TOPIC,
     definition::{Answer, Definition},
-    rules::{Heard, apply, backoff, before_deadline, park, waiting_input},
+    rules::{Incoming, apply, backoff, before_deadline, park, waiting_input},
     store::{self, Row},
 };
 use crate::{Settings, Tx};
@@ -71,7 +71,7 @@ pub(super) async fn advance(
             None => return Ok(Some(row)),
         },
     };
-    let heard = Heard::of(&input);
+    let heard = Incoming::of(&input);
     let decided = definition.decide(tx, &row, now, input).await?;
     let entries = apply(&mut row, &heard, decided, now, tx.settings())?;
     for (entry, step, detail) in entries {

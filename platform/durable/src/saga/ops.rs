@@ -252,13 +252,16 @@ impl SagaOps {
         if reason.trim().is_empty() {
             return Err(Fault::invalid("reason_required", "Say why.").at("/reason", "must not be empty"));
         }
-        let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
         let definitions = self.definitions.clone();
+        let context = (
+            actor.clone(),
+            reason.to_owned(),
+            comment.map(str::to_owned),
+            definitions,
+        );
         self.db
-            .write(move |tx| {
-                let (actor, reason, comment, definitions) =
-                    (actor.clone(), reason.clone(), comment.clone(), definitions.clone());
-                async move { act(&tx, &actor, id, &definitions, action, &reason, comment.as_deref()).await }
+            .write(context, move |tx, (actor, reason, comment, definitions)| async move {
+                act(&tx, &actor, id, &definitions, action, &reason, comment.as_deref()).await
             })
             .await
     }

@@ -30,13 +30,13 @@ pub(super) fn waiting_input(row: &Row, now: Timestamp) -> Option<Input<Answer>> 
 }
 
 /// An input, as far as storing goes.
-pub(super) struct Heard {
+pub(super) struct Incoming {
     entry: &'static str,
     detail: String,
 }
 
-impl Heard {
-    pub fn of(input: &Input<Answer>) -> Heard {
+impl Incoming {
+    pub fn of(input: &Input<Answer>) -> Incoming {
         let (entry, detail) = match input {
             Input::Started => ("begun", String::new()),
             Input::News(answer) => ("news", answer.text.clone()),
@@ -45,7 +45,7 @@ impl Heard {
             Input::DeadlinePassed => ("deadline_passed", String::new()),
             Input::Compensate => ("compensate", String::new()),
         };
-        Heard { entry, detail }
+        Incoming { entry, detail }
     }
 
     /// Whether the command under way was answered.
@@ -60,7 +60,7 @@ type Entry = (&'static str, String, String);
 /// Makes a decision part of the row. Every decision has seen the signal.
 pub(super) fn apply(
     row: &mut Row,
-    heard: &Heard,
+    heard: &Incoming,
     decided: Decided,
     now: Timestamp,
     settings: &Settings,
@@ -249,7 +249,7 @@ mod tests {
             payload: "{\"new\":1}".into(),
             decision,
         };
-        apply(row, &Heard::of(input), decided, NOW, &Settings::default())
+        apply(row, &Incoming::of(input), decided, NOW, &Settings::default())
     }
 
     fn go(step: &'static str) -> Decision<String> {

@@ -20,7 +20,7 @@ use super::{
     rules::waiting_input,
     store::{self, Row},
 };
-use crate::{Db, heard};
+use crate::{Db, changed};
 
 /// A command under way may go on so long after the stop; then it is abandoned, its outcome open, and asked again by whoever goes on.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -67,7 +67,7 @@ impl Runner {
         while !stop.is_cancelled() {
             match self
                 .db
-                .write(|tx| async move { store::end_all_leases(&tx).await })
+                .write((), |tx, ()| async move { store::end_all_leases(&tx).await })
                 .await
             {
                 Ok(_) => return,
@@ -94,7 +94,7 @@ impl Runner {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(nap) => {}
                 Some(_) = driven.join_next() => {}
-                () = heard(&mut changes, TOPIC) => {}
+                () = changed(&mut changes, TOPIC) => {}
             }
         }
         while driven.join_next().await.is_some() {}
@@ -133,9 +133,8 @@ impl Runner {
     async fn claim(&self, room: usize) -> Result<Vec<Row>, Fault> {
         let (known, owner) = (self.definitions.known(), self.owner.clone());
         self.db
-            .write(move |tx| {
-                let (known, owner) = (known.clone(), owner.clone());
-                async move { store::claim(&tx, &known, &owner, room).await }
+            .write((known, owner), move |tx, (known, owner)| async move {
+                store::claim(&tx, &known, &owner, room).await
             })
             .await
     }
@@ -245,7 +244,7 @@ impl Runner {
             tokio::time::sleep(Duration::from_millis(self.db.settings().lease_renew_ms)).await;
             match self
                 .db
-                .write(move |tx| async move { store::renew(&tx, id, token).await })
+                .write((), move |tx, ()| async move { store::renew(&tx, id, token).await })
                 .await
             {
                 Ok(true) => {}
@@ -264,9 +263,8 @@ impl Runner {
     ) -> Result<Option<Row>, Fault> {
         let (claim, definition) = (Claim::from(row), definition.clone());
         self.db
-            .write(move |tx| {
-                let (definition, brought) = (definition.clone(), brought.clone());
-                async move { advance::advance(&tx, claim, definition.as_ref(), brought).await }
+            .write((definition, brought), move |tx, (definition, brought)| async move {
+                advance::advance(&tx, claim, definition.as_ref(), brought).await
             })
             .await
     }
@@ -282,9 +280,8 @@ impl Runner {
         let begun = Instant::now();
         loop {
             let fault = fault.clone();
-            let stored = self.db.write(move |tx| {
-                let fault = fault.clone();
-                async move { advance::put_off(&tx, claim, &fault, origin).await }
+            let stored = self.db.write(fault, move |tx, fault| async move {
+                advance::put_off(&tx, claim, &fault, origin).await
             });
             match stored.await {
                 Ok(Some(row)) => return self.report_end(&row),
@@ -301,7 +298,7 @@ impl Runner {
     /// Lets another instance go on at once.
     async fn give_back(&self, row: &Row, in_doubt: bool) {
         let (id, token) = (row.id, row.lease_token);
-        let given = self.db.write(move |tx| async move {
+        let given = self.db.write((), move |tx, ()| async move {
             store::give_back(&tx, id, token, in_doubt).await?;
             tx.wake(TOPIC);
             Ok(())

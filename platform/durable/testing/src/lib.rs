@@ -13,7 +13,7 @@ use std::{
 };
 
 use banyan_core::{Clock, Envelope, RandomIds, SystemClock, Timestamp};
-use banyan_durable::{Db, Place, Schema, Settings, migrate};
+use banyan_durable::{Db, Schema, Settings, Storage, migrate};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -46,32 +46,32 @@ where
 {
     let schema = schema.into();
     let sqlite = SqliteHome::new();
-    let db = open(schema, &sqlite.place(schema.module), settings.clone()).await;
+    let db = open(schema, &sqlite.storage(schema.module), settings.clone()).await;
     test(db.clone()).await;
     db.close().await;
     drop(sqlite);
 
     let postgres = PostgresHome::new().await;
-    let db = open(schema, &postgres.place(schema.module).await, settings).await;
+    let db = open(schema, &postgres.storage(schema.module).await, settings).await;
     test(db.clone()).await;
     db.close().await;
     postgres.remove().await;
 }
 
-/// A migrated, open database at `place`.
+/// A migrated, open database in `storage`.
 ///
 /// # Panics
 /// If it cannot be opened.
-pub async fn open(schema: impl Into<Schema>, place: &Place, settings: Settings) -> Db {
+pub async fn open(schema: impl Into<Schema>, storage: &Storage, settings: Settings) -> Db {
     let schema = schema.into();
-    let connection = banyan_durable::migration_connection(place, schema.module)
+    let connection = banyan_durable::migration_connection(storage, schema.module)
         .await
         .expect("a connection to migrate by");
     migrate::up(&connection, &schema).await.expect("the migrations run");
     connection.close().await.expect("the connection closes");
     Db::open(
         schema.module,
-        place,
+        storage,
         settings,
         Arc::new(SystemClock),
         Arc::new(RandomIds),
@@ -110,8 +110,8 @@ impl SqliteHome {
         &self.0
     }
 
-    pub fn place(&self, module: &str) -> Place {
-        Place::Sqlite {
+    pub fn storage(&self, module: &str) -> Storage {
+        Storage::Sqlite {
             path: self.0.join(format!("{module}.db")),
         }
     }
@@ -162,14 +162,14 @@ impl PostgresHome {
     }
 
     /// A schema in it, made if need be.
-    pub async fn place(&self, module: &str) -> Place {
+    pub async fn storage(&self, module: &str) -> Storage {
         let connection = connect(&self.url()).await;
         connection
             .execute_unprepared(&format!("create schema if not exists {module}"))
             .await
             .expect("a schema");
         connection.close().await.expect("the connection closes");
-        Place::Postgres {
+        Storage::Postgres {
             url: self.url(),
             schema: module.to_owned(),
         }
@@ -201,11 +201,11 @@ async fn connect(url: &str) -> DatabaseConnection {
         .expect("PostgreSQL answers at BANYAN_TEST_POSTGRES; scripts/test.sh starts one")
 }
 
-/// Everything the module has told so far, oldest first.
+/// Every event the module has published so far, oldest first.
 ///
 /// # Panics
 /// If its outbox cannot be read.
-pub async fn told(db: &Db) -> Vec<Envelope> {
+pub async fn published(db: &Db) -> Vec<Envelope> {
     let statement = Statement::from_string(db.backend(), "select body from outbox order by created_at, id");
     let rows = db
         .read()

@@ -36,7 +36,7 @@ fn command(bytes: &str) -> Command {
 }
 
 async fn reserve(db: &Db, bytes: &str) -> Result<Memory<String>, Fault> {
-    once(db, command(bytes), |tx| async move {
+    once(db, command(bytes), (), |tx, ()| async move {
         effect(&tx).await?;
         Ok(Outcome::Done("reserved".to_owned()))
     })
@@ -48,7 +48,8 @@ async fn release(db: &Db, id: &str) -> Result<bool, Fault> {
         db,
         Command::new("release", id, b"r"),
         ("reserve", "c-1".to_owned()),
-        |_, took_part| async move { Ok(took_part) },
+        (),
+        |_, (), took_part| async move { Ok(took_part) },
     )
     .await
 }
@@ -79,7 +80,9 @@ async fn a_command_is_remembered_for_ever_unless_it_says_how_long() {
             1
         );
         let brief = Command::new("request", "r-1", b"x").keep_for(std::time::Duration::from_secs(60));
-        once(&db, brief, |_| async { Ok(Outcome::Done(())) }).await.unwrap();
+        once(&db, brief, (), |_, ()| async { Ok(Outcome::Done(())) })
+            .await
+            .unwrap();
         assert_eq!(
             count(&db, "select expires_at - created_at from inbox where kind = 'request'").await,
             60_000
@@ -141,7 +144,7 @@ async fn a_refusal_rolls_its_work_back_and_is_remembered() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         let refuse = || {
-            once(&db, command("x"), |tx| async move {
+            once(&db, command("x"), (), |tx, ()| async move {
                 effect(&tx).await?;
                 Ok(Outcome::Refused("out of stock".to_owned()))
             })
@@ -161,7 +164,7 @@ async fn a_refusal_rolls_its_work_back_and_is_remembered() {
 async fn of_a_fault_nothing_is_remembered() {
     on_both("durable", |db| async move {
         with_table(&db).await;
-        let failed = once::<String, _, _>(&db, command("x"), |tx| async move {
+        let failed = once::<String, _, _, _>(&db, command("x"), (), |tx, ()| async move {
             effect(&tx).await?;
             Err(Fault::unavailable("away"))
         });
@@ -178,20 +181,16 @@ async fn of_a_fault_nothing_is_remembered() {
 #[tokio::test]
 async fn of_twins_at_the_same_time_one_does_the_work() {
     let home = PostgresHome::new().await;
-    let place = home.place("durable").await;
+    let place = home.storage("durable").await;
     let one = banyan_durable_testing::open("durable", &place, Settings::default()).await;
     let other = banyan_durable_testing::open("durable", &place, Settings::default()).await;
     with_table(&one).await;
     let worked = Arc::new(AtomicUsize::new(0));
     let twins = [&one, &other, &one, &other].map(|db| {
-        let worked = worked.clone();
-        once(db, command("x"), move |tx| {
-            let worked = worked.clone();
-            async move {
-                effect(&tx).await?;
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                Ok(Outcome::Done(worked.fetch_add(1, Ordering::SeqCst)))
-            }
+        once(db, command("x"), worked.clone(), |tx, worked| async move {
+            effect(&tx).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(Outcome::Done(worked.fetch_add(1, Ordering::SeqCst)))
         })
     });
     let memories = futures::future::join_all(twins).await;
@@ -212,19 +211,25 @@ async fn of_twins_at_the_same_time_one_does_the_work() {
 #[tokio::test]
 async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
     let home = PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.place("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
     with_table(&db).await;
     for round in 0..20 {
         let id = format!("c-{round}");
-        let done = once(&db, Command::new("reserve", id.as_str(), b"x"), |tx| async move {
-            effect(&tx).await?;
-            Ok(Outcome::Done(()))
-        });
+        let done = once(
+            &db,
+            Command::new("reserve", id.as_str(), b"x"),
+            (),
+            |tx, ()| async move {
+                effect(&tx).await?;
+                Ok(Outcome::Done(()))
+            },
+        );
         let undone = undo_once(
             &db,
             Command::new("release", id.as_str(), b"x"),
             ("reserve", id.clone()),
-            |_, took_part| async move { Ok(took_part) },
+            (),
+            |_, (), took_part| async move { Ok(took_part) },
         );
         let (done, took_part) = tokio::join!(done, undone);
         match done.unwrap() {

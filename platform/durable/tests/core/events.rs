@@ -20,15 +20,12 @@ async fn all_sent(db: &Db) {
 
 /// Appends an event and then, if told so, fails.
 async fn try_note(db: &Db, subject: String, text: String, fails: bool) -> Result<i64, Fault> {
-    db.write(move |tx| {
-        let (subject, event) = (subject.clone(), Noted { text: text.clone() });
-        async move {
-            let version = outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await?;
-            if fails {
-                Err(Fault::conflict("as_told", "no"))
-            } else {
-                Ok(version)
-            }
+    db.write((subject, Noted { text }), move |tx, (subject, event)| async move {
+        let version = outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await?;
+        if fails {
+            Err(Fault::conflict("as_told", "no"))
+        } else {
+            Ok(version)
         }
     })
     .await
@@ -88,7 +85,7 @@ async fn an_event_of_a_transaction_that_began_earlier_and_commits_later_is_not_l
     let home = PostgresHome::new().await;
     let db = open_as(
         "orders",
-        &home.place("orders").await,
+        &home.storage("orders").await,
         quick(),
         Arc::new(banyan_core::SystemClock),
     )
@@ -99,22 +96,19 @@ async fn an_event_of_a_transaction_that_began_earlier_and_commits_later_is_not_l
     let early = tokio::spawn({
         let (db, appended, commit) = (db.clone(), appended.clone(), commit.clone());
         async move {
-            db.write(move |tx| {
-                let (appended, commit) = (appended.clone(), commit.clone());
-                async move {
-                    outbox::append(
-                        &tx,
-                        &Call::by_module("orders"),
-                        "order/early",
-                        &Noted {
-                            text: "early".to_owned(),
-                        },
-                    )
-                    .await?;
-                    appended.notify_one();
-                    commit.notified().await;
-                    Ok(())
-                }
+            db.write((appended, commit), |tx, (appended, commit)| async move {
+                outbox::append(
+                    &tx,
+                    &Call::by_module("orders"),
+                    "order/early",
+                    &Noted {
+                        text: "early".to_owned(),
+                    },
+                )
+                .await?;
+                appended.notify_one();
+                commit.notified().await;
+                Ok(())
             })
             .await
         }
@@ -329,7 +323,7 @@ async fn told_to_stop_the_relay_hands_over_what_stands_in_the_outbox() {
 #[tokio::test]
 async fn of_two_instances_one_relays_and_the_other_takes_over() {
     let home = PostgresHome::new().await;
-    let place = home.place("orders").await;
+    let place = home.storage("orders").await;
     let clock = Arc::new(banyan_core::SystemClock);
     let (one, two) = (
         open_as("orders", &place, quick(), clock.clone()).await,
@@ -363,7 +357,7 @@ async fn of_two_instances_one_relays_and_the_other_takes_over() {
 async fn what_was_sent_long_ago_is_forgotten_and_the_rest_stays_contiguous() {
     let clock = ManualClock::at(Timestamp::from_ms(1_700_000_000_000));
     let home = SqliteHome::new();
-    let db = open_as("orders", &home.place("orders"), quick(), clock.clone()).await;
+    let db = open_as("orders", &home.storage("orders"), quick(), clock.clone()).await;
     for version in 1..=4 {
         note(&db, "order/1", &format!("{version}")).await;
     }

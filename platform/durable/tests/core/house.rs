@@ -10,8 +10,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, Listener, RandomIds, SystemClock};
-use banyan_durable::{Db, Feeds, Heard, Machinery, Place, Reactions, Settings, outbox};
+use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
+use banyan_durable::{Db, Feeds, Incoming, Machinery, Reactions, Settings, Storage, outbox};
 use banyan_durable_testing::{PostgresHome, SqliteHome};
 use sea_orm::{ConnectionTrait, Statement, Value};
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ impl Event for Ignored {
 }
 
 /// The machinery's tables at `place`, opened under the name of a module.
-pub async fn open_as(module: &str, place: &Place, settings: Settings, clock: Arc<dyn Clock>) -> Db {
+pub async fn open_as(module: &str, place: &Storage, settings: Settings, clock: Arc<dyn Clock>) -> Db {
     banyan_durable_testing::open("durable", place, settings.clone())
         .await
         .close()
@@ -69,16 +69,16 @@ where
 {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let home = SqliteHome::new();
-    let orders = open_as("orders", &home.place("orders"), settings.clone(), clock.clone()).await;
-    let mails = open_as("mails", &home.place("mails"), settings.clone(), clock.clone()).await;
+    let orders = open_as("orders", &home.storage("orders"), settings.clone(), clock.clone()).await;
+    let mails = open_as("mails", &home.storage("mails"), settings.clone(), clock.clone()).await;
     prepare(&mails).await;
     test(orders.clone(), mails.clone()).await;
     orders.close().await;
     mails.close().await;
 
     let home = PostgresHome::new().await;
-    let orders = open_as("orders", &home.place("orders").await, settings.clone(), clock.clone()).await;
-    let mails = open_as("mails", &home.place("mails").await, settings, clock).await;
+    let orders = open_as("orders", &home.storage("orders").await, settings.clone(), clock.clone()).await;
+    let mails = open_as("mails", &home.storage("mails").await, settings, clock).await;
     prepare(&mails).await;
     test(orders.clone(), mails.clone()).await;
     orders.close().await;
@@ -96,7 +96,7 @@ pub async fn prepare(db: &Db) {
 }
 
 pub async fn execute(db: &Db, sql: &'static str) {
-    db.write(move |tx| async move {
+    db.write((), move |tx, ()| async move {
         tx.conn()
             .execute_unprepared(sql)
             .await
@@ -132,16 +132,15 @@ pub async fn note(db: &Db, subject: &str, text: &str) -> i64 {
 
 pub async fn append<E: Event + Clone>(db: &Db, subject: &str, event: E) -> i64 {
     let subject = subject.to_owned();
-    db.write(move |tx| {
-        let (subject, event) = (subject.clone(), event.clone());
-        async move { outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await }
+    db.write((subject, event), |tx, (subject, event)| async move {
+        outbox::append(&tx, &Call::by_module("orders"), &subject, &event).await
     })
     .await
     .unwrap()
 }
 
 /// Writes down what it hears, in the lane's transaction.
-pub async fn write_down(tx: &banyan_durable::Tx, heard: &Heard<Noted>) -> Result<(), Fault> {
+pub async fn write_down(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Result<(), Fault> {
     let values: [Value; 3] = [
         heard.envelope.subject.as_str().into(),
         heard.envelope.version.into(),
@@ -211,7 +210,7 @@ pub async fn heard(db: &Db, subject: &str) -> Vec<String> {
 /// A bus that does as it is told.
 #[derive(Default)]
 pub struct TestBus {
-    listeners: Mutex<Vec<Arc<dyn Listener>>>,
+    listeners: Mutex<Vec<Arc<dyn Subscriber>>>,
     /// Confirms without delivering: what a broker does that loses its data.
     pub losing: AtomicBool,
     /// Confirms nothing.
@@ -269,7 +268,7 @@ impl Bus for TestBus {
         delivered
     }
 
-    async fn subscribe(&self, listener: Arc<dyn Listener>) -> Result<(), Fault> {
+    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
         self.listeners.lock().unwrap().push(listener);
         Ok(())
     }
@@ -280,7 +279,7 @@ impl TestBus {
         self.published.lock().unwrap().clone()
     }
 
-    pub fn listener(&self) -> Arc<dyn Listener> {
+    pub fn listener(&self) -> Arc<dyn Subscriber> {
         self.listeners.lock().unwrap()[0].clone()
     }
 }
@@ -351,7 +350,7 @@ pub async fn outbox_of(db: &Db) -> Vec<Envelope> {
 }
 
 /// A listener whose machinery does not run: what it does is done by `deliver` alone.
-pub async fn listener(db: &Db, faults: &Faults) -> Arc<dyn Listener> {
+pub async fn listener(db: &Db, faults: &Faults) -> Arc<dyn Subscriber> {
     let bus = Arc::new(TestBus::default());
     let carrier: Arc<dyn banyan_core::Bus> = bus.clone();
     listening(db, faults).connect(&carrier).await.unwrap();

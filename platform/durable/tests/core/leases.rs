@@ -54,7 +54,7 @@ fn work(db: &Db, watch: &Watch, stop: &CancellationToken) -> JoinHandle<()> {
 #[tokio::test]
 async fn of_two_instances_one_works_until_it_gives_the_lease_back() {
     let home = PostgresHome::new().await;
-    let place = home.place("durable").await;
+    let place = home.storage("durable").await;
     let (one, two) = (
         banyan_durable_testing::open("durable", &place, quick()).await,
         banyan_durable_testing::open("durable", &place, quick()).await,
@@ -104,7 +104,7 @@ async fn the_lease_of_an_instance_that_died_runs_out() {
 #[tokio::test]
 async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
     let home = PostgresHome::new().await;
-    let place = home.place("durable").await;
+    let place = home.storage("durable").await;
     // Some seventy years ahead: by this clock every lease has run out.
     let ahead = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));
     let (one, two) = (
@@ -132,7 +132,7 @@ async fn a_lease_goes_by_the_databases_clock_whatever_an_instance_believes() {
 #[tokio::test]
 async fn a_lease_found_in_an_sqlite_file_at_the_start_is_dead() {
     let home = SqliteHome::new();
-    let db = banyan_durable_testing::open("orders", &home.place("orders"), quick()).await;
+    let db = banyan_durable_testing::open("orders", &home.storage("orders"), quick()).await;
     execute(
         &db,
         "insert into lease (name, owner, token, until) values ('relay', 'a process that died', 7, 9999999999999)",

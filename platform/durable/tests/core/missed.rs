@@ -165,25 +165,23 @@ async fn the_comparison_is_made_at_start_and_when_the_carrier_says_so() {
 
 /// What a module tells about a subject for the first time, so many days ago.
 async fn note_days_ago(db: &Db, subject: &str, days: i64) {
-    let (ms, subject) = (days * 86_400_000, subject.to_owned());
-    let noted = db.write(move |tx| {
-        let (subject, values): (_, [Value; 2]) = (subject.clone(), [ms.into(), subject.as_str().into()]);
-        async move {
-            outbox::append(
-                &tx,
-                &Call::by_module("orders"),
-                &subject,
-                &Noted { text: "a".to_owned() },
-            )
-            .await?;
-            let backend = tx.conn().get_database_backend();
-            let earlier = "update subject set changed_at = changed_at - $1 where subject = $2";
-            tx.conn()
-                .execute_raw(Statement::from_sql_and_values(backend, earlier, values))
-                .await
-                .map(drop)
-                .map_err(banyan_durable::fault)
-        }
+    let ms = days * 86_400_000;
+    let noted = db.write(subject.to_owned(), move |tx, subject| async move {
+        let values: [Value; 2] = [ms.into(), subject.as_str().into()];
+        outbox::append(
+            &tx,
+            &Call::by_module("orders"),
+            &subject,
+            &Noted { text: "a".to_owned() },
+        )
+        .await?;
+        let backend = tx.conn().get_database_backend();
+        let earlier = "update subject set changed_at = changed_at - $1 where subject = $2";
+        tx.conn()
+            .execute_raw(Statement::from_sql_and_values(backend, earlier, values))
+            .await
+            .map(drop)
+            .map_err(banyan_durable::fault)
     });
     noted.await.unwrap();
 }

@@ -154,8 +154,8 @@ async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_lo
         ..quick()
     };
     let home = SqliteHome::new();
-    let orders = open_as("orders", &home.place("orders"), settings.clone(), clock.clone()).await;
-    let mails = open_as("mails", &home.place("mails"), settings, clock.clone()).await;
+    let orders = open_as("orders", &home.storage("orders"), settings.clone(), clock.clone()).await;
+    let mails = open_as("mails", &home.storage("mails"), settings, clock.clone()).await;
     prepare(&mails).await;
     let faults = Faults::default();
     faults.set("away", Fault::unavailable("the catalog is away"));

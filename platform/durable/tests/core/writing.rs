@@ -33,12 +33,9 @@ fn hold_writer(db: &Db) -> (Arc<Notify>, tokio::task::JoinHandle<Result<(), Faul
     let (go, db) = (Arc::new(Notify::new()), db.clone());
     let wait = go.clone();
     let held = tokio::spawn(async move {
-        db.write(move |tx| {
-            let wait = wait.clone();
-            async move {
-                wait.notified().await;
-                say(&tx, "insert into word values ('first')").await
-            }
+        db.write(wait, |tx, wait| async move {
+            wait.notified().await;
+            say(&tx, "insert into word values ('first')").await
         })
         .await
     });
@@ -47,7 +44,7 @@ fn hold_writer(db: &Db) -> (Arc<Notify>, tokio::task::JoinHandle<Result<(), Faul
 
 async fn sqlite() -> (SqliteHome, Db) {
     let home = SqliteHome::new();
-    let db = banyan_durable_testing::open("durable", &home.place("durable"), Settings::default()).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable"), Settings::default()).await;
     with_table(&db).await;
     (home, db)
 }
@@ -64,16 +61,13 @@ async fn jobs_that_wait_share_one_commit_and_none_is_answered_before_it() {
         jobs.push(tokio::spawn(async move {
             let (inside, seen) = (db.clone(), answered.clone());
             let told = db
-                .write(move |tx| {
-                    let (db, seen) = (inside.clone(), seen.clone());
-                    async move {
-                        say(&tx, "insert into word values ('more')").await?;
-                        // Another connection sees what is committed: nothing, as long as the batch is open.
-                        Ok((
-                            count(&db, "select count(*) from word").await,
-                            seen.load(Ordering::SeqCst),
-                        ))
-                    }
+                .write((inside, seen), |tx, (db, seen)| async move {
+                    say(&tx, "insert into word values ('more')").await?;
+                    // Another connection sees what is committed: nothing, as long as the batch is open.
+                    Ok((
+                        count(&db, "select count(*) from word").await,
+                        seen.load(Ordering::SeqCst),
+                    ))
                 })
                 .await
                 .unwrap();
@@ -106,7 +100,7 @@ async fn the_error_of_one_job_rolls_back_that_job_alone() {
         let write = |word: &'static str, fails: bool| {
             let db = db.clone();
             async move {
-                db.write(move |tx| async move {
+                db.write((), move |tx, ()| async move {
                     say(&tx, &format!("insert into word values ('{word}')")).await?;
                     if fails {
                         Err(Fault::conflict("as_told", "no"))
@@ -129,14 +123,16 @@ async fn the_error_of_one_job_rolls_back_that_job_alone() {
 async fn a_panic_in_a_job_is_its_own() {
     on_both("durable", |db| async move {
         with_table(&db).await;
-        let panics = db.write(move |tx| async move {
+        let panics = db.write((), move |tx, ()| async move {
             say(&tx, "insert into word values ('a')").await?;
             if count_args() == usize::MAX {
                 return Ok(());
             }
             panic!("as told")
         });
-        let fine = db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await });
+        let fine = db.write((), move |tx, ()| async move {
+            say(&tx, "insert into word values ('b')").await
+        });
         let (panicked, fine): (Result<(), Fault>, _) = tokio::join!(panics, fine);
         assert_eq!(panicked.unwrap_err().code, "write_panicked");
         fine.unwrap();
@@ -151,14 +147,13 @@ async fn inside_a_job_nothing_else_is_written_or_asked() {
         with_table(&db).await;
         let inside = db.clone();
         let (written, asked) = db
-            .write(move |_| {
-                let db = inside.clone();
-                async move {
-                    let written = db
-                        .write(|tx| async move { say(&tx, "insert into word values ('inside')").await })
-                        .await;
-                    Ok((written, outside_transaction("a neighbour")))
-                }
+            .write(inside, |_, db| async move {
+                let written = db
+                    .write((), |tx, ()| async move {
+                        say(&tx, "insert into word values ('inside')").await
+                    })
+                    .await;
+                Ok((written, outside_transaction("a neighbour")))
             })
             .await
             .unwrap();
@@ -185,16 +180,18 @@ async fn a_job_that_takes_too_long_is_rolled_back() {
         },
         |db| async move {
             with_table(&db).await;
-            let slow = db.write(move |tx| async move {
+            let slow = db.write((), move |tx, ()| async move {
                 say(&tx, "insert into word values ('a')").await?;
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 Ok(())
             });
             assert_eq!(slow.await.unwrap_err().kind, FaultKind::Unavailable);
             assert_eq!(count(&db, "select count(*) from word").await, 0);
-            db.write(move |tx| async move { say(&tx, "insert into word values ('b')").await })
-                .await
-                .unwrap();
+            db.write((), move |tx, ()| async move {
+                say(&tx, "insert into word values ('b')").await
+            })
+            .await
+            .unwrap();
         },
     )
     .await;
@@ -204,7 +201,7 @@ async fn a_job_that_takes_too_long_is_rolled_back() {
 async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     let (_home, db) = sqlite().await;
     // As many pages as there are, and a few: the next large row does not fit any more.
-    db.write(|tx| async move {
+    db.write((), move |tx, ()| async move {
         let row = tx
             .conn()
             .query_one_raw(sea_orm::Statement::from_string(
@@ -226,8 +223,10 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     let small = tokio::spawn({
         let db = db.clone();
         async move {
-            db.write(|tx| async move { say(&tx, "insert into word values ('small')").await })
-                .await
+            db.write((), |tx, ()| async move {
+                say(&tx, "insert into word values ('small')").await
+            })
+            .await
         }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -235,7 +234,7 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     let refused = tokio::spawn({
         let db = db.clone();
         async move {
-            db.write(|tx| async move {
+            db.write((), |tx, ()| async move {
                 let asked = sea_orm::Statement::from_string(
                     sea_orm::DbBackend::Sqlite,
                     "select 1 from word where word = 'small'",
@@ -254,8 +253,10 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     let large = tokio::spawn({
         let db = db.clone();
         async move {
-            db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await })
-                .await
+            db.write((), |tx, ()| async move {
+                say(&tx, "insert into word values (hex(zeroblob(1000000)))").await
+            })
+            .await
         }
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -269,14 +270,18 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
         "nothing of the batch stays"
     );
     for _ in 0..3 {
-        db.write(|tx| async move { say(&tx, "insert into word values ('after')").await })
-            .await
-            .unwrap();
-    }
-    // The limit belonged to the connection that was given up with the batch; the new one does without.
-    db.write(|tx| async move { say(&tx, "insert into word values (hex(zeroblob(1000000)))").await })
+        db.write((), |tx, ()| async move {
+            say(&tx, "insert into word values ('after')").await
+        })
         .await
         .unwrap();
+    }
+    // The limit belonged to the connection that was given up with the batch; the new one does without.
+    db.write((), |tx, ()| async move {
+        say(&tx, "insert into word values (hex(zeroblob(1000000)))").await
+    })
+    .await
+    .unwrap();
     assert_eq!(count(&db, "select count(*) from word").await, 4);
     db.close().await;
 }
@@ -289,20 +294,20 @@ async fn a_caller_that_goes_away_cancels_nothing() {
         let (inside, writer) = (began.clone(), db.clone());
         let caller = tokio::spawn(async move {
             writer
-                .write(move |tx| {
-                    let began = inside.clone();
-                    async move {
-                        say(&tx, "insert into word values ('a')").await?;
-                        began.notify_one();
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        say(&tx, "insert into word values ('b')").await
-                    }
+                .write(inside, |tx, began| async move {
+                    say(&tx, "insert into word values ('a')").await?;
+                    began.notify_one();
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    say(&tx, "insert into word values ('b')").await
                 })
                 .await
         });
         began.notified().await;
         // Another goes away before its turn has come.
-        let mut waiting = Box::pin(db.write(|tx| async move { say(&tx, "insert into word values ('c')").await }));
+        let mut waiting = Box::pin(db.write(
+            (),
+            |tx, ()| async move { say(&tx, "insert into word values ('c')").await },
+        ));
         assert!(futures::poll!(&mut waiting).is_pending());
         drop(waiting);
         caller.abort();
@@ -321,7 +326,7 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
         with_table(&db).await;
         let mut changes = db.changes();
         let failed: Result<(), Fault> = db
-            .write(|tx| async move {
+            .write((), |tx, ()| async move {
                 tx.wake("rolled-back");
                 Err(Fault::conflict("as_told", "no"))
             })
@@ -334,23 +339,19 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
             "create table child (n integer references parent (n) deferrable initially deferred)",
         )
         .await;
-        let uncommitted = db.write(|tx| async move {
+        let uncommitted = db.write((), |tx, ()| async move {
             tx.wake("not-committed");
             say(&tx, "insert into child values (1)").await
         });
         assert!(uncommitted.await.is_err());
         let early = Arc::new(AtomicBool::new(false));
-        let (seen, mut inside) = (early.clone(), Some(db.changes()));
-        let listen = std::sync::Mutex::new(inside.take());
-        db.write(move |tx| {
-            let (seen, mut changes) = (seen.clone(), listen.lock().unwrap().take().expect("the job runs once"));
-            async move {
-                tx.wake("committed");
-                say(&tx, "insert into word values ('a')").await?;
-                tokio::time::sleep(Duration::from_millis(30)).await;
-                seen.store(changes.try_recv().is_ok(), Ordering::SeqCst);
-                Ok(())
-            }
+        let listening = Arc::new(tokio::sync::Mutex::new(db.changes()));
+        db.write((early.clone(), listening), |tx, (seen, listening)| async move {
+            tx.wake("committed");
+            say(&tx, "insert into word values ('a')").await?;
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            seen.store(listening.lock().await.try_recv().is_ok(), Ordering::SeqCst);
+            Ok(())
         })
         .await
         .unwrap();
@@ -363,11 +364,11 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
 #[tokio::test]
 async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     let home = banyan_durable_testing::PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.place("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
     execute(&db, "create table counter (n bigint not null, version bigint not null)").await;
     execute(&db, "insert into counter values (0, 0)").await;
     let add = |db: Db| async move {
-        db.write(|tx| async move {
+        db.write((), |tx, ()| async move {
             let sql = "select n, version from counter";
             let row = tx
                 .conn()
@@ -401,28 +402,24 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
         "no update is lost"
     );
     let ran = Arc::new(AtomicUsize::new(0));
-    let counting = ran.clone();
-    let lose_three_times = db.write(move |tx| {
-        let run = counting.fetch_add(1, Ordering::SeqCst);
-        async move {
-            match run {
-                0 => {
-                    say(
-                        &tx,
-                        "do $$ begin raise exception 'a serialisation failure' using errcode = '40001'; end $$",
-                    )
-                    .await
-                }
-                1 => {
-                    say(
-                        &tx,
-                        "do $$ begin raise exception 'a deadlock' using errcode = '40P01'; end $$",
-                    )
-                    .await
-                }
-                2 => Err(banyan_durable::lost_race("as told")),
-                _ => Ok(()),
+    let lose_three_times = db.write(ran.clone(), |tx, ran| async move {
+        match ran.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                say(
+                    &tx,
+                    "do $$ begin raise exception 'a serialisation failure' using errcode = '40001'; end $$",
+                )
+                .await
             }
+            1 => {
+                say(
+                    &tx,
+                    "do $$ begin raise exception 'a deadlock' using errcode = '40P01'; end $$",
+                )
+                .await
+            }
+            2 => Err(banyan_durable::lost_race("as told")),
+            _ => Ok(()),
         }
     });
     lose_three_times.await.unwrap();
@@ -440,20 +437,17 @@ async fn a_write_on_sqlite_has_the_file_to_itself_from_its_beginning_and_is_sync
     outside.execute_unprepared("pragma busy_timeout = 0").await.unwrap();
     let inside = outside.clone();
     let (synchronous, shut_out) = db
-        .write(move |tx| {
-            let outside = inside.clone();
-            async move {
-                // Nothing was written yet: only a transaction that began as IMMEDIATE keeps others out.
-                let shut_out = outside.execute_unprepared("begin immediate").await.is_err();
-                let asked = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma synchronous");
-                let row = tx
-                    .conn()
-                    .query_one_raw(asked)
-                    .await
-                    .map_err(banyan_durable::fault)?
-                    .unwrap();
-                Ok((row.try_get_by_index::<i64>(0).unwrap(), shut_out))
-            }
+        .write(inside, |tx, outside| async move {
+            // Nothing was written yet: only a transaction that began as IMMEDIATE keeps others out.
+            let shut_out = outside.execute_unprepared("begin immediate").await.is_err();
+            let asked = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma synchronous");
+            let row = tx
+                .conn()
+                .query_one_raw(asked)
+                .await
+                .map_err(banyan_durable::fault)?
+                .unwrap();
+            Ok((row.try_get_by_index::<i64>(0).unwrap(), shut_out))
         })
         .await
         .unwrap();
@@ -475,19 +469,16 @@ async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
         commit_batch: 2,
         ..Settings::default()
     };
-    let db = banyan_durable_testing::open("durable", &home.place("durable"), settings).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable"), settings).await;
     with_table(&db).await;
     let (began, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (at_work, may_end, writer) = (began.clone(), go.clone(), db.clone());
     let first = tokio::spawn(async move {
         writer
-            .write(move |tx| {
-                let (at_work, may_end) = (at_work.clone(), may_end.clone());
-                async move {
-                    at_work.notify_one();
-                    may_end.notified().await;
-                    say(&tx, "insert into word values ('first')").await
-                }
+            .write((at_work, may_end), |tx, (at_work, may_end)| async move {
+                at_work.notify_one();
+                may_end.notified().await;
+                say(&tx, "insert into word values ('first')").await
             })
             .await
     });
@@ -496,18 +487,17 @@ async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let reader = db.clone();
-        let mut write = Box::pin(db.write(move |tx| {
-            let db = reader.clone();
-            async move {
-                say(&tx, "insert into word values ('more')").await?;
-                Ok(count(&db, "select count(*) from word").await)
-            }
+        let mut write = Box::pin(db.write(reader, |tx, db| async move {
+            say(&tx, "insert into word values ('more')").await?;
+            Ok(count(&db, "select count(*) from word").await)
         }));
         assert!(futures::poll!(&mut write).is_pending(), "it waits");
         waiting.push(write);
     }
     let refused = db
-        .write(|tx| async move { say(&tx, "insert into word values ('too many')").await })
+        .write((), |tx, ()| async move {
+            say(&tx, "insert into word values ('too many')").await
+        })
         .await
         .unwrap_err();
     assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
@@ -530,13 +520,12 @@ async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
         write_attempts: 3,
         ..Settings::default()
     };
-    let db = banyan_durable_testing::open("durable", &home.place("durable").await, settings).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, settings).await;
     let ran = Arc::new(AtomicUsize::new(0));
-    let counted = ran.clone();
     let lost: Result<(), Fault> = db
-        .write(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            async { Err(banyan_durable::lost_race("as told")) }
+        .write(ran.clone(), |_, ran| async move {
+            ran.fetch_add(1, Ordering::SeqCst);
+            Err(banyan_durable::lost_race("as told"))
         })
         .await;
     assert_eq!(
@@ -550,7 +539,7 @@ async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
 #[tokio::test]
 async fn what_another_process_commits_is_heard_on_postgresql() {
     let home = banyan_durable_testing::PostgresHome::new().await;
-    let place = home.place("durable").await;
+    let place = home.storage("durable").await;
     let one = banyan_durable_testing::open("durable", &place, Settings::default()).await;
     let two = banyan_durable_testing::open("durable", &place, Settings::default()).await;
     let heard = std::sync::Mutex::new(two.changes());
@@ -563,7 +552,7 @@ async fn what_another_process_commits_is_heard_on_postgresql() {
             .is_ok_and(|change| &*change.topic == "order/7");
         let one = one.clone();
         async move {
-            one.write(|tx| async move {
+            one.write((), |tx, ()| async move {
                 tx.wake("order/7");
                 Ok(())
             })
@@ -581,9 +570,9 @@ async fn what_another_process_commits_is_heard_on_postgresql() {
 #[tokio::test]
 async fn a_transaction_that_postgresql_ended_because_it_stood_idle_may_be_tried_again() {
     let home = banyan_durable_testing::PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.place("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
     let stood_idle: Result<(), Fault> = db
-        .write(|tx| async move {
+        .write((), |tx, ()| async move {
             // The session has such a limit anyway; a shorter one spares the wait.
             say(&tx, "set local idle_in_transaction_session_timeout = 50").await?;
             tokio::time::sleep(Duration::from_millis(300)).await;

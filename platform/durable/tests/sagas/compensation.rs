@@ -308,7 +308,7 @@ async fn a_signal_during_a_decision_is_not_lost_with_it() {
 #[tokio::test]
 async fn deadlines_and_leases_go_by_the_databases_clock_whatever_the_process_believes() {
     let (sqlite, postgres) = (SqliteHome::new(), PostgresHome::new().await);
-    for place in [sqlite.place("orders"), postgres.place("orders").await] {
+    for place in [sqlite.storage("orders"), postgres.storage("orders").await] {
         open("orders", &place, quick()).await.close().await;
         // Some seventy years ahead.
         let clock = ManualClock::at(Timestamp::from_ms(4_000_000_000_000));

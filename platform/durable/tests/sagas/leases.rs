@@ -173,7 +173,7 @@ async fn a_lease_is_kept_while_a_command_is_on_its_way() {
 async fn two_processes_on_one_schema_share_the_work_and_decide_each_command_once() {
     const SAGAS: usize = 60;
     let home = PostgresHome::new().await;
-    let place = home.place("orders").await;
+    let place = home.storage("orders").await;
     let settings = Settings {
         saga_concurrency: 4,
         ..quick()
@@ -238,7 +238,7 @@ async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
     let home = PostgresHome::new().await;
     let db = open(
         "orders",
-        &home.place("orders").await,
+        &home.storage("orders").await,
         Settings {
             job_timeout_ms: 60_000,
             ..quick()
@@ -248,17 +248,14 @@ async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
     let shop = Shop::new(&db);
     let (held, free) = (shop.start("held").await, shop.start("free").await);
     let other = shop.clone();
-    let holding = db.write(move |tx| {
-        let shop = other.clone();
-        async move {
-            let backend = tx.conn().get_database_backend();
-            let lock =
-                Statement::from_sql_and_values(backend, "select id from saga where id = $1 for update", [held.into()]);
-            tx.conn().query_one_raw(lock).await.map_err(banyan_durable::fault)?;
-            let running = shop.run();
-            shop.until(free, SagaState::Completed).await;
-            Ok(running)
-        }
+    let holding = db.write(other, move |tx, shop| async move {
+        let backend = tx.conn().get_database_backend();
+        let lock =
+            Statement::from_sql_and_values(backend, "select id from saga where id = $1 for update", [held.into()]);
+        tx.conn().query_one_raw(lock).await.map_err(banyan_durable::fault)?;
+        let running = shop.run();
+        shop.until(free, SagaState::Completed).await;
+        Ok(running)
     });
     let running = holding.await.unwrap();
     shop.until(held, SagaState::Completed).await;
@@ -396,7 +393,7 @@ async fn leases_found_in_an_sqlite_file_at_the_start_are_dead() {
         saga_call_ms: 60_000,
         ..quick()
     };
-    let db = open("orders", &home.place("orders"), settings).await;
+    let db = open("orders", &home.storage("orders"), settings).await;
     let shop = Shop::new(&db);
     shop.remote.script("order-1", "reserve/do", [Act::Hang]);
     let running = shop.run();

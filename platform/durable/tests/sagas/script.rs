@@ -481,18 +481,16 @@ impl Shop {
     pub async fn start_by(&self, key: &str, deadline: Option<Duration>, call: &Call) -> Result<Uuid, Fault> {
         let (key, call) = (key.to_owned(), call.clone());
         self.db
-            .write(move |tx| {
-                let (key, call) = (key.clone(), call.clone());
-                async move { saga::start::<Script>(&tx, &call, &key, &State::default(), deadline).await }
+            .write((key, call), move |tx, (key, call)| async move {
+                saga::start::<Script>(&tx, &call, &key, &State::default(), deadline).await
             })
             .await
     }
 
     pub async fn signal(&self, key: &str, signal: &'static str) -> bool {
         let key = key.to_owned();
-        let told = self.db.write(move |tx| {
-            let key = key.clone();
-            async move { saga::signal(&tx, "script", &key, signal).await }
+        let told = self.db.write(key, move |tx, key| async move {
+            saga::signal(&tx, "script", &key, signal).await
         });
         told.await.expect("a signal is stored")
     }
@@ -516,16 +514,13 @@ impl Shop {
     /// Runs an update of the saga's row behind everybody's back.
     pub async fn meddle(&self, set: &str, id: Uuid) {
         let statement = format!("update saga set {set} where id = $1");
-        let touched = self.db.write(move |tx| {
-            let statement = statement.clone();
-            async move {
-                let backend = tx.conn().get_database_backend();
-                let values = [id.into()];
-                tx.conn()
-                    .execute_raw(Statement::from_sql_and_values(backend, statement, values))
-                    .await
-                    .map_err(banyan_durable::fault)
-            }
+        let touched = self.db.write(statement, move |tx, statement| async move {
+            let backend = tx.conn().get_database_backend();
+            let values = [id.into()];
+            tx.conn()
+                .execute_raw(Statement::from_sql_and_values(backend, statement, values))
+                .await
+                .map_err(banyan_durable::fault)
         });
         assert_eq!(touched.await.expect("the update runs").rows_affected(), 1);
     }

@@ -100,7 +100,7 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
 async fn there_is_one_saga_for_a_key_and_none_for_a_start_that_was_rolled_back() {
     on_both_with("orders", quick(), |db| async move {
         let shop = Shop::new(&db);
-        let rolled_back = db.write(|tx| async move {
+        let rolled_back = db.write((), |tx, ()| async move {
             let state = crate::script::State::default();
             banyan_durable::saga::start::<crate::script::Script>(&tx, &Call::default(), "order-1", &state, None)
                 .await?;

@@ -102,7 +102,7 @@ where
 {
     let Some(command) = request.command else {
         return Ok(KeyedResponse {
-            response: db.write(move |tx| work(tx, context.clone())).await?,
+            response: db.write(context, work).await?,
             replayed: false,
         });
     };
@@ -114,10 +114,12 @@ where
         let (_turn, begun) = (turn, Instant::now());
         loop {
             let attempt = attempt.clone();
-            let memory = banyan_durable::once(&db, command.clone(), move |tx| {
-                let (context, occurrence, work) = attempt.clone();
-                async move { outcome_of(work(tx, context).await, &occurrence) }
-            })
+            let memory = banyan_durable::once(
+                &db,
+                command.clone(),
+                attempt,
+                |tx, (context, occurrence, work)| async move { outcome_of(work(tx, context).await, &occurrence) },
+            )
             .await;
             match memory {
                 // An equal request in another process holds the row.
@@ -184,7 +186,7 @@ fn is_final(fault: &Fault) -> bool {
 /// `idempotency_key_reused` (422).
 pub async fn claim_key(db: &Db, request: &KeyedRequest, kind: &'static str, fingerprint: &[u8]) -> Result<(), Fault> {
     let claim = Command::new(kind, request.id(), fingerprint).keep_for(retention(db));
-    banyan_durable::once(db, claim, |_| async { Ok(Outcome::Done(())) })
+    banyan_durable::once(db, claim, (), |_, ()| async { Ok(Outcome::Done(())) })
         .await
         .map(drop)
         .map_err(key_reused)

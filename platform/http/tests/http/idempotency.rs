@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
 use banyan_core::{Event, Fault, FaultKind, RandomIds, SystemClock};
-use banyan_durable::{Db, Place, Settings, outbox};
+use banyan_durable::{Db, Settings, Storage, outbox};
 use banyan_durable_testing::PostgresHome;
 use banyan_http::{Body, HasRole, OptionalKey, Problem, RequiredKey, StoredResponse, Verifier};
 use serde::{Deserialize, Serialize};
@@ -220,19 +220,16 @@ impl Orchard {
     /// The number of picks in the outbox, derived from its subject's next version.
     async fn picked(&self) -> i64 {
         let call = banyan_core::Call::by_module("test");
-        let version = self.state.db.write(move |tx| {
-            let call = call.clone();
-            async move {
-                outbox::append(
-                    &tx,
-                    &call,
-                    "fig/1",
-                    &FigPicked {
-                        note: "probe".to_owned(),
-                    },
-                )
-                .await
-            }
+        let version = self.state.db.write(call, |tx, call| async move {
+            outbox::append(
+                &tx,
+                &call,
+                "fig/1",
+                &FigPicked {
+                    note: "probe".to_owned(),
+                },
+            )
+            .await
         });
         version.await.unwrap() - 1
     }
@@ -508,7 +505,7 @@ async fn a_refusal_is_stored_even_if_its_client_disconnected_before() {
 #[actix_web::test]
 async fn an_equal_request_in_another_process_waits_two_seconds_and_gets_a_409() {
     let home = PostgresHome::new().await;
-    let place = home.place("orders").await;
+    let place = home.storage("orders").await;
     let patient = Settings {
         job_timeout_ms: 60_000,
         ..Settings::default()
@@ -558,7 +555,7 @@ async fn an_equal_request_in_another_process_waits_two_seconds_and_gets_a_409() 
 }
 
 /// The same tables under another module name, as if opened by another process: requests of one process wait for each other before they get there.
-async fn open_in_another_process(place: &Place) -> Db {
+async fn open_in_another_process(place: &Storage) -> Db {
     Db::open(
         "another",
         place,

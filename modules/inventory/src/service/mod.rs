@@ -1,0 +1,347 @@
+//! Receipts, adjustments and reservations. Each method that writes is one transaction, which includes its events.
+//!
+//! Items are always locked in the order of their skus, so that transactions cannot deadlock.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use banyan_core::{Call, Clock, Fault, Ids, parse_id};
+use banyan_durable::{Command, Db, Memory, Outcome, Tx};
+use inventory_contract::{
+    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
+    ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease,
+    StockReserved, reservation,
+};
+use prost::Message;
+use shared_kernel::Sku;
+use uuid::Uuid;
+
+use crate::{
+    reservation::{Lines, ReservationState, Transition},
+    stock::{Movement, StockItem},
+    store,
+};
+
+/// The command kind of a reservation, which a release refers to.
+const RESERVE_STOCK: &str = "reserve_stock";
+
+#[derive(Clone)]
+pub struct Service {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+/// Units that were moved and are not in the ledger yet.
+pub struct Moved {
+    pub item: StockItem,
+    pub kind: Movement,
+    pub quantity: i64,
+}
+
+impl Service {
+    pub fn new(db: Db, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Service { db, clock, ids }
+    }
+
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub async fn find_item(&self, sku: &Sku) -> Result<Option<StockItem>, Fault> {
+        store::find_item(self.db.read(), sku).await
+    }
+
+    /// Books received units. The first receipt of a sku creates its item, whether or not the catalog has such a product.
+    pub async fn receive(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        sku: &Sku,
+        quantity: i64,
+        reason: Option<String>,
+    ) -> Result<StockItem, Fault> {
+        let item = store::receive_units(tx.conn(), sku, quantity).await?;
+        let moved = Moved {
+            item: item.clone(),
+            kind: Movement::Received,
+            quantity,
+        };
+        self.record(tx, call, None, reason, vec![moved]).await?;
+        Ok(item)
+    }
+
+    /// Books the difference between counted and booked units; `difference` is not zero.
+    ///
+    /// # Errors
+    /// `not_found` for a sku that was never received; `below_reserved` if fewer units would be left than are reserved.
+    pub async fn adjust(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        sku: &Sku,
+        difference: i64,
+        reason: Option<String>,
+    ) -> Result<StockItem, Fault> {
+        let (kind, quantity) = Movement::from_difference(difference);
+        let Some(item) = store::move_units(tx.conn(), sku, kind, quantity).await? else {
+            let item = store::find_item(tx.conn(), sku)
+                .await?
+                .ok_or_else(|| Fault::not_found("stock item"))?;
+            let detail = format!("Of {} on hand {} are reserved for orders.", item.on_hand, item.reserved);
+            return Err(Fault::conflict("below_reserved", detail));
+        };
+        self.record(
+            tx,
+            call,
+            None,
+            reason,
+            vec![Moved {
+                item: item.clone(),
+                kind,
+                quantity,
+            }],
+        )
+        .await?;
+        Ok(item)
+    }
+
+    /// Writes the moved units to the ledger and publishes the new levels, in the order of the movements.
+    pub async fn record(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        order_id: Option<Uuid>,
+        reason: Option<String>,
+        moved: Vec<Moved>,
+    ) -> Result<(), Fault> {
+        for Moved { item, kind, .. } in &moved {
+            let event = StockLevelChanged {
+                sku: item.sku.to_string(),
+                on_hand: item.on_hand,
+                reserved: item.reserved,
+                movement: kind.into_str().to_owned(),
+            };
+            banyan_durable::outbox::append(tx, call, &format!("stock/{}", item.sku), &event).await?;
+        }
+        let (actor, at) = (call.actor.label(), self.clock.now());
+        let entries = moved
+            .into_iter()
+            .map(|Moved { item, kind, quantity }| store::LedgerEntry {
+                id: self.ids.new_id(),
+                sku: item.sku,
+                kind,
+                quantity,
+                order_id,
+                actor: actor.clone(),
+                reason: reason.clone(),
+                at,
+            });
+        store::append_movements(tx.conn(), entries.collect()).await
+    }
+
+    /// Reserves all lines, or returns the first that cannot be reserved; the refusal then rolls the transaction back.
+    async fn reserve(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        order_id: Uuid,
+        command_id: Uuid,
+        lines: &Lines,
+    ) -> Result<Outcome<Reservation>, Fault> {
+        if !store::insert_reservation(tx.conn(), order_id, command_id, self.clock.now()).await? {
+            return Err(Fault::conflict(
+                "already_reserved",
+                "The order has a reservation, made by another command.",
+            ));
+        }
+        let mut moved = Vec::new();
+        for (sku, quantity) in lines.iter() {
+            match store::move_units(tx.conn(), sku, Movement::Reserved, quantity).await? {
+                Some(item) => moved.push(Moved {
+                    item,
+                    kind: Movement::Reserved,
+                    quantity,
+                }),
+                None => {
+                    let available = store::find_item(tx.conn(), sku)
+                        .await?
+                        .map_or(0, |item| item.available());
+                    return Ok(Outcome::Refused(insufficient(sku, quantity, available)));
+                }
+            }
+        }
+        store::insert_lines(tx.conn(), order_id, lines).await?;
+        self.record(tx, call, Some(order_id), None, moved).await?;
+        Ok(Outcome::Done(Reservation {
+            outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
+        }))
+    }
+
+    /// Makes a transition of a reservation and moves the stock of its lines.
+    async fn apply(&self, tx: &Tx, call: &Call, order_id: Uuid, transition: Transition) -> Result<(), Fault> {
+        store::update_state(tx.conn(), order_id, transition, self.clock.now()).await?;
+        let mut moved = Vec::new();
+        for (sku, quantity) in store::load_lines(tx.conn(), order_id).await?.iter() {
+            let item = store::move_units(tx.conn(), sku, transition.movement, quantity)
+                .await?
+                .ok_or_else(|| {
+                    let movement = transition.movement.into_str();
+                    Fault::internal(
+                        "broken_stock",
+                        format!("{quantity} of {sku} of order {order_id} cannot be {movement}"),
+                    )
+                })?;
+            moved.push(Moved {
+                item,
+                kind: transition.movement,
+                quantity,
+            });
+        }
+        self.record(tx, call, Some(order_id), None, moved).await
+    }
+
+    /// Makes the transition that `decide` returns for the order's reservation, once for this command.
+    async fn transition_once<A>(
+        &self,
+        call: &Call,
+        command: Command,
+        order_id: Uuid,
+        decide: fn(ReservationState) -> Result<Option<Transition>, Fault>,
+        done: A,
+    ) -> Result<A, Fault>
+    where
+        A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        let context = (self.clone(), call.clone(), done);
+        let memory = banyan_durable::once(
+            &self.db,
+            command,
+            context,
+            move |tx, (service, call, done)| async move {
+                let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
+                    Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
+                })?;
+                if let Some(transition) = decide(reservation.state)? {
+                    service.apply(&tx, &call, order_id, transition).await?;
+                }
+                Ok(Outcome::Done(done))
+            },
+        );
+        match memory.await? {
+            Memory::First(done) | Memory::Again(done) => Ok(done),
+            Memory::Undone => Err(Fault::internal(
+                "undone_command",
+                "only a reservation can be undone before it arrives",
+            )),
+        }
+    }
+}
+
+fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
+    let units = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+    let insufficient = InsufficientStock {
+        sku: sku.to_string(),
+        wanted: units(wanted),
+        available: units(available),
+    };
+    Reservation {
+        outcome: Some(reservation::Outcome::Insufficient(insufficient)),
+    }
+}
+
+fn command(kind: &'static str, id: &str, message: &impl Message) -> Result<Command, Fault> {
+    Ok(Command::new(
+        kind,
+        parse_id("command_id", id)?.to_string(),
+        &message.encode_to_vec(),
+    ))
+}
+
+#[async_trait]
+impl Inventory for Service {
+    async fn reserve_stock(&self, call: &Call, request: ReserveStock) -> Result<Reservation, Fault> {
+        let command = command(RESERVE_STOCK, &request.command_id, &request)?;
+        let (command_id, order_id) = (
+            parse_id("command_id", &request.command_id)?,
+            parse_id("order_id", &request.order_id)?,
+        );
+        let lines = Lines::parse(&request.lines)?;
+        let context = (self.clone(), call.clone(), lines);
+        let memory = banyan_durable::once(
+            &self.db,
+            command,
+            context,
+            move |tx, (service, call, lines)| async move { service.reserve(&tx, &call, order_id, command_id, &lines).await },
+        );
+        Ok(match memory.await? {
+            Memory::First(reservation) | Memory::Again(reservation) => reservation,
+            Memory::Undone => Reservation {
+                outcome: Some(reservation::Outcome::Undone(AlreadyUndone {})),
+            },
+        })
+    }
+
+    async fn release_stock(&self, call: &Call, request: ReleaseStock) -> Result<StockRelease, Fault> {
+        let undo = command("release_stock", &request.command_id, &request)?;
+        let (undoes, order_id) = (
+            parse_id("undoes", &request.undoes)?,
+            parse_id("order_id", &request.order_id)?,
+        );
+        let (undone, context) = ((RESERVE_STOCK, undoes.to_string()), (self.clone(), call.clone()));
+        banyan_durable::undo_once(
+            &self.db,
+            undo,
+            undone,
+            context,
+            move |tx, (service, call), _| async move {
+                // A reservation that was refused or never arrived has no row. One of another command is not undone.
+                let reservation = store::find_reservation(tx.conn(), order_id)
+                    .await?
+                    .filter(|reservation| reservation.command_id == undoes);
+                let transition = match reservation {
+                    Some(reservation) => reservation.state.release()?,
+                    None => None,
+                };
+                if let Some(transition) = transition {
+                    service.apply(&tx, &call, order_id, transition).await?;
+                }
+                Ok(StockRelease {
+                    released: transition.is_some(),
+                })
+            },
+        )
+        .await
+    }
+
+    async fn commit_stock(&self, call: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
+        let command = command("commit_stock", &request.command_id, &request)?;
+        let order_id = parse_id("order_id", &request.order_id)?;
+        self.transition_once(call, command, order_id, ReservationState::commit, StockCommitment {})
+            .await
+    }
+
+    async fn restock_order(&self, call: &Call, request: RestockOrder) -> Result<Restocking, Fault> {
+        let command = command("restock_order", &request.command_id, &request)?;
+        let order_id = parse_id("order_id", &request.order_id)?;
+        self.transition_once(call, command, order_id, ReservationState::restock, Restocking {})
+            .await
+    }
+
+    async fn find_stock(&self, _call: &Call, request: FindStock) -> Result<FoundStock, Fault> {
+        // Nothing is ever received under an invalid sku.
+        let Ok(sku) = Sku::parse(&request.sku) else {
+            return Ok(FoundStock { level: None });
+        };
+        let level = self.find_item(&sku).await?.map(|item| StockLevel {
+            available: item.available(),
+            sku: item.sku.into(),
+            on_hand: item.on_hand,
+            reserved: item.reserved,
+        });
+        Ok(FoundStock { level })
+    }
+}

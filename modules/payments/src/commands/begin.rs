@@ -1,0 +1,306 @@
+//! The first transaction of a command: it is stored as started, and the payment moves to a state whose outcome is unknown, before the provider
+//! is called.
+//!
+//! Each function here is one transaction. A command that came before is recognised by its id, so no command begins twice.
+
+use std::sync::Arc;
+
+use banyan_core::{Call, Fault};
+use banyan_durable::{Db, Tx, audit, lost_race};
+use shared_kernel::Money;
+use uuid::Uuid;
+
+use super::{CommandRequest, CommandState, Kind, MoneyCommand, Outcome, calls::ProviderCall, record};
+use crate::{
+    payment::{Payment, Refusal, VoidStep},
+    store,
+};
+
+/// Where a command stands after its first transaction.
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// Its outcome is known.
+    Completed(Box<MoneyCommand>),
+    /// The provider must be called now, for the first time.
+    Started(Box<ProviderCall>),
+    /// It was started before, by this process or by one that crashed.
+    Open(Uuid),
+    /// A void that waits for another command of its payment.
+    Waiting { void: Uuid, for_command: Option<Uuid> },
+    /// Nothing was stored: the command under way must complete first.
+    NotYet { for_command: Option<Uuid> },
+}
+
+/// A new payment of an order.
+#[derive(Clone, Debug)]
+pub struct NewPayment {
+    pub order_id: Uuid,
+    pub user_id: Uuid,
+    pub amount: Money,
+    pub method: String,
+}
+
+pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPayment) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| {
+        let new = new.clone();
+        async move {
+            let (id, now) = (tx.ids().new_id(), tx.clock().now());
+            let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
+            let command = MoneyCommand::started(&request, &call, &payment, payment.amount.amount, now);
+            store::insert_command(&tx, &command).await?;
+            if !store::insert(&tx, &payment).await? {
+                return Err(Fault::conflict("payment_exists", "This order has a payment already."));
+            }
+            Ok(started(command, payment))
+        }
+    })
+    .await
+}
+
+pub async fn capture(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
+        let payment = payment_of(&tx, order_id).await?;
+        let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
+        match payment.capture() {
+            Ok(payment) => start(&tx, command, payment).await,
+            Err(refusal) => refuse(&tx, command, refusal).await,
+        }
+    })
+    .await
+}
+
+/// `undoes` is the id of the authorisation's command. If that never arrived, a tombstone takes its place, so that it does nothing if it still
+/// arrives.
+pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
+        let undone = match store::find_command(tx.conn(), undoes).await? {
+            Some(undone) => undone,
+            None => {
+                let tombstone =
+                    without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).completed(Outcome::Undone);
+                store::insert_command(&tx, &tombstone).await?;
+                tombstone
+            }
+        };
+        if undone.kind != Kind::Authorise || undone.order_id != order_id {
+            return Err(
+                Fault::invalid("undoes_another", "undoes must name the authorisation of this order.")
+                    .at("/undoes", "another command"),
+            );
+        }
+        let Some(payment_id) = undone.payment_id else {
+            let command = without_payment(request.id, Kind::Void, request.fingerprint, order_id, &tx)
+                .completed(Outcome::Accepted);
+            store::insert_command(&tx, &command).await?;
+            return Ok(Begun::Completed(Box::new(command)));
+        };
+        let payment = store::load(tx.conn(), payment_id).await?;
+        let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
+        match payment.void() {
+            VoidStep::Start(payment) => start(&tx, command, payment).await,
+            VoidStep::Wait(changed) => {
+                let for_command = store::find_started(tx.conn(), payment_id).await?;
+                let command = command.requested();
+                store::insert_command(&tx, &command).await?;
+                // Even if nothing changed: a transaction that records an outcome at the same time then loses the race, runs again and sees this void.
+                store::update(&tx, &changed).await?;
+                Ok(Begun::Waiting {
+                    void: command.id,
+                    for_command,
+                })
+            }
+            VoidStep::Nothing => {
+                let command = command.completed(Outcome::Accepted);
+                store::insert_command(&tx, &command).await?;
+                Ok(Begun::Completed(Box::new(command)))
+            }
+            VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
+        }
+    })
+    .await
+}
+
+pub async fn refund_remaining(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| async move {
+        let payment = payment_of(&tx, order_id).await?;
+        match payment.refund_remaining() {
+            Ok((payment, 0)) => {
+                let command =
+                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()).completed(Outcome::Accepted);
+                store::insert_command(&tx, &command).await?;
+                Ok(Begun::Completed(Box::new(command)))
+            }
+            Ok((payment, amount)) => {
+                let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
+                start(&tx, command, payment).await
+            }
+            Err(refusal) => {
+                refuse(
+                    &tx,
+                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
+                    refusal,
+                )
+                .await
+            }
+        }
+    })
+    .await
+}
+
+/// A refund requested by staff: `wanted`, or all that is left. What our own rules refuse is stored as refused, so that a repeat with the same id
+/// has the same outcome.
+pub async fn refund(
+    db: &Db,
+    call: &Call,
+    request: CommandRequest,
+    payment_id: Uuid,
+    wanted: Option<Money>,
+) -> Result<Begun, Fault> {
+    unless_begun(db, call, request, move |tx, call, request| {
+        let wanted = wanted.clone();
+        async move {
+            let payment = store::load(tx.conn(), payment_id).await?;
+            if let Some(wanted) = &wanted
+                && wanted.currency != payment.amount.currency
+            {
+                let detail = format!("This payment is in {}.", payment.amount.currency);
+                return Err(Fault::invalid("currency_mismatch", &detail).at("/amount/currency", detail));
+            }
+            let wanted = wanted.map(|wanted| wanted.amount);
+            match payment.refund(wanted) {
+                Ok((payment, amount)) => {
+                    let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
+                    let reason = request.reason.as_deref().unwrap_or_default();
+                    audit(
+                        &tx,
+                        &call.actor,
+                        "refund",
+                        &record::topic(payment_id),
+                        reason,
+                        Some(&command.amount.to_string()),
+                    )
+                    .await?;
+                    start(&tx, command, payment).await
+                }
+                Err(Refusal::Conflict { code, detail }) => {
+                    let refused = Outcome::Refused {
+                        code: code.to_owned(),
+                        detail: detail.to_owned(),
+                    };
+                    let amount = wanted.unwrap_or_default();
+                    let command =
+                        MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now()).completed(refused);
+                    store::insert_command(&tx, &command).await?;
+                    Ok(Begun::Completed(Box::new(command)))
+                }
+                Err(refusal) => {
+                    refuse(
+                        &tx,
+                        MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
+                        refusal,
+                    )
+                    .await
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// Begins a command in one transaction, unless it came before.
+async fn unless_begun<F, Fut>(db: &Db, call: &Call, request: CommandRequest, begin: F) -> Result<Begun, Fault>
+where
+    F: Fn(Tx, Call, CommandRequest) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Begun, Fault>> + Send + 'static,
+{
+    let (call, begin) = (call.clone(), Arc::new(begin));
+    db.write((call, request, begin), |tx, (call, request, begin)| async move {
+        match begun_before(&tx, &request).await? {
+            Some(begun) => Ok(begun),
+            None => begin(tx, call, request).await,
+        }
+    })
+    .await
+}
+
+/// Where a command that came before stands now.
+async fn begun_before(tx: &Tx, request: &CommandRequest) -> Result<Option<Begun>, Fault> {
+    let Some(known) = store::find_command(tx.conn(), request.id).await? else {
+        return Ok(None);
+    };
+    known.check_same(request)?;
+    Ok(Some(match (&known.state, known.payment_id) {
+        (CommandState::Completed(_), _) => Begun::Completed(Box::new(known)),
+        (CommandState::Requested, Some(payment)) => Begun::Waiting {
+            void: known.id,
+            for_command: store::find_started(tx.conn(), payment).await?,
+        },
+        (CommandState::Started | CommandState::Requested, _) => Begun::Open(known.id),
+    }))
+}
+
+async fn payment_of(tx: &Tx, order_id: Uuid) -> Result<Payment, Fault> {
+    store::find_of_order(tx.conn(), order_id)
+        .await?
+        .ok_or_else(|| Fault::not_found("payment"))
+}
+
+async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
+    store::insert_command(tx, &command).await?;
+    store::update(tx, &payment).await?;
+    Ok(started(command, payment))
+}
+
+fn started(command: MoneyCommand, payment: Payment) -> Begun {
+    Begun::Started(Box::new(ProviderCall { command, payment }))
+}
+
+/// A definite refusal is stored as the command's outcome; one that only holds for now is not.
+///
+/// On PostgreSQL a concurrent repeat may have begun this very command after we looked for it, and changed the payment that we then loaded. The
+/// command is looked up again, so that no command is refused because of itself.
+async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begun, Fault> {
+    if store::find_command(tx.conn(), command.id).await?.is_some() {
+        return Err(lost_race("the command came in twice"));
+    }
+    match refusal {
+        Refusal::Declined { code, detail } => {
+            let command = command.completed(Outcome::Declined {
+                code: code.to_owned(),
+                detail: detail.to_owned(),
+            });
+            store::insert_command(tx, &command).await?;
+            Ok(Begun::Completed(Box::new(command)))
+        }
+        Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
+        Refusal::NotYet => {
+            let payment = command
+                .payment_id
+                .ok_or_else(|| lost_race("a command without a payment"))?;
+            Ok(Begun::NotYet {
+                for_command: store::find_started(tx.conn(), payment).await?,
+            })
+        }
+    }
+}
+
+/// A command for an order that has no payment.
+fn without_payment(id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid, tx: &Tx) -> MoneyCommand {
+    MoneyCommand {
+        id,
+        kind,
+        fingerprint,
+        payment_id: None,
+        order_id,
+        amount: Money {
+            amount: 0,
+            currency: String::new(),
+        },
+        reason: None,
+        state: CommandState::Started,
+        trace: None,
+        created_at: tx.clock().now(),
+        started_at: None,
+        completed_at: None,
+    }
+}

@@ -1,0 +1,316 @@
+//! Log-ins and their limits, refreshes, log-outs.
+
+use std::{sync::Arc, time::Duration};
+
+use banyan_core::{Actor, Call, Clock, FaultKind, RandomSecrets};
+use banyan_durable_testing::on_both;
+use shared_kernel::Role;
+use uuid::Uuid;
+
+use super::{PASSWORD, Shop, claims, code, settings};
+use crate::{
+    Settings,
+    hasher::Hasher,
+    session::{self, RefreshToken, Tokens},
+    settings::default_settings,
+    store,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn operator() -> Call {
+    Call::by(Actor::user(Uuid::from_u128(9), [Role::Ops]))
+}
+
+#[tokio::test]
+async fn an_unknown_user_costs_the_same_hash_and_gets_the_same_response_as_a_known_one() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        let before = shop.service.hasher.computed();
+        let known = shop.log_in("ada@example.com", "wrong").await.err().unwrap();
+        let between = shop.service.hasher.computed();
+        let unknown = shop.log_in("nobody@example.com", "wrong").await.err().unwrap();
+        assert_eq!((between - before, shop.service.hasher.computed() - between), (1, 1));
+        assert_eq!(known, unknown);
+        assert_eq!(
+            (known.kind, known.code.as_str()),
+            (FaultKind::Unauthenticated, "invalid_credentials")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_ten_failures_in_a_minute_even_the_right_password_is_refused() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        shop.register("bob@example.com").await;
+        for _ in 0..10 {
+            assert_eq!(
+                code(shop.log_in("ada@example.com", "wrong").await),
+                "invalid_credentials"
+            );
+            shop.clock.advance(Duration::from_secs(1));
+        }
+        let hashes = shop.service.hasher.computed();
+        let refused = shop
+            .log_in_from("10.0.0.1", "ADA@example.com", PASSWORD)
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(
+            (refused.kind, refused.code.as_str()),
+            (FaultKind::TooMany, "too_many_failed_logins")
+        );
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(50)));
+        assert_eq!(
+            shop.service.hasher.computed(),
+            hashes,
+            "the password of a refused log-in is not checked"
+        );
+        assert!(
+            shop.log_in("bob@example.com", PASSWORD).await.is_ok(),
+            "other accounts are not affected"
+        );
+        shop.clock.advance(Duration::from_secs(50));
+        assert!(shop.log_in("ada@example.com", PASSWORD).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn failures_of_a_network_address_are_limited_across_accounts() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open_with(
+            db,
+            Settings {
+                address_failures_per_minute: 3,
+                ..settings()
+            },
+        )
+        .await;
+        shop.register("ada@example.com").await;
+        for name in ["a", "b", "c"] {
+            assert_eq!(
+                code(shop.log_in(&format!("{name}@example.com"), "wrong").await),
+                "invalid_credentials"
+            );
+        }
+        assert_eq!(
+            code(shop.log_in("ada@example.com", PASSWORD).await),
+            "too_many_failed_logins"
+        );
+        assert!(shop.log_in_from("10.0.0.1", "ada@example.com", PASSWORD).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn successful_log_ins_do_not_count_as_failures() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        for _ in 0..12 {
+            assert!(shop.log_in("ada@example.com", PASSWORD).await.is_ok());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn concurrent_guesses_do_not_exceed_the_limit() {
+    on_both(crate::SCHEMA, |db| async move {
+        let settings = Settings {
+            account_failures_per_minute: 3,
+            hashing_concurrency: 1,
+            ..settings()
+        };
+        let shop = Shop::open_with(db, settings).await;
+        let guesses = (0..12).map(|_| shop.log_in("ada@example.com", "wrong"));
+        let codes: Vec<String> = futures::future::join_all(guesses).await.into_iter().map(code).collect();
+        assert_eq!(
+            codes.iter().filter(|code| *code == "invalid_credentials").count(),
+            3,
+            "{codes:?}"
+        );
+        assert_eq!(shop.service.hasher.computed(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hash_with_outdated_parameters_is_replaced_at_the_next_log_in() {
+    on_both(crate::SCHEMA, |db| async move {
+        let old = Shop::open(db.clone()).await;
+        old.register("ada@example.com").await;
+        let new = Shop::open_with(
+            db.clone(),
+            Settings {
+                argon2_iterations: 2,
+                ..settings()
+            },
+        )
+        .await;
+        assert!(new.log_in("ada@example.com", PASSWORD).await.is_ok());
+        let (_, hash) = store::find_credentials(db.read(), "ada@example.com")
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=64,t=2,p=1$"), "{hash}");
+        assert!(new.log_in("ada@example.com", PASSWORD).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hash_of_the_default_settings_meets_owasps_recommendation() {
+    let hasher = Hasher::new(&default_settings(), Arc::new(RandomSecrets)).unwrap();
+    let hash = hasher.slot().await.unwrap().hash(&PASSWORD.into()).await.unwrap();
+    assert!(hash.starts_with("$argon2id$v=19$m=47104,t=1,p=1$"), "{hash}");
+}
+
+#[tokio::test]
+async fn a_refresh_token_used_twice_ends_its_session_and_no_other() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        let (stolen, other) = (
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+        );
+        let next = shop.service.refresh(&stolen.refresh_token).await.unwrap();
+        assert_ne!(next.refresh_token, stolen.refresh_token);
+        assert_eq!(claims(&next).sid, claims(&stolen).sid);
+        assert_eq!(
+            code(shop.service.refresh(&stolen.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert_eq!(
+            code(shop.service.refresh(&next.refresh_token).await),
+            "invalid_refresh_token",
+            "the session is revoked"
+        );
+        assert!(shop.service.refresh(&other.refresh_token).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_concurrent_uses_of_a_refresh_token_one_gets_tokens_and_the_session_ends() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let (one, other) = tokio::join!(
+            shop.service.refresh(&tokens.refresh_token),
+            shop.service.refresh(&tokens.refresh_token)
+        );
+        let winners: Vec<Tokens> = [one, other].into_iter().flatten().collect();
+        assert_eq!(winners.len(), 1);
+        assert_eq!(
+            code(shop.service.refresh(&winners[0].refresh_token).await),
+            "invalid_refresh_token"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid.unwrap());
+        // Two transactions that both found the token unused, here as one, so that the order is fixed.
+        let both = db.write(hash, move |tx, hash| async move {
+            let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
+            store::rotate_token(tx.conn(), &hash, &next("one")).await?;
+            store::rotate_token(tx.conn(), &hash, &next("other")).await
+        });
+        assert_eq!(
+            both.await.unwrap_err().kind,
+            FaultKind::Unavailable,
+            "the race is lost, and the transaction would run again"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_cannot_be_refreshed_after_log_out() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let session = claims(&tokens).sid.unwrap();
+        shop.service.log_out(session).await.unwrap();
+        shop.service.log_out(session).await.unwrap();
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_lives_while_it_is_used_and_is_deleted_afterwards() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        shop.register("ada@example.com").await;
+        let mut tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        for _ in 0..3 {
+            shop.clock.advance(29 * DAY);
+            tokens = shop.service.refresh(&tokens.refresh_token).await.unwrap();
+        }
+        let delete_expired = || {
+            let now = shop.clock.now();
+            db.write(
+                (),
+                move |tx, ()| async move { store::delete_expired(tx.conn(), now).await },
+            )
+        };
+        assert_eq!(delete_expired().await.unwrap(), 2, "only expired tokens are deleted");
+        shop.clock.advance(30 * DAY);
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert_eq!(delete_expired().await.unwrap(), 3, "two tokens and their session");
+        assert_eq!(delete_expired().await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_role_is_in_the_next_token() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        let ada = shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        assert_eq!(claims(&tokens).roles, ["customer"]);
+        let changed = shop
+            .service
+            .change_roles(&operator(), ada.id, vec![Role::Staff, Role::Customer])
+            .await
+            .unwrap();
+        assert_eq!(
+            (&changed.roles[..], changed.version),
+            (&[Role::Customer, Role::Staff][..], 2)
+        );
+        let next = shop.service.refresh(&tokens.refresh_token).await.unwrap();
+        assert_eq!(claims(&next).roles, ["customer", "staff"]);
+        assert_eq!(
+            code(
+                shop.service
+                    .change_roles(&operator(), Uuid::from_u128(1), vec![Role::Staff])
+                    .await
+            ),
+            "not_found"
+        );
+    })
+    .await;
+}
