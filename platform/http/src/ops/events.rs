@@ -1,13 +1,13 @@
 //! Events for operators: the outbox of a module, and the dead letters it could not handle.
 
-use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_durable::{DeadLetter, DeadLetterEvent, OutboxEntry, OutboxEvent};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{InModule, Operated};
+use super::{InModule, Modules};
+use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
 pub fn register(config: &mut ServiceConfig<'_>) {
     config
@@ -19,8 +19,9 @@ pub fn register(config: &mut ServiceConfig<'_>) {
         .service(discard_dead_letter);
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 enum OutboxState {
     Pending,
     Sent,
@@ -43,13 +44,10 @@ async fn list_outbox(
     module: Path<String>,
     query: Query<OutboxQuery>,
     page: Query<PageQuery>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let state = query.state.map(|state| match state {
-        OutboxState::Pending => "pending",
-        OutboxState::Sent => "sent",
-    });
-    let events = operated.load(&module.0)?.list_outbox(state, &page.0.request()).await?;
+    let state = query.state.map(Into::into);
+    let events = modules.load(&module.0)?.list_outbox(state, &page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(events)))
 }
 
@@ -57,8 +55,8 @@ async fn list_outbox(
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The event")),
     responses((status = 200, description = "The event", body = OutboxEvent)), security(("bearer" = [])))]
 #[get("/ops/{module}/outbox/{id}")]
-async fn show_outbox_event(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
-    let event = operated.load(&path.0.module)?.find_outbox_event(path.0.id).await?;
+async fn show_outbox_event(_ops: Ops, path: Path<InModule>, modules: Data<Modules>) -> Result<HttpResponse, Problem> {
+    let event = modules.load(&path.0.module)?.find_outbox_event(path.0.id).await?;
     Ok(HttpResponse::Ok().json(event))
 }
 
@@ -70,9 +68,9 @@ async fn list_dead_letters(
     _ops: Ops,
     module: Path<String>,
     page: Query<PageQuery>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let letters = operated
+    let letters = modules
         .load(&module.0)?
         .list_dead_letters(Some("dead"), &page.0.request())
         .await?;
@@ -83,8 +81,8 @@ async fn list_dead_letters(
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The dead letter")),
     responses((status = 200, description = "The dead letter", body = DeadLetterEvent)), security(("bearer" = [])))]
 #[get("/ops/{module}/dead-letters/{id}")]
-async fn show_dead_letter(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
-    let letter = operated.load(&path.0.module)?.find_dead_letter(path.0.id).await?;
+async fn show_dead_letter(_ops: Ops, path: Path<InModule>, modules: Data<Modules>) -> Result<HttpResponse, Problem> {
+    let letter = modules.load(&path.0.module)?.find_dead_letter(path.0.id).await?;
     Ok(HttpResponse::Ok().json(letter))
 }
 
@@ -97,9 +95,9 @@ async fn retry_dead_letter(
     ops: Ops,
     path: Path<InModule>,
     reason: Body<Reason>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let module = operated.load(&path.0.module)?;
+    let module = modules.load(&path.0.module)?;
     let letter = module
         .replay_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
         .await?;
@@ -115,9 +113,9 @@ async fn discard_dead_letter(
     ops: Ops,
     path: Path<InModule>,
     reason: Body<Reason>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let module = operated.load(&path.0.module)?;
+    let module = modules.load(&path.0.module)?;
     let letter = module
         .discard_dead_letter(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
         .await?;

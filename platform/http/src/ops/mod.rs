@@ -6,32 +6,33 @@ mod sagas;
 
 use std::collections::BTreeMap;
 
-use crate::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
 use actix_web::{HttpResponse, get, web::Data};
 use banyan_core::Fault;
 use banyan_durable::{AuditEntry, Ops as ModuleOps};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::{Listed, Ops, PageQuery, Path, Problem, Query, Routes};
+
 /// The operations API of these modules, relative to `/api/v1`.
 pub fn routes(modules: Vec<ModuleOps>) -> Routes {
     let by_name = modules.into_iter().map(|ops| (ops.module().to_owned(), ops)).collect();
-    let operated = Data::new(Operated { modules: by_name });
+    let modules = Data::new(Modules { by_name });
     Routes::new(move |config| {
-        config.app_data(operated.clone()).service(list_audit);
+        config.app_data(modules.clone()).service(list_audit);
         sagas::register(config);
         events::register(config);
     })
 }
 
 /// The modules of this process that operators can inspect.
-struct Operated {
-    modules: BTreeMap<String, ModuleOps>,
+struct Modules {
+    by_name: BTreeMap<String, ModuleOps>,
 }
 
-impl Operated {
+impl Modules {
     fn load(&self, module: &str) -> Result<&ModuleOps, Fault> {
-        self.modules.get(module).ok_or_else(|| Fault::not_found("module"))
+        self.by_name.get(module).ok_or_else(|| Fault::not_found("module"))
     }
 }
 
@@ -50,8 +51,8 @@ async fn list_audit(
     _ops: Ops,
     module: Path<String>,
     page: Query<PageQuery>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let entries = operated.load(&module.0)?.list_audit(&page.0.request()).await?;
+    let entries = modules.load(&module.0)?.list_audit(&page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(entries)))
 }

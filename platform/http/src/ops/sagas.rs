@@ -1,13 +1,13 @@
 //! Sagas for operators: listing them, inspecting one, and retrying, compensating or abandoning it.
 
-use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_durable::{SagaDetails, SagaFilter, SagaState, SagaView};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{InModule, Operated};
+use super::{InModule, Modules};
+use crate::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason};
 
 pub fn register(config: &mut ServiceConfig<'_>) {
     config
@@ -41,14 +41,14 @@ async fn list_sagas(
     module: Path<String>,
     query: Query<SagaQuery>,
     page: Query<PageQuery>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
     let SagaQuery {
         state,
         kind,
         business_key,
     } = query.0;
-    let sagas = operated
+    let sagas = modules
         .load(&module.0)?
         .sagas()
         .list(
@@ -67,8 +67,8 @@ async fn list_sagas(
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
     responses((status = 200, description = "The saga", body = SagaDetails)), security(("bearer" = [])))]
 #[get("/ops/{module}/sagas/{id}")]
-async fn show_saga(_ops: Ops, path: Path<InModule>, operated: Data<Operated>) -> Result<HttpResponse, Problem> {
-    let saga = operated.load(&path.0.module)?.sagas().show(path.0.id).await?;
+async fn show_saga(_ops: Ops, path: Path<InModule>, modules: Data<Modules>) -> Result<HttpResponse, Problem> {
+    let saga = modules.load(&path.0.module)?.sagas().show(path.0.id).await?;
     Ok(HttpResponse::Ok().json(saga))
 }
 
@@ -81,9 +81,9 @@ async fn retry_saga(
     ops: Ops,
     path: Path<InModule>,
     reason: Body<Reason>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let sagas = operated.load(&path.0.module)?.sagas();
+    let sagas = modules.load(&path.0.module)?.sagas();
     let saga = sagas
         .retry(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
         .await?;
@@ -99,9 +99,9 @@ async fn compensate_saga(
     ops: Ops,
     path: Path<InModule>,
     reason: Body<Reason>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let sagas = operated.load(&path.0.module)?.sagas();
+    let sagas = modules.load(&path.0.module)?.sagas();
     let saga = sagas
         .compensate(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
         .await?;
@@ -117,9 +117,9 @@ async fn abandon_saga(
     ops: Ops,
     path: Path<InModule>,
     reason: Body<Reason>,
-    operated: Data<Operated>,
+    modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let sagas = operated.load(&path.0.module)?.sagas();
+    let sagas = modules.load(&path.0.module)?.sagas();
     let saga = sagas
         .abandon(&ops.0.actor, path.0.id, &reason.0.reason, reason.0.comment.as_deref())
         .await?;

@@ -74,7 +74,7 @@ impl TimeLimit {
     }
 }
 
-/// The middleware; see the module.
+/// The middleware.
 #[derive(Clone, Debug)]
 pub struct Shell(ShellSettings);
 
