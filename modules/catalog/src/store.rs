@@ -1,6 +1,6 @@
 //! The tables of products and their sales, and the queries on them.
 
-use banyan_core::{Fault, Page, PageRequest, Timestamp};
+use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
@@ -198,7 +198,8 @@ pub async fn list(
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
         .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
     if let Some(cursor) = &page.after {
-        let (at, sku) = read_cursor(&cursor.0).ok_or_else(banyan_http::bad_cursor)?;
+        let (at, sku) = position_of(cursor)?;
+        let at = at.as_ms();
         let same_time = Condition::all()
             .add(Column::CreatedAt.eq(at))
             .add(Column::Sku.lt(sku.as_str()));
@@ -212,14 +213,12 @@ pub async fn list(
         .all(conn)
         .await
         .map_err(fault)?;
-    Ok(page.page(read_all(rows)?, |last| {
-        format!("{} {}", last.created_at.as_ms(), last.product.sku)
-    }))
+    Ok(page.page(read_all(rows)?, |last| (last.created_at, last.product.sku.clone())))
 }
 
-fn read_cursor(text: &str) -> Option<(i64, Sku)> {
-    let (at, sku) = text.split_once(' ')?;
-    Some((at.parse().ok()?, Sku::parse(sku).ok()?))
+fn position_of(cursor: &Cursor) -> Result<(Timestamp, Sku), Fault> {
+    let (at, sku) = cursor.time_and::<String>()?;
+    Ok((at, Sku::parse(&sku).map_err(|_| Cursor::invalid())?))
 }
 
 /// A `like` pattern for texts that contain `word`, with the wildcards in `word` escaped.
@@ -282,9 +281,10 @@ mod tests {
 
     #[test]
     fn a_cursor_of_another_list_is_refused() {
-        assert!(read_cursor("17 rare-fig").is_some());
+        let position = |cursor: &str| position_of(&Cursor(cursor.to_owned()));
+        assert!(position("17 rare-fig").is_ok());
         for bad in ["", "17", "rare-fig 17", "17 Rare Fig", "x rare-fig"] {
-            assert!(read_cursor(bad).is_none(), "{bad}");
+            assert_eq!(position(bad).unwrap_err(), Cursor::invalid(), "{bad}");
         }
     }
 }

@@ -159,8 +159,7 @@ pub async fn list_visible(
     }
     let mut query = Entity::find().filter(Column::UserId.eq(user_id));
     if let Some(after) = &page.after {
-        let after = Uuid::parse_str(&after.0).map_err(|_| banyan_http::bad_cursor())?;
-        query = query.filter(Column::Id.lt(after));
+        query = query.filter(Column::Id.lt(after.id()?));
     }
     let rows = query
         .order_by_desc(Column::Id)
@@ -169,7 +168,7 @@ pub async fn list_visible(
         .await
         .map_err(fault)?;
     let items = rows.into_iter().map(notification_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(page.page(items, |notification| notification.id.to_string()))
+    Ok(page.page(items, |notification| notification.id))
 }
 
 fn claimed_of(row: Model) -> Result<ClaimedMail, Fault> {

@@ -217,13 +217,13 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         query = query.filter(order_view::Column::Status.eq(status.into_str()));
     }
     if let Some(after) = &page.after {
-        let (at, id) = position_of(&after.0).ok_or_else(banyan_http::bad_cursor)?;
+        let (at, id) = after.time_and::<Uuid>()?;
         let same_time = Condition::all()
-            .add(order_view::Column::CreatedAt.eq(at))
+            .add(order_view::Column::CreatedAt.eq(at.as_ms()))
             .add(order_view::Column::Id.lt(id));
         query = query.filter(
             Condition::any()
-                .add(order_view::Column::CreatedAt.lt(at))
+                .add(order_view::Column::CreatedAt.lt(at.as_ms()))
                 .add(same_time),
         );
     }
@@ -235,7 +235,7 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
         .await
         .map_err(fault)?;
     let views = rows.iter().map(view_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(page.page(views, |view| format!("{}.{}", view.created_at.as_ms(), view.id)))
+    Ok(page.page(views, |view| (view.created_at, view.id)))
 }
 
 /// The next orders and carts by id: for visiting all of them.
@@ -274,11 +274,6 @@ pub async fn view_ids_after(conn: &impl ConnectionTrait, after: Option<Uuid>, li
         .all(conn)
         .await
         .map_err(fault)
-}
-
-fn position_of(cursor: &str) -> Option<(i64, Uuid)> {
-    let (at, id) = cursor.split_once('.')?;
-    Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
 }
 
 fn row_of(order_id: Uuid, recorded: &Recorded) -> Result<order_event::ActiveModel, Fault> {

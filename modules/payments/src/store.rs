@@ -1,6 +1,6 @@
 //! Rows and queries of payments and their commands. Every change of a payment is conditional on the version it was loaded with.
 
-use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
+use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{Tx, fault, is_unique_violation, lost_race};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
@@ -123,11 +123,11 @@ pub async fn list_visible(
         query = query.filter(payment::Column::OrderId.eq(order_id));
     }
     if let Some(before) = &page.after {
-        query = query.filter(payment::Column::Id.lt(id_in(before)?));
+        query = query.filter(payment::Column::Id.lt(before.id()?));
     }
     let rows = query.all(conn).await.map_err(fault)?;
     let payments = rows.into_iter().map(Payment::try_from).collect::<Result<Vec<_>, _>>()?;
-    Ok(page.page(payments, |payment| payment.id.to_string()))
+    Ok(page.page(payments, |payment| payment.id))
 }
 
 /// The refunds of a payment, newest first, without those that our own rules refused.
@@ -144,24 +144,19 @@ pub async fn list_refunds(
         .order_by_desc(Column::CreatedAt)
         .order_by_desc(Column::Id)
         .limit(page.fetch_limit());
-    if let Some(Cursor(after)) = &page.after {
-        let (at, id) = after.split_once(' ').ok_or_else(banyan_http::bad_cursor)?;
-        let at: i64 = at.parse().map_err(|_| banyan_http::bad_cursor())?;
+    if let Some(after) = &page.after {
+        let (at, id) = after.time_and::<Uuid>()?;
         let same_time = Condition::all()
-            .add(Column::CreatedAt.eq(at))
-            .add(Column::Id.lt(id_in(&Cursor(id.to_owned()))?));
-        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at)).add(same_time));
+            .add(Column::CreatedAt.eq(at.as_ms()))
+            .add(Column::Id.lt(id));
+        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at.as_ms())).add(same_time));
     }
     let rows = query.all(conn).await.map_err(fault)?;
     let refunds = rows
         .into_iter()
         .map(MoneyCommand::try_from)
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(page.page(refunds, |refund| format!("{} {}", refund.created_at.as_ms(), refund.id)))
-}
-
-fn id_in(cursor: &Cursor) -> Result<Uuid, Fault> {
-    Uuid::parse_str(&cursor.0).map_err(|_| banyan_http::bad_cursor())
+    Ok(page.page(refunds, |refund| (refund.created_at, refund.id)))
 }
 
 fn visible_to(actor: &Actor) -> Condition {

@@ -159,8 +159,7 @@ pub async fn list_all(
         query = query.filter(shipment::Column::OrderId.eq(order_id));
     }
     if let Some(after) = &page.after {
-        let after = Uuid::parse_str(&after.0).map_err(|_| banyan_http::bad_cursor())?;
-        query = query.filter(shipment::Column::Id.lt(after));
+        query = query.filter(shipment::Column::Id.lt(after.id()?));
     }
     let rows = query
         .order_by_desc(shipment::Column::Id)
@@ -168,7 +167,7 @@ pub async fn list_all(
         .all(conn)
         .await
         .map_err(fault)?;
-    Ok(page.page(with_steps(conn, rows).await?, |shipment| shipment.id.to_string()))
+    Ok(page.page(with_steps(conn, rows).await?, |shipment| shipment.id))
 }
 
 async fn find_one(conn: &impl ConnectionTrait, condition: Condition) -> Result<Option<Shipment>, Fault> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
+use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::{Set, Unchanged},
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -224,10 +224,10 @@ pub async fn list_users(
         query = query.filter(user::Column::EmailLower.eq(email));
     }
     if let Some(cursor) = &request.after {
-        let (at, id) = read_cursor(cursor).ok_or_else(banyan_http::bad_cursor)?;
-        let older = Condition::any().add(user::Column::CreatedAt.lt(at)).add(
+        let (at, id) = cursor.time_and::<Uuid>()?;
+        let older = Condition::any().add(user::Column::CreatedAt.lt(at.as_ms())).add(
             Condition::all()
-                .add(user::Column::CreatedAt.eq(at))
+                .add(user::Column::CreatedAt.eq(at.as_ms()))
                 .add(user::Column::Id.lt(id)),
         );
         query = query.filter(older);
@@ -238,14 +238,7 @@ pub async fn list_users(
         .limit(request.fetch_limit());
     let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
     let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
-    Ok(request.page(users, |user| {
-        format!("{}.{}", user.created_at.as_ms(), user.id.simple())
-    }))
-}
-
-fn read_cursor(cursor: &Cursor) -> Option<(i64, Uuid)> {
-    let (at, id) = cursor.0.split_once('.')?;
-    Some((at.parse().ok()?, Uuid::parse_str(id).ok()?))
+    Ok(request.page(users, |user| (user.created_at, user.id)))
 }
 
 /// Stores a session with its first refresh token.

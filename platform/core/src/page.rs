@@ -1,8 +1,8 @@
 //! Lists are read a page at a time, by cursor.
 
-use std::fmt;
+use crate::Cursor;
 
-/// How many, and after which one.
+/// The maximum number of items, and the cursor after which they start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     /// 1..=100.
@@ -10,17 +10,7 @@ pub struct PageRequest {
     pub after: Option<Cursor>,
 }
 
-/// The place in a list after which the next page starts: the sort key of the last item seen, as text. Opaque to clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(pub String);
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Some items, and where the next ones start.
+/// Some items, and the cursor of the next page, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
@@ -31,17 +21,17 @@ impl PageRequest {
     pub const MAX_LIMIT: u32 = 100;
     pub const DEFAULT_LIMIT: u32 = 20;
 
-    /// Ask the store for one row more than the page holds: its presence tells whether there is a next page.
+    /// The limit of the store's query: one row more than the page holds, because its presence says that there is a next page.
     pub fn fetch_limit(&self) -> u64 {
         u64::from(self.limit) + 1
     }
 
-    /// Makes the page out of what the store gave for [`fetch_limit`](Self::fetch_limit).
-    pub fn page<T>(&self, mut items: Vec<T>, cursor_of: impl Fn(&T) -> String) -> Page<T> {
+    /// Makes the page of the rows that a query with [`fetch_limit`](Self::fetch_limit) returned. `key` is what the list is sorted by.
+    pub fn page<T, K: Into<Cursor>>(&self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Page<T> {
         let more = items.len() > self.limit as usize;
         items.truncate(self.limit as usize);
         let next = if more {
-            items.last().map(|last| Cursor(cursor_of(last)))
+            items.last().map(|last| key(last).into())
         } else {
             None
         };
@@ -69,13 +59,16 @@ impl<T> Page<T> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn there_is_a_next_page_only_if_there_is_one_more() {
         let request = PageRequest { limit: 2, after: None };
-        let page = request.page(vec![1, 2, 3], ToString::to_string);
-        assert_eq!((page.items, page.next), (vec![1, 2], Some(Cursor("2".into()))));
-        assert_eq!(request.page(vec![1, 2], ToString::to_string).next, None);
+        let ids = [1, 2, 3].map(Uuid::from_u128);
+        let page = request.page(ids.to_vec(), |id| *id);
+        assert_eq!((page.items, page.next), (ids[..2].to_vec(), Some(ids[1].into())));
+        assert_eq!(request.page(ids[..2].to_vec(), |id| *id).next, None);
     }
 }

@@ -1,7 +1,6 @@
 //! Lists: the two query parameters every list takes, and the shape of its response.
 
-use banyan_core::{Cursor, Fault, Page, PageRequest};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use banyan_core::{Cursor, Page, PageRequest};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use utoipa::{IntoParams, ToSchema};
 
@@ -41,23 +40,10 @@ impl From<PageQuery> for PageRequest {
     }
 }
 
-/// The fault of a store that cannot read the text inside a cursor: this list never issued it.
-pub fn bad_cursor() -> Fault {
-    Fault::malformed("invalid_parameter", "The cursor is not one this list gave.")
-        .at("cursor", "is not a cursor of this list")
-}
-
 fn read_cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cursor>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let bytes = BASE64_URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| D::Error::custom("is not a cursor of this list"))?;
-    let inner = String::from_utf8(bytes).ok().filter(|inner| !inner.contains('\0'));
-    inner
-        .map(|inner| Some(Cursor(inner)))
-        .ok_or_else(|| D::Error::custom("is not a cursor of this list"))
+    let token = Option::<String>::deserialize(deserializer)?;
+    let cursor = token.map(|token| Cursor::from_token(&token)).transpose();
+    cursor.map_err(|_| D::Error::custom("is not a cursor of this list"))
 }
 
 /// One page of a list.
@@ -71,10 +57,9 @@ pub struct Listed<T> {
 
 impl<T> From<Page<T>> for Listed<T> {
     fn from(page: Page<T>) -> Self {
-        let next_cursor = page.next.map(|Cursor(inner)| BASE64_URL_SAFE_NO_PAD.encode(inner));
         Listed {
+            next_cursor: page.next.as_ref().map(Cursor::to_token),
             items: page.items,
-            next_cursor,
         }
     }
 }

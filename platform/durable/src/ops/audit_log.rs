@@ -34,7 +34,7 @@ impl Ops {
             "select id, at, actor, action, target, reason, comment from audit where id < $1 order by id desc limit $2";
         let rows = self.all(sql, [before(page)?.into(), limit.into()]).await?;
         let entries = rows.iter().map(AuditEntry::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(entries, |entry| entry.id.to_string()))
+        Ok(page.page(entries, |entry| entry.id))
     }
 }
 

@@ -71,7 +71,7 @@ impl Ops {
             )
             .await?;
         let letters = rows.iter().map(DeadLetter::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(letters, |letter| letter.id.to_string()))
+        Ok(page.page(letters, |letter| letter.id))
     }
 
     /// # Errors

@@ -6,7 +6,7 @@ mod audit_log;
 mod dead_letters;
 mod outbox;
 
-use banyan_core::{Cursor, Fault, PageRequest, Timestamp};
+use banyan_core::{Fault, PageRequest, Timestamp};
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -106,9 +106,9 @@ impl Ops {
 /// The id a page starts behind; the greatest there is for the first page, because lists show the newest first.
 pub(crate) fn before(page: &PageRequest) -> Result<Uuid, Fault> {
     match &page.after {
-        Some(Cursor(text)) => {
-            Uuid::parse_str(text).map_err(|_| Fault::malformed("invalid_cursor", "This cursor is not one of ours."))
-        }
+        Some(cursor) => cursor
+            .id()
+            .map_err(|_| Fault::malformed("invalid_cursor", "This cursor is not one of ours.")),
         None => Ok(Uuid::max()),
     }
 }

@@ -67,7 +67,7 @@ impl Ops {
         let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
         let rows = self.all(&newest(state), [before(page)?.into(), limit.into()]).await?;
         let entries = rows.iter().map(OutboxEntry::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(entries, |entry| entry.id.to_string()))
+        Ok(page.page(entries, |entry| entry.id))
     }
 
     /// # Errors

@@ -138,7 +138,7 @@ impl SagaOps {
             .iter()
             .map(|row| Row::read(row).map(SagaView::from))
             .collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(views, |last| last.id.to_string()))
+        Ok(page.page(views, |last| last.id))
     }
 
     /// # Errors

@@ -4,6 +4,7 @@ mod assembly;
 mod callers;
 mod document;
 mod edges;
+mod equal_requests;
 mod idempotency;
 mod input;
 mod limits;
