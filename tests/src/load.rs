@@ -40,7 +40,6 @@ const METHODS: [&str; 12] = [
 /// Mostly shorter intervals than in production, so that a test sees in seconds what otherwise takes a minute.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__DURABLE__LEASE_MS", "2000"),
-    ("BANYAN__DURABLE__LEASE_RENEW_MS", "500"),
     ("BANYAN__DURABLE__SAGA_RETRY_CAP_MS", "2000"),
     ("BANYAN__DURABLE__FEED_COMPARE_MS", "3000"),
     ("BANYAN__DURABLE__POOL", "4"),

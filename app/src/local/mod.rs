@@ -331,7 +331,6 @@ mod tests {
     use std::path::PathBuf;
 
     use banyan_core::{Call, inside_transaction};
-    use serde::{Serialize, de::DeserializeOwned};
 
     use super::*;
     use crate::{config::MODULES, discovery, rpc::Remotes, wiring};
@@ -433,15 +432,5 @@ mod tests {
             assert_eq!(fault.map(|fault| fault.code).as_deref(), Some("inside_transaction"));
         }
         started.end().await;
-    }
-
-    #[test]
-    fn every_default_of_a_module_stands_in_the_file() {
-        fn compare<T: DeserializeOwned + Serialize + Default>(settings: &Settings, section: &str) {
-            let in_file = serde_json::to_value(settings.section::<T>(section).unwrap()).unwrap();
-            assert_eq!(in_file, serde_json::to_value(T::default()).unwrap(), "{section}");
-        }
-        let settings = Settings::from_sources(None, []).unwrap();
-        compare::<banyan_durable::Settings>(&settings, "durable");
     }
 }

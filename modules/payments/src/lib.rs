@@ -79,7 +79,8 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         timing,
     } = needs;
     let ProviderConfig::Sandbox { books } = provider;
-    let (sandbox, webhooks) = Sandbox::open(&books, &settings, timing, clock, ids, secrets.as_ref()).await?;
+    let (sandbox, webhooks) =
+        Sandbox::open(&books, db.settings(), &settings, timing, clock, ids, secrets.as_ref()).await?;
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings, timing));
     let webhooks = Arc::new(Mutex::new(webhooks));
     let (receiver, reconciler) = (service.clone(), service.clone());

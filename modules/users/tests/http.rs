@@ -17,7 +17,7 @@ async fn database() -> (SqliteHome, Db) {
     let db = banyan_durable_testing::open(
         users::SCHEMA,
         &home.storage("users"),
-        banyan_durable::Settings::default(),
+        banyan_durable_testing::settings(),
     )
     .await;
     (home, db)

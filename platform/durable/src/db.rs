@@ -156,7 +156,7 @@ impl Db {
     /// Runs `job` in one transaction and commits it. It returns **after** the commit.
     ///
     /// The job may run more than once (PostgreSQL rolls back a transaction that lost a race), so each attempt gets its own clone of `context`: what
-    /// the job needs to own, usually a tuple. An attempt may take at most [`Settings::job_timeout_ms`]. An error of the job rolls its effects back, and
+    /// the job needs to own, usually a tuple. An attempt may take at most [`MachineryLimits::job_timeout`](crate::MachineryLimits::job_timeout). An error of the job rolls its effects back, and
     /// nobody else's. Dropping the returned future cancels nothing. Inside a job nothing outside the module can be called, and nothing else can be
     /// written: see [`outside_transaction`].
     ///
@@ -276,8 +276,8 @@ async fn connect(
                 // was stopped inside a transaction must not keep its locks for ever.
                 // A lock is given up before the job that waits for it, so that the job can say why.
                 let (lock_ms, statement_ms) = (
-                    settings.job_timeout_ms * 4 / 5,
-                    settings.job_timeout_ms.saturating_mul(10),
+                    settings.limits.job_timeout.as_millis() * 4 / 5,
+                    settings.limits.job_timeout.as_millis() * 10,
                 );
                 options.map_sqlx_postgres_opts(move |postgres| {
                     postgres.options([

@@ -4,7 +4,7 @@
 //! database and is judged by that database's clock, which all instances share. A lease makes doing a thing twice rare; it cannot rule it out (an
 //! instance may sleep through its own lease), so the work itself must be harmless when done twice.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe};
 
 use banyan_core::Fault;
 use futures::FutureExt;
@@ -21,7 +21,7 @@ where
     F: Fn(CancellationToken) -> Fut + Send,
     Fut: Future<Output = ()> + Send,
 {
-    let poll = Duration::from_millis(db.settings().poll_ms);
+    let poll = db.settings().limits.poll;
     let topic = topic(name);
     let mut changes = db.changes();
     while !stop.is_cancelled() {
@@ -72,9 +72,9 @@ impl Lease<'_> {
         let renewal = async {
             let mut renewed_at = claimed_at;
             loop {
-                tokio::time::sleep(Duration::from_millis(self.db.settings().lease_renew_ms)).await;
+                tokio::time::sleep(self.db.settings().lease_renewal()).await;
                 let asked_at = Instant::now();
-                let end = renewed_at + Duration::from_millis(self.db.settings().lease_ms);
+                let end = renewed_at + self.db.settings().lease();
                 match tokio::time::timeout_at(end, renew(self.db, self.name, self.token)).await {
                     Ok(Ok(true)) => renewed_at = asked_at,
                     Ok(Ok(false)) => break,
@@ -155,8 +155,5 @@ async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
 /// From now until the end of a lease taken now, by the database's clock.
 async fn span(tx: &Tx) -> Result<(i64, i64), Fault> {
     let now = tx.database_now().await?;
-    Ok((
-        now.as_ms(),
-        now.plus(Duration::from_millis(tx.settings().lease_ms)).as_ms(),
-    ))
+    Ok((now.as_ms(), now.plus(tx.settings().lease()).as_ms()))
 }

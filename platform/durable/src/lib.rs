@@ -47,5 +47,5 @@ pub use reactions::{Incoming, Reactions};
 pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
 /// A single connection that migrations run on.
 pub use sea_orm::DatabaseConnection as MigrationConnection;
-pub use settings::Settings;
+pub use settings::{MachineryLimits, Settings};
 pub use tx::Tx;

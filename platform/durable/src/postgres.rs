@@ -58,7 +58,7 @@ impl Attempt {
         let mut attempts = 1;
         loop {
             match self.once(job).await {
-                Err(fault) if is_lost_race(&fault) && attempts < self.facts.settings.write_attempts => {
+                Err(fault) if is_lost_race(&fault) && attempts < self.facts.settings.limits.write_attempts => {
                     // Full jitter, so that two that met do not meet again.
                     let cap_ms = 1_u64 << attempts.min(6);
                     tokio::time::sleep(Duration::from_millis(rand::random_range(0..=cap_ms))).await;
@@ -71,7 +71,7 @@ impl Attempt {
 
     async fn once(&self, job: &Job) -> JobDone {
         let tx = Tx::new(self.pool.begin().await.map_err(fault)?, self.facts.clone());
-        let done = run_job(job, &tx, Duration::from_millis(self.facts.settings.job_timeout_ms)).await;
+        let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
         let (transaction, topics) = tx.finish()?;
         if let Err(fault) = done {
             if let Err(error) = transaction.rollback().await {

@@ -70,7 +70,7 @@ async fn discarded(tx: &Tx) -> Result<u64, Fault> {
 
 /// What was done with before this moment need not be kept.
 fn kept_since(tx: &Tx) -> i64 {
-    let keep = Duration::from_secs(tx.settings().outbox_keep_days * 86_400);
+    let keep = tx.settings().outbox_retention();
     tx.clock().now().minus(keep).as_ms()
 }
 

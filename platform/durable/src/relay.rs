@@ -87,13 +87,13 @@ impl Relay {
         };
         let mut retry_at: Option<Instant> = None;
         loop {
-            while walk.more && flight.has_room(self.db.settings().relay_window) {
+            while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
                 if let Err(fault) = self.launch(&mut flight, &mut walk).await {
                     tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read now");
                     walk = Walk::default();
                 }
             }
-            let poll_at = Instant::now() + Duration::from_millis(self.db.settings().poll_ms);
+            let poll_at = Instant::now() + self.db.settings().limits.poll;
             let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
             tokio::select! {
                 biased;
@@ -122,7 +122,7 @@ impl Relay {
                 ..Walk::default()
             };
             while walk.more || !flight.rows.is_empty() {
-                while walk.more && flight.has_room(self.db.settings().relay_window) {
+                while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
                     self.launch(&mut flight, &mut walk).await?;
                 }
                 if !flight.rows.is_empty() {
@@ -144,7 +144,7 @@ impl Relay {
     /// Publishes the next rows that are due, as many as there is room for.
     async fn launch(&self, flight: &mut Flight, walk: &mut Walk) -> Result<(), Fault> {
         let from_the_beginning = walk.after.is_empty();
-        let window = self.db.settings().relay_window;
+        let window = self.db.settings().limits.relay_window;
         let rows = self.due(&walk.after, window).await?;
         let mut full = rows.len() == window;
         let mut last = None;
@@ -239,7 +239,7 @@ impl Failure {
         let error = published.confirmed.as_ref().err()?;
         Some(Failure {
             id: published.row.id,
-            wait: settings.retry_after(published.row.attempts),
+            wait: settings.retry_delay(published.row.attempts),
             error: error.to_string(),
         })
     }

@@ -1,86 +1,114 @@
-//! Sizes and times of the machinery. Every one is a setting; the defaults are those of the reliability design.
+//! What an operator can set of the machinery, and the limits that are the same everywhere.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// The section `[durable]`. The defaults are in the platform's default file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// A write transaction's job may take so long.
-    pub job_timeout_ms: u64,
-    /// Write jobs waiting for the one SQLite writer; more are refused with `unavailable`.
-    pub write_queue: usize,
-    /// Write jobs that share one commit on SQLite.
-    pub commit_batch: usize,
-    /// Connections that read beside the writer (SQLite), or the pool for everything (PostgreSQL).
+    /// The number of connections to the database: readers beside the writer on SQLite, all connections on PostgreSQL.
     pub pool: u32,
-    /// A write on PostgreSQL is run again so often after a serialisation failure or a deadlock.
-    pub write_attempts: u32,
-    /// How long an instance holds the right to relay, or to drive a saga, without renewing it.
+    /// The duration of a lease, in milliseconds. The instance that holds it relays events, retries reactions or runs a saga; a lease that is not
+    /// renewed in this time passes to another instance.
     pub lease_ms: u64,
-    /// How often a held lease is renewed.
-    pub lease_renew_ms: u64,
-    /// How often work is looked for when nothing has said that there is some.
-    pub poll_ms: u64,
-    /// Events handed to the bus and not confirmed yet.
-    pub relay_window: usize,
-    /// Waits before a failed publication or reaction is tried again; the last one repeats.
-    pub retry_ms: Vec<u64>,
-    /// A reaction that failed so often, other than for want of another module, becomes a dead letter; a saga is parked.
-    pub max_failures: i64,
-    /// Sent events stay in the outbox so long, for listeners that missed them; discarded dead letters in the retry table.
+    /// The time published events are kept in the outbox, and discarded dead letters in the retry table, in days.
     pub outbox_keep_days: u64,
-    /// How often a listener compares its lanes with the producers' feeds.
+    /// The interval at which a subscriber compares the events it has processed with those the producers published, in milliseconds.
     pub feed_compare_ms: u64,
-    /// Such a comparison looks back to the last complete one, if that is no longer ago than this; else, at a start, and when the bus says
-    /// that something may have been missed, over all of `outbox_keep_days`.
-    pub feed_window_hours: u64,
-    /// A saga waits so long for an answer to a command.
-    pub saga_call_ms: u64,
-    /// First wait before a saga's command is sent again; doubles, with full jitter.
-    pub saga_retry_ms: u64,
-    /// The longest such wait.
+    /// The maximum delay before a saga sends a command again, in milliseconds.
     pub saga_retry_cap_ms: u64,
-    /// Sagas one process drives at the same time.
+    /// The maximum number of sagas that one process runs at the same time.
     pub saga_concurrency: usize,
-    /// The memory of an HTTP request with an Idempotency-Key.
+    /// The time the response to a request with an `Idempotency-Key` is kept for replay, in days.
     pub idempotency_keep_days: u64,
+    /// Not read from settings.
+    #[serde(skip)]
+    pub limits: MachineryLimits,
 }
 
-impl Default for Settings {
+/// Limits that no operator changes: each follows from the protocols in docs/RELIABILITY.md, not from an installation. Tests vary them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MachineryLimits {
+    /// The timeout of a write transaction. One that takes longer is rolled back, because on SQLite it keeps every other write waiting.
+    pub job_timeout: Duration,
+    /// The maximum number of writes that wait for the SQLite writer; further ones get `unavailable`. A thousand are a second's work.
+    pub write_queue: usize,
+    /// The maximum number of writes that share one commit on SQLite. More would gain little: the sync to disk is shared by enough of them.
+    pub commit_batch: usize,
+    /// The maximum number of times a write on PostgreSQL is run after serialisation failures and deadlocks.
+    pub write_attempts: u32,
+    /// The number of renewals within the duration of a lease: two may fail before it is lost. 0: it is not renewed.
+    pub renewals_per_lease: u32,
+    /// The interval between polls for pending work. It is a fallback: a commit wakes the workers at once.
+    pub poll: Duration,
+    /// The maximum number of events handed to the bus and not confirmed yet.
+    pub relay_window: usize,
+    /// The delays before a failed publication or reaction is retried; the last one repeats. The first ones pass over a hiccup, the last one gives a
+    /// broken dependency time without delaying an event by more than that.
+    pub retry_delays: Vec<Duration>,
+    /// The number of failures after which a reaction becomes a dead letter, and a saga is parked. Failures because another module is unavailable do
+    /// not count.
+    pub max_failures: i64,
+    /// The maximum age of the last complete comparison with a feed from which the next one continues; after a longer time it covers everything the
+    /// producer keeps.
+    pub feed_window: Duration,
+    /// The timeout of a saga's command. The outcome is then unknown, and the command is sent again.
+    pub saga_call_timeout: Duration,
+    /// The maximum delay before a saga's command is sent the second time. It doubles with each attempt up to `saga_retry_cap_ms`.
+    pub saga_first_retry: Duration,
+}
+
+impl Default for MachineryLimits {
     fn default() -> Self {
-        Settings {
-            job_timeout_ms: 1_000,
+        MachineryLimits {
+            job_timeout: Duration::from_secs(1),
             write_queue: 1_024,
             commit_batch: 64,
-            pool: 4,
             write_attempts: 10,
-            lease_ms: 10_000,
-            lease_renew_ms: 3_000,
-            poll_ms: 1_000,
+            renewals_per_lease: 3,
+            poll: Duration::from_secs(1),
             relay_window: 100,
-            retry_ms: vec![200, 1_000, 5_000, 15_000],
+            retry_delays: [200, 1_000, 5_000, 15_000].map(Duration::from_millis).to_vec(),
             max_failures: 5,
-            outbox_keep_days: 7,
-            feed_compare_ms: 60_000,
-            feed_window_hours: 24,
-            saga_call_ms: 3_000,
-            saga_retry_ms: 200,
-            saga_retry_cap_ms: 15_000,
-            saga_concurrency: 32,
-            idempotency_keep_days: 30,
+            feed_window: Duration::from_secs(24 * 60 * 60),
+            saga_call_timeout: Duration::from_secs(3),
+            saga_first_retry: Duration::from_millis(200),
         }
     }
 }
 
 impl Settings {
-    /// The wait before try number `attempts + 1`.
-    pub fn retry_after(&self, attempts: i64) -> Duration {
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// The interval between renewals of a lease.
+    pub fn lease_renewal(&self) -> Duration {
+        self.lease()
+            .checked_div(self.limits.renewals_per_lease)
+            .unwrap_or(Duration::MAX)
+    }
+
+    pub fn outbox_retention(&self) -> Duration {
+        Duration::from_secs(self.outbox_keep_days.saturating_mul(24 * 60 * 60))
+    }
+
+    /// The delay before attempt number `attempts + 1` of a publication or reaction.
+    pub fn retry_delay(&self, attempts: i64) -> Duration {
+        let delays = &self.limits.retry_delays;
         let at = usize::try_from(attempts)
             .unwrap_or(0)
-            .min(self.retry_ms.len().saturating_sub(1));
-        Duration::from_millis(self.retry_ms.get(at).copied().unwrap_or(1_000))
+            .min(delays.len().saturating_sub(1));
+        delays.get(at).copied().unwrap_or(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+impl Settings {
+    pub fn defaults() -> Settings {
+        banyan_durable_testing::default_settings(include_str!("../../host/config/default.toml"), "durable")
     }
 }
 
@@ -91,44 +119,53 @@ mod tests {
     /// docs/RELIABILITY.md promises these numbers.
     #[test]
     fn the_defaults_are_those_of_the_reliability_design() {
-        let it = Settings::default();
+        let (settings, limits) = (Settings::defaults(), MachineryLimits::default());
         assert_eq!(
-            (it.job_timeout_ms, it.write_queue, it.commit_batch, it.write_attempts),
+            (
+                limits.job_timeout.as_millis(),
+                limits.write_queue,
+                limits.commit_batch,
+                limits.write_attempts
+            ),
             (1_000, 1_024, 64, 10)
         );
         assert_eq!(
             (
-                it.relay_window,
-                it.outbox_keep_days,
-                it.idempotency_keep_days,
-                it.poll_ms
+                limits.relay_window,
+                settings.outbox_keep_days,
+                settings.idempotency_keep_days,
+                limits.poll.as_millis()
             ),
             (100, 7, 30, 1_000)
         );
         assert_eq!(
-            (it.feed_compare_ms, it.feed_window_hours, it.max_failures),
+            (
+                settings.feed_compare_ms,
+                limits.feed_window.as_secs() / 3_600,
+                limits.max_failures
+            ),
             (60_000, 24, 5)
         );
         assert_eq!(
-            (it.lease_ms, it.lease_renew_ms, it.saga_call_ms),
-            (10_000, 3_000, 3_000)
+            (
+                settings.lease_ms,
+                settings.lease_renewal().as_millis(),
+                limits.saga_call_timeout.as_millis()
+            ),
+            (10_000, 3_333, 3_000)
         );
-        assert_eq!((it.saga_retry_ms, it.saga_retry_cap_ms), (200, 15_000));
+        assert_eq!(
+            (limits.saga_first_retry.as_millis(), settings.saga_retry_cap_ms),
+            (200, 15_000)
+        );
     }
 
     #[test]
-    fn a_reaction_waits_longer_each_time_and_then_always_as_long() {
-        let waits: Vec<u128> = (0..6)
-            .map(|attempts| Settings::default().retry_after(attempts).as_millis())
-            .collect();
-        assert_eq!(waits, [200, 1_000, 5_000, 15_000, 15_000, 15_000]);
-        assert_eq!(
-            Settings {
-                retry_ms: Vec::new(),
-                ..Settings::default()
-            }
-            .retry_after(0),
-            Duration::from_secs(1)
-        );
+    fn the_delay_of_a_reaction_grows_up_to_the_last_one() {
+        let mut settings = Settings::defaults();
+        let delays = (0..6).map(|attempts| settings.retry_delay(attempts).as_millis());
+        assert_eq!(delays.collect::<Vec<_>>(), [200, 1_000, 5_000, 15_000, 15_000, 15_000]);
+        settings.limits.retry_delays = Vec::new();
+        assert_eq!(settings.retry_delay(0), Duration::from_secs(1));
     }
 }

@@ -42,7 +42,7 @@ impl Writer {
         facts: Arc<Facts>,
         changes: broadcast::Sender<Change>,
     ) -> Self {
-        let (queue, jobs) = mpsc::channel(facts.settings.write_queue);
+        let (queue, jobs) = mpsc::channel(facts.settings.limits.write_queue);
         let writer = Writer {
             queue,
             closed: Default::default(),
@@ -162,7 +162,7 @@ impl Loop {
                     break;
                 }
             }
-            next = if ran.len() < self.facts.settings.commit_batch {
+            next = if ran.len() < self.facts.settings.limits.commit_batch {
                 jobs.try_recv().ok()
             } else {
                 None
@@ -208,7 +208,7 @@ impl Loop {
     ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
         let savepoint = transaction.begin().await.map_err(|_| BatchLost)?;
         let tx = Tx::new(savepoint, self.facts.clone());
-        let done = run_job(job, &tx, Duration::from_millis(self.facts.settings.job_timeout_ms)).await;
+        let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
         let (savepoint, topics) = tx.finish().map_err(|fault| {
             tracing::error!(%fault, "a write job is wrong");
             BatchLost

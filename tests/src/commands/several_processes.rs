@@ -24,7 +24,6 @@ const ORDERS: usize = 32;
 const SETTINGS: &[(&str, &str)] = &[
     ("BANYAN__DURABLE__POOL", "2"),
     ("BANYAN__DURABLE__LEASE_MS", "2000"),
-    ("BANYAN__DURABLE__LEASE_RENEW_MS", "500"),
     ("BANYAN__DURABLE__SAGA_CONCURRENCY", "2"),
     ("BANYAN__LOG__FILTER", "warn"),
 ];

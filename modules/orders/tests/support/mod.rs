@@ -3,7 +3,7 @@
 
 pub mod fakes;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Bus, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock, Timestamp};
@@ -56,12 +56,15 @@ impl Bus for RecordingBus {
 pub fn quick() -> banyan_durable::Settings {
     banyan_durable::Settings {
         pool: 4,
-        poll_ms: 20,
-        retry_ms: vec![20],
-        saga_retry_ms: 5,
         saga_retry_cap_ms: 20,
-        saga_call_ms: 2_000,
-        ..banyan_durable::Settings::default()
+        limits: banyan_durable::MachineryLimits {
+            poll: Duration::from_millis(20),
+            retry_delays: vec![Duration::from_millis(20)],
+            saga_first_retry: Duration::from_millis(5),
+            saga_call_timeout: Duration::from_secs(2),
+            ..banyan_durable::MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     }
 }
 

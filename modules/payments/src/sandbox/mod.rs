@@ -49,28 +49,29 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Opens the provider's books and creates their tables if necessary. The receiver gets its webhooks.
+    /// Opens the provider's books and creates their tables if necessary; `database` is used but for the pool, which is small. The receiver gets its webhooks.
     ///
     /// # Errors
     /// `unavailable`, with what could not be reached; `no_randomness`.
     pub async fn open(
-        place: &Storage,
+        storage: &Storage,
+        database: &banyan_durable::Settings,
         settings: &Settings,
         timing: Timing,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
         secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<SignedWebhook>), Fault> {
-        store::create_tables(place).await?;
+        store::create_tables(storage).await?;
         let pool = banyan_durable::Settings {
             pool: 2,
-            ..banyan_durable::Settings::default()
+            ..database.clone()
         };
         let secret = match settings.webhook_secret.clone() {
             Some(secret) => secret,
             None => hex::encode(secrets.new_secret()?).into(),
         };
-        let books = Db::open("sandbox_provider", place, pool, clock, ids).await?;
+        let books = Db::open("sandbox_provider", storage, pool, clock, ids).await?;
         let (webhooks, received) = mpsc::channel(WEBHOOK_QUEUE);
         let slow = Duration::from_millis(settings.sandbox.slow_ms);
         let sandbox = Sandbox {

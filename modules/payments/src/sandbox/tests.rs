@@ -127,6 +127,7 @@ async fn webhooks_are_signed_with_a_random_secret() {
         let open = async |secrets: FixedSecret| {
             Sandbox::open(
                 &home.books,
+                &banyan_durable_testing::settings(),
                 &default_payments(),
                 Timing::default(),
                 Arc::new(SystemClock),

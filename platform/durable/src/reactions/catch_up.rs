@@ -81,8 +81,8 @@ impl Deliveries {
     /// as producers keep their events.
     fn looks_back_to(&self, last: Option<Timestamp>) -> Timestamp {
         let (now, settings) = (self.db().clock().now(), self.db().settings());
-        let window = Duration::from_secs(settings.feed_window_hours * 3_600);
-        let kept = Duration::from_secs(settings.outbox_keep_days * 86_400);
+        let window = settings.limits.feed_window;
+        let kept = settings.outbox_retention();
         last.filter(|last| *last > now.minus(window))
             .map_or(now.minus(kept), |last| last.minus(OVERLAP))
     }

@@ -133,7 +133,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
         return Ok(());
     }
     let failures = if why.is_transient() { failures } else { failures + 1 };
-    let dead = failures >= tx.settings().max_failures || why.code == UNDECODABLE;
+    let dead = failures >= tx.settings().limits.max_failures || why.code == UNDECODABLE;
     if dead {
         tracing::error!(
             module = tx.module(), source = envelope.source, kind = envelope.kind, subject = envelope.subject,
@@ -157,7 +157,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
             if dead { State::Dead } else { State::Retrying }.as_str().into(),
             (attempts + 1).into(),
             failures.into(),
-            now.plus(tx.settings().retry_after(attempts)).as_ms().into(),
+            now.plus(tx.settings().retry_delay(attempts)).as_ms().into(),
             now.as_ms().into(),
             why.to_string().into(),
         ],
@@ -192,7 +192,7 @@ pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -
 
 /// Puts off an event that could not even be tried, because what comes before it cannot be had now.
 pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Fault> {
-    let next_attempt_at = tx.clock().now().plus(tx.settings().retry_after(due.attempts)).as_ms();
+    let next_attempt_at = tx.clock().now().plus(tx.settings().retry_delay(due.attempts)).as_ms();
     tx.execute(
         "update retry set attempts = attempts + 1, next_attempt_at = $2, last_error = $3 where id = $1 and state in ('waiting', 'retrying')",
         [due.id.into(), next_attempt_at.into(), why.to_string().into()],

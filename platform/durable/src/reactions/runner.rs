@@ -50,7 +50,7 @@ impl Deliveries {
             };
             let pause = passed.unwrap_or_else(|fault| {
                 tracing::warn!(module = self.db().module(), %fault, "retries cannot go on now");
-                Duration::from_millis(self.db().settings().poll_ms)
+                self.db().settings().limits.poll
             });
             tokio::select! {
                 () = held.cancelled() => return,
@@ -62,7 +62,7 @@ impl Deliveries {
 
     /// Tries what is due; answers how long nothing will be, as far as is known.
     async fn pass(&self, feeds: &Feeds) -> Result<Duration, Fault> {
-        let poll = Duration::from_millis(self.db().settings().poll_ms);
+        let poll = self.db().settings().limits.poll;
         let heads = retry::heads(self.db(), PAGE).await?;
         let now = self.db().clock().now();
         let Some(first) = heads.first() else { return Ok(poll) };

@@ -1,7 +1,5 @@
 //! The one transaction of a step: what was learned, what was decided, and the next command's bytes.
 
-use std::time::Duration;
-
 use banyan_core::{Fault, Timestamp};
 use uuid::Uuid;
 
@@ -118,7 +116,7 @@ pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin
         )
         .await?;
     }
-    if row.failures >= tx.settings().max_failures {
+    if row.failures >= tx.settings().limits.max_failures {
         let reason = format!("failed {} times; {fault}", row.failures);
         park(&mut row, reason);
         store::log(
@@ -145,7 +143,7 @@ async fn load_claimed(tx: &Tx, claim: Claim) -> Result<Option<Row>, Fault> {
 /// What goes on at once stays with its runner; what waits or has ended is nobody's.
 fn hold_or_release(row: &mut Row, now: Timestamp, settings: &Settings) {
     if row.state.is_active() && row.next_run_at <= now {
-        row.lease_until = now.plus(Duration::from_millis(settings.lease_ms));
+        row.lease_until = now.plus(settings.lease());
     } else {
         row.release();
     }

@@ -198,8 +198,8 @@ fn wrong(code: &str, row: &Row, what: &str) -> Fault {
 /// one who answered said.
 pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Duration>) -> Duration {
     let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).min(32);
-    let ceiling_ms = settings
-        .saga_retry_ms
+    let first_ms = u64::try_from(settings.limits.saga_first_retry.as_millis()).unwrap_or(u64::MAX);
+    let ceiling_ms = first_ms
         .saturating_mul(1_u64 << doublings)
         .min(settings.saga_retry_cap_ms);
     let jittered = Duration::from_millis(rand::random_range(0..=ceiling_ms));
@@ -249,7 +249,7 @@ mod tests {
             payload: "{\"new\":1}".into(),
             decision,
         };
-        apply(row, &Incoming::of(input), decided, NOW, &Settings::default())
+        apply(row, &Incoming::of(input), decided, NOW, &Settings::defaults())
     }
 
     fn go(step: &'static str) -> Decision<String> {
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn waits_double_with_full_jitter_up_to_the_cap_and_never_undercut_what_was_asked() {
-        let settings = Settings::default();
+        let settings = Settings::defaults();
         for (attempts, ceiling_ms) in [(0, 200), (1, 400), (4, 3_200), (7, 15_000), (1_000_000, 15_000)] {
             let waits: Vec<u128> = (0..400)
                 .map(|_| backoff(&settings, attempts, None).as_millis())

@@ -103,7 +103,7 @@ impl Runner {
     /// Starts driving what is due, as far as there is room; answers how long there will be nothing more to claim, unless something is said.
     async fn claim_more(self: &Arc<Self>, driven: &mut JoinSet<()>, stop: &CancellationToken) -> Duration {
         let settings = self.db.settings();
-        let poll = Duration::from_millis(settings.poll_ms);
+        let poll = settings.limits.poll;
         let room = settings.saga_concurrency.max(1).saturating_sub(driven.len());
         if room == 0 {
             return poll;
@@ -218,7 +218,7 @@ impl Runner {
         command: &str,
         stop: &CancellationToken,
     ) -> Sent {
-        let limit = Duration::from_millis(self.db.settings().saga_call_ms);
+        let limit = self.db.settings().limits.saga_call_timeout;
         let call = definition::call(self.db.module(), row).within(limit);
         let sending = AssertUnwindSafe(definition.send(&call, command_id, command)).catch_unwind();
         let stopped = async {
@@ -241,7 +241,7 @@ impl Runner {
     async fn keep_lease(&self, row: &Row) {
         let (id, token) = (row.id, row.lease_token);
         loop {
-            tokio::time::sleep(Duration::from_millis(self.db.settings().lease_renew_ms)).await;
+            tokio::time::sleep(self.db.settings().lease_renewal()).await;
             match self
                 .db
                 .write((), move |tx, ()| async move { store::renew(&tx, id, token).await })
@@ -288,7 +288,7 @@ impl Runner {
                 Ok(None) => return,
                 Err(fault) => tracing::warn!(%fault, "a saga's retry could not be stored"),
             }
-            if stop.is_cancelled() || begun.elapsed() >= Duration::from_millis(self.db.settings().lease_ms) {
+            if stop.is_cancelled() || begun.elapsed() >= self.db.settings().lease() {
                 return;
             }
             tokio::time::sleep(SHORT_NAP * 4).await;

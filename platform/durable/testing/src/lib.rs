@@ -31,7 +31,7 @@ where
         schema,
         Settings {
             pool: 4,
-            ..Settings::default()
+            ..self::settings()
         },
         test,
     )
@@ -78,6 +78,11 @@ pub async fn open(schema: impl Into<Schema>, storage: &Storage, settings: Settin
     )
     .await
     .expect("the database opens")
+}
+
+/// The machinery's default settings.
+pub fn settings() -> Settings {
+    default_settings(include_str!("../../../host/config/default.toml"), "durable")
 }
 
 /// One section of a file of default settings, as a section's type: the defaults stand in that file alone.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use banyan_core::Fault;
-use banyan_durable::{Command, Db, Memory, Outcome, Settings, Tx, once, recall, undo_once};
+use banyan_durable::{Command, Db, Memory, Outcome, Tx, once, recall, undo_once};
 use banyan_durable_testing::{PostgresHome, on_both};
 use sea_orm::ConnectionTrait;
 
@@ -182,8 +182,8 @@ async fn of_a_fault_nothing_is_remembered() {
 async fn of_twins_at_the_same_time_one_does_the_work() {
     let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
-    let one = banyan_durable_testing::open("durable", &place, Settings::default()).await;
-    let other = banyan_durable_testing::open("durable", &place, Settings::default()).await;
+    let one = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
+    let other = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
     with_table(&one).await;
     let worked = Arc::new(AtomicUsize::new(0));
     let twins = [&one, &other, &one, &other].map(|db| {
@@ -211,7 +211,12 @@ async fn of_twins_at_the_same_time_one_does_the_work() {
 #[tokio::test]
 async fn a_do_and_its_undo_at_the_same_time_agree_on_who_was_first() {
     let home = PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open(
+        "durable",
+        &home.storage("durable").await,
+        banyan_durable_testing::settings(),
+    )
+    .await;
     with_table(&db).await;
     for round in 0..20 {
         let id = format!("c-{round}");

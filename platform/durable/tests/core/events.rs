@@ -6,7 +6,7 @@ use std::{
 };
 
 use banyan_core::{Call, Envelope, Fault, Timestamp};
-use banyan_durable::{Db, Machinery, Settings, outbox};
+use banyan_durable::{Db, Machinery, MachineryLimits, Settings, outbox};
 use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio::sync::Notify;
 
@@ -35,7 +35,10 @@ async fn try_note(db: &Db, subject: String, text: String, fails: bool) -> Result
 async fn versions_are_gapless_under_concurrent_writers_that_partly_roll_back() {
     let writers = Settings {
         pool: 16,
-        job_timeout_ms: 5_000,
+        limits: MachineryLimits {
+            job_timeout: Duration::from_secs(5),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("durable", writers, |db| async move {
@@ -165,7 +168,10 @@ async fn subjects_go_out_side_by_side_within_the_window_and_each_in_order() {
     on_both_with(
         "durable",
         Settings {
-            relay_window: 8,
+            limits: MachineryLimits {
+                relay_window: 8,
+                ..quick().limits
+            },
             ..quick()
         },
         |db| async move {
@@ -208,7 +214,10 @@ async fn a_subject_that_cannot_be_published_holds_back_no_other() {
     on_both_with(
         "durable",
         Settings {
-            relay_window: 4,
+            limits: MachineryLimits {
+                relay_window: 4,
+                ..quick().limits
+            },
             ..quick()
         },
         |db| async move {
@@ -257,7 +266,10 @@ async fn an_event_that_cannot_be_published_is_not_overtaken_by_the_next_of_its_s
 #[tokio::test]
 async fn the_relay_is_woken_by_the_commit_and_need_not_poll() {
     let slow_poll = Settings {
-        poll_ms: 60_000,
+        limits: MachineryLimits {
+            poll: Duration::from_secs(60),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("durable", slow_poll, |db| async move {
@@ -296,7 +308,10 @@ async fn told_to_stop_the_relay_hands_over_what_stands_in_the_outbox() {
     on_both_with(
         "durable",
         Settings {
-            relay_window: 4,
+            limits: MachineryLimits {
+                relay_window: 4,
+                ..quick().limits
+            },
             ..quick()
         },
         |db| async move {

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
-use banyan_durable::{Db, Feeds, Incoming, Machinery, Reactions, Settings, Storage, outbox};
+use banyan_durable::{Db, Feeds, Incoming, Machinery, MachineryLimits, Reactions, Settings, Storage, outbox};
 use banyan_durable_testing::{PostgresHome, SqliteHome};
 use sea_orm::{ConnectionTrait, Statement, Value};
 use serde::{Deserialize, Serialize};
@@ -22,13 +22,20 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 pub fn quick() -> Settings {
     Settings {
-        poll_ms: 50,
-        retry_ms: vec![20, 40, 60],
-        max_failures: 3,
         lease_ms: 1_500,
-        lease_renew_ms: 300,
         feed_compare_ms: 150,
-        ..Settings::default()
+        limits: MachineryLimits {
+            poll: Duration::from_millis(50),
+            retry_delays: vec![
+                Duration::from_millis(20),
+                Duration::from_millis(40),
+                Duration::from_millis(60),
+            ],
+            max_failures: 3,
+            renewals_per_lease: 5,
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Clock, Envelope, Fault, Timestamp};
-use banyan_durable::{Feeds, Machinery, Reactions, Settings};
+use banyan_durable::{Feeds, Machinery, MachineryLimits, Reactions, Settings};
 use banyan_durable_testing::{ManualClock, SqliteHome, eventually};
 
 use crate::house::{
@@ -150,7 +150,10 @@ async fn a_redelivery_does_not_spend_the_tries_of_one_that_failed() {
 async fn a_reaction_that_fails_again_is_put_off_for_longer_and_then_always_as_long() {
     let clock = ManualClock::at(Timestamp::from_ms(1_700_000_000_000));
     let settings = Settings {
-        retry_ms: Settings::default().retry_ms,
+        limits: MachineryLimits {
+            retry_delays: MachineryLimits::default().retry_delays,
+            ..quick().limits
+        },
         ..quick()
     };
     let home = SqliteHome::new();

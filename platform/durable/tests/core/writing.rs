@@ -9,7 +9,7 @@ use std::{
 };
 
 use banyan_core::{Fault, FaultKind, outside_transaction};
-use banyan_durable::{Db, Settings, Tx};
+use banyan_durable::{Db, MachineryLimits, Settings, Tx};
 use banyan_durable_testing::{SqliteHome, eventually, on_both};
 use sea_orm::ConnectionTrait;
 use tokio::sync::Notify;
@@ -44,7 +44,8 @@ fn hold_writer(db: &Db) -> (Arc<Notify>, tokio::task::JoinHandle<Result<(), Faul
 
 async fn sqlite() -> (SqliteHome, Db) {
     let home = SqliteHome::new();
-    let db = banyan_durable_testing::open("durable", &home.storage("durable"), Settings::default()).await;
+    let db =
+        banyan_durable_testing::open("durable", &home.storage("durable"), banyan_durable_testing::settings()).await;
     with_table(&db).await;
     (home, db)
 }
@@ -175,8 +176,11 @@ async fn a_job_that_takes_too_long_is_rolled_back() {
     banyan_durable_testing::on_both_with(
         "durable",
         Settings {
-            job_timeout_ms: 200,
-            ..Settings::default()
+            limits: MachineryLimits {
+                job_timeout: Duration::from_millis(200),
+                ..MachineryLimits::default()
+            },
+            ..banyan_durable_testing::settings()
         },
         |db| async move {
             with_table(&db).await;
@@ -364,7 +368,12 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
 #[tokio::test]
 async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
     let home = banyan_durable_testing::PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open(
+        "durable",
+        &home.storage("durable").await,
+        banyan_durable_testing::settings(),
+    )
+    .await;
     execute(&db, "create table counter (n bigint not null, version bigint not null)").await;
     execute(&db, "insert into counter values (0, 0)").await;
     let add = |db: Db| async move {
@@ -465,9 +474,12 @@ async fn a_write_on_sqlite_has_the_file_to_itself_from_its_beginning_and_is_sync
 async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
     let home = SqliteHome::new();
     let settings = Settings {
-        write_queue: 3,
-        commit_batch: 2,
-        ..Settings::default()
+        limits: MachineryLimits {
+            write_queue: 3,
+            commit_batch: 2,
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     };
     let db = banyan_durable_testing::open("durable", &home.storage("durable"), settings).await;
     with_table(&db).await;
@@ -517,8 +529,11 @@ async fn so_many_writes_share_a_commit_and_more_than_may_wait_are_refused() {
 async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
     let home = banyan_durable_testing::PostgresHome::new().await;
     let settings = Settings {
-        write_attempts: 3,
-        ..Settings::default()
+        limits: MachineryLimits {
+            write_attempts: 3,
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     };
     let db = banyan_durable_testing::open("durable", &home.storage("durable").await, settings).await;
     let ran = Arc::new(AtomicUsize::new(0));
@@ -540,8 +555,8 @@ async fn a_job_that_loses_every_race_is_given_up_after_so_many_attempts() {
 async fn what_another_process_commits_is_heard_on_postgresql() {
     let home = banyan_durable_testing::PostgresHome::new().await;
     let place = home.storage("durable").await;
-    let one = banyan_durable_testing::open("durable", &place, Settings::default()).await;
-    let two = banyan_durable_testing::open("durable", &place, Settings::default()).await;
+    let one = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
+    let two = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
     let heard = std::sync::Mutex::new(two.changes());
     // Listening begins beside opening, so it is said until it is heard.
     eventually("it is heard", SOON, || {
@@ -570,7 +585,12 @@ async fn what_another_process_commits_is_heard_on_postgresql() {
 #[tokio::test]
 async fn a_transaction_that_postgresql_ended_because_it_stood_idle_may_be_tried_again() {
     let home = banyan_durable_testing::PostgresHome::new().await;
-    let db = banyan_durable_testing::open("durable", &home.storage("durable").await, Settings::default()).await;
+    let db = banyan_durable_testing::open(
+        "durable",
+        &home.storage("durable").await,
+        banyan_durable_testing::settings(),
+    )
+    .await;
     let stood_idle: Result<(), Fault> = db
         .write((), |tx, ()| async move {
             // The session has such a limit anyway; a shorter one spares the wait.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use banyan_durable::{Settings, saga::SagaState};
+use banyan_durable::{MachineryLimits, Settings, saga::SagaState};
 use banyan_durable_testing::{PostgresHome, SqliteHome, on_both_with, open};
 use sea_orm::{ConnectionTrait, Statement};
 use tokio::time::{Instant, timeout};
@@ -14,7 +14,10 @@ async fn a_runner_that_dies_at_any_step_is_followed_with_the_same_id_and_the_sam
     on_both_with(
         "orders",
         Settings {
-            saga_call_ms: 60_000,
+            limits: MachineryLimits {
+                saga_call_timeout: Duration::from_secs(60),
+                ..short_leases().limits
+            },
             ..short_leases()
         },
         |db| async move {
@@ -77,7 +80,10 @@ async fn after_a_crash_the_command_counts_as_sent_so_a_signal_is_heard_first() {
     on_both_with(
         "orders",
         Settings {
-            saga_call_ms: 60_000,
+            limits: MachineryLimits {
+                saga_call_timeout: Duration::from_secs(60),
+                ..short_leases().limits
+            },
             ..short_leases()
         },
         |db| async move {
@@ -102,8 +108,11 @@ async fn a_runner_that_slept_past_its_lease_cannot_write() {
     // It never renews, as if it were stopped by SIGSTOP, and finds its answer when it wakes.
     let settings = Settings {
         lease_ms: 2_500,
-        lease_renew_ms: 600_000,
-        saga_call_ms: 60_000,
+        limits: MachineryLimits {
+            saga_call_timeout: Duration::from_secs(60),
+            renewals_per_lease: 0,
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
@@ -139,7 +148,10 @@ async fn a_lease_is_kept_while_a_command_is_on_its_way() {
     on_both_with(
         "orders",
         Settings {
-            saga_call_ms: 60_000,
+            limits: MachineryLimits {
+                saga_call_timeout: Duration::from_secs(60),
+                ..short_leases().limits
+            },
             ..short_leases()
         },
         |db| async move {
@@ -240,7 +252,10 @@ async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
         "orders",
         &home.storage("orders").await,
         Settings {
-            job_timeout_ms: 60_000,
+            limits: MachineryLimits {
+                job_timeout: Duration::from_secs(60),
+                ..quick().limits
+            },
             ..quick()
         },
     )
@@ -268,7 +283,10 @@ async fn a_saga_that_somebody_holds_does_not_hold_up_the_others() {
 async fn a_stop_lets_the_command_under_way_end_and_gives_the_lease_back() {
     let settings = Settings {
         lease_ms: 600_000,
-        saga_call_ms: 60_000,
+        limits: MachineryLimits {
+            saga_call_timeout: Duration::from_secs(60),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
@@ -320,7 +338,10 @@ async fn a_stop_lets_the_command_under_way_end_and_gives_the_lease_back() {
 async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
     let settings = Settings {
         lease_ms: 600_000,
-        saga_call_ms: 600_000,
+        limits: MachineryLimits {
+            saga_call_timeout: Duration::from_secs(600),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
@@ -362,7 +383,10 @@ async fn a_stop_abandons_a_command_that_does_not_end_and_it_is_asked_again() {
 async fn an_unknown_outcome_during_the_stop_is_stored_and_the_lease_given_back() {
     let settings = Settings {
         lease_ms: 600_000,
-        saga_call_ms: 60_000,
+        limits: MachineryLimits {
+            saga_call_timeout: Duration::from_secs(60),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {
@@ -390,7 +414,10 @@ async fn leases_found_in_an_sqlite_file_at_the_start_are_dead() {
     let home = SqliteHome::new();
     let settings = Settings {
         lease_ms: 600_000,
-        saga_call_ms: 60_000,
+        limits: MachineryLimits {
+            saga_call_timeout: Duration::from_secs(60),
+            ..quick().limits
+        },
         ..quick()
     };
     let db = open("orders", &home.storage("orders"), settings).await;

@@ -100,9 +100,12 @@ async fn a_waiting_saga_goes_on_now_once_it_is_retried() {
 async fn what_a_runner_brings_after_an_operators_action_is_void() {
     // One at a time: nobody claims it again before the answer comes, which is void all the same.
     let settings = banyan_durable::Settings {
-        saga_call_ms: 60_000,
-        lease_renew_ms: 60_000,
         saga_concurrency: 1,
+        limits: banyan_durable::MachineryLimits {
+            saga_call_timeout: Duration::from_secs(60),
+            renewals_per_lease: 0,
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {

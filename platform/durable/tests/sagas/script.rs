@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, TraceParent};
 use banyan_durable::{
-    Db, Decision, Input, Machinery, Progress, Saga, Sagas, Settings, Tx,
+    Db, Decision, Input, Machinery, MachineryLimits, Progress, Saga, Sagas, Settings, Tx,
     saga::{self, SagaDetails, SagaOps, SagaState},
 };
 use banyan_durable_testing::eventually;
@@ -31,12 +31,15 @@ pub fn quick() -> Settings {
     Settings {
         pool: 8,
         lease_ms: 5_000,
-        lease_renew_ms: 1_000,
-        poll_ms: 100,
-        saga_call_ms: 400,
-        saga_retry_ms: 4,
         saga_retry_cap_ms: 20,
-        ..Settings::default()
+        limits: MachineryLimits {
+            poll: Duration::from_millis(100),
+            saga_call_timeout: Duration::from_millis(400),
+            saga_first_retry: Duration::from_millis(4),
+            renewals_per_lease: 5,
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     }
 }
 
@@ -44,7 +47,10 @@ pub fn quick() -> Settings {
 pub fn short_leases() -> Settings {
     Settings {
         lease_ms: 600,
-        lease_renew_ms: 150,
+        limits: MachineryLimits {
+            renewals_per_lease: 4,
+            ..quick().limits
+        },
         ..quick()
     }
 }

@@ -73,7 +73,10 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
     on_both_with(
         "orders",
         banyan_durable::Settings {
-            poll_ms: 60_000,
+            limits: banyan_durable::MachineryLimits {
+                poll: Duration::from_secs(60),
+                ..quick().limits
+            },
             ..quick()
         },
         |db| async move {
@@ -160,8 +163,11 @@ async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
     // A wait is anything up to its ceiling. After so many attempts one of the first waits would be a millisecond, and these are up to ten minutes.
     const SAGAS: usize = 20;
     let settings = banyan_durable::Settings {
-        saga_retry_ms: 1,
         saga_retry_cap_ms: 600_000,
+        limits: banyan_durable::MachineryLimits {
+            saga_first_retry: Duration::from_millis(1),
+            ..quick().limits
+        },
         ..quick()
     };
     on_both_with("orders", settings, |db| async move {

@@ -2,7 +2,7 @@
 
 use banyan_core::{Fault, PageRequest};
 use banyan_durable::{
-    Settings,
+    MachineryLimits, Settings,
     saga::{SagaFilter, SagaState},
 };
 use banyan_durable_testing::on_both_with;
@@ -144,7 +144,10 @@ async fn a_definition_may_ask_for_a_person_and_its_command_stays() {
     on_both_with(
         "orders",
         Settings {
-            max_failures: 1,
+            limits: MachineryLimits {
+                max_failures: 1,
+                ..quick().limits
+            },
             ..quick()
         },
         |db| async move {

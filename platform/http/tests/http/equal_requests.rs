@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::test;
 use banyan_core::{Fault, FaultKind, RandomIds, SystemClock};
-use banyan_durable::{Db, Settings, Storage};
+use banyan_durable::{Db, MachineryLimits, Settings, Storage};
 use banyan_durable_testing::PostgresHome;
 use banyan_http::{Problem, RequiredKey, StoredResponse};
 use serde_json::json;
@@ -72,10 +72,13 @@ impl LongWork {
 }
 
 /// The work in these tests takes longer than the timeout of an equal request.
-fn long_jobs() -> banyan_durable::Settings {
-    banyan_durable::Settings {
-        job_timeout_ms: 20_000,
-        ..banyan_durable::Settings::default()
+fn long_jobs() -> Settings {
+    Settings {
+        limits: MachineryLimits {
+            job_timeout: Duration::from_secs(20),
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     }
 }
 
@@ -119,8 +122,11 @@ async fn an_equal_request_in_another_process_waits_two_seconds_and_gets_a_409() 
     let home = PostgresHome::new().await;
     let place = home.storage("orders").await;
     let patient = Settings {
-        job_timeout_ms: 60_000,
-        ..Settings::default()
+        limits: MachineryLimits {
+            job_timeout: Duration::from_secs(60),
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
     };
     let (one, other) = (
         banyan_durable_testing::open("orders", &place, patient).await,
@@ -171,7 +177,7 @@ async fn open_in_another_process(place: &Storage) -> Db {
     Db::open(
         "another",
         place,
-        Settings::default(),
+        banyan_durable_testing::settings(),
         Arc::new(SystemClock),
         Arc::new(RandomIds),
     )

@@ -113,11 +113,12 @@ impl Home {
         let settings = default_payments();
         let pool = banyan_durable::Settings {
             pool: 4,
-            ..banyan_durable::Settings::default()
+            ..banyan_durable_testing::settings()
         };
         let db = banyan_durable_testing::open(crate::SCHEMA, &self.payments, pool).await;
         let opened = Sandbox::open(
             &self.books,
+            db.settings(),
             &settings,
             timing,
             Arc::new(SystemClock),
