@@ -65,7 +65,7 @@ impl Envelope {
     }
 
     /// # Errors
-    /// `undecodable_event` for a frame that is no CloudEvent of this shop.
+    /// `undecodable_event` for a frame that is not a CloudEvent in this format.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Fault> {
         serde_json::from_slice(bytes).map_err(|error| Fault::internal("undecodable_event", error.to_string()))
     }

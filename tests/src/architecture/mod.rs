@@ -29,6 +29,12 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
+/// The names of our packages.
+pub fn packages() -> BTreeSet<String> {
+    let packages = Workspace::load().packages;
+    packages.into_iter().map(|package| package.name).collect()
+}
+
 fn every_rule_holds() -> Result<(), Failed> {
     let broken = rules::check(&Workspace::load());
     if broken.is_empty() {
