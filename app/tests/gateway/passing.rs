@@ -401,11 +401,11 @@ async fn health_says_which_modules_have_no_instance_that_answers_and_the_edge_st
         .expect("health says that orders is away");
     let away = checks["http:orders"].as_str().unwrap();
     assert!(
-        away.starts_with("0 of 1 instances answer; http://127.0.0.1:1: ") && away.contains("refused"),
+        away.starts_with("0 of 1 instances are healthy; http://127.0.0.1:1: ") && away.contains("refused"),
         "{away}"
     );
     assert_eq!(
         (&checks["http:catalog"], &checks["http:users"]),
-        (&"ok".into(), &"0 of 0 instances answer".into())
+        (&"ok".into(), &"0 of 0 instances are healthy".into())
     );
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use banyan_host::settings::Settings;
+
 use super::{
     edge::Edge,
     instance::{Deed, Instance},
@@ -64,9 +66,9 @@ async fn a_stream_outlives_the_time_that_its_beginning_may_take() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_falls_silent_is_ended_and_one_that_shows_itself_goes_on() {
-    let silence = ("BANYAN__GATEWAY__ANSWER_SILENCE_MS", "300");
+    let tune = |settings: &mut Settings| settings.gateway.limits.response_silence = Duration::from_millis(300);
     let mut silent = Instance::that(Deed::Begin(EVENTS.to_owned())).await;
-    let edge = Edge::before("orders", &[&silent], &[silence]).await;
+    let edge = Edge::tuned("orders", &silent.base, &[], tune).await.unwrap();
     let mut client = edge.connect().await;
     client.write_all(ASK).await.unwrap();
     read_until(&mut client, "data: 1").await;
@@ -86,7 +88,7 @@ async fn a_stream_that_falls_silent_is_ended_and_one_that_shows_itself_goes_on()
         Duration::from_millis(50),
     );
     let beating = Instance::that(beats).await;
-    let edge = Edge::before("orders", &[&beating], &[silence]).await;
+    let edge = Edge::tuned("orders", &beating.base, &[], tune).await.unwrap();
     let mut client = edge.connect().await;
     client.write_all(ASK).await.unwrap();
     // Half a second of it, and no piece of it longer in coming than it may be.

@@ -1,4 +1,4 @@
-//! Where instances answer, and how that is written.
+//! Where instances are healthy, and how that is written.
 
 use std::{
     fmt,
