@@ -49,7 +49,7 @@ async fn a_breaker_opens_answers_at_once_and_closes_when_the_module_is_back() {
         let fault = ask(&inventory).await.unwrap_err();
         assert_eq!(
             (fault.kind, &*fault.detail),
-            (FaultKind::Unavailable, "inventory is away.")
+            (FaultKind::Unavailable, "inventory is unavailable.")
         );
         assert!(fault.retry_after.is_some_and(|wait| wait <= Duration::from_millis(300)));
     }
@@ -129,7 +129,7 @@ async fn a_module_that_does_not_answer_in_time_opens_the_breaker() {
             .unwrap_err();
         assert_eq!(
             (fault.kind, &*fault.detail),
-            (FaultKind::Timeout, "inventory did not answer in time.")
+            (FaultKind::Timeout, "inventory did not respond in time.")
         );
     }
     assert_eq!(shop.state().breaker, BreakerState::Open);
@@ -265,7 +265,7 @@ async fn what_may_have_arrived_is_never_sent_twice() {
         (fault.kind, &*fault.detail),
         (
             FaultKind::Timeout,
-            "The connection to inventory was lost before it answered."
+            "The connection to inventory was lost before it responded."
         )
     );
     assert_eq!(arrived(), 1);

@@ -157,7 +157,7 @@ async fn an_instance_that_stops_answering_leaves_the_rotation_and_comes_back_by_
     other.becomes(SILENT);
     until_in_rotation(&balancer, &[&stays]).await;
     let reasons: Vec<_> = balancer.states().into_iter().filter_map(|state| state.reason).collect();
-    assert_eq!(reasons, ["no answer to a probe within 200 ms"]);
+    assert_eq!(reasons, ["no response to a probe within 200 ms"]);
     other.becomes(WELL);
     until_in_rotation(&balancer, &[&stays, &comes_back]).await;
 
