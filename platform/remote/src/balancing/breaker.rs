@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_when_enough_calls_and_enough_of_them_found_nobody() {
+    fn it_opens_when_enough_calls_and_enough_of_them_found_the_module_unavailable() {
         let mut bench = Bench::new();
         bench.calls(Outcome::Unavailable, 3);
         assert_eq!(bench.state(), BreakerState::Closed, "three calls are too few to tell");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failing_probe_opens_it_for_the_whole_time_again() {
+    fn one_failing_probe_opens_it_for_the_full_period_again() {
         let mut bench = Bench::open();
         bench.pass_ms(2_000);
         bench.calls(Outcome::Available, 1);

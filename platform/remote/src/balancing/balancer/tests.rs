@@ -136,7 +136,7 @@ fn picked_of_many<C: Connector>(balancer: &Balancer<C>) -> HashSet<Address> {
 }
 
 #[tokio::test]
-async fn an_instance_that_stops_answering_leaves_the_rotation_and_comes_back_by_itself() {
+async fn an_instance_that_stops_responding_leaves_the_rotation_and_comes_back_by_itself() {
     let (one, other) = (Server::start().await, Server::start().await);
     let (stays, comes_back) = (one.address.clone(), other.address.clone());
     let (balancer, _told) = balancer(&[&one, &other], probing(20, 200));

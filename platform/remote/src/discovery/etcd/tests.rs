@@ -279,7 +279,7 @@ async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_o
 }
 
 #[tokio::test]
-async fn who_falls_silent_is_gone_with_its_lease() {
+async fn an_instance_that_stops_renewing_disappears_with_its_lease() {
     let server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
@@ -323,7 +323,7 @@ async fn who_lost_its_lease_registers_anew() {
 }
 
 #[tokio::test]
-async fn while_etcd_is_away_what_is_known_stays_in_use() {
+async fn while_etcd_is_unavailable_the_known_instances_stay_in_use() {
     let mut server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
