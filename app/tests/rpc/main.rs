@@ -1,7 +1,7 @@
-//! Contracts over real sockets: a module at one end, its callers at the other.
+//! The contracts over real sockets: a module at one end, its callers at the other.
 
-mod cable;
 mod calls;
+mod proxy;
 mod refusals;
 mod secure;
 mod serving;
@@ -23,11 +23,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use stock::Stock;
 
-/// The timeout for calls that are under way at a stop.
+/// The timeout at a stop for calls in flight.
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// A process that serves inventory, until it is dropped.
-struct Warehouse {
+struct InventoryServer {
     address: SocketAddr,
     stock: Arc<Stock>,
     serving: Option<Serving>,
@@ -35,19 +35,19 @@ struct Warehouse {
     _stop_at_end: DropGuard,
 }
 
-impl Warehouse {
-    async fn open() -> Self {
-        Warehouse::open_with("127.0.0.1:0", &[]).await.unwrap()
+impl InventoryServer {
+    async fn start() -> Self {
+        InventoryServer::start_with("127.0.0.1:0", &[]).await.unwrap()
     }
 
-    async fn open_with(listen: &str, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
-        // TLS of a test must find a provider chosen, as `main` chooses one.
+    async fn start_with(listen: &str, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        // TLS in a test needs a default crypto provider, as `main` installs one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let variables = [variables, &[("BANYAN__RPC__LISTEN", listen)]].concat();
         let stop = CancellationToken::new();
         let stock = Arc::new(Stock::default());
-        // The others are not here: they are asked nowhere.
-        let mut contracts = Contracts::remote(&Shop::without_instances().remotes);
+        // The other modules are remote, and have no instances.
+        let mut contracts = Contracts::remote(&Client::without_instances().remotes);
         contracts.inventory = stock.clone();
         let feeds = HashMap::from([(
             "inventory".to_owned(),
@@ -63,7 +63,7 @@ impl Warehouse {
             .await?
             .expect("rpc.listen is set");
         let _stop_at_end = stop.clone().drop_guard();
-        Ok(Warehouse {
+        Ok(InventoryServer {
             address: serving.address,
             stock,
             serving: Some(serving),
@@ -72,35 +72,35 @@ impl Warehouse {
         })
     }
 
-    /// Lets its health follow these checks.
+    /// Makes its reported health follow these checks.
     fn follow(&self, dependencies: Vec<Arc<dyn Check>>) {
         self.serving
             .as_ref()
-            .expect("it is open")
+            .expect("it is running")
             .follow(Checks::new(dependencies), self.stop.clone());
     }
 
-    /// Stops as a process does, and waits for the end.
-    async fn close(mut self) {
+    /// Stops as a process does, and waits until it has ended.
+    async fn stop(mut self) {
         self.stop.cancel();
-        self.serving.take().expect("it is closed once").task.await.unwrap();
+        self.serving.take().expect("it is stopped once").task.await.unwrap();
     }
 }
 
-/// A process that asks inventory.
-struct Shop {
+/// A process that calls inventory.
+struct Client {
     remotes: Remotes,
     _stop_at_end: DropGuard,
 }
 
-impl Shop {
+impl Client {
     fn without_instances() -> Self {
-        Shop::with(&[])
+        Client::with(&[])
     }
 
-    fn asking(addresses: &[SocketAddr], variables: &[(&str, &str)]) -> Self {
+    fn calling(addresses: &[SocketAddr], variables: &[(&str, &str)]) -> Self {
         let endpoints: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
-        Shop::with(
+        Client::with(
             &[
                 &[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*endpoints.join(","))],
                 variables,
@@ -128,7 +128,7 @@ impl Shop {
             &stop,
         )
         .unwrap();
-        Shop {
+        Client {
             remotes,
             _stop_at_end: stop.drop_guard(),
         }
@@ -147,7 +147,7 @@ impl Shop {
     }
 }
 
-/// How a module of the shop is served, with these contracts.
+/// A module of the shop as it is served, with these contracts.
 fn served_module(name: &str, contracts: Contracts) -> ServedModule {
     let module = SHOP.modules.iter().find(|module| module.name == name).unwrap();
     let serve = module.contract.serve;
@@ -164,14 +164,14 @@ fn settings(variables: &[(&str, &str)]) -> Settings {
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let mut settings = banyan::settings(None, given).unwrap();
     if settings.discovery.probe_every_ms >= 600_000 {
-        // Where no further probe begins during a test, the first one does not end either.
+        // Where no second probe begins during a test, the first one does not time out either.
         settings.discovery.timing.probe_timeout = Duration::from_secs(600);
     }
     settings
 }
 
-/// A place where nobody listens.
-async fn nobody() -> SocketAddr {
+/// An address on which nothing listens.
+async fn unused_address() -> SocketAddr {
     tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -179,7 +179,7 @@ async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
-/// Waits until it holds; a test that waits ten seconds has failed.
+/// Waits until it holds; fails the test after ten seconds.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {

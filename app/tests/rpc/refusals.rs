@@ -1,16 +1,16 @@
-//! What happens when a module is away, slow, or too much is asked of it.
+//! What happens when a module is unavailable, slow or overloaded.
 
 use std::time::Instant;
 
 use banyan_core::{Call, Fault, FaultKind};
 use inventory_contract::FindStock;
 
-use super::{cable::Cable, stock::Mood, *};
+use super::{proxy::CuttableProxy, stock::Behaviour, *};
 
-/// Probes that change nothing during a test: what calls find out is what is tested.
+/// No probes during a test: only calls find out which instances are available.
 const NO_PROBES: [(&str, &str); 1] = [("BANYAN__DISCOVERY__PROBE_EVERY_MS", "600000")];
 
-async fn ask(inventory: &Arc<dyn Inventory>) -> Result<(), Fault> {
+async fn call(inventory: &Arc<dyn Inventory>) -> Result<(), Fault> {
     inventory
         .find_stock(
             &Call::by_module("orders").within(Duration::from_secs(2)),
@@ -25,28 +25,31 @@ fn with_no_probes<'a>(variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str
 }
 
 #[tokio::test]
-async fn a_breaker_opens_answers_at_once_and_closes_when_the_module_is_back() {
-    let warehouse = Warehouse::open().await;
-    let shop = Shop::asking(&[warehouse.address], &[("BANYAN__RPC__BREAKER_OPEN_MS", "300")]);
-    let inventory = shop.inventory();
-    assert_eq!(measured(&shop), "0", "it is measured before anybody asks");
-    ask(&inventory).await.unwrap();
-    assert_eq!(shop.state().breaker, BreakerState::Closed);
-    warehouse
+async fn a_breaker_opens_rejects_at_once_and_closes_when_the_module_is_back() {
+    let server = InventoryServer::start().await;
+    let client = Client::calling(&[server.address], &[("BANYAN__RPC__BREAKER_OPEN_MS", "300")]);
+    let inventory = client.inventory();
+    assert_eq!(measured(&client), "0", "it is measured before the first call");
+    call(&inventory).await.unwrap();
+    assert_eq!(client.state().breaker, BreakerState::Closed);
+    server
         .stock
-        .is(Mood::Fails(Fault::unavailable("The database is away.")));
+        .set(Behaviour::Fails(Fault::unavailable("The database is unavailable.")));
     for _ in 0..4 {
-        assert_eq!(ask(&inventory).await.unwrap_err().detail, "The database is away.");
+        assert_eq!(
+            call(&inventory).await.unwrap_err().detail,
+            "The database is unavailable."
+        );
     }
     assert_eq!(
-        (shop.state().breaker, measured(&shop).as_str()),
+        (client.state().breaker, measured(&client).as_str()),
         (BreakerState::Open, "2")
     );
 
-    let arrived = warehouse.stock.calls().len();
+    let arrived = server.stock.calls().len();
     let begun = Instant::now();
     for _ in 0..20 {
-        let fault = ask(&inventory).await.unwrap_err();
+        let fault = call(&inventory).await.unwrap_err();
         assert_eq!(
             (fault.kind, &*fault.detail),
             (FaultKind::Unavailable, "inventory is unavailable.")
@@ -59,35 +62,35 @@ async fn a_breaker_opens_answers_at_once_and_closes_when_the_module_is_back() {
         begun.elapsed() / 20
     );
     assert_eq!(
-        warehouse.stock.calls().len(),
+        server.stock.calls().len(),
         arrived,
         "a refused call does not reach the module"
     );
 
-    warehouse.stock.is(Mood::Answers);
+    server.stock.set(Behaviour::Responds);
     until("the breaker lets probes through", || {
-        shop.state().breaker == BreakerState::HalfOpen
+        client.state().breaker == BreakerState::HalfOpen
     })
     .await;
-    assert_eq!(measured(&shop), "1", "although nobody has asked since");
-    ask(&inventory).await.unwrap();
+    assert_eq!(measured(&client), "1", "although there was no call since");
+    call(&inventory).await.unwrap();
     assert_eq!(
-        shop.state().breaker,
+        client.state().breaker,
         BreakerState::HalfOpen,
         "one success is not enough"
     );
-    ask(&inventory).await.unwrap();
-    let state = shop.state();
+    call(&inventory).await.unwrap();
+    let state = client.state();
     assert_eq!(
-        (state.breaker, state.failure_rate, measured(&shop).as_str()),
+        (state.breaker, state.failure_rate, measured(&client).as_str()),
         (BreakerState::Closed, 0.0, "0")
     );
 }
 
 /// What Prometheus would read of the breaker to inventory.
-fn measured(shop: &Shop) -> String {
+fn measured(client: &Client) -> String {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    metrics::with_local_recorder(&recorder, || shop.remotes.measure());
+    metrics::with_local_recorder(&recorder, || client.remotes.measure());
     let text = recorder.handle().render();
     let line = text
         .lines()
@@ -96,32 +99,32 @@ fn measured(shop: &Shop) -> String {
 }
 
 #[tokio::test]
-async fn what_a_module_answers_deliberately_never_opens_the_breaker() {
-    let warehouse = Warehouse::open().await;
-    let shop = Shop::asking(&[warehouse.address], &[]);
+async fn a_deliberate_fault_of_the_module_never_opens_the_breaker() {
+    let server = InventoryServer::start().await;
+    let client = Client::calling(&[server.address], &[]);
     for fault in [
         Fault::not_found("product"),
         Fault::conflict("taken", "x"),
         Fault::internal("bug", "x"),
         Fault::invalid("wrong", "x"),
     ] {
-        warehouse.stock.is(Mood::Fails(fault.clone()));
+        server.stock.set(Behaviour::Fails(fault.clone()));
         for _ in 0..10 {
-            assert_eq!(ask(&shop.inventory()).await, Err(fault.clone()));
+            assert_eq!(call(&client.inventory()).await, Err(fault.clone()));
         }
     }
-    let state = shop.state();
+    let state = client.state();
     assert_eq!((state.breaker, state.failure_rate), (BreakerState::Closed, 0.0));
 }
 
 #[tokio::test]
-async fn a_module_that_does_not_answer_in_time_opens_the_breaker() {
+async fn a_module_that_does_not_respond_in_time_opens_the_breaker() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let shop = Shop::asking(
+    let client = Client::calling(
         &[silent.local_addr().unwrap()],
         &with_no_probes(&[("BANYAN__RPC__TIMEOUT_MS", "50")]),
     );
-    let inventory = shop.inventory();
+    let inventory = client.inventory();
     for _ in 0..5 {
         let fault = inventory
             .find_stock(&Call::by_module("orders"), FindStock::default())
@@ -132,135 +135,141 @@ async fn a_module_that_does_not_answer_in_time_opens_the_breaker() {
             (FaultKind::Timeout, "inventory did not respond in time.")
         );
     }
-    assert_eq!(shop.state().breaker, BreakerState::Open);
+    assert_eq!(client.state().breaker, BreakerState::Open);
 }
 
 #[tokio::test]
-async fn a_stopped_module_is_away_and_comes_back_by_itself() {
-    let warehouse = Warehouse::open().await;
-    let place = warehouse.address;
+async fn a_stopped_module_is_unavailable_and_comes_back_by_itself() {
+    let server = InventoryServer::start().await;
+    let address = server.address;
     let quick = [
         ("BANYAN__DISCOVERY__PROBE_EVERY_MS", "20"),
         ("BANYAN__RPC__BREAKER_OPEN_MS", "100"),
     ];
-    let shop = Shop::asking(&[place], &quick);
-    let inventory = shop.inventory();
-    ask(&inventory).await.unwrap();
-    warehouse.close().await;
+    let client = Client::calling(&[address], &quick);
+    let inventory = client.inventory();
+    call(&inventory).await.unwrap();
+    server.stop().await;
     for _ in 0..20 {
         let begun = Instant::now();
-        let fault = ask(&inventory).await.unwrap_err();
+        let fault = call(&inventory).await.unwrap_err();
         assert!(
             fault.is_transient() && begun.elapsed() < Duration::from_millis(500),
             "{fault} after {:?}",
             begun.elapsed()
         );
     }
-    assert_eq!(shop.state().breaker, BreakerState::Open);
-    assert!(!shop.state().instances[0].in_rotation);
+    assert_eq!(client.state().breaker, BreakerState::Open);
+    assert!(!client.state().instances[0].in_rotation);
 
-    let again = Warehouse::open_with(&place.to_string(), &[]).await.unwrap();
-    until("it is in rotation again", || shop.state().instances[0].in_rotation).await;
-    until("the pause is over", || shop.state().breaker == BreakerState::HalfOpen).await;
-    ask(&inventory).await.unwrap();
-    ask(&inventory).await.unwrap();
+    let again = InventoryServer::start_with(&address.to_string(), &[]).await.unwrap();
+    until("it is in rotation again", || client.state().instances[0].in_rotation).await;
+    until("the breaker lets probes through", || {
+        client.state().breaker == BreakerState::HalfOpen
+    })
+    .await;
+    call(&inventory).await.unwrap();
+    call(&inventory).await.unwrap();
     assert_eq!(
-        (shop.state().breaker, again.stock.calls().len()),
+        (client.state().breaker, again.stock.calls().len()),
         (BreakerState::Closed, 2)
     );
 }
 
 #[tokio::test]
-async fn more_calls_than_may_wait_are_refused_at_once() {
-    let warehouse = Warehouse::open().await;
-    let shop = Shop::asking(
-        &[warehouse.address],
+async fn more_calls_than_the_queue_holds_are_rejected_at_once() {
+    let server = InventoryServer::start().await;
+    let client = Client::calling(
+        &[server.address],
         &[("BANYAN__RPC__CONCURRENCY", "2"), ("BANYAN__RPC__QUEUE", "1")],
     );
-    let inventory = shop.inventory();
+    let inventory = client.inventory();
     let gate = CancellationToken::new();
-    warehouse.stock.is(Mood::WaitsFor(gate.clone()));
-    let asking: Vec<_> = (0..3)
+    server.stock.set(Behaviour::WaitsFor(gate.clone()));
+    let calling: Vec<_> = (0..3)
         .map(|_| inventory.clone())
-        .map(|inventory| tokio::spawn(async move { ask(&inventory).await }))
+        .map(|inventory| tokio::spawn(async move { call(&inventory).await }))
         .collect();
-    until("two are asked", || warehouse.stock.calls().len() == 2).await;
-    until("one waits", || shop.state().waiting == 1).await;
+    until("two have arrived", || server.stock.calls().len() == 2).await;
+    until("one waits", || client.state().waiting == 1).await;
     let begun = Instant::now();
-    let fault = ask(&inventory).await.unwrap_err();
+    let fault = call(&inventory).await.unwrap_err();
     assert_eq!(
         (fault.kind, &*fault.detail),
         (FaultKind::Unavailable, "Too many calls to inventory are under way.")
     );
     assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
-    assert_eq!(warehouse.stock.calls().len(), 2);
+    assert_eq!(server.stock.calls().len(), 2);
     gate.cancel();
-    for asked in asking {
-        asked.await.unwrap().unwrap();
+    for call in calling {
+        call.await.unwrap().unwrap();
     }
     assert_eq!(
-        shop.state().breaker,
+        client.state().breaker,
         BreakerState::Closed,
-        "what was refused here says nothing about the module"
+        "a call rejected on this side says nothing about the module"
     );
 }
 
 #[tokio::test]
-async fn who_gives_up_leaves_no_trace() {
-    let warehouse = Warehouse::open().await;
-    let shop = Shop::asking(
-        &[warehouse.address],
+async fn a_cancelled_call_leaves_no_trace() {
+    let server = InventoryServer::start().await;
+    let client = Client::calling(
+        &[server.address],
         &[("BANYAN__RPC__CONCURRENCY", "1"), ("BANYAN__RPC__QUEUE", "0")],
     );
-    let inventory = shop.inventory();
-    warehouse.stock.is(Mood::Ponders);
+    let inventory = client.inventory();
+    server.stock.set(Behaviour::Hangs);
     for _ in 0..10 {
         assert!(
-            tokio::time::timeout(Duration::from_millis(20), ask(&inventory))
+            tokio::time::timeout(Duration::from_millis(20), call(&inventory))
                 .await
                 .is_err()
         );
     }
-    let state = shop.state();
+    let state = client.state();
     assert_eq!(
         (state.breaker, state.waiting, state.instances[0].in_flight),
         (BreakerState::Closed, 0, 0)
     );
-    warehouse.stock.is(Mood::Answers);
-    ask(&inventory).await.unwrap();
+    server.stock.set(Behaviour::Responds);
+    call(&inventory).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_refused_connection_is_tried_once_at_another_instance() {
-    let warehouse = Warehouse::open().await;
-    let closed = nobody().await;
+    let server = InventoryServer::start().await;
+    let closed = unused_address().await;
     for _ in 0..20 {
-        // Each shop is new and nothing has been probed, so one in two calls begins at the instance that is closed.
-        let shop = Shop::asking(&[closed, warehouse.address], &NO_PROBES);
-        ask(&shop.inventory()).await.unwrap();
+        // Each client is new and nothing has been probed, so every second call begins at the unused address.
+        let client = Client::calling(&[closed, server.address], &NO_PROBES);
+        call(&client.inventory()).await.unwrap();
     }
-    assert_eq!(warehouse.stock.calls().len(), 20);
-    let shop = Shop::asking(&[nobody().await, nobody().await], &NO_PROBES);
+    assert_eq!(server.stock.calls().len(), 20);
+    let client = Client::calling(&[unused_address().await, unused_address().await], &NO_PROBES);
     assert_eq!(
-        ask(&shop.inventory()).await.unwrap_err().detail,
+        call(&client.inventory()).await.unwrap_err().detail,
         "inventory cannot be reached."
     );
 }
 
 #[tokio::test]
 async fn what_may_have_arrived_is_never_sent_twice() {
-    let (one, other) = (Warehouse::open().await, Warehouse::open().await);
-    let (to_one, to_other) = (Cable::to(one.address).await, Cable::to(other.address).await);
-    let shop = Shop::asking(&[to_one.address, to_other.address], &NO_PROBES);
-    one.stock.is(Mood::Ponders);
-    other.stock.is(Mood::Ponders);
+    let (one, other) = (InventoryServer::start().await, InventoryServer::start().await);
+    let (to_one, to_other) = (
+        CuttableProxy::to(one.address).await,
+        CuttableProxy::to(other.address).await,
+    );
+    let client = Client::calling(&[to_one.address, to_other.address], &NO_PROBES);
+    one.stock.set(Behaviour::Hangs);
+    other.stock.set(Behaviour::Hangs);
     let arrived = || one.stock.calls().len() + other.stock.calls().len();
-    let inventory = shop.inventory();
-    let asking = tokio::spawn(async move { ask(&inventory).await });
+    let inventory = client.inventory();
+    let calling = tokio::spawn(async move { call(&inventory).await });
     until("it has arrived", || arrived() == 1).await;
     to_one.cut();
     to_other.cut();
-    let fault = asking.await.unwrap().unwrap_err();
+    let fault = calling.await.unwrap().unwrap_err();
     assert_eq!(
         (fault.kind, &*fault.detail),
         (
@@ -270,8 +279,8 @@ async fn what_may_have_arrived_is_never_sent_twice() {
     );
     assert_eq!(arrived(), 1);
     // Both can still be reached: had there been a second attempt, it would have arrived.
-    one.stock.is(Mood::Answers);
-    other.stock.is(Mood::Answers);
-    let fresh = Shop::asking(&[to_one.address, to_other.address], &NO_PROBES);
-    ask(&fresh.inventory()).await.unwrap();
+    one.stock.set(Behaviour::Responds);
+    other.stock.set(Behaviour::Responds);
+    let fresh = Client::calling(&[to_one.address, to_other.address], &NO_PROBES);
+    call(&fresh.inventory()).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Only processes with a certificate of the CA are answered, and only such are asked.
+//! Only clients and servers with a certificate of the CA are trusted.
 
 use banyan_core::Call;
 use inventory_contract::{FindStock, RemoteInventory};
@@ -8,7 +8,7 @@ use banyan_remote_testing::Authority;
 
 use super::*;
 
-async fn answers(inventory: &dyn Inventory) -> bool {
+async fn responds(inventory: &dyn Inventory) -> bool {
     let call = Call::by_module("orders").within(Duration::from_secs(2));
     inventory
         .find_stock(
@@ -21,96 +21,96 @@ async fn answers(inventory: &dyn Inventory) -> bool {
         .is_ok()
 }
 
-fn asking(address: SocketAddr, authority: &Authority, name: &str) -> Shop {
+fn client(address: SocketAddr, authority: &Authority, name: &str) -> Client {
     let endpoint = format!("https://localhost:{}", address.port());
     let own = authority.settings(name);
     let own: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, &**value)).collect();
-    Shop::with(&[&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*endpoint)], &own[..]].concat())
+    Client::with(&[&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &*endpoint)], &own[..]].concat())
 }
 
-async fn warehouse(authority: &Authority) -> Warehouse {
+async fn server(authority: &Authority) -> InventoryServer {
     let own = authority.settings("inventory");
     let own: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, &**value)).collect();
-    Warehouse::open_with("127.0.0.1:0", &own).await.unwrap()
+    InventoryServer::start_with("127.0.0.1:0", &own).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_process_of_the_same_authority_is_served() {
     let authority = Authority::new(&["inventory", "orders"]);
-    let warehouse = warehouse(&authority).await;
-    let shop = asking(warehouse.address, &authority, "orders");
-    assert!(answers(&*shop.inventory()).await);
-    until("a probe has seen that it is well", || {
-        shop.state().instances[0].in_rotation
+    let server = server(&authority).await;
+    let client = client(server.address, &authority, "orders");
+    assert!(responds(&*client.inventory()).await);
+    until("a probe has found it healthy", || {
+        client.state().instances[0].in_rotation
     })
     .await;
 }
 
 #[tokio::test]
-async fn others_are_refused_however_they_come() {
+async fn clients_without_a_trusted_certificate_are_refused() {
     let (ours, theirs) = (Authority::new(&["inventory", "orders"]), Authority::new(&["orders"]));
-    let warehouse = warehouse(&ours).await;
-    let place = format!("https://localhost:{}", warehouse.address.port());
+    let server = server(&ours).await;
+    let url = format!("https://localhost:{}", server.address.port());
     let trusting =
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(ours.file("ca.pem")).unwrap()));
-    let disguised = tonic::transport::Identity::from_pem(
+    let untrusted = tonic::transport::Identity::from_pem(
         std::fs::read(theirs.file("orders.pem")).unwrap(),
         std::fs::read(theirs.file("orders-key.pem")).unwrap(),
     );
     let connect = |tls: ClientTlsConfig| -> Channel {
-        Endpoint::from_shared(place.clone())
+        Endpoint::from_shared(url.clone())
             .unwrap()
             .tls_config(tls)
             .unwrap()
             .connect_lazy()
     };
-    let plain = Endpoint::from_shared(format!("http://{}", warehouse.address))
+    let plain = Endpoint::from_shared(format!("http://{}", server.address))
         .unwrap()
         .connect_lazy();
     for (who, channel) in [
         ("plaintext", plain),
         ("without a certificate", connect(trusting.clone())),
-        ("with one of another authority", connect(trusting.identity(disguised))),
+        ("with one of another authority", connect(trusting.identity(untrusted))),
     ] {
-        assert!(!answers(&RemoteInventory::new(channel)).await, "{who}");
+        assert!(!responds(&RemoteInventory::new(channel)).await, "{who}");
     }
-    assert!(warehouse.stock.calls().is_empty());
+    assert!(server.stock.calls().is_empty());
     assert!(
-        answers(&*asking(warehouse.address, &ours, "orders").inventory()).await,
-        "and it was not for another reason"
+        responds(&*client(server.address, &ours, "orders").inventory()).await,
+        "a trusted client is served, so they were refused for their certificates"
     );
 }
 
 #[tokio::test]
-async fn an_impostor_is_not_asked() {
+async fn a_server_with_an_untrusted_certificate_is_not_called() {
     let (ours, theirs) = (Authority::new(&["orders"]), Authority::new(&["inventory"]));
-    let impostor = warehouse(&theirs).await;
-    assert!(!answers(&*asking(impostor.address, &ours, "orders").inventory()).await);
-    assert!(impostor.stock.calls().is_empty());
+    let untrusted = server(&theirs).await;
+    assert!(!responds(&*client(untrusted.address, &ours, "orders").inventory()).await);
+    assert!(untrusted.stock.calls().is_empty());
 }
 
 #[tokio::test]
-async fn plaintext_is_not_spoken_with_certificates_nor_tls_without() {
+async fn plaintext_is_not_used_with_certificates_nor_tls_without() {
     let authority = Authority::new(&["orders"]);
-    let plain = Warehouse::open().await;
+    let plain = InventoryServer::start().await;
     let own = authority.settings("orders");
     let own: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, &**value)).collect();
-    let shop = Shop::asking(&[plain.address], &own);
-    assert!(!answers(&*shop.inventory()).await);
+    let client = Client::calling(&[plain.address], &own);
+    assert!(!responds(&*client.inventory()).await);
     assert!(plain.stock.calls().is_empty());
-    let shown_out = |shop: &Shop, why: &str| {
-        let instances = shop.state().instances;
+    let assert_out_of_rotation = |client: &Client, why: &str| {
+        let instances = client.state().instances;
         assert_eq!((instances.len(), instances[0].in_rotation), (1, false));
         assert!(
             instances[0].reason.as_ref().is_some_and(|reason| reason.contains(why)),
             "{instances:?}"
         );
     };
-    shown_out(&shop, "write https://");
-    let shop = Shop::with(&[(
+    assert_out_of_rotation(&client, "write https://");
+    let client = Client::with(&[(
         "BANYAN__MODULES__INVENTORY__ENDPOINT",
         &*format!("https://{}", plain.address),
     )]);
-    assert!(!answers(&*shop.inventory()).await);
-    shown_out(&shop, "[mtls]");
+    assert!(!responds(&*client.inventory()).await);
+    assert_out_of_rotation(&client, "[mtls]");
 }

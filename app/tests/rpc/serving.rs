@@ -1,4 +1,4 @@
-//! What a process tells other processes about itself, and how it stops.
+//! What a process reports about itself to other processes, and how it stops.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::{
 
 use banyan_core::CheckResult;
 
-use super::{stock::Mood, *};
+use super::{stock::Behaviour, *};
 
 const INVENTORY: &str = "banyan.inventory.v1.Inventory";
 
@@ -36,9 +36,9 @@ fn health_of(service: &str) -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn health_is_told_for_the_process_and_for_each_service() {
-    let warehouse = Warehouse::open().await;
-    let mut health = HealthClient::new(channel(warehouse.address));
+async fn health_is_reported_for_the_process_and_for_each_service() {
+    let server = InventoryServer::start().await;
+    let mut health = HealthClient::new(channel(server.address));
     for service in ["", INVENTORY, "banyan.events.v1.EventFeed"] {
         assert_eq!(
             health.check(health_of(service)).await.unwrap().get_ref().status(),
@@ -46,27 +46,27 @@ async fn health_is_told_for_the_process_and_for_each_service() {
             "{service}"
         );
     }
-    let elsewhere = health.check(health_of("banyan.orders.v1.Orders")).await.unwrap_err();
-    assert_eq!(elsewhere.code(), tonic::Code::NotFound);
+    let not_served = health.check(health_of("banyan.orders.v1.Orders")).await.unwrap_err();
+    assert_eq!(not_served.code(), tonic::Code::NotFound);
 }
 
-/// What one module needs, there or not.
-struct Needed {
+/// A dependency of one module, or of the process, that can be made unavailable.
+struct Dependency {
     module: Option<&'static str>,
-    is_away: AtomicBool,
+    is_down: AtomicBool,
 }
 
-impl Needed {
+impl Dependency {
     fn of(module: Option<&'static str>) -> Arc<Self> {
-        Arc::new(Needed {
+        Arc::new(Dependency {
             module,
-            is_away: AtomicBool::new(false),
+            is_down: AtomicBool::new(false),
         })
     }
 }
 
 #[async_trait::async_trait]
-impl Check for Needed {
+impl Check for Dependency {
     fn name(&self) -> String {
         "database:of a test".to_owned()
     }
@@ -76,8 +76,8 @@ impl Check for Needed {
     }
 
     async fn run(&self) -> CheckResult {
-        if self.is_away.load(Ordering::SeqCst) {
-            CheckResult::failed("it is away")
+        if self.is_down.load(Ordering::SeqCst) {
+            CheckResult::failed("it is down")
         } else {
             CheckResult::ok()
         }
@@ -85,29 +85,30 @@ impl Check for Needed {
 }
 
 #[tokio::test]
-async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_back() {
-    let (sick, well) = (Warehouse::open().await, Warehouse::open().await);
+async fn an_instance_whose_module_lacks_a_dependency_leaves_the_rotation_and_comes_back() {
+    let (unhealthy, healthy) = (InventoryServer::start().await, InventoryServer::start().await);
     let (own, another, process) = (
-        Needed::of(Some("inventory")),
-        Needed::of(Some("orders")),
-        Needed::of(None),
+        Dependency::of(Some("inventory")),
+        Dependency::of(Some("orders")),
+        Dependency::of(None),
     );
-    sick.follow(vec![own.clone(), another.clone(), process.clone()]);
-    let shop = Shop::asking(
-        &[sick.address, well.address],
+    unhealthy.follow(vec![own.clone(), another.clone(), process.clone()]);
+    let client = Client::calling(
+        &[unhealthy.address, healthy.address],
         &[("BANYAN__DISCOVERY__PROBE_EVERY_MS", "20")],
     );
     let in_rotation = || {
-        shop.state()
+        client
+            .state()
             .instances
             .iter()
             .filter(|instance| instance.in_rotation)
             .count()
     };
-    for needed in [&own, &process] {
-        needed.is_away.store(true, Ordering::SeqCst);
+    for dependency in [&own, &process] {
+        dependency.is_down.store(true, Ordering::SeqCst);
         until("it leaves", || in_rotation() == 1).await;
-        let out = shop
+        let out = client
             .state()
             .instances
             .into_iter()
@@ -115,10 +116,11 @@ async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_b
             .unwrap();
         assert_eq!(
             (out.address.port(), out.reason.as_deref()),
-            (sick.address.port(), Some("its health is NOT_SERVING"))
+            (unhealthy.address.port(), Some("its health is NOT_SERVING"))
         );
         for _ in 0..20 {
-            shop.inventory()
+            client
+                .inventory()
                 .find_stock(
                     &Call::default(),
                     FindStock {
@@ -129,15 +131,15 @@ async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_b
                 .unwrap();
         }
         assert_eq!(
-            (sick.stock.calls().len(), shop.state().breaker),
+            (unhealthy.stock.calls().len(), client.state().breaker),
             (0, BreakerState::Closed)
         );
-        needed.is_away.store(false, Ordering::SeqCst);
+        dependency.is_down.store(false, Ordering::SeqCst);
         until("it is back", || in_rotation() == 2).await;
     }
-    // What only another module of its process needs is that module's affair; the process as a whole says so.
-    another.is_away.store(true, Ordering::SeqCst);
-    let mut health = HealthClient::new(channel(sick.address));
+    // A failed dependency of another module in the process affects that module, and the health of the whole process, but not this one.
+    another.is_down.store(true, Ordering::SeqCst);
+    let mut health = HealthClient::new(channel(unhealthy.address));
     while health.check(health_of("")).await.unwrap().get_ref().status() == ServingStatus::Serving {
         tokio::task::yield_now().await;
     }
@@ -148,16 +150,16 @@ async fn an_instance_without_what_a_module_needs_leaves_the_rotation_and_comes_b
 }
 
 #[tokio::test]
-async fn a_stop_says_so_first_finishes_what_was_accepted_and_is_held_up_by_nobody() {
-    let warehouse = Warehouse::open().await;
-    let mut health = HealthClient::new(channel(warehouse.address));
+async fn a_stop_is_announced_first_finishes_accepted_calls_and_does_not_wait_for_watchers() {
+    let server = InventoryServer::start().await;
+    let mut health = HealthClient::new(channel(server.address));
     let mut watching = health.watch(health_of(INVENTORY)).await.unwrap().into_inner();
     assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    let shop = Shop::asking(&[warehouse.address], &[]);
+    let client = Client::calling(&[server.address], &[]);
     let gate = CancellationToken::new();
-    warehouse.stock.is(Mood::WaitsFor(gate.clone()));
-    let inventory = shop.inventory();
-    let asking = tokio::spawn(async move {
+    server.stock.set(Behaviour::WaitsFor(gate.clone()));
+    let inventory = client.inventory();
+    let calling = tokio::spawn(async move {
         inventory
             .find_stock(
                 &Call::default(),
@@ -167,45 +169,45 @@ async fn a_stop_says_so_first_finishes_what_was_accepted_and_is_held_up_by_nobod
             )
             .await
     });
-    until("the call is under way", || warehouse.stock.calls().len() == 1).await;
+    until("the call is in flight", || server.stock.calls().len() == 1).await;
 
-    let (stock, stop) = (warehouse.stock.clone(), warehouse.stop.clone());
-    let closing = tokio::spawn(warehouse.close());
-    until("it is told to stop", || stop.is_cancelled()).await;
+    let (stock, stop) = (server.stock.clone(), server.stop.clone());
+    let stopping = tokio::spawn(server.stop());
+    until("it has been asked to stop", || stop.is_cancelled()).await;
     assert_eq!(
         watching.next().await.unwrap().unwrap().status(),
         ServingStatus::NotServing
     );
-    let over = tokio::time::timeout(Duration::from_secs(5), watching.next())
+    let last = tokio::time::timeout(Duration::from_secs(5), watching.next())
         .await
-        .expect("who watches is let go");
-    assert!(over.is_none());
-    assert!(!closing.is_finished());
+        .expect("the stream of a watcher ends");
+    assert!(last.is_none());
+    assert!(!stopping.is_finished());
     gate.cancel();
-    assert!(asking.await.unwrap().is_ok());
-    tokio::time::timeout(Duration::from_secs(5), closing)
+    assert!(calling.await.unwrap().is_ok());
+    tokio::time::timeout(Duration::from_secs(5), stopping)
         .await
         .expect("it ends")
         .unwrap();
-    assert_eq!(stock.given_up(), 0);
+    assert_eq!(stock.cancelled(), 0);
 }
 
-async fn reflect(address: SocketAddr, asked: MessageRequest) -> MessageResponse {
+async fn reflect(address: SocketAddr, message: MessageRequest) -> MessageResponse {
     let request = ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(asked),
+        message_request: Some(message),
     };
     let mut client = ServerReflectionClient::new(channel(address));
-    let mut answers = client
+    let mut responses = client
         .server_reflection_info(stream::iter([request]))
         .await
         .unwrap()
         .into_inner();
-    answers.next().await.unwrap().unwrap().message_response.unwrap()
+    responses.next().await.unwrap().unwrap().message_response.unwrap()
 }
 
 fn all_modules() -> Served {
-    let contracts = Contracts::remote(&Shop::without_instances().remotes);
+    let contracts = Contracts::remote(&Client::without_instances().remotes);
     let served = banyan::MODULES
         .into_iter()
         .map(|module| served_module(module, contracts.clone()));
@@ -215,8 +217,8 @@ fn all_modules() -> Served {
     }
 }
 
-/// A process with all modules, which nobody asks anything but about itself.
-async fn everything() -> (SocketAddr, DropGuard) {
+/// A process that serves all modules; only its health and reflection are called.
+async fn serve_all_modules() -> (SocketAddr, DropGuard) {
     let stop = CancellationToken::new();
     let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
     let serving = serve(&settings.rpc, all_modules(), None, DRAIN, stop.clone())
@@ -228,7 +230,7 @@ async fn everything() -> (SocketAddr, DropGuard) {
 
 #[tokio::test]
 async fn reflection_lists_every_service_and_describes_each_as_it_is() {
-    let (address, _stop_at_end) = everything().await;
+    let (address, _stop_at_end) = serve_all_modules().await;
     let MessageResponse::ListServicesResponse(listed) =
         reflect(address, MessageRequest::ListServices(String::new())).await
     else {
@@ -257,8 +259,8 @@ async fn reflection_lists_every_service_and_describes_each_as_it_is() {
 }
 
 #[tokio::test]
-async fn files_are_found_by_the_names_that_others_import_them_by() {
-    let (address, _stop_at_end) = everything().await;
+async fn files_are_found_by_the_names_under_which_others_import_them() {
+    let (address, _stop_at_end) = serve_all_modules().await;
     for name in [
         "banyan/orders/v1/service.proto",
         "banyan/orders/v1/events.proto",
@@ -266,7 +268,7 @@ async fn files_are_found_by_the_names_that_others_import_them_by() {
     ] {
         let found = reflect(address, MessageRequest::FileByFilename(name.to_owned())).await;
         let MessageResponse::FileDescriptorResponse(files) = found else {
-            panic!("{name} is not there: {found:?}")
+            panic!("{name} is missing: {found:?}")
         };
         for imported in files
             .file_descriptor_proto
@@ -283,17 +285,17 @@ async fn files_are_found_by_the_names_that_others_import_them_by() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_served_is_refused_with_its_key() {
-    let taken = Warehouse::open().await;
+async fn an_address_that_cannot_be_bound_is_refused_with_its_key() {
+    let taken = InventoryServer::start().await;
     let error =
-        |listen: String| async move { format!("{:#}", Warehouse::open_with(&listen, &[]).await.err().unwrap()) };
+        |listen: String| async move { format!("{:#}", InventoryServer::start_with(&listen, &[]).await.err().unwrap()) };
     assert!(error(taken.address.to_string()).await.contains("rpc.listen"));
     let text = error("0.0.0.0:0".to_owned()).await;
     assert!(text.contains("rpc.listen") && text.contains("[mtls]"), "{text}");
 }
 
 #[tokio::test]
-async fn a_process_that_serves_nobody_need_not_listen() {
+async fn a_process_without_an_rpc_address_does_not_listen() {
     assert!(
         serve(&settings(&[]).rpc, all_modules(), None, DRAIN, CancellationToken::new())
             .await

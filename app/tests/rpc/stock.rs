@@ -1,4 +1,4 @@
-//! An inventory that does as it is told, and remembers how it was asked.
+//! An inventory stub whose behaviour the test sets, and that records its calls.
 
 use std::{
     future::pending,
@@ -14,23 +14,23 @@ use inventory_contract::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What it does with a question.
+/// What it does with a call.
 #[derive(Clone, Default)]
-pub enum Mood {
+pub enum Behaviour {
     #[default]
-    Answers,
+    Responds,
     Fails(Fault),
-    /// Never answers.
-    Ponders,
-    /// Answers then.
+    /// Never returns.
+    Hangs,
+    /// Returns once this is cancelled.
     WaitsFor(CancellationToken),
 }
 
 #[derive(Default)]
 pub struct Stock {
-    mood: Mutex<Mood>,
+    behaviour: Mutex<Behaviour>,
     calls: Mutex<Vec<Call>>,
-    given_up: Mutex<usize>,
+    cancelled: Mutex<usize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -38,20 +38,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Stock {
-    pub fn is(&self, mood: Mood) {
-        *lock(&self.mood) = mood;
+    pub fn set(&self, behaviour: Behaviour) {
+        *lock(&self.behaviour) = behaviour;
     }
 
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.calls).clone()
     }
 
-    /// How many questions were dropped before they were answered.
-    pub fn given_up(&self) -> usize {
-        *lock(&self.given_up)
+    /// The number of calls that were cancelled before they returned.
+    pub fn cancelled(&self) -> usize {
+        *lock(&self.cancelled)
     }
 
-    async fn answer<T>(&self, call: &Call, answer: T) -> Result<T, Fault> {
+    async fn respond<T>(&self, call: &Call, response: T) -> Result<T, Fault> {
         struct Count<'a>(&'a Mutex<usize>);
         impl Drop for Count<'_> {
             fn drop(&mut self) {
@@ -59,16 +59,16 @@ impl Stock {
             }
         }
         lock(&self.calls).push(call.clone());
-        let mood = lock(&self.mood).clone();
-        match mood {
-            Mood::Answers => Ok(answer),
-            Mood::Fails(fault) => Err(fault),
-            Mood::WaitsFor(gate) => {
+        let behaviour = lock(&self.behaviour).clone();
+        match behaviour {
+            Behaviour::Responds => Ok(response),
+            Behaviour::Fails(fault) => Err(fault),
+            Behaviour::WaitsFor(gate) => {
                 gate.cancelled().await;
-                Ok(answer)
+                Ok(response)
             }
-            Mood::Ponders => {
-                let _count = Count(&self.given_up);
+            Behaviour::Hangs => {
+                let _count = Count(&self.cancelled);
                 pending().await
             }
         }
@@ -78,7 +78,7 @@ impl Stock {
 #[async_trait]
 impl Inventory for Stock {
     async fn reserve_stock(&self, call: &Call, _: ReserveStock) -> Result<Reservation, Fault> {
-        self.answer(
+        self.respond(
             call,
             Reservation {
                 outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
@@ -88,15 +88,15 @@ impl Inventory for Stock {
     }
 
     async fn release_stock(&self, call: &Call, _: ReleaseStock) -> Result<StockRelease, Fault> {
-        self.answer(call, StockRelease::default()).await
+        self.respond(call, StockRelease::default()).await
     }
 
     async fn commit_stock(&self, call: &Call, _: CommitStock) -> Result<StockCommitment, Fault> {
-        self.answer(call, StockCommitment::default()).await
+        self.respond(call, StockCommitment::default()).await
     }
 
     async fn restock_order(&self, call: &Call, _: RestockOrder) -> Result<Restocking, Fault> {
-        self.answer(call, Restocking::default()).await
+        self.respond(call, Restocking::default()).await
     }
 
     async fn find_stock(&self, call: &Call, request: FindStock) -> Result<FoundStock, Fault> {
@@ -105,14 +105,14 @@ impl Inventory for Stock {
             available: 3,
             ..StockLevel::default()
         };
-        self.answer(call, FoundStock { level: Some(level) }).await
+        self.respond(call, FoundStock { level: Some(level) }).await
     }
 }
 
 #[async_trait]
 impl EventFeed for Stock {
     async fn list_subjects(&self, call: &Call, _: ListSubjects) -> Result<Subjects, Fault> {
-        self.answer(
+        self.respond(
             call,
             Subjects {
                 items: vec![Subject {
@@ -125,6 +125,6 @@ impl EventFeed for Stock {
     }
 
     async fn list_events(&self, call: &Call, _: ListEvents) -> Result<Events, Fault> {
-        self.answer(call, Events::default()).await
+        self.respond(call, Events::default()).await
     }
 }

@@ -1,7 +1,7 @@
 //! Carries events between the modules of one process.
 //!
-//! Invariant: nothing is kept here. Publishing is confirmed when every listening module has committed its reaction, or a note to retry it; until
-//! then the event stands in its producer's outbox, which publishes it again.
+//! Invariant: nothing is stored here. Publishing is confirmed when every subscribed module has committed its reaction, or a record to retry it;
+//! until then the event stays in its producer's outbox, which publishes it again.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{BusState, Carrier};
 /// The bus of the all-in-one binary.
 #[derive(Default)]
 pub struct InProcessBus {
-    listeners: RwLock<Vec<Arc<dyn Subscriber>>>,
+    subscribers: RwLock<Vec<Arc<dyn Subscriber>>>,
 }
 
 impl InProcessBus {
@@ -23,11 +23,11 @@ impl InProcessBus {
         InProcessBus::default()
     }
 
-    fn listening_to(&self, topic: &str) -> Vec<Arc<dyn Subscriber>> {
-        let listeners = self.listeners.read();
-        listeners
+    fn subscribers_of(&self, topic: &str) -> Vec<Arc<dyn Subscriber>> {
+        let subscribers = self.subscribers.read();
+        subscribers
             .iter()
-            .filter(|listener| listener.topics().iter().any(|listened| listened == topic))
+            .filter(|subscriber| subscriber.topics().iter().any(|subscribed| subscribed == topic))
             .cloned()
             .collect()
     }
@@ -35,18 +35,23 @@ impl InProcessBus {
 
 #[async_trait]
 impl Bus for InProcessBus {
-    /// All listeners at the same time. Should one fail, the event comes again to all of them, and those that have it recognise it.
+    /// Delivers to all subscribers concurrently. If one fails, the event is published to all of them again, and those that have it recognise it.
     async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        let listening = self.listening_to(&envelope.topic());
-        let delivered = join_all(listening.iter().map(|listener| listener.deliver(envelope.clone()))).await;
+        let subscribers = self.subscribers_of(&envelope.topic());
+        let delivered = join_all(
+            subscribers
+                .iter()
+                .map(|subscriber| subscriber.deliver(envelope.clone())),
+        )
+        .await;
         delivered.into_iter().collect()
     }
 
-    /// A module listens once: a later listener of the same module takes the place of the earlier one.
-    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        let mut listeners = self.listeners.write();
-        listeners.retain(|there| there.module() != listener.module());
-        listeners.push(listener);
+    /// A module has one subscriber: a later one replaces the earlier one.
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        let mut subscribers = self.subscribers.write();
+        subscribers.retain(|existing| existing.module() != subscriber.module());
+        subscribers.push(subscriber);
         Ok(())
     }
 }
@@ -68,25 +73,25 @@ mod tests {
 
     use super::*;
 
-    /// Counts what it hears of `orders.order`; refuses it while `down`.
-    struct Ear {
+    /// Counts the events of `orders.order` that it receives; refuses them while `down`.
+    struct RecordingSubscriber {
         module: &'static str,
-        heard: AtomicUsize,
+        received: AtomicUsize,
         down: AtomicBool,
     }
 
-    impl Ear {
+    impl RecordingSubscriber {
         fn new(module: &'static str) -> Arc<Self> {
-            Arc::new(Ear {
+            Arc::new(RecordingSubscriber {
                 module,
-                heard: AtomicUsize::new(0),
+                received: AtomicUsize::new(0),
                 down: AtomicBool::new(false),
             })
         }
     }
 
     #[async_trait]
-    impl Subscriber for Ear {
+    impl Subscriber for RecordingSubscriber {
         fn module(&self) -> &str {
             self.module
         }
@@ -99,7 +104,7 @@ mod tests {
             if self.down.load(Ordering::SeqCst) {
                 return Err(Fault::unavailable("down"));
             }
-            self.heard.fetch_add(1, Ordering::SeqCst);
+            self.received.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
 
@@ -126,31 +131,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_is_confirmed_only_when_every_listener_has_it() {
-        let (bus, shipping, mails) = (InProcessBus::new(), Ear::new("shipping"), Ear::new("notifications"));
+    async fn an_event_is_confirmed_only_when_every_subscriber_has_it() {
+        let (bus, shipping, mails) = (
+            InProcessBus::new(),
+            RecordingSubscriber::new("shipping"),
+            RecordingSubscriber::new("notifications"),
+        );
         bus.subscribe(shipping.clone()).await.unwrap();
         bus.subscribe(mails.clone()).await.unwrap();
         mails.down.store(true, Ordering::SeqCst);
         assert!(bus.publish(&event("order/1")).await.is_err());
         assert_eq!(
-            shipping.heard.load(Ordering::SeqCst),
+            shipping.received.load(Ordering::SeqCst),
             1,
-            "one that is down holds back no other"
+            "a subscriber that is down does not hold back the others"
         );
         mails.down.store(false, Ordering::SeqCst);
         assert!(bus.publish(&event("order/1")).await.is_ok());
-        assert_eq!(mails.heard.load(Ordering::SeqCst), 1);
+        assert_eq!(mails.received.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_module_hears_the_aggregates_it_listens_to_and_each_once() {
-        let (bus, first, second) = (InProcessBus::new(), Ear::new("shipping"), Ear::new("shipping"));
+    async fn a_module_receives_the_aggregates_it_subscribes_to_and_each_event_once() {
+        let (bus, first, second) = (
+            InProcessBus::new(),
+            RecordingSubscriber::new("shipping"),
+            RecordingSubscriber::new("shipping"),
+        );
         bus.subscribe(first.clone()).await.unwrap();
         bus.subscribe(second.clone()).await.unwrap();
         bus.publish(&event("cart/1")).await.unwrap();
         bus.publish(&event("order/1")).await.unwrap();
         assert_eq!(
-            (first.heard.load(Ordering::SeqCst), second.heard.load(Ordering::SeqCst)),
+            (
+                first.received.load(Ordering::SeqCst),
+                second.received.load(Ordering::SeqCst)
+            ),
             (0, 1)
         );
     }

@@ -1,4 +1,4 @@
-//! What carries events from the module they happened in to those that listen: this process, or a broker.
+//! Carries events from the module that publishes them to its subscribers: within this process, or through a broker.
 
 mod in_process;
 #[cfg(feature = "rabbitmq")]
@@ -21,17 +21,17 @@ pub use settings::{Limits, QueueType, Settings};
 pub use state::{BusState, LinkState};
 pub use topology::{Queue, Topology};
 
-/// A bus that can say how it is, and that ends in order.
+/// A bus that reports its state and shuts down in order.
 #[async_trait]
 pub trait Carrier: Bus {
-    /// Whether events get through now, for health and operators.
+    /// Whether events are delivered now, for health checks and operators.
     fn state(&self) -> BusState;
 
-    /// Receives nothing more, and returns when what was being handled is done, or after a few seconds; what is not done then comes again, to
-    /// whoever listens next. After this nothing of the bus touches a module's database.
+    /// Stops receiving, and returns when the events in progress are handled, or after a few seconds; those that are not handled by then are
+    /// delivered again, to the next subscriber. After this the bus does not touch a module's database.
     async fn stop_receiving(&self) {}
 
-    /// Ends publishing, when nobody publishes any more.
+    /// Stops publishing. Called when nothing publishes any more.
     async fn close(&self) {}
 }
 
@@ -39,11 +39,11 @@ pub trait Carrier: Bus {
 pub type Subscription = (&'static str, &'static [&'static str]);
 
 /// The bus that these settings describe: in process without `bus.url`, RabbitMQ with it. Events are received until `stop`; published ones are
-/// taken until the bus is closed or dropped, because the outboxes are emptied last. An unavailable broker keeps nothing from starting.
-/// `subscriptions` are those of all modules, wherever they run: whoever publishes declares the queues of modules that never ran.
+/// accepted until the bus is closed or dropped, because the outboxes are emptied last. An unavailable broker does not prevent the start.
+/// `subscriptions` are those of all modules, local and remote: a publisher also declares the queues of modules that have never run.
 ///
 /// # Errors
-/// A setting of `[bus]` that is wrong; a URL in a binary without the feature `rabbitmq`.
+/// An invalid setting of `[bus]`; a URL in a binary without the feature `rabbitmq`.
 pub fn start(
     settings: Settings,
     subscriptions: &[Subscription],

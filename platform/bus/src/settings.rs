@@ -6,8 +6,8 @@ use banyan_core::refuse_zero;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// How events travel; each setting is described in the file of defaults. Without a URL they stay in this process, and nothing else here
-/// matters.
+/// How events are carried; each setting is described in the file of defaults. Without a URL they stay in this process, and the other settings
+/// have no effect.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -22,7 +22,7 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// Limits that nobody sets.
+/// Limits that are not settings.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The timeout for the broker's confirmation of an event, after which it is published again. A healthy broker confirms within milliseconds.
@@ -30,14 +30,14 @@ pub struct Limits {
     /// The maximum number of events that this process has published and that are not confirmed yet. Each has a channel to itself; 100 of them
     /// gave ten times the throughput of one, more gave little.
     pub publish_channels: usize,
-    /// The timeout for making a connection and declaring the queues, after which all is tried again from the start.
+    /// The timeout for making a connection and declaring the queues, after which everything is retried from the start.
     pub connect_timeout: Duration,
-    /// The first delay before connecting again, and before offering an event again to a module that could not take it; doubles up to ten times
+    /// The first delay before connecting again, and before offering an event again to a module that could not accept it; doubles up to ten times
     /// itself.
     pub reconnect: Duration,
     /// The interval at which the queues and their bindings are declared again, in case somebody removed one.
     pub declare_every: Duration,
-    /// A consumer whose module took no event for this time (its database is unavailable) makes room for the next process that consumes for the
+    /// A consumer whose module accepted no event for this time (its database is unavailable) yields to the next process that consumes for the
     /// module.
     pub give_way: Duration,
 }

@@ -1,4 +1,4 @@
-//! How the bus is, for health and operators.
+//! The state of the bus, for health checks and operators.
 
 use banyan_core::Timestamp;
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub struct LinkState {
 }
 
 impl BusState {
-    /// The bus within a process, which is never away.
+    /// The bus within a process, which is always available.
     pub fn in_process() -> Self {
         BusState {
             kind: "in_process".to_owned(),
@@ -34,12 +34,12 @@ impl BusState {
         }
     }
 
-    /// A connection that does not stand.
+    /// A connection that is down.
     pub fn lost(&self) -> Option<&LinkState> {
         self.links.iter().find(|link| !link.connected)
     }
 
-    /// Whether every connection stands.
+    /// Whether every connection is up.
     pub fn is_connected(&self) -> bool {
         self.lost().is_none()
     }

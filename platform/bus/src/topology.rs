@@ -1,6 +1,6 @@
-//! Who listens to what, and the queues that follow from it.
+//! Which module subscribes to what, and the queues that follow from it.
 //!
-//! Compiled into every binary, so that whoever publishes makes the queues of modules that have never run, and their events wait for them there.
+//! Compiled into every binary, so that a publisher declares the queues of modules that have never run, and their events wait for them there.
 
 use super::{QueueType, Settings};
 
@@ -12,11 +12,11 @@ pub struct Topology {
     pub queues: Vec<Queue>,
 }
 
-/// The queue of one listening module.
+/// The queue of one subscribed module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     pub module: String,
-    /// `<exchange>.<module>`: another exchange is another world.
+    /// `<exchange>.<module>`: different exchanges share no queues.
     pub name: String,
     pub topics: Vec<String>,
 }
@@ -35,11 +35,11 @@ impl Topology {
         }
     }
 
-    /// Whether some module listens to this aggregate: then the broker must have a queue for it.
-    pub fn is_heard(&self, topic: &str) -> bool {
+    /// Whether a module subscribes to this aggregate: then the broker must have a queue for it.
+    pub fn is_subscribed(&self, topic: &str) -> bool {
         self.queues
             .iter()
-            .any(|queue| queue.topics.iter().any(|heard| heard == topic))
+            .any(|queue| queue.topics.iter().any(|subscribed| subscribed == topic))
     }
 
     pub fn queue_of(&self, module: &str) -> Option<&Queue> {
@@ -48,7 +48,7 @@ impl Topology {
 }
 
 impl Queue {
-    /// What the queue is bound by: every event of each aggregate, of interest or not, so that its module sees every version of a subject.
+    /// The queue's binding keys: every event of each aggregate, even if not needed, so that its module sees every version of a subject.
     pub fn patterns(&self) -> impl Iterator<Item = String> {
         self.topics.iter().map(|topic| format!("{topic}.#"))
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_module_hears_is_known_by_topic_and_not_by_prefix() {
+    fn a_subscription_matches_the_whole_topic_and_not_a_prefix() {
         let topology = Topology::new(
             &crate::settings::tests::defaults(),
             &[
@@ -67,7 +67,11 @@ mod tests {
                 ("catalog", &["orders.order"]),
             ],
         );
-        assert!(topology.is_heard("orders.order") && !topology.is_heard("orders.cart") && !topology.is_heard("orders"));
+        assert!(
+            topology.is_subscribed("orders.order")
+                && !topology.is_subscribed("orders.cart")
+                && !topology.is_subscribed("orders")
+        );
         let queue = topology.queue_of("orders").unwrap();
         assert_eq!(queue.name, "banyan.events.orders");
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Who this process is to the other processes, and whom it believes: the certificates of `[mtls]`.
+//! How processes authenticate to each other: the certificates of `[mtls]`.
 //!
-//! Whoever has a certificate of this CA is a process of this shop and is believed, whichever module it says it is; so the CA is the shop's own
+//! A process with a certificate of this CA belongs to this shop and is trusted, whichever module it claims to be; so the CA is the shop's own
 //! and signs nothing else. Changed files are read at the next start.
 
 use std::{
@@ -27,7 +27,7 @@ pub struct Settings {
     pub key_file: Option<PathBuf>,
 }
 
-/// This process's certificate and key, and the CA whose certificates it believes. Checked: the key is the certificate's.
+/// This process's certificate and key, and the CA that it trusts. Checked: the key belongs to the certificate.
 #[derive(Clone)]
 pub struct Identity {
     ca: Arc<[u8]>,
@@ -37,7 +37,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `None` without `[mtls]`: then processes talk in plaintext, which is allowed on loopback only.
+    /// `None` without `[mtls]`: then processes communicate in plaintext, which is allowed on loopback only.
     ///
     /// # Errors
     /// Names the key, and the file that is missing or holds something else.
@@ -94,7 +94,7 @@ impl Identity {
         }))
     }
 
-    /// The certificates of the CA that is believed, in PEM.
+    /// The certificates of the trusted CA, in PEM.
     pub fn ca_pem(&self) -> &[u8] {
         &self.ca
     }
@@ -148,7 +148,7 @@ fn server_config(
     for authority in authorities {
         roots
             .add(authority)
-            .context("mtls.ca_file holds a certificate that is none")?;
+            .context("mtls.ca_file holds an invalid certificate")?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -176,7 +176,7 @@ mod tests {
         authority.settings(name).map(|(_, file)| Some(file.into()))
     }
 
-    /// An HTTP client that shows this certificate, believes the CA and no other, and speaks TLS alone.
+    /// An HTTP client that presents this certificate, trusts only the CA, and uses only TLS.
     fn client_of(identity: &Identity) -> reqwest::ClientBuilder {
         let authorities = reqwest::Certificate::from_pem_bundle(identity.ca_pem()).unwrap();
         let both = [identity.certificate_pem(), b"\n", identity.key_pem()].concat();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_all_three_files_or_none() {
+    fn all_three_files_are_required_or_none() {
         let authority = Authority::new(&["orders"]);
         let all = files_of(&authority, "orders");
         assert!(load(Files::default()).unwrap().is_none());
@@ -258,12 +258,12 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn over_http_too_only_processes_of_the_same_authority_are_answered() {
+    async fn over_http_too_only_processes_of_the_same_authority_are_served() {
         let _ = aws_lc_rs::default_provider().install_default();
         let (ours, theirs) = (Authority::new(&["gateway", "orders"]), Authority::new(&["gateway"]));
         let orders = load(files_of(&ours, "orders")).unwrap().unwrap();
         let server =
-            HttpServer::new(|| App::new().default_service(web::to(|| async { HttpResponse::Ok().body("here") })))
+            HttpServer::new(|| App::new().default_service(web::to(|| async { HttpResponse::Ok().body("served") })))
                 .workers(1)
                 .disable_signals()
                 .listen_rustls_0_23(
@@ -276,8 +276,8 @@ mod tests {
         let handle = server.handle();
         actix_web::rt::spawn(server);
 
-        let place = format!("https://localhost:{port}/");
-        let answered =
+        let url = format!("https://localhost:{port}/");
+        let is_served =
             async |client: reqwest::ClientBuilder, url: &str| client.build().unwrap().get(url).send().await.is_ok();
         let secured = |authority: &Authority| client_of(&load(files_of(authority, "gateway")).unwrap().unwrap());
         let trusting = || {
@@ -290,17 +290,20 @@ mod tests {
         ]
         .concat();
         let stranger = trusting().identity(reqwest::Identity::from_pem(&stranger).unwrap());
-        assert!(answered(secured(&ours), &place).await, "one of ours");
-        assert!(!answered(trusting(), &place).await, "without a certificate");
-        assert!(!answered(stranger, &place).await, "with one of another authority");
-        assert!(!answered(secured(&theirs), &place).await, "who does not believe ours");
+        assert!(is_served(secured(&ours), &url).await, "one of ours");
+        assert!(!is_served(trusting(), &url).await, "without a certificate");
+        assert!(!is_served(stranger, &url).await, "with one of another authority");
         assert!(
-            !answered(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await,
+            !is_served(secured(&theirs), &url).await,
+            "a client that does not trust our CA"
+        );
+        assert!(
+            !is_served(reqwest::Client::builder(), &format!("http://localhost:{port}/")).await,
             "plaintext"
         );
         assert!(
-            !answered(secured(&ours), &format!("http://localhost:{port}/")).await,
-            "one of ours speaks no plaintext"
+            !is_served(secured(&ours), &format!("http://localhost:{port}/")).await,
+            "our own client over plaintext"
         );
         handle.stop(false).await;
     }

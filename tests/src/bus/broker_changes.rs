@@ -468,5 +468,5 @@ async fn unknown_subscriber() {
     let topology = banyan_bus::Topology::new(&fixture.settings, &[("shipping", &["orders.order", "users.user"])]);
     let bus = banyan_bus::RabbitBus::start(fixture.settings.clone(), topology, &CancellationToken::new()).unwrap();
     let fault = bus.subscribe(RecordingSubscriber::new("shipping")).await.unwrap_err();
-    assert!(fault.detail.contains("topology.rs"), "{fault}");
+    assert!(fault.detail.contains("under `subscribes`"), "{fault}");
 }

@@ -197,7 +197,7 @@ async fn freezes() {
         bus.state().links[0]
             .last_error
             .as_ref()
-            .is_some_and(|error| error.contains("no answer in time"))
+            .is_some_and(|error| error.contains("no response in time"))
     };
     banyan_durable_testing::eventually("the error says that the broker does not respond", SOON, silent).await;
     // A handshake with a frozen broker occupies a thread until its socket is closed.

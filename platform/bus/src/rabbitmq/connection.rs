@@ -1,4 +1,4 @@
-//! A connection to the broker that is made anew whenever it is lost.
+//! A connection to the broker that is reestablished whenever it is lost.
 
 use std::{fmt, fs, future::Future, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{LinkState, Settings};
 
-/// A peer that is gone without a word is noticed after about twice as long; the broker would propose a minute.
+/// A peer that vanishes silently is noticed after about twice this time; the broker would propose a minute.
 const HEARTBEAT_S: u16 = 10;
-/// lapin tells of most losses at once; its status is looked at so often for the rest.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// lapin reports most lost connections at once; its status is polled at this interval for the rest.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Where the broker is and how it is reached.
+/// The broker's address, and how to connect to it.
 pub struct Broker {
     uri: AMQPUri,
     tls: OwnedTLSConfig,
@@ -36,43 +36,43 @@ pub struct Broker {
     reconnect: Duration,
 }
 
-/// Why a connection ended, or did not come about.
+/// Why a connection ended, or could not be made.
 #[derive(Debug)]
 pub enum Broken {
     Lapin(lapin::Error),
-    /// The broker did not answer this in time.
-    Silent(&'static str),
-    /// The broker is well, but this module takes none of its events.
+    /// The broker did not respond in time while this was done.
+    NoResponse(&'static str),
+    /// The broker is healthy, but this module accepts none of its events.
     Stuck {
         module: String,
         since: Duration,
     },
-    /// A sentence for the operator.
+    /// Anything else, as a sentence for the operator.
     Wrong(String),
 }
 
-/// What is done with a connection.
+/// What a connection is used for.
 #[async_trait]
 pub trait Use: Send + Sync {
-    /// Goes on until the connection breaks, or until `stop`, which is `Ok`. Tells the link when everything is set up.
+    /// Runs until the connection is lost, or until `stop`, which is `Ok`. Notifies the link when everything is set up.
     async fn run(&self, connection: Arc<Connection>, link: &Link, stop: &CancellationToken) -> Result<(), Broken>;
 }
 
-/// One connection, with a name.
+/// One named connection.
 pub struct Link {
     name: String,
     broker: Arc<Broker>,
-    state: watch::Sender<Standing>,
+    state: watch::Sender<Status>,
 }
 
 #[derive(Clone)]
-struct Standing {
+struct Status {
     connected: bool,
     since: Timestamp,
     last_error: Option<String>,
 }
 
-/// Waits that double up to ten times the first one, each shortened at random by up to a half.
+/// Delays that double up to ten times the first one, each shortened at random by up to a half.
 pub struct Backoff {
     first: Duration,
     next: Duration,
@@ -86,9 +86,7 @@ impl Broker {
             bail!("{wrong}, and is {}", banyan_core::without_password(url));
         };
         if uri.vhost.is_empty() {
-            bail!(
-                "{wrong}: a slash with nothing behind it names a virtual host without a name; leave it out, or write /%2f"
-            );
+            bail!("{wrong}: a trailing slash names a virtual host with an empty name; leave it out, or write /%2f");
         }
         settings.check()?;
         uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT_S));
@@ -107,8 +105,8 @@ impl Broker {
         })
     }
 
-    /// `host:port`, for sentences.
-    fn place(&self) -> String {
+    /// `host:port`, for messages.
+    fn address(&self) -> String {
         format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
     }
 
@@ -116,13 +114,14 @@ impl Broker {
         let properties = ConnectionProperties::default().with_connection_name(format!("banyan {name}").into());
         let runtime = lapin::runtime::default_runtime()?;
         let connecting = Connection::connect_uri_with_config(self.uri.clone(), properties, self.tls.clone(), runtime);
-        within(self.connect_timeout, "the connection", async { Ok(connecting.await?) }).await
+        with_timeout(self.connect_timeout, "connecting", async { Ok(connecting.await?) }).await
     }
 
-    /// Whether anything at the broker's address says anything. A lapin connection cannot be given up while it shakes hands (it holds a thread until
-    /// the socket ends), so after one that met silence there is none until this, which can be given up, has an answer; a TLS port answers by closing.
-    async fn knock(&self) -> Result<(), Broken> {
-        let answer = async {
+    /// Whether anything responds at the broker's address. A lapin connection cannot be cancelled during its handshake (it occupies a thread until
+    /// the socket is closed), so after an attempt without a response no other is made until this probe, which can be cancelled, gets one. A TLS
+    /// port responds by closing.
+    async fn probe(&self) -> Result<(), Broken> {
+        let response = async {
             let mut stream = TcpStream::connect((self.uri.authority.host.as_str(), self.uri.authority.port))
                 .await
                 .map_err(Broken::from)?;
@@ -130,12 +129,12 @@ impl Broker {
             stream.read(&mut [0]).await.map_err(Broken::from)?;
             Ok(())
         };
-        within(self.connect_timeout, "the connection", answer).await
+        with_timeout(self.connect_timeout, "connecting", response).await
     }
 
-    /// What happened, and what an operator can do about it.
+    /// The error, and what an operator can do about it.
     fn explain(&self, broken: &Broken) -> String {
-        let place = self.place();
+        let address = self.address();
         let text = broken.to_string();
         let hint = if matches!(broken, Broken::Wrong(_) | Broken::Stuck { .. }) {
             return text;
@@ -151,15 +150,15 @@ impl Broker {
         } else if self.uri.scheme == AMQPScheme::AMQPS && text.contains("ertificate") {
             "its certificate is not trusted; bus.ca_file names the CA (PEM) to trust".to_owned()
         } else {
-            "is it the broker's address, and is it well?".to_owned()
+            "check that this is the broker's address and that the broker is healthy".to_owned()
         };
-        format!("the broker at {place}: {text} ({hint})")
+        format!("the broker at {address}: {text} ({hint})")
     }
 }
 
 impl Link {
     pub fn new(name: &str, broker: Arc<Broker>) -> Self {
-        let standing = Standing {
+        let status = Status {
             connected: false,
             since: SystemClock.now(),
             last_error: None,
@@ -167,18 +166,18 @@ impl Link {
         Link {
             name: name.to_owned(),
             broker,
-            state: watch::Sender::new(standing),
+            state: watch::Sender::new(status),
         }
     }
 
-    /// Connects and goes on connecting until `stop`.
-    pub async fn keep(&self, user: &dyn Use, stop: CancellationToken) {
+    /// Connects, and reconnects until `stop`.
+    pub async fn keep_connected(&self, user: &dyn Use, stop: CancellationToken) {
         let mut backoff = Backoff::new(self.broker.reconnect);
-        let mut met_silence = false;
+        let mut got_no_response = false;
         loop {
             let attempt = async {
-                if met_silence {
-                    self.broker.knock().await?;
+                if got_no_response {
+                    self.broker.probe().await?;
                 }
                 self.broker.connect(&self.name).await
             };
@@ -195,14 +194,14 @@ impl Link {
                 Ok(()) => return self.ended(None),
                 Err(broken) => broken,
             };
-            met_silence = matches!(broken, Broken::Silent(_));
+            got_no_response = matches!(broken, Broken::NoResponse(_));
             self.ended(Some(&broken));
-            // A module that takes nothing again as soon as it is connected is connected less and less often.
+            // A module that again accepts nothing as soon as it is connected is reconnected after longer and longer delays.
             if was_connected && !matches!(broken, Broken::Stuck { .. }) {
                 backoff = Backoff::new(self.broker.reconnect);
             }
             tokio::select! {
-                () = sleep(backoff.wait()) => {}
+                () = sleep(backoff.next_delay()) => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -210,7 +209,7 @@ impl Link {
 
     /// Everything is set up on this connection.
     pub fn connected(&self) {
-        let before = self.state.send_replace(Standing {
+        let before = self.state.send_replace(Status {
             connected: true,
             since: SystemClock.now(),
             last_error: None,
@@ -218,8 +217,8 @@ impl Link {
         if before.last_error.is_some() {
             tracing::info!(
                 link = self.name,
-                broker = self.broker.place(),
-                "the broker is there again"
+                broker = self.broker.address(),
+                "the broker is available again"
             );
         }
         metrics::counter!("banyan_bus_connects_total", "link" => self.name.clone()).increment(1);
@@ -234,7 +233,7 @@ impl Link {
         {
             tracing::warn!(
                 link = self.name,
-                "no events travel: {why}; trying again until it works, nothing is lost meanwhile"
+                "events are not delivered: {why}; retrying until it works, no event is lost meanwhile"
             );
         }
         let since = if before.connected {
@@ -242,7 +241,7 @@ impl Link {
         } else {
             before.since
         };
-        self.state.send_replace(Standing {
+        self.state.send_replace(Status {
             connected: false,
             since,
             last_error: why.or(before.last_error),
@@ -251,7 +250,7 @@ impl Link {
     }
 
     pub fn state(&self) -> LinkState {
-        let Standing {
+        let Status {
             connected,
             since,
             last_error,
@@ -265,22 +264,22 @@ impl Link {
     }
 }
 
-/// Waits until the connection is gone, and says why.
+/// Waits until the connection is lost, and returns why.
 pub async fn lost(connection: &Connection) -> Broken {
     let mut events = std::pin::pin!(connection.events_listener());
-    let mut look = interval(LOOK_EVERY);
+    let mut poll = interval(STATUS_INTERVAL);
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::Error(error)) if !connection.status().connected() => return Broken::Lapin(error),
                 Some(Event::ConnectionBlocked(reason)) => {
-                    tracing::warn!(reason, "the broker takes no events: it is short of memory or disk; `rabbitmqctl status` shows its alarms");
+                    tracing::warn!(reason, "the broker accepts no events: it is short of memory or disk; `rabbitmqctl status` shows its alarms");
                 }
-                Some(Event::ConnectionUnblocked) => tracing::info!("the broker takes events again"),
+                Some(Event::ConnectionUnblocked) => tracing::info!("the broker accepts events again"),
                 Some(_) => {}
                 None => return Broken::Wrong("the connection ended".to_owned()),
             },
-            _ = look.tick() => {
+            _ = poll.tick() => {
                 if !connection.status().connected() {
                     return Broken::Wrong("the broker closed the connection".to_owned());
                 }
@@ -289,13 +288,13 @@ pub async fn lost(connection: &Connection) -> Broken {
     }
 }
 
-/// lapin waits without a limit, whatever happened to the broker; so everything asked of it goes through here.
-pub async fn within<T>(
+/// lapin has no timeouts, whatever happens to the broker; so every call to it goes through here.
+pub async fn with_timeout<T>(
     limit: Duration,
     what: &'static str,
-    asked: impl Future<Output = Result<T, Broken>>,
+    call: impl Future<Output = Result<T, Broken>>,
 ) -> Result<T, Broken> {
-    timeout(limit, asked).await.unwrap_or(Err(Broken::Silent(what)))
+    timeout(limit, call).await.unwrap_or(Err(Broken::NoResponse(what)))
 }
 
 impl Backoff {
@@ -303,10 +302,10 @@ impl Backoff {
         Backoff { first, next: first }
     }
 
-    pub fn wait(&mut self) -> Duration {
-        let wait = self.next;
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.next;
         self.next = (self.next * 2).min(self.first * 10);
-        wait.mul_f64(rand::rng().random_range(0.5..1.0))
+        delay.mul_f64(rand::rng().random_range(0.5..1.0))
     }
 }
 
@@ -326,10 +325,10 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Lapin(error) => error.fmt(f),
-            Broken::Silent(what) => write!(f, "no answer in time to {what}"),
+            Broken::NoResponse(what) => write!(f, "no response in time while {what}"),
             Broken::Stuck { module, since } => write!(
                 f,
-                "{module} took none of its events for {} ms (is its database away?) and gives way to the next process that listens for it",
+                "{module} accepted none of its events for {} ms (is its database unavailable?); the next process that consumes for it takes over",
                 since.as_millis()
             ),
             Broken::Wrong(why) => f.write_str(why),
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_setting_is_named_without_the_password() {
+    fn an_invalid_setting_is_named_without_the_password() {
         for url in [
             "http://shop:geheim@broker",
             "broker:5672",
@@ -390,16 +389,16 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_ten_times_the_first() {
+    fn delays_double_up_to_ten_times_the_first() {
         let mut backoff = Backoff::new(Duration::from_millis(100));
-        let waits: Vec<u128> = (0..6).map(|_| backoff.wait().as_millis()).collect();
+        let delays: Vec<u128> = (0..6).map(|_| backoff.next_delay().as_millis()).collect();
         let longest = [100, 200, 400, 800, 1_000, 1_000];
         assert!(
-            waits
+            delays
                 .iter()
                 .zip(longest)
-                .all(|(wait, longest)| *wait >= longest / 2 && *wait < longest),
-            "{waits:?}"
+                .all(|(delay, longest)| *delay >= longest / 2 && *delay < longest),
+            "{delays:?}"
         );
     }
 }

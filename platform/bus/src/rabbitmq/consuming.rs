@@ -1,7 +1,7 @@
-//! Takes a module's events from its queue.
+//! Receives a module's events from its queue.
 //!
-//! Invariant: an event is acknowledged only after its module has committed its effect or a note to retry it. What was received and not acknowledged
-//! comes again on the next connection, and the module recognises it.
+//! Invariant: an event is acknowledged only after its module has committed its effect or a record to retry it. What was received and
+//! not acknowledged is delivered again on the next connection, and the module recognises it.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -26,39 +26,39 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Backoff, Broken, Link, Use, lost, within},
+    connection::{Backoff, Broken, Link, Use, lost, with_timeout},
     declaring::{declare, short},
 };
 use crate::{Queue, Settings, Topology};
 
-/// At a stop, events that are being handled are given so long.
-const FINISH_LIMIT: Duration = Duration::from_secs(5);
+/// The timeout at a stop for the events that are being handled.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The receiving side of one module.
 pub struct Consuming {
     pub settings: Settings,
     pub topology: Arc<Topology>,
     pub queue: Queue,
-    pub listener: Arc<dyn Subscriber>,
+    pub subscriber: Arc<dyn Subscriber>,
 }
 
-/// What came, read as far as it can be.
+/// A delivery, and the event in it if it can be parsed.
 struct Received {
     event: Result<Envelope, Fault>,
     delivery: Delivery,
 }
 
-/// Events being handled: those of one subject one after the other, as they came; different subjects at the same time. The broker sends no more than
-/// `prefetch` of them.
-struct Flight {
-    /// Each ends with the subject of the event that was taken.
+/// Events being handled: those of one subject one after the other, in their order of arrival; different subjects concurrently. The broker
+/// sends at most `prefetch` of them.
+struct InFlight {
+    /// Each returns the subject of the event that was handled.
     tasks: JoinSet<Result<String, Broken>>,
-    /// When the module last took an event, or was given one while it had none.
+    /// When the module last accepted an event, or was given one while it had none.
     progress: Instant,
     waiting: HashMap<String, VecDeque<Received>>,
-    listener: Arc<dyn Subscriber>,
+    subscriber: Arc<dyn Subscriber>,
     retry: Duration,
-    acknowledge_within: Duration,
+    acknowledge_timeout: Duration,
     stop: CancellationToken,
 }
 
@@ -78,20 +78,20 @@ impl Use for Consuming {
                 .await?;
             Ok((channel, consumer))
         };
-        let (channel, mut consumer) = within(limit, "consuming", consuming).await?;
+        let (channel, mut consumer) = with_timeout(limit, "starting to consume", consuming).await?;
         link.connected();
-        // The queue may be new, or have lost what was in it.
-        self.listener.catch_up();
-        let mut flight = Flight::new(self, stop.clone());
-        self.receive(&connection, &mut consumer, &mut flight, stop).await?;
+        // The queue may be new, or have lost its messages.
+        self.subscriber.catch_up();
+        let mut in_flight = InFlight::new(self, stop.clone());
+        self.receive(&connection, &mut consumer, &mut in_flight, stop).await?;
         let cancelled = async {
             Ok(channel
                 .basic_cancel(consumer.tag(), BasicCancelOptions::default())
                 .await?)
         };
-        within(limit, "the end of consuming", cancelled).await.ok();
-        flight.finish().await;
-        within(limit, "closing", async {
+        with_timeout(limit, "cancelling the consumer", cancelled).await.ok();
+        in_flight.finish().await;
+        with_timeout(limit, "closing", async {
             Ok(connection.close(200, "stopped".into()).await?)
         })
         .await
@@ -105,7 +105,7 @@ impl Consuming {
         &self,
         connection: &Connection,
         consumer: &mut Consumer,
-        flight: &mut Flight,
+        in_flight: &mut InFlight,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
         let mut lost = std::pin::pin!(lost(connection));
@@ -114,17 +114,17 @@ impl Consuming {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 broken = &mut lost => return Err(broken),
-                // Of all processes that listen for a module the broker gives its events to one, and to another only when that one has gone.
-                () = sleep_until(flight.progress + give_way), if !flight.is_empty() => {
-                    return Err(Broken::Stuck { module: self.queue.module.clone(), since: flight.progress.elapsed() });
+                // Of all processes that consume for a module the broker delivers to one, and to another only when that one has disconnected.
+                () = sleep_until(in_flight.progress + give_way), if !in_flight.is_empty() => {
+                    return Err(Broken::Stuck { module: self.queue.module.clone(), since: in_flight.progress.elapsed() });
                 }
                 delivery = consumer.next() => match delivery {
-                    Some(delivery) => flight.take(delivery?),
+                    Some(delivery) => in_flight.take(delivery?),
                     None => return Err(Broken::Wrong(format!("the broker ended the consumer of {}: was the queue deleted?", self.queue.name))),
                 },
-                Some(ended) = flight.tasks.join_next() => match ended {
-                    Ok(taken) => flight.next_of(taken?),
-                    // Unreachable: panics are caught where they happen. Everything received comes again on the next connection.
+                Some(ended) = in_flight.tasks.join_next() => match ended {
+                    Ok(taken) => in_flight.start_next(taken?),
+                    // Unreachable: panics are caught where they happen. Everything received is delivered again on the next connection.
                     Err(error) => return Err(Broken::Wrong(format!("handling an event ended: {error}"))),
                 },
             }
@@ -132,15 +132,15 @@ impl Consuming {
     }
 }
 
-impl Flight {
+impl InFlight {
     fn new(consuming: &Consuming, stop: CancellationToken) -> Self {
-        Flight {
+        InFlight {
             tasks: JoinSet::new(),
             progress: Instant::now(),
             waiting: HashMap::new(),
-            listener: consuming.listener.clone(),
+            subscriber: consuming.subscriber.clone(),
             retry: consuming.settings.limits.reconnect,
-            acknowledge_within: consuming.settings.limits.connect_timeout,
+            acknowledge_timeout: consuming.settings.limits.connect_timeout,
             stop,
         }
     }
@@ -169,8 +169,8 @@ impl Flight {
         }
     }
 
-    /// An event of this subject was taken.
-    fn next_of(&mut self, subject: String) {
+    /// An event of this subject was handled: starts the next one.
+    fn start_next(&mut self, subject: String) {
         self.progress = Instant::now();
         match self.waiting.get_mut(&subject).and_then(VecDeque::pop_front) {
             Some(received) => self.start(subject, received),
@@ -179,20 +179,20 @@ impl Flight {
     }
 
     fn start(&mut self, subject: String, received: Received) {
-        let (listener, backoff, stop, limit) = (
-            self.listener.clone(),
+        let (subscriber, backoff, stop, limit) = (
+            self.subscriber.clone(),
             Backoff::new(self.retry),
             self.stop.clone(),
-            self.acknowledge_within,
+            self.acknowledge_timeout,
         );
         self.tasks.spawn(async move {
             let taken = tokio::select! {
-                taken = handle(&*listener, received, backoff) => taken,
-                // What cannot be handled now is not waited for; what is being handled may end, within `finish`.
-                () = async { stop.cancelled().await; sleep(FINISH_LIMIT).await; } => return Ok(subject),
+                taken = handle(&*subscriber, received, backoff) => taken,
+                // An event that cannot be handled now is abandoned; one that is being handled may end, within `finish`.
+                () = async { stop.cancelled().await; sleep(FINISH_TIMEOUT).await; } => return Ok(subject),
             };
-            // Not told, the broker gives the event to whoever listens on the next connection.
-            within(limit, "an acknowledgement", async {
+            // Without it the broker delivers the event to the next consumer.
+            with_timeout(limit, "acknowledging an event", async {
                 Ok(taken.acker.ack(BasicAckOptions::default()).await?)
             })
             .await?;
@@ -200,37 +200,41 @@ impl Flight {
         });
     }
 
-    /// Lets what has begun end; what waits behind it comes again.
+    /// Lets the events that have begun end; those that wait behind them are delivered again.
     async fn finish(mut self) {
         self.waiting.clear();
-        timeout(FINISH_LIMIT, async { while self.tasks.join_next().await.is_some() {} })
-            .await
-            .ok();
+        timeout(FINISH_TIMEOUT, async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await
+        .ok();
     }
 }
 
-/// Hands the event over until the module has it; answers what is to be acknowledged. Only a module whose database is away does not take an event:
-/// giving it back to the broker would only bring it again at once. If it is away for long, the connection ends, and all goes to the next process.
-async fn handle(listener: &dyn Subscriber, received: Received, mut backoff: Backoff) -> Delivery {
+/// Offers the event until the module has accepted it, and returns the delivery to acknowledge. Only a module whose database is unavailable does
+/// not accept an event: requeued, it would be delivered again at once. If the database stays unavailable, the connection ends, and the next
+/// process receives everything.
+async fn handle(subscriber: &dyn Subscriber, received: Received, mut backoff: Backoff) -> Delivery {
     let Received { event, delivery } = received;
     loop {
         let attempt = async {
             match &event {
-                Ok(envelope) => listener.deliver(envelope.clone()).await,
-                Err(why) => listener.reject(&delivery.data, why).await,
+                Ok(envelope) => subscriber.deliver(envelope.clone()).await,
+                Err(why) => subscriber.reject(&delivery.data, why).await,
             }
         };
         let fault = match AssertUnwindSafe(attempt).catch_unwind().await {
             Ok(Ok(())) => break,
             Ok(Err(fault)) => fault,
-            Err(_) => Fault::internal("panicked", "taking the event panicked"),
+            Err(_) => Fault::internal("panicked", "handling the event panicked"),
         };
-        tracing::warn!(module = listener.module(), %fault, "an event could not be taken; it is tried again");
-        metrics::counter!("banyan_bus_deliveries_failed_total", "module" => listener.module().to_owned()).increment(1);
-        sleep(backoff.wait()).await;
+        tracing::warn!(module = subscriber.module(), %fault, "a module could not accept an event; retrying");
+        metrics::counter!("banyan_bus_deliveries_failed_total", "module" => subscriber.module().to_owned())
+            .increment(1);
+        sleep(backoff.next_delay()).await;
     }
     let outcome = if event.is_ok() { "taken" } else { "unreadable" };
-    metrics::counter!("banyan_bus_delivered_total", "module" => listener.module().to_owned(), "outcome" => outcome)
+    metrics::counter!("banyan_bus_delivered_total", "module" => subscriber.module().to_owned(), "outcome" => outcome)
         .increment(1);
     delivery
 }

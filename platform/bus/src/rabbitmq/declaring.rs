@@ -8,14 +8,14 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 
-use super::connection::{Broken, within};
+use super::connection::{Broken, with_timeout};
 use crate::{Queue, QueueType, Topology};
 
 /// Since RabbitMQ 4 a quorum queue drops what was delivered twenty times without an acknowledgement, which a consumer that crashes often enough
-/// would bring about. This is as good as no limit, and older brokers, which refuse -1, take it.
+/// would cause. This is as good as no limit, and older brokers, which refuse -1, accept it.
 const DELIVERY_LIMIT: i32 = i32::MAX;
 
-/// Declares everything on a channel of its own, which the broker closes should something be there already and differ.
+/// Declares everything on a channel of its own, which the broker closes if something exists already with other properties.
 pub async fn declare(connection: &Connection, topology: &Topology, limit: Duration) -> Result<(), Broken> {
     let all = async {
         let channel = connection.create_channel().await?;
@@ -38,7 +38,7 @@ pub async fn declare(connection: &Connection, topology: &Topology, limit: Durati
         channel.close(200, "declared".into()).await?;
         Ok(())
     };
-    within(limit, "declaring the queues", all).await
+    with_timeout(limit, "declaring the queues", all).await
 }
 
 async fn declare_queue(channel: &Channel, topology: &Topology, queue: &Queue) -> Result<(), Broken> {
@@ -77,7 +77,7 @@ fn arguments(queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// What to do about something that exists and is not as it should be; other errors as they are.
+/// Explains what to do about something that exists with other properties; returns other errors as they are.
 fn differs(error: lapin::Error, what: &str, name: &str) -> Broken {
     let text = error.to_string();
     if !text.contains("PRECONDITION_FAILED") && !text.contains("PRECONDITION-FAILED") && !text.contains("inequivalent")
@@ -85,13 +85,13 @@ fn differs(error: lapin::Error, what: &str, name: &str) -> Broken {
         return Broken::Lapin(error);
     }
     Broken::Wrong(format!(
-        "the {what} {name} is at the broker already, with other properties than this process declares ({text}). If bus.queue_type was changed, \
-         change it back; else delete the {what} (for a queue: `rabbitmqctl delete_queue {name}`), and it is made anew: what was waiting in it is \
-         fetched from the modules that sent it, which keep their events for durable.outbox_keep_days"
+        "the {what} {name} exists at the broker already, with other properties than this process declares ({text}). If bus.queue_type was changed, \
+         change it back; else delete the {what} (for a queue: `rabbitmqctl delete_queue {name}`), and it is declared again: the events that were in it \
+         are fetched from the modules that published them, which keep them for durable.outbox_keep_days"
     ))
 }
 
-/// A name as the protocol takes it: at most 255 bytes.
+/// A name as the protocol accepts it: at most 255 bytes.
 pub fn short(text: &str) -> Result<ShortString, Broken> {
     ShortString::try_new(text).map_err(|_| {
         Broken::Wrong(format!(

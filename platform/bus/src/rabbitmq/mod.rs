@@ -1,7 +1,7 @@
 //! Carries events through RabbitMQ.
 //!
 //! Invariants: the broker is transport, never memory; an event counts as published only when the broker has confirmed it and not returned it; after
-//! a lost connection nothing is assumed, everything is declared, published and received anew. lapin's own recovery is off: it has no deadline.
+//! a lost connection nothing is assumed, everything is declared, published and received again. lapin's own recovery is off: it has no timeout.
 
 mod connection;
 mod consuming;
@@ -29,30 +29,30 @@ pub struct RabbitBus {
     broker: Arc<Broker>,
     publishing: Arc<Publishing>,
     receivers: Arc<Receivers>,
-    /// Ends receiving.
+    /// Stops receiving.
     stop: CancellationToken,
     receiving: Mutex<Vec<JoinHandle<()>>>,
-    /// Ends publishing.
+    /// Stops publishing.
     closing: CancellationToken,
-    /// The same, when nobody has the bus any more.
+    /// The same, when the bus is dropped.
     _dropped: DropGuard,
 }
 
-/// The listening modules of this process.
+/// The subscribed modules of this process.
 #[derive(Default)]
 pub(super) struct Receivers(Mutex<BTreeMap<String, Receiver>>);
 
 struct Receiver {
-    listener: Arc<dyn Subscriber>,
+    subscriber: Arc<dyn Subscriber>,
     link: Arc<Link>,
     stop: CancellationToken,
 }
 
 impl RabbitBus {
-    /// Begins to connect, and goes on until the broker is there.
+    /// Starts connecting, and retries until the broker is available.
     ///
     /// # Errors
-    /// A URL that is none, a CA file that cannot be read, an impossible number.
+    /// An invalid URL, a CA file that cannot be read, an invalid number.
     pub fn start(settings: Settings, topology: Topology, stop: &CancellationToken) -> anyhow::Result<Arc<RabbitBus>> {
         let broker = Arc::new(Broker::from_settings(&settings)?);
         let topology = Arc::new(topology);
@@ -86,10 +86,10 @@ impl Bus for RabbitBus {
         self.publishing.publish(envelope).await
     }
 
-    /// A module listens once: a later listener of the same module takes the place of the earlier one.
-    async fn subscribe(&self, listener: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        let module = listener.module().to_owned();
-        let topics = listener.topics();
+    /// A module has one subscriber: a later one replaces the earlier one.
+    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
+        let module = subscriber.module().to_owned();
+        let topics = subscriber.topics();
         if topics.is_empty() {
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl Bus for RabbitBus {
             return Err(Fault::internal(
                 "unknown_listener",
                 format!(
-                    "{module} listens to {}, but app/src/bus/topology.rs says [{known}]; its queue would miss events",
+                    "{module} subscribes to {}, but is registered with [{known}] under `subscribes`; its queue would miss events",
                     topics.join(", ")
                 ),
             ));
@@ -118,17 +118,17 @@ impl Bus for RabbitBus {
             settings: self.settings.clone(),
             topology: self.topology.clone(),
             queue,
-            listener: listener.clone(),
+            subscriber: subscriber.clone(),
         };
         self.receivers.put(
             module,
             Receiver {
-                listener,
+                subscriber,
                 link: link.clone(),
                 stop: stop.clone(),
             },
         );
-        let receiving = tokio::spawn(async move { link.keep(&consuming, stop).await });
+        let receiving = tokio::spawn(async move { link.keep_connected(&consuming, stop).await });
         self.receiving.lock().push(receiving);
         Ok(())
     }
@@ -166,9 +166,9 @@ impl Receivers {
         }
     }
 
-    /// The topology was incomplete: what was published meanwhile by others may have passed these modules by.
+    /// The topology was incomplete: events that others published meanwhile may not have reached these modules.
     fn catch_up(&self) {
-        self.lock().values().for_each(|receiver| receiver.listener.catch_up());
+        self.lock().values().for_each(|receiver| receiver.subscriber.catch_up());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Receiver>> {

@@ -1,6 +1,6 @@
-//! Hands events to the broker and waits for its word on each.
+//! Publishes events to the broker and waits for the confirmation of each.
 //!
-//! Each event on its way has a channel to itself. The broker says which message it confirms but not which one it returns, and lapin gives a returned
+//! Each event in flight has a channel to itself. The broker says which message it confirms but not which one it returns, and lapin attaches a returned
 //! message to whatever is confirmed next: with several on one channel an unroutable event could be confirmed, and lost, while another one fails.
 
 use std::{sync::Arc, time::Duration};
@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Receivers,
-    connection::{Broken, Broker, Link, Use, lost, within},
+    connection::{Broken, Broker, Link, Use, lost, with_timeout},
     declaring::{declare, short},
 };
 use crate::{LinkState, Settings, Topology};
 
-/// Message stays on disk.
+/// The delivery mode of a message that the broker stores on disk.
 const PERSISTENT: u8 = 2;
 const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 
@@ -36,8 +36,8 @@ pub struct Publishing {
     receivers: Arc<Receivers>,
     link: Link,
     session: Mutex<Option<Arc<Session>>>,
-    /// Events on their way; the others wait.
-    room: Semaphore,
+    /// One for each event in flight; the others wait.
+    permits: Semaphore,
     confirm_timeout: Duration,
     connect_timeout: Duration,
     declare_every: Duration,
@@ -47,12 +47,12 @@ pub struct Publishing {
 /// What belongs to one connection and ends with it.
 struct Session {
     connection: Arc<Connection>,
-    /// Channels that carry nothing now.
+    /// Channels without an event in flight.
     idle: Mutex<Vec<Channel>>,
-    /// An event came back, or its channel was closed: some queue, some binding or the exchange is gone.
+    /// An event was returned, or its channel was closed: a queue, a binding or the exchange is missing.
     incomplete: Notify,
-    /// The broker does not open channels any more.
-    silent: Notify,
+    /// The broker no longer opens channels.
+    unresponsive: Notify,
 }
 
 impl Publishing {
@@ -68,19 +68,19 @@ impl Publishing {
             receivers,
             link: Link::new("publishing", broker),
             session: Mutex::default(),
-            room: Semaphore::new(settings.limits.publish_channels),
+            permits: Semaphore::new(settings.limits.publish_channels),
             confirm_timeout: settings.limits.confirm_timeout,
             connect_timeout: settings.limits.connect_timeout,
             declare_every: settings.limits.declare_every,
             running: Mutex::default(),
         });
         let kept = publishing.clone();
-        let running = tokio::spawn(async move { kept.link.keep(&*kept, closing).await });
+        let running = tokio::spawn(async move { kept.link.keep_connected(&*kept, closing).await });
         *publishing.running() = Some(running);
         publishing
     }
 
-    /// After `closing`: waits until the connection is closed, or given up.
+    /// After `closing`: waits until the connection is closed or abandoned.
     pub async fn ended(&self) {
         let running = self.running().take();
         if let Some(running) = running {
@@ -98,32 +98,32 @@ impl Publishing {
 
     /// `Ok` only if the broker has the event in every bound queue.
     pub async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        let Ok(_room) = self.room.acquire().await else {
+        let Ok(_permit) = self.permits.acquire().await else {
             return Err(Fault::unavailable("The bus is closed."));
         };
         let Some(session) = self.session() else {
             return Err(Fault::unavailable(format!(
-                "The broker is away: {}",
+                "The broker is unavailable: {}",
                 self.link.state().last_error.unwrap_or_default()
             )));
         };
         if session.connection.status().blocked() {
             return Err(failed(
                 "blocked",
-                "The broker takes no events now: it is short of memory or disk.",
+                "The broker accepts no events now: it is short of memory or disk.",
             ));
         }
         let channel = session.take_channel(self.connect_timeout).await.map_err(|broken| {
-            if matches!(broken, Broken::Silent(_)) {
-                session.silent.notify_one();
+            if matches!(broken, Broken::NoResponse(_)) {
+                session.unresponsive.notify_one();
             }
             failed("no_channel", format!("The broker opened no channel: {broken}"))
         })?;
-        // Given up in between, the channel is dropped and with it closed: a late word on this event must not be taken for one on another.
+        // If this is cancelled, the channel is dropped and so closed: a late confirmation of this event must not be taken for that of another.
         let confirmation = match timeout(self.confirm_timeout, self.send(&channel, envelope)).await {
             Ok(Ok(confirmation)) => confirmation,
             Ok(Err(broken)) => {
-                // The broker closes a channel and not the connection when something is wrong with what was asked, as where the exchange is gone.
+                // The broker closes the channel and not the connection when a request is wrong, as when the exchange is missing.
                 if session.connection.status().connected() {
                     session.incomplete.notify_one();
                 }
@@ -146,8 +146,8 @@ impl Publishing {
                 )))
             }
             Confirmation::Nack(None) => Err(failed("refused", "The broker could not keep the event.")),
-            // Unreachable: every channel here has confirmations on; were it not so, nothing would be known.
-            Confirmation::NotRequested => Err(failed("unconfirmed", "The broker was not asked to confirm.")),
+            // Unreachable: every channel here has confirmations on; without them nothing would be known.
+            Confirmation::NotRequested => Err(failed("unconfirmed", "Confirmations are off on this channel.")),
         }
     }
 
@@ -155,7 +155,7 @@ impl Publishing {
         let topic = envelope.topic();
         let key = format!("{topic}.{}", envelope.subject_id());
         let options = BasicPublishOptions {
-            mandatory: self.topology.is_heard(&topic),
+            mandatory: self.topology.is_subscribed(&topic),
             immediate: false,
         };
         let properties = BasicProperties::default()
@@ -181,19 +181,19 @@ impl Publishing {
 
     /// Keeps the topology complete while the connection lasts.
     async fn watch(&self, session: &Session, closing: &CancellationToken) -> Result<(), Broken> {
-        let mut again = interval_at(tokio::time::Instant::now() + self.declare_every, self.declare_every);
+        let mut redeclare = interval_at(tokio::time::Instant::now() + self.declare_every, self.declare_every);
         let mut lost = std::pin::pin!(lost(&session.connection));
         loop {
             tokio::select! {
                 broken = &mut lost => return Err(broken),
-                () = session.silent.notified() => return Err(Broken::Silent("opening a channel")),
+                () = session.unresponsive.notified() => return Err(Broken::NoResponse("opening a channel")),
                 () = session.incomplete.notified() => {
-                    tracing::warn!("an event was not taken: a queue, a binding or the exchange is gone from the broker; declaring all again");
+                    tracing::warn!("an event was not routed: a queue, a binding or the exchange is missing at the broker; declaring all again");
                     declare(&session.connection, &self.topology, self.connect_timeout).await?;
                     self.receivers.catch_up();
                 }
-                // A binding that is gone is noticed at once only if no other queue took the event.
-                _ = again.tick() => declare(&session.connection, &self.topology, self.connect_timeout).await?,
+                // A missing binding is noticed at once only if no other queue received the event.
+                _ = redeclare.tick() => declare(&session.connection, &self.topology, self.connect_timeout).await?,
                 () = closing.cancelled() => return Ok(()),
             }
         }
@@ -208,14 +208,14 @@ impl Use for Publishing {
             connection: connection.clone(),
             idle: Mutex::default(),
             incomplete: Notify::new(),
-            silent: Notify::new(),
+            unresponsive: Notify::new(),
         });
         self.set_session(Some(session.clone()));
         link.connected();
         let ended = self.watch(&session, closing).await;
         self.set_session(None);
         if ended.is_ok() {
-            within(self.connect_timeout, "closing", async {
+            with_timeout(self.connect_timeout, "closing", async {
                 Ok(connection.close(200, "stopped".into()).await?)
             })
             .await
@@ -236,7 +236,7 @@ impl Session {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        within(limit, "opening a channel", opening).await
+        with_timeout(limit, "opening a channel", opening).await
     }
 
     fn put_back(&self, channel: Channel) {

@@ -1,6 +1,6 @@
 //! Which of a module's instances are healthy, and which of them is called next.
 //!
-//! Every instance is probed all the time. It leaves the rotation at the first probe that fails, or when a caller reports that it refused the
+//! Every instance is probed continuously. It leaves the rotation at the first probe that fails, or when a caller reports that it refused the
 //! connection, and is back after the first probe that succeeds. The next instance is chosen by "the power of two choices" (Mitzenmacher, 2001):
 //! of two at random the one with fewer calls in flight. That keeps slow instances from being overloaded, without comparing all of them for each
 //! call.
@@ -27,7 +27,7 @@ use crate::discovery::{Address, Interface, Probing};
 /// How instances are connected and probed.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
-    /// What a call is made over; its clones share what is expensive.
+    /// What a call is made over; clones share the underlying connection.
     type Connection: Clone + Send + Sync + 'static;
 
     /// Prepares a connection to an instance, without opening it yet.
@@ -89,14 +89,14 @@ pub fn why_degraded(instances: &[InstanceState]) -> Option<String> {
 
 struct Shared<C> {
     known: RwLock<Vec<Arc<Member<C>>>>,
-    /// Those that could never be connected, with the reason.
-    impossible: RwLock<Vec<(Address, String)>>,
-    /// What the measurements are called: module and interface.
+    /// Those that can never be connected, with the reason.
+    unusable: RwLock<Vec<(Address, String)>>,
+    /// The labels of the metrics: module and interface.
     measured_as: OnceLock<(String, Interface)>,
     _running: DropGuard,
 }
 
-/// One instance, as long as it is known.
+/// One instance, for as long as discovery knows it.
 struct Member<C> {
     address: Address,
     connection: C,
@@ -106,7 +106,7 @@ struct Member<C> {
     probe_state: Mutex<ProbeState>,
     rotation: Weak<Shared<C>>,
     /// Set when discovery no longer knows it.
-    gone: CancellationToken,
+    removed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -115,7 +115,7 @@ struct ProbeState {
     reason: Option<String>,
 }
 
-/// An instance that was picked for one call, which counts as in flight as long as this lives.
+/// An instance that was picked for one call, which counts as in flight until this is dropped.
 pub struct Picked<C> {
     member: Arc<Member<C>>,
 }
@@ -131,7 +131,7 @@ impl<C: Connector> Balancer<C> {
         let running = stop.child_token();
         let shared = Arc::new(Shared {
             known: RwLock::default(),
-            impossible: RwLock::default(),
+            unusable: RwLock::default(),
             measured_as: OnceLock::new(),
             _running: running.clone().drop_guard(),
         });
@@ -141,11 +141,11 @@ impl<C: Connector> Balancer<C> {
             running,
             probing,
         };
-        keeper.keep(addresses);
+        keeper.run(addresses);
         Balancer { shared }
     }
 
-    /// Measures how many instances there are, and how many of them are in rotation, under these names.
+    /// Records how many instances there are, and how many of them are in rotation, with these labels.
     #[must_use]
     pub fn measured_as(self, module: &str, interface: Interface) -> Self {
         let _ = self.shared.measured_as.set((module.to_owned(), interface));
@@ -159,7 +159,7 @@ impl<C: Connector> Balancer<C> {
         self.shared.pick(|_| true)
     }
 
-    /// As [`pick`](Balancer::pick), but another one than this: for a second attempt.
+    /// Like [`pick`](Balancer::pick), but a different instance: for a second attempt.
     pub fn pick_other(&self, not: &Picked<C::Connection>) -> Option<Picked<C::Connection>> {
         self.shared.pick(|member| member.address != not.member.address)
     }
@@ -167,13 +167,13 @@ impl<C: Connector> Balancer<C> {
     /// All instances that are known.
     pub fn states(&self) -> Vec<InstanceState> {
         let mut states: Vec<InstanceState> = self.shared.known().iter().map(|member| member.state()).collect();
-        let never = |(address, reason): &(Address, String)| InstanceState {
+        let unusable = |(address, reason): &(Address, String)| InstanceState {
             address: address.clone(),
             in_rotation: false,
             in_flight: 0,
             reason: Some(reason.clone()),
         };
-        states.extend(self.shared.impossible().iter().map(never));
+        states.extend(self.shared.unusable().iter().map(unusable));
         states
     }
 }
@@ -183,20 +183,20 @@ impl<C> Shared<C> {
         self.known.read()
     }
 
-    fn impossible(&self) -> RwLockReadGuard<'_, Vec<(Address, String)>> {
-        self.impossible.read()
+    fn unusable(&self) -> RwLockReadGuard<'_, Vec<(Address, String)>> {
+        self.unusable.read()
     }
 
-    fn pick(&self, suits: impl Fn(&Member<C>) -> bool) -> Option<Picked<C>> {
+    fn pick(&self, is_eligible: impl Fn(&Member<C>) -> bool) -> Option<Picked<C>> {
         let known = self.known();
-        let suiting = || {
+        let eligible = || {
             known
                 .iter()
-                .filter(|member| member.in_rotation.load(Ordering::Relaxed) && suits(member))
+                .filter(|member| member.in_rotation.load(Ordering::Relaxed) && is_eligible(member))
         };
-        // An instance may leave while we look; whoever is found is then as good as another.
-        let nth = |n| suiting().nth(n).or_else(|| suiting().next());
-        let member = match suiting().count() {
+        // An instance may leave the rotation meanwhile; then any other will do.
+        let nth = |n| eligible().nth(n).or_else(|| eligible().next());
+        let member = match eligible().count() {
             0 => return None,
             1 => nth(0)?,
             count => {
@@ -218,7 +218,7 @@ impl<C> Shared<C> {
         let (known, healthy) = {
             let known = self.known();
             (
-                known.len() + self.impossible().len(),
+                known.len() + self.unusable().len(),
                 known
                     .iter()
                     .filter(|member| member.in_rotation.load(Ordering::Relaxed))
@@ -256,7 +256,7 @@ impl<C> Member<C> {
         probe_state.reason = Some(reason);
     }
 
-    fn come_back(&self, probe_state: &mut ProbeState) {
+    fn rejoin(&self, probe_state: &mut ProbeState) {
         if !self.in_rotation.swap(true, Ordering::Relaxed) {
             info!(instance = %self.address, "an instance is back in rotation");
         }
@@ -279,7 +279,7 @@ impl<C> Picked<C> {
         &self.member.address
     }
 
-    /// It refused the connection: out of rotation at once, until a probe that begins later succeeds.
+    /// Reports that it refused the connection: it leaves the rotation at once, until a probe that begins later succeeds.
     pub fn refused(&self) {
         {
             let mut probe_state = self.member.probe_state();
@@ -297,7 +297,7 @@ impl<C> Drop for Picked<C> {
     }
 }
 
-/// Keeps a rotation: takes in what discovery says, and probes.
+/// Keeps the rotation up to date: applies what discovery reports, and probes.
 struct Keeper<C: Connector> {
     connector: Arc<C>,
     shared: Weak<Shared<C::Connection>>,
@@ -306,29 +306,29 @@ struct Keeper<C: Connector> {
 }
 
 impl<C: Connector> Keeper<C> {
-    /// Takes in what is known now, before it returns, and every change from then on.
-    fn keep(self, mut addresses: watch::Receiver<Vec<Address>>) {
+    /// Applies what is known now, before it returns, and every change from then on.
+    fn run(self, mut addresses: watch::Receiver<Vec<Address>>) {
         let first = addresses.borrow_and_update().clone();
-        self.take_in(&first);
+        self.apply(&first);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     () = self.running.cancelled() => return,
                     changed = addresses.changed() => {
                         if changed.is_err() {
-                            // Nothing will change any more; the probes go on.
+                            // Nothing will change any more; the probes continue.
                             return;
                         }
                         let known = addresses.borrow_and_update().clone();
-                        self.take_in(&known);
+                        self.apply(&known);
                     }
                 }
             }
         });
     }
 
-    /// Who stays keeps its connection and its state; who is new is in rotation and probed at once; calls to who is gone may finish.
-    fn take_in(&self, addresses: &[Address]) {
+    /// A known instance keeps its connection and its state; a new one is in rotation and probed at once; calls to a removed one may finish.
+    fn apply(&self, addresses: &[Address]) {
         let Some(shared) = self.shared.upgrade() else { return };
         let mut before: BTreeMap<Address, Arc<Member<C::Connection>>> = shared
             .known()
@@ -336,7 +336,7 @@ impl<C: Connector> Keeper<C> {
             .map(|member| (member.address.clone(), member.clone()))
             .collect();
         let mut now = Vec::with_capacity(addresses.len());
-        let (mut new, mut impossible) = (Vec::new(), Vec::new());
+        let (mut new, mut unusable) = (Vec::new(), Vec::new());
         for address in addresses {
             if let Some(member) = before.remove(address) {
                 now.push(member);
@@ -351,22 +351,22 @@ impl<C: Connector> Keeper<C> {
                         in_rotation: AtomicBool::new(true),
                         probe_state: Mutex::default(),
                         rotation: self.shared.clone(),
-                        gone: self.running.child_token(),
+                        removed: self.running.child_token(),
                     });
                     now.push(member.clone());
                     new.push(member);
                 }
                 Err(why) => {
-                    if !shared.impossible().iter().any(|(known, _)| known == address) {
-                        error!(instance = %address, "an instance cannot be connected, and is left out: {why:#}");
+                    if !shared.unusable().iter().any(|(known, _)| known == address) {
+                        error!(instance = %address, "an instance cannot be connected, and is ignored: {why:#}");
                     }
-                    impossible.push((address.clone(), format!("{why:#}")));
+                    unusable.push((address.clone(), format!("{why:#}")));
                 }
             }
         }
-        *shared.impossible.write() = impossible;
+        *shared.unusable.write() = unusable;
         *shared.known.write() = now;
-        before.into_values().for_each(|member| member.gone.cancel());
+        before.into_values().for_each(|member| member.removed.cancel());
         for member in new {
             tokio::spawn(probe(self.connector.clone(), member, self.probing));
         }
@@ -374,24 +374,27 @@ impl<C: Connector> Keeper<C> {
     }
 }
 
-/// Probes one instance until it is gone.
+/// Probes one instance until it is removed.
 async fn probe<C: Connector>(connector: Arc<C>, member: Arc<Member<C::Connection>>, probing: Probing) {
-    let Probing { every, timeout: within } = probing;
-    let gone = member.gone.clone();
+    let Probing {
+        every,
+        timeout: probe_timeout,
+    } = probing;
+    let removed = member.removed.clone();
     let probing = async {
         loop {
             let refusals = member.probe_state().refusals;
-            let answer = timeout(within, connector.probe(&member.connection)).await;
+            let result = timeout(probe_timeout, connector.probe(&member.connection)).await;
             {
                 let mut probe_state = member.probe_state();
-                match answer {
-                    // A probe that was under way when a caller was refused proves nothing.
+                match result {
+                    // A probe that was in flight when a caller was refused proves nothing.
                     Ok(Ok(())) if probe_state.refusals != refusals => {}
-                    Ok(Ok(())) => member.come_back(&mut probe_state),
+                    Ok(Ok(())) => member.rejoin(&mut probe_state),
                     Ok(Err(reason)) => member.leave(&mut probe_state, reason),
                     Err(_) => member.leave(
                         &mut probe_state,
-                        format!("no response to a probe within {} ms", within.as_millis()),
+                        format!("no response to a probe within {} ms", probe_timeout.as_millis()),
                     ),
                 }
             }
@@ -400,7 +403,7 @@ async fn probe<C: Connector>(connector: Arc<C>, member: Arc<Member<C::Connection
         }
     };
     tokio::select! {
-        () = gone.cancelled() => {}
+        () = removed.cancelled() => {}
         () = probing => {}
     }
 }

@@ -60,7 +60,7 @@ pub struct BreakerPermit {
 pub struct Breaker {
     rules: BreakerRules,
     state: State,
-    /// Counts the states it has been in: how a call of an earlier one ended says nothing about this one.
+    /// Counts the states it has been in: the outcome of a call from an earlier state does not count in this one.
     phase: u64,
 }
 
@@ -68,7 +68,7 @@ pub struct Breaker {
 enum State {
     Closed(Box<Window>),
     Open { until: Instant },
-    HalfOpen { under_way: u32, succeeded: u32 },
+    HalfOpen { in_flight: u32, succeeded: u32 },
 }
 
 impl Breaker {
@@ -87,18 +87,18 @@ impl Breaker {
             && now >= until
         {
             self.enter(State::HalfOpen {
-                under_way: 0,
+                in_flight: 0,
                 succeeded: 0,
             });
         }
         match &mut self.state {
             State::Closed(_) => {}
             State::Open { until } => return Err(until.duration_since(now)),
-            State::HalfOpen { under_way, succeeded } => {
-                if *under_way + *succeeded >= self.rules.probes {
+            State::HalfOpen { in_flight, succeeded } => {
+                if *in_flight + *succeeded >= self.rules.probes {
                     return Err(self.rules.open);
                 }
-                *under_way += 1;
+                *in_flight += 1;
             }
         }
         Ok(BreakerPermit { phase: self.phase })
@@ -109,13 +109,13 @@ impl Breaker {
         match self.state {
             State::Closed(_) => None,
             State::Open { until } => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
-            State::HalfOpen { under_way, succeeded } => {
-                (under_way + succeeded >= self.rules.probes).then_some(self.rules.open)
+            State::HalfOpen { in_flight, succeeded } => {
+                (in_flight + succeeded >= self.rules.probes).then_some(self.rules.open)
             }
         }
     }
 
-    /// Takes in how a call ended.
+    /// Records how a call ended.
     pub fn record(&mut self, permit: BreakerPermit, outcome: Outcome, now: Instant) {
         if permit.phase != self.phase {
             return;
@@ -130,8 +130,8 @@ impl Breaker {
                         && f64::from(unavailable) >= self.rules.failure_rate * f64::from(available + unavailable);
                 }
             }
-            State::HalfOpen { under_way, succeeded } => {
-                *under_way -= 1;
+            State::HalfOpen { in_flight, succeeded } => {
+                *in_flight -= 1;
                 *succeeded += u32::from(outcome == Outcome::Available);
                 opens = outcome == Outcome::Unavailable;
                 closes = *succeeded >= self.rules.probes;
@@ -285,10 +285,10 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_when_enough_calls_and_enough_of_them_found_nobody() {
+    fn it_opens_when_enough_calls_and_enough_of_them_found_the_module_unavailable() {
         let mut bench = Bench::new();
         bench.calls(Outcome::Unavailable, 3);
-        assert_eq!(bench.state(), BreakerState::Closed, "three calls are too few to tell");
+        assert_eq!(bench.state(), BreakerState::Closed, "three calls are too few");
         bench.calls(Outcome::Available, 4);
         assert_eq!(
             (bench.state(), bench.breaker.failure_rate(bench.now)),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_one_says_how_long_to_wait() {
+    fn an_open_breaker_returns_the_remaining_delay() {
         let mut bench = Bench::open();
         bench.pass_ms(500);
         assert_eq!(
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn outcomes_older_than_the_window_are_forgotten() {
         let mut bench = Bench::new();
         bench.calls(Outcome::Unavailable, 3);
         bench.pass_ms(10_000);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failing_probe_opens_it_for_the_whole_time_again() {
+    fn one_failing_probe_opens_it_for_the_full_period_again() {
         let mut bench = Bench::open();
         bench.pass_ms(2_000);
         bench.calls(Outcome::Available, 1);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_probes_than_needed_are_under_way_and_an_abandoned_one_makes_room() {
+    fn no_more_probes_than_needed_are_in_flight_and_an_abandoned_one_frees_its_permit() {
         let mut bench = Bench::open();
         bench.pass_ms(2_000);
         let first = bench.breaker.try_acquire(bench.now).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_from_before_says_nothing_about_now() {
+    fn the_outcome_of_a_call_from_an_earlier_state_does_not_count() {
         let mut bench = Bench::new();
         let early = bench.breaker.try_acquire(bench.now).unwrap();
         bench.calls(Outcome::Unavailable, 4);

@@ -1,4 +1,4 @@
-//! The bulkhead: how many calls to one module may run and how many may wait, so that a slow module ties up no more than its share of this
+//! The bulkhead: the maximum number of calls to one module that run and that wait, so that a slow module ties up no more than its share of this
 //! process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,13 +41,13 @@ impl Bulkhead {
         self.permits.acquire().await.map_err(|_| QueueFull)
     }
 
-    /// How many calls wait for a permit.
+    /// The number of calls that wait for a permit.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
-/// A place in the queue, held until dropped.
+/// A queued call, counted until dropped.
 struct Queueing<'a>(&'a AtomicUsize);
 
 impl<'a> Queueing<'a> {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_refuses_at_once_and_a_dropped_permit_makes_room() {
+    fn a_full_queue_rejects_at_once_and_a_dropped_permit_is_free_again() {
         let bulkhead = Bulkhead::new(1, 1);
         let inside = bulkhead.try_acquire().unwrap();
         assert!(bulkhead.try_acquire().is_none());

@@ -1,4 +1,4 @@
-//! Calls to one module that runs elsewhere, whatever they are made over.
+//! Calls to one remote module, whatever protocol carries them.
 
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,14 @@ pub struct Attempt<T> {
 pub enum Resend {
     /// Only if nothing was sent.
     IfNotConnected,
-    /// Also if the connection was lost before a response began: doing it twice is as good as doing it once.
+    /// Also if the connection was lost before a response began: the call is idempotent.
     IfConnectionLost,
 }
 
 /// The client of one module: every call of this process to it goes through its bulkhead, its breaker and its balancer.
 ///
-/// A call is made at most twice: where no connection could be made, nothing was sent, and another instance is tried; so it is where the
-/// connection was lost, if the call [allows it](Resend). Nothing else is repeated here: what may have arrived is repeated by sagas and reactions
+/// A call is made at most twice: if no connection could be made, nothing was sent, and another instance is tried; the same applies if the
+/// connection was lost and the call [allows it](Resend). Nothing else is retried here: what may have arrived is retried by sagas and reactions
 /// alone, under the same `command_id`.
 ///
 /// What counts against the module in the breaker: no instance, no connection, a lost connection, a timeout, and its own response that it is
@@ -44,7 +44,7 @@ pub struct ModuleClient<C: Connector> {
 }
 
 impl<C: Connector> ModuleClient<C> {
-    /// `observe` hears how each attempt ended.
+    /// `observe` is called with the result of each attempt.
     pub fn new(
         module: &'static str,
         balancer: Balancer<C>,
@@ -92,7 +92,7 @@ impl<C: Connector> ModuleClient<C> {
         result.map(|(attempt, picked)| (attempt.response, picked))
     }
 
-    /// A permit of the bulkhead, and one of the breaker.
+    /// Acquires a permit of the bulkhead, and one of the breaker.
     async fn acquire(&self, deadline: Instant) -> Result<(SemaphorePermit<'_>, Recorder<'_, C>), CallFailure> {
         let permit = match self.bulkhead.try_acquire() {
             Some(permit) => permit,
@@ -235,7 +235,7 @@ fn announce(module: &'static str, state: BreakerState) {
     }
 }
 
-/// A breaker's rules where nobody sets them: five calls within five seconds are enough to tell that a module is unavailable, if half of them
+/// A breaker's default rules: five calls within five seconds are enough to tell that a module is unavailable, if half of them
 /// or more found it so; two probes after two seconds tell that it is back.
 impl Default for BreakerRules {
     fn default() -> Self {

@@ -1,7 +1,7 @@
-//! How calls to a module that runs elsewhere are protected and spread over its instances, whatever carries them.
+//! How calls to a remote module are protected and spread over its instances, whatever protocol carries them.
 //!
 //! A [`ModuleClient`] does it all, in this order: the [`Bulkhead`] (how many calls may run and wait), the [`Breaker`] (an unavailable module
-//! is not waited for), and the [`Balancer`] (a healthy instance with few calls in flight). [`CallFailure`] is the one vocabulary of why a call
+//! is not called), and the [`Balancer`] (a healthy instance with few calls in flight). [`CallFailure`] says why a call
 //! got no response.
 
 mod balancer;

@@ -1,4 +1,4 @@
-//! Where instances are healthy, and how that is written.
+//! The addresses of instances, and how they are written.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Where one instance answers: scheme, host, port. Written `http://10.0.0.1:9000`.
+/// The address of one instance: scheme, host, port. Written `http://10.0.0.1:9000`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address {
@@ -23,10 +23,10 @@ pub struct Address {
 }
 
 impl Address {
-    /// What others are told to call: `advertise` (`host:port`) or, without it, what the process listens on.
+    /// The address that others are to call: `advertise` (`host:port`) or, without it, what the process listens on.
     ///
     /// # Errors
-    /// Names the key (`section.advertise`) if it is no `host:port`, or if it is missing although the listener takes any address.
+    /// Names the key (`section.advertise`) if it is not `host:port`, or if it is missing although the process listens on all addresses.
     pub fn advertised(
         section: &str,
         tls: bool,
@@ -37,7 +37,7 @@ impl Address {
         let Some(advertise) = advertise else {
             if listen.ip().is_unspecified() {
                 bail!(
-                    "{section}.listen is {listen}, which nobody can call; say in {section}.advertise what others are to call, such as \
+                    "{section}.listen is {listen}, which others cannot call; set {section}.advertise to the address that others are to call, such as \
                      \"orders-1.internal:{}\"",
                     listen.port()
                 );
@@ -65,7 +65,7 @@ impl Address {
         self.tls
     }
 
-    /// Whom to connect to: a name or an IP address, IPv6 without brackets.
+    /// The host to connect to: a name or an IP address, IPv6 without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -166,9 +166,9 @@ pub struct Instance {
     pub id: String,
     /// The modules that are in it.
     pub modules: Vec<String>,
-    /// Where it answers other modules (gRPC).
+    /// Its address for other modules (gRPC).
     pub rpc: Option<Address>,
-    /// Where it answers gateways (REST).
+    /// Its address for gateways (REST).
     pub http: Option<Address>,
 }
 
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_written_as_it_is_read() {
+    fn an_address_is_written_as_it_is_parsed() {
         for (text, shown) in [
             ("http://10.0.0.1:9000", "http://10.0.0.1:9000"),
             ("https://orders-1.internal:9443/", "https://orders-1.internal:9443"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_address_gets_an_error_that_says_what_would_be_right() {
+    fn an_invalid_address_gets_an_error_that_says_what_would_be_valid() {
         for text in [
             "",
             "orders:9000",
@@ -240,18 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn others_are_told_what_they_can_call() {
+    fn an_address_that_others_can_call_is_advertised() {
         let any: SocketAddr = "0.0.0.0:9000".parse().unwrap();
-        let here: SocketAddr = "10.0.0.1:9000".parse().unwrap();
-        let told =
+        let specific: SocketAddr = "10.0.0.1:9000".parse().unwrap();
+        let advertised =
             |listen, advertise| Address::advertised("rpc", false, listen, advertise).map(|address| address.to_string());
-        assert_eq!(told(here, None).unwrap(), "http://10.0.0.1:9000");
+        assert_eq!(advertised(specific, None).unwrap(), "http://10.0.0.1:9000");
         assert_eq!(
-            told(any, Some("orders-1.internal:9001")).unwrap(),
+            advertised(any, Some("orders-1.internal:9001")).unwrap(),
             "http://orders-1.internal:9001"
         );
-        assert_eq!(told(any, Some("[fd00::7]:9001")).unwrap(), "http://[fd00::7]:9001");
-        assert!(told(any, None).unwrap_err().to_string().contains("rpc.advertise"));
+        assert_eq!(
+            advertised(any, Some("[fd00::7]:9001")).unwrap(),
+            "http://[fd00::7]:9001"
+        );
+        assert!(advertised(any, None).unwrap_err().to_string().contains("rpc.advertise"));
         for wrong in [
             "orders-1.internal",
             "http://orders-1.internal:9000",
@@ -259,7 +262,7 @@ mod tests {
             ":9000",
             "[fd00::7]",
         ] {
-            let error = told(any, Some(wrong)).unwrap_err().to_string();
+            let error = advertised(any, Some(wrong)).unwrap_err().to_string();
             assert!(
                 error.contains("rpc.advertise") && error.contains("host:port"),
                 "{wrong}: {error}"

@@ -1,7 +1,7 @@
-//! `dns`: the names in the endpoints, each of their addresses being an instance.
+//! `dns`: the endpoints are names, and each address of a name is an instance.
 //!
-//! Names are looked up again and again. A lookup that fails, or that finds nothing, changes nothing: the name server may be away while the
-//! instances are well, and those that are not leave the rotation by themselves.
+//! Names are looked up again and again. A lookup that fails, or that finds nothing, changes nothing: the name server may be unavailable while
+//! the instances are healthy, and unhealthy ones leave the rotation by themselves.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -41,7 +41,7 @@ impl Lookup for System {
     }
 }
 
-/// What is looked up already, for whom.
+/// The lookups that already run.
 type Watched = HashMap<(String, Interface), watch::Receiver<Vec<Address>>>;
 
 pub struct Dns {
@@ -64,7 +64,7 @@ impl Dns {
     }
 
     fn start(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
-        let (told, receiver) = watch::channel(Vec::new());
+        let (publisher, receiver) = watch::channel(Vec::new());
         let named = self
             .endpoints
             .get(&(module.to_owned(), interface))
@@ -82,7 +82,7 @@ impl Dns {
             tokio::spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = names.keep_looking(told) => {}
+                    () = names.run(publisher) => {}
                 }
             });
         }
@@ -114,7 +114,7 @@ struct Names {
     refresh: Duration,
 }
 
-/// One name, with what was found last.
+/// One name, with the result of its last successful lookup.
 struct Name {
     name: Address,
     found: Vec<Address>,
@@ -131,43 +131,43 @@ impl Name {
         }
     }
 
-    /// Whether this is news to people: that lookups fail, why they do, or that they succeed again.
-    fn take_in(&mut self, answer: Result<Vec<Address>, String>) -> bool {
-        let failure = match answer {
+    /// Returns whether this is to be logged: that lookups fail, why they do, or that they succeed again.
+    fn apply(&mut self, result: Result<Vec<Address>, String>) -> bool {
+        let failure = match result {
             Ok(addresses) => {
                 self.found = addresses;
                 None
             }
             Err(why) => Some(why),
         };
-        let news = failure != self.failure;
+        let changed = failure != self.failure;
         self.failure = failure;
-        news
+        changed
     }
 }
 
 impl Names {
     /// Never ends.
-    async fn keep_looking(mut self, told: watch::Sender<Vec<Address>>) {
+    async fn run(mut self, publisher: watch::Sender<Vec<Address>>) {
         loop {
-            let answers = futures::future::join_all(self.found.iter().map(|name| self.look_up(&name.name))).await;
-            for (name, answer) in self.found.iter_mut().zip(answers) {
-                let news = name.take_in(answer);
+            let results = futures::future::join_all(self.found.iter().map(|name| self.look_up(&name.name))).await;
+            for (name, result) in self.found.iter_mut().zip(results) {
+                let changed = name.apply(result);
                 let (host, known) = (name.name.host(), name.found.len());
                 match &name.failure {
-                    Some(why) if news => warn!(
+                    Some(why) if changed => warn!(
                         module = self.module,
                         name = host,
                         known,
-                        "lookups fail; what is known stays in use: {why}"
+                        "lookups fail; the known instances stay in use: {why}"
                     ),
-                    None if news => info!(module = self.module, name = host, known, "lookups succeed again"),
+                    None if changed => info!(module = self.module, name = host, known, "lookups succeed again"),
                     _ => {}
                 }
             }
             let all: BTreeSet<Address> = self.found.iter().flat_map(|name| &name.found).cloned().collect();
-            publish(&told, &self.module, self.interface, all.into_iter().collect());
-            // As long as a name was never found, it is asked for more often.
+            publish(&publisher, &self.module, self.interface, all.into_iter().collect());
+            // A name that was never found is looked up at a shorter interval.
             let never = self.found.iter().any(|name| name.found.is_empty());
             sleep(if never { self.refresh / 10 } else { self.refresh }).await;
         }
@@ -181,7 +181,7 @@ impl Names {
             Ok(Ok(ips)) if ips.is_empty() => Err("it has no addresses".to_owned()),
             Ok(Ok(ips)) => Ok(ips.into_iter().map(|ip| name.at(ip)).collect()),
             Ok(Err(why)) => Err(why.to_string()),
-            Err(_) => Err(format!("no answer within {} ms", self.refresh.as_millis())),
+            Err(_) => Err(format!("no response within {} ms", self.refresh.as_millis())),
         }
     }
 }
@@ -221,22 +221,24 @@ mod tests {
     }
 
     async fn until(receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-        let there = |known: &Vec<Address>| {
+        let is_expected = |known: &Vec<Address>| {
             known
                 .iter()
                 .map(ToString::to_string)
                 .eq(expected.iter().map(ToString::to_string))
         };
-        let found = timeout(Duration::from_secs(5), receiver.wait_for(there)).await.is_ok();
+        let found = timeout(Duration::from_secs(5), receiver.wait_for(is_expected))
+            .await
+            .is_ok();
         assert!(found, "{:?} instead of {expected:?}", receiver.borrow());
     }
 
     #[test]
-    fn a_lookup_that_fails_as_before_is_no_news() {
+    fn a_lookup_that_fails_as_before_is_not_logged_again() {
         let mut name = Name::new("http://users.internal:9000".parse().unwrap());
-        let (unknown, silent) = (|| Err("no such name".to_owned()), || Err("no answer".to_owned()));
+        let (unknown, silent) = (|| Err("no such name".to_owned()), || Err("no response".to_owned()));
         let found = || Ok(vec!["http://10.0.0.1:9000".parse().unwrap()]);
-        let answers = [
+        let results = [
             unknown(),
             unknown(),
             unknown(),
@@ -246,8 +248,8 @@ mod tests {
             unknown(),
             unknown(),
         ];
-        let news: Vec<bool> = answers.into_iter().map(|answer| name.take_in(answer)).collect();
-        assert_eq!(news, [true, false, false, true, true, false, true, false]);
+        let changed: Vec<bool> = results.into_iter().map(|result| name.apply(result)).collect();
+        assert_eq!(changed, [true, false, false, true, true, false, true, false]);
         assert_eq!(name.found, found().unwrap(), "what was found once stays");
     }
 

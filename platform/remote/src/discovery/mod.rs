@@ -1,7 +1,7 @@
-//! Which instances the modules that are not in this process have.
+//! Which instances remote modules have.
 //!
 //! There are three kinds of [`Discovery`]; which of the instances are healthy, and which is called next, is decided by a
-//! [`Balancer`](crate::balancing::Balancer). Nothing here knows what they are called for.
+//! [`Balancer`](crate::balancing::Balancer). Discovery is independent of the protocol.
 
 mod address;
 mod dns;
@@ -21,7 +21,7 @@ use tracing::info;
 
 pub use address::{Address, Instance};
 
-/// What a process is called for.
+/// An interface of a process.
 #[derive(
     Clone,
     Copy,
@@ -75,7 +75,7 @@ pub trait Discovery: Send + Sync {
 pub enum Kind {
     /// The endpoints in the settings.
     Static,
-    /// The names in the endpoints, each of their addresses being an instance.
+    /// The endpoints are names, and each address of a name is an instance.
     Dns,
     /// Instances register themselves.
     Etcd,
@@ -110,18 +110,18 @@ pub struct Settings {
 pub struct Probing {
     /// The interval between two probes of an instance.
     pub every: Duration,
-    /// The timeout of one.
+    /// The timeout of a probe.
     pub timeout: Duration,
 }
 
-/// Times that nobody sets.
+/// Times that are not settings.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// The interval between two lookups of a name, and the timeout of one: as long as usual name servers let an answer be kept in such networks.
+    /// The interval between two lookups of a name, and the timeout of one: the usual time to live of a DNS record in such networks.
     pub dns_refresh: Duration,
     /// The timeout of a request to etcd, after which the next of its URLs is tried; etcd itself elects a leader within about a second.
     pub etcd_timeout: Duration,
-    /// The timeout of a probe. An instance that needs longer for it is no help to a caller.
+    /// The timeout of a probe. An instance that needs longer is too slow for its callers.
     pub probe_timeout: Duration,
 }
 
@@ -141,7 +141,7 @@ impl Settings {
         self.kind != Kind::Etcd
     }
 
-    /// How often instances are probed, and for how long a probe is waited for.
+    /// The interval and the timeout of probes.
     pub fn probing(&self) -> Probing {
         Probing {
             every: Duration::from_millis(self.probe_every_ms),
@@ -160,13 +160,13 @@ impl Settings {
     }
 }
 
-/// Where the settings say that modules are.
+/// The addresses of modules in the settings.
 pub type Endpoints = BTreeMap<(String, Interface), Vec<Address>>;
 
-/// Starts finding modules as the settings say. Must be called within a runtime.
+/// Starts the discovery that the settings choose. Must be called within a runtime.
 ///
 /// # Errors
-/// A setting that is wrong; names the key.
+/// An invalid setting; names the key.
 pub fn start(
     settings: &Settings,
     endpoints: Endpoints,
@@ -201,7 +201,7 @@ fn through_etcd(_: &Settings, _: Endpoints, _: &CancellationToken) -> anyhow::Re
     )
 }
 
-/// Sends the instances to whoever watches them, if they changed.
+/// Sends the instances to those that watch them, if they changed.
 fn publish(known_instances: &watch::Sender<Vec<Address>>, module: &str, interface: Interface, addresses: Vec<Address>) {
     known_instances.send_if_modified(|known| {
         if *known == addresses {
@@ -219,7 +219,7 @@ fn publish(known_instances: &watch::Sender<Vec<Address>>, module: &str, interfac
     });
 }
 
-/// The key under which the settings say where a module answers.
+/// The settings key of a module's address.
 pub fn endpoint_key(module: &str, interface: Interface) -> String {
     match interface {
         Interface::Rpc => format!("modules.{module}.endpoint"),
@@ -283,7 +283,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_setting_is_named_by_its_key() {
+    async fn an_invalid_setting_is_named_by_its_key() {
         let endpoint = |interface, text| format!("{:#}", read_endpoint("users", interface, text).unwrap_err());
         assert!(endpoint(Interface::Rpc, "http://users:9000,users-2").contains("modules.users.endpoint"));
         assert!(endpoint(Interface::Http, " , ").contains("modules.users.http_endpoint"));

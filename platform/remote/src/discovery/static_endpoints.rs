@@ -29,7 +29,7 @@ impl Discovery for StaticEndpoints {
             .get(&(module.to_owned(), interface))
             .cloned()
             .unwrap_or_default();
-        // That the sender is gone says that nothing will change.
+        // A receiver whose sender is dropped never changes.
         watch::channel(known).1
     }
 

@@ -1,4 +1,4 @@
-//! The gRPC channel to one module that runs elsewhere.
+//! The gRPC channel to one remote module.
 
 use std::{
     future::poll_fn,
@@ -58,7 +58,7 @@ impl ModuleChannel {
         }
     }
 
-    /// Records the state of the breaker, which changes with the time alone, too.
+    /// Records the state of the breaker, which also changes with time alone.
     pub fn measure(&self) {
         let client = &self.0.client;
         metrics::gauge!("banyan_rpc_breaker_state", "module" => client.module()).set(client.breaker_level());
@@ -71,7 +71,7 @@ impl Service<http::Request<Body>> for ModuleChannel {
     type Future = BoxFuture<'static, Result<http::Response<Body>, Status>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        // A permit is waited for in the call, within its timeout.
+        // The call itself waits for a permit, within its timeout.
         Poll::Ready(Ok(()))
     }
 
@@ -105,7 +105,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Attempt<http::Response<Body>>, CallFailure> {
         let (head, body) = request.into_parts();
-        // Messages are single and in memory already; held in one piece they can be sent a second time.
+        // A call has a single message, which is in memory already; kept in one piece it can be sent a second time.
         let message = body.collect().await;
         let message = message
             .map_err(|status| CallFailure::ConnectionLost(status.to_string()))?
@@ -134,7 +134,7 @@ async fn send_once(
     deadline: Instant,
 ) -> Result<http::Response<Whole>, CallFailure> {
     let mut request = http::Request::from_parts(head.clone(), Body::new(Full::new(message)));
-    // What is left of the timeout, so that an instance does not work on for a caller that has given up.
+    // The remaining timeout, so that an instance does not go on working for a caller that has given up.
     let left = timeout_to_header(deadline.saturating_duration_since(Instant::now()));
     if let Ok(left) = HeaderValue::try_from(left) {
         request.headers_mut().insert(Call::TIMEOUT, left);
@@ -150,13 +150,13 @@ async fn send_once(
     Ok(http::Response::from_parts(head, body))
 }
 
-/// The timeout that a call came with.
+/// The timeout in the call's headers.
 fn given_timeout(headers: &HeaderMap) -> Option<Duration> {
     timeout_from_header(headers.get(Call::TIMEOUT)?.to_str().ok()?)
 }
 
-/// A little less than the timeout given by the caller, who keeps a clock of its own: one that gives up first never learns which module it was,
-/// nor does the breaker.
+/// A little less than the caller's timeout, which the caller measures too: if it gave up first, neither it nor the breaker would learn which
+/// module did not respond.
 fn shortened(timeout: Duration) -> Duration {
     timeout - (timeout / 20).min(Duration::from_millis(25))
 }

@@ -49,11 +49,11 @@ impl Connector for GrpcConnector {
             .build();
         let mut endpoint = Endpoint::from_shared(address.to_string())
             .with_context(|| format!("{address} is not a valid address"))?
-            // The name it was found by, as its certificate bears it, and not the number behind it.
+            // The name it was resolved from, as in its certificate, and not its IP address.
             .origin(named.with_context(|| format!("{address} has no host name"))?)
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            // A peer that vanished silently is found out although nothing else is under way.
+            // A peer that vanished silently is noticed although no call is in flight.
             .http2_keep_alive_interval(self.keep_alive)
             .keep_alive_timeout(self.keep_alive)
             .keep_alive_while_idle(true);
@@ -78,8 +78,8 @@ impl Connector for GrpcConnector {
             service: self.service.to_owned(),
         };
         match HealthClient::new(connection.clone()).check(request).await {
-            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Ok(()),
-            Ok(answer) => Err(format!("its health is {}", answer.get_ref().status().as_str_name())),
+            Ok(response) if response.get_ref().status() == ServingStatus::Serving => Ok(()),
+            Ok(response) => Err(format!("its health is {}", response.get_ref().status().as_str_name())),
             Err(status) if status.code() == tonic::Code::NotFound => Err(format!("it does not serve {}", self.service)),
             Err(status) => Err(format!("{}: {}", status.code(), status.message())),
         }

@@ -13,9 +13,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::server::ServedService;
 
-/// How often the checks are made.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// A service is reported after this number of failed checks in a row: one may have met a peak of load. One success ends it.
+/// The interval between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// A service is reported after this number of failed checks in a row: a single one may be due to a peak of load. One success ends it.
 const FAILURES: u32 = 2;
 
 /// Keeps the health of these services as the checks find it, until `stop`.
@@ -47,7 +47,7 @@ pub async fn follow(reporter: HealthReporter, services: Vec<ServedService>, chec
                     reporter.set_service_status(service.name, status).await;
                 }
             }
-            sleep(CHECK_EVERY).await;
+            sleep(CHECK_INTERVAL).await;
         }
     };
     tokio::select! {

@@ -1,6 +1,6 @@
 //! The contracts between processes: the same traits, over gRPC.
 //!
-//! [`Remotes`] calls modules that run elsewhere, [`serve`] serves those that run here.
+//! [`Remotes`] calls remote modules, [`serve`] serves local ones.
 
 mod channel;
 mod connector;
@@ -54,15 +54,15 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// Limits that nobody sets.
+/// Limits that are not settings.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The timeout for making a connection, TLS included: between machines of one network it takes milliseconds.
     pub connect_timeout: Duration,
-    /// How often either side asks whether an idle connection still lives, and how long it waits for the reply: a peer that vanished without
-    /// closing it is noticed within twice that.
+    /// The interval at which either side pings an idle connection, and the timeout for the reply: a peer that vanished without closing it is
+    /// noticed within twice that.
     pub keep_alive: Duration,
-    /// The maximum number of calls that one connection of another process may have under way; it queues more on its own side.
+    /// The maximum number of calls that one connection of another process may have in flight; it queues further calls itself.
     pub calls_per_connection: u32,
     /// When a breaker opens and closes; how long it stays open is the setting `breaker_open_ms`.
     pub breaker: BreakerRules,
@@ -81,7 +81,7 @@ impl Default for Limits {
 
 impl Settings {
     /// # Errors
-    /// Names the key, and what would be right.
+    /// Names the key, and what would be valid.
     pub fn check(&self) -> anyhow::Result<()> {
         let limits = [
             ("timeout_ms", self.timeout_ms),

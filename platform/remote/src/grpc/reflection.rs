@@ -6,8 +6,8 @@ use prost_types::FileDescriptorSet;
 
 /// The descriptors of the contracts of these modules, the event feed and health, as one set.
 ///
-/// Every contract's files are called `service.proto` and `events.proto`, which is enough where it is compiled alone. Side by side they need names
-/// of their own, or reflection takes them for the same file: here they are called by their package, as in `banyan/orders/v1/service.proto`.
+/// Every contract's files are called `service.proto` and `events.proto`, which is enough when it is compiled alone. Together they need distinct
+/// names, or reflection takes them for the same file: they are renamed by their package, as in `banyan/orders/v1/service.proto`.
 ///
 /// # Errors
 /// A descriptor set that cannot be read, which would be a bug.
@@ -32,7 +32,7 @@ pub fn descriptors(modules: &[(&str, &[u8])]) -> anyhow::Result<FileDescriptorSe
                 .iter_mut()
                 .for_each(|imported| *imported = named(imported));
             file.name = Some(named(file.name()));
-            if !all.file.iter().any(|there| there.name == file.name) {
+            if !all.file.iter().any(|existing| existing.name == file.name) {
                 all.file.push(file);
             }
         }

@@ -1,4 +1,4 @@
-//! The clients of all modules that run elsewhere.
+//! The channels to all remote modules.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     mtls::Identity,
 };
 
-/// How often the breakers' states are measured, which change with the time alone.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// The interval between two measurements of the breakers' states, which change with time alone.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A module as its callers know it.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Callee {
     pub module: &'static str,
     /// The full name of its service.
     pub service: &'static str,
-    /// Whether this process calls it, and it is not in this process: only then its instances are probed.
+    /// Whether this process calls it remotely: only then its instances are probed.
     pub is_called: bool,
 }
 
@@ -38,7 +38,7 @@ impl Remotes {
     /// Must be called within a runtime; probes the instances of the modules that are called until `stop`.
     ///
     /// # Errors
-    /// A setting of `[rpc]` that is wrong; names the key.
+    /// An invalid setting of `[rpc]`; names the key.
     pub fn start(
         settings: &Settings,
         callees: &[Callee],
@@ -69,9 +69,9 @@ impl Remotes {
 
     /// Never ends.
     async fn keep_measuring(self) {
-        let mut again = interval(MEASURE_EVERY);
+        let mut ticks = interval(MEASURE_INTERVAL);
         loop {
-            again.tick().await;
+            ticks.tick().await;
             self.measure();
         }
     }
@@ -94,7 +94,7 @@ impl Remotes {
         Arc::new(RemoteEventFeed::new(self.channel(module)))
     }
 
-    /// The connections to the modules that this process calls.
+    /// The states of the modules that this process calls.
     pub fn states(&self) -> Vec<RemoteState> {
         self.called_channels().map(ModuleChannel::state).collect()
     }

@@ -65,10 +65,10 @@ impl Serving {
     }
 }
 
-/// Listens on `rpc.listen` and serves until `stop`, then finishes what it accepted, for at most `drain`; `None` if it is not set.
+/// Listens on `rpc.listen` and serves until `stop`, then finishes the accepted calls, for at most `drain`; `None` if it is not set.
 ///
 /// # Errors
-/// An address that is taken, not ours, or beyond loopback without `[mtls]`; a setting that is wrong.
+/// An address that is in use, not of this machine, or not on loopback without `[mtls]`; an invalid setting.
 pub async fn serve(
     settings: &Settings,
     served: Served,
@@ -134,7 +134,7 @@ fn server(settings: &Settings, identity: Option<&Identity>) -> anyhow::Result<Se
     server.tls_config(tls).context("[mtls]")
 }
 
-/// Serves until `stop`, then says so, finishes what was accepted, and gives up on it after `drain`.
+/// Serves until `stop`, then reports that it no longer serves, finishes the accepted calls, and aborts them after `drain`.
 async fn run(
     router: Router,
     incoming: TcpIncoming,
@@ -148,12 +148,12 @@ async fn run(
         for service in &services {
             health.set_service_status(service.name, ServingStatus::NotServing).await;
         }
-        // Ends the streams of those that watch, after they have heard the last word; they would hold the server up.
+        // Ends the streams of health watchers, after they have received the last status; they would block the stop.
         for service in services {
             health.clear_service_status(service.name).await;
         }
     };
-    let late = async {
+    let drain_expired = async {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;
     };
@@ -163,7 +163,7 @@ async fn run(
                 tracing::error!(%error, "the gRPC server ended");
             }
         }
-        () = late => tracing::warn!(?drain, "calls of other processes were still under way at the stop"),
+        () = drain_expired => tracing::warn!(?drain, "calls of other processes were still in flight at the stop"),
     }
 }
 

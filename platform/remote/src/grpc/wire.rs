@@ -32,7 +32,7 @@ pub fn failure_of(error: tonic::transport::Error) -> CallFailure {
     CallFailure::ConnectionLost(error.to_string())
 }
 
-/// Tells a module's own response from one that its server, a proxy or a library made in its place: a module's fault carries its details.
+/// Distinguishes a module's own response from one that its server, a proxy or a library made in its place: a module's fault carries its details.
 ///
 /// # Errors
 /// It is not the module's own.
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_modules_own_status_is_told_from_one_made_on_the_way() {
+    fn a_modules_own_status_is_distinguished_from_one_that_a_server_or_proxy_made() {
         let of_the_server = |code: &'static str| read(response(200, &[("grpc-status", code)]));
         let of_the_module = |code: &'static str| {
             read(response(
@@ -100,12 +100,12 @@ mod tests {
         assert!(matches!(of_the_server("14"), Err(CallFailure::NotServed)));
         assert!(
             matches!(of_the_server("1"), Err(CallFailure::Timeout)),
-            "tonic's servers say `cancelled` when the time limit is over"
+            "tonic's servers say `cancelled` at the timeout"
         );
         assert!(matches!(of_the_server("4"), Err(CallFailure::Timeout)));
         assert!(
             matches!(read(response(503, &[])), Err(CallFailure::NotServed)),
-            "a proxy's answer"
+            "a proxy's response"
         );
         for code in ["14", "4"] {
             assert!(

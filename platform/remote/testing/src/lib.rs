@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use uuid::Uuid;
 
-/// A throw-away CA and its certificates, in a directory that goes with it.
+/// A temporary CA and its certificates, in a directory that is removed when this is dropped.
 pub struct Authority(PathBuf);
 
 impl Authority {
@@ -24,7 +24,7 @@ impl Authority {
         self.0.join(name)
     }
 
-    /// What a process of this name is started with.
+    /// The environment variables for a process of this name.
     pub fn settings(&self, name: &str) -> [(&'static str, String); 3] {
         let path = |file: String| self.file(&file).display().to_string();
         [

@@ -1,4 +1,4 @@
-//! Who is picked, who leaves, and who comes back.
+//! Which instances are picked, leave the rotation, and return to it.
 
 use std::{collections::HashSet, sync::atomic::AtomicU8, time::Instant};
 
@@ -11,16 +11,16 @@ use tokio::{
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const WELL: u8 = 0;
-const ILL: u8 = 1;
+const TIMEOUT: Duration = Duration::from_secs(10);
+const HEALTHY: u8 = 0;
+const UNHEALTHY: u8 = 1;
 const SILENT: u8 = 2;
 
-/// A process that answers every connection with its state, over real sockets.
+/// A process that sends its state on every connection, over real sockets.
 struct Server {
     address: Address,
     state: Arc<AtomicU8>,
-    asked: Arc<AtomicUsize>,
+    probes: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -31,15 +31,15 @@ impl Server {
 
     fn on(listener: TcpListener) -> Server {
         let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let (state, asked) = (Arc::new(AtomicU8::new(WELL)), Arc::new(AtomicUsize::new(0)));
-        let (its_state, its_asked) = (state.clone(), asked.clone());
+        let (state, probes) = (Arc::new(AtomicU8::new(HEALTHY)), Arc::new(AtomicUsize::new(0)));
+        let (its_state, its_probes) = (state.clone(), probes.clone());
         let task = tokio::spawn(async move {
-            let mut unanswered = Vec::new();
+            let mut held = Vec::new();
             loop {
                 let (mut connection, _) = listener.accept().await.unwrap();
-                its_asked.fetch_add(1, Ordering::SeqCst);
+                its_probes.fetch_add(1, Ordering::SeqCst);
                 match its_state.load(Ordering::SeqCst) {
-                    SILENT => unanswered.push(connection),
+                    SILENT => held.push(connection),
                     state => drop(connection.write_all(&[state]).await),
                 }
             }
@@ -47,7 +47,7 @@ impl Server {
         Server {
             address,
             state,
-            asked,
+            probes,
             task,
         }
     }
@@ -68,14 +68,14 @@ impl Server {
         loop {
             match TcpListener::bind((address.host(), address.port())).await {
                 Ok(listener) => return Server::on(listener),
-                Err(why) => assert!(started.elapsed() < PATIENCE, "{why}"),
+                Err(why) => assert!(started.elapsed() < TIMEOUT, "{why}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-/// Connects anew for every probe.
+/// Makes a new connection for every probe.
 struct Tcp;
 
 #[async_trait]
@@ -91,8 +91,8 @@ impl Connector for Tcp {
             .await
             .map_err(|why| why.to_string())?;
         match connection.read_u8().await {
-            Ok(WELL) => Ok(()),
-            Ok(state) => Err(format!("it says {state}")),
+            Ok(HEALTHY) => Ok(()),
+            Ok(state) => Err(format!("its state is {state}")),
             Err(why) => Err(why.to_string()),
         }
     }
@@ -106,24 +106,27 @@ fn probing(every_ms: u64, timeout_ms: u64) -> Probing {
 }
 
 fn balancer(servers: &[&Server], probing: Probing) -> (Balancer<Tcp>, watch::Sender<Vec<Address>>) {
-    let (told, addresses) = watch::channel(servers.iter().map(|server| server.address.clone()).collect());
-    (Balancer::start(Tcp, addresses, probing, CancellationToken::new()), told)
+    let (publisher, addresses) = watch::channel(servers.iter().map(|server| server.address.clone()).collect());
+    (
+        Balancer::start(Tcp, addresses, probing, CancellationToken::new()),
+        publisher,
+    )
 }
 
-/// Waits until exactly these are in balancer.
+/// Waits until exactly these are in rotation.
 async fn until_in_rotation<C: Connector>(balancer: &Balancer<C>, expected: &[&Address]) {
     let started = Instant::now();
     loop {
         let states = balancer.states();
-        let well: HashSet<&Address> = states
+        let healthy: HashSet<&Address> = states
             .iter()
             .filter(|state| state.in_rotation)
             .map(|state| &state.address)
             .collect();
-        if well == expected.iter().copied().collect() {
+        if healthy == expected.iter().copied().collect() {
             return;
         }
-        assert!(started.elapsed() < PATIENCE, "{states:?} instead of {expected:?}");
+        assert!(started.elapsed() < TIMEOUT, "{states:?} instead of {expected:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -136,10 +139,10 @@ fn picked_of_many<C: Connector>(balancer: &Balancer<C>) -> HashSet<Address> {
 }
 
 #[tokio::test]
-async fn an_instance_that_stops_answering_leaves_the_rotation_and_comes_back_by_itself() {
+async fn an_instance_that_stops_responding_leaves_the_rotation_and_comes_back_by_itself() {
     let (one, other) = (Server::start().await, Server::start().await);
     let (stays, comes_back) = (one.address.clone(), other.address.clone());
-    let (balancer, _told) = balancer(&[&one, &other], probing(20, 200));
+    let (balancer, _publisher) = balancer(&[&one, &other], probing(20, 200));
     assert_eq!(
         picked_of_many(&balancer),
         HashSet::from([stays.clone(), comes_back.clone()])
@@ -158,50 +161,50 @@ async fn an_instance_that_stops_answering_leaves_the_rotation_and_comes_back_by_
     until_in_rotation(&balancer, &[&stays]).await;
     let reasons: Vec<_> = balancer.states().into_iter().filter_map(|state| state.reason).collect();
     assert_eq!(reasons, ["no response to a probe within 200 ms"]);
-    other.becomes(WELL);
+    other.becomes(HEALTHY);
     until_in_rotation(&balancer, &[&stays, &comes_back]).await;
 
-    // Both say themselves that they are ill: nobody is left.
-    one.becomes(ILL);
-    other.becomes(ILL);
+    // Both report that they are unhealthy: none is left.
+    one.becomes(UNHEALTHY);
+    other.becomes(UNHEALTHY);
     until_in_rotation(&balancer, &[]).await;
     assert!(balancer.pick().is_none());
-    one.becomes(WELL);
+    one.becomes(HEALTHY);
     until_in_rotation(&balancer, &[&stays]).await;
 }
 
 #[tokio::test]
-async fn one_that_hangs_does_not_delay_the_probes_of_another() {
+async fn an_instance_that_hangs_does_not_delay_the_probes_of_another() {
     let (hanging, other) = (Server::start().await, Server::start().await);
     hanging.becomes(SILENT);
-    let (balancer, _told) = balancer(&[&hanging, &other], probing(20, 60_000));
+    let (balancer, _publisher) = balancer(&[&hanging, &other], probing(20, 60_000));
     let started = Instant::now();
-    while other.asked.load(Ordering::SeqCst) < 5 {
-        assert!(started.elapsed() < PATIENCE, "it was not asked");
+    while other.probes.load(Ordering::SeqCst) < 5 {
+        assert!(started.elapsed() < TIMEOUT, "it was not probed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    other.becomes(ILL);
+    other.becomes(UNHEALTHY);
     until_in_rotation(&balancer, &[&hanging.address]).await;
 }
 
 #[tokio::test]
-async fn who_refuses_a_connection_leaves_at_once_and_only_a_probe_brings_it_back() {
+async fn an_instance_that_refuses_a_connection_leaves_at_once_and_only_a_probe_brings_it_back() {
     let (one, other) = (Server::start().await, Server::start().await);
-    let (balancer, _told) = balancer(&[&one, &other], probing(300, 200));
+    let (balancer, _publisher) = balancer(&[&one, &other], probing(300, 200));
     let picked = balancer.pick().unwrap();
     let refuses = picked.address().clone();
-    // The first probes are over, so that none is under way.
-    while one.asked.load(Ordering::SeqCst) == 0 || other.asked.load(Ordering::SeqCst) == 0 {
+    // The first probes are over, so that none is in flight.
+    while one.probes.load(Ordering::SeqCst) == 0 || other.probes.load(Ordering::SeqCst) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     picked.refused();
-    // Not held any more: its call in flight would keep others from picking it.
+    // Released: with a call in flight it would be picked less often anyway.
     drop(picked);
     assert!(!picked_of_many(&balancer).contains(&refuses));
     until_in_rotation(&balancer, &[&one.address, &other.address]).await;
 }
 
-/// Probes end well, when they are let.
+/// Probes succeed once the gate lets them.
 struct Gated {
     begun: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
@@ -225,7 +228,7 @@ impl Connector for Gated {
 async fn until_begun(begun: &AtomicUsize, probes: usize) {
     let started = Instant::now();
     while begun.load(Ordering::SeqCst) < probes {
-        assert!(started.elapsed() < PATIENCE, "no probe");
+        assert!(started.elapsed() < TIMEOUT, "no probe");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -234,7 +237,7 @@ async fn until_begun(begun: &AtomicUsize, probes: usize) {
 async fn a_probe_that_began_before_a_refusal_proves_nothing() {
     let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let address: Address = "http://10.0.0.1:9000".parse().unwrap();
-    let (_told, addresses) = watch::channel(vec![address.clone()]);
+    let (_publisher, addresses) = watch::channel(vec![address.clone()]);
     let connector = Gated {
         begun: begun.clone(),
         gate: gate.clone(),
@@ -250,45 +253,45 @@ async fn a_probe_that_began_before_a_refusal_proves_nothing() {
 }
 
 #[tokio::test]
-async fn who_was_never_probed_counts_as_well() {
+async fn an_instance_that_was_never_probed_counts_as_healthy() {
     let server = Server::start().await;
     server.becomes(SILENT);
-    let (balancer, told) = balancer(&[], probing(20, 60_000));
+    let (balancer, publisher) = balancer(&[], probing(20, 60_000));
     assert!(balancer.pick().is_none());
-    told.send_replace(vec![server.address.clone()]);
+    publisher.send_replace(vec![server.address.clone()]);
     until_in_rotation(&balancer, &[&server.address]).await;
     assert!(balancer.pick().is_some());
 }
 
 #[tokio::test]
-async fn who_is_no_longer_known_vanishes_and_its_calls_may_finish() {
+async fn an_instance_that_is_no_longer_known_is_removed_and_its_calls_may_finish() {
     let (one, other) = (Server::start().await, Server::start().await);
-    let (balancer, told) = balancer(&[&one], probing(20, 200));
+    let (balancer, publisher) = balancer(&[&one], probing(20, 200));
     let picked = balancer.pick().unwrap();
-    told.send_replace(vec![other.address.clone()]);
+    publisher.send_replace(vec![other.address.clone()]);
     until_in_rotation(&balancer, &[&other.address]).await;
     assert_eq!(balancer.states().len(), 1);
     assert_eq!(picked.connection(), &one.address);
     picked.refused();
     drop(picked);
     assert_eq!(picked_of_many(&balancer), HashSet::from([other.address.clone()]));
-    // Nobody asks it any more, from when the probe that may be under way has ended.
+    // It is no longer probed once a probe that may be in flight has ended.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let asked = one.asked.load(Ordering::SeqCst);
+    let probes = one.probes.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(one.asked.load(Ordering::SeqCst), asked);
+    assert_eq!(one.probes.load(Ordering::SeqCst), probes);
 }
 
 #[tokio::test]
-async fn who_stays_keeps_its_calls_and_its_state() {
+async fn an_instance_that_stays_known_keeps_its_calls_and_its_state() {
     let (one, other) = (Server::start().await, Server::start().await);
-    one.becomes(ILL);
-    let (balancer, told) = balancer(&[&one, &other], probing(60_000, 200));
+    one.becomes(UNHEALTHY);
+    let (balancer, publisher) = balancer(&[&one, &other], probing(60_000, 200));
     let picked = balancer.pick_other(&picked(&balancer, &other.address)).unwrap();
     assert_eq!(picked.address(), &one.address);
     until_in_rotation(&balancer, &[&other.address]).await;
     let third = Server::start().await;
-    told.send_replace(vec![third.address.clone(), one.address.clone()]);
+    publisher.send_replace(vec![third.address.clone(), one.address.clone()]);
     until_in_rotation(&balancer, &[&third.address]).await;
     let states = balancer.states();
     let kept = states.iter().find(|state| state.address == one.address).unwrap();
@@ -303,17 +306,17 @@ fn picked(balancer: &Balancer<Tcp>, address: &Address) -> Picked<Address> {
 }
 
 #[tokio::test]
-async fn who_has_fewer_calls_in_flight_is_asked() {
+async fn the_instance_with_fewer_calls_in_flight_is_called() {
     let servers = [Server::start().await, Server::start().await, Server::start().await];
-    let (two, _told_two) = balancer(&[&servers[0], &servers[1]], probing(60_000, 60_000));
+    let (two, _publisher_two) = balancer(&[&servers[0], &servers[1]], probing(60_000, 60_000));
     let slow = two.pick().unwrap();
     for _ in 0..100 {
         assert_ne!(two.pick().unwrap().address(), slow.address());
     }
     drop(slow);
-    assert_eq!(picked_of_many(&two).len(), 2, "what has finished is no load");
+    assert_eq!(picked_of_many(&two).len(), 2, "a finished call is not load");
 
-    let (three, _told_three) = balancer(&[&servers[0], &servers[1], &servers[2]], probing(60_000, 60_000));
+    let (three, _publisher_three) = balancer(&[&servers[0], &servers[1], &servers[2]], probing(60_000, 60_000));
     let held: Vec<_> = (0..300).filter_map(|_| three.pick()).collect();
     assert_eq!(held.len(), 300);
     let loads: Vec<usize> = three.states().iter().map(|state| state.in_flight).collect();
@@ -323,15 +326,15 @@ async fn who_has_fewer_calls_in_flight_is_asked() {
 }
 
 #[tokio::test]
-async fn a_second_attempt_goes_to_another() {
+async fn a_second_attempt_goes_to_another_instance() {
     let (one, other) = (Server::start().await, Server::start().await);
-    let (balancer, told) = balancer(&[&one, &other], probing(60_000, 60_000));
+    let (balancer, publisher) = balancer(&[&one, &other], probing(60_000, 60_000));
     for _ in 0..50 {
         let first = balancer.pick().unwrap();
         assert_ne!(balancer.pick_other(&first).unwrap().address(), first.address());
     }
     let first = picked(&balancer, &one.address);
-    told.send_replace(vec![one.address.clone()]);
+    publisher.send_replace(vec![one.address.clone()]);
     until_in_rotation(&balancer, &[&one.address]).await;
     assert!(balancer.pick_other(&first).is_none());
 }
@@ -339,26 +342,26 @@ async fn a_second_attempt_goes_to_another() {
 #[tokio::test]
 async fn probes_end_with_the_last_clone() {
     let server = Server::start().await;
-    let (balancer, _told) = balancer(&[&server], probing(20, 200));
+    let (balancer, _publisher) = balancer(&[&server], probing(20, 200));
     let clone = balancer.clone();
     drop(balancer);
-    let asked = server.asked.load(Ordering::SeqCst);
-    until_begun(&server.asked, asked + 2).await;
+    let probes = server.probes.load(Ordering::SeqCst);
+    until_begun(&server.probes, probes + 2).await;
     drop(clone);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let asked = server.asked.load(Ordering::SeqCst);
+    let probes = server.probes.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(server.asked.load(Ordering::SeqCst), asked);
+    assert_eq!(server.probes.load(Ordering::SeqCst), probes);
 }
 
 #[tokio::test]
-async fn how_many_are_in_rotation_is_measured() {
+async fn the_number_of_instances_in_rotation_is_measured() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     // The test's runtime is this thread.
     let _local = metrics::set_default_local_recorder(&recorder);
     let (one, other) = (Server::start().await, Server::start().await);
-    let (balancer, _told) = balancer(&[&one, &other], probing(50, 200));
+    let (balancer, _publisher) = balancer(&[&one, &other], probing(50, 200));
     let balancer = balancer.measured_as("users", Interface::Rpc);
     let measured = |name: &str, value: usize| {
         handle

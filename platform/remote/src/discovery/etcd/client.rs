@@ -1,4 +1,4 @@
-//! What we need of etcd, over its JSON gateway (`/v3/...`), which needs no generated client.
+//! The part of etcd's API that discovery needs, over its JSON gateway (`/v3/...`), which needs no generated client.
 //!
 //! Keys and values are base64 there, and 64-bit integers are strings. Streams are one JSON object per line.
 
@@ -18,18 +18,18 @@ use tokio::time::timeout;
 
 use super::super::{Address, Settings};
 
-/// A line of a stream is no longer than this: etcd itself refuses requests beyond 1.5 MiB.
+/// The maximum length of a line of a stream: etcd itself refuses requests beyond 1.5 MiB.
 const LINE_BYTES: usize = 4 << 20;
 
-/// Asks the endpoints in turn, beginning with the one that answered last.
+/// Calls the endpoints in turn, beginning with the one that responded last.
 pub struct Client {
     http: reqwest::Client,
     endpoints: Vec<Address>,
     preferred: AtomicUsize,
-    within: Duration,
+    timeout: Duration,
 }
 
-/// The right to be listed, for so long.
+/// A lease on keys, and its time to live.
 pub struct Lease {
     pub id: String,
     pub ttl: Duration,
@@ -37,13 +37,13 @@ pub struct Lease {
 
 /// All keys with a prefix at one revision.
 pub struct Snapshot {
-    /// Which etcd said so.
+    /// The id of the cluster that returned it.
     pub cluster: String,
     pub revision: i64,
     pub entries: BTreeMap<String, Vec<u8>>,
 }
 
-/// A key has this value now, or none any more.
+/// A key has this value now, or was deleted if it is `None`.
 pub struct Change {
     pub revision: i64,
     pub key: String,
@@ -52,7 +52,7 @@ pub struct Change {
 
 /// A watch that was created.
 pub struct Watching {
-    answer: Response,
+    response: Response,
     unread: Vec<u8>,
 }
 
@@ -68,11 +68,11 @@ impl Client {
                 "discovery.kind is etcd, but discovery.etcd_endpoints is empty; name etcd's client URLs, such as http://127.0.0.1:2379"
             );
         }
-        let within = settings.timing.etcd_timeout;
+        let request_timeout = settings.timing.etcd_timeout;
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .connect_timeout(within);
+            .connect_timeout(request_timeout);
         let http = match &settings.etcd_ca_file {
             Some(file) => {
                 let wrong = || {
@@ -93,7 +93,7 @@ impl Client {
             http: http.build().context("preparing to talk to etcd")?,
             endpoints,
             preferred: AtomicUsize::new(0),
-            within,
+            timeout: request_timeout,
         })
     }
 
@@ -102,7 +102,7 @@ impl Client {
         struct Granted {
             #[serde(rename = "ID")]
             id: String,
-            // etcd may give more than was asked for.
+            // etcd may grant more than was requested.
             #[serde(rename = "TTL", deserialize_with = "int64")]
             ttl_s: i64,
         }
@@ -113,7 +113,7 @@ impl Client {
         })
     }
 
-    /// None: there is no such lease any more.
+    /// `None` if the lease no longer exists.
     pub async fn keep_alive(&self, lease: &str) -> anyhow::Result<Option<Duration>> {
         #[derive(Deserialize)]
         struct Streamed {
@@ -135,14 +135,14 @@ impl Client {
             .map(|_: Value| ())
     }
 
-    /// Sets all keys in one transaction, as long as the lease lives.
+    /// Sets all keys in one transaction, for as long as the lease exists.
     pub async fn put(&self, entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> anyhow::Result<()> {
         self.call("kv/txn", &json!({ "success": puts(entries, lease) }))
             .await
             .map(|_: Value| ())
     }
 
-    /// As [`put`](Client::put), if one of the keys is not there; says whether that was so. Where all are there nothing is written.
+    /// Like [`put`](Client::put), but only if one of the keys is missing; returns whether one was. If all exist, nothing is written.
     pub async fn put_missing(&self, entries: &BTreeMap<String, Vec<u8>>, lease: &str) -> anyhow::Result<bool> {
         #[derive(Deserialize)]
         struct Compared {
@@ -150,20 +150,20 @@ impl Client {
             #[serde(default)]
             succeeded: bool,
         }
-        let is_there = |key| json!({ "key": BASE64_STANDARD.encode(key), "target": "VERSION", "result": "GREATER", "version": "0" });
-        let all_there: Vec<Value> = entries.keys().map(is_there).collect();
+        let exists = |key| json!({ "key": BASE64_STANDARD.encode(key), "target": "VERSION", "result": "GREATER", "version": "0" });
+        let all_exist: Vec<Value> = entries.keys().map(exists).collect();
         let compared: Compared = self
             .call(
                 "kv/txn",
-                &json!({ "compare": all_there, "failure": puts(entries, lease) }),
+                &json!({ "compare": all_exist, "failure": puts(entries, lease) }),
             )
             .await?;
         Ok(!compared.succeeded)
     }
 
-    /// How long a question may take that every endpoint is asked in turn.
-    pub fn longest(&self) -> Duration {
-        self.within
+    /// The maximum duration of a request, for which every endpoint is called in turn.
+    pub fn maximum_duration(&self) -> Duration {
+        self.timeout
             .saturating_mul(u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX))
     }
 
@@ -192,35 +192,35 @@ impl Client {
         let mut request = all_with(prefix);
         request["start_revision"] = Value::String(from.to_string());
         let request = json!({ "create_request": request });
-        let answer = self
+        let response = self
             .in_turn("watch", |url| async {
-                timeout(self.within, self.http.post(url).json(&request).send())
+                timeout(self.timeout, self.http.post(url).json(&request).send())
                     .await
                     .ok()
             })
             .await?;
         Ok(Watching {
-            answer,
+            response,
             unread: Vec::new(),
         })
     }
 
     async fn call<T: DeserializeOwned>(&self, what: &str, request: &Value) -> anyhow::Result<T> {
-        let send = |url| async { Some(self.http.post(url).json(request).timeout(self.within).send().await) };
-        let answer = self.in_turn(what, send).await?;
-        let body = answer
+        let send = |url| async { Some(self.http.post(url).json(request).timeout(self.timeout).send().await) };
+        let response = self.in_turn(what, send).await?;
+        let body = response
             .bytes()
             .await
-            .with_context(|| format!("etcd's answer to {what}"))?;
+            .with_context(|| format!("etcd's response to {what}"))?;
         serde_json::from_slice(&body).with_context(|| {
             format!(
-                "etcd's answer to {what} is not understood: {}",
+                "etcd's response to {what} cannot be parsed: {}",
                 String::from_utf8_lossy(&body)
             )
         })
     }
 
-    /// Asks one endpoint after another until one takes the question. Everything asked here may be asked twice.
+    /// Calls one endpoint after another until one responds. Every request here is idempotent.
     async fn in_turn<F>(&self, what: &str, send: impl Fn(String) -> F) -> anyhow::Result<Response>
     where
         F: Future<Output = Option<reqwest::Result<Response>>>,
@@ -230,32 +230,32 @@ impl Client {
         for nth in (0..self.endpoints.len()).map(|further| (first + further) % self.endpoints.len()) {
             let endpoint = &self.endpoints[nth];
             let why = match send(format!("{endpoint}/v3/{what}")).await {
-                Some(Ok(answer)) if answer.status() == StatusCode::OK => {
+                Some(Ok(response)) if response.status() == StatusCode::OK => {
                     self.preferred.store(nth, Ordering::Relaxed);
-                    return Ok(answer);
+                    return Ok(response);
                 }
-                Some(Ok(answer)) => {
-                    let status = answer.status();
-                    let text = answer.text().await.unwrap_or_default();
+                Some(Ok(response)) => {
+                    let status = response.status();
+                    let text = response.text().await.unwrap_or_default();
                     if status.is_client_error() {
                         bail!("etcd at {endpoint} refuses {what} with {status}: {text}");
                     }
                     format!("{status}: {text}")
                 }
                 Some(Err(error)) => format!("{:#}", anyhow!(error.without_url())),
-                None => format!("no answer within {} ms", self.within.as_millis()),
+                None => format!("no response within {} ms", self.timeout.as_millis()),
             };
             failures.push(format!("{endpoint}: {why}"));
         }
-        bail!("etcd does not answer {what}: {}", failures.join("; "))
+        bail!("etcd does not respond to {what}: {}", failures.join("; "))
     }
 }
 
 impl Watching {
-    /// The next changes; those of one transaction come together. Nothing is lost if it is not awaited to its end.
+    /// The next changes; those of one transaction come together. Cancel safe.
     ///
     /// # Errors
-    /// The watch is over; what comes next is not known without asking for everything anew.
+    /// The watch has ended; to learn of later changes, everything must be read again.
     pub async fn next(&mut self) -> anyhow::Result<Vec<Change>> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -270,7 +270,7 @@ impl Watching {
                 bail!("etcd's watch sends a line of more than {LINE_BYTES} bytes");
             }
             let chunk = self
-                .answer
+                .response
                 .chunk()
                 .await
                 .context("etcd's watch broke off")?
@@ -303,7 +303,7 @@ fn read_line(line: &[u8]) -> anyhow::Result<Vec<Change>> {
     }
     let text = || {
         format!(
-            "etcd's watch says what is not understood: {}",
+            "etcd's watch sent something that cannot be parsed: {}",
             String::from_utf8_lossy(line)
         )
     };

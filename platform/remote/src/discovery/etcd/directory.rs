@@ -1,6 +1,6 @@
-//! Who is registered, as etcd said last, and who is told of it.
+//! The registered instances as etcd last reported them, and the watchers to notify of them.
 //!
-//! That etcd is away, or has lost its data, is no reason to believe that the instances are away too.
+//! That etcd is unavailable, or has lost its data, does not mean that the instances are unavailable too.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +17,7 @@ use super::{
     client::{Change, Snapshot},
 };
 
-/// What stands under a key.
+/// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ impl Entry {
 pub struct Directory {
     /// What all keys begin with, `/` included.
     prefix: String,
-    /// How long instances stay known that an etcd that lost its data does not name, so that they can register anew.
+    /// The time for which instances stay known after etcd lost its data, so that they can register again.
     grace: Duration,
     state: Mutex<State>,
 }
@@ -48,9 +48,9 @@ struct State {
     cluster: String,
     revision: i64,
     entries: BTreeMap<String, Entry>,
-    /// What was known before etcd lost its data, and until when it is believed.
+    /// What was known before etcd lost its data, and until when it stays in use.
     lost: Option<(BTreeMap<String, Entry>, Instant)>,
-    told: HashMap<(String, Interface), watch::Sender<Vec<Address>>>,
+    watched: HashMap<(String, Interface), watch::Sender<Vec<Address>>>,
 }
 
 impl Directory {
@@ -65,24 +65,24 @@ impl Directory {
     pub fn watch(&self, module: &str, interface: Interface) -> watch::Receiver<Vec<Address>> {
         let mut state = self.state();
         let known = self.addresses(&state, module, interface);
-        let told = state
-            .told
+        let publisher = state
+            .watched
             .entry((module.to_owned(), interface))
             .or_insert_with(|| watch::channel(known).0);
-        told.subscribe()
+        publisher.subscribe()
     }
 
-    /// Takes over everything that is registered, and returns the revision from which changes are of interest.
+    /// Replaces everything that is registered, and returns the revision from which to watch for changes.
     pub fn replace(&self, snapshot: Snapshot) -> i64 {
         let mut state = self.state();
         let first = state.revision == 0;
         if !first && (snapshot.cluster != state.cluster || snapshot.revision < state.revision) {
             warn!(
-                "etcd has lost its data; who was registered stays known for {} s, to register anew",
+                "etcd has lost its data; the registered instances stay known for {} s, so that they can register again",
                 self.grace.as_secs()
             );
             let mut known = std::mem::take(&mut state.entries);
-            // Who had no time to register anew since the loss before this one is believed as long again.
+            // An instance that had no time to register again since the previous loss stays known for this time, too.
             if let Some((earlier, _)) = state.lost.take().filter(|(_, until)| Instant::now() < *until) {
                 for (key, entry) in earlier {
                     known.entry(key).or_insert(entry);
@@ -101,11 +101,11 @@ impl Directory {
             .filter_map(|(key, value)| Some((read(&key, &value)?, key)))
             .map(|(e, k)| (k, e))
             .collect();
-        self.tell_all(&state);
+        self.publish_all(&state);
         snapshot.revision + 1
     }
 
-    /// Takes in what changed. What a snapshot already contained is passed over.
+    /// Applies changes. Those that a snapshot already contained are skipped.
     pub fn apply(&self, changes: Vec<Change>) {
         let mut state = self.state();
         let seen = state.revision;
@@ -116,16 +116,16 @@ impl Directory {
                 None => drop(state.entries.remove(&change.key)),
             }
         }
-        self.tell_all(&state);
+        self.publish_all(&state);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    fn tell_all(&self, state: &State) {
-        for ((module, interface), told) in &state.told {
-            publish(told, module, *interface, self.addresses(state, module, *interface));
+    fn publish_all(&self, state: &State) {
+        for ((module, interface), publisher) in &state.watched {
+            publish(publisher, module, *interface, self.addresses(state, module, *interface));
         }
     }
 
@@ -147,7 +147,7 @@ impl Directory {
 
 fn read(key: &str, value: &[u8]) -> Option<Entry> {
     serde_json::from_slice(value)
-        .inspect_err(|why| warn!(key, "what stands in etcd is no instance, and is passed over: {why}"))
+        .inspect_err(|why| warn!(key, "a value in etcd is not an instance, and is skipped: {why}"))
         .ok()
 }
 
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_contained_does_not_happen_again() {
+    fn a_change_that_a_snapshot_contained_is_not_applied_again() {
         let directory = directory(Duration::from_secs(10));
         let users = directory.watch("users", Interface::Rpc);
         directory.replace(snapshot("c", 5, &[("users/a", ONE)]));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_lost_its_data_is_not_believed_at_once() {
+    fn after_etcd_lost_its_data_the_known_instances_stay_for_the_grace_period() {
         let directory = directory(Duration::from_millis(20));
         let users = directory.watch("users", Interface::Rpc);
         directory.replace(snapshot("c", 50, &[("users/a", ONE)]));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_loses_its_data_twice_makes_nobody_forgotten() {
+    fn an_etcd_that_loses_its_data_twice_makes_no_instance_forgotten() {
         let directory = directory(Duration::from_secs(10));
         let users = directory.watch("users", Interface::Rpc);
         directory.replace(snapshot("c", 50, &[("users/a", ONE)]));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_instance_is_passed_over() {
+    fn a_value_that_is_not_an_instance_is_skipped() {
         let directory = directory(Duration::from_secs(10));
         let users = directory.watch("users", Interface::Rpc);
         directory.replace(snapshot(

@@ -1,8 +1,8 @@
 //! `etcd`: instances register themselves.
 //!
 //! Each process writes `<prefix>/services/<module>/<instance>` with `{"rpc": ..., "http": ...}` for each of its modules under one lease, and all
-//! read everything below `<prefix>/services/`: first all of it, then each change from that revision on. Whenever the watch breaks off, and once per
-//! lease in any case (a silent connection looks like one on which nothing happens), all of it is read again, so no change is missed for long.
+//! read everything below `<prefix>/services/`: first all of it, then each change from that revision on. Whenever the watch ends, and once per lease
+//! in any case (a dead connection looks like one on which nothing happens), all of it is read again, so no change is missed for long.
 
 mod client;
 mod directory;
@@ -26,19 +26,19 @@ use tracing::warn;
 use super::{Address, Discovery, Endpoints, Instance, Interface, Settings, static_endpoints::StaticEndpoints};
 use client::Client;
 use directory::{Directory, Entry};
-use registration::{Away, Registration};
+use registration::{Outage, Registration};
 
-/// How long until an etcd that is away is asked again.
+/// The delay before an unavailable etcd is called again.
 const RETRY: Duration = Duration::from_millis(200);
 
 pub struct Etcd {
-    /// Modules whose place the settings say are there, whatever is registered.
+    /// Modules whose addresses are in the settings, which take precedence over what is registered.
     fixed: StaticEndpoints,
     client: Arc<Client>,
     directory: Arc<Directory>,
     prefix: String,
     lease_s: u64,
-    within: Duration,
+    timeout: Duration,
     registered: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -62,7 +62,7 @@ impl Etcd {
             directory,
             prefix,
             lease_s: settings.etcd_lease_s,
-            within: settings.timing.etcd_timeout,
+            timeout: settings.timing.etcd_timeout,
             registered: Mutex::default(),
         })
     }
@@ -83,12 +83,15 @@ impl Discovery for Etcd {
             return Ok(());
         }
         let registration = Registration::new(self.client.clone(), entries, self.lease_s);
-        let mut said = registration.said();
-        // At a stop an endpoint that does not answer must leave time for the others.
-        let running = tokio::spawn(registration.run(stop, self.client.longest()));
+        let mut registered = registration.registered();
+        // At a stop an endpoint that does not respond must leave time for the others.
+        let running = tokio::spawn(registration.run(stop, self.client.maximum_duration()));
         self.registered.lock().push(running);
-        if timeout(self.within, said.wait_for(|said| *said)).await.is_err() {
-            warn!("etcd has not taken the registration of this process yet; it goes on being tried");
+        if timeout(self.timeout, registered.wait_for(|registered| *registered))
+            .await
+            .is_err()
+        {
+            warn!("this process is not registered in etcd yet; retrying");
         }
         Ok(())
     }
@@ -99,7 +102,7 @@ impl Discovery for Etcd {
     }
 }
 
-/// What is written for an instance: the same under a key for each of its modules.
+/// The entries of an instance: the same value under a key for each of its modules.
 fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let Instance { id, modules, rpc, http } = instance;
     if modules.is_empty() {
@@ -107,14 +110,14 @@ fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String,
     }
     if rpc.is_none() && http.is_none() {
         bail!(
-            "{} cannot be registered in etcd: this process answers nobody; set rpc.listen or http.listen",
+            "{} cannot be registered in etcd: this process serves neither gRPC nor HTTP; set rpc.listen or http.listen",
             modules.join(", ")
         );
     }
     for address in [rpc, http].into_iter().flatten() {
         if address.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
             bail!(
-                "{address} cannot be registered in etcd, as nobody can call it; set rpc.advertise and http.advertise"
+                "{address} cannot be registered in etcd, as others cannot call it; set rpc.advertise and http.advertise"
             );
         }
     }
@@ -123,7 +126,7 @@ fn entries(prefix: &str, instance: &Instance) -> anyhow::Result<BTreeMap<String,
     {
         bail!(
             "{rpc} (rpc.listen or rpc.advertise) and {http} (http.listen or http.advertise) cannot be registered in etcd together: one is on \
-             loopback, where other machines would look for this process in vain; let both listen where others can call, or say so by .advertise"
+             loopback, which other machines cannot reach; listen on addresses that others can call, or set .advertise"
         );
     }
     let value = serde_json::to_vec(&Entry {
@@ -142,33 +145,33 @@ fn is_loopback(address: &Address) -> bool {
 }
 
 /// Never ends.
-async fn keep_reading(client: &Client, directory: &Directory, prefix: &str, compare_every: Duration) {
-    let mut away = Away::default();
+async fn keep_reading(client: &Client, directory: &Directory, prefix: &str, reread_interval: Duration) {
+    let mut outage = Outage::default();
     loop {
-        let Err(why) = read(client, directory, prefix, compare_every, &mut away).await;
-        away.because(&why);
+        let Err(why) = read(client, directory, prefix, reread_interval, &mut outage).await;
+        outage.report(&why);
         sleep(RETRY).await;
     }
 }
 
-/// Reads everything, and then each change, until that fails.
+/// Reads everything, and then each change, until this fails.
 async fn read(
     client: &Client,
     directory: &Directory,
     prefix: &str,
-    compare_every: Duration,
-    away: &mut Away,
+    reread_interval: Duration,
+    outage: &mut Outage,
 ) -> anyhow::Result<std::convert::Infallible> {
     let from = directory.replace(client.range(prefix).await?);
     let mut watching = client.watch(prefix, from).await?;
-    away.over();
-    let mut compare = interval(compare_every);
-    compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    compare.reset();
+    outage.end();
+    let mut reread = interval(reread_interval);
+    reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    reread.reset();
     loop {
         tokio::select! {
             changes = watching.next() => directory.apply(changes?),
-            _ = compare.tick() => drop(directory.replace(client.range(prefix).await?)),
+            _ = reread.tick() => drop(directory.replace(client.range(prefix).await?)),
         }
     }
 }

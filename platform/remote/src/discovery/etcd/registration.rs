@@ -1,8 +1,8 @@
-//! Says where this process answers, as long as it lives.
+//! Registers the addresses of this process in etcd until it stops.
 //!
-//! The keys hang on a lease that is kept alive every third of its time, and are looked after as often: one that somebody deleted is written again.
-//! Whoever falls silent is gone when the lease ends; whoever finds its lease gone (etcd lost its data, the process was paused) registers anew;
-//! whoever stops revokes the lease and is gone at once.
+//! The keys have a lease that is renewed every third of its time; then the keys are checked too, and one that somebody deleted is written again.
+//! A process that stops renewing disappears when the lease expires; one whose lease no longer exists (etcd lost its data, the process was paused)
+//! registers again; one that stops revokes the lease and disappears at once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ pub struct Registration {
     lease_s: u64,
     /// The lease that was granted last, to be revoked at the end.
     lease: Mutex<Option<String>>,
-    /// Becomes true when everybody can see the entries for the first time.
-    said: watch::Sender<bool>,
+    /// Becomes true when the entries are visible for the first time.
+    registered: watch::Sender<bool>,
 }
 
 impl Registration {
@@ -33,34 +33,34 @@ impl Registration {
             entries,
             lease_s,
             lease: Mutex::default(),
-            said: watch::channel(false).0,
+            registered: watch::channel(false).0,
         }
     }
 
-    pub fn said(&self) -> watch::Receiver<bool> {
-        self.said.subscribe()
+    pub fn registered(&self) -> watch::Receiver<bool> {
+        self.registered.subscribe()
     }
 
-    /// The lease on which the entries hang.
+    /// The lease of the entries.
     pub fn lease(&self) -> Option<String> {
         self.lease.lock().clone()
     }
 
-    /// Keeps the entries visible until `stop`, and then takes them back, within `within`.
-    pub async fn run(self, stop: CancellationToken, within: Duration) {
+    /// Keeps the entries registered until `stop`, and then withdraws them, within `withdraw_timeout`.
+    pub async fn run(self, stop: CancellationToken, withdraw_timeout: Duration) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.keep() => {}
         }
         let Some(lease) = self.lease() else { return };
-        match timeout(within, self.client.revoke(&lease)).await {
+        match timeout(withdraw_timeout, self.client.revoke(&lease)).await {
             Ok(Ok(())) => info!("this process is no longer registered in etcd"),
             Ok(Err(why)) => warn!(
                 "this process stays registered in etcd for up to {} s: {why:#}",
                 self.lease_s
             ),
             Err(_) => warn!(
-                "this process stays registered in etcd for up to {} s: etcd does not answer",
+                "this process stays registered in etcd for up to {} s: etcd does not respond",
                 self.lease_s
             ),
         }
@@ -68,18 +68,18 @@ impl Registration {
 
     /// Never ends.
     pub async fn keep(&self) {
-        let mut away = Away::default();
+        let mut outage = Outage::default();
         loop {
-            match self.announce().await {
+            match self.register().await {
                 Ok((lease, ttl)) => {
-                    away.over();
+                    outage.end();
                     info!(lease, "this process is registered in etcd");
-                    self.said.send_replace(true);
+                    self.registered.send_replace(true);
                     self.keep_alive(&lease, ttl).await;
-                    warn!(lease, "the lease in etcd is gone; registering anew");
+                    warn!(lease, "the lease in etcd no longer exists; registering again");
                 }
                 Err(why) => {
-                    away.because(&why);
+                    outage.report(&why);
                     sleep(RETRY).await;
                 }
             }
@@ -88,30 +88,30 @@ impl Registration {
 
     async fn announce(&self) -> anyhow::Result<(String, Duration)> {
         let lease = self.client.grant(self.lease_s).await?;
-        // Known before anything hangs on it, so that a stop in between takes everything back.
+        // Stored before any key has it, so that a stop in between withdraws everything.
         *self.lease.lock() = Some(lease.id.clone());
         self.client.put(&self.entries, &lease.id).await?;
         Ok((lease.id, lease.ttl))
     }
 
-    /// Ends when the lease is gone. While etcd is away nobody knows, so it is tried for as long as that takes.
+    /// Ends when the lease no longer exists. While etcd is unavailable that is unknown, so it is retried without a limit.
     async fn keep_alive(&self, lease: &str, mut ttl: Duration) {
-        let mut away = Away::default();
+        let mut outage = Outage::default();
         loop {
-            sleep(if away.is_so() { RETRY } else { ttl / 3 }).await;
-            match self.stay(lease).await {
+            sleep(if outage.is_ongoing() { RETRY } else { ttl / 3 }).await;
+            match self.renew(lease).await {
                 Ok(Some(left)) => {
-                    away.over();
+                    outage.end();
                     ttl = left;
                 }
                 Ok(None) => return,
-                Err(why) => away.because(&why),
+                Err(why) => outage.report(&why),
             }
         }
     }
 
-    /// None: there is no such lease any more.
-    async fn stay(&self, lease: &str) -> anyhow::Result<Option<Duration>> {
+    /// `None` if the lease no longer exists.
+    async fn renew(&self, lease: &str) -> anyhow::Result<Option<Duration>> {
         let Some(left) = self.client.keep_alive(lease).await? else {
             return Ok(None);
         };
@@ -125,27 +125,27 @@ impl Registration {
     }
 }
 
-/// Whether etcd is away; said once, and once when it is over.
+/// Whether etcd is unavailable; its beginning and its end are logged once.
 #[derive(Default)]
-pub struct Away(bool);
+pub struct Outage(bool);
 
-impl Away {
-    pub fn is_so(&self) -> bool {
+impl Outage {
+    pub fn is_ongoing(&self) -> bool {
         self.0
     }
 
-    pub fn because(&mut self, why: &anyhow::Error) {
+    pub fn report(&mut self, why: &anyhow::Error) {
         if self.0 {
-            debug!("etcd is still away: {why:#}");
+            debug!("etcd is still unavailable: {why:#}");
         } else {
-            warn!("etcd is away; what is known stays in use: {why:#}");
+            warn!("etcd is unavailable; the known instances stay in use: {why:#}");
         }
         self.0 = true;
     }
 
-    pub fn over(&mut self) {
+    pub fn end(&mut self) {
         if self.0 {
-            info!("etcd is back");
+            info!("etcd is available again");
         }
         self.0 = false;
     }

@@ -1,4 +1,4 @@
-//! Against a real etcd, started here on free ports with a data directory of its own.
+//! Against a real etcd, started by the test on free ports with a data directory of its own.
 
 use std::{
     net::TcpListener,
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Long enough that a busy machine does not lose it by accident.
 const LEASE_S: u64 = 2;
 
@@ -59,12 +59,12 @@ impl Server {
         )
     }
 
-    /// What `--auto-tls` makes.
+    /// The certificate that `--auto-tls` makes.
     fn certificate(&self) -> PathBuf {
         self.directory.join("data/fixtures/client/cert.pem")
     }
 
-    /// Whether it is there, to its last line.
+    /// Whether it exists, to its last line.
     fn has_certificate(&self) -> bool {
         std::fs::read_to_string(self.certificate())
             .is_ok_and(|pem| pem.trim_end().ends_with("-----END CERTIFICATE-----"))
@@ -107,13 +107,13 @@ impl Server {
                 .unwrap(),
         );
         let started = Instant::now();
-        // Its certificate is there before it listens.
-        while self.tls && !self.has_certificate() && started.elapsed() < PATIENCE {
+        // Its certificate exists before it listens.
+        while self.tls && !self.has_certificate() && started.elapsed() < TIMEOUT {
             sleep(Duration::from_millis(20)).await;
         }
-        while let Err(why) = self.asked().range("/").await {
+        while let Err(why) = self.new_client().range("/").await {
             assert!(
-                started.elapsed() < PATIENCE,
+                started.elapsed() < TIMEOUT,
                 "etcd does not start: {why:#}\n{}",
                 std::fs::read_to_string(self.directory.join("log")).unwrap()
             );
@@ -133,7 +133,7 @@ impl Server {
         std::fs::remove_dir_all(self.directory.join("data")).unwrap();
     }
 
-    fn asked(&self) -> Client {
+    fn new_client(&self) -> Client {
         let trusted = self.tls.then(|| self.certificate());
         Client::new(&Settings {
             etcd_ca_file: trusted,
@@ -155,7 +155,7 @@ impl Server {
     }
 
     async fn keys(&self) -> Vec<String> {
-        self.asked()
+        self.new_client()
             .range("/banyan/services/")
             .await
             .unwrap()
@@ -202,29 +202,25 @@ fn instance(address: &str) -> Instance {
     Instance::new(&["users", "catalog"], Some(address.parse().unwrap()), None)
 }
 
-async fn within(patience: Duration, receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-    let there = |known: &Vec<Address>| {
+async fn until(limit: Duration, receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
+    let is_expected = |known: &Vec<Address>| {
         known
             .iter()
             .map(ToString::to_string)
             .eq(expected.iter().map(ToString::to_string))
     };
-    let found = timeout(patience, receiver.wait_for(there)).await.is_ok();
-    assert!(
-        found,
-        "{:?} instead of {expected:?} after {patience:?}",
-        receiver.borrow()
-    );
+    let found = timeout(limit, receiver.wait_for(is_expected)).await.is_ok();
+    assert!(found, "{:?} instead of {expected:?} after {limit:?}", receiver.borrow());
 }
 
 async fn stays(span: Duration, receiver: &mut watch::Receiver<Vec<Address>>, expected: &[&str]) {
-    let there = |known: &Vec<Address>| {
+    let is_expected = |known: &Vec<Address>| {
         known
             .iter()
             .map(ToString::to_string)
             .eq(expected.iter().map(ToString::to_string))
     };
-    let changed = timeout(span, receiver.wait_for(|known| !there(known)))
+    let changed = timeout(span, receiver.wait_for(|known| !is_expected(known)))
         .await
         .map(|known| known.unwrap().clone());
     assert!(changed.is_err(), "{changed:?} instead of {expected:?}");
@@ -234,10 +230,10 @@ const ONE: &str = "http://10.0.0.1:9000";
 const TWO: &str = "http://10.0.0.2:9000";
 
 #[tokio::test]
-async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_once_when_it_stops() {
+async fn an_instance_is_seen_within_a_second_for_as_long_as_it_runs_and_disappears_at_once_when_it_stops() {
     let server = Server::started().await;
     let silent = AsyncListener::bind("127.0.0.1:0").await.unwrap();
-    // One that refuses and one that never answers are passed over.
+    // One that refuses and one that never responds are skipped.
     let in_turn = [
         "http://127.0.0.1:1".to_owned(),
         format!("http://{}", silent.local_addr().unwrap()),
@@ -248,38 +244,38 @@ async fn who_registers_is_seen_within_a_second_as_long_as_it_lives_and_gone_at_o
         watching.watch("users", Interface::Rpc),
         watching.watch("catalog", Interface::Rpc),
     );
-    within(PATIENCE, &mut users, &[]).await;
+    until(TIMEOUT, &mut users, &[]).await;
     let stop = CancellationToken::new();
     registering.register(instance(ONE), stop.clone()).await.unwrap();
     let started = Instant::now();
     while server.keys().await.len() < 2 {
-        assert!(started.elapsed() < PATIENCE, "it was not registered");
+        assert!(started.elapsed() < TIMEOUT, "it was not registered");
         sleep(Duration::from_millis(5)).await;
     }
-    within(Duration::from_secs(1), &mut users, &[ONE]).await;
-    within(Duration::from_secs(1), &mut catalog, &[ONE]).await;
+    until(Duration::from_secs(1), &mut users, &[ONE]).await;
+    until(Duration::from_secs(1), &mut catalog, &[ONE]).await;
     assert!(watching.watch("users", Interface::Http).borrow().is_empty());
-    // One who comes later sees it as well.
-    within(
-        PATIENCE,
+    // A later watcher sees it as well.
+    until(
+        TIMEOUT,
         &mut etcd(&[server.url()]).watch("users", Interface::Rpc),
         &[ONE],
     )
     .await;
-    // Far beyond the lease, which etcd looks after twice a second.
+    // Far beyond the lease; etcd checks for expired leases twice a second.
     stays(Duration::from_secs(3 * LEASE_S + 1), &mut users, &[ONE]).await;
 
     stop.cancel();
-    timeout(PATIENCE, registering.withdrawn()).await.unwrap();
+    timeout(TIMEOUT, registering.withdrawn()).await.unwrap();
     assert!(
         server.keys().await.is_empty(),
         "it is still registered after it was withdrawn"
     );
-    within(Duration::from_secs(1), &mut users, &[]).await;
+    until(Duration::from_secs(1), &mut users, &[]).await;
 }
 
 #[tokio::test]
-async fn who_falls_silent_is_gone_with_its_lease() {
+async fn an_instance_that_stops_renewing_disappears_with_its_lease() {
     let server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
@@ -291,39 +287,39 @@ async fn who_falls_silent_is_gone_with_its_lease() {
         .register(instance(TWO), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE, TWO]).await;
-    // As `kill -9` would end it: it says nothing any more, not even goodbye.
+    until(TIMEOUT, &mut users, &[ONE, TWO]).await;
+    // As after `kill -9`: it neither renews nor withdraws.
     registering
         .registered
         .lock()
         .drain(..)
         .for_each(|running| running.abort());
-    within(Duration::from_secs(LEASE_S + 2), &mut users, &[TWO]).await;
+    until(Duration::from_secs(LEASE_S + 2), &mut users, &[TWO]).await;
 }
 
 #[tokio::test]
-async fn who_lost_its_lease_registers_anew() {
+async fn an_instance_that_lost_its_lease_registers_again() {
     let server = Server::started().await;
     let watching = etcd(&[server.url()]);
     let mut users = watching.watch("users", Interface::Rpc);
-    let client = Arc::new(server.asked());
+    let client = Arc::new(server.new_client());
     let entries = entries("/banyan/services/", &instance(ONE)).unwrap();
     let registration = Arc::new(Registration::new(client.clone(), entries, LEASE_S));
-    let (mut said, kept) = (registration.said(), registration.clone());
+    let (mut registered, kept) = (registration.registered(), registration.clone());
     let running = tokio::spawn(async move { kept.keep().await });
-    said.wait_for(|said| *said).await.unwrap();
-    within(PATIENCE, &mut users, &[ONE]).await;
+    registered.wait_for(|registered| *registered).await.unwrap();
+    until(TIMEOUT, &mut users, &[ONE]).await;
     // As after a pause that was longer than the lease.
     let lease = registration.lease().unwrap();
     client.revoke(&lease).await.unwrap();
-    within(PATIENCE, &mut users, &[]).await;
-    within(PATIENCE, &mut users, &[ONE]).await;
+    until(TIMEOUT, &mut users, &[]).await;
+    until(TIMEOUT, &mut users, &[ONE]).await;
     assert_ne!(registration.lease().unwrap(), lease);
     running.abort();
 }
 
 #[tokio::test]
-async fn while_etcd_is_away_what_is_known_stays_in_use() {
+async fn while_etcd_is_unavailable_the_known_instances_stay_in_use() {
     let mut server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
@@ -331,7 +327,7 @@ async fn while_etcd_is_away_what_is_known_stays_in_use() {
         .register(instance(ONE), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE]).await;
+    until(TIMEOUT, &mut users, &[ONE]).await;
 
     server.kill();
     stays(Duration::from_secs(2 * LEASE_S + 1), &mut users, &[ONE]).await;
@@ -339,11 +335,11 @@ async fn while_etcd_is_away_what_is_known_stays_in_use() {
     stays(Duration::from_secs(LEASE_S + 1), &mut users, &[ONE]).await;
     let stop = CancellationToken::new();
     watching.register(instance(TWO), stop.clone()).await.unwrap();
-    within(PATIENCE, &mut users, &[ONE, TWO]).await;
+    until(TIMEOUT, &mut users, &[ONE, TWO]).await;
 }
 
 #[tokio::test]
-async fn after_etcd_lost_its_data_everybody_registers_anew_and_nobody_was_forgotten() {
+async fn after_etcd_lost_its_data_every_instance_registers_again_and_none_was_forgotten() {
     let mut server = Server::started().await;
     let (watching, registering) = (etcd(&[server.url()]), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
@@ -351,14 +347,14 @@ async fn after_etcd_lost_its_data_everybody_registers_anew_and_nobody_was_forgot
         .register(instance(ONE), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE]).await;
+    until(TIMEOUT, &mut users, &[ONE]).await;
     server.kill();
     server.lose_data();
     server.start().await;
     let started = Instant::now();
     while server.keys().await.is_empty() {
-        assert_eq!(users.borrow().len(), 1, "who was registered is forgotten");
-        assert!(started.elapsed() < PATIENCE, "it did not register anew");
+        assert_eq!(users.borrow().len(), 1, "a registered instance is forgotten");
+        assert!(started.elapsed() < TIMEOUT, "it did not register again");
         sleep(Duration::from_millis(5)).await;
     }
     stays(Duration::from_secs(2 * LEASE_S + 1), &mut users, &[ONE]).await;
@@ -366,25 +362,25 @@ async fn after_etcd_lost_its_data_everybody_registers_anew_and_nobody_was_forgot
         .register(instance(TWO), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE, TWO]).await;
+    until(TIMEOUT, &mut users, &[ONE, TWO]).await;
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_away_at_the_start_is_waited_for() {
+async fn an_etcd_that_is_unavailable_at_the_start_is_retried() {
     let mut server = Server::new();
     let etcd = etcd(&[server.url()]);
     let mut users = etcd.watch("users", Interface::Rpc);
-    timeout(PATIENCE, etcd.register(instance(ONE), CancellationToken::new()))
+    timeout(TIMEOUT, etcd.register(instance(ONE), CancellationToken::new()))
         .await
         .unwrap()
         .unwrap();
     assert!(users.borrow_and_update().is_empty());
     server.start().await;
-    within(PATIENCE, &mut users, &[ONE]).await;
+    until(TIMEOUT, &mut users, &[ONE]).await;
 }
 
 #[tokio::test]
-async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_all_is_there() {
+async fn a_deleted_key_is_written_again_and_nothing_is_written_while_all_keys_exist() {
     let server = Server::started().await;
     let registering = etcd(&[server.url()]);
     registering
@@ -393,21 +389,21 @@ async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_
         .unwrap();
     let keys = server.keys().await;
     assert_eq!(keys.len(), 2);
-    let asked = server.asked();
-    let before = asked.range("/banyan/services/").await.unwrap().revision;
+    let client = server.new_client();
+    let before = client.range("/banyan/services/").await.unwrap().revision;
     sleep(Duration::from_secs(LEASE_S)).await;
     assert_eq!(
-        asked.range("/banyan/services/").await.unwrap().revision,
+        client.range("/banyan/services/").await.unwrap().revision,
         before,
-        "nothing is written for nothing"
+        "nothing is written without need"
     );
     server.delete(&keys[1]).await;
     let started = Instant::now();
     while server.keys().await.len() < 2 {
-        assert!(started.elapsed() < PATIENCE, "it was not written again");
+        assert!(started.elapsed() < TIMEOUT, "it was not written again");
         sleep(Duration::from_millis(20)).await;
     }
-    // On the same lease, or it would stay for ever.
+    // With the same lease, or it would stay for ever.
     registering
         .registered
         .lock()
@@ -415,76 +411,76 @@ async fn who_was_deleted_by_somebody_is_written_again_and_nothing_is_as_long_as_
         .for_each(|running| running.abort());
     let started = Instant::now();
     while !server.keys().await.is_empty() {
-        assert!(started.elapsed() < PATIENCE, "it outlives its process");
+        assert!(started.elapsed() < TIMEOUT, "it outlives its process");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn who_stops_is_withdrawn_at_once_although_most_of_etcd_does_not_answer() {
+async fn an_instance_that_stops_is_withdrawn_at_once_although_most_endpoints_do_not_respond() {
     let server = Server::started().await;
-    let (first, second) = (Way::to(server.client).await, Way::to(server.client).await);
+    let (first, second) = (Proxy::to(server.client).await, Proxy::to(server.client).await);
     let registering = etcd(&[first.url.clone(), second.url.clone(), server.url()]);
     let stop = CancellationToken::new();
     registering.register(instance(ONE), stop.clone()).await.unwrap();
     assert_eq!(server.keys().await.len(), 2);
-    first.swallow_all();
-    second.swallow_all();
+    first.stall_all();
+    second.stall_all();
     stop.cancel();
-    timeout(PATIENCE, registering.withdrawn()).await.unwrap();
+    timeout(TIMEOUT, registering.withdrawn()).await.unwrap();
     assert!(server.keys().await.is_empty(), "it stays until its lease ends");
 }
 
-/// The way to etcd, which can be cut, or swallow what was already connected.
-struct Way {
+/// A TCP proxy to etcd, whose connections can be cut, or stay open and carry nothing.
+struct Proxy {
     url: String,
     cut: Arc<AtomicBool>,
     connections: Arc<Mutex<Vec<CancellationToken>>>,
-    swallow: CancellationToken,
-    /// New connections are swallowed too.
-    mute: Arc<AtomicBool>,
+    stall: CancellationToken,
+    /// New connections stall too.
+    stall_new: Arc<AtomicBool>,
 }
 
-impl Way {
-    async fn to(port: u16) -> Way {
+impl Proxy {
+    async fn to(port: u16) -> Proxy {
         let listener = AsyncListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let way = Way {
+        let proxy = Proxy {
             url,
             cut: Arc::default(),
             connections: Arc::default(),
-            swallow: CancellationToken::new(),
-            mute: Arc::default(),
+            stall: CancellationToken::new(),
+            stall_new: Arc::default(),
         };
-        let (cut, connections, swallow, mute) = (
-            way.cut.clone(),
-            way.connections.clone(),
-            way.swallow.clone(),
-            way.mute.clone(),
+        let (cut, connections, stall, stall_new) = (
+            proxy.cut.clone(),
+            proxy.connections.clone(),
+            proxy.stall.clone(),
+            proxy.stall_new.clone(),
         );
         tokio::spawn(async move {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
+                let (mut inbound, _) = listener.accept().await.unwrap();
                 if cut.load(Ordering::SeqCst) {
                     continue;
                 }
-                let (end, muted) = (CancellationToken::new(), swallow.clone());
+                let (end, stalled) = (CancellationToken::new(), stall.clone());
                 connections.lock().push(end.clone());
-                let later = swallow.is_cancelled() && !mute.load(Ordering::SeqCst);
+                let later = stall.is_cancelled() && !stall_new.load(Ordering::SeqCst);
                 tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else {
+                    let Ok(mut outbound) = TcpStream::connect(("127.0.0.1", port)).await else {
                         return;
                     };
                     tokio::select! {
                         () = end.cancelled() => {}
-                        // Open on our side, and nothing comes through any more.
-                        () = muted.cancelled(), if !later => std::future::pending().await,
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        // Open on our side, and nothing gets through any more.
+                        () = stalled.cancelled(), if !later => std::future::pending().await,
+                        _ = copy_bidirectional(&mut inbound, &mut outbound) => {}
                     }
                 });
             }
         });
-        way
+        proxy
     }
 
     fn cut(&self) {
@@ -495,27 +491,27 @@ impl Way {
             .for_each(|connection| connection.cancel());
     }
 
-    /// Nothing comes through any more, on connections that are there and on new ones.
-    fn swallow_all(&self) {
-        self.mute.store(true, Ordering::SeqCst);
-        self.swallow.cancel();
+    /// Nothing gets through any more, on open connections and on new ones.
+    fn stall_all(&self) {
+        self.stall_new.store(true, Ordering::SeqCst);
+        self.stall.cancel();
     }
 
-    fn mend(&self) {
+    fn restore(&self) {
         self.cut.store(false, Ordering::SeqCst);
     }
 }
 
 #[tokio::test]
-async fn what_changed_while_the_way_to_etcd_was_cut_is_seen_afterwards() {
+async fn a_change_while_the_connection_to_etcd_was_cut_is_seen_afterwards() {
     let server = Server::started().await;
-    let way = Way::to(server.client).await;
-    let (watching, registering) = (etcd(std::slice::from_ref(&way.url)), etcd(&[server.url()]));
+    let proxy = Proxy::to(server.client).await;
+    let (watching, registering) = (etcd(std::slice::from_ref(&proxy.url)), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
     let stop = CancellationToken::new();
     registering.register(instance(ONE), stop.clone()).await.unwrap();
-    within(PATIENCE, &mut users, &[ONE]).await;
-    way.cut();
+    until(TIMEOUT, &mut users, &[ONE]).await;
+    proxy.cut();
     stop.cancel();
     registering.withdrawn().await;
     registering
@@ -524,31 +520,31 @@ async fn what_changed_while_the_way_to_etcd_was_cut_is_seen_afterwards() {
         .unwrap();
     assert_eq!(server.keys().await.len(), 2);
     stays(Duration::from_millis(500), &mut users, &[ONE]).await;
-    way.mend();
-    within(PATIENCE, &mut users, &[TWO]).await;
+    proxy.restore();
+    until(TIMEOUT, &mut users, &[TWO]).await;
 }
 
 #[tokio::test]
-async fn a_watch_on_which_nothing_comes_any_more_is_noticed() {
+async fn a_watch_whose_connection_stalls_is_noticed() {
     let server = Server::started().await;
-    let way = Way::to(server.client).await;
-    let (watching, registering) = (etcd(std::slice::from_ref(&way.url)), etcd(&[server.url()]));
+    let proxy = Proxy::to(server.client).await;
+    let (watching, registering) = (etcd(std::slice::from_ref(&proxy.url)), etcd(&[server.url()]));
     let mut users = watching.watch("users", Interface::Rpc);
     registering
         .register(instance(ONE), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE]).await;
-    way.swallow.cancel();
+    until(TIMEOUT, &mut users, &[ONE]).await;
+    proxy.stall.cancel();
     registering
         .register(instance(TWO), CancellationToken::new())
         .await
         .unwrap();
-    within(PATIENCE, &mut users, &[ONE, TWO]).await;
+    until(TIMEOUT, &mut users, &[ONE, TWO]).await;
 }
 
 #[tokio::test]
-async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
+async fn an_etcd_behind_tls_must_have_a_trusted_certificate() {
     let mut server = Server::new();
     server.tls = true;
     server.start().await;
@@ -558,21 +554,21 @@ async fn etcd_may_be_behind_tls_and_must_then_be_trusted() {
     };
     let etcd = Etcd::start(&trusting, Endpoints::new(), &CancellationToken::new()).unwrap();
     etcd.register(instance(ONE), CancellationToken::new()).await.unwrap();
-    within(PATIENCE, &mut etcd.watch("users", Interface::Rpc), &[ONE]).await;
-    // Another one's certificate does for another one.
+    until(TIMEOUT, &mut etcd.watch("users", Interface::Rpc), &[ONE]).await;
+    // The certificate of another server is not trusted.
     let mut other = Server::new();
     other.tls = true;
     other.start().await;
-    let mistaken = Settings {
+    let distrusting = Settings {
         etcd_ca_file: Some(other.certificate()),
         ..settings(&[server.url()])
     };
-    let why = Client::new(&mistaken).unwrap().range("/").await.err().unwrap();
+    let why = Client::new(&distrusting).unwrap().range("/").await.err().unwrap();
     assert!(format!("{why:#}").contains("certificate"), "{why:#}");
 }
 
 #[tokio::test]
-async fn a_module_with_an_endpoint_in_the_settings_is_there() {
+async fn an_endpoint_in_the_settings_needs_no_registration() {
     let endpoints = Endpoints::from([(("users".to_owned(), Interface::Rpc), vec![TWO.parse().unwrap()])]);
     let etcd = Etcd::start(
         &settings(&["http://127.0.0.1:1".to_owned()]),
@@ -587,7 +583,7 @@ async fn a_module_with_an_endpoint_in_the_settings_is_there() {
 }
 
 #[test]
-fn what_nobody_could_call_is_not_registered() {
+fn an_unreachable_address_is_not_registered() {
     let prefix = "/banyan/services/";
     assert!(entries(prefix, &Instance::new(&[], None, None)).unwrap().is_empty());
     assert!(

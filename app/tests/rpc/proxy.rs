@@ -1,4 +1,4 @@
-//! A connection that can be cut while calls are on it.
+//! A TCP proxy whose connections can be cut while calls are in flight.
 
 use std::{
     net::SocketAddr,
@@ -11,42 +11,42 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Passes connections on to somewhere.
-pub struct Cable {
+/// Forwards connections to a target.
+pub struct CuttableProxy {
     pub address: SocketAddr,
     connections: Arc<Mutex<JoinSet<()>>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
-impl Cable {
+impl CuttableProxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections: Arc<Mutex<JoinSet<()>>> = Arc::default();
-        let passed_on = connections.clone();
+        let forwarded = connections.clone();
         let accepting = tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                passed_on.lock().unwrap().spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(target).await {
-                        let _ = copy_bidirectional(&mut near, &mut far).await;
+            while let Ok((mut inbound, _)) = listener.accept().await {
+                forwarded.lock().unwrap().spawn(async move {
+                    if let Ok(mut outbound) = TcpStream::connect(target).await {
+                        let _ = copy_bidirectional(&mut inbound, &mut outbound).await;
                     }
                 });
             }
         });
-        Cable {
+        CuttableProxy {
             address,
             connections,
             accepting,
         }
     }
 
-    /// Every connection there is ends; new ones can be made.
+    /// Ends every open connection; new ones can be made.
     pub fn cut(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 }
 
-impl Drop for Cable {
+impl Drop for CuttableProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
