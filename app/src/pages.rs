@@ -141,7 +141,7 @@ async fn order_details(
     .await?;
     let order = found.order.ok_or_else(|| Fault::not_found("order"))?;
     let skus = order.items.iter().map(|item| item.sku.clone()).collect();
-    // The customer's profile is shown to whoever may see the order, so the page requests it in its own name, not in the caller's.
+    // The customer's profile is shown to every caller who may see the order, so the page requests it in its own name, not in the caller's.
     let user = Call::by_module("gateway")
         .traced(call.trace.clone())
         .within(PART_TIMEOUT);

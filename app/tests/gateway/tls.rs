@@ -137,8 +137,8 @@ async fn an_incomplete_tls_configuration_is_refused_naming_the_setting() {
         swapped.contains("http.tls_certificate_file") && swapped.contains("certificate chain"),
         "{swapped}"
     );
-    let apart = start(&certificates.path("ca.pem"), &key).await;
-    assert!(apart.contains("do not go together"), "{apart}");
+    let mismatch = start(&certificates.path("ca.pem"), &key).await;
+    assert!(mismatch.contains("do not match"), "{mismatch}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +274,7 @@ fn the_settings_decide_between_plaintext_public_and_internal_tls() {
         ("plain".to_owned(), "internal".to_owned())
     );
     assert_eq!(served(true, &[&mtls, &public]), "public");
-    assert!(served(false, &[&mtls, &public]).contains("leave http.tls_certificate_file"));
+    assert!(served(false, &[&mtls, &public]).contains("remove http.tls_certificate_file"));
     // Beyond loopback never in plaintext, unless the settings say that a proxy terminates TLS.
     assert!(served(true, &[&beyond]).contains("behind_tls"));
     assert!(served(true, &[&beyond, &mtls]).contains("this is the edge"));

@@ -221,7 +221,7 @@ impl Proxy {
         serde_json::from_slice(&body).context("the response is not JSON")
     }
 
-    /// The permit in the module's bulkhead is held until its response begins, so long streams hold none.
+    /// The permit in the module's bulkhead is held until its response begins; long streams hold none.
     async fn send(&self, module: &str, request: &UpstreamRequest, wait: Duration) -> Result<Forwarded, Fault> {
         let deadline = Instant::now() + self.settings.timeout() + wait;
         let Some(client) = self.clients.get(module) else {
