@@ -1,4 +1,4 @@
-//! The public keys of access tokens, as users gives them.
+//! The public keys of access tokens, fetched from users.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ pub fn settings(
     Settings::from_sources(&SHOP.defaults(), file, environment)
 }
 
-/// What `main` and the tests boot alike.
+/// Builds the shop, for the tests as for `main`.
 ///
 /// # Errors
 /// As [`App::build`].

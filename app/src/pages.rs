@@ -1,4 +1,5 @@
-//! Pages that show several modules at once. A page can live without a part: what is away is `null` and named in `unavailable`.
+//! Pages that show several modules at once. A page is shown without the modules that are unavailable: their parts are `null`,
+//! and they are named in `unavailable`.
 
 use std::{future::Future, time::Duration};
 
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 use crate::shop::Contracts;
 
-/// Every part of a page must be there within so long, or it counts as away.
+/// The timeout for each part of a page; a part that takes longer counts as unavailable.
 const PART_TIMEOUT: Duration = Duration::from_secs(2);
 const LATEST_ORDERS: u32 = 5;
 const POPULAR_PRODUCTS: u32 = 10;
@@ -140,7 +141,7 @@ async fn order_details(
     .await?;
     let order = found.order.ok_or_else(|| Fault::not_found("order"))?;
     let skus = order.items.iter().map(|item| item.sku.clone()).collect();
-    // The customer's profile is shown to whoever may see the order, so it is asked for by the page, not by the caller.
+    // The customer's profile is shown to every caller who may see the order, so the page requests it in its own name, not in the caller's.
     let user = Call::by_module("gateway")
         .traced(call.trace.clone())
         .within(PART_TIMEOUT);
@@ -221,7 +222,7 @@ async fn dashboard(caller: LoggedIn, contracts: Data<Contracts>) -> Result<HttpR
     }))
 }
 
-/// Keeps count of the parts that are away.
+/// Collects the names of the modules that are unavailable.
 #[derive(Default)]
 struct Parts {
     unavailable: Vec<String>,
@@ -237,10 +238,10 @@ impl Parts {
     }
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    tokio::time::timeout(PART_TIMEOUT, answer)
+async fn within<T>(part: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(PART_TIMEOUT, part)
         .await
-        .unwrap_or_else(|_| Err(Fault::unavailable("The module did not answer in time.")))
+        .unwrap_or_else(|_| Err(Fault::unavailable("The module did not respond in time.")))
 }
 
 fn listed(products: Products) -> Vec<PageProduct> {

@@ -1,4 +1,4 @@
-//! The shop: its modules, in one table. This is the one place where a module is registered; read this file first.
+//! The shop: its modules, in one table. A module is registered here and nowhere else; read this file first.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use users_contract::{RemoteUsers, ServedUsers, Users};
 
 use crate::{keys::UsersKeys, local, pages};
 
-/// Every module's contract: the module itself where it is in this process, else its client.
+/// Every module's contract: the module itself if it is local, otherwise its client.
 #[derive(Clone)]
 pub struct Contracts {
     pub users: Arc<dyn Users>,
@@ -131,6 +131,7 @@ pub static SHOP: Product<Contracts> = Product {
     name: "Banyan",
     version: env!("CARGO_PKG_VERSION"),
     command: "banyan",
+    summary: "A commerce backend in one binary: users, catalog, inventory, orders, payments, shipping, notifications.",
     description: "A headless commerce backend: users, catalog, inventory, orders, payments, shipping, notifications. Errors are RFC 9457 problems; \
                   money is integer minor units; lists are read by cursor; `Idempotency-Key` makes a repeated POST harmless.",
     defaults: include_str!("../config/default.toml"),

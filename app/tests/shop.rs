@@ -1,4 +1,4 @@
-//! The table of modules, against the modules themselves.
+//! The table of modules, checked against the modules themselves.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use banyan_host::local::{self, LocalModules, Sources};
 use banyan_remote::{discovery, grpc::Remotes};
 use tokio_util::sync::CancellationToken;
 
-/// Starting a module also compares what the table says about its subscriptions with its reactions.
+/// Starting a module also compares its subscriptions in the table with its reactions.
 #[tokio::test]
 async fn every_module_starts_and_no_contract_can_be_called_inside_a_transaction() {
     let directory = tempfile::tempdir().unwrap();
@@ -73,13 +73,13 @@ async fn every_module_starts_and_no_contract_can_be_called_inside_a_transaction(
 }
 
 #[test]
-fn a_module_stands_behind_those_it_calls() {
+fn a_module_is_listed_after_those_it_calls() {
     let names = banyan::MODULES;
     let position = |name: &str| {
         names
             .iter()
             .position(|known| *known == name)
-            .expect("a module of the table")
+            .expect("a module in the table")
     };
     for module in SHOP.modules {
         for called in module.calls {

@@ -1,4 +1,4 @@
-//! Stands in the place of a module that is not in this binary.
+//! Replaces the file of a module that is not in this binary.
 
 use banyan_host::local::LocalModule;
 

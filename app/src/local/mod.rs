@@ -1,4 +1,4 @@
-//! How each module is started in this process. A module that is not compiled in has `absent.rs` in its file's place.
+//! How each module is started in this process. For a module that is not compiled in, `absent.rs` replaces its file.
 
 #[cfg_attr(not(feature = "catalog"), path = "absent.rs")]
 pub mod catalog;

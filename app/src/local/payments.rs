@@ -12,7 +12,7 @@ use payments_contract::LocalPayments;
 
 use crate::shop::Contracts;
 
-/// Where the built-in payment provider keeps its own books, apart from every module.
+/// The storage of the built-in payment provider, separate from every module.
 const SANDBOX_PROVIDER: &str = "sandbox_provider";
 
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {

@@ -20,7 +20,7 @@ pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
 fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
     let own: ::users::Settings = section.read()?;
     Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
-        // What all processes of the shop say about tokens alike.
+        // The settings of tokens are the same in all processes of the shop.
         let settings = ::users::Settings {
             issuer: context.auth.issuer,
             audience: context.auth.audience,

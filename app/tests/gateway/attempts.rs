@@ -1,51 +1,58 @@
-//! Who is asked again when an instance does not answer, and what is said when nobody did.
+//! Which requests are retried at another instance, and the response when no instance responded.
 
 use super::{
-    edge::{Edge, Reply},
-    instance::{Deed, Instance},
+    instance::{Behaviour, Instance},
+    test_gateway::{Reply, TestGateway},
 };
 
-/// Port 1 refuses whoever comes: nothing listens there, and nobody may without privileges.
-const NOBODY: &str = "http://127.0.0.1:1";
-/// Rarely enough that no probe takes an instance out of rotation before the test has asked it.
+/// Port 1 refuses every connection: nothing listens there, and no process may without privileges.
+const UNREACHABLE: &str = "http://127.0.0.1:1";
+/// An interval at which no probe takes an instance out of rotation before the test has called it.
 const NO_PROBES: (&str, &str) = ("BANYAN__DISCOVERY__PROBE_EVERY_MS", "600000");
 
-/// One instance that breaks connections and one that answers; either may be asked first.
+/// One instance that closes connections and one that responds; either may be called first.
 struct Pair {
     breaking: Instance,
-    well: Instance,
-    edge: Edge,
+    healthy: Instance,
+    gateway: TestGateway,
 }
 
 impl Pair {
     async fn of_orders() -> Pair {
-        let (breaking, well) = (Instance::that(Deed::Break).await, Instance::answering("{}").await);
-        let edge = Edge::before("orders", &[&breaking, &well], &[NO_PROBES]).await;
-        Pair { breaking, well, edge }
+        let (breaking, healthy) = (
+            Instance::start(Behaviour::CloseConnection).await,
+            Instance::responding("{}").await,
+        );
+        let gateway = TestGateway::in_front_of("orders", &[&breaking, &healthy], &[NO_PROBES]).await;
+        Pair {
+            breaking,
+            healthy,
+            gateway,
+        }
     }
 
-    /// Asks until the breaking one was the first choice; by chance the other one may be for a while.
-    async fn ask(&self, line: &str, headers: &[(&str, &str)]) -> Reply {
+    /// Sends the request until the breaking instance was called first; by chance that may take several requests.
+    async fn send(&self, line: &str, headers: &[(&str, &str)]) -> Reply {
         for _ in 0..200 {
-            let reply = self.edge.ask(line, headers, "{}").await;
-            if !self.breaking.heard().is_empty() {
+            let reply = self.gateway.send(line, headers, "{}").await;
+            if !self.breaking.received().is_empty() {
                 return reply;
             }
         }
-        panic!("in 200 requests nobody asked the breaking instance");
+        panic!("none of 200 requests called the breaking instance");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_is_asked_of_another_whatever_it_is() {
-    // Which of two is asked is chance, so until the one that is away was asked first.
+async fn a_refused_connection_is_retried_at_another_instance_for_every_method() {
+    // Which of the two is called first is chance, so this repeats until it was the stopped one.
     for _ in 0..100 {
-        let (dying, well) = (Instance::answering("{}").await, Instance::answering("{}").await);
-        let edge = Edge::before("orders", &[&dying, &well], &[NO_PROBES]).await;
-        dying.dies_after_its_first_probe().await;
-        let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
-        assert_eq!((reply.status, well.heard().len()), (200, 1), "{reply:?}");
-        if edge
+        let (stopping, healthy) = (Instance::responding("{}").await, Instance::responding("{}").await);
+        let gateway = TestGateway::in_front_of("orders", &[&stopping, &healthy], &[NO_PROBES]).await;
+        stopping.stop_after_first_probe().await;
+        let reply = gateway.send("POST /api/v1/orders", &[], "{}").await;
+        assert_eq!((reply.status, healthy.received().len()), (200, 1), "{reply:?}");
+        if gateway
             .proxy
             .instances("orders")
             .iter()
@@ -54,23 +61,23 @@ async fn what_was_refused_is_asked_of_another_whatever_it_is() {
             return;
         }
     }
-    panic!("in 100 requests nobody asked the instance that is away");
+    panic!("none of 100 requests called the stopped instance");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_without_a_key_is_not_sent_twice() {
     let pair = Pair::of_orders().await;
-    let reply = pair.ask("POST /api/v1/orders", &[]).await;
+    let reply = pair.send("POST /api/v1/orders", &[]).await;
     assert_eq!((reply.status, reply.code().as_str()), (504, "connection_lost"));
-    assert_eq!(pair.breaking.heard().len(), 1);
+    assert_eq!(pair.breaking.received().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_with_a_key_is_asked_once_more_of_another() {
+async fn a_post_with_a_key_is_retried_at_another_instance() {
     let pair = Pair::of_orders().await;
-    let reply = pair.ask("POST /api/v1/orders", &[("idempotency-key", "k")]).await;
+    let reply = pair.send("POST /api/v1/orders", &[("idempotency-key", "k")]).await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    let (first, second) = (pair.breaking.heard_once(), pair.well.heard().pop().unwrap());
+    let (first, second) = (pair.breaking.received_once(), pair.healthy.received().pop().unwrap());
     assert_eq!(
         (first.line(), first.body.as_str()),
         (second.line(), second.body.as_str())
@@ -82,13 +89,13 @@ async fn a_post_with_a_key_is_asked_once_more_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_nobody_remembers_makes_no_request_repeatable() {
+async fn an_idempotency_key_that_is_not_remembered_makes_no_request_repeatable() {
     for line in [
         "POST /api/v1/ops/orders/sagas/7/retry",
         "POST /api/v1/ops/orders/views/rebuild",
     ] {
         let pair = Pair::of_orders().await;
-        let reply = pair.ask(line, &[("idempotency-key", "k")]).await;
+        let reply = pair.send(line, &[("idempotency-key", "k")]).await;
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (504, "connection_lost"),
@@ -98,41 +105,42 @@ async fn a_key_that_nobody_remembers_makes_no_request_repeatable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_be_done_twice_is_asked_once_more_of_another() {
+async fn an_idempotent_request_is_retried_at_another_instance() {
     for line in [
         "GET /api/v1/orders",
         "PUT /api/v1/carts/1/items/a",
         "DELETE /api/v1/carts/1/items/a",
     ] {
         let pair = Pair::of_orders().await;
-        let reply = pair.ask(line, &[]).await;
+        let reply = pair.send(line, &[]).await;
         assert_eq!(reply.status, 200, "{line}: {reply:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_one_more_attempt_and_no_third() {
+async fn there_is_one_retry_and_no_third_attempt() {
     let instances = [
-        Instance::that(Deed::Break).await,
-        Instance::that(Deed::Break).await,
-        Instance::that(Deed::Break).await,
+        Instance::start(Behaviour::CloseConnection).await,
+        Instance::start(Behaviour::CloseConnection).await,
+        Instance::start(Behaviour::CloseConnection).await,
     ];
-    let edge = Edge::before("orders", &[&instances[0], &instances[1], &instances[2]], &[NO_PROBES]).await;
-    let reply = edge.get("/api/v1/orders").await;
+    let gateway =
+        TestGateway::in_front_of("orders", &[&instances[0], &instances[1], &instances[2]], &[NO_PROBES]).await;
+    let reply = gateway.get("/api/v1/orders").await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "module_unavailable"));
-    let asked: Vec<usize> = instances.iter().map(|instance| instance.heard().len()).collect();
+    let attempts: Vec<usize> = instances.iter().map(|instance| instance.received().len()).collect();
     assert_eq!(
-        (asked.iter().sum::<usize>(), asked.iter().max()),
+        (attempts.iter().sum::<usize>(), attempts.iter().max()),
         (2, Some(&1)),
-        "{asked:?}"
+        "{attempts:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_instance_the_client_is_told_when_to_come_back() {
-    for endpoints in ["", NOBODY] {
-        let edge = Edge::of("orders", endpoints, &[]).await.unwrap();
-        let reply = edge.get("/api/v1/orders").await;
+async fn without_an_instance_the_client_gets_retry_after() {
+    for endpoints in ["", UNREACHABLE] {
+        let gateway = TestGateway::with_endpoints("orders", endpoints, &[]).await.unwrap();
+        let reply = gateway.get("/api/v1/orders").await;
         assert_eq!(
             (reply.status, reply.code().as_str(), reply.header("retry-after")),
             (503, "module_unavailable", "2")
@@ -142,64 +150,70 @@ async fn without_an_instance_the_client_is_told_when_to_come_back() {
             "{}",
             reply.body
         );
-        // The others are still asked.
-        assert!(edge.get("/api/v1/products").await.body.contains("The module catalog"));
+        // Requests for other modules are still forwarded.
+        assert!(
+            gateway
+                .get("/api/v1/products")
+                .await
+                .body
+                .contains("The module catalog")
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_has_begun_is_not_asked_for_again() {
+async fn a_response_that_has_begun_is_not_retried() {
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{\"a\"";
     let (one, other) = (
-        Instance::that(Deed::Answer(half.to_owned())).await,
-        Instance::that(Deed::Answer(half.to_owned())).await,
+        Instance::start(Behaviour::Respond(half.to_owned())).await,
+        Instance::start(Behaviour::Respond(half.to_owned())).await,
     );
-    let edge = Edge::before("orders", &[&one, &other], &[NO_PROBES]).await;
-    let asking = edge.get("/api/v1/orders");
+    let gateway = TestGateway::in_front_of("orders", &[&one, &other], &[NO_PROBES]).await;
+    let sending = gateway.get("/api/v1/orders");
     let broken = async {
-        while one.heard().len() + other.heard().len() == 0 {
+        while one.received().len() + other.received().len() == 0 {
             tokio::task::yield_now().await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        let asked = (one.heard().len(), other.heard().len());
+        let attempts = (one.received().len(), other.received().len());
         drop((one, other));
-        asked
+        attempts
     };
-    let (reply, asked) = tokio::join!(asking, broken);
+    let (reply, attempts) = tokio::join!(sending, broken);
     assert_eq!(
         (reply.status, reply.body.as_str()),
         (200, "{\"a\""),
-        "the client sees that it is not whole"
+        "the client sees that the response is incomplete"
     );
-    assert_eq!(asked.0 + asked.1, 1);
+    assert_eq!(attempts.0 + attempts.1, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_module_is_waited_for_as_long_as_is_said_and_then_let_go() {
-    let mut orders = Instance::that(Deed::Silence).await;
-    let edge = Edge::before(
+async fn a_slow_module_times_out_and_prefer_wait_extends_the_timeout() {
+    let mut orders = Instance::start(Behaviour::Hang).await;
+    let gateway = TestGateway::in_front_of(
         "orders",
         &[&orders],
         &[("BANYAN__GATEWAY__TIMEOUT_MS", "100"), NO_PROBES],
     )
     .await;
     let begun = std::time::Instant::now();
-    let reply = edge.get("/api/v1/orders").await;
+    let reply = gateway.get("/api/v1/orders").await;
     assert_eq!((reply.status, reply.code().as_str()), (504, "timeout"));
     assert!(
         begun.elapsed().as_millis() < 1_000 && reply.body.contains("orders"),
         "{reply:?}"
     );
-    orders.is_left().await;
+    orders.wait_for_disconnect().await;
     assert_eq!(
-        orders.heard().len(),
+        orders.received().len(),
         1,
-        "a request that may still be running is not asked for again"
+        "a request that may still be running is not retried"
     );
     let begun = std::time::Instant::now();
-    let reply = edge.ask("GET /api/v1/orders", &[("prefer", "wait=1")], "").await;
+    let reply = gateway.send("GET /api/v1/orders", &[("prefer", "wait=1")], "").await;
     assert!(
         reply.status == 504 && begun.elapsed().as_millis() >= 1_100,
-        "what the client waits for comes on top"
+        "the time the client requests is added to the timeout"
     );
 }

@@ -1,4 +1,4 @@
-//! An instance of a module as a test needs it: it remembers every byte it got, and does with the connection what it is told.
+//! A fake instance of a module: it records the requests it receives, and handles connections as the test specifies.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,41 +12,41 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What it does when it is asked.
+/// What an instance does when it receives a request.
 #[derive(Clone, Debug)]
-pub enum Deed {
-    /// Writes this and keeps the connection.
-    Answer(String),
-    /// Writes this and then nothing, until the other side is gone.
-    Begin(String),
-    /// Writes the first, and then the second again and again after so long, until the other side is gone.
-    Drip(String, String, Duration),
-    /// Closes the connection without a word.
-    Break,
-    /// Says nothing, until the other side is gone.
-    Silence,
+pub enum Behaviour {
+    /// Writes this response and keeps the connection open.
+    Respond(String),
+    /// Writes this and then nothing, until the client disconnects.
+    StartResponse(String),
+    /// Writes the first text, and then the second at this interval, until the client disconnects.
+    Heartbeat(String, String, Duration),
+    /// Closes the connection without a response.
+    CloseConnection,
+    /// Writes nothing, until the client disconnects.
+    Hang,
 }
 
-/// One request, as it came over the wire.
+/// One request, as it arrived.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct ReceivedRequest {
     /// Request line and headers.
     pub head: String,
     pub body: String,
 }
 
-impl Heard {
+impl ReceivedRequest {
     pub fn line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
 
-    /// The header's value; empty if it is not there.
+    /// The header's value; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         header(&self.head, name)
     }
 }
 
-/// The value of a header in a head; empty if it is not there.
+/// The value of a header in a head; empty if it is absent.
 pub fn header<'h>(head: &'h str, name: &str) -> &'h str {
     let mut pairs = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     pairs
@@ -55,72 +55,72 @@ pub fn header<'h>(head: &'h str, name: &str) -> &'h str {
         .unwrap_or_default()
 }
 
-/// A listening instance; it is gone when this is dropped.
+/// A listening instance; it stops when this is dropped.
 pub struct Instance {
     pub base: String,
-    heard: Arc<Mutex<Vec<Heard>>>,
-    probed: watch::Receiver<usize>,
-    left: watch::Receiver<usize>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
+    probes: watch::Receiver<usize>,
+    disconnects: watch::Receiver<usize>,
     accepting: JoinHandle<()>,
 }
 
 struct Shared {
-    deed: Deed,
-    heard: Arc<Mutex<Vec<Heard>>>,
-    probed: watch::Sender<usize>,
-    left: watch::Sender<usize>,
+    behaviour: Behaviour,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
+    probes: watch::Sender<usize>,
+    disconnects: watch::Sender<usize>,
 }
 
 impl Instance {
-    pub async fn that(deed: Deed) -> Instance {
+    pub async fn start(behaviour: Behaviour) -> Instance {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let ((left, leaving), (probed, probes)) = (watch::channel(0), watch::channel(0));
-        let heard = Arc::<Mutex<Vec<Heard>>>::default();
+        let ((disconnects, seen_disconnects), (probes, seen_probes)) = (watch::channel(0), watch::channel(0));
+        let received = Arc::<Mutex<Vec<ReceivedRequest>>>::default();
         let shared = Arc::new(Shared {
-            deed,
-            heard: heard.clone(),
-            probed,
-            left,
+            behaviour,
+            received: received.clone(),
+            probes,
+            disconnects,
         });
         let accepting = tokio::spawn(async move {
             // Its connections end with it.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((connection, _)) = listener.accept().await {
                 let shared = shared.clone();
-                connections.spawn(async move { converse(connection, &shared).await });
+                connections.spawn(async move { serve(connection, &shared).await });
             }
         });
         Instance {
             base,
-            heard,
-            probed: probes,
-            left: leaving,
+            received,
+            probes: seen_probes,
+            disconnects: seen_disconnects,
             accepting,
         }
     }
 
-    /// One that answers 200 with this JSON.
-    pub async fn answering(body: &str) -> Instance {
-        Instance::that(Deed::Answer(ok(body))).await
+    /// An instance that responds 200 with this JSON.
+    pub async fn responding(body: &str) -> Instance {
+        Instance::start(Behaviour::Respond(ok(body))).await
     }
 
-    /// What it was asked, without the probes.
-    pub fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+    /// The requests it received, without the probes.
+    pub fn received(&self) -> Vec<ReceivedRequest> {
+        self.received.lock().unwrap().clone()
     }
 
-    /// The only request it got.
+    /// The only request it received.
     #[track_caller]
-    pub fn heard_once(&self) -> Heard {
-        let heard = self.heard();
-        assert_eq!(heard.len(), 1, "{heard:?}");
-        heard[0].clone()
+    pub fn received_once(&self) -> ReceivedRequest {
+        let received = self.received();
+        assert_eq!(received.len(), 1, "{received:?}");
+        received[0].clone()
     }
 
-    /// Waits until it was asked whether it is well, and then is there no more: whoever comes is refused.
-    pub async fn dies_after_its_first_probe(mut self) {
-        self.probed.wait_for(|probed| *probed > 0).await.unwrap();
+    /// Waits for the first health probe, and then stops: further connections are refused.
+    pub async fn stop_after_first_probe(mut self) {
+        self.probes.wait_for(|probes| *probes > 0).await.unwrap();
         self.accepting.abort();
         let address = self.base.trim_start_matches("http://");
         while TcpStream::connect(address).await.is_ok() {
@@ -128,12 +128,12 @@ impl Instance {
         }
     }
 
-    /// Waits until whoever asked hung up before the answer had ended.
-    pub async fn is_left(&mut self) {
-        let waiting = self.left.wait_for(|left| *left > 0);
+    /// Waits until a client disconnected before the response was complete.
+    pub async fn wait_for_disconnect(&mut self) {
+        let waiting = self.disconnects.wait_for(|disconnects| *disconnects > 0);
         tokio::time::timeout(Duration::from_secs(5), waiting)
             .await
-            .expect("the asker hangs up")
+            .expect("the client disconnects")
             .unwrap();
     }
 }
@@ -144,7 +144,7 @@ impl Drop for Instance {
     }
 }
 
-/// An answer with this JSON.
+/// A 200 response with this JSON.
 pub fn ok(body: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -152,34 +152,34 @@ pub fn ok(body: &str) -> String {
     )
 }
 
-async fn converse(mut connection: TcpStream, shared: &Shared) {
+async fn serve(mut connection: TcpStream, shared: &Shared) {
     let mut buffer = Vec::new();
-    while let Some(heard) = read(&mut connection, &mut buffer).await {
-        let is_probe = heard.line().contains("/health/ready");
-        let deed = if is_probe {
-            Deed::Answer(ok("{}"))
+    while let Some(received) = read(&mut connection, &mut buffer).await {
+        let is_probe = received.line().contains("/health/ready");
+        let behaviour = if is_probe {
+            Behaviour::Respond(ok("{}"))
         } else {
-            shared.deed.clone()
+            shared.behaviour.clone()
         };
         if !is_probe {
-            shared.heard.lock().unwrap().push(heard);
+            shared.received.lock().unwrap().push(received);
         }
-        let (text, stays) = match deed {
-            Deed::Answer(text) => (text, true),
-            Deed::Begin(text) => (text, false),
-            Deed::Drip(text, ..) => (text, false),
-            Deed::Silence => (String::new(), false),
-            Deed::Break => return,
+        let (text, keeps_open) = match behaviour {
+            Behaviour::Respond(text) => (text, true),
+            Behaviour::StartResponse(text) => (text, false),
+            Behaviour::Heartbeat(text, ..) => (text, false),
+            Behaviour::Hang => (String::new(), false),
+            Behaviour::CloseConnection => return,
         };
         if connection.write_all(text.as_bytes()).await.is_err() {
             return;
         }
-        shared.probed.send_modify(|probed| *probed += usize::from(is_probe));
-        if !stays {
-            match &shared.deed {
-                Deed::Drip(_, drop, every) if !is_probe => {
-                    while connection.write_all(drop.as_bytes()).await.is_ok() {
-                        tokio::time::sleep(*every).await;
+        shared.probes.send_modify(|probes| *probes += usize::from(is_probe));
+        if !keeps_open {
+            match &shared.behaviour {
+                Behaviour::Heartbeat(_, part, interval) if !is_probe => {
+                    while connection.write_all(part.as_bytes()).await.is_ok() {
+                        tokio::time::sleep(*interval).await;
                     }
                 }
                 _ => {
@@ -187,13 +187,13 @@ async fn converse(mut connection: TcpStream, shared: &Shared) {
                     while !matches!(connection.read(&mut rest).await, Ok(0) | Err(_)) {}
                 }
             }
-            shared.left.send_modify(|left| *left += 1);
+            shared.disconnects.send_modify(|disconnects| *disconnects += 1);
             return;
         }
     }
 }
 
-async fn read(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Heard> {
+async fn read(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<ReceivedRequest> {
     let head = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let head: Vec<u8> = buffer.drain(..end + 4).collect();
@@ -210,5 +210,5 @@ async fn read(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Heard>
         }
     }
     let body = String::from_utf8(buffer.drain(..length).collect()).unwrap();
-    Some(Heard { head, body })
+    Some(ReceivedRequest { head, body })
 }

@@ -1,10 +1,10 @@
-//! The gateway over real sockets: what arrives behind it, and what comes back.
+//! The gateway over real sockets: which requests reach an instance, and which responses reach the client.
 
 mod attempts;
-mod edge;
+mod forwarding;
 mod instance;
 mod limits;
-mod passing;
 mod routes;
 mod streams;
+mod test_gateway;
 mod tls;

@@ -21,7 +21,7 @@ fn owner(method: &str, path: &str) -> Option<String> {
 }
 
 #[test]
-fn every_operation_of_the_document_is_found_and_belongs_to_somebody_known() {
+fn every_operation_of_the_document_is_found_and_has_a_known_owner() {
     let document: Value = serde_json::from_str(SHOP.document).unwrap();
     let mut owners = BTreeSet::new();
     for (template, item) in document["paths"].as_object().unwrap() {
@@ -46,7 +46,7 @@ fn every_operation_of_the_document_is_found_and_belongs_to_somebody_known() {
 }
 
 #[test]
-fn words_win_over_parameters() {
+fn literal_segments_win_over_parameters() {
     let template = |method, path| found(method, path).map(|(_, template)| template);
     assert_eq!(template("GET", "/api/v1/users/me").as_deref(), Some("/api/v1/users/me"));
     assert_eq!(
@@ -57,7 +57,7 @@ fn words_win_over_parameters() {
 }
 
 #[test]
-fn what_operators_ask_of_a_module_is_that_modules() {
+fn operations_requests_belong_to_the_module_in_the_path() {
     assert_eq!(owner("GET", "/api/v1/ops/payments/sagas").as_deref(), Some("payments"));
     assert_eq!(
         owner("POST", "/api/v1/ops/orders/dead-letters/7/retry").as_deref(),
@@ -83,7 +83,7 @@ fn the_document_says_where_tokens_are_read_and_keys_are_remembered() {
     ] {
         assert!(!operation("POST", path).reads_tokens, "{path}");
     }
-    // Where a token is welcome but not needed, it is read as well.
+    // Where a token is optional, it is read as well.
     for (method, path) in [
         ("GET", "/api/v1/products"),
         ("POST", "/api/v1/users"),
@@ -110,7 +110,7 @@ fn the_document_says_where_tokens_are_read_and_keys_are_remembered() {
 }
 
 #[test]
-fn a_path_is_taken_by_its_bytes() {
+fn a_path_is_compared_byte_for_byte() {
     for path in [
         "/api/v1/products/",
         "/api/v1//products",
@@ -129,7 +129,7 @@ fn a_path_is_taken_by_its_bytes() {
 }
 
 #[test]
-fn a_document_without_owners_is_no_route_table() {
+fn a_document_without_owners_is_refused() {
     let table = |owner: &str| RouteTable::of(&serde_json::json!({"paths": {"/a/{id}": {"get": {"x-module": owner}}}}));
     assert!(table("{id}").is_ok());
     assert!(table("{module}").unwrap_err().to_string().contains("no such parameter"));

@@ -1,4 +1,4 @@
-//! TLS: of the edge, and between the edge and the instances.
+//! TLS: between clients and the gateway, and between the gateway and the instances.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -8,15 +8,15 @@ use banyan_remote::mtls::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    edge::Edge,
-    instance::{Deed, Instance},
+    instance::{Behaviour, Instance},
+    test_gateway::TestGateway,
 };
 
-/// Certificates as files, gone when this is dropped.
+/// Certificates as files, deleted when this is dropped.
 struct Certificates(tempfile::TempDir);
 
 impl Certificates {
-    /// A CA's, and that of one process.
+    /// The certificates of a CA and of one process.
     fn new() -> Certificates {
         let made = Certificates(tempfile::tempdir().unwrap());
         made.openssl("req -x509 -subj /CN=ca -keyout ca-key.pem -out ca.pem -addext basicConstraints=critical,CA:TRUE");
@@ -28,7 +28,7 @@ impl Certificates {
     fn issue(&self) {
         let extensions = "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
         self.openssl(&format!(
-            "req -x509 -subj /CN=edge -keyout key.pem -out certificate.pem -CA ca.pem -CAkey ca-key.pem {extensions}"
+            "req -x509 -subj /CN=gateway -keyout key.pem -out certificate.pem -CA ca.pem -CAkey ca-key.pem {extensions}"
         ));
     }
 
@@ -54,22 +54,22 @@ impl Certificates {
     }
 }
 
-fn failure(result: anyhow::Result<Edge>) -> String {
-    format!("{:#}", result.err().expect("it does not start"))
+fn failure(result: anyhow::Result<TestGateway>) -> String {
+    format!("{:#}", result.err().expect("the start fails"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_edge_speaks_http_2_and_http_1_over_tls() {
+async fn the_gateway_serves_http_2_and_http_1_over_tls() {
     let certificates = Certificates::new();
     let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
     let settings = [
         ("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate.as_str()),
         ("BANYAN__HTTP__TLS_KEY_FILE", key.as_str()),
     ];
-    let catalog = Instance::answering(r#"{"a": 1}"#).await;
-    let edge = Edge::before("catalog", &[&catalog], &settings).await;
-    assert_eq!(edge.scheme, "https");
-    let url = format!("https://localhost:{}/api/v1/products?q=1", edge.address.port());
+    let catalog = Instance::responding(r#"{"a": 1}"#).await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &settings).await;
+    assert_eq!(gateway.scheme, "https");
+    let url = format!("https://localhost:{}/api/v1/products?q=1", gateway.address.port());
     let new = certificates.client().build().unwrap().get(&url).send().await.unwrap();
     assert_eq!((new.version(), new.status().as_u16()), (reqwest::Version::HTTP_2, 200));
     assert_eq!(new.headers()["content-length"], "8");
@@ -89,30 +89,33 @@ async fn the_edge_speaks_http_2_and_http_1_over_tls() {
         (head.version(), head.status().as_u16()),
         (reqwest::Version::HTTP_2, 200)
     );
-    let heard = catalog.heard();
-    assert_eq!(heard[0].header("via"), "2.0 banyan");
-    let forwarded = format!("for=127.0.0.1;host=\"localhost:{}\";proto=https", edge.address.port());
+    let received = catalog.received();
+    assert_eq!(received[0].header("via"), "2.0 banyan");
+    let forwarded = format!(
+        "for=127.0.0.1;host=\"localhost:{}\";proto=https",
+        gateway.address.port()
+    );
     assert_eq!(
-        (heard[0].header("forwarded"), heard[1].header("forwarded")),
+        (received[0].header("forwarded"), received[1].header("forwarded")),
         (forwarded.as_str(), forwarded.as_str())
     );
-    assert_eq!(heard[2].line(), "HEAD /api/v1/products?q=1 HTTP/1.1");
+    assert_eq!(received[2].line(), "HEAD /api/v1/products?q=1 HTTP/1.1");
 
-    let mut plain = edge.connect().await;
+    let mut plain = gateway.connect().await;
     plain
         .write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
         .await
         .unwrap();
-    let mut answer = Vec::new();
-    let _ = plain.read_to_end(&mut answer).await;
+    let mut response = Vec::new();
+    let _ = plain.read_to_end(&mut response).await;
     assert!(
-        !String::from_utf8_lossy(&answer).contains("HTTP/1.1 2"),
-        "plaintext was answered"
+        !String::from_utf8_lossy(&response).contains("HTTP/1.1 2"),
+        "a plaintext request got a response"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_of_what_tls_needs_is_refused_and_named() {
+async fn an_incomplete_tls_configuration_is_refused_naming_the_setting() {
     let certificates = Certificates::new();
     let (certificate, key) = (certificates.path("certificate.pem"), certificates.path("key.pem"));
     let start = async |certificate: &str, key: &str| {
@@ -120,7 +123,7 @@ async fn half_of_what_tls_needs_is_refused_and_named() {
             ("BANYAN__HTTP__TLS_CERTIFICATE_FILE", certificate),
             ("BANYAN__HTTP__TLS_KEY_FILE", key),
         ];
-        failure(Edge::of("catalog", "http://127.0.0.1:1", &settings).await)
+        failure(TestGateway::with_endpoints("catalog", "http://127.0.0.1:1", &settings).await)
     };
     assert!(start(&certificate, "").await.contains("http.tls_key_file"));
     assert!(start("", &key).await.contains("http.tls_certificate_file"));
@@ -134,12 +137,12 @@ async fn half_of_what_tls_needs_is_refused_and_named() {
         swapped.contains("http.tls_certificate_file") && swapped.contains("certificate chain"),
         "{swapped}"
     );
-    let apart = start(&certificates.path("ca.pem"), &key).await;
-    assert!(apart.contains("do not go together"), "{apart}");
+    let mismatch = start(&certificates.path("ca.pem"), &key).await;
+    assert!(mismatch.contains("do not match"), "{mismatch}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintext() {
+async fn instances_are_called_over_mutual_tls_and_never_in_plaintext() {
     let certificates = Certificates::new();
     let files = ["ca.pem", "certificate.pem", "key.pem"].map(|name| certificates.path(name));
     let settings = [
@@ -147,7 +150,7 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
         ("BANYAN__MTLS__CERTIFICATE_FILE", files[1].as_str()),
         ("BANYAN__MTLS__KEY_FILE", files[2].as_str()),
     ];
-    // A service's own HTTP server, as the other side of it.
+    // A service's own HTTP server, as the instance.
     let text = settings
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -171,11 +174,11 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
     let handle = service.handle();
     tokio::spawn(service);
 
-    let edge = Edge::of("catalog", &format!("https://127.0.0.1:{port}"), &settings)
+    let gateway = TestGateway::with_endpoints("catalog", &format!("https://127.0.0.1:{port}"), &settings)
         .await
         .unwrap();
-    assert_eq!(edge.scheme, "http", "[mtls] is not how the edge itself is served");
-    let reply = edge.get("/api/v1/products").await;
+    assert_eq!(gateway.scheme, "http", "[mtls] does not apply to the gateway's own API");
+    let reply = gateway.get("/api/v1/products").await;
     assert_eq!((reply.status, reply.body.as_str()), (200, "\"secret\""), "{reply:?}");
     let stranger = certificates
         .client()
@@ -184,17 +187,20 @@ async fn instances_are_asked_over_tls_with_our_certificate_and_never_in_plaintex
         .get(format!("https://localhost:{port}/"))
         .send()
         .await;
-    assert!(stranger.is_err(), "who shows no certificate was answered: {stranger:?}");
+    assert!(
+        stranger.is_err(),
+        "a client without a certificate got a response: {stranger:?}"
+    );
 
-    let plain = Instance::that(Deed::Silence).await;
-    let edge = Edge::before("catalog", &[&plain], &settings).await;
-    assert_eq!(edge.get("/api/v1/products").await.code(), "module_unavailable");
-    assert_eq!(plain.heard().len(), 0);
+    let plain = Instance::start(Behaviour::Hang).await;
+    let gateway = TestGateway::in_front_of("catalog", &[&plain], &settings).await;
+    assert_eq!(gateway.get("/api/v1/products").await.code(), "module_unavailable");
+    assert_eq!(plain.received().len(), 0);
     handle.stop(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_nothing() {
+async fn an_instance_that_never_completes_the_tls_handshake_is_unavailable() {
     let certificates = Certificates::new();
     let files = ["ca.pem", "certificate.pem", "key.pem"].map(|name| certificates.path(name));
     let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -207,24 +213,24 @@ async fn an_instance_that_takes_connections_and_never_shakes_hands_was_sent_noth
     ];
     let tune = |settings: &mut Settings| {
         settings.gateway.limits.connect_timeout = Duration::from_millis(100);
-        // No probe finds out before the request does.
+        // No probe detects it before the request does.
         settings.discovery.timing.probe_timeout = Duration::from_secs(600);
     };
-    let edge = Edge::tuned("orders", &endpoint, &settings, tune).await.unwrap();
-    let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
+    let gateway = TestGateway::tuned("orders", &endpoint, &settings, tune).await.unwrap();
+    let reply = gateway.send("POST /api/v1/orders", &[], "{}").await;
     assert_eq!(
         (reply.status, reply.code().as_str()),
         (503, "module_unavailable"),
         "{reply:?}"
     );
     assert!(
-        !edge.proxy.instances("orders")[0].in_rotation,
-        "who cannot be connected is asked again only after a probe"
+        !gateway.proxy.instances("orders")[0].in_rotation,
+        "an unreachable instance is called again only after a successful probe"
     );
 }
 
 #[test]
-fn who_is_served_how_is_decided_by_what_is_set() {
+fn the_settings_decide_between_plaintext_public_and_internal_tls() {
     let certificates = Certificates::new();
     let path = |name: &str| certificates.path(name);
     let mtls = [
@@ -268,8 +274,8 @@ fn who_is_served_how_is_decided_by_what_is_set() {
         ("plain".to_owned(), "internal".to_owned())
     );
     assert_eq!(served(true, &[&mtls, &public]), "public");
-    assert!(served(false, &[&mtls, &public]).contains("leave http.tls_certificate_file"));
-    // Beyond loopback never in plaintext, unless somebody says that it is none.
+    assert!(served(false, &[&mtls, &public]).contains("remove http.tls_certificate_file"));
+    // Beyond loopback never in plaintext, unless the settings say that a proxy terminates TLS.
     assert!(served(true, &[&beyond]).contains("behind_tls"));
     assert!(served(true, &[&beyond, &mtls]).contains("this is the edge"));
     assert_eq!(
@@ -289,7 +295,7 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     let old = seen();
     assert_eq!(seen(), old);
     std::fs::write(path("certificate.pem"), "half of it").unwrap();
-    assert_eq!(seen(), old, "what cannot be used is not used");
+    assert_eq!(seen(), old, "an unusable certificate does not replace the old one");
     certificates.issue();
     let new = seen();
     assert_ne!(new, old);
@@ -297,6 +303,6 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     assert_eq!(
         renewed.current(std::time::Duration::from_secs(3600)).cert,
         new,
-        "files are not looked at for every connection"
+        "files are not checked for every connection"
     );
 }

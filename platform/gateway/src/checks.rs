@@ -1,6 +1,6 @@
-//! The remote modules that requests are passed on to, for `/health/ready`.
+//! The remote modules that requests are forwarded to, as checks of `/health/ready`.
 //!
-//! None of these checks fails readiness: requests for the other modules are answered all the same.
+//! None of these checks fails readiness: requests for the other modules still succeed.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use banyan_remote::balancing::{BreakerState, why_degraded};
 
 use super::Proxy;
 
-/// One for each remote module.
+/// One check for each remote module.
 pub fn checks(proxy: &Arc<Proxy>) -> Vec<Arc<dyn Check>> {
     let check = |module| {
         Arc::new(HttpCheck {

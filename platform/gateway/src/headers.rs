@@ -1,7 +1,7 @@
-//! Which headers pass the gateway, in both directions, and what it says itself about where a request came from.
+//! Which headers the gateway forwards, in both directions, and which it sets itself.
 //!
-//! Nothing a client writes about its own address, or in our own names, is passed on; the gateway says it instead, once and in the standard's
-//! words (RFC 7239). Who the client is behind a trusted proxy is what [`banyan_http::client_ip`] says of it.
+//! Headers in which a client states its own address, and headers with this product's own names, are not forwarded. The gateway sets `Forwarded`
+//! instead (RFC 7239), with the client that [`banyan_http::client_ip`] finds behind trusted proxies.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ const TRACESTATE: &str = "tracestate";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// They are about one connection and end with it (RFC 9110, section 7.6.1), as does everything that `Connection` names.
+/// Headers about one connection, which are not forwarded (RFC 9110, section 7.6.1), like every header that `Connection` names.
 const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "http2-settings",
@@ -36,9 +36,9 @@ const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// What a request says that only the gateway may say, or that the gateway does itself: `Expect` has been met when the body is here, and a
-/// connection of our own has its own `Host` and length.
-const OURS_TO_SAY: [&str; 8] = [
+/// Request headers that the gateway sets or handles itself: `Expect` has been handled once the body has arrived, and the connection to the
+/// instance has its own `Host` and length.
+const SET_BY_GATEWAY: [&str; 8] = [
     "content-length",
     "expect",
     "forwarded",
@@ -49,21 +49,21 @@ const OURS_TO_SAY: [&str; 8] = [
     "x-request-id",
 ];
 
-/// What the shell and the rate limit in front say about every answer.
-const SAID_IN_FRONT: [&str; 3] = ["ratelimit", "ratelimit-policy", "x-request-id"];
+/// Response headers that the shell and the rate limit of the gateway set on every response.
+const SET_BY_SHELL: [&str; 3] = ["ratelimit", "ratelimit-policy", "x-request-id"];
 
-/// The headers of a request as an instance gets them.
+/// The headers of a request as they are sent to an instance.
 pub fn for_instance(request: &HttpRequest) -> HeaderMap {
     let from = request.headers();
     let named = named_by_connection(from.get_all(outer::CONNECTION).map(outer::HeaderValue::as_bytes));
     let mut headers = HeaderMap::with_capacity(from.len() + 4);
     for (name, value) in from {
         let name = name.as_str();
-        let stays = HOP_BY_HOP.contains(&name)
-            || OURS_TO_SAY.contains(&name)
+        let is_dropped = HOP_BY_HOP.contains(&name)
+            || SET_BY_GATEWAY.contains(&name)
             || name.starts_with("x-forwarded-")
             || name.starts_with("banyan-");
-        if !stays && !named.iter().any(|named| named == name) {
+        if !is_dropped && !named.iter().any(|named| named == name) {
             append(&mut headers, name, value.as_bytes());
         }
     }
@@ -84,11 +84,11 @@ pub fn for_instance(request: &HttpRequest) -> HeaderMap {
                 .ok()
                 .map(|value| (TRACEPARENT, value)),
         );
-        let theirs = from
+        let received = from
             .get(TRACEPARENT.as_str())
             .and_then(|value| TraceParent::parse(value.to_str().ok()?));
-        // What vendors noted belongs to the trace they noted it in (W3C Trace Context, section 3.3).
-        if theirs.is_some_and(|theirs| theirs.trace_id() == context.trace.trace_id()) {
+        // `tracestate` belongs to the trace in which it was written (W3C Trace Context, section 3.3).
+        if received.is_some_and(|received| received.trace_id() == context.trace.trace_id()) {
             from.get_all(TRACESTATE)
                 .for_each(|value| append(&mut headers, TRACESTATE, value.as_bytes()));
         }
@@ -96,17 +96,17 @@ pub fn for_instance(request: &HttpRequest) -> HeaderMap {
     headers
 }
 
-/// The headers of an instance's answer as the client gets them. The length is left out: whoever writes the body knows it.
+/// The headers of an instance's response as they are sent to the client, without the length: the code that writes the body sets it.
 pub fn for_client(from: &HeaderMap) -> OuterHeaders {
     let named = named_by_connection(from.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
     let mut headers = OuterHeaders::with_capacity(from.len());
     for (name, value) in from {
         let name = name.as_str();
-        let stays = HOP_BY_HOP.contains(&name) || SAID_IN_FRONT.contains(&name) || name == "content-length";
-        if stays || named.iter().any(|named| named == name) {
+        let is_dropped = HOP_BY_HOP.contains(&name) || SET_BY_SHELL.contains(&name) || name == "content-length";
+        if is_dropped || named.iter().any(|named| named == name) {
             continue;
         }
-        // Both libraries accept the same names and values; what one of them took the other takes.
+        // Both libraries accept the same names and values, so the conversion does not fail.
         if let (Ok(name), Ok(value)) = (
             outer::HeaderName::from_bytes(name.as_bytes()),
             outer::HeaderValue::from_bytes(value.as_bytes()),
@@ -117,13 +117,13 @@ pub fn for_client(from: &HeaderMap) -> OuterHeaders {
     headers
 }
 
-/// Whether doing it twice is as good as doing it once: by its method (RFC 9110, section 9.2.2), or because it carries a key where keys are
-/// remembered. Anybody can send a key; at most operations it means nothing.
+/// Whether a request is idempotent: by its method (RFC 9110, section 9.2.2), or because it carries an `Idempotency-Key` and the operation
+/// remembers keys. A client can send a key to any operation; most ignore it.
 pub fn is_idempotent(method: &Method, headers: &HeaderMap, remembers_keys: bool) -> bool {
     method.is_idempotent() || (remembers_keys && *method == Method::POST && headers.contains_key(IDEMPOTENCY_KEY))
 }
 
-/// RFC 9110, section 7.6.3: a gateway says on the way in that it was there, and what was spoken to it.
+/// The value of `Via` (RFC 9110, section 7.6.3): the protocol version of the received request, and this gateway.
 fn via(version: actix_web::http::Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         actix_web::http::Version::HTTP_2 => "2.0 banyan",
@@ -149,24 +149,24 @@ fn named_by_connection<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<String
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// For whom this request is passed on: the client, as it is counted here. Whoever is asked knows this gateway and not the proxies in front of it, so
-/// they are not named. Host and protocol are those of our own connection, which is the client's only without a proxy.
+/// The value of `Forwarded`: the client, as the rate limit identifies it. The instance trusts this gateway and does not know the proxies in front of
+/// it, so they are not listed. Host and protocol are those of the connection to this gateway, so they are left out behind a proxy.
 fn forwarded(request: &HttpRequest) -> String {
     let client = banyan_http::client_ip(request);
-    let who = client.map_or_else(|| "unknown".to_owned(), node);
+    let address = client.map_or_else(|| "unknown".to_owned(), node);
     if client != request.peer_addr().map(|peer| peer.ip().to_canonical()) {
-        return format!("for={who}");
+        return format!("for={address}");
     }
-    let host = asked_host(request)
+    let host = requested_host(request)
         .map(|host| format!(";host=\"{host}\""))
         .unwrap_or_default();
     format!(
-        "for={who}{host};proto={}",
+        "for={address}{host};proto={}",
         if request.app_config().secure() { "https" } else { "http" }
     )
 }
 
-/// RFC 7239, section 6: an IPv6 address stands in brackets, and therefore in quotes.
+/// RFC 7239, section 6: an IPv6 address is written in brackets, and therefore in quotes.
 fn node(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_string(),
@@ -174,15 +174,15 @@ fn node(address: IpAddr) -> String {
     }
 }
 
-/// The host that the client asked for, if it can stand in quotes as it is.
-fn asked_host(request: &HttpRequest) -> Option<&str> {
+/// The host that the client requested, if it needs no escaping in a quoted string.
+fn requested_host(request: &HttpRequest) -> Option<&str> {
     let authority = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
     let host = authority.or_else(|| request.headers().get(outer::HOST)?.to_str().ok())?;
-    let plain = !host.is_empty()
+    let needs_no_escape = !host.is_empty()
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte));
-    plain.then_some(host)
+    needs_no_escape.then_some(host)
 }
 
 #[cfg(test)]
@@ -192,11 +192,11 @@ mod tests {
 
     use super::*;
 
-    fn asked(headers: &[(&str, &str)]) -> HeaderMap {
-        asked_from("203.0.113.7:4711", &[], headers)
+    fn forwarded_headers(headers: &[(&str, &str)]) -> HeaderMap {
+        forwarded_headers_from("203.0.113.7:4711", &[], headers)
     }
 
-    fn asked_from(peer: &str, trusted: &[&str], headers: &[(&str, &str)]) -> HeaderMap {
+    fn forwarded_headers_from(peer: &str, trusted: &[&str], headers: &[(&str, &str)]) -> HeaderMap {
         let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
         let request = TestRequest::get()
             .peer_addr(peer.parse().unwrap())
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_the_connection_ends_with_it() {
-        let headers = asked(&[
+    fn connection_headers_are_not_forwarded() {
+        let headers = forwarded_headers(&[
             ("connection", "keep-alive, X-Secret-Hop"),
             ("connection", "other"),
             ("x-secret-hop", "1"),
@@ -244,8 +244,8 @@ mod tests {
     }
 
     #[test]
-    fn a_client_does_not_say_who_it_is() {
-        let headers = asked(&[
+    fn a_client_cannot_set_its_own_address() {
+        let headers = forwarded_headers(&[
             ("forwarded", "for=1.2.3.4"),
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-host", "evil.example"),
@@ -262,9 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_trusted_proxy_the_client_is_who_it_names_and_the_last_word_is_ours() {
+    fn behind_a_trusted_proxy_forwarded_names_the_client_the_proxy_reported() {
         let from = |headers: &[(&str, &str)]| {
-            value(&asked_from("[2001:db8::1]:9", &["2001:db8::1"], headers), "forwarded").to_owned()
+            value(
+                &forwarded_headers_from("[2001:db8::1]:9", &["2001:db8::1"], headers),
+                "forwarded",
+            )
+            .to_owned()
         };
         assert_eq!(
             from(&[("forwarded", "for=6.6.6.6, for=1.2.3.4;proto=https")]),
@@ -284,13 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_would_leave_its_quotes_is_not_repeated() {
-        let headers = asked(&[("host", "a\";for=9.9.9.9")]);
+    fn a_host_that_would_need_escaping_is_left_out() {
+        let headers = forwarded_headers(&[("host", "a\";for=9.9.9.9")]);
         assert_eq!(value(&headers, "forwarded"), "for=203.0.113.7;proto=http");
     }
 
     #[test]
-    fn an_answer_is_rid_of_its_connection_and_of_what_is_said_in_front() {
+    fn a_response_loses_connection_headers_and_those_the_shell_sets() {
         let mut from = HeaderMap::new();
         for (name, value) in [
             ("connection", "X-Hop"),
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_post_may_be_repeated_only_under_a_key_that_is_remembered() {
+    fn a_post_is_idempotent_only_with_a_key_that_is_remembered() {
         let mut keyed = HeaderMap::new();
         keyed.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
         let bare = HeaderMap::new();
@@ -337,7 +341,7 @@ mod tests {
         assert!(!is_idempotent(&Method::POST, &bare, true) && !is_idempotent(&Method::POST, &keyed, false));
         assert!(
             !is_idempotent(&Method::PATCH, &keyed, true),
-            "nobody remembers a PATCH by its key"
+            "keys are not remembered for PATCH"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The edge of a product: requests for modules that run in other processes are passed on to them.
+//! The gateway of a product: requests for modules that run in other processes are forwarded to them.
 //!
-//! Invariant: nothing here owns data or decides anything a module should decide.
+//! Invariant: the gateway owns no data, and makes no decision that belongs to a module.
 
 mod checks;
 mod headers;
@@ -35,14 +35,14 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// Limits that nobody sets.
+/// Limits that are not settings; tests vary them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The timeout for making a connection to an instance: looking its name up, TCP and TLS.
     pub connect_timeout: Duration,
     /// The timeout between two parts of a response that has begun. A quiet stream of events sends a comment every 15 s.
     pub response_silence: Duration,
-    /// What clients of an unavailable or busy module are told in `Retry-After`: as long as a breaker stays open.
+    /// The `Retry-After` of responses for an unavailable or busy module: the time a breaker stays open.
     pub retry_after: Duration,
 }
 
@@ -72,7 +72,7 @@ impl Settings {
     }
 }
 
-/// Middleware: a request for a remote module is passed on to it, every other goes to the routes of this process. It comes before routing,
+/// Middleware: a request for a remote module is forwarded to it, every other request goes to the routes of this process. It comes before routing,
 /// because a route may be local for some modules and remote for others (`/ops/{module}/...`).
 pub async fn dispatch(
     proxy: Arc<Proxy>,
@@ -83,7 +83,7 @@ pub async fn dispatch(
         return next.call(request).await;
     };
     let (request, payload) = request.into_parts();
-    let response = match proxy.pass_on(found, request.clone(), payload).await {
+    let response = match proxy.forward(found, request.clone(), payload).await {
         Ok(response) => response,
         Err(problem) => actix_web::HttpResponse::from_error(problem),
     };

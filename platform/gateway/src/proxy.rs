@@ -1,7 +1,7 @@
-//! Passing requests on to modules that are not in this process.
+//! Forwards requests to modules that are not in this process.
 //!
-//! How they are protected and spread over a module's instances is [`ModuleClient`]'s matter. A lost connection is tried again, at another
-//! instance, only if doing it twice is as good as doing it once. A response that has begun is the client's, however it goes on.
+//! [`ModuleClient`] protects the module and balances its instances. After a lost connection a request is sent again, to another instance, only
+//! if it is idempotent. A response that has begun is passed to the client, and never retried.
 
 use std::{
     collections::BTreeMap,
@@ -45,13 +45,13 @@ use super::{
     upstream::{HttpConnector, Upstream, UpstreamRequest},
 };
 
-/// What [`Proxy::get_json`] takes at most.
+/// The maximum size of a response that [`Proxy::get_json`] reads.
 const MAX_JSON_BYTES: usize = 1024 * 1024;
-/// What a request may take beyond its module's timeout: its body arrives before that begins to run, and the problem that says that the module was
-/// too slow is written after it.
+/// The time a request may take beyond its module's timeout: its body arrives before that timeout starts, and the problem that reports the timeout is
+/// written after it ends.
 const PROBLEM_MARGIN: Duration = Duration::from_secs(9);
 
-/// Passes requests on to the modules that run elsewhere.
+/// Forwards requests to the remote modules.
 pub struct Proxy {
     table: RouteTable,
     clients: BTreeMap<&'static str, ModuleClient<HttpConnector>>,
@@ -60,7 +60,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Passes requests on to these `modules`; `document` is the OpenAPI document of the whole product, which is the route table. Must be called
+    /// Forwards requests to these `modules`; `document` is the OpenAPI document of the whole product, which is the route table. Must be called
     /// within a runtime, in which the connections live.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Proxy {
             (*module, client)
         };
         let clients: BTreeMap<_, _> = modules.iter().map(client).collect();
-        // Where every module is local nothing is looked up in it.
+        // If every module is local, the table is never used.
         let table = if clients.is_empty() {
             RouteTable::default()
         } else {
@@ -99,7 +99,7 @@ impl Proxy {
         }))
     }
 
-    /// The operation that this request is for, if its module runs elsewhere.
+    /// The operation that this request is for, if its module is remote.
     pub fn find(&self, method: &str, path: &str) -> Option<Found<'static>> {
         let found = self.table.find(method, path)?;
         let (module, _) = self.clients.get_key_value(found.module)?;
@@ -114,7 +114,7 @@ impl Proxy {
         self.clients.is_empty()
     }
 
-    /// The document of everything that can be called here, as JSON: the given one of this process alone if every module is local.
+    /// The document of every operation this process serves or forwards, as JSON: that of this process alone (`own`) if every module is local.
     ///
     /// # Errors
     /// The document of this process cannot be written, which would be a bug.
@@ -131,7 +131,7 @@ impl Proxy {
         self.clients.keys().copied()
     }
 
-    /// A remote module's instances; none for a module that is local.
+    /// A remote module's instances; empty for a local module.
     pub fn instances(&self, module: &str) -> Vec<InstanceState> {
         self.clients
             .get(module)
@@ -144,12 +144,12 @@ impl Proxy {
         self.clients.get(module).map(|client| client.breaker_state().0)
     }
 
-    /// Has an instance of the module that the request was [found](Proxy::find) to be for respond to it.
+    /// Forwards the request to an instance of the module that [`find`](Proxy::find) returned.
     ///
     /// # Errors
-    /// 401 for a token that is not valid where one is read (without one the module decides), 413 and 408 for the body, 503
+    /// 401 for an invalid token where tokens are read (a request without a token is forwarded), 413 and 408 for the body, 503
     /// `module_unavailable` and `module_busy`, 504.
-    pub async fn pass_on(
+    pub async fn forward(
         &self,
         found: Found<'static>,
         request: HttpRequest,
@@ -173,10 +173,10 @@ impl Proxy {
         Ok(response.into_response(self.settings.limits.response_silence))
     }
 
-    /// Gets `path_and_query` from an instance of `module`, in the name of whoever sent `from` and in the same trace.
+    /// Gets `path_and_query` from an instance of `module`, with the access token of the request `from` and in the same trace.
     ///
     /// # Errors
-    /// There is no such response; says why, for logs.
+    /// No successful JSON response; the text says why, for logs.
     pub async fn get_json(&self, module: &str, path_and_query: &str, from: &HttpRequest) -> anyhow::Result<Value> {
         let target = PathAndQuery::try_from(path_and_query)?;
         let mut headers = headers::for_instance(from);
@@ -221,7 +221,7 @@ impl Proxy {
         serde_json::from_slice(&body).context("the response is not JSON")
     }
 
-    /// The permit in the module's bulkhead is held until its response begins: long streams hold none.
+    /// The permit in the module's bulkhead is held until its response begins; long streams hold none.
     async fn send(&self, module: &str, request: &UpstreamRequest, wait: Duration) -> Result<Forwarded, Fault> {
         let deadline = Instant::now() + self.settings.timeout() + wait;
         let Some(client) = self.clients.get(module) else {
@@ -258,15 +258,15 @@ impl Proxy {
         }
     }
 
-    /// 503 says that nothing happened, 504 that nobody knows.
+    /// 503 says that nothing happened, 504 that the outcome is unknown.
     fn fault(&self, module: &str, request: &UpstreamRequest, failure: &CallFailure) -> Fault {
         match failure {
             CallFailure::Timeout => Fault::timeout(format!(
-                "The module {module} did not answer in time; what happened is not known."
+                "The module {module} did not respond in time; what happened is not known."
             )),
             CallFailure::ConnectionLost(_) if !request.method.is_safe() => {
                 let detail =
-                    format!("The connection to {module} broke before it answered; what happened is not known.");
+                    format!("The connection to {module} broke before it responded; what happened is not known.");
                 Fault::new(FaultKind::Timeout, "connection_lost", detail)
             }
             CallFailure::QueueFull | CallFailure::QueueTimeout => {
@@ -295,14 +295,14 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// A response that has begun, and the instance that gives it: in flight until its last byte.
+/// A response that has begun, and the instance that sends it: in flight until the last byte.
 struct Forwarded {
     response: Response<Incoming>,
     picked: Picked<Upstream>,
 }
 
 impl Forwarded {
-    /// As the client gets it; ended if no part of it comes for as long as `silence`.
+    /// The response as sent to the client; ended if no part of the body arrives within `silence`.
     fn into_response(self, silence: Duration) -> HttpResponse {
         let (head, body) = self.response.into_parts();
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -323,8 +323,8 @@ impl Forwarded {
     }
 }
 
-/// The parts of a response's body; the instance counts as busy until the last one. An instance whose host lost its power sends nothing, not even
-/// that the connection is closed, so silence ends the response as well: the client sees that it is incomplete, and may ask again.
+/// The parts of a response's body; the instance counts as busy until the last one. An instance whose host lost power sends nothing, not even the end
+/// of the connection, so `silence` ends the response as well: the client sees that it is incomplete, and may retry.
 fn parts(body: Incoming, picked: Picked<Upstream>, silence: Duration) -> impl Stream<Item = anyhow::Result<Bytes>> {
     stream::try_unfold(
         (BodyDataStream::new(body), picked),
@@ -361,7 +361,7 @@ fn count(module: &'static str, outcome: &'static str) {
     metrics::counter!("banyan_gateway_attempts_total", "module" => module, "outcome" => outcome).increment(1);
 }
 
-/// Every module checks tokens for itself; a bad one need not get that far. Who cannot be checked here is checked there.
+/// Every module checks tokens itself; the gateway saves it the bad ones. A token that cannot be checked here, for want of keys, is forwarded.
 async fn refuse_bad_token(request: &HttpRequest) -> Result<(), Problem> {
     match Anyone::extract(request).await {
         Err(Problem(fault)) if fault.kind == FaultKind::Unauthenticated => Err(Problem(fault)),

@@ -1,8 +1,8 @@
 //! Which module a request is for: the OpenAPI document read as a route table.
 //!
-//! Every operation of the document says in `x-module` whose it is; `{module}` means that the path's parameter of that name says it. What is
-//! compared are the bytes of the path as they came, which are also the bytes that are passed on: nothing is decoded, so that nobody can mean
-//! one path here and another one behind.
+//! Every operation of the document names its module in `x-module`; `{module}` means that the path parameter of that name does. Paths are
+//! compared byte for byte as they arrived, and forwarded with the same bytes: nothing is decoded, so that a path cannot mean one thing to
+//! the gateway and another to the module.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
-/// Which operations there are, and whose they are.
+/// All operations, each with its module.
 #[derive(Debug, Default)]
 pub struct RouteTable(Vec<Route>);
 
@@ -26,27 +26,27 @@ struct Route {
 
 #[derive(Debug)]
 enum Owner {
-    /// A module, or what is no module and therefore everywhere: `app`, `gateway`.
+    /// A module, or a part of every process: `app`, `gateway`.
     Named(String),
-    /// Whoever the segment at this place names.
+    /// The module that the path segment at this index names.
     AtSegment(usize),
 }
 
 /// What the document says about an operation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// The path with its parameters' names, for measurements.
+    /// The path with its parameters' names, for metrics.
     pub template: Arc<str>,
-    /// A token is looked at; where it is not, a bad one does no harm, as at the log-in.
+    /// Whether access tokens are read. Where they are not, as at the log-in, a bad one is ignored.
     pub reads_tokens: bool,
-    /// A request is remembered by its `Idempotency-Key`.
+    /// Whether the response to a request is kept under its `Idempotency-Key`.
     pub remembers_keys: bool,
 }
 
 /// An operation that a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<'p> {
-    /// The module's name, or what stands in its place; nobody has checked that there is such a module.
+    /// The module's name, as the document or the path gives it; it is not checked that such a module exists.
     pub module: &'p str,
     pub operation: Arc<Operation>,
 }
@@ -55,7 +55,7 @@ impl RouteTable {
     /// Reads an OpenAPI document.
     ///
     /// # Errors
-    /// It is not a document with `x-module` on every operation. A test sees to it that the committed one is.
+    /// A document without `x-module` on every operation. A test checks the committed document.
     pub fn read(document: &str) -> anyhow::Result<RouteTable> {
         RouteTable::of(&serde_json::from_str(document).context("the OpenAPI document is not JSON")?)
     }
@@ -99,7 +99,7 @@ impl RouteTable {
         Ok(RouteTable(routes))
     }
 
-    /// Whose this request is; none if nobody documents it. The shell has made a GET of a HEAD.
+    /// The operation a request is for; `None` if it is not documented. The shell has turned HEAD into GET.
     pub fn find<'p>(&'p self, method: &str, path: &'p str) -> Option<Found<'p>> {
         let route = self
             .0
@@ -116,7 +116,7 @@ impl RouteTable {
     }
 }
 
-/// Whether an operation has this header among its parameters, which stand there or among the document's components.
+/// Whether an operation has this header among its parameters, which are given inline or as references to the document's components.
 fn takes_header(document: &Value, operation: &Value, name: &str) -> bool {
     let resolved = |parameter: &Value| match parameter["$ref"].as_str() {
         Some(reference) => document
@@ -126,11 +126,11 @@ fn takes_header(document: &Value, operation: &Value, name: &str) -> bool {
         None => parameter.clone(),
     };
     let parameters = operation["parameters"].as_array().into_iter().flatten().map(resolved);
-    let is_it = |parameter: &Value| {
+    let is_header = |parameter: &Value| {
         parameter["in"] == "header"
             && parameter["name"]
                 .as_str()
-                .is_some_and(|is| is.eq_ignore_ascii_case(name))
+                .is_some_and(|found| found.eq_ignore_ascii_case(name))
     };
-    parameters.into_iter().any(|parameter| is_it(&parameter))
+    parameters.into_iter().any(|parameter| is_header(&parameter))
 }

@@ -1,6 +1,6 @@
 //! One instance of a module over HTTP: how it is connected, called and probed.
 //!
-//! hyper is used directly and not through a client for browsers' URLs: those tidy a path up, and what is passed on must be the bytes that came.
+//! hyper is used directly and not through a client with browser-like URLs: those normalise paths, but the bytes must be forwarded unchanged.
 
 use std::{
     sync::Arc,
@@ -37,36 +37,36 @@ use banyan_remote::{
     mtls::Identity,
 };
 
-/// A server closes what was idle for five seconds. Whoever writes into a connection at that moment loses a request, so we are the first to
-/// give idle connections up.
+/// The idle time after which a connection is closed. Instances close theirs after five seconds, and a request written at that moment would be lost,
+/// so this side closes first.
 const POOL_IDLE: Duration = Duration::from_secs(4);
-/// Idle connections that are kept per instance.
+/// The maximum number of idle connections kept per instance.
 const POOL_MAX_IDLE: usize = 256;
-/// A connection on which nothing came for so long is asked whether the other side is still there,
+/// The idle time after which TCP keep-alive probes a connection.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(15);
-/// so often
+/// The interval between two probes.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// and, if no answer comes so many times, given up.
+/// The number of probes without a response after which the connection is closed.
 const KEEP_ALIVE_ATTEMPTS: u32 = 3;
 
 /// A request as it is sent to an instance: the same for each attempt.
 #[derive(Clone, Debug)]
 pub struct UpstreamRequest {
     pub method: Method,
-    /// As the client wrote it, byte for byte.
+    /// As the client sent it, byte for byte.
     pub target: PathAndQuery,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Doing it twice is as good as doing it once.
+    /// Whether the request is idempotent, so that it may be sent twice.
     pub repeatable: bool,
 }
 
-/// Connects instances over HTTP/1.1, in plaintext or with both sides' certificates.
+/// Connects to instances over HTTP/1.1, in plaintext or with mutual TLS.
 #[derive(Clone)]
 pub struct HttpConnector {
     tls: Option<ClientConfig>,
     connect_timeout: Duration,
-    /// Where connections live: not with the worker that happened to open them, which stops before its siblings do.
+    /// The runtime the connections run on: not that of the worker that opened them, because workers stop at different times.
     runtime: Handle,
 }
 
@@ -84,7 +84,7 @@ impl HttpConnector {
     /// Must be called within the runtime that the connections are to live in.
     ///
     /// # Errors
-    /// Certificates that do not go together.
+    /// Certificates that do not match.
     pub fn new(identity: Option<&Identity>, connect_timeout: Duration) -> anyhow::Result<HttpConnector> {
         let tls = identity.map(client_config).transpose()?;
         Ok(HttpConnector {
@@ -98,7 +98,7 @@ impl HttpConnector {
         let mut tcp = TcpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        // Where a name has several addresses, each is given its share of it.
+        // If a name has several addresses, the timeout is divided among them.
         tcp.set_connect_timeout(Some(self.connect_timeout));
         tcp.set_keepalive(Some(KEEP_ALIVE_AFTER));
         tcp.set_keepalive_interval(Some(KEEP_ALIVE_EVERY));
@@ -107,11 +107,11 @@ impl HttpConnector {
     }
 }
 
-/// A connector with a limit for all it does: looking a name up, TCP, and TLS, which an instance that hangs never answers.
+/// A connector with one timeout for name lookup, TCP and the TLS handshake, which a hanging instance never completes.
 #[derive(Clone)]
 struct WithTimeout<C> {
     connector: C,
-    limit: Duration,
+    timeout: Duration,
 }
 
 impl<C> Service<Uri> for WithTimeout<C>
@@ -127,10 +127,10 @@ where
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, limit) = (self.connector.call(uri), self.limit);
-        let late = move |_| BoxError::from(format!("no connection within {} ms", limit.as_millis()));
+        let (connecting, timeout) = (self.connector.call(uri), self.timeout);
+        let late = move |_| BoxError::from(format!("no connection within {} ms", timeout.as_millis()));
         async move {
-            tokio::time::timeout(limit, connecting)
+            tokio::time::timeout(timeout, connecting)
                 .await
                 .map_err(late)?
                 .map_err(Into::into)
@@ -149,7 +149,7 @@ impl Connector for HttpConnector {
             (None, false) => without_roots()?,
             (Some(_), false) => bail!("{address} is plaintext, which is refused because [mtls] is set; write https://"),
             (None, true) => {
-                bail!("{address} wants TLS, for which [mtls] must be set: ca_file, certificate_file and key_file")
+                bail!("{address} requires TLS, for which [mtls] must be set: ca_file, certificate_file and key_file")
             }
         };
         let name = ServerName::try_from(address.server_name().to_owned())
@@ -167,7 +167,7 @@ impl Connector for HttpConnector {
             .wrap_connector(self.tcp());
         let connector = WithTimeout {
             connector,
-            limit: self.connect_timeout,
+            timeout: self.connect_timeout,
         };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -183,8 +183,8 @@ impl Connector for HttpConnector {
             .scheme
             .zip(parts.authority)
             .with_context(|| format!("{address} is not a valid address"))?;
-        let host =
-            HeaderValue::from_str(&address.authority()).with_context(|| format!("{address} cannot stand in Host"))?;
+        let host = HeaderValue::from_str(&address.authority())
+            .with_context(|| format!("{address} is not a valid Host header"))?;
         Ok(Upstream {
             client,
             scheme,
@@ -204,26 +204,26 @@ impl Connector for HttpConnector {
             repeatable: true,
         };
         match upstream.send(&request).await {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            // Its health is told on an address of its own; that it answers at all is what can be seen here.
-            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => Ok(()),
-            Ok(answer) => Err(format!("GET /health/ready answered {}", answer.status())),
+            Ok(response) if response.status().is_success() => Ok(()),
+            // Its health is served on a separate admin address; a response at all shows that it is reachable.
+            Ok(response) if response.status() == StatusCode::NOT_FOUND => Ok(()),
+            Ok(response) => Err(format!("GET /health/ready returned {}", response.status())),
             Err(failure) => Err(failure.to_string()),
         }
     }
 }
 
 impl Upstream {
-    /// Sends the request, and waits for the head of the response. Dropping the future, or later the body, ends the request at the instance too.
+    /// Sends the request, and waits for the head of the response. Dropping the future, or later the body, cancels the request at the instance too.
     ///
     /// # Errors
-    /// There is no response; never [`CallFailure::Timeout`], since it has no timeout of its own.
+    /// No response; never [`CallFailure::Timeout`], since it has no timeout of its own.
     pub async fn send(&self, request: &UpstreamRequest) -> Result<Response<Incoming>, CallFailure> {
         let built = self
             .build(request)
             .map_err(|error| CallFailure::NotConnected(error.to_string()))?;
         let client = self.client.clone();
-        // A set ends its tasks when it is dropped.
+        // A `JoinSet` aborts its tasks when it is dropped.
         let mut sending = JoinSet::new();
         sending.spawn_on(async move { client.request(built).await }, &self.runtime);
         match sending.join_next().await {
@@ -253,7 +253,7 @@ impl Upstream {
     }
 }
 
-/// What hyper says first is only that it failed; why is said further in.
+/// The whole chain of causes: the outermost error of hyper only says that the request failed.
 fn reasons(error: &dyn std::error::Error) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -272,7 +272,7 @@ fn client_config(identity: &Identity) -> anyhow::Result<ClientConfig> {
         .context("mtls.certificate_file and mtls.key_file")
 }
 
-/// For connections without TLS: nobody would be believed.
+/// For plaintext connections: without roots, no certificate would be accepted.
 fn without_roots() -> anyhow::Result<ClientConfig> {
     Ok(builder()?
         .with_root_certificates(RootCertStore::empty())

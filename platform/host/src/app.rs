@@ -37,7 +37,7 @@ use crate::{
 /// The timeout for the broker to confirm the end of the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts writing logs, as the settings say.
+/// Starts logging, as configured in `[log]`.
 ///
 /// # Errors
 /// A filter that cannot be read.
@@ -45,7 +45,7 @@ pub fn start_logs(settings: &Settings) -> anyhow::Result<()> {
     telemetry::start_logs(&settings.log)
 }
 
-/// The modules of this process, and whatever else it is made of: built, listening, and running until it is told to stop.
+/// A process: its modules, servers and connections. It is built, listens, and runs until it is stopped.
 pub struct App {
     banner: String,
     shutdown_timeout: Duration,
@@ -56,11 +56,11 @@ pub struct App {
     bus: Arc<dyn Carrier>,
     health: Arc<Health>,
     discovery: Arc<dyn Discovery>,
-    /// Ends the registration in discovery: no new caller comes here.
+    /// Ends the registration in discovery, so that no new callers connect.
     stop_registration: CancellationToken,
-    /// Ends what runs beside the requests.
+    /// Ends the background work.
     stop_work: CancellationToken,
-    /// Ends the connections to other processes, which the work needs until its end.
+    /// Ends the connections to other processes, which the background work needs until it has ended.
     stop_connections: CancellationToken,
 }
 
@@ -68,7 +68,7 @@ impl App {
     /// Opens and migrates the data, starts every module of this binary, connects it with the remote ones, and listens.
     ///
     /// # Errors
-    /// Whatever keeps it from running, with what would be right.
+    /// Whatever prevents the start, with the setting to change.
     pub async fn build<C>(product: &'static Product<C>, settings: Settings) -> anyhow::Result<App>
     where
         C: Clone + Send + Sync + 'static,
@@ -105,7 +105,7 @@ impl App {
         parts.assemble().await
     }
 
-    /// Only puts the demo data in, after throwing away what was there if `reset` says so.
+    /// Only adds the demo data, after deleting all data if `reset` is true.
     ///
     /// # Errors
     /// As [`build`](App::build).
@@ -123,17 +123,17 @@ impl App {
         Ok(())
     }
 
-    /// Where the API listens.
+    /// The address the API listens on.
     pub fn address(&self) -> SocketAddr {
         self.listening.api
     }
 
-    /// What runs, where its data is, and which URLs to open.
+    /// The text printed at start: what runs, where its data is, and which URLs to open.
     pub fn banner(&self) -> &str {
         &self.banner
     }
 
-    /// Serves until `stop`, then: no longer ready, nothing new accepted, what was accepted finished, leases given back.
+    /// Serves until `stop`; then reports not ready, accepts no new requests, finishes those it accepted, and releases its leases.
     ///
     /// # Errors
     /// The server failed.
@@ -146,7 +146,7 @@ impl App {
                 ended.context("the server ended")?.context("the server failed")?;
             }
             () = stop => {
-                // Readiness goes off and waiting requests get their responses before the API stops accepting; the admin's server ends last.
+                // Readiness ends and waiting requests get their responses before the API stops accepting; the admin server ends last.
                 stopped_at = Instant::now();
                 self.stop_registration.cancel();
                 self.health.stopping.cancel();
@@ -157,7 +157,7 @@ impl App {
             }
         }
         self.stop_work.cancel();
-        // What the requests left of the time, and enough to give leases back even if they left nothing.
+        // The time the requests left of the timeout, and always enough to release the leases.
         let grace = self
             .shutdown_timeout
             .saturating_sub(stopped_at.elapsed())
@@ -166,9 +166,9 @@ impl App {
         work.extend(self.rpc.map(|rpc| rpc.task));
         let ended = futures::future::join(futures::future::join_all(work), self.bus.stop_receiving());
         if tokio::time::timeout(grace, ended).await.is_err() {
-            tracing::warn!("some work did not end in time; it goes on at the next start");
+            tracing::warn!("some work did not end within the shutdown timeout; it continues at the next start");
         }
-        // Nothing is published any more; a broker that does not confirm the end is not waited for.
+        // Nothing is published any more, so a broker that does not confirm the end only gets a short timeout.
         if tokio::time::timeout(CLOSE_TIMEOUT, self.bus.close()).await.is_err() {
             tracing::debug!("the broker did not confirm the end of the connection");
         }
@@ -206,7 +206,7 @@ impl Connections {
         })
     }
 
-    /// An edge passes requests on to the remote modules; any other process to none.
+    /// An edge forwards requests to the remote modules; any other process forwards none.
     fn proxy<C>(
         &self,
         product: &Product<C>,
@@ -227,7 +227,7 @@ impl Connections {
     }
 }
 
-/// An edge without modules publishes and consumes nothing; that its settings are shared with others is no reason to need a broker.
+/// An edge without modules publishes and consumes nothing, so it needs no broker even if the settings it shares with other processes name one.
 fn start_bus(layout: &Layout, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Arc<dyn Carrier>> {
     let subscribing = layout.modules.iter().filter(|module| !module.subscribes.is_empty());
     let subscriptions: Vec<Subscription> = subscribing.map(|module| (module.name, module.subscribes)).collect();
@@ -296,7 +296,7 @@ impl<C: Clone + Send + Sync + 'static> Modules<C> {
     }
 }
 
-/// All that a process is made of, before it listens.
+/// The parts of a process before it listens.
 struct Parts {
     layout: Layout,
     settings: Settings,
@@ -336,7 +336,7 @@ impl Parts {
         let verifier = Arc::new(verifier);
         let mut checks = local.checks();
         if layout.tokens_from.is_some() {
-            keys::get_first(verifier.clone(), self.stop_connections.clone());
+            keys::fetch_first(verifier.clone(), self.stop_connections.clone());
             checks.push(Arc::new(KeysCheck(verifier.clone())) as Arc<dyn Check>);
         }
         checks.extend(health::checks(&self.bus, &remotes, &layout.called()));
@@ -384,7 +384,7 @@ impl Parts {
         health.started.cancel();
         let stop_registration = CancellationToken::new();
         let rpc_address = rpc.as_ref().map(|rpc| rpc.address);
-        // The edge is found by clients, not by other processes.
+        // An edge without modules is called by clients, not by other processes.
         if !layout.local().is_empty() {
             let (http, scheme) = (listening.api, listening.scheme);
             let instance = placement::instance(&layout, &settings, identity.is_some(), http, scheme, rpc_address)?;

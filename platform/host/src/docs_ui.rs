@@ -1,4 +1,4 @@
-//! `/openapi.json`, and `/docs` with Swagger UI out of this binary: no request leaves the machine.
+//! `/openapi.json`, and `/docs` with Swagger UI from this binary: no assets are loaded from other hosts.
 
 use std::sync::Arc;
 

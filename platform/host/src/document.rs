@@ -1,4 +1,4 @@
-//! The OpenAPI document: assembled from what is compiled in, each path marked with its module.
+//! The OpenAPI document: assembled from the modules in this binary, each operation marked with its module.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use utoipa::openapi::{Info as OpenApiInfo, License, OpenApi, OpenApiBuilder, Ser
 
 use crate::health::{self, Health};
 
-/// What a document says about its product.
+/// The product's part of a document.
 #[derive(Clone, Copy, Debug)]
 pub struct Info {
     pub name: &'static str,
@@ -15,11 +15,11 @@ pub struct Info {
     pub description: &'static str,
 }
 
-/// The document of these modules' routes; `x-module` on every operation says whose it is, so that it is a route table too; where it is
-/// `{module}`, the path's parameter of that name says it.
+/// The document of these modules' routes. `x-module` on every operation names its module, so that the document is a route table too; the value
+/// `{module}` refers to the path parameter of that name.
 ///
 /// # Errors
-/// Two modules give different schemas the same name: one would hide the other.
+/// Two modules give different schemas the same name, so that one would replace the other.
 pub fn assemble(
     info: &Info,
     modules: &[(&str, Routes)],
@@ -30,7 +30,7 @@ pub fn assemble(
     let mut add = |module: &str, mut api: OpenApi| {
         refuse_collisions(&all, &api, module)?;
         for (path, item) in &mut api.paths.paths {
-            let owner = if module == "app" { operated(path) } else { module };
+            let owner = if module == "app" { owner_of(path) } else { module };
             for operation in [
                 &mut item.get,
                 &mut item.put,
@@ -68,8 +68,8 @@ pub fn assemble(
     Ok(all)
 }
 
-/// Whose an operation of the app is: what operators ask about a module is answered where that module runs, and the path names it.
-fn operated(path: &str) -> &str {
+/// The module of an operation of the app: operations on a module are served where that module runs, and the path names it.
+fn owner_of(path: &str) -> &str {
     match path.strip_prefix("/api/v1/ops/").and_then(|rest| rest.split_once('/')) {
         Some((parameter @ "{module}", _)) => parameter,
         _ => "app",

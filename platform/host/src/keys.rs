@@ -1,4 +1,4 @@
-//! The keys that tokens are checked with, asked of the module that signs them, wherever it runs.
+//! The public keys of access tokens, fetched from the module that signs them, local or remote.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,19 +8,19 @@ use banyan_http::{KeySource, Verifier, VerifyingKey};
 use tokio_util::sync::CancellationToken;
 
 /// The interval between two requests for the first keys.
-const FIRST_KEYS_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_KEYS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Gets the first keys as soon as they can be had, so that no caller has to wait for them; ends then, or with `stop`.
-pub fn get_first(verifier: Arc<Verifier>, stop: CancellationToken) {
+/// Fetches the first keys as soon as they are available, so that no request waits for them; ends then, or with `stop`.
+pub fn fetch_first(verifier: Arc<Verifier>, stop: CancellationToken) {
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while !verifier.has_keys() {
             verifier.fetch_first_keys().await;
-            tokio::time::sleep(FIRST_KEYS_PAUSE).await;
+            tokio::time::sleep(FIRST_KEYS_INTERVAL).await;
         }
     }));
 }
 
-/// Whether tokens can be checked. Without keys, requests that need no token are answered all the same.
+/// Whether tokens can be checked. Without keys, requests that need no token still succeed.
 pub struct KeysCheck(pub Arc<Verifier>);
 
 #[async_trait]
@@ -38,7 +38,7 @@ impl Check for KeysCheck {
     }
 }
 
-/// The keys of a product without users: every token is refused.
+/// The key source of a product without users: every token is refused.
 pub struct NoKeys;
 
 #[async_trait]

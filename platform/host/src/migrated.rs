@@ -1,6 +1,6 @@
-//! What `banyan migrate` tells, whichever modules are in the binary.
+//! What `banyan migrate` reports, whichever modules are in the binary.
 
-/// What is applied and pending in one module's tables.
+/// The applied and pending migrations of one module's tables.
 #[derive(Debug)]
 pub struct Tables {
     pub module: &'static str,
@@ -10,10 +10,10 @@ pub struct Tables {
     pub unknown: Vec<String>,
 }
 
-/// What `banyan migrate` did and found.
+/// The result of `banyan migrate`.
 #[derive(Debug)]
 pub struct Migrated {
-    /// Whose schemas and logins were made.
+    /// The modules whose schemas and logins were created.
     pub provisioned: Vec<String>,
     pub tables: Vec<Tables>,
 }

@@ -1,4 +1,4 @@
-//! `/ops/modules`: every module of the shop, wherever it runs, and how its machinery does.
+//! `/ops/modules`: every module of the shop, local or remote, with the state of its machinery.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -16,12 +16,12 @@ use crate::{
     placement::Placement,
 };
 
-/// What the overview is made of.
+/// The sources of the overview.
 pub struct Overview {
     pub placements: Vec<Placement>,
     pub local: Arc<LocalModules>,
     pub remotes: Arc<Remotes>,
-    /// Passes requests on to remote modules, where this process is the edge.
+    /// Forwards requests to remote modules, if this process is an edge.
     pub proxy: Arc<Proxy>,
 }
 
@@ -63,15 +63,16 @@ struct ModulesQuery {
 impl Overview {
     async fn view(&self, placement: &Placement, request: &HttpRequest) -> ModuleView {
         let mut placement = placement.clone();
-        // A module that is away is what an operator looks for here, so its row is shown all the same.
+        // A module that is unavailable is what an operator looks for here, so its row is shown without its machinery.
         let name = placement.name.clone();
-        let silent = |error: &dyn Display| tracing::warn!(module = name, %error, "a module does not say how it does");
+        let log_failure =
+            |error: &dyn Display| tracing::warn!(module = name, %error, "the state of a module could not be read");
         if placement.is_local() {
             let machinery = self
                 .local
                 .counts(&placement.name)
                 .await
-                .inspect_err(|fault| silent(fault))
+                .inspect_err(|fault| log_failure(fault))
                 .ok();
             return ModuleView {
                 placement,
@@ -84,16 +85,16 @@ impl Overview {
             .states()
             .into_iter()
             .find(|state| state.module == placement.name);
-        let told = match self.proxy.is_idle() {
-            // Only an edge knows where to ask.
+        let fetched = match self.proxy.is_idle() {
+            // Only an edge has the addresses of the other processes.
             true => None,
             false => fetch_own_view(&self.proxy, &placement.name, request)
                 .await
-                .inspect_err(|error| silent(error))
+                .inspect_err(|error| log_failure(error))
                 .ok(),
         };
-        let own = told.as_ref().and_then(|told| {
-            told["items"]
+        let own = fetched.as_ref().and_then(|fetched| {
+            fetched["items"]
                 .as_array()?
                 .iter()
                 .find(|item| item["name"] == placement.name.as_str())
@@ -108,7 +109,8 @@ impl Overview {
     }
 }
 
-/// What the process that `module` runs in says of its own modules. It is not asked for more: it may be an edge too, and would ask in its turn.
+/// Fetches the overview of the local modules from the process of `module`. It is limited to those: that process may be an edge too, and would
+/// otherwise fetch from others in turn.
 ///
 /// # Errors
 /// As [`Proxy::get_json`].

@@ -1,6 +1,6 @@
-//! What runs where: which modules are in this process, where the others are, and what a process lacks to run.
+//! The placement of the modules: which are local, where the remote ones are, and which settings are missing.
 //!
-//! Which modules a binary contains is decided by its features; where the others are is configuration.
+//! Features decide which modules a binary contains; the addresses of the others are configuration.
 
 use std::net::SocketAddr;
 
@@ -14,16 +14,16 @@ use crate::{
     settings::Settings,
 };
 
-/// Whether everything that the modules of this binary need has an address, and whether they can be reached themselves.
+/// Checks that everything the modules of this binary call has an address, and that they can be called by other processes.
 ///
 /// # Errors
-/// What is missing, all of it, each with the setting that would be right.
+/// Everything that is missing, each with the setting to set.
 pub fn check(layout: &Layout, settings: &Settings) -> anyhow::Result<()> {
     let missing = Missing { layout, settings }.sentences()?;
     for module in layout.local() {
-        let place = settings.modules.get(module);
-        if place.is_some_and(|place| place.endpoint.is_some() || place.http_endpoint.is_some()) {
-            // As where all processes are given the same list of endpoints.
+        let configured = settings.modules.get(module);
+        if configured.is_some_and(|module| module.endpoint.is_some() || module.http_endpoint.is_some()) {
+            // This is usual if all processes share one list of endpoints.
             tracing::info!(
                 module,
                 "the settings name an endpoint of a module that is in this binary; the one in this binary is used"
@@ -37,7 +37,7 @@ pub fn check(layout: &Layout, settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Finds what a process lacks.
+/// Finds what is missing in the settings.
 struct Missing<'a> {
     layout: &'a Layout,
     settings: &'a Settings,
@@ -66,7 +66,7 @@ impl Missing<'_> {
         Ok(missing)
     }
 
-    /// A key to sign tokens with. Only one module signs; the others ask it for the public keys.
+    /// The key that signs access tokens. Only one module signs; the others fetch the public keys from it.
     fn signing_key(&self) -> Option<String> {
         let has_key = self.settings.is_demo() || self.settings.auth.signing_key_file.is_some();
         let signs = self.layout.tokens_from.is_some_and(|module| self.is_local(module));
@@ -77,7 +77,7 @@ impl Missing<'_> {
         })
     }
 
-    /// Endpoints that could never be called: between two processes it is either plaintext or [mtls].
+    /// Endpoints that can never be called, because processes use either plaintext or [mtls] between them.
     fn wrong_schemes(&self) -> anyhow::Result<Vec<String>> {
         let secured = self.settings.mtls != banyan_remote::mtls::Settings::default();
         let mut sentences = Vec::new();
@@ -112,19 +112,19 @@ impl Missing<'_> {
     fn endpoints(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         for module in self.layout.remote() {
-            let place = self.settings.modules.get(module);
+            let configured = self.settings.modules.get(module);
             let key = module.to_uppercase();
             let callers = self.layout.callers_of(module);
-            if !callers.is_empty() && place.is_none_or(|place| place.endpoint.is_none()) {
+            if !callers.is_empty() && configured.is_none_or(|module| module.endpoint.is_none()) {
                 sentences.push(format!(
                     "{} {module}, which is not in this binary and has no address: set BANYAN__MODULES__{key}__ENDPOINT=http://host:port, where it \
                      serves gRPC, or build with --features {module}",
                     callers.join(", ")
                 ));
             }
-            if self.layout.is_edge && place.is_none_or(|place| place.http_endpoint.is_none()) {
+            if self.layout.is_edge && configured.is_none_or(|module| module.http_endpoint.is_none()) {
                 sentences.push(format!(
-                    "the gateway passes requests on to {module}, which is not in this binary and has no address: set \
+                    "the gateway forwards requests to {module}, which is not in this binary and has no address: set \
                      BANYAN__MODULES__{key}__HTTP_ENDPOINT=http://host:port, where it serves REST, or build with --features {module}"
                 ));
             }
@@ -132,7 +132,7 @@ impl Missing<'_> {
         sentences
     }
 
-    /// What carries events that have to travel between processes.
+    /// The broker, if events have to be carried between processes.
     fn broker(&self) -> Option<String> {
         let between = |subscriber: &ModuleLayout| {
             let crosses = |source: &&str| subscriber.is_local != self.is_local(source);
@@ -148,7 +148,7 @@ impl Missing<'_> {
         ))
     }
 
-    /// Where other processes can call the modules of this one.
+    /// The gRPC address, if remote modules call the modules of this process.
     fn rpc_listen(&self) -> Option<String> {
         if self.layout.remote().is_empty() {
             return None;
@@ -164,20 +164,20 @@ impl Missing<'_> {
         let local = self.layout.modules.iter().filter(|module| module.is_local);
         let module = local.clone().find(is_called_remotely)?.name;
         Some(format!(
-            "{module} is in this binary and is called by processes without it: set BANYAN__RPC__LISTEN=host:port, where it shall serve gRPC"
+            "{module} is in this binary and is called by processes without it: set BANYAN__RPC__LISTEN=host:port, the address to serve gRPC on"
         ))
     }
 
-    /// Whether some edge calls the module for its pages.
+    /// Whether the pages of an edge call the module.
     fn is_of_pages(&self, module: &str) -> bool {
         self.layout.pages_call.contains(&module)
     }
 }
 
-/// What others are told of this process: its modules, and where they are called.
+/// The registration of this process in discovery: its modules, and the addresses to call them at.
 ///
 /// # Errors
-/// An address that nobody could call.
+/// An address that other processes cannot call.
 pub fn instance(
     layout: &Layout,
     settings: &Settings,
@@ -218,7 +218,7 @@ impl Placement {
 /// How the modules are placed by these settings.
 ///
 /// # Errors
-/// A database URL that is not one.
+/// A database URL that is not a URL.
 pub fn placements(layout: &Layout, settings: &Settings) -> anyhow::Result<Vec<Placement>> {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let discovered = !settings.discovery.needs_endpoints();
@@ -229,7 +229,7 @@ pub fn placements(layout: &Layout, settings: &Settings) -> anyhow::Result<Vec<Pl
             let named = settings
                 .modules
                 .get(module.name)
-                .and_then(|place| place.endpoint.clone().or_else(|| place.http_endpoint.clone()));
+                .and_then(|module| module.endpoint.clone().or_else(|| module.http_endpoint.clone()));
             let address = named.or_else(|| discovered.then(|| "found by discovery".to_owned()));
             ("remote", None, address)
         };
@@ -245,7 +245,7 @@ pub fn placements(layout: &Layout, settings: &Settings) -> anyhow::Result<Vec<Pl
     layout.modules.iter().map(placement).collect()
 }
 
-/// The same as a mermaid diagram: solid lines are calls, dotted ones events.
+/// The placements as a mermaid diagram: solid lines are calls, dotted lines events.
 pub fn mermaid(placements: &[Placement]) -> String {
     let mut lines = vec!["flowchart LR".to_owned()];
     for module in placements {
@@ -274,7 +274,7 @@ mod tests {
 
     const NAMES: [&str; 4] = ["users", "catalog", "payments", "orders"];
 
-    /// A process with payments, and perhaps the gateway, in a product with other modules.
+    /// What is missing for a process with payments, and the gateway if `is_edge`, in a product with other modules.
     fn missing(is_edge: bool, variables: &[(&str, &str)]) -> String {
         let variables = variables
             .iter()
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_could_never_be_called_is_named_by_its_key() {
+    fn an_endpoint_that_can_never_be_called_is_reported_with_its_key() {
         let secured = ("BANYAN__MTLS__CA_FILE", "ca.pem");
         let users = |url| ("BANYAN__MODULES__USERS__ENDPOINT", url);
         let wrong = "modules.users.endpoint names http://users-2:9000, which is plaintext";
@@ -313,7 +313,7 @@ mod tests {
             missing(true, &[catalog])
                 .contains("modules.catalog.http_endpoint names https://catalog-1:8100, which needs")
         );
-        // What this process never calls may be whatever it is for others.
+        // Endpoints this process never calls are not checked.
         let orders = ("BANYAN__MODULES__ORDERS__ENDPOINT", "https://orders-1:9000");
         let own = ("BANYAN__MODULES__PAYMENTS__ENDPOINT", "https://payments-1:9000");
         for fine in [catalog, orders, own, users("http://users-1:9000")] {

@@ -1,4 +1,4 @@
-//! What a product tells the platform about itself: its modules, in one table.
+//! The description of a product: its modules, in one table.
 
 use std::{fmt, sync::Arc};
 
@@ -9,14 +9,16 @@ use crate::{local::LocalModule, settings::Defaults};
 
 /// A product built on the platform. `C` is the product's own type with the contracts of all its modules.
 pub struct Product<C: 'static> {
-    /// Shown at start and in the OpenAPI document.
+    /// Printed at start and in the OpenAPI document.
     pub name: &'static str,
     pub version: &'static str,
     /// The name of its program.
     pub command: &'static str,
+    /// What it is, in a sentence: for the command line.
+    pub summary: &'static str,
     /// The description in the OpenAPI document.
     pub description: &'static str,
-    /// The defaults of the modules' own sections, as TOML with comments: beside those of the platform.
+    /// The defaults of the modules' own sections, as TOML with comments: in addition to those of the platform.
     pub defaults: &'static str,
     /// The committed OpenAPI document of all modules, which is the gateway's route table.
     pub document: &'static str,
@@ -24,15 +26,15 @@ pub struct Product<C: 'static> {
     pub modules: &'static [Module<C>],
     /// The contracts of all modules, as clients of remote ones. A module that is local replaces its own when it is started.
     pub contracts: fn(&Remotes) -> C,
-    /// Who signs the access tokens; `None` for a product without users.
+    /// The module that signs the access tokens; `None` for a product without users.
     pub tokens: Option<Tokens<C>>,
     pub gateway: Gateway<C>,
     pub demo: Demo,
-    /// Whose sagas the command line shows, unless it is told another module.
+    /// The module whose sagas the command line shows by default.
     pub saga_module: &'static str,
 }
 
-/// One module of a product: the one place where it is registered.
+/// One module of a product: its only registration.
 pub struct Module<C: 'static> {
     pub name: &'static str,
     /// The modules it calls through their contracts.
@@ -53,18 +55,18 @@ pub struct Contract<C: 'static> {
     pub serve: fn(&C, &mut Services),
 }
 
-/// Who signs the access tokens.
+/// The module that signs the access tokens.
 pub struct Tokens<C: 'static> {
-    /// The module that every process asks for the public keys.
+    /// The module from which every process fetches the public keys.
     pub module: &'static str,
     pub keys: fn(&C) -> Arc<dyn KeySource>,
 }
 
-/// The edge: requests for remote modules are passed on, and pages are composed of several modules.
+/// The edge: requests for remote modules are forwarded, and pages are composed of several modules.
 pub struct Gateway<C: 'static> {
     /// Whether this binary is an edge.
     pub is_local: bool,
-    /// Their routes, relative to `/api/v1`.
+    /// The routes of the pages, relative to `/api/v1`.
     pub pages: fn(&C) -> Routes,
     /// The modules that the pages call.
     pub calls: &'static [&'static str],
@@ -73,14 +75,14 @@ pub struct Gateway<C: 'static> {
 /// The profile `demo`.
 #[derive(Clone, Copy, Debug)]
 pub struct Demo {
-    /// Who can log in, in a sentence.
+    /// The demo users, in a sentence.
     pub users: &'static str,
-    /// Email and password of an operator, for the command line.
+    /// E-mail address and password of an operator, for the command line.
     pub operator: Option<(&'static str, &'static str)>,
 }
 
 impl<C> Product<C> {
-    /// What the rest of the platform needs to know of the table.
+    /// The table without its contracts.
     pub fn layout(&self) -> Layout {
         let module = |module: &Module<C>| ModuleLayout {
             name: module.name,
@@ -126,7 +128,7 @@ impl<C> fmt::Debug for Product<C> {
     }
 }
 
-/// A product's table without its contracts: which modules there are, who calls whom, and what is in this binary.
+/// A product's table without its contracts: all modules, their calls and subscriptions, and which are in this binary.
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub modules: Vec<ModuleLayout>,
@@ -185,7 +187,7 @@ impl Layout {
         self.modules.iter().map(callee).collect()
     }
 
-    /// Who in this process calls `module`, in words.
+    /// The callers of `module` in this process, as the beginnings of sentences.
     pub fn callers_of(&self, module: &str) -> Vec<String> {
         let mut callers = Vec::new();
         for local in self.modules.iter().filter(|module| module.is_local) {

@@ -1,4 +1,4 @@
-//! The HTTP server: every local module's routes in one shell; requests for remote modules are passed on.
+//! The HTTP server: every local module's routes in one shell; requests for remote modules are forwarded.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -26,7 +26,7 @@ use crate::{
     tls,
 };
 
-/// The timeout for a request to arrive with all its body: slow clients with small bodies pass, idle connections do not hold a worker.
+/// The timeout for receiving a request with its body: enough for slow clients with small bodies, and idle connections do not hold a worker.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is served.
@@ -38,12 +38,12 @@ pub struct Served {
     pub verifier: Arc<Verifier>,
     pub health: Arc<Health>,
     pub ids: Arc<dyn Ids>,
-    /// Passes requests on to remote modules.
+    /// Forwards requests to remote modules.
     pub proxy: Arc<Proxy>,
     pub is_edge: bool,
 }
 
-/// Servers that answer, and where.
+/// The running servers and their addresses.
 pub struct Listening {
     pub servers: Vec<Server>,
     pub api: SocketAddr,
@@ -54,10 +54,10 @@ pub struct Listening {
     pub admin_scheme: &'static str,
 }
 
-/// Binds the addresses and starts answering.
+/// Binds the addresses and starts serving.
 ///
 /// # Errors
-/// An address that is taken or not ours; certificates that cannot be used.
+/// An address that is in use or not of this machine; unusable certificates.
 pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyhow::Result<Listening> {
     let document = Document::of(&served)?;
     let (listener, api) = bind(settings.http.listen, "http.listen")?;
@@ -70,7 +70,7 @@ pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyho
     };
     if let Some(listen) = settings.admin.listen {
         let (listener, address) = bind(listen, "admin.listen")?;
-        // In plaintext: orchestrators and Prometheus ask an address, and no certificate names that.
+        // In plaintext: orchestrators and Prometheus call an IP address, which is not in the certificate.
         (listening.admin, listening.admin_scheme) = (address, "http");
         listening
             .servers
@@ -82,7 +82,7 @@ pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyho
     Ok(listening)
 }
 
-/// The document of everything that can be asked here.
+/// The document of every operation this process serves or forwards.
 #[derive(Clone)]
 struct Document {
     text: Arc<str>,
@@ -105,20 +105,20 @@ impl Document {
 pub enum Transport {
     /// On loopback, or behind something that terminates TLS.
     Plain,
-    /// To anybody, under the shop's own certificate.
+    /// To all clients, with the shop's own certificate.
     Public(ServerConfig),
-    /// To the other processes of the shop, which prove that they are.
+    /// To the other processes of the shop, which authenticate with their certificates.
     Internal(ServerConfig),
 }
 
 impl Transport {
     /// # Errors
-    /// What is set does not fit together, or would be served in plaintext to the world.
+    /// Settings that contradict each other, or an API that would be served in plaintext beyond loopback.
     pub fn of(http: &Http, identity: Option<&Identity>, is_edge: bool) -> anyhow::Result<Transport> {
         match (tls::public(http)?, identity) {
             (Some(_), Some(_)) if !is_edge => bail!(
-                "http.tls_certificate_file is for the edge, but this binary has no gateway, and with [mtls] its API answers other processes \
-                 alone, under mtls.certificate_file; leave http.tls_certificate_file and http.tls_key_file out"
+                "http.tls_certificate_file is for the edge, but this binary has no gateway, and with [mtls] its API serves other processes \
+                 alone, with mtls.certificate_file; remove http.tls_certificate_file and http.tls_key_file"
             ),
             (Some(tls), _) => Ok(Transport::Public(tls)),
             (None, Some(identity)) if !is_edge => {
@@ -203,7 +203,7 @@ fn serve_api(
     };
     let is_proxy = !proxy.is_idle();
     let peers_are_ours = matches!(transport, Transport::Internal(_));
-    // Gateways probe this address, and not the admin's; nobody else can reach it.
+    // Gateways probe this address, not the admin address; other clients cannot reach it.
     let probed_by_gateway = !is_edge && (peers_are_ours || settings.http.listen.ip().is_loopback());
     let server = HttpServer::new(move || {
         let modules = utoipa_actix_web::scope("/api/v1")
@@ -241,7 +241,7 @@ fn serve_api(
         .disable_signals()
         .client_request_timeout(RECEIVE_TIMEOUT)
         .shutdown_timeout(settings.http.shutdown_timeout_ms.div_ceil(1_000))
-        // A client that hangs up ends what was asked for it elsewhere.
+        // A client that disconnects cancels its forwarded request.
         .h1_allow_half_closed(!is_proxy);
     if settings.http.workers > 0 {
         server = server.workers(settings.http.workers);
@@ -253,11 +253,13 @@ fn serve_api(
     Ok(listening.context("http.listen")?.run())
 }
 
-/// A socket that listens, and where: a setting may leave the port to the system.
+/// A listening socket and its address: the port may be chosen by the system.
 fn bind(listen: SocketAddr, setting: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(listen).with_context(|| {
         format!("cannot listen on {listen} ({setting}); is another banyan running? BANYAN__HTTP__LISTEN=127.0.0.1:0 takes any free port")
     })?;
-    let address = listener.local_addr().context("the server listens nowhere")?;
+    let address = listener
+        .local_addr()
+        .context("the address of the listener is unknown")?;
     Ok((listener, address))
 }

@@ -8,9 +8,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Log, LogFormat};
 
-/// How often what histograms were given, which is kept piece by piece until then, is put together. Whoever reads the metrics does that too, but
-/// nobody may be reading them.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// The interval at which recorded histogram samples, each stored on its own until then, are merged. Scraping the metrics merges them too, but they
+/// may never be scraped.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts writing logs to standard error; standard output belongs to what a command prints.
 ///
@@ -23,7 +23,7 @@ pub fn start_logs(log: &Log) -> anyhow::Result<()> {
             log.filter
         )
     })?;
-    // Colours are for terminals; in a file they are noise.
+    // Colours only on terminals, not in files.
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -36,32 +36,32 @@ pub fn start_logs(log: &Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Collects the process's metrics, once; later calls give the same collection.
+/// Installs the process's metrics recorder once; later calls return the same handle.
 pub fn metrics() -> PrometheusHandle {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     METRICS
         .get_or_init(|| {
-            let recorder = recorder(UPKEEP_EVERY);
+            let recorder = recorder(UPKEEP_INTERVAL);
             let handle = recorder.handle();
-            // Somebody else's recorder in the same process (a test's) would leave ours empty, and nothing worse.
+            // If another recorder is installed in the same process (by a test), ours stays empty, which is harmless.
             let _ = metrics::set_global_recorder(recorder);
             handle
         })
         .clone()
 }
 
-/// Metrics that are kept up as long as the process lives, whichever runtimes begin and end in it: hence a thread.
-fn recorder(upkeep_every: Duration) -> PrometheusRecorder {
+/// A recorder whose samples are merged until the process ends. A thread does it, because runtimes may begin and end before.
+fn recorder(upkeep_interval: Duration) -> PrometheusRecorder {
     let recorder = PrometheusBuilder::new().build_recorder();
     let metrics = recorder.handle();
-    let keep_up = move || {
+    let upkeep = move || {
         loop {
-            thread::sleep(upkeep_every);
+            thread::sleep(upkeep_interval);
             metrics.run_upkeep();
         }
     };
-    if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(keep_up) {
-        tracing::warn!(%error, "metrics are put together only when somebody reads them");
+    if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(upkeep) {
+        tracing::warn!(%error, "the metrics thread did not start; histogram samples are merged only when metrics are scraped");
     }
     recorder
 }
@@ -73,28 +73,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_is_put_together_although_nobody_reads_it() {
+    fn histogram_samples_are_merged_although_metrics_are_never_scraped() {
         let recorder = recorder(Duration::from_millis(5));
-        metrics::with_local_recorder(&recorder, || {
-            metrics::histogram!("nobody_reads_this_seconds").record(1.5)
-        });
-        // Reading would do it, too; this looks without reading.
-        let put_together = || {
-            let inside = format!("{:?}", recorder.handle());
-            let distributions = inside
+        metrics::with_local_recorder(&recorder, || metrics::histogram!("never_scraped_seconds").record(1.5));
+        // Rendering would merge the samples; the debug output does not.
+        let merged = || {
+            let debug = format!("{:?}", recorder.handle());
+            let distributions = debug
                 .split("distributions: ")
                 .nth(1)
                 .and_then(|rest| rest.split("distribution_builder").next());
             distributions
                 .expect("the distributions")
-                .contains("nobody_reads_this_seconds")
+                .contains("never_scraped_seconds")
         };
-        let begun = Instant::now();
-        while !put_together() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(10),
-                "what was measured is still kept piece by piece"
-            );
+        let started = Instant::now();
+        while !merged() {
+            assert!(started.elapsed() < Duration::from_secs(10), "the sample is not merged");
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1,4 +1,4 @@
-//! TLS of the edge: the certificate that clients see, read anew when its file has changed, so that renewing it takes no restart.
+//! TLS of the edge: the certificate for clients, reloaded when its file has changed, so that a renewal needs no restart.
 
 use std::{
     fmt,
@@ -19,13 +19,13 @@ use rustls::{
 
 use crate::settings::Http;
 
-/// The files are looked at no more often than this.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The minimum interval between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How the edge is served, by `http.tls_certificate_file` and `http.tls_key_file`: TLS 1.2 and 1.3. `None` without them.
+/// The TLS configuration of the edge, by `http.tls_certificate_file` and `http.tls_key_file`: TLS 1.2 and 1.3. `None` without them.
 ///
 /// # Errors
-/// Names the key and the file: only one of the two is set, or it cannot be read, or they do not go together.
+/// Names the key and the file: only one of the two is set, a file cannot be read, or the two do not match.
 pub fn public(http: &Http) -> anyhow::Result<Option<ServerConfig>> {
     let (certificate, key) = match (&http.tls_certificate_file, &http.tls_key_file) {
         (None, None) => return Ok(None),
@@ -45,7 +45,7 @@ pub fn public(http: &Http) -> anyhow::Result<Option<ServerConfig>> {
     ))
 }
 
-/// The certificate of two files.
+/// The certificate and key in two files, reloaded when they change.
 pub struct Renewed {
     certificate: PathBuf,
     key: PathBuf,
@@ -55,12 +55,12 @@ pub struct Renewed {
 struct Seen {
     certified: Arc<CertifiedKey>,
     changed: [Option<SystemTime>; 2],
-    looked: Instant,
+    checked: Instant,
 }
 
 impl Renewed {
     pub fn read(certificate: PathBuf, key: PathBuf) -> anyhow::Result<Renewed> {
-        // When they changed is asked first: a change in between is then seen again.
+        // The modification times are read first, so that a change in between is detected at the next check.
         let changed = changed(&certificate, &key);
         let certified = certified(&certificate, &key)?;
         Ok(Renewed {
@@ -69,26 +69,26 @@ impl Renewed {
             seen: Mutex::new(Seen {
                 certified,
                 changed,
-                looked: Instant::now(),
+                checked: Instant::now(),
             }),
         })
     }
 
-    pub fn current(&self, look_every: Duration) -> Arc<CertifiedKey> {
+    pub fn current(&self, check_interval: Duration) -> Arc<CertifiedKey> {
         let mut seen = self.seen.lock();
-        if seen.looked.elapsed() >= look_every {
-            seen.looked = Instant::now();
+        if seen.checked.elapsed() >= check_interval {
+            seen.checked = Instant::now();
             let changed = changed(&self.certificate, &self.key);
             if changed != seen.changed {
                 match certified(&self.certificate, &self.key) {
                     Ok(certified) => {
-                        tracing::info!(file = %self.certificate.display(), "the certificate was renewed");
+                        tracing::info!(file = %self.certificate.display(), "the renewed certificate was loaded");
                         seen.certified = certified;
                         seen.changed = changed;
                     }
-                    // Half a renewal, perhaps; the old one stays until both files fit.
+                    // The renewal may be half done; the old certificate stays until both files match.
                     Err(error) => {
-                        tracing::warn!("the renewed certificate cannot be used, the old one stays: {error:#}")
+                        tracing::warn!("the renewed certificate cannot be used, the old one is kept: {error:#}")
                     }
                 }
             }
@@ -99,7 +99,7 @@ impl Renewed {
 
 impl ResolvesServerCert for Renewed {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current(LOOK_EVERY))
+        Some(self.current(CHECK_INTERVAL))
     }
 }
 
@@ -118,7 +118,7 @@ fn changed(certificate: &Path, key: &Path) -> [Option<SystemTime>; 2] {
 fn certified(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>> {
     let unreadable = |name: &str, file: &Path, what: &str| {
         format!(
-            "{name} names the file {}, which must hold {what} in PEM",
+            "{name} names the file {}, which must contain {what} in PEM",
             file.display()
         )
     };
@@ -131,12 +131,12 @@ fn certified(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>
     let secret = PrivateKeyDer::from_pem_file(key).map_err(anyhow::Error::from);
     let secret = secret.with_context(|| unreadable("http.tls_key_file", key, "a private key"))?;
     let certified = CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider());
-    let apart = || {
+    let mismatch = || {
         format!(
-            "{} and {} (http.tls_certificate_file, http.tls_key_file) do not go together",
+            "{} and {} (http.tls_certificate_file, http.tls_key_file) do not match",
             certificate.display(),
             key.display()
         )
     };
-    Ok(Arc::new(certified.with_context(apart)?))
+    Ok(Arc::new(certified.with_context(mismatch)?))
 }

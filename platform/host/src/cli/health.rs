@@ -1,4 +1,4 @@
-//! `banyan health`: is the shop ready? For people, and for containers' health checks.
+//! `banyan health`: whether the shop is ready, for operators and for the health checks of containers.
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +9,7 @@ use crate::settings::Settings;
 
 #[derive(Args)]
 pub struct Health {
-    /// The shop to ask; the one the settings describe if not given.
+    /// The URL of the shop. Default: the address in the settings.
     #[arg(long, env = "BANYAN_URL", value_name = "URL")]
     url: Option<String>,
 }
@@ -25,17 +25,17 @@ impl Health {
         let client = reqwest::Client::builder()
             .timeout(std::time::Duration::from_secs(5))
             .build()
-            .context("a HTTP client")?;
-        let answer = client
+            .context("creating the HTTP client")?;
+        let response = client
             .get(&url)
             .send()
             .await
-            .map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
-        let ready = answer.status().is_success();
-        let body: Value = answer
+            .map_err(|error| Failure::NotReady(format!("no response from {url}: {error}")))?;
+        let ready = response.status().is_success();
+        let body: Value = response
             .json()
             .await
-            .map_err(|error| Failure::NotReady(format!("{url} answered no JSON: {error}")))?;
+            .map_err(|error| Failure::NotReady(format!("the response of {url} is not JSON: {error}")))?;
         if output == Output::Json {
             print_json(&body)?;
         } else {

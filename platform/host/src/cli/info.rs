@@ -1,4 +1,4 @@
-//! `banyan modules`, `banyan openapi`, `banyan config`: what there is, without a running process.
+//! `banyan modules`, `banyan openapi`, `banyan config`: modules, document and settings, without a running process.
 
 use clap::{Args, Subcommand};
 
@@ -7,7 +7,7 @@ use crate::{mermaid, placements, product::Layout, settings::Settings};
 
 #[derive(Args)]
 pub struct Modules {
-    /// As a mermaid diagram.
+    /// Prints a mermaid diagram.
     #[arg(long)]
     mermaid: bool,
 }
@@ -22,22 +22,22 @@ impl Modules {
             return print_json(&placements);
         }
         for module in placements {
-            let asks = if module.asks.is_empty() {
+            let calls = if module.asks.is_empty() {
                 "-".to_owned()
             } else {
                 module.asks.join(", ")
             };
-            let hears = if module.hears.is_empty() {
+            let subscriptions = if module.hears.is_empty() {
                 "-".to_owned()
             } else {
                 module.hears.join(", ")
             };
-            let place = module
+            let location = module
                 .data
                 .or(module.address)
                 .unwrap_or_else(|| "no address".to_owned());
             print(&format!(
-                "{:<14} {:<7} {place}\n               asks {asks}; hears {hears}",
+                "{:<14} {:<7} {location}\n               calls {calls}; subscribes to {subscriptions}",
                 module.name, module.placement
             ))?;
         }
@@ -53,7 +53,7 @@ pub struct Config {
 
 #[derive(Subcommand)]
 enum What {
-    /// The settings in force, without secrets (the default).
+    /// The effective settings, without secrets (the default).
     Show,
     /// Every setting with its default and its meaning: a banyan.toml to start from.
     Defaults,

@@ -13,7 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{Product, settings::Settings};
 
-/// Without a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
+/// Without a command it serves the shop. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
 #[derive(Parser)]
 #[command(after_help = EXIT_CODES)]
 struct Cli {
@@ -23,14 +23,14 @@ struct Cli {
     global: Global,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed, with the reason on standard error; 2 the command line is wrong; 3 the shop is not ready or does not answer.";
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, with the reason on standard error; 2 invalid command line; 3 the shop is not ready or does not respond.";
 
 #[derive(Args)]
 struct Global {
-    /// The settings file; banyan.toml in the working directory if there is one.
+    /// The settings file. Default: banyan.toml in the working directory, if it exists.
     #[arg(long, global = true, env = "BANYAN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What commands that answer something print.
+    /// The format of the output of commands that print a result.
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -45,9 +45,9 @@ enum Output {
 enum Command {
     /// Serves the shop (the default). Stops on SIGTERM or Ctrl-C, after finishing what it accepted.
     Serve,
-    /// Brings the tables up to date.
+    /// Applies pending migrations to the tables.
     Migrate(schema::Migrate),
-    /// Puts the demo data in.
+    /// Adds the demo data.
     Seed(schema::Seed),
     /// Shows which modules are in this binary and how they are connected.
     Modules(info::Modules),
@@ -55,15 +55,15 @@ enum Command {
     Openapi,
     /// Shows settings.
     Config(info::Config),
-    /// Asks a running shop whether it is ready.
+    /// Checks whether a running shop is ready.
     Health(health::Health),
     /// Dead letters of a running shop: events a module could not handle.
     Dlq(ops::Dlq),
-    /// Sagas of a running shop: orders on their way, and what holds them.
+    /// Sagas of a running shop: checkouts in progress, and why they wait.
     Saga(ops::Saga),
 }
 
-/// Why a command ended otherwise than well.
+/// Why a command failed.
 enum Failure {
     Failed(anyhow::Error),
     NotReady(String),
@@ -75,20 +75,24 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Runs the command line of a product. A provider of TLS is chosen first, because two are in the dependency graph.
+/// Runs the command line of a product. The TLS provider is installed first, because two are in the dependency graph.
 pub fn run<C>(product: &'static Product<C>) -> ExitCode
 where
     C: Clone + Send + Sync + 'static,
 {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("a TLS provider was installed before");
+        tracing::debug!("a TLS provider is already installed");
     }
     let name = product.command;
     let command = Cli::command()
         .name(name)
         .bin_name(name)
         .version(product.version)
-        .about(product.description);
+        .about(product.summary)
+        .long_about(format!(
+            "{}\n\nWithout a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `{name} config defaults` shows them all.",
+            product.summary
+        ));
     let cli = match Cli::from_arg_matches(&command.get_matches()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -143,7 +147,7 @@ where
     }
 }
 
-/// Prints to standard output; a reader that went away (`| head`) is no error.
+/// Prints to standard output; a closed pipe (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::{ErrorKind, Write, stdout};
     match writeln!(stdout(), "{}", text.trim_end()) {
@@ -156,13 +160,13 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
-/// The address of a shop on this machine, as the settings say it listens.
+/// The URL of a shop on this machine, as configured in `http.listen`.
 ///
 /// # Errors
-/// It is served over TLS, under a name that only its certificate knows.
+/// It is served over TLS, under the name in its certificate, which is not in the settings.
 fn local_url(settings: &Settings) -> anyhow::Result<String> {
     if settings.http.tls_certificate_file.is_some() || settings.mtls.certificate_file.is_some() {
-        bail!("the API is served over TLS; name it as its certificate does: --url https://HOST (BANYAN_URL)");
+        bail!("the API is served over TLS; give the host name in its certificate: --url https://HOST (BANYAN_URL)");
     }
     Ok(format!("http://{}", settings.http.listen))
 }

@@ -8,29 +8,29 @@ use serde_json::{Value, json};
 use super::{Failure, Output, local_url, print, print_json};
 use crate::{Demo, settings::Settings};
 
-/// Which shop, as whom.
+/// The shop to call, and the credentials.
 #[derive(Args)]
 struct Shop {
-    /// The shop to ask; the one the settings describe if not given.
+    /// The URL of the shop. Default: the address in the settings.
     #[arg(long, global = true, env = "BANYAN_URL", value_name = "URL")]
     url: Option<String>,
-    /// An access token of somebody with the role ops.
+    /// An access token of a user with the role ops.
     #[arg(long, global = true, env = "BANYAN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Logs in instead; in the demo profile as its operator if nothing is given.
+    /// The e-mail address to log in with, instead of a token. Default in the demo profile: its operator.
     #[arg(long, global = true, env = "BANYAN_EMAIL")]
     email: Option<String>,
     #[arg(long, global = true, env = "BANYAN_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }
 
-/// Why an operator does something; it goes into the audit log.
+/// The reason for an action of an operator; it is written to the audit log.
 #[derive(Args)]
 struct Reason {
-    /// Why, in a word or two: goes into the audit log.
+    /// The reason, in a word or two; it is written to the audit log.
     #[arg(long)]
     reason: String,
-    /// Anything more that whoever reads the audit log should know.
+    /// Further information for readers of the audit log.
     #[arg(long)]
     comment: Option<String>,
 }
@@ -56,16 +56,16 @@ pub struct Dlq {
 enum DlqCommand {
     /// Lists dead letters, of one module or of all.
     List { module: Option<String> },
-    /// Shows one with its event.
+    /// Shows a dead letter with its event.
     Show { module: String, id: String },
-    /// Tries one again, after what was wrong has been mended.
+    /// Retries a dead letter, after its cause has been fixed.
     Retry {
         module: String,
         id: String,
         #[command(flatten)]
         reason: Reason,
     },
-    /// Gives one up: its module goes on with the next event of the subject.
+    /// Discards a dead letter: its module continues with the next event of the subject.
     Discard {
         module: String,
         id: String,
@@ -100,7 +100,7 @@ impl Dlq {
 pub struct Saga {
     #[command(subcommand)]
     what: SagaCommand,
-    /// The module that owns the sagas; the product's usual one if not given.
+    /// The module that owns the sagas. Default: the product's usual one.
     #[arg(long, global = true)]
     module: Option<String>,
     #[command(flatten)]
@@ -115,21 +115,21 @@ enum SagaCommand {
         #[arg(long)]
         state: Option<String>,
     },
-    /// Shows one with its log.
+    /// Shows a saga with its log.
     Show { id: String },
-    /// Lets a parked one go on, or a waiting one try at once.
+    /// Resumes a parked saga, or makes a waiting one retry at once.
     Retry {
         id: String,
         #[command(flatten)]
         reason: Reason,
     },
-    /// Has it undone, if it has not passed the point of no return.
+    /// Undoes a saga, if it has not passed the point of no return.
     Compensate {
         id: String,
         #[command(flatten)]
         reason: Reason,
     },
-    /// Gives a parked one up as it is; what it did remains.
+    /// Abandons a parked saga as it is; what it did remains.
     Abandon {
         id: String,
         #[command(flatten)]
@@ -171,7 +171,7 @@ impl Saga {
     }
 }
 
-/// The module that was named, or all.
+/// The given module, or all.
 fn selected(named: Option<String>, all: &[&str]) -> Vec<String> {
     named.map_or_else(
         || all.iter().map(|module| (*module).to_owned()).collect(),
@@ -179,7 +179,7 @@ fn selected(named: Option<String>, all: &[&str]) -> Vec<String> {
     )
 }
 
-/// A shop one is logged in to.
+/// A client of a shop, logged in.
 struct Session {
     client: Client,
     base: String,
@@ -196,7 +196,7 @@ impl Shop {
         let client = Client::builder()
             .timeout(std::time::Duration::from_secs(15))
             .build()
-            .context("a HTTP client")?;
+            .context("creating the HTTP client")?;
         if let Some(token) = self.token {
             return Ok(Session { client, base, token });
         }
@@ -205,7 +205,7 @@ impl Shop {
             (_, _, Some((email, password))) if settings.is_demo() => json!({"email": email, "password": password}),
             _ => {
                 return Err(anyhow!(
-                    "say who you are: --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)"
+                    "log in with --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)"
                 )
                 .into());
             }
@@ -215,8 +215,8 @@ impl Shop {
             base,
             token: String::new(),
         };
-        let answer = session.ask(Method::POST, "/api/v1/sessions", Some(login)).await?;
-        answer["access_token"]
+        let tokens = session.call(Method::POST, "/api/v1/sessions", Some(login)).await?;
+        tokens["access_token"]
             .as_str()
             .unwrap_or_default()
             .clone_into(&mut session.token);
@@ -225,7 +225,7 @@ impl Shop {
 }
 
 impl Session {
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
         let url = format!("{}{path}", self.base);
         let mut request = self.client.request(method, &url);
         if !self.token.is_empty() {
@@ -234,19 +234,22 @@ impl Session {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request
+        let response = request
             .send()
             .await
-            .map_err(|error| Failure::NotReady(format!("nothing answers at {url}: {error}")))?;
-        let status = answer.status();
+            .map_err(|error| Failure::NotReady(format!("no response from {url}: {error}")))?;
+        let status = response.status();
         if status == StatusCode::NO_CONTENT {
             return Ok(Value::Null);
         }
-        let body: Value = answer.json().await.with_context(|| format!("{url} answered no JSON"))?;
+        let body: Value = response
+            .json()
+            .await
+            .with_context(|| format!("the response of {url} is not JSON"))?;
         if status.is_success() {
             return Ok(body);
         }
-        Err(anyhow!("{url} answered {status}: {}", reason(&body)).into())
+        Err(anyhow!("{url} returned {status}: {}", reason(&body)).into())
     }
 
     async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
@@ -287,7 +290,7 @@ impl Session {
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
             let page = self
-                .ask(
+                .call(
                     Method::GET,
                     &format!("/api/v1/ops/{module}/{path}{join}limit=100{cursor}"),
                     None,
@@ -303,24 +306,24 @@ impl Session {
 
     async fn show(&self, path: &str) -> Result<(), Failure> {
         Ok(print_json(
-            &self.ask(Method::GET, &format!("/api/v1/ops/{path}"), None).await?,
+            &self.call(Method::GET, &format!("/api/v1/ops/{path}"), None).await?,
         )?)
     }
 
     async fn act(&self, path: &str, reason: &Reason) -> Result<(), Failure> {
-        let answer = self
-            .ask(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body()))
+        let result = self
+            .call(Method::POST, &format!("/api/v1/ops/{path}"), Some(reason.body()))
             .await?;
-        let printed = if answer.is_null() {
+        let printed = if result.is_null() {
             print("done")
         } else {
-            print_json(&answer)
+            print_json(&result)
         };
         Ok(printed?)
     }
 }
 
-/// Rows with their columns below each other; the first row is the header.
+/// Rows with aligned columns; the first row is the header.
 fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
@@ -333,7 +336,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A problem in one line: what it says, and what exactly is wrong where.
+/// A problem in one line: its detail, and each error with its pointer.
 fn reason(problem: &Value) -> String {
     let detail = problem["detail"].as_str().unwrap_or("no reason was given");
     let errors = problem["errors"].as_array().into_iter().flatten();

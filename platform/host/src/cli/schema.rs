@@ -1,4 +1,4 @@
-//! `banyan migrate` and `banyan seed`: what changes tables and demo data. Both take the data directory's lock.
+//! `banyan migrate` and `banyan seed`: the commands that change tables and demo data. Both take the data directory's lock.
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -11,16 +11,16 @@ use crate::{App, Product, Tables, local, settings::Settings};
 pub struct Migrate {
     #[command(subcommand)]
     what: Option<What>,
-    /// Makes each module's schema and login in PostgreSQL first; the login of database.url must be allowed to.
+    /// Creates each module's schema and login in PostgreSQL first; the login of database.url must have the rights for it.
     #[arg(long)]
     provision: bool,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// Shows what is applied and what is pending, and applies nothing.
+    /// Shows applied and pending migrations, and applies none.
     Status,
-    /// Applies what is pending (the default).
+    /// Applies pending migrations (the default).
     Up,
 }
 
@@ -28,11 +28,11 @@ impl Migrate {
     pub async fn run<C>(self, product: &'static Product<C>, settings: &Settings, output: Output) -> anyhow::Result<()> {
         let up = !matches!(self.what, Some(What::Status));
         if self.provision && !up {
-            bail!("`migrate status` makes nothing; leave --provision out, or use `migrate --provision`");
+            bail!("`migrate status` changes nothing; remove --provision, or use `migrate --provision`");
         }
         let migrated = local::migrate(product, settings, self.provision, up).await?;
         for module in migrated.provisioned {
-            eprintln!("{module}: schema and login are there");
+            eprintln!("{module}: schema and login exist");
         }
         let all = migrated.tables;
         if output == Output::Json {
@@ -66,7 +66,7 @@ impl Migrate {
 
 #[derive(Args)]
 pub struct Seed {
-    /// Throws all data of the shop away first. Only in the demo profile.
+    /// Deletes all data of the shop first. Only in the demo profile.
     #[arg(long)]
     reset: bool,
 }
@@ -77,9 +77,9 @@ impl Seed {
         C: Clone + Send + Sync + 'static,
     {
         if !settings.is_demo() {
-            bail!("demo data has known passwords; it goes into the demo profile only");
+            bail!("demo data has known passwords, so it is allowed in the demo profile only");
         }
         App::seed(product, settings, self.reset).await?;
-        print(&format!("the demo data is in: {}", product.demo.users))
+        print(&format!("the demo data is added: {}", product.demo.users))
     }
 }

@@ -1,6 +1,6 @@
-//! What this process depends on beyond its own databases: whatever carries events, and the remote modules it calls.
+//! The dependencies of this process beyond its own databases: the bus, and the remote modules it calls.
 //!
-//! None of these checks fails readiness: events wait in the outbox, sagas repeat their calls, and pages are shown without a part.
+//! None of these checks fails readiness: events wait in the outbox, sagas retry their calls, and pages are shown without the unavailable part.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use banyan_remote::{
     grpc::{RemoteState, Remotes},
 };
 
-/// The bus, if it is not this process itself, and every remote module that is called.
+/// A check for the bus, if it connects to a broker, and one for every remote module that is called.
 pub fn checks(bus: &Arc<dyn Carrier>, remotes: &Arc<Remotes>, called: &[&'static str]) -> Vec<Arc<dyn Check>> {
     let mut checks: Vec<Arc<dyn Check>> = Vec::new();
     if !bus.state().links.is_empty() {

@@ -14,19 +14,19 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 pub use dependencies::checks;
 
-/// What the health of the process is told from.
+/// The state from which the health of the process is reported.
 #[derive(Clone)]
 pub struct Health {
     pub checks: Checks,
-    /// Set once everything runs.
+    /// Cancelled once the process has started.
     pub started: CancellationToken,
-    /// Set when the process is told to stop.
+    /// Cancelled when the process begins to stop.
     pub stopping: CancellationToken,
     pub metrics: PrometheusHandle,
 }
 
 impl Health {
-    /// Of a process that has not started yet.
+    /// The health of a process that has not started yet.
     pub fn new(checks: Checks) -> Self {
         Health {
             checks,
@@ -65,7 +65,7 @@ pub fn routes(health: Arc<Health>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     }
 }
 
-/// Only whether requests may be sent here, for whoever sends them: where the rest of it has an address of its own.
+/// Only `/health/ready`, for gateways: used on the API's address if the other routes are served on the admin address.
 pub fn readiness(health: Arc<Health>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     let health = Data::from(health);
     move |config| {

@@ -17,11 +17,11 @@ use url::Url;
 use super::Sources;
 use crate::settings::Settings;
 
-/// How a PostgreSQL is started, for sentences about one that is not there.
+/// How to start PostgreSQL, for error messages about an unreachable one.
 const START_POSTGRESQL: &str =
     "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
 
-/// PostgreSQL cuts longer names off, and two modules could then have one login.
+/// The maximum length of a role name. PostgreSQL truncates longer names, and two modules could then share a login.
 const ROLE_BYTES: usize = 63;
 
 /// A module's schema, and the names of its further storage.
@@ -31,7 +31,7 @@ pub struct Stored {
     pub also: &'static [&'static str],
 }
 
-/// Storage with a name, of a module: its own, or further storage beside it.
+/// Named storage of a module: its own, or further storage beside it.
 #[derive(Clone, Copy, Debug)]
 struct Owner {
     module: &'static str,
@@ -44,14 +44,14 @@ pub struct Data<'a> {
     stored: Vec<Stored>,
 }
 
-/// Keeps other processes away from the SQLite files while it lives.
+/// Keeps other processes from using the SQLite files until it is dropped.
 #[derive(Debug)]
 pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open")] Option<File>);
 
-/// Where storage of `module` is: its own, if `name` is the module's, or further storage.
+/// Where storage of `module` is: its own storage if `name` is the module's name, otherwise further storage.
 ///
 /// # Errors
-/// A database URL that is not one.
+/// A database URL that is not a URL.
 pub fn storage(settings: &Settings, module: &str, name: &str) -> anyhow::Result<Storage> {
     let Some(url) = url_of(settings, module) else {
         let file = settings.data_dir.join(format!("{}.db", name.replace('_', "-")));
@@ -71,12 +71,12 @@ pub fn storage(settings: &Settings, module: &str, name: &str) -> anyhow::Result<
 /// Opens a module's database, which has been migrated.
 ///
 /// # Errors
-/// It cannot be reached; a setting is wrong.
+/// The database is unreachable; a setting is wrong.
 pub async fn open(settings: &Settings, module: &str, sources: &Sources) -> anyhow::Result<Db> {
-    let place = storage(settings, module, module)?;
+    let storage = storage(settings, module, module)?;
     let opened = Db::open(
         module,
-        &place,
+        &storage,
         settings.durable.clone(),
         sources.clock.clone(),
         sources.ids.clone(),
@@ -89,18 +89,18 @@ fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
     own_url(settings, module).or_else(|| settings.database.url.as_ref().map(|url| url.expose_secret()))
 }
 
-/// The database that is the module's alone.
+/// The URL of a module's own database.
 fn own_url<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
-    let place = settings.modules.get(module)?;
-    place.database_url.as_ref().map(|url| url.expose_secret())
+    let configured = settings.modules.get(module)?;
+    configured.database_url.as_ref().map(|url| url.expose_secret())
 }
 
-/// Whether a module has a login of its own, made by us.
+/// Whether a module has its own login, created by `provision`.
 fn has_login(settings: &Settings, module: &str) -> bool {
     own_url(settings, module).is_none() && settings.database.login_per_module
 }
 
-/// The setting that says where a module's PostgreSQL is.
+/// The setting with the URL of a module's database.
 fn setting_of(settings: &Settings, module: &str) -> String {
     if own_url(settings, module).is_some() {
         format!("modules.{module}.database_url")
@@ -118,7 +118,7 @@ struct Login {
 
 impl Login {
     /// The role carries the database's name, because roles belong to the whole server. Its password is derived from that of `url`, so that
-    /// every process with the settings knows it, and nobody has to keep it.
+    /// every process with the settings can compute it, and it is stored nowhere.
     fn of(url: &str, module: &str) -> anyhow::Result<Self> {
         let mut url = Url::parse(url).context("database.url is not a URL")?;
         let database = url.path().trim_start_matches('/').to_owned();
@@ -130,7 +130,7 @@ impl Login {
             );
         }
         let mut mac = Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes())
-            .context("a key of any length will do")?;
+            .context("HMAC accepts keys of any length")?;
         mac.update(role.as_bytes());
         let password = hex::encode(mac.finalize().into_bytes());
         if url.set_username(&role).is_err() || url.set_password(Some(&password)).is_err() {
@@ -158,10 +158,10 @@ impl<'a> Data<'a> {
         owners.collect()
     }
 
-    /// Makes the data directory and locks it, if any module keeps its data there. On PostgreSQL several processes may share the data.
+    /// Creates the data directory and locks it, if any module keeps its data there. On PostgreSQL several processes may share the data.
     ///
     /// # Errors
-    /// Another process uses the directory; it cannot be made or written.
+    /// Another process uses the directory; it cannot be created or written.
     pub fn lock(&self) -> anyhow::Result<DataLock> {
         let settings = self.settings;
         if self
@@ -174,13 +174,13 @@ impl<'a> Data<'a> {
         lock(&settings.data_dir)
     }
 
-    /// Makes the modules' schemas, and their logins where they share `database.url`. Safe to repeat, and from several processes at once.
+    /// Creates the modules' schemas, and their logins where they share `database.url`. Safe to repeat, and from several processes at once.
     ///
     /// # Errors
-    /// The login of `database.url` may not create roles or schemas; the server cannot be reached, with the way to start it.
+    /// The login of `database.url` may not create roles or schemas; the server is unreachable, with how to start it.
     pub async fn provision(&self) -> anyhow::Result<Vec<String>> {
         let (settings, owners) = (self.settings, self.owners());
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         for (url, owners) in by_database(settings, &owners) {
             let admin = connect(settings, owners[0].module, url).await?;
             for Owner { module, name } in owners {
@@ -194,16 +194,16 @@ impl<'a> Data<'a> {
                     .map(|login| (login.role.as_str(), login.password.as_str()));
                 admin.make_schema(name, login).await.with_context(|| {
                     let setting = setting_of(settings, module);
-                    format!("making schema and login of {name}; the login of {setting} must be allowed to create roles and schemas")
+                    format!("creating schema and login of {name}; the login of {setting} must be allowed to create roles and schemas")
                 })?;
-                made.push(name.to_owned());
+                created.push(name.to_owned());
             }
             admin.close().await?;
         }
-        Ok(made)
+        Ok(created)
     }
 
-    /// Throws all data away: the files in the data directory, or the schemas.
+    /// Deletes all data: the files in the data directory, or the schemas.
     ///
     /// # Errors
     /// Another process uses the data; it cannot be removed.
@@ -239,22 +239,22 @@ impl<'a> Data<'a> {
     /// Migrates each module's schema, one after the other.
     ///
     /// # Errors
-    /// A schema from a newer version; a database that cannot be reached.
+    /// A schema from a newer version; an unreachable database.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         for stored in &self.stored {
             let module = stored.schema.module;
             let connection = migration_connection(self.settings, module).await?;
             let status = migrate::up(&connection, stored.schema).await?;
-            tracing::debug!(module, applied = status.applied.len(), "schema is up to date");
+            tracing::debug!(module, applied = status.applied.len(), "the schema is up to date");
             connection.close().await?;
         }
         Ok(())
     }
 
-    /// What is applied and pending in each module's schema.
+    /// The applied and pending migrations of each module's schema.
     ///
     /// # Errors
-    /// A database that cannot be reached.
+    /// An unreachable database.
     pub async fn migration_status(&self) -> anyhow::Result<Vec<(&'static str, migrate::Status)>> {
         let mut all = Vec::new();
         for stored in &self.stored {
@@ -267,7 +267,7 @@ impl<'a> Data<'a> {
     }
 }
 
-/// Those that keep their data in PostgreSQL, by the URLs of their databases.
+/// The storage in PostgreSQL, grouped by the URL of its database.
 fn by_database<'a>(settings: &'a Settings, owners: &[Owner]) -> BTreeMap<&'a str, Vec<Owner>> {
     let mut databases: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for owner in owners {
@@ -279,12 +279,12 @@ fn by_database<'a>(settings: &'a Settings, owners: &[Owner]) -> BTreeMap<&'a str
 }
 
 fn lock(directory: &Path) -> anyhow::Result<DataLock> {
-    // The files hold password hashes and the key that signs tokens: they are their owner's alone.
+    // The files hold password hashes and the key that signs tokens: only their owner may read them.
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("making the data directory {} (data_dir)", directory.display()))?;
+        .with_context(|| format!("creating the data directory {} (data_dir)", directory.display()))?;
     let path = directory.join("lock");
     let file = File::options()
         .create(true)
@@ -295,7 +295,7 @@ fn lock(directory: &Path) -> anyhow::Result<DataLock> {
     match file.try_lock() {
         Ok(()) => Ok(DataLock(Some(file))),
         Err(TryLockError::WouldBlock) => bail!(
-            "another banyan uses the data directory {}; stop it first, or give this one its own (BANYAN__DATA_DIR). SQLite files have one process at a time; several share PostgreSQL",
+            "another banyan uses the data directory {}; stop it first, or give this one its own (BANYAN__DATA_DIR). Only one process at a time can use SQLite files; several processes can share PostgreSQL",
             directory.display()
         ),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
@@ -306,18 +306,18 @@ async fn migration_connection(
     settings: &Settings,
     module: &str,
 ) -> anyhow::Result<banyan_durable::MigrationConnection> {
-    let place = storage(settings, module, module)?;
-    let connection = banyan_durable::migration_connection(&place, module)
+    let storage = storage(settings, module, module)?;
+    let connection = banyan_durable::migration_connection(&storage, module)
         .await
         .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
-    connection.with_context(|| match &place {
+    connection.with_context(|| match &storage {
         Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
         Storage::Postgres { .. } => {
             let setting =
                 if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
             format!(
                 "is PostgreSQL running there ({setting})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
-                 made the login and schema of {module}?"
+                 created the login and schema of {module}?"
             )
         }
     })
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_module_has_a_login_and_password_of_its_own() {
+    fn each_module_has_its_own_login_and_password() {
         let orders = Login::of("postgres://admin:secret@localhost:5432/shop", "orders").unwrap();
         let payments = Login::of("postgres://admin:secret@localhost:5432/shop", "payments").unwrap();
         assert_eq!(orders.role, "shop_orders");

@@ -1,6 +1,6 @@
-//! The modules in this process: started, each with its own database and the contracts it calls, wherever those are served.
+//! The modules in this process: started, each with its own database and the contracts it calls, local or remote.
 //!
-//! A binary without any module has `none.rs` in this file's place.
+//! In a binary without any module, `none.rs` replaces this file.
 
 pub mod data;
 
@@ -28,21 +28,21 @@ use crate::{
 };
 use data::{Data, DataLock};
 
-/// How long seeding a busy database is retried,
+/// The time after which seeding a busy database is given up.
 const SEED_TIMEOUT: Duration = Duration::from_secs(30);
-/// and how long it pauses in between.
-const SEED_PAUSE: Duration = Duration::from_millis(500);
+/// The delay before seeding is retried.
+const SEED_DELAY: Duration = Duration::from_millis(500);
 
 /// How a module is started in this process.
 pub struct LocalModule<C: 'static> {
     pub schema: &'static Schema,
-    /// Names of further storage, beside the module's own and in the same place.
+    /// The names of further storage, in the same directory or database as the module's own.
     pub also_stores: &'static [&'static str],
-    /// Reads the module's own settings, and says how it is started with them.
+    /// Reads the module's own settings, and returns how it is started with them.
     pub configure: fn(Section) -> anyhow::Result<Start<C>>,
 }
 
-/// Starts a module: it is given what all modules are given alike, and the contracts of all modules started before it.
+/// Starts a module with its [`ModuleContext`] and the contracts of all modules, local ones if they were started before it.
 pub struct Start<C: 'static>(StartFn<C>);
 
 type StartFn<C> = Box<dyn FnOnce(ModuleContext, C) -> BoxFuture<'static, anyhow::Result<StartedModule<C>>> + Send>;
@@ -57,7 +57,7 @@ impl<C> Start<C> {
     }
 }
 
-/// What every module is given to start with.
+/// What every module is started with.
 pub struct ModuleContext {
     pub db: Db,
     pub clock: Arc<dyn Clock>,
@@ -65,7 +65,7 @@ pub struct ModuleContext {
     pub auth: Auth,
     /// Whether the profile is `demo`.
     pub is_demo: bool,
-    /// Where its further storage is, in the order of [`LocalModule::also_stores`].
+    /// Its further storage, in the order of [`LocalModule::also_stores`].
     pub also_stores: Vec<Storage>,
 }
 
@@ -76,7 +76,7 @@ pub struct StartedModule<C: 'static> {
     pub seed: Seed,
     /// `/.well-known/...`, outside the API.
     pub well_known: Option<Routes>,
-    /// Puts its contract among the others, in place of the remote one.
+    /// Replaces the remote contract of the module with the local one.
     pub offer: Box<dyn FnOnce(&mut C) + Send>,
 }
 
@@ -102,7 +102,7 @@ pub struct Configured<C: 'static>(Vec<(&'static Module<C>, &'static LocalModule<
 /// Reads the settings of all modules in this binary.
 ///
 /// # Errors
-/// A setting of a module that is wrong; names the key.
+/// An invalid setting of a module; names the key.
 pub fn configure<C>(product: &'static Product<C>, settings: &Settings) -> anyhow::Result<Configured<C>> {
     let mut configured = Vec::new();
     for module in product.modules {
@@ -125,10 +125,10 @@ fn stored<C>(product: &'static Product<C>) -> Vec<data::Stored> {
         .collect()
 }
 
-/// Where a module of this binary keeps its data, for people.
+/// The location of the data of a local module, as text for operators.
 ///
 /// # Errors
-/// A database URL that is not one.
+/// A database URL that is not a URL.
 pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     Ok(match data::storage(settings, module, module)? {
         Storage::Sqlite { path } => path.display().to_string(),
@@ -136,10 +136,10 @@ pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     })
 }
 
-/// Every module's tables, after making schemas and logins, and after bringing the tables up to date, if that is wanted.
+/// The state of every module's tables: after creating schemas and logins if `provision` is true, and after applying migrations if `up` is true.
 ///
 /// # Errors
-/// The data is in use; a database that cannot be reached or altered.
+/// The data is in use; a database is unreachable or cannot be changed.
 pub async fn migrate<C>(
     product: &'static Product<C>,
     settings: &Settings,
@@ -172,7 +172,7 @@ pub struct LocalModules {
 
 impl LocalModules {
     /// Locks and migrates the data, starts every module of this binary, and puts its contract into `contracts`. In the profile `demo`
-    /// the schemas are made if they are missing, and the demo data is put in.
+    /// missing schemas are created, and the demo data is added.
     ///
     /// # Errors
     /// A database that cannot be opened; a module that does not start.
@@ -229,7 +229,7 @@ impl LocalModules {
         Ok(local)
     }
 
-    /// Throws the data of all modules of this binary away.
+    /// Deletes the data of all modules of this binary.
     ///
     /// # Errors
     /// Another process uses the data; it cannot be removed.
@@ -239,13 +239,13 @@ impl LocalModules {
 
     async fn seed(&self) -> anyhow::Result<()> {
         for module in &self.running {
-            let begun = Instant::now();
-            // Many processes that start at once keep each other waiting; what is in already is not put in again.
+            let started = Instant::now();
+            // Processes that start at the same time block each other; data that exists already is not added again.
             while let Err(fault) = (module.seed)().await {
-                if fault.kind != FaultKind::Unavailable || begun.elapsed() > SEED_TIMEOUT {
-                    bail!("putting the demo data of {} in: {fault}", module.name);
+                if fault.kind != FaultKind::Unavailable || started.elapsed() > SEED_TIMEOUT {
+                    bail!("adding the demo data of {}: {fault}", module.name);
                 }
-                tokio::time::sleep(SEED_PAUSE).await;
+                tokio::time::sleep(SEED_DELAY).await;
             }
         }
         Ok(())
@@ -272,7 +272,7 @@ impl LocalModules {
         banyan_http::ops::routes(self.running.iter().map(|module| module.machinery.ops()).collect())
     }
 
-    /// What waits in a module's machinery.
+    /// The numbers of events, reactions and sagas waiting in a module.
     ///
     /// # Errors
     /// The module is not in this process; its database is unavailable.
@@ -303,7 +303,7 @@ impl LocalModules {
     /// Subscribes every module to the events of its reactions.
     ///
     /// # Errors
-    /// Whatever the bus could not do.
+    /// A failure of the bus.
     pub async fn connect(&self, bus: &Arc<dyn Bus>) -> anyhow::Result<()> {
         for module in &self.running {
             module
@@ -323,7 +323,7 @@ impl LocalModules {
             .collect()
     }
 
-    /// Closes the databases, when nothing runs any more.
+    /// Closes the databases, once nothing runs any more.
     pub async fn close(&self) {
         join_all(self.databases().cloned().map(|db| async move { db.close().await })).await;
     }

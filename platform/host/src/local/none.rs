@@ -1,4 +1,4 @@
-//! Stands in the place of `mod.rs` in a binary without any module, the edge alone: nothing is started, and there is no data.
+//! Replaces `mod.rs` in a binary without any module, a gateway alone: nothing is started, and there is no data.
 
 use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Product, migrated::Migrated, settings::Settings};
 
-/// Only passed on here, as the module's own process sent it.
+/// Forwarded as the module's own process sent it.
 pub type Counts = serde_json::Value;
 
 /// There is no module to start.
@@ -40,7 +40,7 @@ pub fn data_of(_: &Settings, _: &str) -> anyhow::Result<String> {
 }
 
 /// # Errors
-/// Always: there is no module whose tables could be brought up to date.
+/// Always: there is no module whose tables could be migrated.
 pub async fn migrate<C>(_: &'static Product<C>, _: &Settings, _: bool, _: bool) -> anyhow::Result<Migrated> {
     bail!("no module is in this binary, so it has no tables; use a binary with modules")
 }
@@ -61,7 +61,7 @@ impl LocalModules {
     }
 
     /// # Errors
-    /// Always: there is no module whose data could be thrown away.
+    /// Always: there is no module whose data could be deleted.
     pub async fn reset<C>(_: &'static Product<C>, _: &Settings) -> anyhow::Result<()> {
         bail!("no module is in this binary, so it has no data; use a binary with modules")
     }

@@ -1,6 +1,6 @@
 //! Settings: defaults < `banyan.toml` < `BANYAN__*` < `BANYAN__*_FILE`. Unknown keys are errors.
 //!
-//! They are read once into typed sections; each part of the platform is given its own section, and each module its own.
+//! They are read once into typed sections; each part of the platform gets its own section, and so does each module.
 
 #[cfg_attr(not(feature = "modules"), path = "no_durable.rs")]
 mod durable;
@@ -25,7 +25,7 @@ use serde::Deserialize;
 use durable::DurableSettings;
 pub use sources::{Defaults, Section};
 
-/// Everything that can be set, checked.
+/// All settings, checked.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     pub profile: Profile,
@@ -33,9 +33,9 @@ pub struct Settings {
     pub http: Http,
     pub admin: Admin,
     pub database: Database,
-    /// By module, all of them.
+    /// By the names of all modules.
     #[serde(default)]
-    pub modules: BTreeMap<String, ModulePlace>,
+    pub modules: BTreeMap<String, ModuleSettings>,
     pub auth: Auth,
     pub rate_limit: RateLimit,
     pub log: Log,
@@ -50,7 +50,7 @@ pub struct Settings {
     all: Sources,
 }
 
-/// Everything as it was read, secrets included; so it never prints itself.
+/// All settings as they were read, secrets included, so its `Debug` output shows none.
 #[derive(Clone, Default)]
 struct Sources(Config);
 
@@ -97,9 +97,9 @@ impl Http {
     }
 }
 
-/// Where one module keeps its data, and where it is called if it is not in this binary.
+/// `[modules.<name>]`: the database of a module, and its addresses if it is remote.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct ModulePlace {
+pub struct ModuleSettings {
     pub database_url: Option<SecretString>,
     /// For other modules: gRPC, comma-separated.
     pub endpoint: Option<String>,
@@ -137,12 +137,12 @@ impl Settings {
     /// Reads all sources. `file` must exist if it is given; `banyan.toml` need not.
     ///
     /// # Errors
-    /// Names the key, its source, and what would be right.
+    /// Names the key, its source, and a valid value.
     pub fn load(defaults: &Defaults, file: Option<&Path>) -> anyhow::Result<Settings> {
         Settings::from_sources(defaults, sources::read_file(file)?, sources::own_variables()?)
     }
 
-    /// As [`load`](Settings::load), from a file's text and an environment of the caller's: for tests.
+    /// As [`load`](Settings::load), from a file's text and the given environment: for tests.
     ///
     /// # Errors
     /// As [`load`](Settings::load).
@@ -166,16 +166,16 @@ impl Settings {
         Section::of(&self.all.0, module)
     }
 
-    /// Where the settings say that remote modules are.
+    /// The configured endpoints of remote modules.
     ///
     /// # Errors
     /// An endpoint that is not an address; names the key.
     pub fn endpoints(&self) -> anyhow::Result<Endpoints> {
         let mut endpoints = Endpoints::new();
-        for (module, place) in &self.modules {
+        for (module, configured) in &self.modules {
             for (interface, text) in [
-                (Interface::Rpc, &place.endpoint),
-                (Interface::Http, &place.http_endpoint),
+                (Interface::Rpc, &configured.endpoint),
+                (Interface::Http, &configured.http_endpoint),
             ] {
                 if let Some(text) = text {
                     let addresses = discovery::read_endpoint(module, interface, text)?;
@@ -190,7 +190,7 @@ impl Settings {
         self.profile == Profile::Demo
     }
 
-    /// Requests per second and caller, and how many may come at once.
+    /// The maximum number of requests per second and caller, and of requests in a burst.
     pub fn rate_limit(&self) -> (u32, u32) {
         let by_profile = if self.is_demo() { 1_000 } else { 50 };
         let per_second = if self.rate_limit.per_second == 0 {
@@ -209,17 +209,17 @@ impl Settings {
     /// The effective settings as TOML, without secrets.
     ///
     /// # Errors
-    /// If they cannot be written, which would be a bug.
+    /// Settings that cannot be written as TOML, which would be a bug.
     pub fn show(&self) -> anyhow::Result<String> {
         show::show(&self.all.0)
     }
 
-    /// What is allowed only together, or only in one profile.
+    /// Checks settings that depend on each other or on the profile.
     fn check(&self) -> anyhow::Result<()> {
         self.check_listens()?;
         if self.profile == Profile::Prod && !self.auth.issuer.starts_with("https://") {
             bail!(
-                "auth.issuer is {}, but the profile prod needs an https:// URL: it is what clients check tokens against",
+                "auth.issuer is {}, but the profile prod needs an https:// URL: clients check tokens against it",
                 self.auth.issuer
             );
         }
@@ -227,7 +227,7 @@ impl Settings {
             let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
             if derived_from.is_some_and(|url| !has_password(url)) {
                 bail!(
-                    "database.url has no password, but the modules' logins have passwords derived from it, which anybody could then compute; give it \
+                    "database.url has no password, but the modules' logins have passwords derived from it, which anyone could then compute; give it \
                      one, or set database.login_per_module = false"
                 );
             }
@@ -245,7 +245,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Who could reach the process, and what is served there in plaintext.
+    /// Checks the addresses the process listens on, and what it serves there in plaintext.
     fn check_listens(&self) -> anyhow::Result<()> {
         let beyond_loopback = |listen: SocketAddr| Some(listen).filter(|listen| !listen.ip().is_loopback());
         let (api, admin) = (
@@ -259,7 +259,7 @@ impl Settings {
                 );
             }
         }
-        // Between processes the other side proves who it is, and the edge is never served so: the server looks at that again.
+        // With [mtls] both sides authenticate, but the edge is never served with it: `Transport::of` checks that.
         let between_processes = self.mtls.certificate_file.is_some();
         if let Some(listen) = api.filter(|_| !self.http.behind_tls && !self.http.has_tls() && !between_processes) {
             bail!(
@@ -270,17 +270,19 @@ impl Settings {
         if let Some(listen) = admin.filter(|_| !self.admin.plaintext) {
             bail!(
                 "admin.listen is {listen}, and health, metrics and documentation are served there in plaintext; listen on loopback, or set \
-                 admin.plaintext = true if only the inner network reaches it"
+                 admin.plaintext = true if only the internal network reaches it"
             );
         }
         Ok(())
     }
 
     fn database_urls(&self) -> Vec<(String, &str)> {
-        let of_modules = self
-            .modules
-            .iter()
-            .map(|(module, at)| (format!("modules.{module}.database_url"), at.database_url.as_ref()));
+        let of_modules = self.modules.iter().map(|(module, configured)| {
+            (
+                format!("modules.{module}.database_url"),
+                configured.database_url.as_ref(),
+            )
+        });
         let all = of_modules.chain([("database.url".to_owned(), self.database.url.as_ref())]);
         all.filter_map(|(name, url)| url.map(|url| (name, url.expose_secret())))
             .collect()

@@ -8,7 +8,7 @@ use super::sources::flatten;
 /// The effective settings as TOML, without secrets.
 ///
 /// # Errors
-/// If they cannot be written, which would be a bug.
+/// Settings that cannot be written as TOML, which would be a bug.
 pub fn show(all: &Config) -> anyhow::Result<String> {
     let mut table = toml::Table::new();
     for (key, value) in flatten(all)? {

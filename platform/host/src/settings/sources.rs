@@ -1,4 +1,4 @@
-//! Where settings come from, and how they are put together.
+//! The sources of the settings, and how they are merged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,14 +23,14 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The platform's, then where each module is, then the modules' own sections.
+    /// The platform's settings, then the placement of each module, then the modules' own sections.
     pub fn new(modules: Vec<&'static str>, of_modules: &str) -> Self {
-        let places: String = (0..)
+        let placements: String = (0..)
             .zip(&modules)
-            .map(|(at, module)| module_places(at, module))
+            .map(|(at, module)| module_placement(at, module))
             .collect();
         Defaults {
-            text: format!("{PLATFORM}\n{MODULES}{places}\n{of_modules}"),
+            text: format!("{PLATFORM}\n{MODULES}{placements}\n{of_modules}"),
             modules,
         }
     }
@@ -42,7 +42,7 @@ const MODULES: &str = "\
 # `http_endpoint` by the gateway (REST).
 ";
 
-fn module_places(at: u32, module: &str) -> String {
+fn module_placement(at: u32, module: &str) -> String {
     let (rpc, http) = (9_000 + 100 * at, 8_000 + 100 * at);
     format!(
         "[modules.{module}]
@@ -53,7 +53,7 @@ fn module_places(at: u32, module: &str) -> String {
     )
 }
 
-/// One module's own settings, as they were read.
+/// One module's own settings as they were read.
 #[derive(Clone)]
 pub struct Section {
     name: String,
@@ -73,14 +73,14 @@ impl Section {
     }
 
     /// # Errors
-    /// A setting that does not fit the type; names the key and its source.
+    /// A setting that does not match the type; names the key and its source.
     pub fn read<T: DeserializeOwned>(self) -> anyhow::Result<T> {
         let origins = origins(&self.value);
         T::deserialize(self.value).with_context(|| wrong(&format!("a setting in [{}]", self.name), &origins))
     }
 }
 
-/// All settings as the type of those of the platform.
+/// All settings, as the platform's type.
 ///
 /// # Errors
 /// As [`Section::read`].
@@ -91,7 +91,7 @@ pub fn typed<T: DeserializeOwned>(all: &Config) -> anyhow::Result<T> {
         .with_context(|| wrong("a setting", &origins))
 }
 
-/// What a type itself refuses comes without its source, so all sources are named.
+/// The error of a type that refuses a value has no source, so all sources are named.
 fn wrong(what: &str, origins: &BTreeSet<String>) -> String {
     if origins.is_empty() {
         return format!("{what} is wrong");
@@ -100,7 +100,7 @@ fn wrong(what: &str, origins: &BTreeSet<String>) -> String {
     format!("{what} is wrong, which is one of those in {}", origins.join(", "))
 }
 
-/// The variables and files that gave the settings which are not defaults.
+/// The variables and files of all settings that are not defaults.
 fn origins(value: &Value) -> BTreeSet<String> {
     match &value.kind {
         ValueKind::Table(table) => table.values().flat_map(origins).collect(),
@@ -125,7 +125,7 @@ pub fn read_file(given: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String
     .transpose()
 }
 
-/// All sources, put together.
+/// All sources, merged.
 ///
 /// # Errors
 /// A file that is not TOML; an unknown key.
@@ -162,13 +162,13 @@ pub fn read(
     Ok(builder.build()?)
 }
 
-/// How the variables begin that are settings.
-const OF_SETTINGS: &str = "BANYAN__";
+/// The prefix of variables that are settings.
+const VARIABLE_PREFIX: &str = "BANYAN__";
 
-/// The environment's variables that are settings; others are not looked at.
+/// The environment's variables that are settings; others are ignored.
 pub fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
     let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    let own = named.filter(|(name, _)| name.starts_with(OF_SETTINGS));
+    let own = named.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
     own.map(|(name, value)| {
         let value = value
             .into_string()
@@ -179,16 +179,16 @@ pub fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
     .collect()
 }
 
-/// What a variable sets.
+/// A setting from the environment.
 struct Given {
     variable: String,
-    /// Whether it names the file with the value.
+    /// Whether the variable names the file with the value.
     from_file: bool,
     key: String,
     kind: ValueKind,
 }
 
-/// Which keys there are: those of the defaults, and those that stand there commented out because they have none.
+/// All known keys: those with a default, and those that are commented out in the defaults because they have none.
 struct KnownKeys {
     with_default: BTreeMap<String, Value>,
     without_default: BTreeSet<String>,
@@ -225,32 +225,32 @@ impl KnownKeys {
         self.with_default.contains_key(key) || self.without_default.contains(key)
     }
 
-    fn check(&self, key: &str, place: &str) -> anyhow::Result<()> {
+    fn check(&self, key: &str, source: &str) -> anyhow::Result<()> {
         if self.contains(key) {
             return Ok(());
         }
         let all = || self.with_default.keys().chain(&self.without_default);
         let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
-        let near: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
-            Some(elsewhere) => vec![elsewhere],
+        let similar: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
+            Some(same_name) => vec![same_name],
             None => all()
                 .filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section)
                 .map(String::as_str)
                 .collect(),
         };
-        let hint = if near.is_empty() {
+        let hint = if similar.is_empty() {
             "`banyan config defaults` shows all".to_owned()
         } else {
-            format!("did you mean {}?", near.join(", "))
+            format!("did you mean {}?", similar.join(", "))
         };
-        bail!("{place} sets {key}, but there is no such setting; {hint}")
+        bail!("{source} sets {key}, but there is no such setting; {hint}")
     }
 
-    /// What an environment variable sets, if it is one of ours.
+    /// The setting of an environment variable; `None` if the variable is not a setting.
     fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<Given>> {
-        // The tests' own variables and the name of the settings file are no settings.
-        let Some(path) = variable.strip_prefix(OF_SETTINGS) else {
+        // The tests' own variables and BANYAN_CONFIG are not settings.
+        let Some(path) = variable.strip_prefix(VARIABLE_PREFIX) else {
             return Ok(None);
         };
         let key = path.to_lowercase().replace("__", ".");

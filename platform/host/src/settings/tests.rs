@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Which settings are refused, and what the errors name.
 
 use std::{env, fs};
 
@@ -30,7 +30,7 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_its_place_and_what_was_meant() {
+fn an_unknown_key_is_refused_with_its_source_and_a_suggestion() {
     let text = error("[htpp]\nlisten = \"127.0.0.1:1\"", &[]);
     assert!(
         text.contains("banyan.toml sets htpp.listen") && text.contains("http.listen"),
@@ -44,7 +44,7 @@ fn an_unknown_key_is_refused_with_its_place_and_what_was_meant() {
 }
 
 #[test]
-fn a_value_of_the_wrong_type_names_key_and_place() {
+fn a_value_of_the_wrong_type_is_refused_with_its_key_and_source() {
     let text = error("[http]\nworkers = \"many\"", &[]);
     assert!(
         text.contains("http.workers") && text.contains("banyan.toml") && text.contains("many"),
@@ -62,7 +62,7 @@ fn a_value_can_be_read_from_a_file_and_is_not_shown() {
     let path = env::temp_dir().join(format!("banyan-secret-{}", std::process::id()));
     fs::write(&path, "postgres://shop:geheim@localhost/shop\n").unwrap();
     let in_file = ("BANYAN__DATABASE__URL_FILE", path.to_str().unwrap());
-    // Whichever stands first in the environment, the file wins.
+    // In any order in the environment, the file wins.
     let settings = load(
         "",
         &[in_file, ("BANYAN__DATABASE__URL", "postgres://other@localhost/other")],
@@ -111,7 +111,7 @@ fn demo_stays_on_loopback_and_prod_refuses_what_is_unsafe() {
 }
 
 #[test]
-fn every_module_has_a_place_and_a_section_of_its_own() {
+fn every_module_has_endpoints_and_a_section() {
     let settings = load("", &[("BANYAN__MODULES__USERS__ENDPOINT", "http://users-1:9000")]).unwrap();
     assert_eq!(settings.modules.keys().collect::<Vec<_>>(), ["orders", "users"]);
     #[derive(Debug, Deserialize)]

@@ -1,4 +1,4 @@
-//! What is passed on and what is not.
+//! What is forwarded to an instance and what is not.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    edge::Edge,
-    instance::{Deed, Instance, ok},
+    instance::{Behaviour, Instance, ok},
+    test_gateway::TestGateway,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn path_and_query_arrive_byte_for_byte() {
-    let catalog = Instance::answering("{}").await;
-    let edge = Edge::before("catalog", &[&catalog], &[]).await;
+    let catalog = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
     let targets = [
         "/api/v1/products/a%2Fb%2e%2e",
         "/api/v1/products/..%2f..%2fmetrics",
@@ -24,26 +24,30 @@ async fn path_and_query_arrive_byte_for_byte() {
         "/api/v1/products/a;b,c'(d)!$*~?|^[]",
     ];
     for target in targets {
-        assert_eq!(edge.get(target).await.status, 200, "{target}");
+        assert_eq!(gateway.get(target).await.status, 200, "{target}");
     }
-    let lines: Vec<String> = catalog.heard().iter().map(|heard| heard.line().to_owned()).collect();
+    let lines: Vec<String> = catalog
+        .received()
+        .iter()
+        .map(|received| received.line().to_owned())
+        .collect();
     assert_eq!(lines, targets.map(|target| format!("GET {target} HTTP/1.1")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absolute_target_names_no_other_host() {
-    let catalog = Instance::answering("{}").await;
-    let edge = Edge::before("catalog", &[&catalog], &[]).await;
-    assert_eq!(edge.get("http://evil.example/api/v1/products?q=1").await.status, 200);
-    let heard = catalog.heard_once();
-    assert_eq!(heard.line(), "GET /api/v1/products?q=1 HTTP/1.1");
-    assert_eq!(format!("http://{}", heard.header("host")), catalog.base);
+async fn an_absolute_target_does_not_change_the_host() {
+    let catalog = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
+    assert_eq!(gateway.get("http://evil.example/api/v1/products?q=1").await.status, 200);
+    let received = catalog.received_once();
+    assert_eq!(received.line(), "GET /api/v1/products?q=1 HTTP/1.1");
+    assert_eq!(format!("http://{}", received.header("host")), catalog.base);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_arrives_with_its_body_and_without_its_connection() {
-    let orders = Instance::answering("{}").await;
-    let edge = Edge::before("orders", &[&orders], &[]).await;
+async fn a_request_arrives_with_its_body_and_without_connection_headers() {
+    let orders = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("orders", &[&orders], &[]).await;
     let headers = [
         ("connection", "X-Hop"),
         ("x-hop", "1"),
@@ -61,13 +65,13 @@ async fn a_request_arrives_with_its_body_and_without_its_connection() {
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("tracestate", "vendor=1"),
     ];
-    let reply = edge.ask("POST /api/v1/orders", &headers, "{\"items\":[]}").await;
-    let heard = orders.heard_once();
+    let reply = gateway.send("POST /api/v1/orders", &headers, "{\"items\":[]}").await;
+    let received = orders.received_once();
     assert_eq!(
-        (heard.line(), heard.body.as_str()),
+        (received.line(), received.body.as_str()),
         ("POST /api/v1/orders HTTP/1.1", "{\"items\":[]}")
     );
-    let mut names: Vec<String> = heard
+    let mut names: Vec<String> = received
         .head
         .lines()
         .skip(1)
@@ -88,14 +92,14 @@ async fn a_request_arrives_with_its_body_and_without_its_connection() {
     ];
     assert_eq!(names, expected);
     assert_eq!(
-        heard.header("forwarded"),
+        received.header("forwarded"),
         "for=127.0.0.1;host=\"shop.example\";proto=http"
     );
     assert_eq!(
-        (heard.header("x-request-id"), heard.header("tracestate")),
+        (received.header("x-request-id"), received.header("tracestate")),
         ("mine", "vendor=1")
     );
-    let trace = heard.header("traceparent");
+    let trace = received.header("traceparent");
     assert!(
         trace.contains("4bf92f3577b34da6a3ce929d0e0e4736") && !trace.contains("00f067aa0ba902b7"),
         "{trace}"
@@ -104,36 +108,36 @@ async fn a_request_arrives_with_its_body_and_without_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunked_body_arrives_whole_and_with_its_length() {
+async fn a_chunked_body_arrives_complete_with_its_length() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let orders = Instance::answering("{}").await;
-    let edge = Edge::before("orders", &[&orders], &[]).await;
-    let mut connection = edge.connect().await;
+    let orders = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("orders", &[&orders], &[]).await;
+    let mut connection = gateway.connect().await;
     let head = "POST /api/v1/orders HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
     connection
         .write_all(format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").as_bytes())
         .await
         .unwrap();
     connection.read_to_end(&mut Vec::new()).await.unwrap();
-    let heard = orders.heard_once();
+    let received = orders.received_once();
     assert_eq!(
         (
-            heard.header("content-length"),
-            heard.header("transfer-encoding"),
-            heard.body.as_str()
+            received.header("content-length"),
+            received.header("transfer-encoding"),
+            received.body.as_str()
         ),
         ("5", "", "abcde")
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_comes_back_as_it_is_but_for_what_is_said_in_front() {
-    let answer = "HTTP/1.1 201 Created\r\nlocation: /api/v1/orders/7\r\netag: \"7\"\r\nconnection: X-Hop\r\nx-hop: 1\r\n\
+async fn a_response_is_passed_back_except_the_headers_the_gateway_sets() {
+    let response = "HTTP/1.1 201 Created\r\nlocation: /api/v1/orders/7\r\netag: \"7\"\r\nconnection: X-Hop\r\nx-hop: 1\r\n\
                   keep-alive: timeout=5\r\nx-request-id: inner\r\nratelimit: \"caller\";r=1;t=1\r\nx-content-type-options: nosniff\r\n\
                   content-type: application/json\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 8\r\n\r\n{\"a\": 1}";
-    let orders = Instance::that(Deed::Answer(answer.to_owned())).await;
-    let edge = Edge::before("orders", &[&orders], &[]).await;
-    let reply = edge.ask("POST /api/v1/orders", &[], "{}").await;
+    let orders = Instance::start(Behaviour::Respond(response.to_owned())).await;
+    let gateway = TestGateway::in_front_of("orders", &[&orders], &[]).await;
+    let reply = gateway.send("POST /api/v1/orders", &[], "{}").await;
     assert_eq!((reply.status, reply.body.as_str()), (201, "{\"a\": 1}"));
     assert_eq!(
         (reply.header("location"), reply.header("etag")),
@@ -168,7 +172,7 @@ async fn an_answer_comes_back_as_it_is_but_for_what_is_said_in_front() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn head_304_and_204_have_no_body_and_keep_their_headers() {
-    for (line, answer, status, length) in [
+    for (line, response, status, length) in [
         (
             "HEAD",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-type: application/json\r\n\r\n",
@@ -178,10 +182,10 @@ async fn head_304_and_204_have_no_body_and_keep_their_headers() {
         ("GET", "HTTP/1.1 304 Not Modified\r\netag: \"7\"\r\n\r\n", 304, ""),
         ("DELETE", "HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
     ] {
-        let catalog = Instance::that(Deed::Answer(answer.to_owned())).await;
-        let edge = Edge::before("catalog", &[&catalog], &[]).await;
-        let reply = edge
-            .ask(&format!("{line} /api/v1/products/a"), &[("if-none-match", "\"7\"")], "")
+        let catalog = Instance::start(Behaviour::Respond(response.to_owned())).await;
+        let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
+        let reply = gateway
+            .send(&format!("{line} /api/v1/products/a"), &[("if-none-match", "\"7\"")], "")
             .await;
         assert_eq!(
             (reply.status, reply.body.as_str(), reply.header("content-length")),
@@ -190,19 +194,19 @@ async fn head_304_and_204_have_no_body_and_keep_their_headers() {
         );
         assert_eq!(reply.header("transfer-encoding"), "", "{line}");
         assert_eq!(
-            catalog.heard_once().line(),
+            catalog.received_once().line(),
             format!("{line} /api/v1/products/a HTTP/1.1")
         );
-        assert_eq!(catalog.heard_once().header("if-none-match"), "\"7\"");
+        assert_eq!(catalog.received_once().header("if-none-match"), "\"7\"");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_answer_stays_compressed() {
-    let answer = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nzzzz";
-    let catalog = Instance::that(Deed::Answer(answer.to_owned())).await;
-    let edge = Edge::before("catalog", &[&catalog], &[]).await;
-    let reply = edge.get("/api/v1/products").await;
+async fn a_compressed_response_stays_compressed() {
+    let response = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nzzzz";
+    let catalog = Instance::start(Behaviour::Respond(response.to_owned())).await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
+    let reply = gateway.get("/api/v1/products").await;
     assert_eq!(
         (reply.header("content-encoding"), reply.body.as_str()),
         ("gzip", "zzzz")
@@ -210,9 +214,9 @@ async fn a_compressed_answer_stays_compressed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_documents_is_answered_here() {
-    let catalog = Instance::answering("{}").await;
-    let edge = Edge::before("catalog", &[&catalog], &[]).await;
+async fn an_undocumented_path_is_not_forwarded() {
+    let catalog = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
     for path in [
         "/api/v1/nothing",
         "/api/v1/products/",
@@ -220,73 +224,76 @@ async fn what_nobody_documents_is_answered_here() {
         "/api/v1//products",
         "/api/v1/ops/nobody/sagas",
     ] {
-        let reply = edge.get(path).await;
+        let reply = gateway.get(path).await;
         assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"), "{path}");
     }
-    let reply = edge.ask("PUT /api/v1/products/a", &[], "{}").await;
+    let reply = gateway.send("PUT /api/v1/products/a", &[], "{}").await;
     assert_eq!((reply.status, reply.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(reply.header("allow"), "DELETE, GET, HEAD, PATCH");
-    assert_eq!(edge.get("/health/live").await.body, r#"{"status":"live"}"#);
-    assert_eq!(catalog.heard().len(), 0);
-    let served: serde_json::Value = serde_json::from_str(&edge.get("/openapi.json").await.body).unwrap();
+    assert_eq!(gateway.get("/health/live").await.body, r#"{"status":"live"}"#);
+    assert_eq!(catalog.received().len(), 0);
+    let served: serde_json::Value = serde_json::from_str(&gateway.get("/openapi.json").await.body).unwrap();
     let committed: serde_json::Value = serde_json::from_str(banyan::shop::SHOP.document).unwrap();
     assert!(
         served == committed,
-        "the edge serves another document than that of all modules"
+        "the gateway serves another document than that of all modules"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_operators_ask_goes_to_the_module_in_the_path() {
-    let payments = Instance::answering("{}").await;
-    let edge = Edge::before("payments", &[&payments], &[]).await;
-    assert_eq!(edge.get("/api/v1/ops/payments/sagas?limit=1").await.status, 200);
+async fn operations_requests_go_to_the_module_in_the_path() {
+    let payments = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("payments", &[&payments], &[]).await;
+    assert_eq!(gateway.get("/api/v1/ops/payments/sagas?limit=1").await.status, 200);
     assert_eq!(
-        payments.heard_once().line(),
+        payments.received_once().line(),
         "GET /api/v1/ops/payments/sagas?limit=1 HTTP/1.1"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_token_and_a_large_body_get_no_further() {
-    let orders = Instance::answering("{}").await;
-    let edge = Edge::before("orders", &[&orders], &[]).await;
-    let reply = edge
-        .ask("GET /api/v1/orders", &[("authorization", "Bearer rubbish")], "")
+async fn a_bad_token_and_a_large_body_are_not_forwarded() {
+    let orders = Instance::responding("{}").await;
+    let gateway = TestGateway::in_front_of("orders", &[&orders], &[]).await;
+    let reply = gateway
+        .send("GET /api/v1/orders", &[("authorization", "Bearer rubbish")], "")
         .await;
     assert_eq!((reply.status, reply.code().as_str()), (401, "invalid_token"));
-    let reply = edge.ask("POST /api/v1/orders", &[], &"x".repeat(64 * 1024 + 1)).await;
+    let reply = gateway
+        .send("POST /api/v1/orders", &[], &"x".repeat(64 * 1024 + 1))
+        .await;
     assert_eq!((reply.status, reply.code().as_str()), (413, "body_too_large"));
-    assert_eq!(orders.heard().len(), 0);
+    assert_eq!(orders.received().len(), 0);
     assert_eq!(
-        edge.ask("POST /api/v1/orders", &[], &"x".repeat(64 * 1024))
+        gateway
+            .send("POST /api/v1/orders", &[], &"x".repeat(64 * 1024))
             .await
             .status,
         200
     );
-    assert_eq!(orders.heard_once().body.len(), 64 * 1024);
+    assert_eq!(orders.received_once().body.len(), 64 * 1024);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_nobody_looks_at_a_token_a_bad_one_is_passed_on() {
+async fn a_bad_token_is_forwarded_where_tokens_are_not_read() {
     let old = ("authorization", "Bearer rubbish");
     for (module, path) in [
         ("users", "/api/v1/sessions"),
         ("users", "/api/v1/sessions/refresh"),
         ("payments", "/api/v1/payments/webhooks/sandbox"),
     ] {
-        let instance = Instance::answering("{}").await;
-        let edge = Edge::before(module, &[&instance], &[]).await;
+        let instance = Instance::responding("{}").await;
+        let gateway = TestGateway::in_front_of(module, &[&instance], &[]).await;
         assert_eq!(
-            edge.ask(&format!("POST {path}"), &[old], "{}").await.status,
+            gateway.send(&format!("POST {path}"), &[old], "{}").await.status,
             200,
             "{path}"
         );
-        assert_eq!(instance.heard_once().header("authorization"), "Bearer rubbish");
+        assert_eq!(instance.received_once().header("authorization"), "Bearer rubbish");
     }
 }
 
-/// A service's own server, which trusts the gateway alone and answers with whom it takes for the client.
+/// A service's own server, which trusts the gateway alone and responds with the address it sees as the client's.
 async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandle) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -303,22 +310,22 @@ async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandl
     (base, handle)
 }
 
-/// Elsewhere loopback is one address.
+/// On other systems loopback is a single address.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_and_the_gateway_a_service_knows_its_clients_apart() {
+async fn behind_a_proxy_and_the_gateway_a_service_sees_each_clients_address() {
     let (service, handle) = service_that_names_its_client().await;
-    let edge = Edge::of("catalog", &service, &[("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.2")])
+    let gateway = TestGateway::with_endpoints("catalog", &service, &[("BANYAN__HTTP__TRUSTED_PROXIES", "127.0.0.2")])
         .await
         .unwrap();
     let (proxy, stranger): (IpAddr, IpAddr) = (Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::new(127, 0, 0, 3).into());
-    let seen = async |client, header| edge.get_from(client, "/api/v1/products", &[header]).await.body;
+    let seen = async |client, header| gateway.get_from(client, "/api/v1/products", &[header]).await.body;
     assert_eq!(seen(proxy, ("x-forwarded-for", "203.0.113.9")).await, "203.0.113.9");
     assert_eq!(
         seen(proxy, ("forwarded", "for=\"[2001:db8:1:2::7]:4711\";proto=https")).await,
         "2001:db8:1:2::/64"
     );
-    // What a client says of itself, through the proxy or without it, changes nothing.
+    // What a client claims about its own address, through the proxy or without it, changes nothing.
     assert_eq!(
         seen(proxy, ("x-forwarded-for", "1.1.1.1, 203.0.113.10")).await,
         "203.0.113.10"
@@ -333,42 +340,43 @@ async fn behind_a_proxy_and_the_gateway_a_service_knows_its_clients_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_part_of_the_edge_can_ask_a_module_itself() {
-    let answer = |status: &str, body: &str| ok(body).replacen("200 OK", status, 1);
+async fn the_gateway_can_fetch_json_from_a_module() {
+    let response = |status: &str, body: &str| ok(body).replacen("200 OK", status, 1);
     let request = actix_web::test::TestRequest::get()
         .insert_header(("authorization", "Bearer t"))
         .insert_header(("content-type", "text/plain"))
         .insert_header(("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"))
         .to_http_request();
-    let orders = Instance::answering(r#"{"items": []}"#).await;
-    let edge = Edge::before("orders", &[&orders], &[]).await;
-    let answered = banyan_host::fetch_own_view(&edge.proxy, "orders", &request)
+    let orders = Instance::responding(r#"{"items": []}"#).await;
+    let gateway = TestGateway::in_front_of("orders", &[&orders], &[]).await;
+    let fetched = banyan_host::fetch_own_view(&gateway.proxy, "orders", &request)
         .await
         .unwrap();
-    assert_eq!(answered, serde_json::json!({"items": []}));
-    let heard = orders.heard_once();
+    assert_eq!(fetched, serde_json::json!({"items": []}));
+    let received = orders.received_once();
     assert_eq!(
-        (heard.line(), heard.header("authorization")),
+        (received.line(), received.header("authorization")),
         ("GET /api/v1/ops/modules?here=true HTTP/1.1", "Bearer t")
     );
     assert_eq!(
-        (heard.header("content-type"), heard.header("accept")),
+        (received.header("content-type"), received.header("accept")),
         ("", "application/json")
     );
-    let refusing = Instance::that(Deed::Answer(answer("403 Forbidden", "{}"))).await;
-    let edge = Edge::before("orders", &[&refusing], &[]).await;
-    let asked_in_vain = async |module| {
-        edge.proxy
+    let refusing = Instance::start(Behaviour::Respond(response("403 Forbidden", "{}"))).await;
+    let gateway = TestGateway::in_front_of("orders", &[&refusing], &[]).await;
+    let failed_fetch = async |module| {
+        gateway
+            .proxy
             .get_json(module, "/api/v1/ops/modules", &request)
             .await
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(asked_in_vain("orders").await, "orders responded with 403 Forbidden");
-    assert!(asked_in_vain("users").await.contains("module_unavailable"));
-    let babbling = Instance::answering("{").await;
-    let edge = Edge::before("orders", &[&babbling], &[]).await;
-    let unreadable = edge
+    assert_eq!(failed_fetch("orders").await, "orders responded with 403 Forbidden");
+    assert!(failed_fetch("users").await.contains("module_unavailable"));
+    let malformed = Instance::responding("{").await;
+    let gateway = TestGateway::in_front_of("orders", &[&malformed], &[]).await;
+    let unreadable = gateway
         .proxy
         .get_json("orders", "/api/v1/ops/modules", &request)
         .await
@@ -377,16 +385,16 @@ async fn another_part_of_the_edge_can_ask_a_module_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_says_which_modules_have_no_instance_that_answers_and_the_edge_stays_ready() {
-    let catalog = Instance::answering("{}").await;
+async fn health_names_modules_without_a_healthy_instance_and_the_gateway_stays_ready() {
+    let catalog = Instance::responding("{}").await;
     let endpoints = ("BANYAN__MODULES__ORDERS__HTTP_ENDPOINT", "http://127.0.0.1:1");
-    let edge = Edge::before("catalog", &[&catalog], &[endpoints]).await;
+    let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[endpoints]).await;
     let health = async || {
-        let reply = edge.get("/health/ready").await;
+        let reply = gateway.get("/health/ready").await;
         assert_eq!(reply.status, 200, "{reply:?}");
         serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()["checks"].clone()
     };
-    // Until the first probe an instance counts as well.
+    // Until its first probe an instance counts as healthy.
     let probed = async {
         loop {
             let checks = health().await;
@@ -398,11 +406,11 @@ async fn health_says_which_modules_have_no_instance_that_answers_and_the_edge_st
     };
     let checks = tokio::time::timeout(Duration::from_secs(10), probed)
         .await
-        .expect("health says that orders is away");
-    let away = checks["http:orders"].as_str().unwrap();
+        .expect("health says that orders is unavailable");
+    let state = checks["http:orders"].as_str().unwrap();
     assert!(
-        away.starts_with("0 of 1 instances are healthy; http://127.0.0.1:1: ") && away.contains("refused"),
-        "{away}"
+        state.starts_with("0 of 1 instances are healthy; http://127.0.0.1:1: ") && state.contains("refused"),
+        "{state}"
     );
     assert_eq!(
         (&checks["http:catalog"], &checks["http:users"]),

@@ -1,4 +1,4 @@
-//! The real server with a gateway in it, whose modules are all elsewhere; and a client that says exactly what it is told to.
+//! The real server as a gateway whose modules are all remote, and a client that sends exactly the given bytes.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -31,8 +31,8 @@ impl KeySource for NoKeys {
     }
 }
 
-/// A running edge; it stops when this is dropped.
-pub struct Edge {
+/// A running gateway; it stops when this is dropped.
+pub struct TestGateway {
     pub address: SocketAddr,
     pub scheme: &'static str,
     pub proxy: Arc<Proxy>,
@@ -40,25 +40,31 @@ pub struct Edge {
     _stop: DropGuard,
 }
 
-impl Edge {
-    /// In front of these instances of a module, with more settings as variables.
-    pub async fn before(module: &str, instances: &[&Instance], settings: &[(&str, &str)]) -> Edge {
+impl TestGateway {
+    /// Starts in front of these instances of a module, with more settings as variables.
+    pub async fn in_front_of(module: &str, instances: &[&Instance], settings: &[(&str, &str)]) -> TestGateway {
         let endpoints: Vec<&str> = instances.iter().map(|instance| instance.base.as_str()).collect();
-        Edge::of(module, &endpoints.join(","), settings).await.unwrap()
+        TestGateway::with_endpoints(module, &endpoints.join(","), settings)
+            .await
+            .unwrap()
     }
 
-    /// As [`before`](Edge::before), wherever they may be.
-    pub async fn of(module: &str, endpoints: &str, settings: &[(&str, &str)]) -> anyhow::Result<Edge> {
-        Edge::tuned(module, endpoints, settings, |_| {}).await
+    /// As [`in_front_of`](TestGateway::in_front_of), with the addresses of the instances.
+    pub async fn with_endpoints(
+        module: &str,
+        endpoints: &str,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<TestGateway> {
+        TestGateway::tuned(module, endpoints, settings, |_| {}).await
     }
 
-    /// As [`of`](Edge::of), with limits that are no settings changed.
+    /// As [`with_endpoints`](TestGateway::with_endpoints), with changes to limits that are not settings.
     pub async fn tuned(
         module: &str,
         endpoints: &str,
         settings: &[(&str, &str)],
         tune: impl FnOnce(&mut Settings),
-    ) -> anyhow::Result<Edge> {
+    ) -> anyhow::Result<TestGateway> {
         let endpoint = format!("BANYAN__MODULES__{}__HTTP_ENDPOINT", module.to_uppercase());
         let fixed = [
             (endpoint.as_str(), endpoints),
@@ -105,7 +111,7 @@ impl Edge {
             .servers
             .into_iter()
             .for_each(|server| drop(tokio::spawn(server)));
-        Ok(Edge {
+        Ok(TestGateway {
             address: listening.api,
             scheme: listening.scheme,
             proxy,
@@ -114,8 +120,8 @@ impl Edge {
         })
     }
 
-    /// Sends this head and body, and reads the answer to its end.
-    pub async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    /// Sends this head and body, and reads the response to its end.
+    pub async fn send(&self, line: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let mut head = format!("{line} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n");
         headers
             .iter()
@@ -123,10 +129,10 @@ impl Edge {
         if !body.is_empty() {
             head.push_str(&format!("content-length: {}\r\n", body.len()));
         }
-        self.converse(self.connect().await, &format!("{head}\r\n{body}")).await
+        self.exchange(self.connect().await, &format!("{head}\r\n{body}")).await
     }
 
-    /// As a client whose address is this one, on loopback.
+    /// Sends a GET as a client with this loopback address.
     pub async fn get_from(&self, client: IpAddr, path: &str, headers: &[(&str, &str)]) -> Reply {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(client, 0)).unwrap();
@@ -135,19 +141,19 @@ impl Edge {
             .map(|(name, value)| format!("{name}: {value}\r\n"))
             .collect();
         let head = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n{headers}\r\n");
-        self.converse(socket.connect(self.address).await.unwrap(), &head).await
+        self.exchange(socket.connect(self.address).await.unwrap(), &head).await
     }
 
-    async fn converse(&self, mut connection: TcpStream, question: &str) -> Reply {
-        connection.write_all(question.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let reading = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut answer));
-        reading.await.expect("the answer ends").unwrap();
-        Reply::of(&String::from_utf8(answer).unwrap())
+    async fn exchange(&self, mut connection: TcpStream, request: &str) -> Reply {
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut response = Vec::new();
+        let reading = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut response));
+        reading.await.expect("the response ends").unwrap();
+        Reply::of(&String::from_utf8(response).unwrap())
     }
 
     pub async fn get(&self, path: &str) -> Reply {
-        self.ask(&format!("GET {path}"), &[], "").await
+        self.send(&format!("GET {path}"), &[], "").await
     }
 
     pub async fn connect(&self) -> TcpStream {
@@ -155,14 +161,14 @@ impl Edge {
     }
 }
 
-impl Drop for Edge {
+impl Drop for TestGateway {
     fn drop(&mut self) {
-        // Telling it is enough; nobody waits.
+        // Sending the stop is enough; nothing waits for its end.
         self.handles.iter().for_each(|handle| drop(handle.stop(false)));
     }
 }
 
-/// An answer of the edge.
+/// A response of the gateway.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -174,7 +180,7 @@ impl Reply {
     fn of(text: &str) -> Reply {
         let (head, body) = text
             .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no answer: {text:?}"));
+            .unwrap_or_else(|| panic!("no response: {text:?}"));
         let status = head
             .split(' ')
             .nth(1)
@@ -196,7 +202,7 @@ impl Reply {
         names.filter(|(found, _)| found.eq_ignore_ascii_case(name)).count()
     }
 
-    /// The code of a problem, with which it must have been answered.
+    /// The code of the problem; panics if the response is not a problem.
     #[track_caller]
     pub fn code(&self) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
