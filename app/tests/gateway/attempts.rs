@@ -1,5 +1,7 @@
 //! Which requests are retried at another instance, and the response when no instance responded.
 
+use banyan_remote::balancing::{BreakerRules, BreakerState};
+
 use super::{
     instance::{Behaviour, Instance},
     test_gateway::{Reply, TestGateway},
@@ -216,4 +218,24 @@ async fn a_slow_module_times_out_and_prefer_wait_extends_the_timeout() {
         reply.status == 504 && begun.elapsed().as_millis() >= 1_100,
         "the time the client requests is added to the timeout"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_breaks_every_connection_is_not_called_while_its_breaker_is_open() {
+    let breaking = Instance::start(Behaviour::CloseConnection).await;
+    let gateway = TestGateway::in_front_of("orders", &[&breaking], &[NO_PROBES]).await;
+    let calls = BreakerRules::default().calls as usize;
+    for _ in 0..calls {
+        assert_eq!(gateway.proxy.breaker_state("orders"), Some(BreakerState::Closed));
+        let reply = gateway.send("POST /api/v1/orders", &[], "{}").await;
+        assert_eq!((reply.status, reply.code().as_str()), (504, "connection_lost"));
+    }
+    assert_eq!(gateway.proxy.breaker_state("orders"), Some(BreakerState::Open));
+    let reply = gateway.send("POST /api/v1/orders", &[], "{}").await;
+    assert_eq!(
+        (reply.status, reply.code().as_str(), reply.header("retry-after")),
+        (503, "module_unavailable", "2")
+    );
+    assert_eq!(breaking.received().len(), calls, "an open breaker sends nothing");
+    assert_eq!(gateway.proxy.breaker_state("catalog"), Some(BreakerState::Closed));
 }

@@ -70,7 +70,7 @@ impl Registration {
     pub async fn keep(&self) {
         let mut outage = Outage::default();
         loop {
-            match self.register().await {
+            match self.announce().await {
                 Ok((lease, ttl)) => {
                     outage.end();
                     info!(lease, "this process is registered in etcd");
