@@ -63,9 +63,6 @@ const GLOSSARY: &str = "docs/GLOSSARY.md";
 /// The part of the glossary that lists what to avoid.
 const AVOIDED_WORDS: &str = "\n## Not used here";
 
-/// Folders whose texts are not clean yet. One that is must leave this list.
-const NOT_YET: [&str; 1] = ["platform/durable/"];
-
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![Trial::test("plain_english::no_text_uses_a_refused_phrase", every_text)];
     trials.extend(REFUSED.iter().map(|(name, text, line, phrase)| {
@@ -125,27 +122,14 @@ fn every_text() -> Result<(), Failed> {
             return Err(format!("no .{extension} file was found, which is hard to believe").into());
         }
     }
-    let found: Vec<(&str, Vec<String>)> = texts
+    let wrong: Vec<String> = texts
         .iter()
         .filter(|(path, _)| path != THIS_FILE)
-        .map(|(path, text)| {
+        .flat_map(|(path, text)| {
             let end = text.find(AVOIDED_WORDS).filter(|_| path == GLOSSARY);
-            (path.as_str(), refused(path, &text[..end.unwrap_or(text.len())]))
+            refused(path, &text[..end.unwrap_or(text.len())])
         })
-        .filter(|(_, sentences)| !sentences.is_empty())
         .collect();
-    let is_exempt = |path: &str| NOT_YET.iter().any(|folder| path.starts_with(folder));
-    let mut wrong: Vec<String> = found
-        .iter()
-        .filter(|(path, _)| !is_exempt(path))
-        .flat_map(|(_, sentences)| sentences.clone())
-        .collect();
-    wrong.extend(
-        NOT_YET
-            .iter()
-            .filter(|folder| !found.iter().any(|(path, _)| path.starts_with(**folder)))
-            .map(|folder| format!("{folder} is clean: remove it from NOT_YET in {THIS_FILE}")),
-    );
     if wrong.is_empty() {
         Ok(())
     } else {

@@ -33,7 +33,7 @@ impl Command {
         }
     }
 
-    /// Forgotten after so long; without this it is remembered for ever.
+    /// How long it is remembered; for ever without this.
     pub fn keep_for(mut self, how_long: Duration) -> Self {
         self.keep_for = Some(how_long);
         self

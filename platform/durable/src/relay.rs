@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use crate::{Db, Tx, changed, fault::fault, lease, machinery::Work, outbox};
 
-/// The bus gets so long for one event; after that it is published again.
+/// The timeout for the bus to confirm one event, after which it is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
-/// After the module was told to stop, what stands in the outbox is handed over for so long; the rest waits for the next start.
+/// How long the outbox is still published after the module was told to stop; the rest waits for the next start.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// When the confirmations cannot be stored, publishing on at full speed would only repeat them.
 const STORE_PAUSE: Duration = Duration::from_millis(500);

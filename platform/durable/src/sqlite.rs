@@ -25,7 +25,7 @@ struct Queued {
 /// Makes the writer's connection anew.
 pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<DatabaseConnection, Fault>> + Send + Sync>;
 
-/// A connection that is given up gets so long to close.
+/// The timeout for closing a connection that is given up.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Writer {

@@ -21,12 +21,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeadLetter {
     pub id: Uuid,
-    /// The module it happened in; empty for a frame that is no event.
+    /// The module it happened in; empty for a frame that is not an event.
     pub source: String,
     /// What it happened to: `<aggregate>/<id>`.
     pub subject: String,
     pub version: i64,
-    /// The event's type; empty for a frame that is no event.
+    /// The event's type; empty for a frame that is not an event.
     #[serde(rename = "type")]
     pub kind: String,
     /// `waiting` for an earlier version, `retrying`, `dead`, or `discarded`.
@@ -46,7 +46,7 @@ pub struct DeadLetter {
 pub struct DeadLetterEvent {
     #[serde(flatten)]
     pub letter: DeadLetter,
-    /// The CloudEvent as it came; a text if it is none.
+    /// The CloudEvent as it was received; a text if it is not one.
     #[schema(value_type = Object)]
     pub event: serde_json::Value,
 }
@@ -131,7 +131,7 @@ impl Ops {
                 if !matches!(State::parse(&letter.state), Some(State::Dead | State::Retrying)) {
                     return Err(Fault::conflict("not_discardable", format!("This event is {}.", letter.state)));
                 }
-                // A frame that is no event has no lane to hold back.
+                // A frame that is not an event has no lane to hold back.
                 if letter.version > 0 {
                     let lane = reached(&tx, &letter.source, &letter.subject).await?;
                     if lane + 1 < letter.version {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Db, Feeds, fault::fault, feed};
 
-/// A producer gets so long for one page.
+/// The timeout for one page of a producer's feed.
 const FEED_LIMIT: Duration = Duration::from_secs(5);
 /// Events of one subject fetched at a time.
 const EVENTS: u32 = 100;

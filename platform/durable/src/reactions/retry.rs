@@ -12,7 +12,7 @@ use crate::{Db, Tx, fault::fault};
 
 /// Woken when there may be something for the retry runner.
 pub(crate) const TOPIC: &str = "retry";
-/// The code of the fault of an event that is no event, or whose data is not what its type says.
+/// The code of the fault of a frame that is not an event, or whose data does not fit its type.
 pub(crate) const UNDECODABLE: &str = "undecodable_event";
 
 /// Where an event in the table stands.
@@ -167,7 +167,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
     Ok(())
 }
 
-/// Keeps a frame that is no event, under a subject of its own, so that it holds back nobody.
+/// Keeps a frame that is not an event, under a subject of its own, so that it holds back no other.
 pub(crate) async fn keep_frame(tx: &Tx, key: &str, body: &str, why: &str) -> Result<(), Fault> {
     let kept = tx
         .execute(
@@ -255,7 +255,7 @@ impl Due {
     }
 }
 
-/// The subject of a frame that is no event: the same frame, the same subject.
+/// The subject of a frame that is not an event: the same frame, the same subject.
 pub(crate) fn frame_key(frame: &[u8]) -> String {
     let digest: String = Sha256::digest(frame).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("frame/{digest}")

@@ -50,14 +50,14 @@ pub trait Saga: Send + Sync + 'static {
     /// Calls another module. No transaction is open; the same command may be sent again, so it contains its id: [`command_id`] or [`attempt_id`].
     ///
     /// # Errors
-    /// A fault that is no refusal leaves the outcome open, and the command is sent again.
+    /// A fault that is not a refusal leaves the outcome open, and the command is sent again.
     async fn send(&self, call: &Call, command: &Self::Command) -> Result<Self::News, Fault>;
 
     /// Takes an input and says what comes next. Runs inside the transaction that stores both, so it may change the module's own state there.
     /// It may run more than once for one input, each time on the state as stored; only its last run counts.
     ///
     /// # Errors
-    /// A fault that is no refusal: tried again; a refusal or an internal one counts as a bug, and too many park the saga.
+    /// A fault that is not a refusal: tried again; a refusal or an internal one counts as a bug, and too many park the saga.
     async fn decide(
         &self,
         tx: &Tx,
@@ -189,7 +189,7 @@ pub async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Re
     Ok(heard)
 }
 
-/// Whether at least so many sagas of this kind are on their way. Those that are parked wait for a person, cost nothing and do not count.
+/// Whether at least `count` sagas of this kind are running or compensating. Parked ones wait for an operator, cost nothing and do not count.
 ///
 /// It looks at no more rows than `count`, and locks none: several who ask before they start one may together start a few more.
 ///
@@ -205,7 +205,7 @@ pub fn command_id(saga: Uuid, step: &str, undo: bool) -> Uuid {
     Uuid::new_v5(&saga, format!("{step}/{direction}").as_bytes())
 }
 
-/// The id of a command that is asked anew after it was refused for good so many times; after none it is [`command_id`].
+/// The id of a command that is sent anew after this number of definite refusals; after none it is [`command_id`].
 pub fn attempt_id(saga: Uuid, step: &str, undo: bool, refusals: u32) -> Uuid {
     let first = command_id(saga, step, undo);
     if refusals == 0 {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{Db, changed};
 
-/// A command under way may go on so long after the stop; then it is abandoned, its outcome open, and asked again by whoever goes on.
+/// How long a command in flight may go on after the stop; then it is abandoned, its outcome open, and sent again by the next runner.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// How often sagas are counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);

@@ -48,7 +48,7 @@ impl SagaState {
         }
     }
 
-    /// `None` for a word that is no state.
+    /// `None` for a word that is not a state.
     pub fn find(name: &str) -> Option<SagaState> {
         SagaState::ALL.into_iter().find(|state| state.as_str() == name)
     }
@@ -399,7 +399,7 @@ pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
         .await
 }
 
-/// Whether there are so many running or compensating ones of this kind.
+/// Whether there are at least `count` running or compensating ones of this kind.
 pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
     let Some(before) = count.checked_sub(1) else {
         return Ok(true);

@@ -224,7 +224,7 @@ pub struct TestBus {
     pub down: AtomicBool,
     /// Refuses these subjects, or `<subject>:<version>`.
     pub refused: Mutex<Vec<String>>,
-    /// Waits so long before it confirms.
+    /// The delay before it confirms.
     pub slow_ms: AtomicUsize,
     /// `<subject>:<version>` as published.
     pub published: Mutex<Vec<String>>,

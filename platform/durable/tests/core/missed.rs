@@ -163,7 +163,7 @@ async fn the_comparison_is_made_at_start_and_when_the_carrier_says_so() {
     .await;
 }
 
-/// What a module tells about a subject for the first time, so many days ago.
+/// The first event of a subject, published this number of days ago.
 async fn note_days_ago(db: &Db, subject: &str, days: i64) {
     let ms = days * 86_400_000;
     let noted = db.write(subject.to_owned(), move |tx, subject| async move {

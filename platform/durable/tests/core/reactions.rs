@@ -311,7 +311,7 @@ async fn what_cannot_be_read_is_a_dead_letter_at_once() {
     .await;
 }
 
-/// Says that it is a [`Noted`] and is none.
+/// Claims to be a [`Noted`] and is not one.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Misnamed {
     number: i64,

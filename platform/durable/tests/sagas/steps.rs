@@ -160,7 +160,8 @@ async fn an_unknown_outcome_is_asked_again_with_the_same_id_and_the_same_bytes()
 
 #[tokio::test]
 async fn the_longer_an_outcome_stays_unknown_the_longer_are_the_waits() {
-    // A wait is anything up to its ceiling. After so many attempts one of the first waits would be a millisecond, and these are up to ten minutes.
+    // A delay is anything up to its ceiling. After this number of attempts one of the first delays would be a millisecond; these are up to ten
+    // minutes.
     const SAGAS: usize = 20;
     let settings = banyan_durable::Settings {
         saga_retry_cap_ms: 600_000,
