@@ -1,10 +1,11 @@
 //! The table of modules, checked against the modules themselves.
 
-use std::sync::Arc;
-
 use banyan::shop::{Contracts, SHOP};
-use banyan_core::{Call, RandomIds, SystemClock, inside_transaction};
-use banyan_host::local::{self, LocalModules, Sources};
+use banyan_core::{Call, inside_transaction};
+use banyan_host::{
+    Sources,
+    local::{self, LocalModules},
+};
 use banyan_remote::{discovery, grpc::Remotes};
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +28,7 @@ async fn every_module_starts_and_no_contract_can_be_called_inside_a_transaction(
     )
     .unwrap();
     let mut contracts = Contracts::remote(&remotes);
-    let sources = Sources {
-        clock: Arc::new(SystemClock),
-        ids: Arc::new(RandomIds),
-    };
+    let sources = Sources::system();
     let configured = local::configure(&SHOP, &settings).unwrap();
     let local = LocalModules::start(&SHOP, &settings, configured, &sources, &mut contracts)
         .await

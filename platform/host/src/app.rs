@@ -9,7 +9,7 @@ use std::{
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::Context;
 use banyan_bus::{Carrier, Subscription};
-use banyan_core::{Bus, Check, Checks, RandomIds, SystemClock};
+use banyan_core::{Bus, Check, Checks};
 use banyan_gateway::Proxy;
 use banyan_http::{Routes, Verifier};
 use banyan_remote::{
@@ -26,11 +26,12 @@ use crate::{
     document,
     health::{self, Health},
     keys::{self, KeysCheck, NoKeys},
-    local::{self, LocalModules, Sources},
+    local::{self, LocalModules},
     overview, placement,
     product::{Layout, Product},
     server::{self, Listening, Transport},
     settings::Settings,
+    sources::Sources,
     telemetry,
 };
 
@@ -252,10 +253,7 @@ impl<C: Clone + Send + Sync + 'static> Modules<C> {
         connections: &Connections,
     ) -> anyhow::Result<Modules<C>> {
         let configured = local::configure(product, settings)?;
-        let sources = Sources {
-            clock: Arc::new(SystemClock),
-            ids: Arc::new(RandomIds),
-        };
+        let sources = Sources::system();
         let mut contracts = (product.contracts)(&connections.remotes);
         let local = LocalModules::start(product, settings, configured, &sources, &mut contracts).await?;
         Ok(Modules {

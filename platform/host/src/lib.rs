@@ -16,6 +16,7 @@ mod placement;
 mod product;
 pub mod server;
 pub mod settings;
+mod sources;
 mod telemetry;
 pub mod tls;
 
@@ -25,3 +26,4 @@ pub use migrated::{Migrated, Tables};
 pub use overview::fetch_own_view;
 pub use placement::{Placement, mermaid, placements};
 pub use product::{Contract, Demo, Gateway, Layout, Module, ModuleLayout, Product, Tokens};
+pub use sources::Sources;

@@ -14,8 +14,7 @@ use secrecy::ExposeSecret;
 use sha2::Sha256;
 use url::Url;
 
-use super::Sources;
-use crate::settings::Settings;
+use crate::{settings::Settings, sources::Sources};
 
 /// How to start PostgreSQL, for error messages about an unreachable one.
 const START_POSTGRESQL: &str =

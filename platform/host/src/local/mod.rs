@@ -25,6 +25,7 @@ use crate::{
     Module, Product,
     migrated::{Migrated, Tables},
     settings::{Auth, Section, Settings},
+    sources::Sources,
 };
 use data::{Data, DataLock};
 
@@ -87,13 +88,6 @@ struct Running {
     machinery: Machinery,
     seed: Seed,
     well_known: Option<Routes>,
-}
-
-/// The clock and the ids that all modules share.
-#[derive(Clone)]
-pub struct Sources {
-    pub clock: Arc<dyn Clock>,
-    pub ids: Arc<dyn Ids>,
 }
 
 /// The modules of this binary, their settings read.

@@ -3,13 +3,13 @@
 use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 use anyhow::bail;
-use banyan_core::{Bus, Check, Clock, Fault, Ids};
+use banyan_core::{Bus, Check, Fault};
 use banyan_event_feed_contract::EventFeed;
 use banyan_http::Routes;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Product, migrated::Migrated, settings::Settings};
+use crate::{Product, migrated::Migrated, settings::Settings, sources::Sources};
 
 /// Forwarded as the module's own process sent it.
 pub type Counts = serde_json::Value;
@@ -19,13 +19,6 @@ pub struct LocalModule<C>(PhantomData<C>);
 
 /// No module has settings.
 pub struct Configured<C>(PhantomData<C>);
-
-/// The clock and the ids that all modules share.
-#[derive(Clone)]
-pub struct Sources {
-    pub clock: Arc<dyn Clock>,
-    pub ids: Arc<dyn Ids>,
-}
 
 /// # Errors
 /// Never.
