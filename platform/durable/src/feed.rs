@@ -1,4 +1,4 @@
-//! Answers listeners that ask for events they missed. The broker carries events; the outbox remembers them.
+//! The event feed: it returns events to subscribers that missed them. The broker transports events; the outbox keeps them.
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault};
@@ -7,11 +7,11 @@ use sea_orm::{FromQueryResult, Value};
 
 use crate::{Db, query};
 
-/// The most a page holds.
+/// The maximum number of items in a page.
 pub(crate) const PAGE: u32 = 1_000;
 
-/// The subjects that changed, found by when they did, and only then put in order: a shop has very many subjects, and few change in a day. Left to
-/// itself, SQLite would walk through all of them for the sake of the order.
+/// The subjects that changed, found by the time of their change and only then sorted: there are very many subjects, and few change in a day. Left to
+/// itself, SQLite would read all of them for the sake of the order.
 const CHANGED_SUBJECTS: &str =
     "with changed as materialized (select subject, last_version from subject where changed_at >= $1)
      select subject, last_version from changed where subject > $2 order by subject limit $3";
@@ -32,8 +32,8 @@ impl Feed {
         Feed { db }
     }
 
-    /// A process may serve several modules; a question for another one is a mistake in its configuration, not an empty answer, because
-    /// an empty answer would read as "nothing was missed".
+    /// A process may serve several modules. A request for another module is a mistake in the configuration; an empty response to it would mean that no
+    /// event was missed.
     fn check(&self, module: &str) -> Result<(), Fault> {
         if module == self.db.module() {
             Ok(())
@@ -47,12 +47,12 @@ impl Feed {
 impl EventFeed for Feed {
     async fn list_subjects(&self, _: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
         self.check(&request.module)?;
-        let asked = [
+        let changed = [
             request.since_ms.into(),
             request.after_subject.into(),
             limit(request.limit),
         ];
-        let rows: Vec<ChangedSubject> = query::all(self.db.read(), CHANGED_SUBJECTS, asked).await?;
+        let rows: Vec<ChangedSubject> = query::all(self.db.read(), CHANGED_SUBJECTS, changed).await?;
         let items = rows
             .into_iter()
             .map(|ChangedSubject { subject, last_version }| Subject { subject, last_version });
@@ -61,8 +61,8 @@ impl EventFeed for Feed {
 
     async fn list_events(&self, _: &Call, request: ListEvents) -> Result<Events, Fault> {
         self.check(&request.module)?;
-        // The oldest version is asked for first: should the outbox be pruned in between, the listener sees a gap in what it gets and asks
-        // again, whereas the other way round it would take what it was not given for gone.
+        // The oldest version is read first. If the outbox is pruned in between, the subscriber sees a gap in the events and calls again; the other way
+        // round it would take events that it did not get for deleted.
         let sql = "select min(version) from outbox where subject = $1";
         let first_kept: Option<Option<i64>> =
             query::scalar(self.db.read(), sql, [request.subject.as_str().into()]).await?;
@@ -79,8 +79,8 @@ impl EventFeed for Feed {
     }
 }
 
-fn limit(asked: u32) -> Value {
-    i64::from(if asked == 0 { PAGE } else { asked.min(PAGE) }).into()
+fn limit(requested: u32) -> Value {
+    i64::from(if requested == 0 { PAGE } else { requested.min(PAGE) }).into()
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     use crate::plan::steps;
 
     #[tokio::test]
-    async fn changed_subjects_are_found_by_when_they_changed() {
+    async fn changed_subjects_are_found_by_the_index_on_their_change() {
         let steps = steps(CHANGED_SUBJECTS, [1_i64.into(), "order/1".into(), 10_i64.into()]).await;
         assert!(
             steps

@@ -1,4 +1,4 @@
-//! Writes an event in the transaction that made it true.
+//! The outbox: an event is stored in the transaction that made it true.
 
 use banyan_core::{Call, Envelope, Event, Fault};
 use serde::Serialize;
@@ -6,10 +6,10 @@ use serde_json::value::to_raw_value;
 
 use crate::{Tx, query};
 
-/// Woken when there is something for the relay.
+/// Woken when there is an event for the relay.
 pub(crate) const TOPIC: &str = "outbox";
 
-/// Puts `event` into the outbox and answers its version: 1 for a subject's first event, then gapless.
+/// Puts `event` into the outbox and returns its version: 1 for a subject's first event, then gapless.
 ///
 /// # Errors
 /// As any query; the caller's transaction then fails with it.

@@ -1,4 +1,4 @@
-//! One write transaction, as the job inside it sees it.
+//! A write transaction, as the job inside it sees it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, Value}
 
 use crate::{db::Facts, fault::fault, query};
 
-/// A write transaction. Everything done through it becomes true together, or not at all.
+/// A write transaction. Everything done through it is committed together, or not at all.
 ///
 /// Cheap to clone; the job must not keep a clone beyond its own end.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ impl Tx {
         &self.transaction
     }
 
-    /// Tells whoever waits for `topic`, after the commit and only then.
+    /// Notifies whoever waits for `topic`, after the commit and only then.
     pub fn wake(&self, topic: impl Into<Arc<str>>) {
         let mut topics = self.topics.lock();
         let topic = topic.into();
@@ -57,7 +57,7 @@ impl Tx {
         &self.facts.settings
     }
 
-    /// The database's own clock, which all instances share: leases and deadlines are judged by it.
+    /// The time by the database's clock, which all instances share: leases and deadlines are judged by it.
     ///
     /// # Errors
     /// As any query.
@@ -72,7 +72,7 @@ impl Tx {
             .ok_or_else(|| Fault::internal("database_error", "the database has no clock"))
     }
 
-    /// Runs a statement with `$1`-style parameters, which both databases read; answers how many rows it touched.
+    /// Runs a statement with `$1`-style parameters, which both databases read; returns the number of rows it touched.
     pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         Ok(self
@@ -83,7 +83,7 @@ impl Tx {
             .rows_affected())
     }
 
-    /// Ends the transaction's use: gives it back, with the topics to wake after its commit.
+    /// Returns the transaction, to be committed or rolled back, and the topics to wake after its commit.
     ///
     /// # Errors
     /// A job that kept a clone beyond its end is a bug; its transaction is rolled back.

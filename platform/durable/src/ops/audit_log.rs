@@ -1,4 +1,4 @@
-//! Who of the operators did what, and why, to be read.
+//! The audit log, as operators read it.
 
 use banyan_core::{Fault, Page, PageRequest, Timestamp};
 use sea_orm::FromQueryResult;

@@ -21,12 +21,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeadLetter {
     pub id: Uuid,
-    /// The module it happened in; empty for a frame that is no event.
+    /// The module it happened in; empty for a frame that is not an event.
     pub source: String,
     /// What it happened to: `<aggregate>/<id>`.
     pub subject: String,
     pub version: i64,
-    /// The event's type; empty for a frame that is no event.
+    /// The event's type; empty for a frame that is not an event.
     #[serde(rename = "type")]
     pub kind: String,
     /// `waiting` for an earlier version, `retrying`, `dead`, or `discarded`.
@@ -46,7 +46,7 @@ pub struct DeadLetter {
 pub struct DeadLetterEvent {
     #[serde(flatten)]
     pub letter: DeadLetter,
-    /// The CloudEvent as it came; a text if it is none.
+    /// The CloudEvent as it came; a text if it is not one.
     #[schema(value_type = Object)]
     pub event: serde_json::Value,
 }
@@ -55,7 +55,7 @@ const COLUMNS: &str =
     "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error";
 
 impl Ops {
-    /// The newest first; those in one state, or all. Only `dead` ones wait for a person.
+    /// The newest first; those in one state, or all. Only `dead` ones wait for an operator.
     ///
     /// # Errors
     /// `invalid_state`, `invalid_cursor`; as any query.
@@ -81,10 +81,10 @@ impl Ops {
         })
     }
 
-    /// Has a dead letter tried again, at once and with a clean record.
+    /// Retries a dead letter at once, with its failures reset.
     ///
     /// # Errors
-    /// `not_found`; `not_dead` if it does not wait for a person.
+    /// `not_found`; `not_dead` if it is not dead.
     pub async fn replay_dead_letter(
         &self,
         actor: &Actor,
@@ -92,7 +92,7 @@ impl Ops {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
-        let action = Action::new(actor, id, reason, comment);
+        let action = DeadLetterAction::new(actor, id, reason, comment);
         let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
                 if letter.state != RetryState::Dead {
@@ -106,7 +106,7 @@ impl Ops {
         write.await
     }
 
-    /// Gives an event up: it will never be handled, and those behind it go on.
+    /// Gives an event up: it will never be handled, and the later ones of its subject go on.
     ///
     /// # Errors
     /// `not_found`; `not_discardable` while it waits for an earlier version, or once it is discarded.
@@ -117,13 +117,13 @@ impl Ops {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
-        let action = Action::new(actor, id, reason, comment);
+        let action = DeadLetterAction::new(actor, id, reason, comment);
         let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
                 if !matches!(letter.state, RetryState::Dead | RetryState::Retrying) {
                     return Err(Fault::conflict("not_discardable", format!("This event is {}.", letter.state)));
                 }
-                // A frame that is no event has no lane to hold back.
+                // A frame that is not an event has no lane.
                 if letter.version > 0 {
                     let lane = reached(&tx, &letter.source, &letter.subject).await?;
                     if lane + 1 < letter.version {
@@ -143,18 +143,18 @@ impl Ops {
     }
 }
 
-/// What an operator does to one dead letter, and why.
+/// An operator's action on a dead letter.
 #[derive(Clone)]
-struct Action {
+struct DeadLetterAction {
     actor: Arc<Actor>,
     id: Uuid,
     reason: Arc<str>,
     comment: Option<Arc<str>>,
 }
 
-impl Action {
+impl DeadLetterAction {
     fn new(actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Self {
-        Action {
+        DeadLetterAction {
             actor: Arc::new(actor.clone()),
             id,
             reason: reason.into(),
@@ -162,7 +162,7 @@ impl Action {
         }
     }
 
-    /// Changes the row, which may have changed since it was loaded: then the job looks again.
+    /// Changes the row. If it has changed since it was loaded, the job is repeated.
     async fn change(&self, tx: &Tx, sql: &str, now: Timestamp) -> Result<(), Fault> {
         tx.wake(retry::TOPIC);
         match tx.execute(sql, [self.id.into(), now.as_ms().into()]).await? {

@@ -1,4 +1,4 @@
-//! What operators see of a module's machinery, and what they may do to it.
+//! What operators can see of a module's machinery, and do to it.
 //!
 //! Every action is one transaction with its audit row, and names who did it and why.
 
@@ -36,7 +36,7 @@ pub struct Ops {
 pub struct Counts {
     /// Events not yet confirmed by the bus.
     pub outbox_pending: i64,
-    /// Milliseconds since the oldest of them was written; 0 if there is none.
+    /// Milliseconds since the oldest of them was written; 0 if there are none.
     pub outbox_oldest_ms: i64,
     /// Events of others that wait for an earlier version.
     pub waiting: i64,
@@ -47,7 +47,7 @@ pub struct Counts {
 }
 
 impl Ops {
-    /// `sagas`: those the module drives.
+    /// `sagas`: those the module runs.
     pub(crate) fn new(db: Db, sagas: Sagas) -> Self {
         Ops { db, sagas }
     }
@@ -98,7 +98,7 @@ struct InState {
     events: i64,
 }
 
-/// The id a page starts behind; the greatest there is for the first page, because lists show the newest first.
+/// The id before which a page starts; the greatest id for the first page, because lists show the newest first.
 pub(crate) fn before(page: &PageRequest) -> Result<Uuid, Fault> {
     match &page.after {
         Some(cursor) => cursor

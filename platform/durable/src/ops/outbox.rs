@@ -129,9 +129,9 @@ mod tests {
     use super::{OutboxState, newest};
     use crate::plan::steps;
 
-    /// What waits is looked at when much does not, and then among very many events.
+    /// Operators look at the pending events when something is wrong, and then there are very many events.
     #[tokio::test]
-    async fn the_newest_pending_events_are_found_without_going_through_the_sent_ones() {
+    async fn the_newest_pending_events_are_found_without_reading_the_sent_ones() {
         for (state, index) in [
             (Some(OutboxState::Pending), "outbox_pending_by_id"),
             (Some(OutboxState::Sent), "id<?"),

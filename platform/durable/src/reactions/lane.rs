@@ -1,4 +1,5 @@
-//! How far this module has followed a subject of another one. One row per subject, kept for ever, so that a duplicate is recognised for ever.
+//! The last version of a subject of another module that this module has handled. One row per subject, kept for ever, so that a duplicate is recognised
+//! for ever.
 
 use banyan_core::Fault;
 
@@ -14,7 +15,7 @@ pub(crate) async fn reached(tx: &Tx, source: &str, subject: &str) -> Result<i64,
 /// Moves the lane from `from` to `to`, and locks it until the transaction ends.
 ///
 /// # Errors
-/// A lost race if it does not stand at `from` any more: somebody else handled the event, and the job must look again.
+/// A lost race if it is not at `from` any more: another instance handled the event, and the job is repeated.
 pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to: i64) -> Result<(), Fault> {
     let sql = if from == 0 {
         "insert into lane (source, subject, last_version) values ($1, $2, $3)
@@ -27,6 +28,6 @@ pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to:
         .await?
     {
         1 => Ok(()),
-        _ => Err(lost_race("somebody else followed this subject meanwhile")),
+        _ => Err(lost_race("another instance advanced this lane meanwhile")),
     }
 }

@@ -1,6 +1,6 @@
-//! The `retry` table: events that could not be handled when they came.
+//! The `retry` table: events that could not be handled when they arrived.
 //!
-//! Per subject only the oldest row that was not discarded matters; the others wait behind it. So a dead letter holds back its own subject, and
+//! Only the oldest row of a subject that was not discarded is retried; the others wait for it. So a dead letter holds back its own subject, and
 //! nothing else.
 
 use banyan_core::{Envelope, Fault};
@@ -13,9 +13,9 @@ use crate::{
     query::{self, StoredTime},
 };
 
-/// Woken when there may be something for the retry runner.
+/// Woken when an event may be due for a retry.
 pub(crate) const TOPIC: &str = "retry";
-/// The code of the fault of an event that is no event, or whose data is not what its type says.
+/// The code of the fault for a frame that is not an event, and for data that does not fit the event's type.
 pub(crate) const UNDECODABLE: &str = "undecodable_event";
 
 /// The state of an event in the table.
@@ -44,7 +44,7 @@ pub(crate) enum RetryState {
     Discarded,
 }
 
-/// What the table knows of an event and of the one after it.
+/// The states of an event and of the next one of its subject, as far as they are in the table.
 pub(crate) struct Kept {
     pub this: Option<RetryState>,
     pub next: Option<RetryState>,
@@ -56,7 +56,7 @@ struct KeptVersion {
     state: RetryState,
 }
 
-/// What an event in the table has behind it.
+/// The record of an event that failed before.
 #[derive(FromQueryResult)]
 struct Failures {
     attempts: i64,
@@ -111,8 +111,8 @@ pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fau
     Ok(())
 }
 
-/// Keeps an event whose reaction failed, with one more try on its record. For want of another module or of the database it is tried for
-/// ever; anything else counts, and too much of it makes the event a dead letter. What cannot be read will not become readable by waiting.
+/// Keeps an event whose reaction failed, and counts the attempt. While another module or the database is unavailable it is retried without limit; any
+/// other failure counts, and too many make the event a dead letter. An event that cannot be decoded is a dead letter at once.
 pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Result<(), Fault> {
     let sql = "select attempts, failures, state from retry where source = $1 and subject = $2 and version = $3";
     let key = [
@@ -130,7 +130,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
     if dead {
         tracing::error!(
             module = tx.module(), source = envelope.source, kind = envelope.kind, subject = envelope.subject,
-            version = envelope.version, %why, "an event is a dead letter now; it holds back its subject until somebody replays or discards it"
+            version = envelope.version, %why, "an event is a dead letter now; it holds back its subject until an operator replays or discards it"
         );
         metrics::counter!("banyan_dead_letters_total", "module" => tx.module().to_owned()).increment(1);
     }
@@ -160,7 +160,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
     Ok(())
 }
 
-/// Keeps a frame that is no event, under a subject of its own, so that it holds back nobody.
+/// Keeps a frame that is not an event, under a subject of its own, so that it holds back no other.
 pub(crate) async fn keep_frame(tx: &Tx, key: &str, body: &str, why: &str) -> Result<(), Fault> {
     let kept = tx
         .execute(
@@ -175,7 +175,7 @@ pub(crate) async fn keep_frame(tx: &Tx, key: &str, body: &str, why: &str) -> Res
     Ok(())
 }
 
-/// The event is handled: nothing of it is left to do. What a person discarded stays on record.
+/// Removes an event that was handled. One that an operator discarded stays on record.
 pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<(), Fault> {
     let sql = "delete from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
     tx.execute(sql, [source.into(), subject.into(), version.into()])
@@ -183,7 +183,7 @@ pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -
         .map(drop)
 }
 
-/// Puts off an event that could not even be tried, because what comes before it cannot be had now.
+/// Postpones an event that could not be retried because the versions before it cannot be fetched now.
 pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Fault> {
     let next_attempt_at = tx.clock().now().plus(tx.settings().retry_delay(due.attempts)).as_ms();
     tx.execute(
@@ -204,14 +204,14 @@ pub(crate) async fn heads(db: &Db, limit: i64) -> Result<Vec<Due>, Fault> {
     query::all(db.read(), sql, [limit.into()]).await
 }
 
-/// Whether this very version is in the table already, so that it need not be fetched.
+/// Whether this version is in the table already, so that it need not be fetched.
 pub(crate) async fn holds(db: &Db, source: &str, subject: &str, version: i64) -> Result<bool, Fault> {
     let sql = "select version from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
     let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into(), version.into()]).await?;
     Ok(kept.is_some())
 }
 
-/// Whether anything of this subject is in the table: then the runner is at it, or a dead letter holds it back.
+/// Whether an event of this subject is in the table: then it is being retried, or a dead letter holds it back.
 pub(crate) async fn holds_any(db: &Db, source: &str, subject: &str) -> Result<bool, Fault> {
     let sql = "select version from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1";
     let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into()]).await?;
@@ -219,19 +219,19 @@ pub(crate) async fn holds_any(db: &Db, source: &str, subject: &str) -> Result<bo
 }
 
 impl Due {
-    /// A frame that was no event when it came.
+    /// Whether it is a frame that could not be decoded when it arrived.
     pub fn is_frame(&self) -> bool {
         self.source.is_empty()
     }
 }
 
-/// The subject of a frame that is no event: the same frame, the same subject.
+/// The subject of a frame that is not an event, derived from its content.
 pub(crate) fn frame_key(frame: &[u8]) -> String {
     let digest: String = Sha256::digest(frame).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("frame/{digest}")
 }
 
-/// A frame as text a database can keep. PostgreSQL takes no zero in a text.
+/// A frame as text that a database can store. PostgreSQL stores no NUL in text.
 pub(crate) fn frame_text(frame: &[u8]) -> String {
     match std::str::from_utf8(frame) {
         Ok(text) if !text.contains('\0') => text.to_owned(),

@@ -1,6 +1,6 @@
-//! What operators see of sagas, and what they may do to one.
+//! What operators can see of sagas, and do to one.
 //!
-//! Every action raises the saga's lease token: what a runner does with it at that moment is void, and taken up again from the stored command.
+//! Every action raises the saga's lease token: what a runner is doing with the saga becomes void, and is repeated from the stored command.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::{FromQueryResult, Value};
@@ -25,7 +25,7 @@ pub struct SagaOps {
     definitions: Definitions,
 }
 
-/// Which sagas to list; nothing said means all.
+/// Which sagas to list; without a condition all.
 #[derive(Clone, Debug, Default)]
 pub struct SagaFilter {
     pub state: Option<SagaState>,
@@ -166,7 +166,7 @@ impl SagaOps {
         })
     }
 
-    /// Lets a parked saga go on where it stopped, or a waiting one go on now.
+    /// Continues a parked saga where it stopped, or a waiting one now.
     ///
     /// # Errors
     /// `not_found`; `saga_finished` (conflict); `reason_required` (invalid).
@@ -174,7 +174,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.retry",
                 entry: "retried",
                 change: retry,
@@ -185,7 +185,8 @@ impl SagaOps {
         .await
     }
 
-    /// Wants a saga undone that still goes forward. Its definition is told when it runs next, and may answer that it is too late: the log shows.
+    /// Requests the compensation of a saga that still goes forward. Its definition gets the request when it runs next and may decide that it is too late:
+    /// see the log.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_compensating` (conflict); `reason_required` (invalid).
@@ -199,7 +200,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.compensate",
                 entry: "compensation_asked",
                 change: compensate,
@@ -210,8 +211,8 @@ impl SagaOps {
         .await
     }
 
-    /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules
-    /// is the operator's to put right.
+    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules the operator
+    /// must correct.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
@@ -225,7 +226,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.abandon",
                 entry: "abandoned",
                 change: abandon,
@@ -240,7 +241,7 @@ impl SagaOps {
         &self,
         actor: &Actor,
         id: Uuid,
-        action: Action,
+        action: SagaAction,
         reason: &str,
         comment: Option<&str>,
     ) -> Result<SagaView, Fault> {
@@ -262,12 +263,12 @@ impl SagaOps {
     }
 }
 
-/// What an operator does to a saga.
+/// An action of an operator on a saga.
 #[derive(Clone, Copy)]
-struct Action {
+struct SagaAction {
     name: &'static str,
     entry: &'static str,
-    /// Changes the row, or says why its state does not allow it.
+    /// Changes the row, or returns why its state does not allow it.
     change: fn(&mut Row) -> Result<(), Fault>,
 }
 
@@ -276,7 +277,7 @@ async fn act(
     actor: &Actor,
     id: Uuid,
     definitions: &Definitions,
-    action: Action,
+    action: SagaAction,
     reason: &str,
     comment: Option<&str>,
 ) -> Result<SagaView, Fault> {
@@ -293,7 +294,7 @@ async fn act(
     if row.state == SagaState::Abandoned {
         let definition = definitions.find(&row.kind, row.version).ok_or_else(|| {
             let what = format!(
-                "Version {} of {} is not known to this process, which cannot say what giving it up means.",
+                "Version {} of {} is not known to this process, which cannot say what abandoning it means.",
                 row.version, row.kind
             );
             Fault::conflict("saga_unknown", what)
@@ -302,7 +303,7 @@ async fn act(
     }
     let token = row.lease_token;
     row.lease_token += 1;
-    // A command may be on its way. Whoever goes on learns so from the holder's name, which stays.
+    // A command may be under way. The next runner knows it from the owner of the lease, which stays.
     row.lease_until = StoredTime::default();
     row.next_run_at = tx.database_now().await?.into();
     store::save(tx, &row, token).await?;
@@ -372,7 +373,7 @@ impl From<LogRow> for SagaLogEntry {
     }
 }
 
-/// A stored command as an operator reads it: what is asked, and about which things. What else is in it may be personal.
+/// A stored command as an operator may see it: its name and the ids in it. The rest may be personal data.
 fn shown_command(text: &str) -> serde_json::Value {
     serde_json::from_str(text).map_or_else(|_| "unreadable".into(), |command| ids_in(command).unwrap_or_default())
 }
@@ -421,12 +422,12 @@ mod tests {
     use super::shown_command;
 
     #[test]
-    fn of_a_command_its_name_and_its_ids_are_shown_and_nothing_personal() {
+    fn the_name_and_the_ids_of_a_command_are_shown_and_no_personal_data() {
         let id = "0193a5b8-0000-7000-8000-0000deadbeef";
         let command = format!(
-            r#"{{"schedule_shipment": {{"command_id": "{id}", "address": {{"name": "Ada", "city": "London"}}, "lines": [{{"sku": "fig"}}], "total": 7}}}}"#
+            r#"{{"send_letter": {{"command_id": "{id}", "address": {{"name": "Ada", "city": "London"}}, "pages": [{{"text": "Hello"}}], "weight": 7}}}}"#
         );
-        let shown = serde_json::json!({"schedule_shipment": {"command_id": id, "address": {}}});
+        let shown = serde_json::json!({"send_letter": {"command_id": id, "address": {}}});
         assert_eq!(shown_command(&command), shown);
         assert_eq!(shown_command("Ada lives in London"), "unreadable");
     }

@@ -47,7 +47,7 @@ pub enum SagaState {
 }
 
 impl SagaState {
-    /// Whether a runner drives it.
+    /// Whether runners claim it.
     pub fn is_active(self) -> bool {
         matches!(self, SagaState::Running | SagaState::Compensating)
     }
@@ -73,14 +73,14 @@ pub(super) struct Row {
     pub payload: String,
     pub command: Option<String>,
     pub command_id: Option<Uuid>,
-    /// Also set while no lease runs: then its holder left the present command's outcome open.
+    /// Also set while there is no lease: then its last owner left the outcome of the current command open.
     pub lease_owner: Option<String>,
     pub lease_token: i64,
     pub lease_until: StoredTime,
     pub next_run_at: StoredTime,
-    /// How often the present command was sent without an answer that led on. Above zero: it may have taken effect.
+    /// The number of times the current command was sent without a response that led on. Above zero: it may have taken effect.
     pub attempts: i64,
-    /// Bugs met since the last decision.
+    /// The number of bugs since the last decision.
     pub failures: i64,
     pub deadline_at: Option<StoredTime>,
     pub deadline_told: bool,
@@ -108,14 +108,14 @@ impl Row {
         self.deadline_at.is_some_and(|deadline| deadline <= now.into())
     }
 
-    /// Gives the lease up, knowing how the last command ended or that none was sent.
+    /// Releases the lease; the outcome of the last command is known, or none was sent.
     pub fn release(&mut self) {
         self.lease_owner = None;
         self.lease_until = StoredTime::default();
     }
 }
 
-/// The database's clock inside a statement. On PostgreSQL the statement's own moment, so that indexes on moments are used.
+/// The database's clock inside a statement. On PostgreSQL the statement's start, so that indexes on times are used.
 fn now(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "cast(unixepoch('now', 'subsec') * 1000 as integer)",
@@ -123,7 +123,7 @@ fn now(backend: DbBackend) -> &'static str {
     }
 }
 
-/// A saga to be.
+/// A saga to be inserted.
 pub(super) struct New<'a> {
     pub id: Uuid,
     pub kind: &'a str,
@@ -163,10 +163,10 @@ pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<bool, Fault> {
     Ok(inserted == 1)
 }
 
-/// False if there is no unfinished saga of this kind and key. It is due at once; if it is parked it hears the signal once it goes on.
+/// False if there is no unfinished saga of this kind and key. It is due at once; a parked one gets the signal when it goes on.
 pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Result<bool, Fault> {
     let now = tx.database_now().await?;
-    let told = tx
+    let updated = tx
         .execute(
             "update saga set signal = $3, next_run_at = $4, updated_at = $5
              where kind = $1 and business_key = $2 and state in ('running', 'compensating', 'parked')",
@@ -179,10 +179,10 @@ pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str
             ],
         )
         .await?;
-    Ok(told > 0)
+    Ok(updated > 0)
 }
 
-/// Adds an entry to the saga's log. The caller holds the saga's row, which orders the entries.
+/// Adds an entry to the saga's log. The caller has locked the saga's row, which orders the entries.
 pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str) -> Result<(), Fault> {
     const DETAIL_CHARS: usize = 2_000;
     let detail: String = detail.chars().take(DETAIL_CHARS).collect();
@@ -201,7 +201,7 @@ pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str
     Ok(())
 }
 
-/// Loads a saga and keeps everybody else from changing it until the transaction ends.
+/// Loads a saga and locks it until the transaction ends.
 pub(super) async fn load_locked(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
     let lock = if tx.conn().get_database_backend() == DbBackend::Sqlite {
         ""
@@ -247,12 +247,12 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
     if saved == 1 {
         Ok(())
     } else {
-        Err(crate::lost_race("a saga's lease went to somebody else"))
+        Err(crate::lost_race("a saga's lease was lost"))
     }
 }
 
-/// Claims up to `limit` due sagas of the known kinds and versions, raising their lease tokens. A claim that finds the last holder's name finds
-/// a command whose outcome that holder never learned, and marks it as sent.
+/// Claims up to `limit` due sagas of the known kinds and versions and raises their lease tokens. If the last owner is still in the row, it never learned
+/// the outcome of the command, which is then marked as sent.
 pub(super) async fn claim(
     tx: &Tx,
     known: &[(&'static str, i64)],
@@ -283,8 +283,8 @@ pub(super) async fn claim(
     query::all(tx.conn(), &sql, values).await
 }
 
-/// In how many milliseconds the next saga that nobody drives is due; zero or less if one is now; `None` if there is none. A lease that runs
-/// out is found by polling.
+/// The number of milliseconds until the next unclaimed saga is due; zero or less if one is due now; `None` without such a saga. Expired leases are found
+/// by polling.
 pub(super) async fn due_in(db: &Db, known: &[(&'static str, i64)]) -> Result<Option<i64>, Fault> {
     let now = now(db.backend());
     let mut values = Vec::new();
@@ -310,7 +310,7 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
     terms.join(" or ")
 }
 
-/// Prolongs a lease. False: it is somebody else's by now, or was given back: a renewal that comes late must not take it again.
+/// Renews a lease. False: another instance has it by now, or it was released: a late renewal must not acquire it again.
 pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> {
     let now = now(tx.conn().get_database_backend());
     let sql =
@@ -321,20 +321,20 @@ pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> 
         == 1)
 }
 
-/// Ends a lease early. `in_doubt`: a command is on its way whose outcome nobody here will learn.
-pub(super) async fn give_back(tx: &Tx, id: Uuid, token: i64, in_doubt: bool) -> Result<(), Fault> {
+/// Releases a lease. `in_doubt`: a command is under way whose outcome this process will not learn.
+pub(super) async fn release(tx: &Tx, id: Uuid, token: i64, in_doubt: bool) -> Result<(), Fault> {
     let owner = if in_doubt { "lease_owner" } else { "null" };
     let sql = format!("update saga set lease_until = 0, lease_owner = {owner} where id = $1 and lease_token = $2");
     tx.execute(&sql, [id.into(), token.into()]).await.map(drop)
 }
 
-/// Ends all leases, keeping the holders' names as the sign of commands in doubt. Only for a database that one process alone has open.
+/// Ends all leases and keeps their owners as the sign of commands in doubt. Only for a database that is open in this process alone.
 pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
     tx.execute("update saga set lease_until = 0 where lease_until > 0", [])
         .await
 }
 
-/// Whether there are so many running or compensating ones of this kind.
+/// Whether there are at least `count` running or compensating sagas of this kind.
 pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
     let Some(before) = count.checked_sub(1) else {
         return Ok(true);
