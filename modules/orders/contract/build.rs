@@ -1,7 +1,7 @@
-use banyan_contract_build::{Words, compile_with};
+use banyan_contract_build::{SharedMessages, compile_with};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    Ok(compile_with(Words {
+    Ok(compile_with(SharedMessages {
         package: ".banyan.kernel.v1",
         rust: "::shared_kernel",
         folder: "../../../shared-kernel/proto",

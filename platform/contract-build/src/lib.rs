@@ -1,10 +1,10 @@
-//! Turns a module's `.proto` files into its contract crate: messages, one trait per service, and the trait's adapters.
+//! Generates the contract crate of a module from its `.proto` files: messages, one trait per service, and the trait's adapters.
 //!
-//! Called from a contract's two-line `build.rs`. What comes out, for a package `banyan.inventory.v1` with a service `Inventory`:
-//! - every message, with serde (snake_case, missing fields take their defaults, so a contract may grow);
-//! - `trait Inventory`: one method per rpc, `&Call` and message in, `Result<message, Fault>` out: **what modules use**;
-//! - `LocalInventory`: the trait as a module in this process answers it; neither it nor the next can be asked inside a write transaction;
-//! - `RemoteInventory<T>`: the trait over a gRPC channel; `ServedInventory`: a gRPC service over an `Arc<dyn Inventory>`;
+//! Called from a contract's two-line `build.rs`. For a package `banyan.library.v1` with a service `Library` it generates:
+//! - every message, with serde (snake_case; missing fields take their defaults, so a contract may grow);
+//! - `trait Library`: one method per rpc, with `&Call` and the request as arguments, returning `Result<response, Fault>`: **what modules use**;
+//! - `LocalLibrary`: the trait served by a module in this process; neither it nor the next can be called inside a write transaction;
+//! - `RemoteLibrary<T>`: the trait over a gRPC channel; `ServedLibrary`: a gRPC service over an `Arc<dyn Library>`;
 //! - `impl Event` for every message of `events.proto`, and `EVENT_TYPES`;
 //! - `DESCRIPTOR_SET`: the encoded descriptors, for reflection and for the test that contracts only grow.
 
@@ -17,10 +17,10 @@ use prost_types::FileDescriptorSet;
 
 /// Messages that several contracts share, written by hand as Rust types of one crate.
 #[derive(Clone, Copy, Debug)]
-pub struct Words<'a> {
-    /// Their protobuf package, with a dot before it: `.banyan.kernel.v1`.
+pub struct SharedMessages<'a> {
+    /// Their protobuf package, with a dot before it: `.banyan.shared.v1`.
     pub package: &'a str,
-    /// The crate that has their Rust types: `::shared_kernel`.
+    /// The crate that has their Rust types, for example `::shared_types`.
     pub rust: &'a str,
     /// The folder that its `.proto` files are imported from, as seen from the contract's crate.
     pub folder: &'a str,
@@ -34,23 +34,23 @@ pub fn compile() -> anyhow::Result<()> {
     compile_contract(None)
 }
 
-/// As [`compile`], for a contract whose messages hold shared `words`.
+/// As [`compile`], for a contract whose messages contain `shared` messages.
 ///
 /// # Errors
 /// As [`compile`].
-pub fn compile_with(words: Words<'_>) -> anyhow::Result<()> {
-    compile_contract(Some(words))
+pub fn compile_with(shared: SharedMessages<'_>) -> anyhow::Result<()> {
+    compile_contract(Some(shared))
 }
 
-#[allow(clippy::print_stdout, reason = "it is how a build script talks to Cargo")]
-fn compile_contract(words: Option<Words<'_>>) -> anyhow::Result<()> {
+#[allow(clippy::print_stdout, reason = "a build script writes to Cargo on standard output")]
+fn compile_contract(shared: Option<SharedMessages<'_>>) -> anyhow::Result<()> {
     let out_dir = env::var("OUT_DIR").context("OUT_DIR: call this from a build script")?;
     let out_dir = Path::new(&out_dir);
     let files: Vec<&str> = ["service.proto", "events.proto"]
         .into_iter()
         .filter(|name| Path::new("proto").join(name).exists())
         .collect();
-    let folders = ["proto"].into_iter().chain(words.map(|words| words.folder));
+    let folders = ["proto"].into_iter().chain(shared.map(|shared| shared.folder));
     let descriptors = protox::compile(&files, folders)?;
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
@@ -73,8 +73,8 @@ fn compile_contract(words: Option<Words<'_>>) -> anyhow::Result<()> {
         )
         .message_attribute(".", "#[serde(default)]")
         .service_generator(Box::new(ContractGenerator { grpc }));
-    if let Some(words) = words {
-        config.extern_path(words.package, words.rust);
+    if let Some(shared) = shared {
+        config.extern_path(shared.package, shared.rust);
     }
     let events = events_of(&descriptors);
     config.compile_fds(descriptors)?;
@@ -84,14 +84,14 @@ fn compile_contract(words: Option<Words<'_>>) -> anyhow::Result<()> {
     contract.push_str(DESCRIPTORS);
     fs::write(out_dir.join("contract.rs"), contract)?;
     println!("cargo:rerun-if-changed=proto");
-    if let Some(words) = words {
-        println!("cargo:rerun-if-changed={}", words.folder);
+    if let Some(shared) = shared {
+        println!("cargo:rerun-if-changed={}", shared.folder);
     }
     Ok(())
 }
 
 const DESCRIPTORS: &str = r#"
-/// The encoded `FileDescriptorSet` of this contract: served by gRPC reflection, compared by the test that contracts only grow.
+/// The encoded `FileDescriptorSet` of this contract: served by gRPC reflection, and compared by the test that contracts only grow.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 "#;
 
@@ -110,7 +110,7 @@ fn events_of(descriptors: &FileDescriptorSet) -> String {
         }
     }
     code.push_str(&format!(
-        "/// The type names of every event this module tells.\npub const EVENT_TYPES: &[&str] = &{types:?};\n"
+        "/// The type names of every event this module publishes.\npub const EVENT_TYPES: &[&str] = &{types:?};\n"
     ));
     code
 }
@@ -163,15 +163,15 @@ fn write_contract(service: &Service, buf: &mut String) {
         remote.push_str(&format!(
             "    async fn {rpc}(&self, call: &banyan_core::Call, request: {input}) -> Result<{output}, banyan_core::Fault> {{
         banyan_core::outside_transaction(\"{name}.{rpc}\")?;
-        let answer = self.client.clone().{rpc}(wire::request(call, request)).await;
-        answer.map(tonic::Response::into_inner).map_err(wire::fault)
+        let response = self.client.clone().{rpc}(wire::request(call, request)).await;
+        response.map(tonic::Response::into_inner).map_err(wire::fault)
     }}\n"
         ));
         served.push_str(&format!(
             "    async fn {rpc}(&self, request: tonic::Request<{input}>) -> Result<tonic::Response<{output}>, tonic::Status> {{
         let call = wire::call(request.metadata());
-        let answer = self.0.{rpc}(&call, request.into_inner()).await;
-        answer.map(tonic::Response::new).map_err(wire::status)
+        let response = self.0.{rpc}(&call, request.into_inner()).await;
+        response.map(tonic::Response::new).map_err(wire::status)
     }}\n"
         ));
     }
@@ -181,7 +181,7 @@ fn write_contract(service: &Service, buf: &mut String) {
 pub trait {name}: Send + Sync {{
 {methods}}}
 
-/// [`{name}`] as a module in this process answers it.
+/// [`{name}`] served by a module in this process.
 #[derive(Clone)]
 pub struct Local{name}(pub std::sync::Arc<dyn {name}>);
 
@@ -189,7 +189,7 @@ pub struct Local{name}(pub std::sync::Arc<dyn {name}>);
 impl {name} for Local{name} {{
 {local}}}
 
-/// [`{name}`] as a service in another process answers it, over gRPC.
+/// [`{name}`] served by another process, over gRPC.
 #[derive(Clone)]
 pub struct Remote{name}<T> {{
     client: {module}_client::{name}Client<T>,
@@ -256,7 +256,7 @@ fn snake_case(name: &str) -> String {
     out
 }
 
-/// How `Call` and `Fault` ride on gRPC: metadata, and a status with details.
+/// How `Call` and `Fault` are sent over gRPC: as metadata, and as a status with details.
 const WIRE: &str = r#"
 mod wire {
     use banyan_core::{Call, Fault, WireFault};

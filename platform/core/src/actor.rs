@@ -3,24 +3,23 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The role of whoever runs the machinery: the operations API asks for it. What other roles there are is each product's matter.
+/// The role of operators, which the operations API requires. All other roles are defined by the product.
 pub const OPERATOR: &str = "ops";
 
-/// A role that a handler asks for by its type.
+/// A role that a handler requires by its type.
 pub trait RequiredRole: 'static {
-    /// As it stands in a token.
+    /// The name in a token.
     const NAME: &'static str;
 }
 
-/// The party a call acts for. It comes from a verified token at the edge, or from a module acting on its own;
-/// never from a header a client wrote.
+/// The party a call acts for. It comes from a verified token, or is a module acting on its own; it never comes from a header that a client sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
-    /// Nobody has said who they are.
+    /// The client did not authenticate.
     #[default]
     Anonymous,
-    /// A logged-in user, with the names of their roles. A role that nobody asks for grants nothing.
+    /// An authenticated user, with the names of their roles. A role that no handler requires grants nothing.
     User { id: Uuid, roles: Vec<String> },
     /// A module doing its own work: a saga, a reaction, a reconciler.
     Module { name: String },

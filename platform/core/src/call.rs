@@ -1,22 +1,21 @@
-//! What accompanies a call between modules: for whom, until when, in which trace.
+//! The context of a call between modules: the actor, the timeout, the trace.
 
 use std::{fmt, time::Duration};
 
 use crate::Actor;
 
-/// The context of one call, first in every contract method. In one process it is handed over as it is; over gRPC it travels
-/// as metadata.
+/// The context of one call, the first argument of every contract method. In one process it is passed as it is; over gRPC it is sent as metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Call {
     pub actor: Actor,
-    /// How long the caller waits for the answer; without one the callee's own limits hold.
+    /// The time the caller waits for the response. Without one the callee's own timeouts apply.
     pub timeout: Option<Duration>,
     pub trace: Option<TraceParent>,
 }
 
 impl Call {
     const ACTOR: &'static str = "banyan-actor";
-    /// gRPC's own, so that servers and proxies keep it too, and whoever passes a call on says in one place what is left.
+    /// gRPC's own header, so that servers and proxies respect it too. Whoever forwards a call sets it to the remaining time.
     pub const TIMEOUT: &'static str = "grpc-timeout";
     const TRACE: &'static str = "traceparent";
 
@@ -42,7 +41,7 @@ impl Call {
         self
     }
 
-    /// As metadata of a remote call.
+    /// The metadata of a remote call.
     pub fn to_headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![(Self::ACTOR, serde_json::to_string(&self.actor).unwrap_or_default())];
         headers.extend(self.timeout.map(|timeout| (Self::TIMEOUT, timeout_to_header(timeout))));
@@ -50,7 +49,7 @@ impl Call {
         headers
     }
 
-    /// From the metadata of a remote call; what is absent or unreadable counts as not said.
+    /// The call that the metadata of a remote call describes; absent and invalid values are ignored.
     pub fn from_headers<'a>(find: impl Fn(&'static str) -> Option<&'a str>) -> Self {
         Call {
             actor: find(Self::ACTOR)
@@ -62,7 +61,7 @@ impl Call {
     }
 }
 
-/// A time limit as gRPC over HTTP/2 writes it ("Timeout": at most eight digits and a unit), in whole milliseconds from 1 on.
+/// A timeout as gRPC over HTTP/2 writes it ("Timeout": at most eight digits and a unit), in whole milliseconds, at least 1.
 pub fn timeout_to_header(timeout: Duration) -> String {
     format!("{}m", timeout.as_millis().clamp(1, 99_999_999))
 }
@@ -124,7 +123,7 @@ mod tests {
     #[test]
     fn a_call_arrives_as_it_was_sent() {
         let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let sent = Call::by(Actor::user(uuid::Uuid::from_u128(7), ["customer"]))
+        let sent = Call::by(Actor::user(uuid::Uuid::from_u128(7), ["reader"]))
             .within(Duration::from_secs(3))
             .traced(trace.clone());
         let headers = sent.to_headers();
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_limit_is_read_as_it_is_written_in_any_unit() {
+    fn a_timeout_header_is_parsed_in_every_unit() {
         for ms in [1, 2_500, 86_400_000] {
             let timeout = Duration::from_millis(ms);
             assert_eq!(timeout_from_header(&timeout_to_header(timeout)), Some(timeout));
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_traceparent_is_no_trace() {
+    fn a_malformed_traceparent_is_ignored() {
         for bad in [
             "",
             "00-0-0-00",

@@ -1,4 +1,4 @@
-//! The only way a module learns the time.
+//! The only source of time in a module.
 
 use std::fmt::Debug;
 

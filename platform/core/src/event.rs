@@ -1,4 +1,4 @@
-//! What happened, and the envelope it travels in.
+//! Events, and the envelope in which they are published.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     const TYPE: &'static str;
 }
 
-/// A CloudEvents 1.0 event in structured JSON mode. The same bytes stand in the outbox, on the broker and in webhooks.
+/// A CloudEvents 1.0 event in structured JSON mode. The outbox, the broker and webhooks contain the same bytes.
 ///
 /// `version` and `traceparent` are extension attributes: `version` is gapless per subject, `traceparent` is the W3C trace
 /// context of the request that caused the event.
@@ -36,7 +36,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// `<source>.<aggregate>`: what listeners name when they say what they listen to.
+    /// `<source>.<aggregate>`: what a module subscribes to.
     pub fn topic(&self) -> String {
         let aggregate = self.subject.split('/').next().unwrap_or_default();
         format!("{}.{aggregate}", self.source)
@@ -50,7 +50,7 @@ impl Envelope {
     /// The event inside, if it is of this type.
     ///
     /// # Errors
-    /// `undecodable_event`: the type is right but the data is not, which is a bug of the producer.
+    /// `undecodable_event`: the type is right but the data does not fit it, which is a bug of the producer.
     pub fn find<E: Event>(&self) -> Result<Option<E>, Fault> {
         if self.kind != E::TYPE {
             return Ok(None);

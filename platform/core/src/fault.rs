@@ -1,14 +1,14 @@
-//! Why there is no answer.
+//! Why a call has no result.
 //!
-//! An outcome the caller branches on is part of the answer's type. A [`Fault`] means there is no answer: the question was wrong,
-//! the asker may not ask it, or nobody could answer now. It is rendered once as problem+json (crate `web`) and travels between
+//! An outcome the caller branches on is part of the response's type. A [`Fault`] means that there is no result: the request was invalid, the caller
+//! may not make it, or the callee could not serve it now. It is rendered in one place as problem+json (crate `banyan-http`), and is sent between
 //! processes as a gRPC status with details.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What sort of fault it is; decides the HTTP status, the gRPC code, and whether asking again can help.
+/// The kind of a fault: it decides the HTTP status, the gRPC code, and whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
@@ -16,23 +16,23 @@ pub enum FaultKind {
     Malformed,
     /// The request is well-formed and breaks a rule (HTTP 422).
     Invalid,
-    /// Nobody knows who is asking (HTTP 401).
+    /// The caller is not authenticated (HTTP 401).
     Unauthenticated,
-    /// The asker may not (HTTP 403).
+    /// The caller is not allowed to do this (HTTP 403).
     Forbidden,
     /// It does not exist, or is somebody else's (HTTP 404).
     NotFound,
-    /// The present state does not allow it (HTTP 409).
+    /// The current state does not allow it (HTTP 409).
     Conflict,
-    /// The caller's condition does not hold (HTTP 412).
+    /// The caller's precondition does not hold (HTTP 412).
     PreconditionFailed,
-    /// Too much was asked (HTTP 429).
+    /// The caller exceeded a rate limit or a quota (HTTP 429).
     TooMany,
     /// A bug or broken invariant on this side (HTTP 500). The detail is for logs, never for clients.
     Internal,
-    /// Nobody can answer now; nothing is known to have happened (HTTP 503).
+    /// It cannot be served now; as far as is known nothing happened (HTTP 503).
     Unavailable,
-    /// The answer did not come in time; **what happened is unknown** (HTTP 504).
+    /// There was no response in time; **what happened is unknown** (HTTP 504).
     Timeout,
 }
 
@@ -45,7 +45,7 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// Why there is no answer: a kind, a stable code for programs, a sentence for people.
+/// Why a call has no result: a kind, a stable code for programs, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct Fault {
     pub kind: FaultKind,
@@ -85,7 +85,7 @@ impl Fault {
         Fault::new(FaultKind::Forbidden, "forbidden", detail)
     }
 
-    /// `what` in words, for example `order`. Also for somebody else's: the two must look alike.
+    /// `what` names the thing, for example `order`. Also for a thing that belongs to somebody else: the two must look alike.
     pub fn not_found(what: &str) -> Self {
         Fault::new(FaultKind::NotFound, "not_found", format!("There is no such {what}."))
     }
@@ -120,8 +120,8 @@ impl Fault {
         self
     }
 
-    /// Whether the question itself was answered "no", for good: asking the same again gives the same. The other kinds leave the
-    /// outcome open (RELIABILITY.md, rule 3: unknown is never failed).
+    /// Whether the request itself was refused: the same request will be refused again. The other kinds leave the outcome open (RELIABILITY.md, rule 3:
+    /// unknown is never failed).
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self.kind,
@@ -129,7 +129,7 @@ impl Fault {
         )
     }
 
-    /// Whether waiting and asking again may help without anybody fixing anything.
+    /// Whether a later retry may succeed without anybody fixing anything.
     pub fn is_transient(&self) -> bool {
         matches!(
             self.kind,
@@ -174,9 +174,9 @@ impl From<&Fault> for WireFault {
 }
 
 impl From<WireFault> for Fault {
-    /// The details are the whole fault. A status without them was made in the module's place, by a proxy, a library or the connection: whatever its
-    /// code, the module never said no, and the request may have reached it (RELIABILITY.md, rule 3). Only one that nobody serves is a mistake in how
-    /// the processes were put together.
+    /// The details are the complete fault. A status without them does not come from the module but from a proxy, a library or the connection: whatever
+    /// its code, the module did not refuse, and the request may have reached it (RELIABILITY.md, rule 3). Only an unimplemented method is a mistake in
+    /// how the processes were deployed.
     fn from(wire: WireFault) -> Self {
         const UNIMPLEMENTED: i32 = 12;
         serde_json::from_slice(&wire.details).unwrap_or_else(|_| match wire.code {
@@ -191,8 +191,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_crosses_the_wire_whole() {
-        let fault = Fault::conflict("already_dispatched", "gone")
+    fn a_fault_crosses_the_wire_unchanged() {
+        let fault = Fault::conflict("already_archived", "It is archived.")
             .retry_after(Duration::from_secs(2))
             .at("/id", "rule");
         assert_eq!(Fault::from(WireFault::from(&fault)), fault);

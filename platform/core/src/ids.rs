@@ -1,4 +1,4 @@
-//! Where new ids come from, and how ids from outside are read.
+//! Where new ids come from, and how ids from outside are parsed.
 
 use std::fmt::Debug;
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::Fault;
 
-/// The only way a module obtains something random. Ids are UUIDv7 (RFC 9562), so they sort by the time of their making.
+/// The only source of ids in a module. Ids are UUIDv7 (RFC 9562), so they sort by the time they were made.
 pub trait Ids: Send + Sync + Debug {
     fn new_id(&self) -> Uuid;
 }
@@ -20,10 +20,10 @@ impl Ids for RandomIds {
     }
 }
 
-/// Reads an id that came as text in a contract message.
+/// Parses an id in a contract message.
 ///
 /// # Errors
-/// `invalid_id`, naming the field, if it is no UUID.
+/// `invalid_id`, naming the field, if it is not a UUID.
 pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Fault> {
     Uuid::parse_str(text).map_err(|_| {
         Fault::invalid("invalid_id", format!("{field} must be a UUID")).at(format!("/{field}"), "must be a UUID")

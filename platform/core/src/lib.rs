@@ -1,7 +1,7 @@
-//! The words every crate of the platform, and every module built on it, uses. Light on purpose: no database, no web server, no transport.
+//! The types that every crate of the platform, and every module built on it, uses. Light on purpose: no database, no web server, no transport.
 //!
-//! A word belongs here when two crates must mean the same by it: who is calling, why a call failed, what travels in an event, how a list is
-//! read in pages. It knows nothing of what a product sells.
+//! A type belongs here when two crates must mean the same by it: who is calling, why a call failed, what an event consists of, how a list is
+//! read in pages. Nothing here knows what a product sells.
 
 mod actor;
 mod bus;

@@ -1,4 +1,4 @@
-//! Where secrets come from.
+//! Where secrets come from, and how URLs with secrets are shown.
 
 use std::fmt::Debug;
 
@@ -6,13 +6,12 @@ use rand::{TryRngCore, rngs::OsRng};
 
 use crate::Fault;
 
-/// The only way a module obtains something nobody can guess: a token, a salt, a key. Ids come from [`Ids`](crate::Ids), which are unique
-/// and not secret.
+/// The only source of secrets in a module: tokens, salts, keys. Ids come from [`Ids`](crate::Ids); they are unique and not secret.
 pub trait Secrets: Send + Sync + Debug {
-    /// 256 bits, never given before.
+    /// 256 random bits.
     ///
     /// # Errors
-    /// `internal` if the operating system has no randomness to give; nothing secret can then be made.
+    /// `internal` if the operating system has no randomness; nothing secret can then be made.
     fn new_secret(&self) -> Result<[u8; 32], Fault>;
 }
 
@@ -30,7 +29,7 @@ impl Secrets for RandomSecrets {
     }
 }
 
-/// A URL of a server one logs in to, a database or a broker, as it may be shown to people.
+/// The URL of a database or broker without its password, as it may be shown in logs and messages.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
@@ -41,7 +40,7 @@ pub fn without_password(url: &str) -> String {
         _ => rest,
     };
     match rest.rsplit_once('@') {
-        Some((login, place)) => format!("{scheme}://{}@{place}", login.split(':').next().unwrap_or_default()),
+        Some((login, host)) => format!("{scheme}://{}@{host}", login.split(':').next().unwrap_or_default()),
         None => format!("{scheme}://{rest}"),
     }
 }
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_is_given_twice() {
+    fn secrets_are_different() {
         assert_ne!(RandomSecrets.new_secret().unwrap(), RandomSecrets.new_secret().unwrap());
     }
 }

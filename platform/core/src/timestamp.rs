@@ -1,4 +1,4 @@
-//! A moment in UTC, with millisecond precision.
+//! Time in UTC, with millisecond precision.
 
 use std::{fmt, time::Duration};
 
@@ -31,7 +31,7 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// The time since `earlier`; zero if that is in the future.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_back_what_it_writes() {
+    fn a_timestamp_is_parsed_as_it_is_written() {
         let at = Timestamp::from_ms(1_732_188_000_042);
         assert_eq!(at.to_string(), "2024-11-21T11:20:00.042Z");
         assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_has_not_come_is_no_time_ago() {
+    fn the_time_since_a_future_timestamp_is_zero() {
         assert_eq!(Timestamp::from_ms(5).since(Timestamp::from_ms(9)), Duration::ZERO);
         assert_eq!(
             Timestamp::from_ms(9).since(Timestamp::from_ms(5)),

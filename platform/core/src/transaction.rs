@@ -1,6 +1,7 @@
-//! Whether a write transaction is open around the running code: inside one, nothing outside the module may be asked (RELIABILITY.md, rule 2).
+//! Whether the running code is inside a write transaction: inside one, no other module may be called (RELIABILITY.md, rule 2).
 //!
-//! An answer that does not come would hold its locks, and what was asked would stand even if the transaction is rolled back, or run again.
+//! A response that does not come would keep the transaction's locks, and the effect of the call would remain if the transaction is rolled back or
+//! repeated.
 
 use std::{cell::Cell, future::poll_fn, pin::pin};
 
@@ -10,9 +11,9 @@ thread_local! {
     static OPEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work` as what happens inside a write transaction. A task of its own that it starts is not inside.
+/// Runs `work` as the inside of a write transaction. A task that it spawns is not inside.
 pub async fn inside_transaction<F: Future>(work: F) -> F::Output {
-    /// What was so before, also after a panic.
+    /// Restores the mark, also after a panic.
     struct Before(bool);
 
     impl Drop for Before {
@@ -22,7 +23,7 @@ pub async fn inside_transaction<F: Future>(work: F) -> F::Output {
     }
 
     let mut work = pin!(work);
-    // While it waits the thread is others', so the mark stands only as long as it runs.
+    // While it waits the thread runs other tasks, so the mark is set only while it is polled.
     poll_fn(|context| {
         let _before = Before(OPEN.replace(true));
         work.as_mut().poll(context)
@@ -30,7 +31,7 @@ pub async fn inside_transaction<F: Future>(work: F) -> F::Output {
     .await
 }
 
-/// Whoever leaves the module asks this first. `what` is about to be asked, for example `Inventory.find_stock`.
+/// Every call that leaves the module checks this first. `what` is about to be called, for example `Accounts.find_account`.
 ///
 /// # Errors
 /// `inside_transaction` (internal): the caller is inside a write transaction, which is a bug.
@@ -38,7 +39,7 @@ pub fn outside_transaction(what: &str) -> Result<(), Fault> {
     if OPEN.get() {
         return Err(Fault::internal(
             "inside_transaction",
-            format!("{what} was asked inside a write transaction"),
+            format!("{what} was called inside a write transaction"),
         ));
     }
     Ok(())
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_runs_inside_is_inside() {
+    fn only_code_within_the_transaction_is_inside() {
         assert!(!is_inside());
         assert!(block_on(inside_transaction(async { is_inside() })));
         assert!(block_on(inside_transaction(async {
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn while_it_waits_its_thread_is_outside() {
+    fn while_a_transaction_waits_its_thread_is_outside() {
         let mut work = pin!(inside_transaction(async {
             pending!();
             is_inside()
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn a_panic_inside_leaves_the_thread_outside() {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            block_on(inside_transaction(async { panic!("as told") }))
+            block_on(inside_transaction(async { panic!("on purpose") }))
         }));
         assert!(panicked.is_err() && !is_inside());
     }

@@ -1,4 +1,4 @@
-//! Who of the operators did what, and why.
+//! The audit log: which operator did what, and why.
 
 use banyan_core::{Actor, Fault};
 

@@ -1,14 +1,10 @@
-//! One module's database: where it is, how it is read, how it is written.
+//! One module's database: its storage, reads and writes.
 
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use banyan_core::{Clock, Fault, Ids, outside_transaction, without_password};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
@@ -27,7 +23,7 @@ pub enum Storage {
     Postgres { url: String, schema: String },
 }
 
-/// What every transaction of a module knows.
+/// What every transaction of a module has at hand.
 pub(crate) struct Facts {
     pub module: String,
     pub settings: Settings,
@@ -35,7 +31,7 @@ pub(crate) struct Facts {
     pub ids: Arc<dyn Ids>,
 }
 
-/// Something was committed that concerns `topic`: a subject (`order/<id>`) or a word a module chose.
+/// Something was committed that concerns `topic`: a subject (`<aggregate>/<id>`) or a name a module chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub topic: Arc<str>,
@@ -72,16 +68,16 @@ enum Writer {
     Postgres(postgres::Writer),
 }
 
-/// What a write job's future yields, whatever its type: the writers need not know it.
-pub(crate) type JobDone = Result<(), Fault>;
-/// A write job whose answer goes into a slot of its own.
-pub(crate) type Job = Arc<dyn Fn(Tx) -> BoxFuture<'static, JobDone> + Send + Sync>;
+/// The result of a write job without its value: the writers need not know the type.
+pub(crate) type JobResult = Result<(), Fault>;
+/// A write job that puts its value into a slot of its own.
+pub(crate) type Job = Arc<dyn Fn(Tx) -> BoxFuture<'static, JobResult> + Send + Sync>;
 
 impl Db {
-    /// Opens the module's database. Its tables must exist: [`migration_connection`] and the crate `migrations` make them.
+    /// Opens the module's database. Its tables must exist: see [`migration_connection`] and [`migrate::up`](crate::migrate::up).
     ///
     /// # Errors
-    /// `unavailable`, with what could not be reached.
+    /// `unavailable`, naming what could not be reached.
     pub async fn open(
         module: &str,
         storage: &Storage,
@@ -102,12 +98,12 @@ impl Db {
                 // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
                 let write = connect(storage, 1, module, None).await?;
                 let reads = connect(storage, facts.settings.pool, module, None).await?;
-                let (again, name) = (storage.clone(), module.to_owned());
-                let again: sqlite::Connect = Box::new(move || {
-                    let (storage, module) = (again.clone(), name.clone());
+                let (reopened, name) = (storage.clone(), module.to_owned());
+                let reconnect: sqlite::Connect = Box::new(move || {
+                    let (storage, module) = (reopened.clone(), name.clone());
                     Box::pin(async move { connect(&storage, 1, &module, None).await })
                 });
-                let writer = sqlite::Writer::start(write, again, facts.clone(), changes.clone());
+                let writer = sqlite::Writer::start(write, reconnect, facts.clone(), changes.clone());
                 (DbBackend::Sqlite, reads, Writer::Sqlite(writer))
             }
             Storage::Postgres { url, schema } => {
@@ -181,7 +177,7 @@ impl Db {
             let result = result.clone();
             Box::pin(async move {
                 let value = work.await?;
-                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                *result.lock() = Some(value);
                 Ok(())
             })
         });
@@ -189,29 +185,29 @@ impl Db {
             Writer::Sqlite(writer) => writer.run(job).await?,
             Writer::Postgres(writer) => writer.run(job).await?,
         }
-        let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        value.ok_or_else(|| Fault::internal("write_without_answer", "a write job committed without an answer"))
+        let value = slot.lock().take();
+        value.ok_or_else(|| Fault::internal("write_without_answer", "a write job committed without a value"))
     }
 
-    /// Hears what has been committed, here or by another process on the same PostgreSQL. A hint, not a record: whoever lags or was away
-    /// reads the tables again.
+    /// Receives what has been committed, by this process or another one on the same PostgreSQL. A hint, not a record: a receiver that lagged or was
+    /// disconnected reads the tables again.
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.0.changes.subscribe()
     }
 
-    /// Whether the database answers now.
+    /// Whether the database responds, within 2 seconds.
     ///
     /// # Errors
     /// `unavailable`.
     pub async fn ping(&self) -> Result<(), Fault> {
         let ping = self.0.reads.execute_unprepared("select 1");
         match tokio::time::timeout(Duration::from_secs(2), ping).await {
-            Ok(answer) => answer.map(drop).map_err(fault),
-            Err(_) => Err(Fault::unavailable("The database cannot answer now.")),
+            Ok(response) => response.map(drop).map_err(fault),
+            Err(_) => Err(Fault::unavailable("The database does not respond.")),
         }
     }
 
-    /// Waits for the writes under way and closes every connection. Later writes are refused.
+    /// Waits for the running writes and closes every connection. Later writes are refused.
     pub async fn close(&self) {
         self.0.closed.cancel();
         if let Writer::Sqlite(writer) = &self.0.writer {
@@ -232,15 +228,15 @@ impl fmt::Debug for Db {
     }
 }
 
-/// A single connection to migrate by, before [`Db::open`].
+/// A single connection for migrations, before [`Db::open`].
 ///
 /// # Errors
-/// `unavailable`, with what could not be reached.
+/// `unavailable`, naming what could not be reached.
 pub async fn migration_connection(storage: &Storage, module: &str) -> Result<DatabaseConnection, Fault> {
     connect(storage, 1, module, None).await
 }
 
-/// `limits` is for PostgreSQL, and for work other than migrations, which may take their time.
+/// `limits` applies to PostgreSQL. Migrations have none, because they may take long.
 async fn connect(
     storage: &Storage,
     connections: u32,
@@ -272,9 +268,9 @@ async fn connect(
                 .set_schema_search_path(schema.clone())
                 .set_application_name(format!("banyan-{module}"));
             if let Some(settings) = limits {
-                // A job that ran out of time can only be rolled back once its statement has ended; so the server ends it too. And a process that
-                // was stopped inside a transaction must not keep its locks for ever.
-                // A lock is given up before the job that waits for it, so that the job can say why.
+                // A job that timed out can only be rolled back once its statement has ended, so the server ends statements too. And a process that
+                // was suspended inside a transaction must not keep its locks for ever.
+                // The lock timeout is shorter than the job's, so that the job can say why it failed.
                 let (lock_ms, statement_ms) = (
                     settings.limits.job_timeout.as_millis() * 4 / 5,
                     settings.limits.job_timeout.as_millis() * 10,

@@ -1,4 +1,4 @@
-//! What a database error means to the one who asked.
+//! What a database error means to the caller.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use sea_orm::{
     sqlx::{self, error::ErrorKind},
 };
 
-/// Nothing of this module's state is known to have changed. A lost connection, a full pool or a full disk may pass; anything else is a bug.
+/// The fault for a database error. A lost connection, a full pool or a full disk are transient (`unavailable`); anything else is a bug.
 pub fn fault(error: DbErr) -> Fault {
     if is_conflict(&error) {
         return lost_race(&error.to_string());
     }
     if code(&error).as_deref() == Some("55P03") {
-        return Fault::new(FaultKind::Unavailable, LOCKED, "Somebody else is changing this now.")
+        return Fault::new(FaultKind::Unavailable, LOCKED, "Another request is changing this now.")
             .retry_after(Duration::from_secs(1));
     }
     if is_transient(&error) {
-        tracing::warn!(%error, "the database did not answer");
-        return Fault::unavailable("The database cannot answer now.");
+        tracing::warn!(%error, "the database did not respond");
+        return Fault::unavailable("The database cannot respond now.");
     }
     Fault::internal("database_error", error.to_string())
 }
@@ -31,13 +31,13 @@ pub fn is_unique_violation(error: &DbErr) -> bool {
 const LOST_RACE: &str = "lost_race";
 const LOCKED: &str = "locked";
 
-/// On PostgreSQL another transaction held the row for longer than a write may wait: an equal command of another process, most likely.
+/// On PostgreSQL: another transaction held the row for longer than a write waits for a lock, most likely an equal command in another process.
 pub fn is_locked(fault: &Fault) -> bool {
     fault.code == LOCKED
 }
 
-/// Somebody else changed what this transaction had loaded. [`Db::write`](crate::Db::write) runs the job again, from the loading on; so a
-/// store answers this when `update ... where version = loaded` touched no row.
+/// Another transaction changed what this one had loaded. [`Db::write`](crate::Db::write) then runs the job again from its beginning; so a store returns
+/// this when `update ... where version = loaded` touched no row.
 pub fn lost_race(what: &str) -> Fault {
     Fault::new(FaultKind::Unavailable, LOST_RACE, what)
 }
@@ -46,7 +46,7 @@ pub(crate) fn is_lost_race(fault: &Fault) -> bool {
     fault.code == LOST_RACE
 }
 
-/// PostgreSQL gave up this transaction in favour of another.
+/// PostgreSQL aborted this transaction in favour of another.
 fn is_conflict(error: &DbErr) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01"))
 }

@@ -1,4 +1,4 @@
-//! Keeps the gauges of a module's machinery up to date.
+//! Updates the gauges of a module's machinery.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use crate::{Counts, Db, Ops, Sagas, machinery::Work};
 
+/// The interval between updates.
 const EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) fn work(db: Db) -> Work {
@@ -15,7 +16,7 @@ pub(crate) fn work(db: Db) -> Work {
             loop {
                 match ops.counts().await {
                     Ok(counts) => set(ops.module(), &counts),
-                    Err(fault) => tracing::debug!(module = ops.module(), %fault, "cannot count now"),
+                    Err(fault) => tracing::debug!(module = ops.module(), %fault, "the machinery cannot be counted"),
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,

@@ -1,8 +1,8 @@
 //! Work that only one instance may do at a time.
 //!
-//! A lease is a row with an owner, a token that grows with every change of hands, and a moment until which it holds. It lives in the module's
-//! database and is judged by that database's clock, which all instances share. A lease makes doing a thing twice rare; it cannot rule it out (an
-//! instance may sleep through its own lease), so the work itself must be harmless when done twice.
+//! A lease is a row with an owner, a token that grows each time it passes to another owner, and the time at which it expires. It is stored in the
+//! module's database and judged by that database's clock, which all instances share. A lease makes doing a thing twice rare; it cannot rule it out (an
+//! instance may be suspended until its lease has expired), so the work itself must be harmless when done twice.
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, changed};
+use crate::{Db, Tx, changed, query};
 
-/// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that ends when the lease is lost or `stop`
-/// comes; it must then return, and keeps the lease until it has. Should it panic or return early, the lease is given back and taken again.
+/// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that is cancelled when the lease is lost or on `stop`;
+/// it must then return, and keeps the lease until it has. If it panics or returns early, the lease is released and acquired again.
 pub async fn hold<F, Fut>(db: &Db, name: &'static str, stop: &CancellationToken, work: F)
 where
     F: Fn(CancellationToken) -> Fut + Send,
@@ -25,19 +25,24 @@ where
     let topic = topic(name);
     let mut changes = db.changes();
     while !stop.is_cancelled() {
-        let asked_at = Instant::now();
+        let claimed_at = Instant::now();
         match claim(db, name).await {
             Ok(Some(lease)) => {
-                tracing::debug!(module = db.module(), lease = name, token = lease.token, "lease taken");
-                lease.work(asked_at, stop, &work).await;
+                tracing::debug!(
+                    module = db.module(),
+                    lease = name,
+                    token = lease.token,
+                    "lease acquired"
+                );
+                lease.work(claimed_at, stop, &work).await;
                 lease.release().await;
             }
             Ok(None) => {}
             Err(fault) => {
-                tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be asked for now")
+                tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be acquired now")
             }
         }
-        // Another instance that gives it back says so; one that died says nothing, and its lease runs out.
+        // An instance that releases the lease notifies the others; the lease of one that crashed expires.
         tokio::select! {
             () = changed(&mut changes, &topic) => {}
             () = tokio::time::sleep(poll) => {}
@@ -46,7 +51,8 @@ where
     }
 }
 
-/// SQLite files belong to one process at a time, so a lease found there at its start is a dead process's. Those of sagas are their runner's to end.
+/// An SQLite file is open in one process at a time, so a lease found there at its start belongs to a process that crashed. The leases of sagas are
+/// ended by their runner.
 pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
     db.write((), |tx, ()| async move {
         tx.execute("update lease set until = 0", []).await.map(drop)
@@ -61,8 +67,8 @@ struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    /// Does the work and renews the lease beside it. Without an answer from the database the lease counts as lost when its time is over,
-    /// reckoned from when the last renewal that succeeded was asked for.
+    /// Does the work and renews the lease at the same time. While the database does not respond, the lease counts as lost once it has expired, counted
+    /// from the start of the last renewal that succeeded.
     async fn work<F, Fut>(&self, claimed_at: Instant, stop: &CancellationToken, work: F)
     where
         F: Fn(CancellationToken) -> Fut,
@@ -73,10 +79,10 @@ impl Lease<'_> {
             let mut renewed_at = claimed_at;
             loop {
                 tokio::time::sleep(self.db.settings().lease_renewal()).await;
-                let asked_at = Instant::now();
+                let begun_at = Instant::now();
                 let end = renewed_at + self.db.settings().lease();
                 match tokio::time::timeout_at(end, renew(self.db, self.name, self.token)).await {
-                    Ok(Ok(true)) => renewed_at = asked_at,
+                    Ok(Ok(true)) => renewed_at = begun_at,
                     Ok(Ok(false)) => break,
                     Ok(Err(_)) if Instant::now() < end => {}
                     Ok(Err(_)) | Err(_) => break,
@@ -90,7 +96,7 @@ impl Lease<'_> {
         tokio::select! {
             done = work => {
                 if done.is_err() {
-                    tracing::error!(module = self.db.module(), lease = self.name, "work under a lease panicked; it starts again");
+                    tracing::error!(module = self.db.module(), lease = self.name, "work under a lease panicked; it is restarted");
                 }
             }
             () = renewal => {}
@@ -108,9 +114,9 @@ impl Lease<'_> {
             tx.wake(topic(name));
             Ok(())
         });
-        // What cannot be given back now runs out by itself.
+        // A lease that cannot be released now expires.
         if let Err(fault) = released.await {
-            tracing::debug!(module = self.db.module(), lease = name, %fault, "the lease runs out by itself");
+            tracing::debug!(module = self.db.module(), lease = name, %fault, "the lease could not be released; it will expire");
         }
     }
 }
@@ -123,23 +129,22 @@ async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, 
     let owner = Uuid::new_v4().to_string();
     let token = db.write(owner, move |tx, owner| async move {
             let (now, until) = span(&tx).await?;
-            let row = tx
-                .query_one(
+            query::scalar(
+                    tx.conn(),
                     "insert into lease (name, owner, token, until) values ($1, $2, 1, $4)
                      on conflict (name) do update set owner = excluded.owner, token = lease.token + 1, until = excluded.until
                      where lease.until <= $3
                      returning token",
                     [name.into(), owner.into(), now.into(), until.into()],
                 )
-                .await?;
-            row.map(|row| row.try_get("", "token").map_err(crate::fault)).transpose()
+                .await
         });
     Ok(token.await?.map(|token| Lease { db, name, token }))
 }
 
 async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
     db.write((), move |tx, ()| async move {
-        // A lease that ran out may be renewed as long as nobody else took it: the token says so.
+        // An expired lease may be renewed if no other instance has acquired it since: the token shows it.
         let (_, until) = span(&tx).await?;
         let rows = tx
             .execute(
@@ -152,7 +157,7 @@ async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
     .await
 }
 
-/// From now until the end of a lease taken now, by the database's clock.
+/// The start and the end of a lease acquired now, by the database's clock.
 async fn span(tx: &Tx) -> Result<(i64, i64), Fault> {
     let now = tx.database_now().await?;
     Ok((now.as_ms(), now.plus(tx.settings().lease()).as_ms()))

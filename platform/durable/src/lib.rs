@@ -1,16 +1,16 @@
-//! What survives a crash: the machinery that every module runs and none should write twice.
+//! Everything of a module that must survive a crash, written once for all modules.
 //!
 //! The rules are those of RELIABILITY.md; the first carries the rest: **a state change, its events, the memory of the command that caused it,
 //! and its saga's progress share one local transaction.**
 //!
 //! - [`Db`]: one module's database; [`Db::write`] is the only way to change anything.
-//! - [`once`], [`undo_once`]: one memory for what a module was asked to do.
-//! - [`outbox`]: events leave with the transaction that made them true; the relay hands them to the bus until the bus confirms.
-//! - [`Reactions`]: events of others, once each and in order per subject; retries, dead letters.
-//! - [`Sagas`]: processes across modules that finish or are undone, whatever dies.
-//! - [`Machinery`]: all of the above for one module, to be started by whoever places it.
+//! - [`once`], [`undo_once`]: a request is carried out once, and its result is remembered.
+//! - [`outbox`]: events are stored in the transaction that made them true; the relay publishes them until the bus confirms.
+//! - [`Reactions`]: the events of other modules, each once and in order per subject; retries, dead letters.
+//! - [`Sagas`]: processes across modules that are completed or undone, whatever crashes in between.
+//! - [`Machinery`]: all of the above for one module, started by the process it runs in.
 //!
-//! Invariant: nothing here knows what an order is, and nothing here speaks to a network other than the database's.
+//! Invariant: nothing here knows what a product is about, and nothing here uses a network other than the database's.
 
 mod audit;
 mod db;
@@ -28,6 +28,7 @@ pub mod outbox;
 mod plan;
 mod postgres;
 mod prune;
+mod query;
 mod reactions;
 mod relay;
 pub mod saga;

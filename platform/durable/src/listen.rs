@@ -1,4 +1,4 @@
-//! Hears on PostgreSQL what other processes committed (`LISTEN`/`NOTIFY`).
+//! Receives on PostgreSQL what other processes committed (`LISTEN`/`NOTIFY`).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) fn channel(schema: &str) -> String {
     format!("banyan_{schema}")
 }
 
-/// Listens until `closed`. A lost connection is made again; what was missed meanwhile is found by polling, so nothing depends on it.
+/// Listens until `closed`, reconnecting if necessary. Nothing depends on it: what was missed meanwhile is found by polling.
 pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Change>, closed: CancellationToken) {
     tokio::spawn(async move {
         loop {
@@ -32,7 +32,7 @@ pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Cha
                 () = closed.cancelled() => return,
             };
             if let Err(error) = ended {
-                tracing::debug!(%channel, %error, "listening for changes; trying again");
+                tracing::debug!(%channel, %error, "the connection that listens for changes was lost; reconnecting");
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}

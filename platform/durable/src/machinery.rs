@@ -1,4 +1,4 @@
-//! One module's machinery, put together by the module and started by whoever places it.
+//! One module's machinery: assembled by the module, started by the process it runs in.
 
 use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -10,16 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Db, Ops, Reactions, Sagas, feed::Feed, gauges, lease, prune, reactions::Deliveries, relay::Relay};
 
-/// Puts a module's own demo data in, once; needs no other module.
+/// Inserts a module's own demo data, once; calls no other module.
 pub type Seed = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
 
-/// Where to ask each module for events that were missed, by the module's name.
+/// The feeds from which missed events are fetched, by the name of the producer.
 pub type Feeds = HashMap<String, Arc<dyn EventFeed>>;
 
-/// Goes on until its token ends.
+/// Work that runs until its token is cancelled.
 pub(crate) type Work = Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Everything of one module that runs beside its requests.
+/// Everything of one module that runs in the background.
 #[derive(Clone)]
 pub struct Machinery {
     db: Db,
@@ -48,7 +48,7 @@ impl Machinery {
         self
     }
 
-    /// Adds work that goes on until its token ends. Should it panic or return early, it is started again after a second.
+    /// Adds work that runs until its token is cancelled. If it panics or returns early, it is restarted after a second.
     pub fn worker<F, Fut>(mut self, name: &'static str, work: F) -> Self
     where
         F: Fn(CancellationToken) -> Fut + Send + Sync + 'static,
@@ -62,26 +62,26 @@ impl Machinery {
         &self.db
     }
 
-    /// What operators see and may do.
+    /// What operators can see and do.
     pub fn ops(&self) -> Ops {
         let sagas = self.sagas.clone().unwrap_or_else(|| Sagas::new(self.db.clone()));
         Ops::new(self.db.clone(), sagas)
     }
 
-    /// What this module answers to listeners that missed events.
+    /// The feed for subscribers that missed events of this module.
     pub fn feed(&self) -> Arc<dyn EventFeed> {
         Arc::new(Feed::new(self.db.clone()))
     }
 
-    /// What the module listens to, as `<source module>.<aggregate>`, sorted.
+    /// What the module subscribes to, as `<source module>.<aggregate>`, sorted.
     pub fn topics(&self) -> Vec<String> {
         self.deliveries.as_ref().map(Deliveries::topics).unwrap_or_default()
     }
 
-    /// Makes the module hear what it listens to. To be done for every module before any of them runs, so that no event goes unheard.
+    /// Subscribes the module to its topics. Call it for every module before any of them runs, so that no event is missed.
     ///
     /// # Errors
-    /// Whatever the bus could not do.
+    /// As [`Bus::subscribe`].
     pub async fn connect(&self, bus: &Arc<dyn Bus>) -> Result<(), Fault> {
         match &self.deliveries {
             Some(deliveries) => bus.subscribe(Arc::new(deliveries.clone())).await,
@@ -89,15 +89,15 @@ impl Machinery {
         }
     }
 
-    /// Runs everything until `stop`: relay, retries and comparison with the producers' feeds, sagas, workers, pruning, gauges. After `stop` the
-    /// others end first, so that the relay can still hand over what they committed last; then the leases are given back. The handle ends when
-    /// all is done; aborting it ends all at once, which loses nothing either.
+    /// Runs everything until `stop`: relay, retries and comparison with the producers' feeds, sagas, workers, pruning, gauges. After `stop` the relay
+    /// ends last, so that it still publishes what the others committed; then the leases are released. The task ends when all have ended; aborting
+    /// it ends them at once, which loses nothing either.
     pub fn run(self, bus: Arc<dyn Bus>, feeds: Feeds, stop: CancellationToken) -> JoinHandle<()> {
         tokio::spawn(async move {
             if self.db.backend() == sea_orm::DbBackend::Sqlite
                 && let Err(fault) = lease::clear(&self.db).await
             {
-                tracing::warn!(module = self.db.module(), %fault, "old leases could not be cleared; they run out by themselves");
+                tracing::warn!(module = self.db.module(), %fault, "old leases could not be cleared; they will expire");
             }
             let db = self.db.clone();
             let relay_stop = CancellationToken::new();
@@ -115,7 +115,7 @@ impl Machinery {
         })
     }
 
-    /// All work but the relay's.
+    /// All work except the relay's.
     fn works(self, feeds: Feeds) -> Vec<(&'static str, Work)> {
         let mut works = self.workers;
         works.push(("prune", prune::work(self.db.clone())));
@@ -136,11 +136,11 @@ impl Machinery {
     }
 }
 
-/// Runs `work` until `stop`, starting it again when it ends by itself.
+/// Runs `work` until `stop`, restarting it when it ends early.
 async fn keep_running(module: String, name: &'static str, work: Work, stop: CancellationToken) {
     while !stop.is_cancelled() {
         if AssertUnwindSafe(work(stop.clone())).catch_unwind().await.is_err() {
-            tracing::error!(module, worker = name, "a worker panicked; it starts again");
+            tracing::error!(module, worker = name, "a worker panicked; it is restarted");
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}

@@ -1,17 +1,18 @@
-//! One memory for what a module was asked to do, and the answer it gave.
+//! Idempotent commands: a command is carried out once, and its result is remembered.
 //!
-//! The row goes in first, then the work, in one transaction: of two that bring the same id at the same time one waits for the other and then
-//! finds its answer. See RELIABILITY.md, Commands.
+//! The command's row is inserted first, then the work is done, in one transaction: of two equal commands at the same time one waits for the other and
+//! then finds its result. See RELIABILITY.md, Commands.
 
 use std::{sync::Arc, time::Duration};
 
 use banyan_core::Fault;
+use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::{Db, Tx, fault::fault};
+use crate::{Db, Tx, query};
 
-/// A request to act once: what sort, which one, and a fingerprint of its bytes.
+/// A command to be carried out once: its kind, its id, and a fingerprint of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     kind: &'static str,
@@ -21,7 +22,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// `bytes` is everything that makes the request what it is; the same id with other bytes is refused.
+    /// `bytes` identifies the content of the command; the same id with other bytes is refused.
     pub fn new(kind: &'static str, id: impl Into<String>, bytes: &[u8]) -> Self {
         let digest = Sha256::digest(bytes);
         let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -33,44 +34,44 @@ impl Command {
         }
     }
 
-    /// How long it is remembered; for ever without this.
-    pub fn keep_for(mut self, how_long: Duration) -> Self {
-        self.keep_for = Some(how_long);
+    /// The time after which the command is forgotten. Without it the command is remembered for ever.
+    pub fn keep_for(mut self, retention: Duration) -> Self {
+        self.keep_for = Some(retention);
         self
     }
 }
 
-/// What the work came to.
+/// The outcome of the work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome<A> {
+pub enum Outcome<R> {
     /// It took effect.
-    Done(A),
-    /// It was refused for good: whatever it wrote is rolled back, and the answer is remembered.
-    Refused(A),
+    Done(R),
+    /// It was finally refused: whatever it wrote is rolled back, and the result is remembered.
+    Refused(R),
 }
 
 /// What the module remembers of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Memory<A> {
-    /// It was done just now.
-    First(A),
-    /// It was done before; this is the answer given then, and nothing was done now.
-    Again(A),
-    /// Its undo came first; nothing was done and nothing ever will be.
+pub enum Memory<R> {
+    /// It was carried out just now.
+    First(R),
+    /// It was carried out before; this is the result of then, and nothing was done now.
+    Again(R),
+    /// Its undo came first: nothing was done, and nothing ever will be.
     Undone,
 }
 
-/// Does `work` unless this command was seen before, in one transaction with the memory of it. Each attempt gets its own clone of `context`, as in
+/// Does `work` unless this command was received before, in one transaction with its row in the inbox. Each attempt gets its own clone of `context`, as in
 /// [`Db::write`].
 ///
 /// # Errors
-/// The work's own fault, of which nothing is remembered; `command_reused` (invalid) if the id was used with other bytes.
-pub async fn once<A, C, F, Fut>(db: &Db, command: Command, context: C, work: F) -> Result<Memory<A>, Fault>
+/// The work's own fault, which is not remembered; `command_reused` (invalid) if the id was used with other bytes.
+pub async fn once<R, C, F, Fut>(db: &Db, command: Command, context: C, work: F) -> Result<Memory<R>, Fault>
 where
-    A: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
     C: Clone + Send + Sync + 'static,
     F: Fn(Tx, C) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Outcome<A>, Fault>> + Send + 'static,
+    Fut: Future<Output = Result<Outcome<R>, Fault>> + Send + 'static,
 {
     let attempt = (command.clone(), context, Arc::new(work));
     let attempt = db
@@ -79,23 +80,23 @@ where
                 return load(&tx, &command).await;
             }
             match work(tx.clone(), context).await? {
-                Outcome::Done(answer) => {
-                    store_text(&tx, &command, &write_answer(&answer)?).await?;
-                    Ok(Memory::First(answer))
+                Outcome::Done(result) => {
+                    store_result(&tx, &command, &write_result(&result)?).await?;
+                    Ok(Memory::First(result))
                 }
                 // Leaves the transaction as an error, so that everything the work wrote is rolled back with it.
-                Outcome::Refused(answer) => Err(Fault::internal(REFUSAL, write_answer(&answer)?)),
+                Outcome::Refused(result) => Err(Fault::internal(REFUSAL, write_result(&result)?)),
             }
         })
         .await;
     match attempt {
         Err(fault) if fault.code == REFUSAL => {
-            db.write((command, fault.detail), |tx, (command, answer)| async move {
+            db.write((command, fault.detail), |tx, (command, result)| async move {
                 if !claim(&tx, &command, false).await? {
                     return load(&tx, &command).await;
                 }
-                store_text(&tx, &command, &answer).await?;
-                Ok(Memory::First(read_answer(&answer)?))
+                store_result(&tx, &command, &result).await?;
+                Ok(Memory::First(read_result(&result)?))
             })
             .await
         }
@@ -103,23 +104,23 @@ where
     }
 }
 
-/// Undoes a command once. If the command it undoes was never seen, a tombstone takes its place in the same transaction, so that it does nothing
-/// should it still come. The last argument of `work` says whether the command took part (has a row that is not a tombstone). `context` as in [`once`].
+/// Undoes a command once. If the command it undoes was never received, a tombstone is stored for it in the same transaction, so that it does nothing if
+/// it still arrives. The last argument of `work` says whether the command took part (has a row that is not a tombstone). `context` as in [`once`].
 ///
 /// # Errors
 /// As [`once`].
-pub async fn undo_once<A, C, F, Fut>(
+pub async fn undo_once<R, C, F, Fut>(
     db: &Db,
     undo: Command,
     undoes: (&'static str, String),
     context: C,
     work: F,
-) -> Result<A, Fault>
+) -> Result<R, Fault>
 where
-    A: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
     C: Clone + Send + Sync + 'static,
     F: Fn(Tx, C, bool) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<A, Fault>> + Send + 'static,
+    Fut: Future<Output = Result<R, Fault>> + Send + 'static,
 {
     let context = (undoes, context, Arc::new(work));
     let memory = once(db, undo, context, |tx, ((kind, id), context, work)| async move {
@@ -130,31 +131,28 @@ where
             keep_for: None,
         };
         let absent = claim(&tx, &tombstone, true).await?;
-        let took_part = !absent && !is_tombstone(&tx, &tombstone).await?;
+        let took_part = !absent && !load_row(&tx, &tombstone).await?.tombstone;
         Ok(Outcome::Done(work(tx, context, took_part).await?))
     });
     match memory.await? {
-        Memory::First(answer) | Memory::Again(answer) => Ok(answer),
+        Memory::First(result) | Memory::Again(result) => Ok(result),
         Memory::Undone => Err(Fault::internal("undo_undone", "an undo cannot itself be undone")),
     }
 }
 
-/// Looks whether the command was seen, and does nothing.
+/// Finds out whether the command was received, and does nothing.
 ///
 /// # Errors
 /// `command_reused` as [`once`].
-pub async fn recall<A>(db: &Db, command: &Command) -> Result<Option<Memory<A>>, Fault>
+pub async fn recall<R>(db: &Db, command: &Command) -> Result<Option<Memory<R>>, Fault>
 where
-    A: DeserializeOwned,
+    R: DeserializeOwned,
 {
-    use sea_orm::{ConnectionTrait, Statement};
-    let statement =
-        Statement::from_sql_and_values(db.backend(), SELECT, [command.kind.into(), command.id.as_str().into()]);
-    let row = db.read().query_one_raw(statement).await.map_err(fault)?;
-    row.map(|row| remembered(&row, command)).transpose()
+    let row = find(db.read(), command).await?;
+    row.map(|row| row.recall(command)).transpose()
 }
 
-/// Forgets some of what has expired; answers how many.
+/// Deletes some of the expired commands; returns their number.
 pub(crate) async fn prune(tx: &Tx, limit: i64) -> Result<u64, Fault> {
     tx.execute(
         "delete from inbox where (kind, id) in (select kind, id from inbox where expires_at < $1 order by expires_at limit $2)",
@@ -164,16 +162,15 @@ pub(crate) async fn prune(tx: &Tx, limit: i64) -> Result<u64, Fault> {
 }
 
 const REFUSAL: &str = "refusal_to_remember";
-const SELECT: &str = "select fingerprint, tombstone, answer from inbox where kind = $1 and id = $2";
 
-fn write_answer(answer: &impl Serialize) -> Result<String, Fault> {
-    serde_json::to_string(answer).map_err(|error| Fault::internal("unwritable_answer", error.to_string()))
+fn write_result(result: &impl Serialize) -> Result<String, Fault> {
+    serde_json::to_string(result).map_err(|error| Fault::internal("unwritable_answer", error.to_string()))
 }
 
-/// Puts the command's row in; false if there is one. On PostgreSQL this waits for a twin that is still at work.
+/// Inserts the command's row; false if there is one already. On PostgreSQL this waits for an equal command that is still running.
 async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Fault> {
     let now = tx.clock().now();
-    let expires_at = command.keep_for.map(|how_long| now.plus(how_long).as_ms());
+    let expires_at = command.keep_for.map(|retention| now.plus(retention).as_ms());
     let inserted = tx
         .execute(
             "insert into inbox (kind, id, fingerprint, tombstone, created_at, expires_at) values ($1, $2, $3, $4, $5, $6)
@@ -191,47 +188,55 @@ async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Faul
     Ok(inserted == 1)
 }
 
-async fn load<A: DeserializeOwned>(tx: &Tx, command: &Command) -> Result<Memory<A>, Fault> {
-    // The twin that held the row may have rolled back between our insert and this look: then the whole job runs again.
-    let row = tx
-        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
-        .await?;
-    let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
-    remembered(&row, command)
+async fn load<R: DeserializeOwned>(tx: &Tx, command: &Command) -> Result<Memory<R>, Fault> {
+    load_row(tx, command).await?.recall(command)
 }
 
-async fn is_tombstone(tx: &Tx, command: &Command) -> Result<bool, Fault> {
-    let row = tx
-        .query_one(SELECT, [command.kind.into(), command.id.as_str().into()])
-        .await?;
-    let row = row.ok_or_else(|| crate::lost_race("a command's row went away"))?;
-    row.try_get("", "tombstone").map_err(fault)
+/// A command in the inbox.
+#[derive(FromQueryResult)]
+struct InboxRow {
+    fingerprint: String,
+    tombstone: bool,
+    answer: Option<String>,
 }
 
-fn remembered<A: DeserializeOwned>(row: &sea_orm::QueryResult, command: &Command) -> Result<Memory<A>, Fault> {
-    if row.try_get("", "tombstone").map_err(fault)? {
-        return Ok(Memory::Undone);
+async fn find(conn: &impl ConnectionTrait, command: &Command) -> Result<Option<InboxRow>, Fault> {
+    let sql = "select fingerprint, tombstone, answer from inbox where kind = $1 and id = $2";
+    query::one(conn, sql, [command.kind.into(), command.id.as_str().into()]).await
+}
+
+/// The transaction that had inserted the row may have rolled back since our insert found it: then the whole job runs again.
+async fn load_row(tx: &Tx, command: &Command) -> Result<InboxRow, Fault> {
+    let row = find(tx.conn(), command).await?;
+    row.ok_or_else(|| crate::lost_race("a command's row was rolled back"))
+}
+
+impl InboxRow {
+    fn recall<R: DeserializeOwned>(self, command: &Command) -> Result<Memory<R>, Fault> {
+        if self.tombstone {
+            return Ok(Memory::Undone);
+        }
+        if self.fingerprint != command.fingerprint {
+            return Err(Fault::invalid(
+                "command_reused",
+                "This id was used before, for a different request.",
+            ));
+        }
+        let result = self
+            .answer
+            .ok_or_else(|| Fault::internal("unreadable_answer", "a remembered command has no result"))?;
+        read_result(&result).map(Memory::Again)
     }
-    let fingerprint: String = row.try_get("", "fingerprint").map_err(fault)?;
-    if fingerprint != command.fingerprint {
-        return Err(Fault::invalid(
-            "command_reused",
-            "This id was used before, for a different request.",
-        ));
-    }
-    let answer: Option<String> = row.try_get("", "answer").map_err(fault)?;
-    let answer = answer.ok_or_else(|| Fault::internal("unreadable_answer", "a remembered command has no answer"))?;
-    read_answer(&answer).map(Memory::Again)
 }
 
-fn read_answer<A: DeserializeOwned>(answer: &str) -> Result<A, Fault> {
-    serde_json::from_str(answer).map_err(|error| Fault::internal("unreadable_answer", error.to_string()))
+fn read_result<R: DeserializeOwned>(result: &str) -> Result<R, Fault> {
+    serde_json::from_str(result).map_err(|error| Fault::internal("unreadable_answer", error.to_string()))
 }
 
-async fn store_text(tx: &Tx, command: &Command, answer: &str) -> Result<(), Fault> {
+async fn store_result(tx: &Tx, command: &Command, result: &str) -> Result<(), Fault> {
     tx.execute(
         "update inbox set answer = $3 where kind = $1 and id = $2",
-        [command.kind.into(), command.id.as_str().into(), answer.into()],
+        [command.kind.into(), command.id.as_str().into(), result.into()],
     )
     .await?;
     Ok(())

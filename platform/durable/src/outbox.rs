@@ -1,31 +1,30 @@
-//! Writes an event in the transaction that made it true.
+//! The outbox: an event is stored in the transaction that made it true.
 
 use banyan_core::{Call, Envelope, Event, Fault};
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
-use crate::{Tx, fault::fault};
+use crate::{Tx, query};
 
-/// Woken when there is something for the relay.
+/// Woken when there is an event for the relay.
 pub(crate) const TOPIC: &str = "outbox";
 
-/// Puts `event` into the outbox and answers its version: 1 for a subject's first event, then gapless.
+/// Puts `event` into the outbox and returns its version: 1 for a subject's first event, then gapless.
 ///
 /// # Errors
 /// As any query; the caller's transaction then fails with it.
 pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, event: &E) -> Result<i64, Fault> {
     let now = tx.clock().now();
     // The row lock taken here orders the writers of a subject, so that versions are gapless in commit order.
-    let row = tx
-        .query_one(
+    let version: Option<i64> = query::scalar(
+            tx.conn(),
             "insert into subject (subject, last_version, changed_at) values ($1, 1, $2)
              on conflict (subject) do update set last_version = subject.last_version + 1, changed_at = excluded.changed_at
              returning last_version",
             [subject.into(), now.as_ms().into()],
         )
         .await?;
-    let row = row.ok_or_else(|| Fault::internal("database_error", "no version was returned"))?;
-    let version: i64 = row.try_get("", "last_version").map_err(fault)?;
+    let version = version.ok_or_else(|| Fault::internal("database_error", "no version was returned"))?;
     let data =
         to_raw_value(event).map_err(|error| Fault::internal("unwritable_event", format!("{}: {error}", E::TYPE)))?;
     let traceparent = call.trace.as_ref().map(ToString::to_string);

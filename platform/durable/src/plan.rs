@@ -1,4 +1,4 @@
-//! How SQLite would find what a query asks for in the tables that every module has.
+//! For tests: how SQLite would run a query on the tables that every module has.
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
 

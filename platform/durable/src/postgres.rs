@@ -1,4 +1,4 @@
-//! Writing on PostgreSQL: one transaction a job, run again when it lost a race.
+//! Writes on PostgreSQL: one transaction for each job, repeated when it lost a race.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +8,14 @@ use tokio::{runtime::Handle, sync::broadcast};
 
 use crate::{
     Change, Tx,
-    db::{Facts, Job, JobDone},
+    db::{Facts, Job, JobResult},
     fault::{fault, is_lost_race},
     sqlite::run_job,
 };
 
 pub(crate) struct Writer {
     attempt: Arc<Attempt>,
-    /// Where the database was opened. A web server's worker has a runtime of its own, which ends before the last write need have ended.
+    /// The runtime the database was opened on. A web server's worker has a runtime of its own, which may end before the last write.
     runtime: Handle,
 }
 
@@ -44,22 +44,23 @@ impl Writer {
         }
     }
 
-    /// In a task of its own: a caller that goes away must not split a write.
-    pub async fn run(&self, job: Job) -> JobDone {
+    /// In a task of its own, so that a write is not cut off when its caller is dropped.
+    pub async fn run(&self, job: Job) -> JobResult {
         let attempt = self.attempt.clone();
-        let work = self.runtime.spawn(async move { attempt.until_done(&job).await });
-        work.await
+        let running = self.runtime.spawn(async move { attempt.until_done(&job).await });
+        running
+            .await
             .unwrap_or_else(|error| Err(Fault::internal("write_panicked", error.to_string())))
     }
 }
 
 impl Attempt {
-    async fn until_done(&self, job: &Job) -> JobDone {
+    async fn until_done(&self, job: &Job) -> JobResult {
         let mut attempts = 1;
         loop {
             match self.once(job).await {
                 Err(fault) if is_lost_race(&fault) && attempts < self.facts.settings.limits.write_attempts => {
-                    // Full jitter, so that two that met do not meet again.
+                    // Full jitter, so that two transactions in conflict do not meet again.
                     let cap_ms = 1_u64 << attempts.min(6);
                     tokio::time::sleep(Duration::from_millis(rand::random_range(0..=cap_ms))).await;
                     attempts += 1;
@@ -69,7 +70,7 @@ impl Attempt {
         }
     }
 
-    async fn once(&self, job: &Job) -> JobDone {
+    async fn once(&self, job: &Job) -> JobResult {
         let tx = Tx::new(self.pool.begin().await.map_err(fault)?, self.facts.clone());
         let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
         let (transaction, topics) = tx.finish()?;

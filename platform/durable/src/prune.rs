@@ -1,4 +1,4 @@
-//! Forgets what need not be remembered any longer: answers that have expired, events sent and dead letters discarded long ago.
+//! Deletes what need not be kept any longer: expired commands, and events sent and dead letters discarded long ago.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Db, Tx, lease, machinery::Work, once};
 
-/// Rows forgotten in one transaction, so that it never holds up the others for long.
+/// The number of rows deleted in one transaction, so that other writes never wait long for it.
 const CHUNK: i64 = 500;
+/// The interval between prunings.
 const EVERY: Duration = Duration::from_secs(600);
 const BETWEEN_CHUNKS: Duration = Duration::from_millis(50);
 
@@ -26,7 +27,7 @@ async fn run(db: &Db, held: CancellationToken) {
             Ok(true) => BETWEEN_CHUNKS,
             Ok(false) => EVERY,
             Err(fault) => {
-                tracing::debug!(module = db.module(), %fault, "cannot prune now");
+                tracing::debug!(module = db.module(), %fault, "pruning failed");
                 EVERY
             }
         };
@@ -37,21 +38,21 @@ async fn run(db: &Db, held: CancellationToken) {
     }
 }
 
-/// Forgets one chunk of each; answers whether there may be more.
+/// Deletes one chunk of each; returns whether there may be more.
 async fn prune(db: &Db) -> Result<bool, Fault> {
-    let answers = db
+    let commands = db
         .write((), |tx, ()| async move { once::prune(&tx, CHUNK).await })
         .await?;
     let events = db.write((), |tx, ()| async move { events(&tx).await }).await?;
     let letters = db.write((), |tx, ()| async move { discarded(&tx).await }).await?;
-    if answers + events + letters > 0 {
-        tracing::debug!(module = db.module(), answers, events, letters, "pruned");
+    if commands + events + letters > 0 {
+        tracing::debug!(module = db.module(), commands, events, letters, "pruned");
     }
-    Ok([answers, events, letters].contains(&(CHUNK as u64)))
+    Ok([commands, events, letters].contains(&(CHUNK as u64)))
 }
 
 /// A subject's oldest events go first, so that its versions stay contiguous among those that are kept. In the order of the index on `sent_at`: the
-/// outbox may be large, and what is to go stands at its beginning.
+/// outbox may be large, and the expired events are the first in it.
 const EXPIRED_EVENTS: &str = "select id from outbox where state = 'sent' and sent_at < $1
      and not exists (select 1 from outbox earlier where earlier.subject = outbox.subject and earlier.version < outbox.version
                      and (earlier.state = 'pending' or earlier.sent_at > outbox.sent_at))
@@ -62,13 +63,13 @@ async fn events(tx: &Tx) -> Result<u64, Fault> {
     tx.execute(&sql, [kept_since(tx).into(), CHUNK.into()]).await
 }
 
-/// Dead letters that somebody gave up stay as long as sent events do, to be looked at. Their lanes have gone past them.
+/// Discarded dead letters are kept as long as sent events, for operators to look at. Their lanes have moved past them.
 async fn discarded(tx: &Tx) -> Result<u64, Fault> {
     let sql = "delete from retry where id in (select id from retry where state = 'discarded' and next_attempt_at < $1 limit $2)";
     tx.execute(sql, [kept_since(tx).into(), CHUNK.into()]).await
 }
 
-/// What was done with before this moment need not be kept.
+/// What was finished before this time need not be kept.
 fn kept_since(tx: &Tx) -> i64 {
     let keep = tx.settings().outbox_retention();
     tx.clock().now().minus(keep).as_ms()
@@ -79,10 +80,10 @@ mod tests {
     use super::EXPIRED_EVENTS;
     use crate::plan::steps;
 
-    /// A module with very many sent events must find those to forget without going through all of them, or one day it will not be done in time
-    /// and never forget anything again.
+    /// A module with very many sent events must find the expired ones without reading all of them, or one day the job times out and nothing is deleted
+    /// any more.
     #[tokio::test]
-    async fn events_to_forget_are_found_by_when_they_were_sent() {
+    async fn expired_events_are_found_by_the_index_on_when_they_were_sent() {
         let steps = steps(EXPIRED_EVENTS, [1_i64.into(), super::CHUNK.into()]).await;
         assert!(
             steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"),

@@ -1,14 +1,14 @@
-//! Hands outbox rows to the bus until the bus confirms them.
+//! Publishes the events in the outbox until the bus confirms them.
 //!
-//! Invariant: the relay never reads by `id > last`. A transaction that began earlier may commit later, and its rows would be skipped for ever.
-//! It reads what is `pending`, and of each subject only the oldest row, so that a subject's events go out in order.
+//! Invariant: the relay never reads by `id > last`. A transaction that began earlier may commit later, and its rows would be skipped for ever. It reads
+//! what is `pending`, and of each subject only the oldest row, so that the events of a subject are published in order.
 //!
-//! One instance relays for a module, by lease. One that lost its lease without noticing publishes twice at worst, which listeners recognise.
+//! One instance relays for a module, by lease. One that lost its lease without noticing publishes events twice at worst, which subscribers recognise.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use banyan_core::{Bus, Envelope, Fault, Timestamp};
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use banyan_core::{Bus, Envelope, Fault};
+use sea_orm::{FromQueryResult, Value};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
@@ -16,13 +16,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, changed, fault::fault, lease, machinery::Work, outbox};
+use crate::{
+    Db, Tx, changed, lease,
+    machinery::Work,
+    outbox,
+    query::{self, StoredTime},
+};
 
-/// The timeout for the bus to confirm one event, after which it is published again.
+/// The timeout of one publication; after it the event is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
-/// How long the outbox is still published after the module was told to stop; the rest waits for the next start.
+/// The time for publishing what is left in the outbox when the module stops; the rest waits for the next start.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// When the confirmations cannot be stored, publishing on at full speed would only repeat them.
+/// The pause after confirmations could not be stored: going on at full speed would only publish the same events again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
@@ -31,32 +36,33 @@ pub(crate) struct Relay {
     bus: Arc<dyn Bus>,
 }
 
-/// An outbox row that is due.
-struct Row {
+/// An event in the outbox that is due.
+#[derive(FromQueryResult)]
+struct DueEvent {
     id: Uuid,
     subject: String,
     body: String,
     attempts: i64,
-    created_at: Timestamp,
+    created_at: StoredTime,
 }
 
-/// A publication that ended, well or not.
+/// A publication that ended, confirmed or not.
 struct Published {
-    row: Row,
+    row: DueEvent,
     confirmed: Result<(), Fault>,
 }
 
 type Ended = Option<Result<(Id, Result<(), Fault>), JoinError>>;
 
-/// Publications on their way, by task; never two of one subject.
+/// The publications under way, by task; never two of one subject.
 #[derive(Default)]
 struct Flight {
     tasks: JoinSet<Result<(), Fault>>,
-    rows: HashMap<Id, Row>,
+    rows: HashMap<Id, DueEvent>,
 }
 
-/// Where the walk over the subjects stands. It goes on behind the subject where it ran out of room, and starts again at the beginning, so
-/// that none is passed over for long.
+/// The position in the walk over the subjects. It continues after the subject where the window was full, and then starts again at the beginning, so
+/// that no subject has to wait long.
 #[derive(Default)]
 struct Walk {
     after: String,
@@ -89,7 +95,7 @@ impl Relay {
         loop {
             while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
                 if let Err(fault) = self.launch(&mut flight, &mut walk).await {
-                    tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read now");
+                    tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read");
                     walk = Walk::default();
                 }
             }
@@ -97,7 +103,7 @@ impl Relay {
             let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
             tokio::select! {
                 biased;
-                // `held` ends with `stop` too; only the end of the lease forbids going on.
+                // `stop` cancels `held` too; only the loss of the lease forbids going on.
                 () = stop.cancelled() => return self.flush(flight).await,
                 () = held.cancelled() => return,
                 ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => {
@@ -114,7 +120,7 @@ impl Relay {
         }
     }
 
-    /// Hands over what stands in the outbox, within a limit and while the lease is still held. What fails now is for the next start.
+    /// Publishes what is left in the outbox, within a time limit and while the lease is still held. What fails now is left for the next start.
     async fn flush(&self, mut flight: Flight) {
         let all = async {
             let mut walk = Walk {
@@ -136,12 +142,12 @@ impl Relay {
         if !matches!(timeout(FLUSH_LIMIT, all).await, Ok(Ok(()))) {
             tracing::info!(
                 module = self.db.module(),
-                "the outbox is not empty; the rest goes out at the next start"
+                "the outbox is not empty; the rest will be published at the next start"
             );
         }
     }
 
-    /// Publishes the next rows that are due, as many as there is room for.
+    /// Publishes the next events that are due, up to the free part of the window.
     async fn launch(&self, flight: &mut Flight, walk: &mut Walk) -> Result<(), Fault> {
         let from_the_beginning = walk.after.is_empty();
         let window = self.db.settings().limits.relay_window;
@@ -163,22 +169,18 @@ impl Relay {
         Ok(())
     }
 
-    /// Of each subject behind `after` the oldest row that is not confirmed, if it is due.
-    async fn due(&self, after: &str, limit: usize) -> Result<Vec<Row>, Fault> {
-        let statement = Statement::from_sql_and_values(
-            self.db.backend(),
-            "select id, subject, body, attempts, created_at from outbox
+    /// Of each subject after `after` the oldest unconfirmed event, if it is due.
+    async fn due(&self, after: &str, limit: usize) -> Result<Vec<DueEvent>, Fault> {
+        let sql = "select id, subject, body, attempts, created_at from outbox
              where state = 'pending' and subject > $1 and next_attempt_at <= $2
              and not exists (select 1 from outbox earlier where earlier.state = 'pending' and earlier.subject = outbox.subject
                              and earlier.version < outbox.version)
-             order by subject limit $3",
-            [after.into(), self.db.clock().now().as_ms().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
-        );
-        let rows = self.db.read().query_all_raw(statement).await.map_err(fault)?;
-        rows.iter().map(Row::read).collect()
+             order by subject limit $3";
+        let now = self.db.clock().now().as_ms();
+        query::all(self.db.read(), sql, [after.into(), now.into(), query::limit(limit)]).await
     }
 
-    fn publish(&self, flight: &mut Flight, row: Row) {
+    fn publish(&self, flight: &mut Flight, row: DueEvent) {
         let (bus, body) = (self.bus.clone(), row.body.clone());
         let task = flight.tasks.spawn(async move {
             let envelope = Envelope::from_bytes(body.as_bytes())?;
@@ -190,7 +192,7 @@ impl Relay {
         flight.rows.insert(task.id(), row);
     }
 
-    /// Writes down what was confirmed and what was not, in one transaction; answers when the first of the failed is to be tried again.
+    /// Stores what was confirmed and what was not, in one transaction; returns when the first failed publication is to be retried.
     async fn record(&self, published: Vec<Published>) -> Option<Instant> {
         let (confirmed, failed): (Vec<_>, Vec<_>) =
             published.into_iter().partition(|published| published.confirmed.is_ok());
@@ -198,7 +200,7 @@ impl Relay {
         let now = self.db.clock().now();
         for published in &confirmed {
             metrics::histogram!("banyan_outbox_delay_seconds", "module" => module.clone())
-                .record(now.since(published.row.created_at).as_secs_f64());
+                .record(now.since(published.row.created_at.into()).as_secs_f64());
         }
         metrics::counter!("banyan_outbox_published_total", "module" => module.clone())
             .increment(confirmed.len() as u64);
@@ -207,7 +209,7 @@ impl Relay {
             .iter()
             .filter_map(|published| Failure::of(published, self.db.settings()))
             .collect();
-        let first_retry = failures.iter().map(|failure| failure.wait).min();
+        let first_retry = failures.iter().map(|failure| failure.delay).min();
         let confirmed: Arc<[Uuid]> = confirmed.iter().map(|published| published.row.id).collect();
         let failures: Arc<[Failure]> = failures.into();
         let stored = self
@@ -220,17 +222,17 @@ impl Relay {
                 Ok(())
             });
         if let Err(fault) = stored.await {
-            tracing::warn!(module = self.db.module(), %fault, "confirmations could not be stored; these events will be published again");
+            tracing::warn!(module = self.db.module(), %fault, "confirmations could not be stored; the events will be published again");
             sleep(STORE_PAUSE).await;
         }
-        first_retry.map(|wait| Instant::now() + wait)
+        first_retry.map(|delay| Instant::now() + delay)
     }
 }
 
-/// A publication to try again.
+/// A publication to be retried.
 struct Failure {
     id: Uuid,
-    wait: Duration,
+    delay: Duration,
     error: String,
 }
 
@@ -239,13 +241,13 @@ impl Failure {
         let error = published.confirmed.as_ref().err()?;
         Some(Failure {
             id: published.row.id,
-            wait: settings.retry_delay(published.row.attempts),
+            delay: settings.retry_delay(published.row.attempts),
             error: error.to_string(),
         })
     }
 
     async fn store(&self, tx: &Tx) -> Result<(), Fault> {
-        let next_attempt_at = tx.clock().now().plus(self.wait).as_ms();
+        let next_attempt_at = tx.clock().now().plus(self.delay).as_ms();
         tx.execute(
             "update outbox set attempts = attempts + 1, next_attempt_at = $2, last_error = $3 where id = $1 and state = 'pending'",
             [self.id.into(), next_attempt_at.into(), self.error.as_str().into()],
@@ -259,11 +261,10 @@ async fn mark_sent(tx: &Tx, ids: &[Uuid]) -> Result<(), Fault> {
     if ids.is_empty() {
         return Ok(());
     }
-    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
     let sql = format!(
         "update outbox set state = 'sent', sent_at = $1, attempts = attempts + 1, last_error = null
          where state = 'pending' and id in ({})",
-        places.join(", ")
+        query::placeholders(2, ids.len())
     );
     let now: Value = tx.clock().now().as_ms().into();
     tx.execute(&sql, std::iter::once(now).chain(ids.iter().map(|id| (*id).into())))
@@ -271,25 +272,13 @@ async fn mark_sent(tx: &Tx, ids: &[Uuid]) -> Result<(), Fault> {
         .map(drop)
 }
 
-impl Row {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        Ok(Row {
-            id: row.try_get("", "id").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            body: row.try_get("", "body").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            created_at: Timestamp::from_ms(row.try_get("", "created_at").map_err(fault)?),
-        })
-    }
-}
-
 impl Flight {
-    /// Room is waited for until a quarter of the window is free, so that one query launches several.
+    /// Whether a quarter of the window is free: one query then launches several publications.
     fn has_room(&self, window: usize) -> bool {
         self.rows.len() <= window.saturating_sub(window.div_ceil(4))
     }
 
-    /// The publication that ended, and whatever else ended meanwhile: they are recorded together.
+    /// The publication that ended, and the others that have ended meanwhile: they are stored together.
     fn take_ended(&mut self, first: Ended) -> Vec<Published> {
         let mut ended = first;
         let mut published = Vec::new();

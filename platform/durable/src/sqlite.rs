@@ -1,8 +1,8 @@
 //! The one writer of an SQLite file: many jobs share a commit.
 //!
-//! Jobs wait in a queue. The writer opens a transaction for the first, takes whatever else is waiting into the same one, each in a savepoint
-//! of its own, and commits. Answers and wake-ups leave after the commit and only then. Under load this gives several times the durable
-//! writes of one commit a job; alone, a job waits for nobody.
+//! Jobs wait in a queue. The writer opens a transaction for the first, runs whatever else is waiting in the same one, each in a savepoint of its own,
+//! and commits. Results are returned and topics are woken after the commit and only then. Under load this gives several times the durable writes of
+//! one commit for each job; without load a job waits for no other.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,19 +13,19 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
     Change, Tx,
-    db::{Facts, Job, JobDone},
+    db::{Facts, Job, JobResult},
     fault::fault,
 };
 
 struct Queued {
     job: Job,
-    answer: oneshot::Sender<JobDone>,
+    result: oneshot::Sender<JobResult>,
 }
 
-/// Makes the writer's connection anew.
+/// Opens a new connection for the writer.
 pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<DatabaseConnection, Fault>> + Send + Sync>;
 
-/// The timeout for closing a connection that is given up.
+/// The timeout for closing a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Writer {
@@ -35,7 +35,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// `connection` is the one to write by; `connect` makes another should it be lost.
+    /// `connection` is the one to write by; `connect` opens another if it is lost.
     pub fn start(
         connection: DatabaseConnection,
         connect: Connect,
@@ -57,19 +57,19 @@ impl Writer {
                 changes,
             };
             work.run(jobs, closed).await;
-            work.give_up_connection().await;
+            work.close_connection().await;
             finished.cancel();
         });
         writer
     }
 
-    pub async fn run(&self, job: Job) -> JobDone {
-        let (answer, done) = oneshot::channel();
+    pub async fn run(&self, job: Job) -> JobResult {
+        let (result, done) = oneshot::channel();
         if self.closed.is_cancelled() {
             return Err(Fault::unavailable("The module is shutting down."));
         }
         self.queue
-            .try_send(Queued { job, answer })
+            .try_send(Queued { job, result })
             .map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
         done.await
             .unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
@@ -89,10 +89,10 @@ struct Loop {
     changes: broadcast::Sender<Change>,
 }
 
-/// A job that ran; its effects stand in the open transaction if `Ok`.
-type Ran = (oneshot::Sender<JobDone>, Result<Vec<Arc<str>>, Fault>);
+/// A job that ran; if `Ok`, its effects are in the open transaction, and these are the topics to wake.
+type Ran = (oneshot::Sender<JobResult>, Result<Vec<Arc<str>>, Fault>);
 
-/// The transaction is gone, and with it every job of the batch.
+/// The transaction was lost, and with it every job of the batch.
 struct BatchLost;
 
 impl Loop {
@@ -122,15 +122,15 @@ impl Loop {
         let begun = connection.begin_with_options(immediate).await.map_err(fault);
         self.connection = Some(connection);
         if begun.is_err() {
-            self.give_up_connection().await;
+            self.close_connection().await;
         }
         begun
     }
 
-    /// A transaction that SQLite ended by itself leaves the driver counting one that is not there: every later batch would then begin with a mere
-    /// savepoint, no longer IMMEDIATE, one level deeper with each loss. So a connection on which a transaction went wrong is closed, which also
-    /// rolls back whatever it holds, and the next job gets a new one.
-    async fn give_up_connection(&mut self) {
+    /// After SQLite ended a transaction by itself, the driver still counts it as open: every later batch would begin with a mere savepoint, no longer
+    /// IMMEDIATE, one level deeper with each loss. So a connection on which a transaction failed is closed, which also rolls back whatever it holds,
+    /// and the next job gets a new one.
+    async fn close_connection(&mut self) {
         if let Some(connection) = self.connection.take() {
             match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {
                 Ok(Ok(())) => {}
@@ -146,7 +146,7 @@ impl Loop {
         let transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(fault) => {
-                let _ = first.answer.send(Err(fault));
+                let _ = first.result.send(Err(fault));
                 return;
             }
         };
@@ -155,9 +155,9 @@ impl Loop {
         let mut lost = false;
         while let Some(queued) = next {
             match self.run_one(&transaction, &queued.job).await {
-                Ok(done) => ran.push((queued.answer, done)),
+                Ok(done) => ran.push((queued.result, done)),
                 Err(BatchLost) => {
-                    ran.push((queued.answer, Ok(Vec::new())));
+                    ran.push((queued.result, Ok(Vec::new())));
                     lost = true;
                     break;
                 }
@@ -174,15 +174,15 @@ impl Loop {
         } else {
             transaction.commit().await
         };
-        // After a loss there is nothing left to roll back, which SQLite calls an error.
+        // After a loss there is nothing left to roll back, which SQLite reports as an error.
         if let (Err(error), false) = (&ended, lost) {
             tracing::error!(module = self.facts.module, %error, "a batch of writes could not be committed");
         }
         let committed = ended.is_ok() && !lost;
         if !committed {
-            self.give_up_connection().await;
+            self.close_connection().await;
         }
-        for (answer, done) in ran {
+        for (result, done) in ran {
             let done = match (done, committed) {
                 (Ok(topics), true) => {
                     for topic in topics {
@@ -190,12 +190,12 @@ impl Loop {
                     }
                     Ok(())
                 }
-                // A refusal too may rest on what another job of the batch wrote, and that is gone.
+                // A refusal too may depend on what another job of the batch wrote, and that is lost.
                 (_, false) => Err(Fault::unavailable("The database could not commit.")),
                 (Err(fault), true) => Err(fault),
             };
-            // A caller that went away hears nothing; its work stands all the same.
-            let _ = answer.send(done);
+            // The work is committed even if its caller was dropped.
+            let _ = result.send(done);
         }
     }
 
@@ -210,7 +210,7 @@ impl Loop {
         let tx = Tx::new(savepoint, self.facts.clone());
         let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
         let (savepoint, topics) = tx.finish().map_err(|fault| {
-            tracing::error!(%fault, "a write job is wrong");
+            tracing::error!(%fault, "a write job kept its transaction");
             BatchLost
         })?;
         match done {
@@ -224,8 +224,8 @@ impl Loop {
     }
 }
 
-/// Runs a job within its time; a panic in it is its own failure and nobody else's.
-pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
+/// Runs a job within its timeout. A panic in it fails this job and no other.
+pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobResult {
     let work = AssertUnwindSafe(inside_transaction(async { job(tx.clone()).await })).catch_unwind();
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => done,
@@ -233,7 +233,7 @@ pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobDone {
             "write_panicked",
             format!("a write job of {} panicked", tx.module()),
         )),
-        // Rolled back for certain, so the outcome is known.
+        // It is certainly rolled back, so the outcome is known.
         Err(_) => Err(Fault::unavailable(format!(
             "A write of {} took longer than {} ms.",
             tx.module(),

@@ -1,13 +1,14 @@
-//! One write transaction, as the job inside it sees it.
+//! A write transaction, as the job inside it sees it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use banyan_core::{Clock, Fault, Ids, Timestamp};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value};
+use parking_lot::Mutex;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, Value};
 
-use crate::{db::Facts, fault::fault};
+use crate::{db::Facts, fault::fault, query};
 
-/// A write transaction. Everything done through it becomes true together, or not at all.
+/// A write transaction. Everything done through it is committed together, or not at all.
 ///
 /// Cheap to clone; the job must not keep a clone beyond its own end.
 #[derive(Clone)]
@@ -31,9 +32,9 @@ impl Tx {
         &self.transaction
     }
 
-    /// Tells whoever waits for `topic`, after the commit and only then.
+    /// Notifies whoever waits for `topic`, after the commit and only then.
     pub fn wake(&self, topic: impl Into<Arc<str>>) {
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = self.topics.lock();
         let topic = topic.into();
         if !topics.contains(&topic) {
             topics.push(topic);
@@ -56,7 +57,7 @@ impl Tx {
         &self.facts.settings
     }
 
-    /// The database's own clock, which all instances share: leases and deadlines are judged by it.
+    /// The time by the database's clock, which all instances share: leases and deadlines are judged by it.
     ///
     /// # Errors
     /// As any query.
@@ -65,14 +66,13 @@ impl Tx {
             DbBackend::Sqlite => "select cast(unixepoch('now', 'subsec') * 1000 as integer) as now_ms",
             _ => "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as now_ms",
         };
-        let row = self
-            .query_one(sql, [])
-            .await?
-            .ok_or_else(|| Fault::internal("database_error", "the database has no clock"))?;
-        row.try_get("", "now_ms").map(Timestamp::from_ms).map_err(fault)
+        let now_ms = query::scalar(self.conn(), sql, []).await?;
+        now_ms
+            .map(Timestamp::from_ms)
+            .ok_or_else(|| Fault::internal("database_error", "the database has no clock"))
     }
 
-    /// Runs a statement with `$1`-style parameters, which both databases read; answers how many rows it touched.
+    /// Runs a statement with `$1`-style parameters, which both databases read; returns the number of rows it touched.
     pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
         let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
         Ok(self
@@ -83,32 +83,12 @@ impl Tx {
             .rows_affected())
     }
 
-    /// As [`execute`](Self::execute), for the first row.
-    pub(crate) async fn query_one(
-        &self,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Option<QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
-        self.transaction.query_one_raw(statement).await.map_err(fault)
-    }
-
-    /// As [`execute`](Self::execute), for all rows.
-    pub(crate) async fn query_all(
-        &self,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Vec<QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
-        self.transaction.query_all_raw(statement).await.map_err(fault)
-    }
-
-    /// Ends the transaction's use: gives it back, with the topics to wake after its commit.
+    /// Returns the transaction, to be committed or rolled back, and the topics to wake after its commit.
     ///
     /// # Errors
     /// A job that kept a clone beyond its end is a bug; its transaction is rolled back.
     pub(crate) fn finish(self) -> Result<(DatabaseTransaction, Vec<Arc<str>>), Fault> {
-        let topics = std::mem::take(&mut *self.topics.lock().unwrap_or_else(PoisonError::into_inner));
+        let topics = std::mem::take(&mut *self.topics.lock());
         let transaction = Arc::try_unwrap(self.transaction)
             .map_err(|_| Fault::internal("transaction_leaked", "a write job kept its transaction beyond its end"))?;
         Ok((transaction, topics))

@@ -1,4 +1,4 @@
-//! What only a privileged login may do in PostgreSQL: make and drop the modules' schemas and logins.
+//! What only a privileged login may do in PostgreSQL: create and drop the modules' schemas and logins.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 pub struct Admin(DatabaseConnection);
 
 impl Admin {
-    /// Also takes the lock under which one process at a time provisions this database; it is given back by [`close`](Admin::close).
+    /// Also takes the lock under which one process at a time provisions this database; it is released by [`close`](Admin::close).
     ///
     /// # Errors
     /// The server cannot be reached, or refuses the login.
@@ -25,13 +25,13 @@ impl Admin {
         Ok(Admin(connection))
     }
 
-    /// Makes a module's schema, owned by the module's own login (role and password) if it has one. Safe to repeat.
+    /// Creates a module's schema, owned by the module's own login (role and password) if it has one. Safe to repeat.
     ///
     /// # Errors
     /// The login may not create roles or schemas.
     pub async fn make_schema(&self, schema: &str, login: Option<(&str, &str)>) -> anyhow::Result<()> {
         let Some((role, password)) = login else {
-            // `if not exists` asks for the right to create also where there is nothing to create.
+            // `create schema if not exists` requires the right to create even if the schema exists.
             let (literal, schema) = (text(schema), name(schema));
             let make = format!(
                 "do $provision$ begin
@@ -70,7 +70,7 @@ impl Admin {
     }
 
     /// # Errors
-    /// The server went away.
+    /// The connection was lost.
     pub async fn close(self) -> anyhow::Result<()> {
         Ok(self.0.close().await?)
     }

@@ -1,4 +1,4 @@
-//! A module's tables, brought up to date: each module migrates alone, into its own file or schema, the machinery's tables first.
+//! Migrations: each module migrates alone, in its own file or schema, the machinery's tables first.
 //!
 //! A migration that has shipped is never edited; a change is a new migration. Table and column changes are additive within a release, so
 //! that an old and a new binary can run side by side.
@@ -28,7 +28,7 @@ const MACHINERY: &[Migration] = &[
 /// The tables of one module, beside those that every module has.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
-    /// Whose they are: the name of the schema on PostgreSQL, of the file on SQLite.
+    /// The module they belong to: the name of the schema on PostgreSQL, of the file on SQLite.
     pub module: &'static str,
     /// In the order in which they are applied. A name is recorded for ever.
     pub migrations: &'static [Migration],
@@ -53,11 +53,11 @@ impl From<&'static str> for Schema {
     }
 }
 
-/// Brings one module's schema up to date. Safe to call from several processes at once: one migrates, the others wait for it
+/// Migrates one module's schema. Safe to call from several processes at once: one migrates, the others wait for it
 /// (sea-orm-migration takes no lock of its own). `connection` must be a pool of one, so that the lock and the work share a session.
 ///
 /// # Errors
-/// A schema that a newer binary has migrated further is refused: this binary would misread it.
+/// A schema that was migrated by a newer binary is refused: this binary would misread it.
 pub async fn up(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
     let set = Set::of(schema);
     lock(connection, schema.module, "pg_advisory_lock").await?;
@@ -66,7 +66,7 @@ pub async fn up(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Res
     done
 }
 
-/// What has been applied and what would be; makes at most the table that records it.
+/// The applied and the pending migrations. It creates at most the table that records them.
 pub async fn status(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
     Set::of(schema).status(connection).await
 }
@@ -132,7 +132,7 @@ impl Set {
     }
 }
 
-/// Takes or gives back the advisory lock of one module's schema. On SQLite the file lock that every process takes before it opens its data
+/// Takes or releases the advisory lock of one module's schema. On SQLite the file lock that every process takes before it opens its data
 /// directory does the same.
 async fn lock(connection: &DatabaseConnection, module: &str, function: &str) -> anyhow::Result<()> {
     if connection.get_database_backend() == DbBackend::Postgres {

@@ -1,12 +1,12 @@
-//! Who of the operators did what, and why, to be read.
+//! The audit log, as operators read it.
 
 use banyan_core::{Fault, Page, PageRequest, Timestamp};
-use sea_orm::QueryResult;
+use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Ops, before};
-use crate::fault::fault;
+use crate::query::{self, StoredTime};
 
 /// One operator action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -29,25 +29,35 @@ impl Ops {
     /// # Errors
     /// `invalid_cursor`; as any query.
     pub async fn list_audit(&self, page: &PageRequest) -> Result<Page<AuditEntry>, Fault> {
-        let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
         let sql =
             "select id, at, actor, action, target, reason, comment from audit where id < $1 order by id desc limit $2";
-        let rows = self.all(sql, [before(page)?.into(), limit.into()]).await?;
-        let entries = rows.iter().map(AuditEntry::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(entries, |entry| entry.id))
+        let values = [before(page)?.into(), query::limit(page.fetch_limit())];
+        let rows: Vec<AuditRow> = query::all(self.db.read(), sql, values).await?;
+        Ok(page.page(rows, |row| row.id).map(AuditEntry::from))
     }
 }
 
-impl AuditEntry {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        Ok(AuditEntry {
-            id: row.try_get("", "id").map_err(fault)?,
-            at: row.try_get("", "at").map(Timestamp::from_ms).map_err(fault)?,
-            actor: row.try_get("", "actor").map_err(fault)?,
-            action: row.try_get("", "action").map_err(fault)?,
-            target: row.try_get("", "target").map_err(fault)?,
-            reason: row.try_get("", "reason").map_err(fault)?,
-            comment: row.try_get("", "comment").map_err(fault)?,
-        })
+#[derive(FromQueryResult)]
+struct AuditRow {
+    id: Uuid,
+    at: StoredTime,
+    actor: String,
+    action: String,
+    target: String,
+    reason: String,
+    comment: Option<String>,
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(row: AuditRow) -> Self {
+        AuditEntry {
+            id: row.id,
+            at: row.at.into(),
+            actor: row.actor,
+            action: row.action,
+            target: row.target,
+            reason: row.reason,
+            comment: row.comment,
+        }
     }
 }

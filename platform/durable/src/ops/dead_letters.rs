@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use sea_orm::QueryResult;
+use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ops, before, check_state};
+use super::{Ops, before, event_of, known_state};
 use crate::{
     Tx, audit,
-    fault::fault,
+    query::{self, StoredTime},
     reactions::{
         advance, reached,
-        retry::{self, State},
+        retry::{self, RetryState},
     },
 };
 
@@ -46,7 +46,7 @@ pub struct DeadLetter {
 pub struct DeadLetterEvent {
     #[serde(flatten)]
     pub letter: DeadLetter,
-    /// The CloudEvent as it was received; a text if it is not one.
+    /// The CloudEvent as it came; a text if it is not one.
     #[schema(value_type = Object)]
     pub event: serde_json::Value,
 }
@@ -55,44 +55,36 @@ const COLUMNS: &str =
     "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error";
 
 impl Ops {
-    /// The newest first; those in one state, or all. Only `dead` ones wait for a person.
+    /// The newest first; those in one state, or all. Only `dead` ones wait for an operator.
     ///
     /// # Errors
     /// `invalid_state`, `invalid_cursor`; as any query.
     pub async fn list_dead_letters(&self, state: Option<&str>, page: &PageRequest) -> Result<Page<DeadLetter>, Fault> {
-        check_state(state, &["waiting", "retrying", "dead", "discarded"])?;
-        let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
+        let state = state.map(known_state::<RetryState>).transpose()?;
         let sql =
             format!("select {COLUMNS} from retry where id < $1 and (state = $2 or $2 = '') order by id desc limit $3");
-        let rows = self
-            .all(
-                &sql,
-                [before(page)?.into(), state.unwrap_or_default().into(), limit.into()],
-            )
-            .await?;
-        let letters = rows.iter().map(DeadLetter::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(letters, |letter| letter.id))
+        let state = state.map_or("", |state| state.into_str());
+        let values = [before(page)?.into(), state.into(), query::limit(page.fetch_limit())];
+        let rows: Vec<DeadLetterRow> = query::all(self.db.read(), &sql, values).await?;
+        Ok(page.page(rows, |row| row.id).map(DeadLetter::from))
     }
 
     /// # Errors
     /// `not_found`; as any query.
     pub async fn find_dead_letter(&self, id: Uuid) -> Result<DeadLetterEvent, Fault> {
-        let rows = self
-            .all(&format!("select {COLUMNS}, body from retry where id = $1"), [id.into()])
-            .await?;
-        let row = rows.first().ok_or_else(|| Fault::not_found("dead letter"))?;
-        let body: String = row.try_get("", "body").map_err(fault)?;
-        let event = serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body));
+        let sql = format!("select {COLUMNS}, body from retry where id = $1");
+        let row: Option<DeadLetterWithBody> = query::one(self.db.read(), &sql, [id.into()]).await?;
+        let DeadLetterWithBody { letter, body } = row.ok_or_else(|| Fault::not_found("dead letter"))?;
         Ok(DeadLetterEvent {
-            letter: DeadLetter::read(row)?,
-            event,
+            letter: letter.into(),
+            event: event_of(body),
         })
     }
 
-    /// Has a dead letter tried again, at once and with a clean record.
+    /// Retries a dead letter at once, with its failures reset.
     ///
     /// # Errors
-    /// `not_found`; `not_dead` if it does not wait for a person.
+    /// `not_found`; `not_dead` if it is not dead.
     pub async fn replay_dead_letter(
         &self,
         actor: &Actor,
@@ -100,21 +92,21 @@ impl Ops {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
-        let action = Action::new(actor, id, reason, comment);
+        let action = DeadLetterAction::new(actor, id, reason, comment);
         let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
-                if letter.state != State::Dead.as_str() {
+                if letter.state != RetryState::Dead {
                     return Err(Fault::conflict("not_dead", format!("This event is {} and needs no replay.", letter.state)));
                 }
                 let replayed = "update retry set state = 'retrying', failures = 0, next_attempt_at = $2 where id = $1 and state = 'dead'";
                 action.change(&tx, replayed, tx.clock().now()).await?;
                 action.audit(&tx, "dead_letter.replay").await?;
-                load(&tx, action.id).await
+                load(&tx, action.id).await.map(DeadLetter::from)
             });
         write.await
     }
 
-    /// Gives an event up: it will never be handled, and those behind it go on.
+    /// Gives an event up: it will never be handled, and the later ones of its subject go on.
     ///
     /// # Errors
     /// `not_found`; `not_discardable` while it waits for an earlier version, or once it is discarded.
@@ -125,13 +117,13 @@ impl Ops {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<DeadLetter, Fault> {
-        let action = Action::new(actor, id, reason, comment);
+        let action = DeadLetterAction::new(actor, id, reason, comment);
         let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
-                if !matches!(State::parse(&letter.state), Some(State::Dead | State::Retrying)) {
+                if !matches!(letter.state, RetryState::Dead | RetryState::Retrying) {
                     return Err(Fault::conflict("not_discardable", format!("This event is {}.", letter.state)));
                 }
-                // A frame that is not an event has no lane to hold back.
+                // A frame that is not an event has no lane.
                 if letter.version > 0 {
                     let lane = reached(&tx, &letter.source, &letter.subject).await?;
                     if lane + 1 < letter.version {
@@ -145,24 +137,24 @@ impl Ops {
                     "update retry set state = 'discarded', next_attempt_at = $2 where id = $1 and state in ('dead', 'retrying')";
                 action.change(&tx, discarded, tx.clock().now()).await?;
                 action.audit(&tx, "dead_letter.discard").await?;
-                load(&tx, action.id).await
+                load(&tx, action.id).await.map(DeadLetter::from)
             });
         write.await
     }
 }
 
-/// What an operator does to one dead letter, and why.
+/// An operator's action on a dead letter.
 #[derive(Clone)]
-struct Action {
+struct DeadLetterAction {
     actor: Arc<Actor>,
     id: Uuid,
     reason: Arc<str>,
     comment: Option<Arc<str>>,
 }
 
-impl Action {
+impl DeadLetterAction {
     fn new(actor: &Actor, id: Uuid, reason: &str, comment: Option<&str>) -> Self {
-        Action {
+        DeadLetterAction {
             actor: Arc::new(actor.clone()),
             id,
             reason: reason.into(),
@@ -170,7 +162,7 @@ impl Action {
         }
     }
 
-    /// Changes the row, which may have changed since it was loaded: then the job looks again.
+    /// Changes the row. If it has changed since it was loaded, the job is repeated.
     async fn change(&self, tx: &Tx, sql: &str, now: Timestamp) -> Result<(), Fault> {
         tx.wake(retry::TOPIC);
         match tx.execute(sql, [self.id.into(), now.as_ms().into()]).await? {
@@ -192,28 +184,48 @@ impl Action {
     }
 }
 
-async fn load(tx: &Tx, id: Uuid) -> Result<DeadLetter, Fault> {
-    let row = tx
-        .query_one(&format!("select {COLUMNS} from retry where id = $1"), [id.into()])
-        .await?;
-    DeadLetter::read(&row.ok_or_else(|| Fault::not_found("dead letter"))?)
+async fn load(tx: &Tx, id: Uuid) -> Result<DeadLetterRow, Fault> {
+    let sql = format!("select {COLUMNS} from retry where id = $1");
+    let row = query::one(tx.conn(), &sql, [id.into()]).await?;
+    row.ok_or_else(|| Fault::not_found("dead letter"))
 }
 
-impl DeadLetter {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        let at = |name: &str| row.try_get("", name).map(Timestamp::from_ms).map_err(fault);
-        Ok(DeadLetter {
-            id: row.try_get("", "id").map_err(fault)?,
-            source: row.try_get("", "source").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            version: row.try_get("", "version").map_err(fault)?,
-            kind: row.try_get("", "kind").map_err(fault)?,
-            state: row.try_get("", "state").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            failures: row.try_get("", "failures").map_err(fault)?,
-            next_attempt_at: at("next_attempt_at")?,
-            created_at: at("created_at")?,
-            last_error: row.try_get("", "last_error").map_err(fault)?,
-        })
+#[derive(FromQueryResult)]
+struct DeadLetterRow {
+    id: Uuid,
+    source: String,
+    subject: String,
+    version: i64,
+    kind: String,
+    state: RetryState,
+    attempts: i64,
+    failures: i64,
+    next_attempt_at: StoredTime,
+    created_at: StoredTime,
+    last_error: Option<String>,
+}
+
+#[derive(FromQueryResult)]
+struct DeadLetterWithBody {
+    #[sea_orm(nested)]
+    letter: DeadLetterRow,
+    body: String,
+}
+
+impl From<DeadLetterRow> for DeadLetter {
+    fn from(row: DeadLetterRow) -> Self {
+        DeadLetter {
+            id: row.id,
+            source: row.source,
+            subject: row.subject,
+            version: row.version,
+            kind: row.kind,
+            state: row.state.to_string(),
+            attempts: row.attempts,
+            failures: row.failures,
+            next_attempt_at: row.next_attempt_at.into(),
+            created_at: row.created_at.into(),
+            last_error: row.last_error,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What operators see of a module's machinery, and what they may do to it.
+//! What operators can see of a module's machinery, and do to it.
 //!
 //! Every action is one transaction with its audit row, and names who did it and why.
 
@@ -6,16 +6,23 @@ mod audit_log;
 mod dead_letters;
 mod outbox;
 
-use banyan_core::{Fault, PageRequest, Timestamp};
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use std::{fmt::Display, str::FromStr};
+
+use banyan_core::{Fault, PageRequest};
+use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
+use strum::IntoEnumIterator;
 use uuid::Uuid;
 
 pub use audit_log::AuditEntry;
 pub use dead_letters::{DeadLetter, DeadLetterEvent};
 pub use outbox::{OutboxEntry, OutboxEvent};
 
-use crate::{Db, SagaOps, Sagas, fault::fault};
+use crate::{
+    Db, SagaOps, Sagas,
+    query::{self, StoredTime},
+    reactions::retry::RetryState,
+};
 
 /// A module's sagas, outbox, dead letters and audit log.
 #[derive(Clone)]
@@ -29,7 +36,7 @@ pub struct Ops {
 pub struct Counts {
     /// Events not yet confirmed by the bus.
     pub outbox_pending: i64,
-    /// Milliseconds since the oldest of them was written; 0 if there is none.
+    /// Milliseconds since the oldest of them was written; 0 if there are none.
     pub outbox_oldest_ms: i64,
     /// Events of others that wait for an earlier version.
     pub waiting: i64,
@@ -40,7 +47,7 @@ pub struct Counts {
 }
 
 impl Ops {
-    /// `sagas`: those the module drives.
+    /// `sagas`: those the module runs.
     pub(crate) fn new(db: Db, sagas: Sagas) -> Self {
         Ops { db, sagas }
     }
@@ -56,54 +63,42 @@ impl Ops {
     /// # Errors
     /// As any query.
     pub async fn counts(&self) -> Result<Counts, Fault> {
-        let outbox = self
-            .all(
-                "select count(*) as events, min(created_at) as oldest from outbox where state = 'pending'",
-                [],
-            )
-            .await?;
-        let retries = self
-            .all(
-                "select state, count(*) as events from retry where state <> 'discarded' group by state",
-                [],
-            )
-            .await?;
-        let number = |row: &QueryResult| row.try_get::<i64>("", "events").map_err(fault);
-        let of = |state: &str| -> Result<i64, Fault> {
-            let row = retries
+        let sql = "select count(*) as events, min(created_at) as oldest from outbox where state = 'pending'";
+        let pending: Option<Pending> = query::one(self.db.read(), sql, []).await?;
+        let pending = pending.unwrap_or_default();
+        let sql = "select state, count(*) as events from retry where state <> 'discarded' group by state";
+        let retries: Vec<InState> = query::all(self.db.read(), sql, []).await?;
+        let count = |state: RetryState| {
+            retries
                 .iter()
-                .find(|row| row.try_get::<String>("", "state").is_ok_and(|found| found == state));
-            row.map_or(Ok(0), number)
+                .find(|row| row.state == state)
+                .map_or(0, |row| row.events)
         };
-        let oldest: Option<i64> = outbox
-            .first()
-            .map(|row| row.try_get("", "oldest"))
-            .transpose()
-            .map_err(fault)?
-            .flatten();
-        let age = oldest.map_or(0, |oldest| {
-            self.db.clock().now().since(Timestamp::from_ms(oldest)).as_millis()
-        });
+        let now = self.db.clock().now();
+        let age = pending.oldest.map_or(0, |oldest| now.since(oldest.into()).as_millis());
         Ok(Counts {
-            outbox_pending: outbox.first().map_or(Ok(0), number)?,
+            outbox_pending: pending.events,
             outbox_oldest_ms: i64::try_from(age).unwrap_or(i64::MAX),
-            waiting: of("waiting")?,
-            retrying: of("retrying")?,
-            dead_letters: of("dead")?,
+            waiting: count(RetryState::Waiting),
+            retrying: count(RetryState::Retrying),
+            dead_letters: count(RetryState::Dead),
         })
-    }
-
-    pub(crate) async fn all(
-        &self,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Vec<QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
-        self.db.read().query_all_raw(statement).await.map_err(fault)
     }
 }
 
-/// The id a page starts behind; the greatest there is for the first page, because lists show the newest first.
+#[derive(Default, FromQueryResult)]
+struct Pending {
+    events: i64,
+    oldest: Option<StoredTime>,
+}
+
+#[derive(FromQueryResult)]
+struct InState {
+    state: RetryState,
+    events: i64,
+}
+
+/// The id before which a page starts; the greatest id for the first page, because lists show the newest first.
 pub(crate) fn before(page: &PageRequest) -> Result<Uuid, Fault> {
     match &page.after {
         Some(cursor) => cursor
@@ -113,14 +108,19 @@ pub(crate) fn before(page: &PageRequest) -> Result<Uuid, Fault> {
     }
 }
 
+/// A state by its name.
+///
 /// # Errors
-/// `invalid_state`, naming those there are.
-pub(crate) fn check_state(state: Option<&str>, known: &[&str]) -> Result<(), Fault> {
-    match state {
-        Some(state) if !known.contains(&state) => {
-            let rule = format!("must be one of {}", known.join(", "));
-            Err(Fault::invalid("invalid_state", format!("state {rule}")).at("state", rule))
-        }
-        _ => Ok(()),
-    }
+/// `invalid_state`, naming the known ones.
+pub(crate) fn known_state<S: FromStr + IntoEnumIterator + Display>(name: &str) -> Result<S, Fault> {
+    name.parse().map_err(|_| {
+        let known: Vec<String> = S::iter().map(|state| state.to_string()).collect();
+        let rule = format!("must be one of {}", known.join(", "));
+        Fault::invalid("invalid_state", format!("state {rule}")).at("state", rule)
+    })
+}
+
+/// A stored body as JSON; as a text if it is not JSON.
+fn event_of(body: String) -> serde_json::Value {
+    serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body))
 }

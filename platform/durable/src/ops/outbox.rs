@@ -1,12 +1,12 @@
 //! The outbox, as operators see it.
 
 use banyan_core::{Fault, Page, PageRequest, Timestamp};
-use sea_orm::QueryResult;
+use sea_orm::{DeriveValueType, FromQueryResult};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ops, before, check_state};
-use crate::fault::fault;
+use super::{Ops, before, event_of, known_state};
+use crate::query::{self, StoredTime};
 
 /// An event in the outbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -43,14 +43,18 @@ pub struct OutboxEvent {
 
 const COLUMNS: &str = "id, kind, subject, version, state, attempts, next_attempt_at, created_at, sent_at, last_error";
 
-const STATES: [&str; 2] = ["pending", "sent"];
+/// The state of an event in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter, strum::EnumString, strum::Display, DeriveValueType)]
+#[strum(serialize_all = "snake_case")]
+#[sea_orm(value_type = "String")]
+enum OutboxState {
+    Pending,
+    Sent,
+}
 
-/// One of the known states stands in the text, because the index over it is used for this text alone.
-fn newest(state: Option<&str>) -> String {
-    let in_state = STATES
-        .into_iter()
-        .find(|known| state == Some(*known))
-        .map(|state| format!("and state = '{state}'"));
+/// The state is part of the text, because the index over it is used for this text alone.
+fn newest(state: Option<OutboxState>) -> String {
+    let in_state = state.map(|state| format!("and state = '{state}'"));
     format!(
         "select {COLUMNS} from outbox where id < $1 {} order by id desc limit $2",
         in_state.unwrap_or_default()
@@ -63,64 +67,74 @@ impl Ops {
     /// # Errors
     /// `invalid_state`, `invalid_cursor`; as any query.
     pub async fn list_outbox(&self, state: Option<&str>, page: &PageRequest) -> Result<Page<OutboxEntry>, Fault> {
-        check_state(state, &STATES)?;
-        let limit = i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX);
-        let rows = self.all(&newest(state), [before(page)?.into(), limit.into()]).await?;
-        let entries = rows.iter().map(OutboxEntry::read).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(entries, |entry| entry.id))
+        let state = state.map(known_state).transpose()?;
+        let values = [before(page)?.into(), query::limit(page.fetch_limit())];
+        let rows: Vec<OutboxRow> = query::all(self.db.read(), &newest(state), values).await?;
+        Ok(page.page(rows, |row| row.id).map(OutboxEntry::from))
     }
 
     /// # Errors
     /// `not_found`; as any query.
     pub async fn find_outbox_event(&self, id: Uuid) -> Result<OutboxEvent, Fault> {
-        let rows = self
-            .all(
-                &format!("select {COLUMNS}, body from outbox where id = $1"),
-                [id.into()],
-            )
-            .await?;
-        let row = rows.first().ok_or_else(|| Fault::not_found("event"))?;
-        let body: String = row.try_get("", "body").map_err(fault)?;
-        let event = serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body));
+        let sql = format!("select {COLUMNS}, body from outbox where id = $1");
+        let row: Option<OutboxWithBody> = query::one(self.db.read(), &sql, [id.into()]).await?;
+        let OutboxWithBody { entry, body } = row.ok_or_else(|| Fault::not_found("event"))?;
         Ok(OutboxEvent {
-            entry: OutboxEntry::read(row)?,
-            event,
+            entry: entry.into(),
+            event: event_of(body),
         })
     }
 }
 
-impl OutboxEntry {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        let at = |name: &str| row.try_get("", name).map(Timestamp::from_ms).map_err(fault);
-        Ok(OutboxEntry {
-            id: row.try_get("", "id").map_err(fault)?,
-            kind: row.try_get("", "kind").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            version: row.try_get("", "version").map_err(fault)?,
-            state: row.try_get("", "state").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            next_attempt_at: at("next_attempt_at")?,
-            created_at: at("created_at")?,
-            sent_at: row
-                .try_get::<Option<i64>>("", "sent_at")
-                .map_err(fault)?
-                .map(Timestamp::from_ms),
-            last_error: row.try_get("", "last_error").map_err(fault)?,
-        })
+#[derive(FromQueryResult)]
+struct OutboxRow {
+    id: Uuid,
+    kind: String,
+    subject: String,
+    version: i64,
+    state: OutboxState,
+    attempts: i64,
+    next_attempt_at: StoredTime,
+    created_at: StoredTime,
+    sent_at: Option<StoredTime>,
+    last_error: Option<String>,
+}
+
+#[derive(FromQueryResult)]
+struct OutboxWithBody {
+    #[sea_orm(nested)]
+    entry: OutboxRow,
+    body: String,
+}
+
+impl From<OutboxRow> for OutboxEntry {
+    fn from(row: OutboxRow) -> Self {
+        OutboxEntry {
+            id: row.id,
+            kind: row.kind,
+            subject: row.subject,
+            version: row.version,
+            state: row.state.to_string(),
+            attempts: row.attempts,
+            next_attempt_at: row.next_attempt_at.into(),
+            created_at: row.created_at.into(),
+            sent_at: row.sent_at.map(Timestamp::from),
+            last_error: row.last_error,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::newest;
+    use super::{OutboxState, newest};
     use crate::plan::steps;
 
-    /// What waits is looked at when much does not, and then among very many events.
+    /// Operators look at the pending events when something is wrong, and then there are very many events.
     #[tokio::test]
-    async fn the_newest_pending_events_are_found_without_going_through_the_sent_ones() {
+    async fn the_newest_pending_events_are_found_without_reading_the_sent_ones() {
         for (state, index) in [
-            (Some("pending"), "outbox_pending_by_id"),
-            (Some("sent"), "id<?"),
+            (Some(OutboxState::Pending), "outbox_pending_by_id"),
+            (Some(OutboxState::Sent), "id<?"),
             (None, "id<?"),
         ] {
             let steps = steps(&newest(state), [uuid::Uuid::max().into(), 10_i64.into()]).await;

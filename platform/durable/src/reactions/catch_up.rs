@@ -1,13 +1,14 @@
-//! Asks producers for events that never came: those before a gap, and those of which nothing came at all.
+//! Fetches events that were never delivered from their producers: those before a gap, and those of subjects of which nothing was delivered at all.
 //!
-//! The broker is transport, not memory; the producer's outbox remembers. So what a broker lost is found here, at the latest with the next comparison.
+//! The broker is transport, not storage; the producer's outbox keeps the events. So what a broker lost is found here, at the latest by the next
+//! comparison.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use banyan_core::{Call, Envelope, Fault, Subscriber, Timestamp};
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject};
 use futures::StreamExt;
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{FromQueryResult, Value};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -16,35 +17,35 @@ use super::{
     delivery::{By, Taken},
     reached, retry,
 };
-use crate::{Db, Feeds, fault::fault, feed};
+use crate::{Db, Feeds, feed, query};
 
-/// The timeout for one page of a producer's feed.
-const FEED_LIMIT: Duration = Duration::from_secs(5);
-/// Events of one subject fetched at a time.
+/// The timeout for one page of a feed.
+const FEED_TIMEOUT: Duration = Duration::from_secs(5);
+/// The number of events of one subject fetched by one call.
 const EVENTS: u32 = 100;
-/// Subjects fetched at the same time.
+/// The number of subjects fetched at the same time.
 const CONCURRENCY: usize = 8;
-/// Subjects looked up in one query.
+/// The number of lanes read by one query.
 const LANES: usize = 200;
-/// What was found equal need not be compared again, except for a while before: the producer's clock may be behind ours, and a transaction
-/// commits later than it reads the clock.
+/// A comparison starts this long before the last complete one: the producer's clock may be behind ours, and a transaction commits later than it reads
+/// the clock.
 const OVERLAP: Duration = Duration::from_secs(300);
-/// A producer that did not answer is asked again so soon, if not sooner by setting.
-const AGAIN: Duration = Duration::from_secs(5);
+/// The interval until the next comparison after one failed, unless `feed_compare_ms` is shorter.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Deliveries {
-    /// Compares at once, then again and again, and whenever the carrier says that something may have been missed.
+    /// Compares at once, then at an interval, and whenever the transport says that events may have been missed.
     ///
-    /// What a queue held when it was lost may be as old as the outboxes remember, so a start and a word of the carrier's are followed by a
-    /// comparison over all of that; the others look at what may have changed since the last complete one.
+    /// The events in a queue that was lost may be as old as anything in the outboxes. So at the start, and when events may have been missed, a comparison
+    /// covers everything the producers keep; otherwise it covers what may have changed since the last complete one.
     pub(super) async fn compare_until(&self, feeds: &Feeds, held: &CancellationToken) {
-        // When the last complete comparison with each source began. It is forgotten with the lease: whoever takes over compares everything.
+        // When the last complete comparison with each source began. It is lost with the lease: the next holder compares everything.
         let mut compared: HashMap<String, Timestamp> = HashMap::new();
         loop {
             let mut pause = Duration::from_millis(self.db().settings().feed_compare_ms);
             for source in self.sources() {
                 let begun = self.db().clock().now();
-                // Giving up in the middle loses nothing: what was not taken yet is missing still, and found again.
+                // Stopping in the middle loses nothing: events that were not taken yet are still missing, and found again.
                 let done = tokio::select! {
                     () = held.cancelled() => return,
                     done = self.compare(feeds, &source, compared.get(&source).copied()) => done,
@@ -52,8 +53,8 @@ impl Deliveries {
                 match done {
                     Ok(()) => drop(compared.insert(source, begun)),
                     Err(fault) => {
-                        tracing::info!(module = self.db().module(), source, %fault, "cannot compare with this producer now");
-                        pause = pause.min(AGAIN);
+                        tracing::info!(module = self.db().module(), source, %fault, "the comparison with this producer failed");
+                        pause = pause.min(RETRY_INTERVAL);
                     }
                 }
             }
@@ -65,7 +66,7 @@ impl Deliveries {
         }
     }
 
-    /// The modules listened to.
+    /// The modules subscribed to.
     fn sources(&self) -> Vec<String> {
         let mut sources: Vec<String> = self
             .topics()
@@ -77,9 +78,9 @@ impl Deliveries {
         sources
     }
 
-    /// From when on a comparison looks, the last complete one having begun at `last`: from there, if that is not too long ago; else as far back
-    /// as producers keep their events.
-    fn looks_back_to(&self, last: Option<Timestamp>) -> Timestamp {
+    /// The time from which a comparison starts, if the last complete one began at `last`: from there, if that is within the feed window; otherwise from
+    /// the oldest events that producers keep.
+    fn compare_since(&self, last: Option<Timestamp>) -> Timestamp {
         let (now, settings) = (self.db().clock().now(), self.db().settings());
         let window = settings.limits.feed_window;
         let kept = settings.outbox_retention();
@@ -87,10 +88,10 @@ impl Deliveries {
             .map_or(now.minus(kept), |last| last.minus(OVERLAP))
     }
 
-    /// Compares the lanes with what the producer says, and fetches what is missing.
+    /// Compares the lanes with the producer's feed, and fetches what is missing.
     async fn compare(&self, feeds: &Feeds, source: &str, last: Option<Timestamp>) -> Result<(), Fault> {
         let feed = feed_of(feeds, source)?;
-        let since = self.looks_back_to(last);
+        let since = self.compare_since(last);
         let mut after = String::new();
         loop {
             let request = ListSubjects {
@@ -99,7 +100,7 @@ impl Deliveries {
                 after_subject: after,
                 limit: feed::PAGE,
             };
-            let call = Call::by_module(self.db().module()).within(FEED_LIMIT);
+            let call = Call::by_module(self.db().module()).within(FEED_TIMEOUT);
             let page = within(feed.list_subjects(&call, request)).await?.items;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.subject.clone();
@@ -117,15 +118,15 @@ impl Deliveries {
         }
     }
 
-    /// Those of the subjects that this module follows and of which it has not seen the last version, unless the retry runner is at them.
+    /// The subjects that this module subscribes to and whose last version it has not handled, unless the retry table has events of them.
     async fn behind(&self, source: &str, subjects: Vec<Subject>) -> Result<Vec<Subject>, Fault> {
-        let heard = |subject: &Subject| {
+        let subscribed = |subject: &Subject| {
             let aggregate = subject.subject.split('/').next().unwrap_or_default();
-            self.reactions.listens_to(&format!("{source}.{aggregate}"))
+            self.reactions.subscribes_to(&format!("{source}.{aggregate}"))
         };
-        let heard: Vec<Subject> = subjects.into_iter().filter(heard).collect();
+        let subscribed: Vec<Subject> = subjects.into_iter().filter(subscribed).collect();
         let mut behind = Vec::new();
-        for subjects in heard.chunks(LANES) {
+        for subjects in subscribed.chunks(LANES) {
             let names: Vec<&str> = subjects.iter().map(|subject| subject.subject.as_str()).collect();
             let lanes = lanes(self.db(), source, &names).await?;
             for subject in subjects {
@@ -138,8 +139,8 @@ impl Deliveries {
         Ok(behind)
     }
 
-    /// Fetches and takes the events of a subject from where its lane stands. What the producer keeps no more is passed over: up to the oldest
-    /// version it keeps, but never beyond `known`.
+    /// Fetches and takes the events of a subject after its lane. Versions that the producer no longer keeps are skipped, up to the oldest one it keeps,
+    /// but never beyond `known`.
     pub(super) async fn fetch(&self, feeds: &Feeds, source: &str, subject: &str, known: i64) -> Result<(), Fault> {
         let feed = feed_of(feeds, source)?;
         let lane = lanes(self.db(), source, &[subject]).await?;
@@ -148,7 +149,7 @@ impl Deliveries {
             let Events {
                 items,
                 first_kept_version,
-            } = self.ask(feed, source, subject, from).await?;
+            } = self.list_events(feed, source, subject, from).await?;
             let first_kept = if first_kept_version == 0 {
                 known + 1
             } else {
@@ -158,14 +159,14 @@ impl Deliveries {
                 .first()
                 .map(|body| Envelope::from_bytes(body.as_bytes()))
                 .transpose();
-            // What was given counts for more than what is said to be kept: the outbox may be pruned between the two.
+            // The first event returned counts for more than the oldest version said to be kept: the outbox may be pruned between the two.
             let first = first
                 .ok()
                 .flatten()
                 .map_or(first_kept, |event| event.version.min(first_kept));
-            let gone = (first - 1).min(known);
-            if gone >= from {
-                self.pass_over(source, subject, from - 1, gone).await?;
+            let lost = (first - 1).min(known);
+            if lost >= from {
+                self.skip(source, subject, from - 1, lost).await?;
             }
             let full = items.len() >= EVENTS as usize;
             for body in items {
@@ -174,7 +175,7 @@ impl Deliveries {
                     Err(fault) => return self.reject(body.as_bytes(), &fault).await,
                 };
                 from = envelope.version + 1;
-                // One that was kept for later holds back those behind it; they will be fetched when its turn is over.
+                // An event that was kept for later holds back those after it; they will be fetched once it is handled.
                 if self.take(envelope, By::Bus).await? == Taken::Kept {
                     return Ok(());
                 }
@@ -185,7 +186,7 @@ impl Deliveries {
         }
     }
 
-    async fn ask(
+    async fn list_events(
         &self,
         feed: &Arc<dyn EventFeed>,
         source: &str,
@@ -198,22 +199,22 @@ impl Deliveries {
             from_version,
             limit: EVENTS,
         };
-        let call = Call::by_module(self.db().module()).within(FEED_LIMIT);
+        let call = Call::by_module(self.db().module()).within(FEED_TIMEOUT);
         let events = within(feed.list_events(&call, request)).await?;
         metrics::counter!("banyan_events_fetched_total", "module" => self.db().module().to_owned())
             .increment(events.items.len() as u64);
         Ok(events)
     }
 
-    /// Moves the lane past events that nobody keeps any more.
-    async fn pass_over(&self, source: &str, subject: &str, from: i64, to: i64) -> Result<(), Fault> {
+    /// Moves the lane past events that the producer no longer keeps.
+    async fn skip(&self, source: &str, subject: &str, from: i64, to: i64) -> Result<(), Fault> {
         tracing::warn!(
             module = self.db().module(),
             source,
             subject,
             from,
             to,
-            "the producer keeps these events no more; they are passed over"
+            "the producer no longer keeps these events; they are skipped"
         );
         metrics::counter!("banyan_events_passed_over_total", "module" => self.db().module().to_owned())
             .increment(u64::try_from(to - from).unwrap_or(0));
@@ -231,37 +232,31 @@ impl Deliveries {
     }
 }
 
-/// Where the lanes of these subjects stand; a subject without one has not been heard of.
+#[derive(FromQueryResult)]
+struct Lane {
+    subject: String,
+    last_version: i64,
+}
+
+/// The versions of the lanes of these subjects. A subject without a lane has had no event yet.
 pub(super) async fn lanes(db: &Db, source: &str, subjects: &[&str]) -> Result<HashMap<String, i64>, Fault> {
-    let places: Vec<String> = (2..subjects.len() + 2).map(|place| format!("${place}")).collect();
     let sql = format!(
         "select subject, last_version from lane where source = $1 and subject in ({})",
-        places.join(", ")
+        query::placeholders(2, subjects.len())
     );
     let values = std::iter::once(Value::from(source)).chain(subjects.iter().map(|subject| Value::from(*subject)));
-    let rows = db
-        .read()
-        .query_all_raw(Statement::from_sql_and_values(db.backend(), sql, values))
-        .await
-        .map_err(fault)?;
-    rows.iter()
-        .map(|row| {
-            Ok((
-                row.try_get("", "subject").map_err(fault)?,
-                row.try_get("", "last_version").map_err(fault)?,
-            ))
-        })
-        .collect()
+    let rows: Vec<Lane> = query::all(db.read(), &sql, values).await?;
+    Ok(rows.into_iter().map(|lane| (lane.subject, lane.last_version)).collect())
 }
 
 fn feed_of<'a>(feeds: &'a Feeds, source: &str) -> Result<&'a Arc<dyn EventFeed>, Fault> {
     feeds
         .get(source)
-        .ok_or_else(|| Fault::unavailable(format!("It is not known where to ask {source} for its events.")))
+        .ok_or_else(|| Fault::unavailable(format!("No event feed is configured for {source}.")))
 }
 
-async fn within<T>(asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    timeout(FEED_LIMIT, asked)
+async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    timeout(FEED_TIMEOUT, call)
         .await
-        .unwrap_or_else(|_| Err(Fault::timeout("The producer did not answer in time.")))
+        .unwrap_or_else(|_| Err(Fault::timeout("The producer did not respond in time.")))
 }

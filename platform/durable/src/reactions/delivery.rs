@@ -1,4 +1,4 @@
-//! Takes one event: handles it, recognises it as a duplicate, or keeps it for later.
+//! Takes one delivered event: handles it, recognises it as a duplicate, or keeps it for later.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::{
     Reactions, lane,
-    retry::{self, State},
+    retry::{self, RetryState},
 };
 use crate::{Db, Tx};
 
@@ -16,40 +16,31 @@ use crate::{Db, Tx};
 #[derive(Clone)]
 pub(crate) struct Deliveries {
     pub(super) reactions: Arc<Reactions>,
-    /// Somebody says that events may have been missed.
+    /// Notified when events may have been missed.
     pub(super) missed: Arc<Notify>,
 }
 
-/// What became of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was done with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub(super) enum Taken {
-    /// Its effect is committed, and the lane stands at it.
+    /// Its effect is committed, and the lane is at its version.
     Handled,
-    /// The lane stood at it or further; nothing was done.
+    /// The lane was at this version or beyond; nothing was done.
     Duplicate,
-    /// It is in the retry table, and the lane stands before it.
+    /// It is in the retry table, and the lane is before its version.
     Kept,
-    /// The module does not listen to such subjects.
-    Unheard,
+    /// The module does not subscribe to such subjects.
+    #[strum(serialize = "unheard")]
+    NotSubscribed,
 }
 
-impl Taken {
-    fn as_str(self) -> &'static str {
-        match self {
-            Taken::Handled => "handled",
-            Taken::Duplicate => "duplicate",
-            Taken::Kept => "kept",
-            Taken::Unheard => "unheard",
-        }
-    }
-}
-
-/// On whose behalf an event is tried.
+/// Where an event comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
-    /// It has just come. One that failed before is left to the retry runner, and a dead one to people.
+    /// It has just been delivered. If it failed before, it is left to the retry runner; if it is dead, to the operators.
     Bus,
-    /// It stands in the retry table and is due.
+    /// It is in the retry table and is due.
     Runner,
 }
 
@@ -69,11 +60,11 @@ impl Deliveries {
         &self.reactions.db
     }
 
-    /// Takes an event. `Ok` means that nothing of it can be lost any more.
+    /// Takes an event. `Ok` means that it cannot be lost any more.
     pub(super) async fn take(&self, envelope: Envelope, by: By) -> Result<Taken, Fault> {
-        // What stands in the retry table was listened to when it came; a build that no longer does passes over it.
-        if by == By::Bus && !self.reactions.listens_to(&envelope.topic()) {
-            return Ok(Taken::Unheard);
+        // An event in the retry table was subscribed to when it arrived; a build that no longer subscribes to it skips it.
+        if by == By::Bus && !self.reactions.subscribes_to(&envelope.topic()) {
+            return Ok(Taken::NotSubscribed);
         }
         if envelope.version < 1 {
             self.reject(&envelope.to_bytes(), &no_version()).await?;
@@ -92,7 +83,7 @@ impl Deliveries {
             Err(fault) => {
                 tracing::warn!(
                     module = self.db().module(), source = event.source, kind = event.kind, subject = event.subject,
-                    version = event.version, %fault, "a reaction failed; it will be tried again"
+                    version = event.version, %fault, "a reaction failed; it will be retried"
                 );
                 self.keep_failed(event.clone(), fault).await?;
                 Taken::Kept
@@ -100,14 +91,14 @@ impl Deliveries {
         };
         let labels = [
             ("module", self.db().module().to_owned()),
-            ("outcome", taken.as_str().to_owned()),
+            ("outcome", taken.into_str().to_owned()),
         ];
         metrics::counter!("banyan_reactions_total", &labels).increment(1);
         metrics::histogram!("banyan_reaction_seconds", &labels).record(began.elapsed().as_secs_f64());
         Ok(taken)
     }
 
-    /// The second write: what the reaction wrote is rolled back, and a note to try again takes its place.
+    /// The second write, after what the reaction wrote was rolled back: a record to retry it.
     async fn keep_failed(&self, envelope: Arc<Envelope>, fault: Fault) -> Result<(), Fault> {
         let fault = Arc::new(fault);
         let write = self.db().write((envelope, fault), |tx, (envelope, fault)| async move {
@@ -140,9 +131,9 @@ async fn handle(tx: &Tx, reactions: &Reactions, envelope: &Envelope, by: By) -> 
     }
     let kept = retry::states(tx, source, subject, *version).await?;
     match kept.this {
-        Some(State::Retrying) if by == By::Bus => return Ok(Taken::Kept),
-        Some(State::Dead | State::Discarded) => return Ok(Taken::Kept),
-        // Somebody else discarded or handled it since it was read.
+        Some(RetryState::Retrying) if by == By::Bus => return Ok(Taken::Kept),
+        Some(RetryState::Dead | RetryState::Discarded) => return Ok(Taken::Kept),
+        // It was discarded or handled since it was read.
         None if by == By::Runner => return Ok(Taken::Kept),
         _ => {}
     }
@@ -176,7 +167,7 @@ impl Subscriber for Deliveries {
     }
 
     async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault> {
-        tracing::error!(module = self.db().module(), %why, "a frame is unreadable; it is a dead letter now");
+        tracing::error!(module = self.db().module(), %why, "a frame cannot be decoded as an event; it is a dead letter now");
         let (body, why) = (
             Arc::<str>::from(retry::frame_text(frame)),
             Arc::<str>::from(why.to_string()),

@@ -1,20 +1,21 @@
-//! How far this module has followed a subject of another one. One row per subject, kept for ever, so that a duplicate is recognised for ever.
+//! The last version of a subject of another module that this module has handled. One row per subject, kept for ever, so that a duplicate is recognised
+//! for ever.
 
 use banyan_core::Fault;
 
-use crate::{Tx, fault::fault, lost_race};
+use crate::{Tx, lost_race, query};
 
 /// The last version that was handled or skipped; 0 before the first.
 pub(crate) async fn reached(tx: &Tx, source: &str, subject: &str) -> Result<i64, Fault> {
     let sql = "select last_version from lane where source = $1 and subject = $2";
-    let row = tx.query_one(sql, [source.into(), subject.into()]).await?;
-    row.map_or(Ok(0), |row| row.try_get("", "last_version").map_err(fault))
+    let version = query::scalar(tx.conn(), sql, [source.into(), subject.into()]).await?;
+    Ok(version.unwrap_or(0))
 }
 
 /// Moves the lane from `from` to `to`, and locks it until the transaction ends.
 ///
 /// # Errors
-/// A lost race if it does not stand at `from` any more: somebody else handled the event, and the job must look again.
+/// A lost race if it is not at `from` any more: another instance handled the event, and the job is repeated.
 pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to: i64) -> Result<(), Fault> {
     let sql = if from == 0 {
         "insert into lane (source, subject, last_version) values ($1, $2, $3)
@@ -27,6 +28,6 @@ pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to:
         .await?
     {
         1 => Ok(()),
-        _ => Err(lost_race("somebody else followed this subject meanwhile")),
+        _ => Err(lost_race("another instance advanced this lane meanwhile")),
     }
 }

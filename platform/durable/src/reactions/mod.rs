@@ -1,7 +1,7 @@
-//! What a module does on hearing other modules' events: once each, in order per subject.
+//! A module's reactions to the events of other modules: each once, in order per subject.
 //!
-//! A `lane` row per subject remembers how far it was followed and advances in the reaction's own transaction. Whatever cannot be handled when it
-//! comes (its reaction failed, an earlier version is missing, it is unreadable) is kept in the `retry` table, and the bus is told "taken".
+//! A `lane` row per subject stores the last version that was handled; it advances in the reaction's own transaction. An event that cannot be handled
+//! when it arrives (its reaction failed, an earlier version is missing, it cannot be decoded) is kept in the `retry` table, and the bus gets `Ok`.
 
 mod catch_up;
 mod delivery;
@@ -19,7 +19,7 @@ use crate::{Db, Tx};
 pub(crate) use delivery::Deliveries;
 pub(crate) use lane::{advance, reached};
 
-/// An event with the envelope it came in.
+/// An event that was delivered, with its envelope.
 #[derive(Clone, Debug)]
 pub struct Incoming<E> {
     pub event: E,
@@ -27,7 +27,7 @@ pub struct Incoming<E> {
 }
 
 impl<E> Incoming<E> {
-    /// The context for what the reacting module does: its own doing, in the event's trace.
+    /// The context for what the reacting module does: it acts as itself, in the event's trace.
     pub fn call(&self, module: &str) -> Call {
         Call::by_module(module).traced(self.envelope.traceparent.as_deref().and_then(TraceParent::parse))
     }
@@ -47,8 +47,8 @@ impl Reactions {
         Reactions { db, on: Vec::new() }
     }
 
-    /// Reacts to events of type `E` on `topic`. `react` runs in **one transaction** with the lane that remembers how far the subject was
-    /// followed: it must not call other modules, and it need not fear seeing an event twice. Its fault rolls it back, and it is tried again.
+    /// Reacts to events of type `E` on `topic`. `react` runs in **one transaction** with the lane of the subject: it must not call other modules, and it
+    /// takes effect once for each event. Its fault rolls it back, and it is retried.
     pub fn on<E, F, Fut>(mut self, topic: &'static str, react: F) -> Self
     where
         E: Event,
@@ -72,7 +72,7 @@ impl Reactions {
         self
     }
 
-    /// What is listened to, each topic once, sorted.
+    /// The topics subscribed to, each once, sorted.
     pub(crate) fn topics(&self) -> Vec<String> {
         let mut topics: Vec<String> = self.on.iter().map(|(topic, ..)| (*topic).to_owned()).collect();
         topics.sort();
@@ -80,11 +80,11 @@ impl Reactions {
         topics
     }
 
-    pub(crate) fn listens_to(&self, topic: &str) -> bool {
+    pub(crate) fn subscribes_to(&self, topic: &str) -> bool {
         self.on.iter().any(|(of, ..)| *of == topic)
     }
 
-    /// Does everything that is to be done on hearing this event; nothing if it is of no interest.
+    /// Runs every reaction to this event; there may be none.
     pub(crate) async fn react(&self, tx: &Tx, envelope: &Envelope) -> Result<(), Fault> {
         let topic = envelope.topic();
         for (of, kind, react) in &self.on {

@@ -1,57 +1,71 @@
-//! The `retry` table: events that could not be handled when they came.
+//! The `retry` table: events that could not be handled when they arrived.
 //!
-//! Per subject only the oldest row that was not discarded matters; the others wait behind it. So a dead letter holds back its own subject, and
+//! Only the oldest row of a subject that was not discarded is retried; the others wait for it. So a dead letter holds back its own subject, and
 //! nothing else.
 
-use banyan_core::{Envelope, Fault, Timestamp};
-use sea_orm::{ConnectionTrait, QueryResult, Statement};
+use banyan_core::{Envelope, Fault};
+use sea_orm::{DeriveValueType, FromQueryResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Db, Tx, fault::fault};
+use crate::{
+    Db, Tx,
+    query::{self, StoredTime},
+};
 
-/// Woken when there may be something for the retry runner.
+/// Woken when an event may be due for a retry.
 pub(crate) const TOPIC: &str = "retry";
-/// The code of the fault of a frame that is not an event, or whose data does not fit its type.
+/// The code of the fault for a frame that is not an event, and for data that does not fit the event's type.
 pub(crate) const UNDECODABLE: &str = "undecodable_event";
 
-/// Where an event in the table stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+/// The state of an event in the table.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumIter,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    DeriveValueType,
+)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+#[sea_orm(value_type = "String")]
+pub(crate) enum RetryState {
     /// An earlier version must come first.
     Waiting,
-    /// Its reaction failed and is tried again.
+    /// Its reaction failed and is retried.
     Retrying,
-    /// It failed too often and waits for a person.
+    /// It failed too often and waits for an operator.
     Dead,
-    /// A person gave it up; the lane went past it.
+    /// An operator gave it up; the lane went past it.
     Discarded,
 }
 
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Waiting => "waiting",
-            State::Retrying => "retrying",
-            State::Dead => "dead",
-            State::Discarded => "discarded",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [State::Waiting, State::Retrying, State::Dead, State::Discarded]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
+/// The states of an event and of the next one of its subject, as far as they are in the table.
+pub(crate) struct Kept {
+    pub this: Option<RetryState>,
+    pub next: Option<RetryState>,
 }
 
-/// What the table knows of an event and of the one after it.
-pub(crate) struct Kept {
-    pub this: Option<State>,
-    pub next: Option<State>,
+#[derive(FromQueryResult)]
+struct KeptVersion {
+    version: i64,
+    state: RetryState,
+}
+
+/// The record of an event that failed before.
+#[derive(FromQueryResult)]
+struct Failures {
+    attempts: i64,
+    failures: i64,
+    state: RetryState,
 }
 
 /// An event that is, or will be, due.
+#[derive(FromQueryResult)]
 pub(crate) struct Due {
     pub id: Uuid,
     pub source: String,
@@ -59,27 +73,18 @@ pub(crate) struct Due {
     pub version: i64,
     pub body: String,
     pub attempts: i64,
-    pub next_attempt_at: Timestamp,
+    pub next_attempt_at: StoredTime,
 }
 
 pub(crate) async fn states(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<Kept, Fault> {
     let sql = "select version, state from retry where source = $1 and subject = $2 and version in ($3, $4)";
-    let rows = tx
-        .query_all(
-            sql,
-            [source.into(), subject.into(), version.into(), (version + 1).into()],
-        )
-        .await?;
-    let mut kept = Kept { this: None, next: None };
-    for row in rows {
-        let state = State::parse(&row.try_get::<String>("", "state").map_err(fault)?);
-        if row.try_get::<i64>("", "version").map_err(fault)? == version {
-            kept.this = state
-        } else {
-            kept.next = state
-        }
-    }
-    Ok(kept)
+    let key = [source.into(), subject.into(), version.into(), (version + 1).into()];
+    let rows: Vec<KeptVersion> = query::all(tx.conn(), sql, key).await?;
+    let state_of = |version: i64| rows.iter().find(|row| row.version == version).map(|row| row.state);
+    Ok(Kept {
+        this: state_of(version),
+        next: state_of(version + 1),
+    })
 }
 
 /// Keeps an event whose predecessor is missing.
@@ -106,8 +111,8 @@ pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fau
     Ok(())
 }
 
-/// Keeps an event whose reaction failed, with one more try on its record. For want of another module or of the database it is tried for
-/// ever; anything else counts, and too much of it makes the event a dead letter. What cannot be read will not become readable by waiting.
+/// Keeps an event whose reaction failed, and counts the attempt. While another module or the database is unavailable it is retried without limit; any
+/// other failure counts, and too many make the event a dead letter. An event that cannot be decoded is a dead letter at once.
 pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Result<(), Fault> {
     let sql = "select attempts, failures, state from retry where source = $1 and subject = $2 and version = $3";
     let key = [
@@ -115,21 +120,9 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
         envelope.subject.as_str().into(),
         envelope.version.into(),
     ];
-    let row = tx.query_one(sql, key).await?;
-    let number = |name: &str| {
-        row.as_ref()
-            .map_or(Ok(0), |row| row.try_get::<i64>("", name).map_err(fault))
-    };
-    let (attempts, failures) = (number("attempts")?, number("failures")?);
-    let state: Option<String> = row
-        .as_ref()
-        .map(|row| row.try_get("", "state"))
-        .transpose()
-        .map_err(fault)?;
-    if matches!(
-        state.as_deref().and_then(State::parse),
-        Some(State::Dead | State::Discarded)
-    ) {
+    let before: Option<Failures> = query::one(tx.conn(), sql, key).await?;
+    let (attempts, failures) = before.as_ref().map_or((0, 0), |row| (row.attempts, row.failures));
+    if before.is_some_and(|row| matches!(row.state, RetryState::Dead | RetryState::Discarded)) {
         return Ok(());
     }
     let failures = if why.is_transient() { failures } else { failures + 1 };
@@ -137,7 +130,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
     if dead {
         tracing::error!(
             module = tx.module(), source = envelope.source, kind = envelope.kind, subject = envelope.subject,
-            version = envelope.version, %why, "an event is a dead letter now; it holds back its subject until somebody replays or discards it"
+            version = envelope.version, %why, "an event is a dead letter now; it holds back its subject until an operator replays or discards it"
         );
         metrics::counter!("banyan_dead_letters_total", "module" => tx.module().to_owned()).increment(1);
     }
@@ -154,7 +147,7 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
             envelope.version.into(),
             envelope.kind.as_str().into(),
             body(envelope)?.into(),
-            if dead { State::Dead } else { State::Retrying }.as_str().into(),
+            if dead { RetryState::Dead } else { RetryState::Retrying }.into(),
             (attempts + 1).into(),
             failures.into(),
             now.plus(tx.settings().retry_delay(attempts)).as_ms().into(),
@@ -182,7 +175,7 @@ pub(crate) async fn keep_frame(tx: &Tx, key: &str, body: &str, why: &str) -> Res
     Ok(())
 }
 
-/// The event is handled: nothing of it is left to do. What a person discarded stays on record.
+/// Removes an event that was handled. One that an operator discarded stays on record.
 pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<(), Fault> {
     let sql = "delete from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
     tx.execute(sql, [source.into(), subject.into(), version.into()])
@@ -190,7 +183,7 @@ pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -
         .map(drop)
 }
 
-/// Puts off an event that could not even be tried, because what comes before it cannot be had now.
+/// Postpones an event that could not be retried because the versions before it cannot be fetched now.
 pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Fault> {
     let next_attempt_at = tx.clock().now().plus(tx.settings().retry_delay(due.attempts)).as_ms();
     tx.execute(
@@ -203,65 +196,42 @@ pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Faul
 
 /// The oldest rows of their subjects, those due first in front. A subject whose oldest row is dead has none.
 pub(crate) async fn heads(db: &Db, limit: i64) -> Result<Vec<Due>, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select id, source, subject, version, body, attempts, next_attempt_at from retry
+    let sql = "select id, source, subject, version, body, attempts, next_attempt_at from retry
          where state in ('waiting', 'retrying')
          and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
                          and earlier.version < retry.version and earlier.state <> 'discarded')
-         order by next_attempt_at limit $1",
-        [limit.into()],
-    );
-    let rows = db.read().query_all_raw(statement).await.map_err(fault)?;
-    rows.iter().map(Due::read).collect()
+         order by next_attempt_at limit $1";
+    query::all(db.read(), sql, [limit.into()]).await
 }
 
-/// Whether this very version is in the table already, so that it need not be fetched.
+/// Whether this version is in the table already, so that it need not be fetched.
 pub(crate) async fn holds(db: &Db, source: &str, subject: &str, version: i64) -> Result<bool, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select 1 as one from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'",
-        [source.into(), subject.into(), version.into()],
-    );
-    Ok(db.read().query_one_raw(statement).await.map_err(fault)?.is_some())
+    let sql = "select version from retry where source = $1 and subject = $2 and version = $3 and state <> 'discarded'";
+    let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into(), version.into()]).await?;
+    Ok(kept.is_some())
 }
 
-/// Whether anything of this subject is in the table: then the runner is at it, or a dead letter holds it back.
+/// Whether an event of this subject is in the table: then it is being retried, or a dead letter holds it back.
 pub(crate) async fn holds_any(db: &Db, source: &str, subject: &str) -> Result<bool, Fault> {
-    let statement = Statement::from_sql_and_values(
-        db.backend(),
-        "select 1 as one from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1",
-        [source.into(), subject.into()],
-    );
-    Ok(db.read().query_one_raw(statement).await.map_err(fault)?.is_some())
+    let sql = "select version from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1";
+    let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into()]).await?;
+    Ok(kept.is_some())
 }
 
 impl Due {
-    fn read(row: &QueryResult) -> Result<Self, Fault> {
-        Ok(Due {
-            id: row.try_get("", "id").map_err(fault)?,
-            source: row.try_get("", "source").map_err(fault)?,
-            subject: row.try_get("", "subject").map_err(fault)?,
-            version: row.try_get("", "version").map_err(fault)?,
-            body: row.try_get("", "body").map_err(fault)?,
-            attempts: row.try_get("", "attempts").map_err(fault)?,
-            next_attempt_at: Timestamp::from_ms(row.try_get("", "next_attempt_at").map_err(fault)?),
-        })
-    }
-
-    /// A frame that was no event when it came.
+    /// Whether it is a frame that could not be decoded when it arrived.
     pub fn is_frame(&self) -> bool {
         self.source.is_empty()
     }
 }
 
-/// The subject of a frame that is not an event: the same frame, the same subject.
+/// The subject of a frame that is not an event, derived from its content.
 pub(crate) fn frame_key(frame: &[u8]) -> String {
     let digest: String = Sha256::digest(frame).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("frame/{digest}")
 }
 
-/// A frame as text a database can keep. PostgreSQL takes no zero in a text.
+/// A frame as text that a database can store. PostgreSQL stores no NUL in text.
 pub(crate) fn frame_text(frame: &[u8]) -> String {
     match std::str::from_utf8(frame) {
         Ok(text) if !text.contains('\0') => text.to_owned(),

@@ -1,8 +1,8 @@
-//! Tries again what is due in the `retry` table. One instance does it for a module, by lease.
+//! Retries what is due in the `retry` table. One instance does it for a module, by lease.
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Envelope, Fault};
+use banyan_core::{Envelope, Fault, Timestamp};
 use futures::StreamExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{Db, Feeds, changed, lease, machinery::Work};
 
-/// Subjects tried at the same time.
+/// The number of subjects retried at the same time.
 const CONCURRENCY: usize = 16;
-/// Rows looked at in one pass.
+/// The number of rows read in one pass.
 const PAGE: i64 = 64;
 
 impl Deliveries {
@@ -43,13 +43,13 @@ impl Deliveries {
     async fn retry_until(&self, feeds: &Feeds, held: &CancellationToken) {
         let mut changes = self.db().changes();
         while !held.is_cancelled() {
-            // Giving up in the middle loses nothing: a row stays in the table until the transaction that handles it.
+            // Stopping in the middle loses nothing: a row stays in the table until the transaction that handles it.
             let passed = tokio::select! {
                 () = held.cancelled() => return,
                 passed = self.pass(feeds) => passed,
             };
             let pause = passed.unwrap_or_else(|fault| {
-                tracing::warn!(module = self.db().module(), %fault, "retries cannot go on now");
+                tracing::warn!(module = self.db().module(), %fault, "retries failed");
                 self.db().settings().limits.poll
             });
             tokio::select! {
@@ -60,49 +60,50 @@ impl Deliveries {
         }
     }
 
-    /// Tries what is due; answers how long nothing will be, as far as is known.
+    /// Retries what is due; returns the time until the next event is due, at most the poll interval.
     async fn pass(&self, feeds: &Feeds) -> Result<Duration, Fault> {
         let poll = self.db().settings().limits.poll;
         let heads = retry::heads(self.db(), PAGE).await?;
         let now = self.db().clock().now();
         let Some(first) = heads.first() else { return Ok(poll) };
-        if first.next_attempt_at > now {
-            return Ok(poll.min(first.next_attempt_at.since(now)));
+        let first_at = Timestamp::from(first.next_attempt_at);
+        if first_at > now {
+            return Ok(poll.min(first_at.since(now)));
         }
-        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now);
-        let tried: Vec<Result<(), Fault>> = futures::stream::iter(due)
-            .map(|due| self.try_again(feeds, due))
+        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now.into());
+        let retried: Vec<Result<(), Fault>> = futures::stream::iter(due)
+            .map(|due| self.retry(feeds, due))
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
-        tried.into_iter().collect::<Result<(), Fault>>()?;
+        retried.into_iter().collect::<Result<(), Fault>>()?;
         Ok(Duration::ZERO)
     }
 
-    async fn try_again(&self, feeds: &Feeds, due: Due) -> Result<(), Fault> {
+    async fn retry(&self, feeds: &Feeds, due: Due) -> Result<(), Fault> {
         if due.is_frame() {
-            return self.read_again(due).await;
+            return self.decode_again(due).await;
         }
         let reached = lane_of(self.db(), &due).await?;
         if due.version <= reached + 1 {
-            // A body of ours that cannot be read back is as good as a frame; it cannot happen unless somebody edits the table.
+            // A stored body is always decodable unless somebody edits the table.
             let envelope = Envelope::from_bytes(due.body.as_bytes())?;
             return self.take(envelope, By::Runner).await.map(drop);
         }
-        // The versions before it are missing. What the producer has forgotten before this one cannot be had from anywhere.
+        // The versions before it are missing. Those that the producer no longer keeps are skipped.
         let fetched = self.fetch(feeds, &due.source, &due.subject, due.version - 1).await;
         let missing = match fetched {
             Err(fault) => fault,
             Ok(()) if lane_of(self.db(), &due).await? > reached => return Ok(()),
             Ok(()) if retry::holds(self.db(), &due.source, &due.subject, reached + 1).await? => return Ok(()),
-            Ok(()) => Fault::unavailable("The producer does not show the versions before this one yet."),
+            Ok(()) => Fault::unavailable("The feed of the producer does not have the versions before this one yet."),
         };
-        tracing::debug!(module = self.db().module(), source = due.source, subject = due.subject, %missing, "cannot fetch what is missing");
-        self.write_due(due, missing).await
+        tracing::debug!(module = self.db().module(), source = due.source, subject = due.subject, %missing, "the missing events could not be fetched");
+        self.postpone(due, missing).await
     }
 
-    /// A frame that somebody wants tried again: perhaps this build can read it.
-    async fn read_again(&self, due: Due) -> Result<(), Fault> {
+    /// A frame that an operator replays: perhaps this build can decode it.
+    async fn decode_again(&self, due: Due) -> Result<(), Fault> {
         match Envelope::from_bytes(due.body.as_bytes()).and_then(|event| {
             if event.version < 1 {
                 Err(no_version())
@@ -127,7 +128,7 @@ impl Deliveries {
         }
     }
 
-    async fn write_due(&self, due: Due, why: Fault) -> Result<(), Fault> {
+    async fn postpone(&self, due: Due, why: Fault) -> Result<(), Fault> {
         let due = Arc::new((due, why));
         let write = self
             .db()

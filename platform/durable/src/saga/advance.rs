@@ -1,17 +1,17 @@
-//! The one transaction of a step: what was learned, what was decided, and the next command's bytes.
+//! The transaction of a step: it stores the news, the decision, and the next command's bytes.
 
 use banyan_core::{Fault, Timestamp};
 use uuid::Uuid;
 
 use super::{
     Input, TOPIC,
-    definition::{Answer, Definition},
-    rules::{Incoming, apply, backoff, before_deadline, park, waiting_input},
+    definition::{Definition, ErasedNews},
+    rules::{InputRecord, apply, backoff, before_deadline, park, waiting_input},
     store::{self, Row},
 };
 use crate::{Settings, Tx};
 
-/// Under which claim, and for which command, somebody writes.
+/// The lease and the command under which a runner writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub id: Uuid,
@@ -29,25 +29,25 @@ impl From<&Row> for Claim {
     }
 }
 
-/// What a runner brings into the transaction.
+/// What a runner has for the saga's definition.
 #[derive(Clone)]
-pub(super) enum Brought {
-    Answer(Answer),
+pub(super) enum Obtained {
+    News(ErasedNews),
     Refusal(Fault),
-    /// Nothing was sent: the saga is told what waits for it.
+    /// Nothing was sent: the definition gets the input that waits for it.
     Nothing,
 }
 
-/// Where a fault came from that stopped a saga for now.
+/// The origin of a fault because of which a saga could not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// The command's outcome is unknown.
     Send,
-    /// The answer, if there was one, could not be taken; the command is sent again to get it again.
+    /// The news, if there was any, could not be processed; the command is sent again to get it again.
     Decide,
 }
 
-/// Tells the definition what was brought and stores what it decides. `None`: the claim is void, and nothing was written.
+/// Passes what was obtained to the definition and stores its decision. `None`: the claim is void, and nothing was written.
 ///
 /// # Errors
 /// The definition's fault, or the database's; nothing is stored then.
@@ -55,28 +55,28 @@ pub(super) async fn advance(
     tx: &Tx,
     claim: Claim,
     definition: &dyn Definition,
-    brought: Brought,
+    obtained: Obtained,
 ) -> Result<Option<Row>, Fault> {
     let Some(mut row) = load_claimed(tx, claim).await? else {
         return Ok(None);
     };
     let now = tx.database_now().await?;
-    let input = match brought {
-        Brought::Answer(answer) => Input::News(answer),
-        Brought::Refusal(fault) => Input::Refused(fault),
-        Brought::Nothing => match waiting_input(&row, now) {
+    let input = match obtained {
+        Obtained::News(news) => Input::News(news),
+        Obtained::Refusal(fault) => Input::Refused(fault),
+        Obtained::Nothing => match waiting_input(&row, now) {
             Some(input) => input,
             None => return Ok(Some(row)),
         },
     };
-    let heard = Incoming::of(&input);
+    let logged = InputRecord::of(&input);
     let decided = definition.decide(tx, &row, now, input).await?;
-    let entries = apply(&mut row, &heard, decided, now, tx.settings())?;
+    let entries = apply(&mut row, &logged, decided, now, tx.settings())?;
     for (entry, step, detail) in entries {
         store::log(tx, row.id, entry, &step, &detail).await?;
     }
     hold_or_release(&mut row, now, tx.settings());
-    row.seen_at = now;
+    row.seen_at = now.into();
     store::save(tx, &row, claim.token).await?;
     if !row.state.is_active() {
         tx.wake(TOPIC);
@@ -85,27 +85,27 @@ pub(super) async fn advance(
     Ok(Some(row))
 }
 
-/// Stores that a saga could not go on: later again, or parked if it is a bug and was met too often. Gives the lease back.
-pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin) -> Result<Option<Row>, Fault> {
+/// Stores that a saga could not go on: it is retried later, or parked if a bug stopped it too often. Releases the lease.
+pub(super) async fn postpone(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin) -> Result<Option<Row>, Fault> {
     let Some(mut row) = load_claimed(tx, claim).await? else {
         return Ok(None);
     };
     let now = tx.database_now().await?;
-    let wait = backoff(tx.settings(), row.attempts, fault.retry_after);
+    let delay = backoff(tx.settings(), row.attempts, fault.retry_after);
     row.attempts += 1;
     row.last_error = Some(fault.to_string());
     row.next_run_at = match origin {
-        // What waits to be heard need not wait for the command's next turn.
-        Origin::Send if waiting_input(&row, now).is_some() => now,
-        // It was being heard, and that went wrong.
-        Origin::Decide if row.deadline_passed(now) => now.plus(wait),
-        _ => before_deadline(&row, now, now.plus(wait)),
+        // An input that is waiting need not wait for the command's next attempt.
+        Origin::Send if waiting_input(&row, now).is_some() => now.into(),
+        // The deadline was being processed, and that failed.
+        Origin::Decide if row.deadline_passed(now) => now.plus(delay).into(),
+        _ => before_deadline(&row, now, now.plus(delay)).into(),
     };
     if !fault.is_transient() {
         row.failures += 1;
     }
     let entry = if fault.is_transient() { "unknown" } else { "failed" };
-    // Retries have no limit, the log has: an entry for each doubling tells as much.
+    // Retries have no limit, but the log has: an entry for each doubling is enough.
     if !fault.is_transient() || (row.attempts as u64).is_power_of_two() {
         store::log(
             tx,
@@ -134,16 +134,16 @@ pub(super) async fn put_off(tx: &Tx, claim: Claim, fault: &Fault, origin: Origin
     Ok(Some(row))
 }
 
-/// The row, if the claim still holds and nothing has happened to the command since.
+/// The row, if the claim is still valid and the command is unchanged.
 async fn load_claimed(tx: &Tx, claim: Claim) -> Result<Option<Row>, Fault> {
     let row = store::load_locked(tx, claim.id).await?;
     Ok(row.filter(|row| row.lease_token == claim.token && row.command_id == claim.command_id && row.state.is_active()))
 }
 
-/// What goes on at once stays with its runner; what waits or has ended is nobody's.
+/// A saga that goes on at once stays with its runner; the lease of one that waits or has ended is released.
 fn hold_or_release(row: &mut Row, now: Timestamp, settings: &Settings) {
-    if row.state.is_active() && row.next_run_at <= now {
-        row.lease_until = now.plus(settings.lease());
+    if row.state.is_active() && row.next_run_at <= now.into() {
+        row.lease_until = now.plus(settings.lease()).into();
     } else {
         row.release();
     }

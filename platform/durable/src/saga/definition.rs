@@ -1,4 +1,4 @@
-//! Definitions of different types, side by side: what the runner calls without knowing a saga's state, command or news.
+//! Definitions of different types behind one trait: what the runner calls without knowing the types of a saga's state, commands and news.
 
 use std::{any::Any, sync::Arc};
 
@@ -12,9 +12,9 @@ use super::{
 };
 use crate::Tx;
 
-/// News of whatever type the definition gives it, and how it reads in the log: as JSON.
+/// News of whatever type the definition has for it, and its text in the log: JSON.
 #[derive(Clone)]
-pub(super) struct Answer {
+pub(super) struct ErasedNews {
     news: Arc<dyn Any + Send + Sync>,
     pub text: String,
 }
@@ -29,8 +29,8 @@ pub(super) struct Decided {
 pub(super) trait Definition: Send + Sync {
     fn kind(&self) -> &'static str;
     fn version(&self) -> i64;
-    async fn send(&self, call: &Call, command: &str) -> Result<Answer, Fault>;
-    async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<Answer>) -> Result<Decided, Fault>;
+    async fn send(&self, call: &Call, command: &str) -> Result<ErasedNews, Fault>;
+    async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<ErasedNews>) -> Result<Decided, Fault>;
     async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault>;
     fn shown(&self, payload: &str) -> serde_json::Value;
 }
@@ -47,16 +47,16 @@ impl<S: Saga> Definition for Defined<S> {
         S::VERSION
     }
 
-    async fn send(&self, call: &Call, command: &str) -> Result<Answer, Fault> {
+    async fn send(&self, call: &Call, command: &str) -> Result<ErasedNews, Fault> {
         let command: S::Command = read("command", command)?;
         let news = self.0.send(call, &command).await?;
-        Ok(Answer {
+        Ok(ErasedNews {
             text: write("news", &news)?,
             news: Arc::new(news),
         })
     }
 
-    async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<Answer>) -> Result<Decided, Fault> {
+    async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<ErasedNews>) -> Result<Decided, Fault> {
         let mut progress = Progress {
             id: row.id,
             business_key: row.business_key.clone(),
@@ -81,21 +81,21 @@ impl<S: Saga> Definition for Defined<S> {
     fn shown(&self, payload: &str) -> serde_json::Value {
         match serde_json::from_str::<S::State>(payload) {
             Ok(state) => S::shown(&state),
-            // Which may be the very reason to look. What stands there is not repeated.
+            // That may be the very reason to look. The text itself is not shown.
             Err(error) => format!("unreadable at line {} column {}", error.line(), error.column()).into(),
         }
     }
 }
 
-/// The context of what a saga sends and writes: its module's own doing, in the trace of the request that started it.
+/// The context of what a saga sends and writes: its module acts as itself, in the trace of the request that started the saga.
 pub(super) fn call(module: &str, row: &Row) -> Call {
     Call::by_module(module).traced(row.traceparent.as_deref().and_then(TraceParent::parse))
 }
 
-fn typed<S: Saga>(input: Input<Answer>) -> Result<Input<S::News>, Fault> {
+fn typed<S: Saga>(input: Input<ErasedNews>) -> Result<Input<S::News>, Fault> {
     Ok(match input {
-        Input::News(answer) => {
-            let news = answer.news.downcast_ref::<S::News>();
+        Input::News(erased) => {
+            let news = erased.news.downcast_ref::<S::News>();
             Input::News(
                 news.cloned()
                     .ok_or_else(|| Fault::internal("foreign_news", "news of another saga's type"))?,
@@ -165,7 +165,7 @@ impl Definitions {
             .find(|known| known.kind() == kind && known.version() == version)
     }
 
-    /// Kinds and versions this binary knows.
+    /// The kinds and versions that this binary knows.
     pub fn known(&self) -> Vec<(&'static str, i64)> {
         self.0.iter().map(|known| (known.kind(), known.version())).collect()
     }

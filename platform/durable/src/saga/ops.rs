@@ -1,18 +1,22 @@
-//! What operators see of sagas, and what they may do to one.
+//! What operators can see of sagas, and do to one.
 //!
-//! Every action raises the saga's lease token: what a runner does with it at that moment is void, and taken up again from the stored command.
+//! Every action raises the saga's lease token: what a runner is doing with the saga becomes void, and is repeated from the stored command.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{FromQueryResult, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     TOPIC,
     definition::Definitions,
-    store::{self, Row, SagaState},
+    store::{self, COLUMNS, Row, SagaState, UNSEEN},
 };
-use crate::{Db, Tx, audit, fault::fault, ops::before};
+use crate::{
+    Db, Tx, audit,
+    ops::before,
+    query::{self, StoredTime},
+};
 
 /// A module's sagas, for operators.
 #[derive(Clone)]
@@ -21,7 +25,7 @@ pub struct SagaOps {
     definitions: Definitions,
 }
 
-/// Which sagas to list; nothing said means all.
+/// Which sagas to list; without a condition all.
 #[derive(Clone, Debug, Default)]
 pub struct SagaFilter {
     pub state: Option<SagaState>,
@@ -117,7 +121,7 @@ impl SagaOps {
         ];
         let mut terms = vec!["id < $2".to_owned()];
         if let Some(state) = filter.state {
-            values.push(state.as_str().into());
+            values.push(state.into());
             terms.push(format!("state = ${}", values.len()));
         }
         if let Some(kind) = &filter.kind {
@@ -129,33 +133,21 @@ impl SagaOps {
             terms.push(format!("business_key = ${}", values.len()));
         }
         let sql = format!(
-            "select {} from saga where {} order by id desc limit $1",
-            store::COLUMNS,
+            "select {COLUMNS}, {UNSEEN} from saga where {} order by id desc limit $1",
             terms.join(" and ")
         );
-        let rows = self.query(sql, values).await?;
-        let views = rows
-            .iter()
-            .map(|row| Row::read(row).map(SagaView::from))
-            .collect::<Result<Vec<_>, Fault>>()?;
-        Ok(page.page(views, |last| last.id))
+        let rows: Vec<Row> = query::all(self.db.read(), &sql, values).await?;
+        Ok(page.page(rows, |row| row.id).map(SagaView::from))
     }
 
     /// # Errors
     /// `not_found`; as any query.
     pub async fn show(&self, id: Uuid) -> Result<SagaDetails, Fault> {
-        let sql = format!("select {} from saga where id = $1", store::COLUMNS);
-        let rows = self.query(sql, vec![id.into()]).await?;
-        let row = Row::read(rows.first().ok_or_else(|| Fault::not_found("saga"))?)?;
-        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500"
-            .to_owned();
-        let mut log = self
-            .query(sql, vec![id.into()])
-            .await?
-            .iter()
-            .map(read_entry)
-            .collect::<Result<Vec<_>, Fault>>()?;
-        log.reverse();
+        let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1");
+        let row: Option<Row> = query::one(self.db.read(), &sql, [id.into()]).await?;
+        let row = row.ok_or_else(|| Fault::not_found("saga"))?;
+        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500";
+        let log: Vec<LogRow> = query::all(self.db.read(), sql, [id.into()]).await?;
         Ok(SagaDetails {
             payload: self
                 .definitions
@@ -164,14 +156,17 @@ impl SagaOps {
                 .unwrap_or_default(),
             command: row.command.as_deref().map(shown_command),
             command_id: row.command_id,
-            lease_owner: row.lease_owner.clone().filter(|_| row.lease_until.as_ms() > 0),
+            lease_owner: row
+                .lease_owner
+                .clone()
+                .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
-            log,
+            log: log.into_iter().rev().map(SagaLogEntry::from).collect(),
             saga: row.into(),
         })
     }
 
-    /// Lets a parked saga go on where it stopped, or a waiting one go on now.
+    /// Continues a parked saga where it stopped, or a waiting one now.
     ///
     /// # Errors
     /// `not_found`; `saga_finished` (conflict); `reason_required` (invalid).
@@ -179,7 +174,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.retry",
                 entry: "retried",
                 change: retry,
@@ -190,7 +185,8 @@ impl SagaOps {
         .await
     }
 
-    /// Wants a saga undone that still goes forward. Its definition is told when it runs next, and may answer that it is too late: the log shows.
+    /// Requests the compensation of a saga that still goes forward. Its definition gets the request when it runs next and may decide that it is too late:
+    /// see the log.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_compensating` (conflict); `reason_required` (invalid).
@@ -204,7 +200,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.compensate",
                 entry: "compensation_asked",
                 change: compensate,
@@ -215,8 +211,8 @@ impl SagaOps {
         .await
     }
 
-    /// Ends a parked saga as it stands; its definition records what that means for the module's own state. Whatever it left behind in other modules
-    /// is the operator's to put right.
+    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules the operator
+    /// must correct.
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
@@ -230,7 +226,7 @@ impl SagaOps {
         self.act(
             actor,
             id,
-            Action {
+            SagaAction {
                 name: "saga.abandon",
                 entry: "abandoned",
                 change: abandon,
@@ -245,7 +241,7 @@ impl SagaOps {
         &self,
         actor: &Actor,
         id: Uuid,
-        action: Action,
+        action: SagaAction,
         reason: &str,
         comment: Option<&str>,
     ) -> Result<SagaView, Fault> {
@@ -265,19 +261,14 @@ impl SagaOps {
             })
             .await
     }
-
-    async fn query(&self, sql: String, values: Vec<Value>) -> Result<Vec<sea_orm::QueryResult>, Fault> {
-        let statement = Statement::from_sql_and_values(self.db.backend(), sql, values);
-        self.db.read().query_all_raw(statement).await.map_err(fault)
-    }
 }
 
-/// What an operator does to a saga.
+/// An action of an operator on a saga.
 #[derive(Clone, Copy)]
-struct Action {
+struct SagaAction {
     name: &'static str,
     entry: &'static str,
-    /// Changes the row, or says why its state does not allow it.
+    /// Changes the row, or returns why its state does not allow it.
     change: fn(&mut Row) -> Result<(), Fault>,
 }
 
@@ -286,7 +277,7 @@ async fn act(
     actor: &Actor,
     id: Uuid,
     definitions: &Definitions,
-    action: Action,
+    action: SagaAction,
     reason: &str,
     comment: Option<&str>,
 ) -> Result<SagaView, Fault> {
@@ -296,14 +287,14 @@ async fn act(
     if row.state.is_finished() {
         return Err(Fault::conflict(
             "saga_finished",
-            format!("The saga is {} already.", row.state.as_str()),
+            format!("The saga is {} already.", row.state),
         ));
     }
     (action.change)(&mut row)?;
     if row.state == SagaState::Abandoned {
         let definition = definitions.find(&row.kind, row.version).ok_or_else(|| {
             let what = format!(
-                "Version {} of {} is not known to this process, which cannot say what giving it up means.",
+                "Version {} of {} is not known to this process, which cannot say what abandoning it means.",
                 row.version, row.kind
             );
             Fault::conflict("saga_unknown", what)
@@ -312,15 +303,15 @@ async fn act(
     }
     let token = row.lease_token;
     row.lease_token += 1;
-    // A command may be on its way. Whoever goes on learns so from the holder's name, which stays.
-    row.lease_until = Timestamp::default();
-    row.next_run_at = tx.database_now().await?;
+    // A command may be under way. The next runner knows it from the owner of the lease, which stays.
+    row.lease_until = StoredTime::default();
+    row.next_run_at = tx.database_now().await?.into();
     store::save(tx, &row, token).await?;
     store::log(tx, id, action.entry, &row.step, &format!("{}: {reason}", actor.label())).await?;
     audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
     tx.wake(TOPIC);
     tx.wake(row.business_key.as_str());
-    row.updated_at = tx.clock().now();
+    row.updated_at = tx.clock().now().into();
     Ok(row.into())
 }
 
@@ -361,17 +352,28 @@ fn unpark(row: &mut Row) {
     }
 }
 
-fn read_entry(row: &sea_orm::QueryResult) -> Result<SagaLogEntry, Fault> {
-    Ok(SagaLogEntry {
-        seq: row.try_get("", "seq").map_err(fault)?,
-        at: Timestamp::from_ms(row.try_get("", "at").map_err(fault)?),
-        entry: row.try_get("", "entry").map_err(fault)?,
-        step: row.try_get("", "step").map_err(fault)?,
-        detail: row.try_get("", "detail").map_err(fault)?,
-    })
+#[derive(FromQueryResult)]
+struct LogRow {
+    seq: i64,
+    at: StoredTime,
+    entry: String,
+    step: String,
+    detail: String,
 }
 
-/// A stored command as an operator reads it: what is asked, and about which things. What else is in it may be personal.
+impl From<LogRow> for SagaLogEntry {
+    fn from(row: LogRow) -> Self {
+        SagaLogEntry {
+            seq: row.seq,
+            at: row.at.into(),
+            entry: row.entry,
+            step: row.step,
+            detail: row.detail,
+        }
+    }
+}
+
+/// A stored command as an operator may see it: its name and the ids in it. The rest may be personal data.
 fn shown_command(text: &str) -> serde_json::Value {
     serde_json::from_str(text).map_or_else(|_| "unreadable".into(), |command| ids_in(command).unwrap_or_default())
 }
@@ -407,10 +409,10 @@ impl From<Row> for SagaView {
             parked_state: row.parked_state,
             signal: row.signal,
             compensate_asked: row.compensate_asked,
-            deadline_at: row.deadline_at,
-            next_run_at: row.next_run_at,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
+            deadline_at: row.deadline_at.map(Timestamp::from),
+            next_run_at: row.next_run_at.into(),
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
         }
     }
 }
@@ -420,12 +422,12 @@ mod tests {
     use super::shown_command;
 
     #[test]
-    fn of_a_command_its_name_and_its_ids_are_shown_and_nothing_personal() {
+    fn the_name_and_the_ids_of_a_command_are_shown_and_no_personal_data() {
         let id = "0193a5b8-0000-7000-8000-0000deadbeef";
         let command = format!(
-            r#"{{"schedule_shipment": {{"command_id": "{id}", "address": {{"name": "Ada", "city": "London"}}, "lines": [{{"sku": "fig"}}], "total": 7}}}}"#
+            r#"{{"send_letter": {{"command_id": "{id}", "address": {{"name": "Ada", "city": "London"}}, "pages": [{{"text": "Hello"}}], "weight": 7}}}}"#
         );
-        let shown = serde_json::json!({"schedule_shipment": {"command_id": id, "address": {}}});
+        let shown = serde_json::json!({"send_letter": {"command_id": id, "address": {}}});
         assert_eq!(shown_command(&command), shown);
         assert_eq!(shown_command("Ada lives in London"), "unreadable");
     }

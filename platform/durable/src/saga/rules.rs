@@ -1,4 +1,4 @@
-//! What a decision makes of a saga's row; no database, no clock.
+//! The effect of a decision on a saga's row; no database, no clock.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::{
     Decision, Input, attempt_id, command_id,
-    definition::{Answer, Decided},
+    definition::{Decided, ErasedNews},
     store::{Row, SagaState},
 };
 use crate::Settings;
 
-/// What a saga must be told before its command is sent (again).
-pub(super) fn waiting_input(row: &Row, now: Timestamp) -> Option<Input<Answer>> {
+/// The input that a saga must get before its command is sent (again).
+pub(super) fn waiting_input(row: &Row, now: Timestamp) -> Option<Input<ErasedNews>> {
     if row.compensate_asked {
         return Some(Input::Compensate);
     }
@@ -29,50 +29,50 @@ pub(super) fn waiting_input(row: &Row, now: Timestamp) -> Option<Input<Answer>> 
     (row.deadline_passed(now) && !row.deadline_told).then_some(Input::DeadlinePassed)
 }
 
-/// An input, as far as storing goes.
-pub(super) struct Incoming {
+/// An input as it is logged.
+pub(super) struct InputRecord {
     entry: &'static str,
     detail: String,
 }
 
-impl Incoming {
-    pub fn of(input: &Input<Answer>) -> Incoming {
+impl InputRecord {
+    pub fn of(input: &Input<ErasedNews>) -> InputRecord {
         let (entry, detail) = match input {
             Input::Started => ("begun", String::new()),
-            Input::News(answer) => ("news", answer.text.clone()),
+            Input::News(news) => ("news", news.text.clone()),
             Input::Refused(fault) => ("refused", fault.to_string()),
             Input::Signal(signal) => ("signal", signal.clone()),
             Input::DeadlinePassed => ("deadline_passed", String::new()),
             Input::Compensate => ("compensate", String::new()),
         };
-        Incoming { entry, detail }
+        InputRecord { entry, detail }
     }
 
-    /// Whether the command under way was answered.
-    fn is_answer(&self) -> bool {
+    /// Whether it is the response to the command under way.
+    fn is_response(&self) -> bool {
         matches!(self.entry, "news" | "refused")
     }
 }
 
-/// Entry, step and detail of a line in the log.
-type Entry = (&'static str, String, String);
+/// LogLine, step and detail of a line in the log.
+type LogLine = (&'static str, String, String);
 
-/// Makes a decision part of the row. Every decision has seen the signal.
+/// Applies a decision to the row. Every decision has got the signal.
 pub(super) fn apply(
     row: &mut Row,
-    heard: &Incoming,
+    input: &InputRecord,
     decided: Decided,
     now: Timestamp,
     settings: &Settings,
-) -> Result<Vec<Entry>, Fault> {
-    let (answered_step, attempts_before) = (row.step.clone(), row.attempts);
+) -> Result<Vec<LogLine>, Fault> {
+    let (step_before, attempts_before) = (row.step.clone(), row.attempts);
     row.payload = decided.payload;
     row.signal = None;
-    row.compensate_asked &= heard.entry != "compensate";
-    row.deadline_told |= heard.entry == "deadline_passed";
+    row.compensate_asked &= input.entry != "compensate";
+    row.deadline_told |= input.entry == "deadline_passed";
     row.failures = 0;
     row.last_error = None;
-    row.next_run_at = now;
+    row.next_run_at = now.into();
     let decision = match decided.decision {
         Decision::Do { step, command } => {
             if row.state == SagaState::Compensating {
@@ -92,15 +92,15 @@ pub(super) fn apply(
         }
         Decision::Repeat { after } => {
             row.attempts = row.attempts.max(i64::from(row.command.is_some()));
-            row.next_run_at = before_deadline(row, now, now.plus(after));
+            row.next_run_at = before_deadline(row, now, now.plus(after)).into();
             "repeat"
         }
         Decision::Continue if row.command.is_none() => {
             return Err(wrong("nothing_to_continue", row, "no command is under way"));
         }
         Decision::Continue => {
-            if heard.is_answer() {
-                row.next_run_at = now.plus(backoff(settings, row.attempts, None));
+            if input.is_response() {
+                row.next_run_at = now.plus(backoff(settings, row.attempts, None)).into();
                 row.attempts += 1;
             }
             "continue"
@@ -137,17 +137,17 @@ pub(super) fn apply(
         }
     };
     if decision == "repeat" && attempts_before > 0 {
-        // Waiting for another module may take long; its log need not.
+        // Waiting for another module may take long; the log need not show every repeat.
         return Ok(Vec::new());
     }
     let detail = match decision {
-        // The log is shown to operators, and what is in the command may be none of their business.
+        // The log is shown to operators, who need not be allowed to see what is in the command.
         "do" | "undo" => row.command_id.map(|id| id.to_string()).unwrap_or_default(),
         "parked" => row.parked_reason.clone().unwrap_or_default(),
         _ => String::new(),
     };
     Ok(vec![
-        (heard.entry, answered_step, heard.detail.clone()),
+        (input.entry, step_before, input.detail.clone()),
         (decision, row.step.clone(), detail),
     ])
 }
@@ -174,7 +174,7 @@ fn finish(row: &mut Row, state: SagaState) {
     row.attempts = 0;
 }
 
-/// Stops the saga until an operator acts. Its command stays, so that it can be asked again.
+/// Stops the saga until an operator acts. Its command stays, so that it can be sent again.
 pub(super) fn park(row: &mut Row, reason: String) {
     row.parked_state = Some(row.state);
     row.parked_reason = Some(reason);
@@ -182,10 +182,10 @@ pub(super) fn park(row: &mut Row, reason: String) {
     row.attempts = row.attempts.max(i64::from(row.command.is_some()));
 }
 
-/// A deadline not told yet is told when it passes, not when the next turn happens to come.
+/// A deadline that the saga has not got yet makes it due when the deadline passes, not only at the next attempt.
 pub(super) fn before_deadline(row: &Row, now: Timestamp, next: Timestamp) -> Timestamp {
     match row.deadline_at {
-        Some(deadline) if !row.deadline_told => next.min(deadline.max(now)),
+        Some(deadline) if !row.deadline_told => next.min(Timestamp::from(deadline).max(now)),
         _ => next,
     }
 }
@@ -194,8 +194,8 @@ fn wrong(code: &str, row: &Row, what: &str) -> Fault {
     Fault::internal(code, format!("saga {} at step {:?}: {what}", row.kind, row.step))
 }
 
-/// The wait after `attempts` earlier ones: doubling, with full jitter so that many waiting for one do not come back together, and not before the
-/// one who answered said.
+/// The delay before the next attempt after `attempts` earlier ones: it doubles, with full jitter, so that many sagas that wait for one module do not
+/// call again together; and it is at least the `retry_after` of the response.
 pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Duration>) -> Duration {
     let doublings = u32::try_from(attempts).unwrap_or(u32::MAX).min(32);
     let first_ms = u64::try_from(settings.limits.saga_first_retry.as_millis()).unwrap_or(u64::MAX);
@@ -216,9 +216,9 @@ mod tests {
         let id = Uuid::from_u128(1);
         Row {
             id,
-            kind: "checkout".into(),
+            kind: "transfer".into(),
             version: 1,
-            business_key: "order-1".into(),
+            business_key: "transfer-1".into(),
             state,
             step: "reserve".into(),
             payload: "{}".into(),
@@ -226,8 +226,8 @@ mod tests {
             command_id: Some(command_id(id, "reserve", state == SagaState::Compensating)),
             lease_owner: Some("me".into()),
             lease_token: 3,
-            lease_until: NOW,
-            next_run_at: NOW,
+            lease_until: NOW.into(),
+            next_run_at: NOW.into(),
             attempts: 4,
             failures: 2,
             deadline_at: None,
@@ -236,20 +236,20 @@ mod tests {
             compensate_asked: false,
             parked_reason: None,
             parked_state: None,
-            last_error: Some("away".into()),
+            last_error: Some("unavailable".into()),
             traceparent: None,
-            created_at: NOW,
-            updated_at: NOW,
-            seen_at: NOW,
+            created_at: NOW.into(),
+            updated_at: NOW.into(),
+            seen_at: NOW.into(),
         }
     }
 
-    fn decide(row: &mut Row, input: &Input<Answer>, decision: Decision<String>) -> Result<Vec<Entry>, Fault> {
+    fn decide(row: &mut Row, input: &Input<ErasedNews>, decision: Decision<String>) -> Result<Vec<LogLine>, Fault> {
         let decided = Decided {
             payload: "{\"new\":1}".into(),
             decision,
         };
-        apply(row, &Incoming::of(input), decided, NOW, &Settings::defaults())
+        apply(row, &InputRecord::of(input), decided, NOW, &Settings::defaults())
     }
 
     fn go(step: &'static str) -> Decision<String> {
@@ -266,7 +266,7 @@ mod tests {
         }
     }
 
-    fn refused() -> Input<Answer> {
+    fn refused() -> Input<ErasedNews> {
         Input::Refused(Fault::conflict("declined", "no"))
     }
 
@@ -280,7 +280,7 @@ mod tests {
             (row.attempts, row.failures, row.last_error, row.signal),
             (0, 0, None, None)
         );
-        assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW));
+        assert_eq!((row.payload.as_str(), row.next_run_at), ("{\"new\":1}", NOW.into()));
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_compensates_neither_goes_forward_nor_completes() {
+    fn a_compensating_saga_neither_goes_forward_nor_completes() {
         let forward = decide(&mut row(SagaState::Compensating), &refused(), go("authorise"));
         assert_eq!(forward.unwrap_err().code, "forward_while_compensating");
         let complete = decide(&mut row(SagaState::Compensating), &refused(), Decision::Complete);
@@ -319,10 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_keeps_the_command_and_waits_but_not_past_an_untold_deadline() {
+    fn a_repeat_keeps_the_command_and_waits_but_not_past_a_pending_deadline() {
         for (deadline_in_ms, wait_ms) in [(None, 500), (Some(300), 300), (Some(-300), 0)] {
             let mut row = row(SagaState::Running);
-            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms));
+            row.deadline_at = deadline_in_ms.map(|ms| Timestamp::from_ms(NOW.as_ms() + ms).into());
             row.attempts = 0;
             decide(
                 &mut row,
@@ -333,12 +333,12 @@ mod tests {
             )
             .unwrap();
             assert_eq!((row.command.as_deref(), row.attempts), (Some("old"), 1));
-            assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)));
+            assert_eq!(row.next_run_at, NOW.plus(Duration::from_millis(wait_ms)).into());
         }
     }
 
     #[test]
-    fn a_saga_that_cannot_begin_yet_is_told_again_that_it_begins() {
+    fn a_saga_that_cannot_begin_yet_gets_its_first_input_again() {
         let mut row = row(SagaState::Running);
         (row.command, row.command_id, row.attempts, row.signal) = (None, None, 0, None);
         assert_eq!(
@@ -357,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_is_heard_first_then_a_signal_then_the_deadline_and_only_before_a_repeat() {
+    fn an_operators_request_comes_first_then_a_signal_then_the_deadline_and_only_before_a_repeat() {
         let mut row = row(SagaState::Running);
-        row.deadline_at = Some(NOW);
+        row.deadline_at = Some(NOW.into());
         row.compensate_asked = true;
         assert!(matches!(waiting_input(&row, NOW), Some(Input::Compensate)));
         row.compensate_asked = false;
@@ -368,10 +368,10 @@ mod tests {
         assert!(matches!(waiting_input(&row, NOW), Some(Input::DeadlinePassed)));
         assert!(
             waiting_input(&row, NOW.minus(Duration::from_millis(1))).is_none(),
-            "not a moment before"
+            "not a millisecond before"
         );
         decide(&mut row, &Input::DeadlinePassed, Decision::Continue).unwrap();
-        assert!(waiting_input(&row, NOW).is_none(), "told once");
+        assert!(waiting_input(&row, NOW).is_none(), "it comes once");
         (row.attempts, row.signal, row.deadline_told) = (0, Some("cancel".into()), false);
         assert!(
             waiting_input(&row, NOW).is_none(),
@@ -380,26 +380,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_changes_nothing_is_not_asked_for_in_a_hot_loop() {
+    fn a_response_that_changes_nothing_does_not_cause_a_hot_loop() {
         let mut row = row(SagaState::Running);
         let mut later = false;
         for _ in 0..50 {
             decide(&mut row, &refused(), Decision::Continue).unwrap();
-            later |= row.next_run_at > NOW;
+            later |= row.next_run_at > NOW.into();
         }
         assert!(later && row.attempts == 54);
     }
 
     #[test]
-    fn waits_double_with_full_jitter_up_to_the_cap_and_never_undercut_what_was_asked() {
+    fn delays_double_with_full_jitter_up_to_the_cap_and_respect_retry_after() {
         let settings = Settings::defaults();
         for (attempts, ceiling_ms) in [(0, 200), (1, 400), (4, 3_200), (7, 15_000), (1_000_000, 15_000)] {
-            let waits: Vec<u128> = (0..400)
+            let delays: Vec<u128> = (0..400)
                 .map(|_| backoff(&settings, attempts, None).as_millis())
                 .collect();
-            assert!(waits.iter().all(|wait| *wait <= ceiling_ms), "{attempts}");
+            assert!(delays.iter().all(|delay| *delay <= ceiling_ms), "{attempts}");
             assert!(
-                waits.iter().any(|wait| *wait > ceiling_ms / 2) && waits.iter().any(|wait| *wait < ceiling_ms / 2),
+                delays.iter().any(|delay| *delay > ceiling_ms / 2)
+                    && delays.iter().any(|delay| *delay < ceiling_ms / 2),
                 "{attempts}"
             );
         }
@@ -407,16 +408,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_for_good_is_asked_anew_under_an_id_of_its_own() {
+    fn after_a_final_refusal_the_command_is_sent_under_a_new_id() {
         let mut row = row(SagaState::Compensating);
         let mut ids = vec![row.command_id];
         for attempt in 1..4 {
-            let anew = |attempt| Decision::ParkRefused {
+            let park = |attempt| Decision::ParkRefused {
                 reason: "no".into(),
                 attempt,
                 command: "new".into(),
             };
-            decide(&mut row, &refused(), anew(attempt)).unwrap();
+            decide(&mut row, &refused(), park(attempt)).unwrap();
             assert_eq!(
                 (row.state, row.parked_state),
                 (SagaState::Parked, Some(SagaState::Compensating))
@@ -429,8 +430,8 @@ mod tests {
             assert!(!ids.contains(&row.command_id), "{attempt}");
             ids.push(row.command_id);
             row.state = SagaState::Compensating;
-            let same = decide(&mut row, &refused(), anew(attempt));
-            assert_eq!(same.unwrap_err().code, "step_decided_twice", "its id is spoken for");
+            let same = decide(&mut row, &refused(), park(attempt));
+            assert_eq!(same.unwrap_err().code, "step_decided_twice", "its id is in use");
             row.state = SagaState::Compensating;
         }
         assert_eq!(
@@ -440,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_saga_remembers_where_it_goes_back_to_and_its_command() {
+    fn a_parked_saga_keeps_its_command_and_the_state_it_returns_to() {
         let mut row = row(SagaState::Compensating);
         decide(&mut row, &refused(), Decision::Park { reason: "odd".into() }).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Claims due sagas and drives them, several at once.
+//! Claims due sagas and runs them, several at once.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -15,19 +15,19 @@ use tracing::Instrument;
 
 use super::{
     SagaState, TOPIC,
-    advance::{self, Brought, Claim, Origin},
-    definition::{self, Answer, Definition, Definitions},
+    advance::{self, Claim, Obtained, Origin},
+    definition::{self, Definition, Definitions, ErasedNews},
     rules::waiting_input,
-    store::{self, Row},
+    store::{self, Row, SagaCount},
 };
 use crate::{Db, changed};
 
-/// How long a command in flight may go on after the stop; then it is abandoned, its outcome open, and sent again by the next runner.
+/// The time a command under way may take after the stop. Then it is dropped with its outcome unknown, and sent again by the next runner.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// How often sagas are counted for the metrics.
+/// The interval between updates of the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
-/// The wait before trying the database again, or sagas that somebody else holds at this very moment.
-const SHORT_NAP: Duration = Duration::from_millis(50);
+/// The delay before the database is tried again, and before sagas that another instance is just claiming.
+const SHORT_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(db: Db, definitions: Definitions, stop: CancellationToken) {
     if definitions.is_empty() {
@@ -50,16 +50,16 @@ struct Runner {
     owner: String,
 }
 
-/// How a send ended.
+/// The end of a send.
 enum Sent {
-    Done(Result<Answer, Fault>),
+    Done(Result<ErasedNews, Fault>),
     LeaseLost,
     /// The process stops.
     Abandoned,
 }
 
 impl Runner {
-    /// One process alone has an SQLite file open, so leases found at its start were held by a process that died.
+    /// An SQLite file is open in one process at a time, so leases found at its start belong to a process that crashed.
     async fn end_dead_leases(&self, stop: &CancellationToken) {
         if self.db.backend() != DbBackend::Sqlite {
             return;
@@ -72,10 +72,10 @@ impl Runner {
             {
                 Ok(_) => return,
                 Err(fault) => {
-                    tracing::warn!(module = self.db.module(), %fault, "leases of sagas could not be ended; trying again")
+                    tracing::warn!(module = self.db.module(), %fault, "the leases of a crashed process could not be ended; retrying")
                 }
             }
-            tokio::time::sleep(SHORT_NAP).await;
+            tokio::time::sleep(SHORT_DELAY).await;
         }
     }
 
@@ -83,16 +83,16 @@ impl Runner {
         let mut changes = self.db.changes();
         let mut driven = JoinSet::new();
         while !stop.is_cancelled() {
-            // What was said until now is answered by the look at the table that follows.
+            // Notifications until now are covered by the query that follows.
             while !matches!(
                 changes.try_recv(),
                 Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
             ) {}
             while driven.try_join_next().is_some() {}
-            let nap = self.claim_more(&mut driven, stop).await;
+            let pause = self.claim_more(&mut driven, stop).await;
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(nap) => {}
+                () = tokio::time::sleep(pause) => {}
                 Some(_) = driven.join_next() => {}
                 () = changed(&mut changes, TOPIC) => {}
             }
@@ -100,7 +100,7 @@ impl Runner {
         while driven.join_next().await.is_some() {}
     }
 
-    /// Starts driving what is due, as far as there is room; answers how long there will be nothing more to claim, unless something is said.
+    /// Starts running what is due, up to `saga_concurrency`; returns the time until there may be more to claim, unless a notification comes first.
     async fn claim_more(self: &Arc<Self>, driven: &mut JoinSet<()>, stop: &CancellationToken) -> Duration {
         let settings = self.db.settings();
         let poll = settings.limits.poll;
@@ -115,7 +115,7 @@ impl Runner {
             Err(fault) => Err(fault),
         };
         match claimed {
-            Ok(rows) if rows.is_empty() => SHORT_NAP,
+            Ok(rows) if rows.is_empty() => SHORT_DELAY,
             Ok(rows) => {
                 for row in rows {
                     let span = tracing::info_span!("saga", kind = row.kind, id = %row.id, key = row.business_key);
@@ -124,7 +124,7 @@ impl Runner {
                 Duration::ZERO
             }
             Err(fault) => {
-                tracing::warn!(module = self.db.module(), %fault, "sagas cannot be claimed now");
+                tracing::warn!(module = self.db.module(), %fault, "sagas could not be claimed");
                 poll
             }
         }
@@ -139,47 +139,47 @@ impl Runner {
             .await
     }
 
-    /// Drives a claimed saga until it waits, ends, or belongs to somebody else.
+    /// Runs a claimed saga until it waits, ends, or is claimed by another instance.
     async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) {
         let Some(definition) = self.definitions.find(&row.kind, row.version).cloned() else {
             return;
         };
         loop {
             if stop.is_cancelled() {
-                return self.give_back(&row, false).await;
+                return self.release(&row, false).await;
             }
-            let told = match self.learn(&definition, &row, &stop).await {
-                Ok(Some(brought)) => self
-                    .advance(&row, &definition, brought)
+            let advanced = match self.obtain(&definition, &row, &stop).await {
+                Ok(Some(obtained)) => self
+                    .advance(&row, &definition, obtained)
                     .await
                     .map_err(|fault| (fault, Origin::Decide)),
                 Ok(None) => return,
                 Err(fault) => Err((fault, Origin::Send)),
             };
-            match told {
+            match advanced {
                 Ok(Some(next)) if next.lease_owner.is_some() => row = next,
                 Ok(Some(next)) => {
                     self.report_end(&next);
                     return;
                 }
                 Ok(None) => {
-                    tracing::info!("the saga belongs to somebody else by now; nothing was written");
+                    tracing::info!("the saga was claimed by another instance; nothing was written");
                     return;
                 }
-                Err((fault, origin)) => return self.put_off(&row, fault, origin, &stop).await,
+                Err((fault, origin)) => return self.postpone(&row, fault, origin, &stop).await,
             }
         }
     }
 
-    /// Sends the command, unless the saga must be told something first. `None`: nothing more may be done with it here.
-    async fn learn(
+    /// Sends the command, unless an input for the definition is waiting. `None`: this instance may do nothing more with the saga.
+    async fn obtain(
         &self,
         definition: &Arc<dyn Definition>,
         row: &Row,
         stop: &CancellationToken,
-    ) -> Result<Option<Brought>, Fault> {
-        let (Some(command), None) = (&row.command, waiting_input(row, row.seen_at)) else {
-            return Ok(Some(Brought::Nothing));
+    ) -> Result<Option<Obtained>, Fault> {
+        let (Some(command), None) = (&row.command, waiting_input(row, row.seen_at.into())) else {
+            return Ok(Some(Obtained::Nothing));
         };
         let begun = Instant::now();
         let sent = self.send(definition, row, command, stop).await;
@@ -194,21 +194,21 @@ impl Runner {
             "outcome" => outcome)
         .record(begun.elapsed().as_secs_f64());
         match sent {
-            Sent::Done(Ok(answer)) => Ok(Some(Brought::Answer(answer))),
-            Sent::Done(Err(fault)) if fault.is_refusal() => Ok(Some(Brought::Refusal(fault))),
+            Sent::Done(Ok(news)) => Ok(Some(Obtained::News(news))),
+            Sent::Done(Err(fault)) if fault.is_refusal() => Ok(Some(Obtained::Refusal(fault))),
             Sent::Done(Err(fault)) => Err(fault),
             Sent::LeaseLost => {
-                tracing::info!("the saga's lease went to somebody else while a command was under way");
+                tracing::info!("the saga's lease was lost while a command was under way");
                 Ok(None)
             }
             Sent::Abandoned => {
-                self.give_back(row, true).await;
+                self.release(row, true).await;
                 Ok(None)
             }
         }
     }
 
-    /// Sends the stored bytes, within the time a call may take, keeping the lease meanwhile.
+    /// Sends the stored bytes, within the timeout of a command, and renews the lease meanwhile.
     async fn send(&self, definition: &Arc<dyn Definition>, row: &Row, command: &str, stop: &CancellationToken) -> Sent {
         let limit = self.db.settings().limits.saga_call_timeout;
         let call = definition::call(self.db.module(), row).within(limit);
@@ -220,16 +220,16 @@ impl Runner {
         tokio::select! {
             biased;
             sent = tokio::time::timeout(limit, sending) => Sent::Done(match sent {
-                Ok(Ok(answer)) => answer,
+                Ok(Ok(sent)) => sent,
                 Ok(Err(_)) => Err(Fault::internal("send_panicked", format!("sending {} panicked", row.step))),
-                Err(_) => Err(Fault::timeout(format!("No answer to {} within {} ms.", row.step, limit.as_millis()))),
+                Err(_) => Err(Fault::timeout(format!("No response to {} within {} ms.", row.step, limit.as_millis()))),
             }),
             () = self.keep_lease(row) => Sent::LeaseLost,
             () = stopped => Sent::Abandoned,
         }
     }
 
-    /// Renews the lease again and again; returns once it is lost.
+    /// Renews the lease; returns once it is lost.
     async fn keep_lease(&self, row: &Row) {
         let (id, token) = (row.id, row.lease_token);
         loop {
@@ -241,7 +241,7 @@ impl Runner {
             {
                 Ok(true) => {}
                 Ok(false) => return,
-                // The lease may end meanwhile. Then somebody else claims it, and the token keeps this runner from writing.
+                // The lease may expire meanwhile. Then another instance claims the saga, and the token keeps this runner from writing.
                 Err(fault) => tracing::warn!(%fault, "a saga's lease could not be renewed"),
             }
         }
@@ -251,29 +251,29 @@ impl Runner {
         &self,
         row: &Row,
         definition: &Arc<dyn Definition>,
-        brought: Brought,
+        obtained: Obtained,
     ) -> Result<Option<Row>, Fault> {
         let (claim, definition) = (Claim::from(row), definition.clone());
         self.db
-            .write((definition, brought), move |tx, (definition, brought)| async move {
-                advance::advance(&tx, claim, definition.as_ref(), brought).await
+            .write((definition, obtained), move |tx, (definition, obtained)| async move {
+                advance::advance(&tx, claim, definition.as_ref(), obtained).await
             })
             .await
     }
 
-    /// Stores that the saga waits. While the database is away it tries again, until the lease's time is over and anybody may take it up.
-    async fn put_off(&self, row: &Row, fault: Fault, origin: Origin, stop: &CancellationToken) {
+    /// Stores that the saga waits. While the database is unavailable it tries again, until the lease has expired and any instance may claim the saga.
+    async fn postpone(&self, row: &Row, fault: Fault, origin: Origin, stop: &CancellationToken) {
         if fault.is_transient() {
-            tracing::debug!(step = row.step, %fault, "a saga's command has no known outcome; it is asked again");
+            tracing::debug!(step = row.step, %fault, "the outcome of a saga's command is unknown; it is sent again");
         } else {
-            tracing::error!(step = row.step, %fault, "a saga met a bug");
+            tracing::error!(step = row.step, %fault, "a bug stopped a saga");
         }
         let claim = Claim::from(row);
         let begun = Instant::now();
         loop {
             let fault = fault.clone();
             let stored = self.db.write(fault, move |tx, fault| async move {
-                advance::put_off(&tx, claim, &fault, origin).await
+                advance::postpone(&tx, claim, &fault, origin).await
             });
             match stored.await {
                 Ok(Some(row)) => return self.report_end(&row),
@@ -283,20 +283,20 @@ impl Runner {
             if stop.is_cancelled() || begun.elapsed() >= self.db.settings().lease() {
                 return;
             }
-            tokio::time::sleep(SHORT_NAP * 4).await;
+            tokio::time::sleep(SHORT_DELAY * 4).await;
         }
     }
 
-    /// Lets another instance go on at once.
-    async fn give_back(&self, row: &Row, in_doubt: bool) {
+    /// Releases the lease, so that another instance can go on at once.
+    async fn release(&self, row: &Row, in_doubt: bool) {
         let (id, token) = (row.id, row.lease_token);
-        let given = self.db.write((), move |tx, ()| async move {
-            store::give_back(&tx, id, token, in_doubt).await?;
+        let released = self.db.write((), move |tx, ()| async move {
+            store::release(&tx, id, token, in_doubt).await?;
             tx.wake(TOPIC);
             Ok(())
         });
-        if let Err(fault) = given.await {
-            tracing::warn!(%fault, "a saga's lease could not be given back; it ends by itself");
+        if let Err(fault) = released.await {
+            tracing::warn!(%fault, "a saga's lease could not be released; it will expire");
         }
     }
 
@@ -305,22 +305,22 @@ impl Runner {
             tracing::error!(
                 reason = row.parked_reason,
                 step = row.step,
-                "a saga is parked; an operator must look"
+                "a saga is parked; an operator must decide"
             );
         }
         if !row.state.is_active() {
             metrics::counter!("banyan_sagas_ended_total", "module" => self.db.module().to_owned(), "kind" => row.kind.clone(),
-                "state" => row.state.as_str())
+                "state" => row.state.into_str())
             .increment(1);
         }
     }
 
-    /// Keeps the gauges: unfinished sagas by state, and those that no definition here knows.
+    /// Updates the gauges: unfinished sagas by state, and those without a definition in this binary.
     async fn count(&self, stop: &CancellationToken) {
-        let mut said = false;
+        let mut warned = false;
         while !stop.is_cancelled() {
             match store::count_unfinished(&self.db).await {
-                Ok(counts) => self.show_counts(&counts, &mut said),
+                Ok(counts) => self.show_counts(&counts, &mut warned),
                 Err(fault) => tracing::debug!(%fault, "sagas could not be counted"),
             }
             tokio::select! {
@@ -330,32 +330,32 @@ impl Runner {
         }
     }
 
-    fn show_counts(&self, counts: &[(String, i64, SagaState, i64)], said: &mut bool) {
+    fn show_counts(&self, counts: &[SagaCount], warned: &mut bool) {
         let module = self.db.module().to_owned();
         let unknown: i64 = counts
             .iter()
-            .filter(|(kind, version, ..)| self.definitions.find(kind, *version).is_none())
-            .map(|row| row.3)
+            .filter(|count| self.definitions.find(&count.kind, count.definition_version).is_none())
+            .map(|count| count.sagas)
             .sum();
         metrics::gauge!("banyan_sagas_unknown_definition", "module" => module.clone()).set(unknown as f64);
-        if unknown > 0 && !*said {
+        if unknown > 0 && !*warned {
             tracing::warn!(
                 module,
                 sagas = unknown,
                 "there are sagas of kinds or versions that this binary does not know; they are left alone"
             );
         }
-        *said = unknown > 0;
+        *warned = unknown > 0;
         let mut kinds: Vec<&'static str> = self.definitions.known().into_iter().map(|(kind, _)| kind).collect();
         kinds.dedup();
         for kind in kinds {
             for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
                 let sagas: i64 = counts
                     .iter()
-                    .filter(|row| row.0 == kind && row.2 == state)
-                    .map(|row| row.3)
+                    .filter(|count| count.kind == kind && count.state == state)
+                    .map(|count| count.sagas)
                     .sum();
-                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.as_str())
+                metrics::gauge!("banyan_sagas", "module" => module.clone(), "kind" => kind, "state" => state.into_str())
                     .set(sagas as f64);
             }
         }

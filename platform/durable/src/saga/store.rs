@@ -3,15 +3,34 @@
 use std::time::Duration;
 
 use banyan_core::{Call, Fault, Timestamp};
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DeriveValueType, FromQueryResult, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Db, Tx, fault::fault};
+use crate::{
+    Db, Tx,
+    query::{self, StoredTime},
+};
 
 /// Where a saga stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    DeriveValueType,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", const_into_str)]
+#[sea_orm(value_type = "String")]
 pub enum SagaState {
     /// Going forward.
     Running,
@@ -28,32 +47,7 @@ pub enum SagaState {
 }
 
 impl SagaState {
-    pub const ALL: [SagaState; 6] = [
-        SagaState::Running,
-        SagaState::Compensating,
-        SagaState::Parked,
-        SagaState::Completed,
-        SagaState::Compensated,
-        SagaState::Abandoned,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            SagaState::Running => "running",
-            SagaState::Compensating => "compensating",
-            SagaState::Parked => "parked",
-            SagaState::Completed => "completed",
-            SagaState::Compensated => "compensated",
-            SagaState::Abandoned => "abandoned",
-        }
-    }
-
-    /// `None` for a word that is not a state.
-    pub fn find(name: &str) -> Option<SagaState> {
-        SagaState::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-
-    /// Whether a runner drives it.
+    /// Whether runners claim it.
     pub fn is_active(self) -> bool {
         matches!(self, SagaState::Running | SagaState::Compensating)
     }
@@ -67,10 +61,11 @@ impl SagaState {
 }
 
 /// A saga as stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromQueryResult)]
 pub(super) struct Row {
     pub id: Uuid,
     pub kind: String,
+    #[sea_orm(from_alias = "definition_version")]
     pub version: i64,
     pub business_key: String,
     pub state: SagaState,
@@ -78,16 +73,16 @@ pub(super) struct Row {
     pub payload: String,
     pub command: Option<String>,
     pub command_id: Option<Uuid>,
-    /// Also set while no lease runs: then its holder left the present command's outcome open.
+    /// Also set while there is no lease: then its last owner left the outcome of the current command open.
     pub lease_owner: Option<String>,
     pub lease_token: i64,
-    pub lease_until: Timestamp,
-    pub next_run_at: Timestamp,
-    /// How often the present command was sent without an answer that led on. Above zero: it may have taken effect.
+    pub lease_until: StoredTime,
+    pub next_run_at: StoredTime,
+    /// The number of times the current command was sent without a response that led on. Above zero: it may have taken effect.
     pub attempts: i64,
-    /// Bugs met since the last decision.
+    /// The number of bugs since the last decision.
     pub failures: i64,
-    pub deadline_at: Option<Timestamp>,
+    pub deadline_at: Option<StoredTime>,
     pub deadline_told: bool,
     pub signal: Option<String>,
     pub compensate_asked: bool,
@@ -95,72 +90,32 @@ pub(super) struct Row {
     pub parked_state: Option<SagaState>,
     pub last_error: Option<String>,
     pub traceparent: Option<String>,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
+    pub created_at: StoredTime,
+    pub updated_at: StoredTime,
     /// The database's clock when the row was claimed or advanced; the epoch for a row that was only looked at.
-    pub seen_at: Timestamp,
+    pub seen_at: StoredTime,
 }
+
+/// The time of a row that was only read.
+pub(super) const UNSEEN: &str = "cast(0 as bigint) as seen_at";
 
 pub(super) const COLUMNS: &str = "id, kind, definition_version, business_key, state, step, payload, command, command_id, lease_owner, \
      lease_token, lease_until, next_run_at, attempts, failures, deadline_at, deadline_told, signal, compensate_asked, parked_reason, \
      parked_state, last_error, traceparent, created_at, updated_at";
 
 impl Row {
-    pub fn read(row: &QueryResult) -> Result<Row, Fault> {
-        let text = |column: &str| row.try_get::<String>("", column).map_err(fault);
-        let optional = |column: &str| row.try_get::<Option<String>>("", column).map_err(fault);
-        let number = |column: &str| row.try_get::<i64>("", column).map_err(fault);
-        let flag = |column: &str| row.try_get::<bool>("", column).map_err(fault);
-        let moment = |column: &str| number(column).map(Timestamp::from_ms);
-        Ok(Row {
-            id: row.try_get("", "id").map_err(fault)?,
-            kind: text("kind")?,
-            version: number("definition_version")?,
-            business_key: text("business_key")?,
-            state: state(&text("state")?)?,
-            step: text("step")?,
-            payload: text("payload")?,
-            command: optional("command")?,
-            command_id: row.try_get("", "command_id").map_err(fault)?,
-            lease_owner: optional("lease_owner")?,
-            lease_token: number("lease_token")?,
-            lease_until: moment("lease_until")?,
-            next_run_at: moment("next_run_at")?,
-            attempts: number("attempts")?,
-            failures: number("failures")?,
-            deadline_at: row
-                .try_get::<Option<i64>>("", "deadline_at")
-                .map_err(fault)?
-                .map(Timestamp::from_ms),
-            deadline_told: flag("deadline_told")?,
-            signal: optional("signal")?,
-            compensate_asked: flag("compensate_asked")?,
-            parked_reason: optional("parked_reason")?,
-            parked_state: optional("parked_state")?.map(|name| state(&name)).transpose()?,
-            last_error: optional("last_error")?,
-            traceparent: optional("traceparent")?,
-            created_at: moment("created_at")?,
-            updated_at: moment("updated_at")?,
-            seen_at: Timestamp::default(),
-        })
-    }
-
     pub fn deadline_passed(&self, now: Timestamp) -> bool {
-        self.deadline_at.is_some_and(|deadline| deadline <= now)
+        self.deadline_at.is_some_and(|deadline| deadline <= now.into())
     }
 
-    /// Gives the lease up, knowing how the last command ended or that none was sent.
+    /// Releases the lease; the outcome of the last command is known, or none was sent.
     pub fn release(&mut self) {
         self.lease_owner = None;
-        self.lease_until = Timestamp::default();
+        self.lease_until = StoredTime::default();
     }
 }
 
-fn state(name: &str) -> Result<SagaState, Fault> {
-    SagaState::find(name).ok_or_else(|| Fault::internal("unreadable_saga", format!("{name} is no state of a saga")))
-}
-
-/// The database's clock inside a statement. On PostgreSQL the statement's own moment, so that indexes on moments are used.
+/// The database's clock inside a statement. On PostgreSQL the statement's start, so that indexes on times are used.
 fn now(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "cast(unixepoch('now', 'subsec') * 1000 as integer)",
@@ -168,7 +123,7 @@ fn now(backend: DbBackend) -> &'static str {
     }
 }
 
-/// A saga to be.
+/// A saga to be inserted.
 pub(super) struct New<'a> {
     pub id: Uuid,
     pub kind: &'a str,
@@ -208,10 +163,10 @@ pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<bool, Fault> {
     Ok(inserted == 1)
 }
 
-/// False if there is no unfinished saga of this kind and key. It is due at once; if it is parked it hears the signal once it goes on.
+/// False if there is no unfinished saga of this kind and key. It is due at once; a parked one gets the signal when it goes on.
 pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Result<bool, Fault> {
     let now = tx.database_now().await?;
-    let told = tx
+    let updated = tx
         .execute(
             "update saga set signal = $3, next_run_at = $4, updated_at = $5
              where kind = $1 and business_key = $2 and state in ('running', 'compensating', 'parked')",
@@ -224,10 +179,10 @@ pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str
             ],
         )
         .await?;
-    Ok(told > 0)
+    Ok(updated > 0)
 }
 
-/// Adds an entry to the saga's log. The caller holds the saga's row, which orders the entries.
+/// Adds an entry to the saga's log. The caller has locked the saga's row, which orders the entries.
 pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str) -> Result<(), Fault> {
     const DETAIL_CHARS: usize = 2_000;
     let detail: String = detail.chars().take(DETAIL_CHARS).collect();
@@ -246,17 +201,15 @@ pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str
     Ok(())
 }
 
-/// Loads a saga and keeps everybody else from changing it until the transaction ends.
+/// Loads a saga and locks it until the transaction ends.
 pub(super) async fn load_locked(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
     let lock = if tx.conn().get_database_backend() == DbBackend::Sqlite {
         ""
     } else {
         "for update"
     };
-    let row = tx
-        .query_one(&format!("select {COLUMNS} from saga where id = $1 {lock}"), [id.into()])
-        .await?;
-    row.as_ref().map(Row::read).transpose()
+    let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1 {lock}");
+    query::one(tx.conn(), &sql, [id.into()]).await
 }
 
 /// Stores what may change in a row that was loaded under `token`.
@@ -270,22 +223,22 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
             [
                 row.id.into(),
                 token.into(),
-                row.state.as_str().into(),
+                row.state.into(),
                 row.step.as_str().into(),
                 row.payload.as_str().into(),
                 row.command.clone().into(),
                 row.command_id.into(),
                 row.lease_owner.clone().into(),
                 row.lease_token.into(),
-                row.lease_until.as_ms().into(),
-                row.next_run_at.as_ms().into(),
+                row.lease_until.into(),
+                row.next_run_at.into(),
                 row.attempts.into(),
                 row.failures.into(),
                 row.deadline_told.into(),
                 row.signal.clone().into(),
                 row.compensate_asked.into(),
                 row.parked_reason.clone().into(),
-                row.parked_state.map(|state| state.as_str().to_owned()).into(),
+                row.parked_state.into(),
                 row.last_error.clone().into(),
                 tx.clock().now().as_ms().into(),
             ],
@@ -294,12 +247,12 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
     if saved == 1 {
         Ok(())
     } else {
-        Err(crate::lost_race("a saga's lease went to somebody else"))
+        Err(crate::lost_race("a saga's lease was lost"))
     }
 }
 
-/// Claims up to `limit` due sagas of the known kinds and versions, raising their lease tokens. A claim that finds the last holder's name finds
-/// a command whose outcome that holder never learned, and marks it as sent.
+/// Claims up to `limit` due sagas of the known kinds and versions and raises their lease tokens. If the last owner is still in the row, it never learned
+/// the outcome of the command, which is then marked as sent.
 pub(super) async fn claim(
     tx: &Tx,
     known: &[(&'static str, i64)],
@@ -327,24 +280,11 @@ pub(super) async fn claim(
              attempts = case when lease_owner is not null and command is not null and attempts = 0 then 1 else attempts end
          where id in (select id from due) returning {COLUMNS}, {now} as seen_at"
     );
-    let rows = tx
-        .conn()
-        .query_all_raw(Statement::from_sql_and_values(backend, sql, values))
-        .await
-        .map_err(fault)?;
-    rows.iter()
-        .map(|row| {
-            let seen_at = row.try_get("", "seen_at").map(Timestamp::from_ms).map_err(fault)?;
-            Ok(Row {
-                seen_at,
-                ..Row::read(row)?
-            })
-        })
-        .collect()
+    query::all(tx.conn(), &sql, values).await
 }
 
-/// In how many milliseconds the next saga that nobody drives is due; zero or less if one is now; `None` if there is none. A lease that runs
-/// out is found by polling.
+/// The number of milliseconds until the next unclaimed saga is due; zero or less if one is due now; `None` without such a saga. Expired leases are found
+/// by polling.
 pub(super) async fn due_in(db: &Db, known: &[(&'static str, i64)]) -> Result<Option<i64>, Fault> {
     let now = now(db.backend());
     let mut values = Vec::new();
@@ -353,12 +293,7 @@ pub(super) async fn due_in(db: &Db, known: &[(&'static str, i64)]) -> Result<Opt
         "select next_run_at - {now} as wait_ms from saga
          where state in ('running', 'compensating') and lease_until <= {now} and ({known}) order by next_run_at limit 1"
     );
-    let row = db
-        .read()
-        .query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values))
-        .await
-        .map_err(fault)?;
-    row.map(|row| row.try_get("", "wait_ms").map_err(fault)).transpose()
+    query::scalar(db.read(), &sql, values).await
 }
 
 /// `(kind, version)` is one of `known`; its parameters come after those in `values`.
@@ -375,7 +310,7 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
     terms.join(" or ")
 }
 
-/// Prolongs a lease. False: it is somebody else's by now, or was given back: a renewal that comes late must not take it again.
+/// Renews a lease. False: another instance has it by now, or it was released: a late renewal must not acquire it again.
 pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> {
     let now = now(tx.conn().get_database_backend());
     let sql =
@@ -386,55 +321,43 @@ pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> 
         == 1)
 }
 
-/// Ends a lease early. `in_doubt`: a command is on its way whose outcome nobody here will learn.
-pub(super) async fn give_back(tx: &Tx, id: Uuid, token: i64, in_doubt: bool) -> Result<(), Fault> {
+/// Releases a lease. `in_doubt`: a command is under way whose outcome this process will not learn.
+pub(super) async fn release(tx: &Tx, id: Uuid, token: i64, in_doubt: bool) -> Result<(), Fault> {
     let owner = if in_doubt { "lease_owner" } else { "null" };
     let sql = format!("update saga set lease_until = 0, lease_owner = {owner} where id = $1 and lease_token = $2");
     tx.execute(&sql, [id.into(), token.into()]).await.map(drop)
 }
 
-/// Ends all leases, keeping the holders' names as the sign of commands in doubt. Only for a database that one process alone has open.
+/// Ends all leases and keeps their owners as the sign of commands in doubt. Only for a database that is open in this process alone.
 pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
     tx.execute("update saga set lease_until = 0 where lease_until > 0", [])
         .await
 }
 
-/// Whether there are at least `count` running or compensating ones of this kind.
+/// Whether there are at least `count` running or compensating sagas of this kind.
 pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
     let Some(before) = count.checked_sub(1) else {
         return Ok(true);
     };
-    let sql = "select 1 from saga where state in ('running', 'compensating') and kind = $1 limit 1 offset $2";
+    let sql = "select id from saga where state in ('running', 'compensating') and kind = $1 limit 1 offset $2";
     let values = [Value::from(kind), ms(before).into()];
-    let row = db
-        .read()
-        .query_one_raw(Statement::from_sql_and_values(db.backend(), sql, values))
-        .await
-        .map_err(fault)?;
-    Ok(row.is_some())
+    let found: Option<Uuid> = query::scalar(db.read(), sql, values).await?;
+    Ok(found.is_some())
 }
 
-/// How many unfinished sagas there are, by kind, version and state.
-pub(super) async fn count_unfinished(db: &Db) -> Result<Vec<(String, i64, SagaState, i64)>, Fault> {
+/// The number of unfinished sagas of one kind and version in one state.
+#[derive(FromQueryResult)]
+pub(super) struct SagaCount {
+    pub kind: String,
+    pub definition_version: i64,
+    pub state: SagaState,
+    pub sagas: i64,
+}
+
+pub(super) async fn count_unfinished(db: &Db) -> Result<Vec<SagaCount>, Fault> {
     let sql = "select kind, definition_version, state, count(*) as sagas from saga where state in ('running', 'compensating', 'parked')
                group by kind, definition_version, state";
-    let rows = db
-        .read()
-        .query_all_raw(Statement::from_string(db.backend(), sql))
-        .await
-        .map_err(fault)?;
-    rows.iter()
-        .map(|row| {
-            let name: String = row.try_get("", "state").map_err(fault)?;
-            let number = |column: &str| row.try_get::<i64>("", column).map_err(fault);
-            Ok((
-                row.try_get("", "kind").map_err(fault)?,
-                number("definition_version")?,
-                state(&name)?,
-                number("sagas")?,
-            ))
-        })
-        .collect()
+    query::all(db.read(), sql, []).await
 }
 
 pub(super) fn ms(setting: u64) -> i64 {
