@@ -1,14 +1,15 @@
-//! What it costs to ask another module: in the same process, and in another one.
+//! The cost of a call to another module: a local one, and a remote one.
 //!
-//! - Near: through the contract as modules are handed to each other, at most 1 microsecond more than the plain function.
-//! - Far: through the whole client stack (limits, breaker, balancing) at most 1.5 times a bare tonic call to the same server over loopback. Both are
-//!   called in turn, round by round, and the median of the rounds' ratios counts, so that what else the machine does falls on both alike.
+//! - Local: through the contract, as modules call each other, at most 1 microsecond more than the plain function.
+//! - Remote: through the whole client stack (limits, breaker, balancing) at most 1.5 times a bare tonic call to the same server over loopback. Both are
+//!   called in turn, round by round, and the median of the rounds' ratios counts, so that other load on the machine affects both alike.
 //!
 //! `cargo bench -p banyan --bench calls` measures, and fails if a limit is broken. `cargo bench -p banyan --bench calls --profile dev` shows the
-//! same without optimisation, where the limits are not judged.
+//! same without optimisation, where the limits are not checked.
 #![allow(clippy::print_stdout, reason = "it is a report for people")]
 
 use std::{
+    collections::HashMap,
     hint::black_box,
     net::SocketAddr,
     process::ExitCode,
@@ -17,31 +18,33 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan::{
-    config::{MODULES, Settings},
-    discovery,
-    rpc::{Remotes, Served, serve},
-};
+use banyan::shop::{Contracts, SHOP};
 use banyan_core::{Call, Fault};
+use banyan_host::settings::Settings;
+use banyan_remote::{
+    discovery,
+    grpc::{Callee, MESSAGE_BYTES, Remotes, Served, ServedModule, serve},
+};
 use inventory_contract::{
     CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock,
-    RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, inventory_client::InventoryClient,
+    RestockOrder, Restocking, ServedInventory, StockCommitment, StockLevel, StockRelease,
+    inventory_client::InventoryClient,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 const ROUNDS: usize = 31;
-const NEAR_CALLS: u32 = 20_000;
-const FAR_CALLS: u32 = 500;
+const LOCAL_CALLS: u32 = 20_000;
+const REMOTE_CALLS: u32 = 500;
 const CALLERS: u32 = 16;
-const NEAR_LIMIT: Duration = Duration::from_micros(1);
-const FAR_LIMIT: f64 = 1.5;
+const LOCAL_LIMIT: Duration = Duration::from_micros(1);
+const REMOTE_LIMIT: f64 = 1.5;
 
-/// An inventory of one thing, which costs nothing to look up.
-struct Shelf;
+/// An inventory of one product, which costs nothing to look up.
+struct FixedInventory;
 
-impl Shelf {
+impl FixedInventory {
     async fn find(&self, _: &Call, request: FindStock) -> Result<FoundStock, Fault> {
         Ok(FoundStock {
             level: Some(StockLevel {
@@ -55,7 +58,7 @@ impl Shelf {
 }
 
 #[async_trait]
-impl Inventory for Shelf {
+impl Inventory for FixedInventory {
     async fn reserve_stock(&self, _: &Call, _: ReserveStock) -> Result<Reservation, Fault> {
         Ok(Reservation::default())
     }
@@ -77,25 +80,25 @@ impl Inventory for Shelf {
     }
 }
 
-fn question() -> FindStock {
+fn find_stock_request() -> FindStock {
     FindStock {
         sku: "tea-01".to_owned(),
     }
 }
 
 fn main() -> ExitCode {
-    let judged = !cfg!(debug_assertions);
-    let (near, far) = (near(), far());
+    let is_optimised = !cfg!(debug_assertions);
+    let (local, remote) = (measure_local(), measure_remote());
     println!(
         "{}",
-        if judged {
+        if is_optimised {
             "limits: 1000 ns and 1.50"
         } else {
-            "not optimised: limits (1000 ns and 1.50) are not judged"
+            "not optimised: the limits (1000 ns and 1.50) are not checked"
         }
     );
-    let kept = near <= NEAR_LIMIT && far <= FAR_LIMIT;
-    if judged && !kept {
+    let within_limits = local <= LOCAL_LIMIT && remote <= REMOTE_LIMIT;
+    if is_optimised && !within_limits {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
@@ -103,64 +106,72 @@ fn main() -> ExitCode {
 }
 
 /// How much more a call through the contract takes than the plain function.
-fn near() -> Duration {
-    let (shelf, call) = (Shelf, Call::by_module("orders"));
-    // As a module is handed to those that ask it.
-    let neighbour: Arc<dyn Inventory> = Arc::new(LocalInventory(Arc::new(Shelf)));
+fn measure_local() -> Duration {
+    let (inventory, call) = (FixedInventory, Call::by_module("orders"));
+    // As a caller gets a local module.
+    let contract: Arc<dyn Inventory> = Arc::new(LocalInventory(Arc::new(FixedInventory)));
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     let (mut plain, mut through_contract) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        plain.push(runtime.block_on(timed(NEAR_CALLS, async || {
-            drop(black_box(black_box(&shelf).find(&call, question()).await))
+        plain.push(runtime.block_on(sequential(LOCAL_CALLS, async || {
+            drop(black_box(black_box(&inventory).find(&call, find_stock_request()).await))
         })));
-        through_contract.push(runtime.block_on(timed(NEAR_CALLS, async || {
-            drop(black_box(black_box(&neighbour).find_stock(&call, question()).await))
+        through_contract.push(runtime.block_on(sequential(LOCAL_CALLS, async || {
+            drop(black_box(
+                black_box(&contract).find_stock(&call, find_stock_request()).await,
+            ))
         })));
     }
     let (plain, through_contract) = (median(plain), median(through_contract));
     let more = through_contract.saturating_sub(plain);
     println!(
-        "near: plain function {plain:?}, through the contract {through_contract:?}: {} ns more",
+        "local: plain function {plain:?}, through the contract {through_contract:?}: {} ns more",
         more.as_nanos()
     );
     more
 }
 
-/// How many times a bare tonic call a call through the whole stack takes: the greater of one caller's and of many callers' at once.
-fn far() -> f64 {
-    let (serving, asking) = (threads(), threads());
+/// The time of a call through the whole client stack as a multiple of a bare tonic call: the greater ratio of one caller and of many concurrent ones.
+fn measure_remote() -> f64 {
+    let (server, client) = (runtime(), runtime());
     let stop = CancellationToken::new();
-    let address = serving.block_on(shelf_in_another_process(&stop));
-    let ratio = asking.block_on(async {
-        let endpoint = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
-        let discovery = discovery::start(&endpoint, &stop).expect("discovery");
-        let stack = Remotes::start(&endpoint, discovery, vec!["inventory"], &stop)
-            .expect("remotes")
-            .contracts()
-            .inventory;
+    let address = server.block_on(start_server(&stop));
+    let ratio = client.block_on(async {
+        let settings = settings(&[("BANYAN__MODULES__INVENTORY__ENDPOINT", &format!("http://{address}"))]);
+        let endpoints = settings.endpoints().expect("endpoints");
+        let discovery = discovery::start(&settings.discovery, endpoints, &stop).expect("discovery");
+        let callees = SHOP.layout().modules.into_iter().map(|module| Callee {
+            module: module.name,
+            service: module.service,
+            is_called: module.name == "inventory",
+        });
+        let callees: Vec<_> = callees.collect();
+        let probing = settings.discovery.probing();
+        let remotes = Remotes::start(&settings.rpc, &callees, &discovery, probing, None, &stop).expect("remotes");
+        let stack = Contracts::remote(&remotes).inventory;
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address")
             .connect()
             .await
             .expect("a connection");
         let bare = InventoryClient::new(channel);
-        let ask_bare = async || {
-            bare.clone().find_stock(question()).await.expect("an answer");
+        let call_bare = async || {
+            bare.clone().find_stock(find_stock_request()).await.expect("a response");
         };
         let call = Call::by_module("orders");
-        let ask_stack = async || {
-            stack.find_stock(&call, question()).await.expect("an answer");
+        let call_stack = async || {
+            stack.find_stock(&call, find_stock_request()).await.expect("a response");
         };
         let one = compare(
             "one caller",
-            async || timed(FAR_CALLS, ask_bare).await,
-            async || timed(FAR_CALLS, ask_stack).await,
+            async || sequential(REMOTE_CALLS, call_bare).await,
+            async || sequential(REMOTE_CALLS, call_stack).await,
         )
         .await;
         let many = compare(
             "many callers",
-            async || crowded(ask_bare).await,
-            async || crowded(ask_stack).await,
+            async || concurrent(call_bare).await,
+            async || concurrent(call_stack).await,
         )
         .await;
         one.max(many)
@@ -170,7 +181,7 @@ fn far() -> f64 {
 }
 
 async fn compare(what: &str, bare: impl AsyncFn() -> Duration, stack: impl AsyncFn() -> Duration) -> f64 {
-    // Once unmeasured: connections are made, code is warm.
+    // One unmeasured run: it opens the connections and warms the code.
     bare().await;
     stack().await;
     let (mut bares, mut stacks, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -183,48 +194,46 @@ async fn compare(what: &str, bare: impl AsyncFn() -> Duration, stack: impl Async
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios[ROUNDS / 2];
     println!(
-        "far, {what}: bare tonic {:?}, whole stack {:?}: ratio {ratio:.2}",
+        "remote, {what}: bare tonic {:?}, whole stack {:?}: ratio {ratio:.2}",
         median(bares),
         median(stacks)
     );
     ratio
 }
 
-/// The time of one of `times` calls, one after the other.
-async fn timed<F: AsyncFn()>(times: u32, call: F) -> Duration {
-    let begun = Instant::now();
+/// The mean time of `times` calls, one after the other.
+async fn sequential<F: AsyncFn()>(times: u32, call: F) -> Duration {
+    let started = Instant::now();
     for _ in 0..times {
         call().await;
     }
-    begun.elapsed() / times
+    started.elapsed() / times
 }
 
-/// The time per call when many callers ask at once.
-async fn crowded<F: AsyncFn()>(call: F) -> Duration {
+/// The time per call of many concurrent callers.
+async fn concurrent<F: AsyncFn()>(call: F) -> Duration {
     let each = || async {
-        for _ in 0..FAR_CALLS / CALLERS {
+        for _ in 0..REMOTE_CALLS / CALLERS {
             call().await;
         }
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     futures::future::join_all((0..CALLERS).map(|_| each())).await;
-    begun.elapsed() / (FAR_CALLS / CALLERS * CALLERS)
+    started.elapsed() / (REMOTE_CALLS / CALLERS * CALLERS)
 }
 
-async fn shelf_in_another_process(stop: &CancellationToken) -> SocketAddr {
-    let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
-    let discovery = discovery::start(&settings, stop).expect("discovery");
-    let mut contracts = Remotes::start(&settings, discovery, Vec::new(), stop)
-        .expect("remotes")
-        .contracts();
-    contracts.inventory = Arc::new(Shelf);
-    let modules = MODULES.into_iter().filter(|module| *module == "inventory").collect();
-    let served = Served {
-        contracts,
-        feeds: banyan_durable::Feeds::new(),
-        modules,
+async fn start_server(stop: &CancellationToken) -> SocketAddr {
+    let inventory = ServedModule {
+        name: "inventory",
+        descriptors: inventory_contract::DESCRIPTOR_SET,
+        serve: Box::new(|services| services.add(ServedInventory(Arc::new(FixedInventory)).server(MESSAGE_BYTES))),
     };
-    let serving = serve(&settings, served, stop.clone())
+    let served = Served {
+        modules: vec![inventory],
+        feeds: HashMap::new(),
+    };
+    let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
+    let serving = serve(&settings.rpc, served, None, Duration::from_secs(25), stop.clone())
         .await
         .expect("a free port")
         .expect("rpc.listen is set");
@@ -235,10 +244,10 @@ fn settings(variables: &[(&str, &str)]) -> Settings {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Settings::from_sources(None, variables).expect("settings")
+    banyan::settings(None, variables).expect("settings")
 }
 
-fn threads() -> Runtime {
+fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

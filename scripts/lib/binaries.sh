@@ -4,9 +4,12 @@
 #
 #   scripts/lib/binaries.sh
 
+# shellcheck source=scripts/lib/modules.sh
+[ -n "${MODULES:-}" ] || source "$(dirname "${BASH_SOURCE[0]}")/modules.sh"
+
 # binary_features "PARTS": prints the features of a binary with these parts: modules, and `gateway`.
 binary_features() {
-  local features=${1// /,}
+  local features=${1// /,},etcd
   case " $1 " in *" gateway "*) features="$features,docs-ui" ;; esac
   # The gateway alone neither publishes nor consumes events.
   [ "$1" = gateway ] || features="$features,rabbitmq"
@@ -42,7 +45,7 @@ binary_build() {
 # The binaries of the stages in tests/src/harness/stage.rs.
 binaries_of_the_tests() {
   local module
-  for module in users catalog inventory payments shipping orders notifications gateway; do
+  for module in $MODULES gateway; do
     binary_build "$module"
   done
   binary_build "inventory payments"

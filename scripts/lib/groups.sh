@@ -3,8 +3,8 @@
 # A group is a binary: GROUP_NAME[g], GROUP_PARTS[g] ("gateway users ..."). A process is one instance of it: PROCESS_NAME[p], PROCESS_GROUP[p],
 # PROCESS_HTTP[p], PROCESS_RPC[p], PROCESS_ADMIN[p]; a port is 0 if the process has none.
 
-# In the order in which a shop in one process starts them.
-readonly MODULES="users catalog inventory payments shipping orders notifications"
+# shellcheck source=scripts/lib/modules.sh
+[ -n "${MODULES:-}" ] || source "$(dirname "${BASH_SOURCE[0]}")/modules.sh"
 
 # has_word WORD "WORDS"
 has_word() { case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, FromQueryResult, Statement};
 
 /// The sandbox payment provider, which keeps its records apart from payments' own.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use banyan::config::{MODULES, Settings};
+use banyan::MODULES;
 use banyan_durable::Storage;
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
@@ -120,10 +120,12 @@ async fn logins_are_isolated() {
         "there are tables that belong to no module"
     );
 
-    let settings = Settings::from_sources(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
+    let settings = banyan::settings(None, [("BANYAN__DATABASE__URL".to_owned(), url.clone())]).expect("settings");
     for owner in owners() {
         // The login that the shop itself uses.
-        let Storage::Postgres { url, .. } = banyan::local::data::place(&settings, owner).expect("a place") else {
+        let Storage::Postgres { url, .. } =
+            banyan_host::local::data::storage(&settings, owner, owner).expect("storage")
+        else {
             panic!("{owner} is not on PostgreSQL")
         };
         let login = data::connect(installation.directory(), Some(&url), owner).await;

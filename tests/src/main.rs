@@ -11,10 +11,12 @@ mod contracts;
 mod crash;
 mod data;
 mod deploy;
+mod glossary;
 mod harness;
 mod isolation;
 mod load;
 mod openapi;
+mod plain_english;
 mod proofs;
 mod readme;
 mod reference;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         readme::trials(),
         reference::trials(),
         proofs::trials(),
+        glossary::trials(),
+        plain_english::trials(),
         deploy::trials(),
         crash::trials(),
         split::trials(),

@@ -121,7 +121,7 @@ fn read_tests(folder: &Path, names: &mut BTreeSet<String>) -> std::io::Result<()
             let tests = if is_test_file {
                 &text[..]
             } else {
-                text.split("#[cfg(test)]").nth(1).unwrap_or_default()
+                text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests)
             };
             names.extend(
                 tests

@@ -1,25 +1,35 @@
-//! Starts catalog here.
+//! How catalog is started in this process.
 
 use std::sync::Arc;
 
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use catalog_contract::LocalCatalog;
 
-use super::{Placed, data::open};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let catalog = ::catalog::start(::catalog::Needs {
-        db: open(ground, "catalog").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-    })
-    .await?;
-    contracts.catalog = Arc::new(LocalCatalog(catalog.contract));
-    Ok(Placed {
-        name: "catalog",
-        routes: catalog.routes,
-        machinery: catalog.machinery,
-        seed: catalog.seed,
-        well_known: None,
-    })
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::catalog::SCHEMA,
+    also_stores: &[],
+    configure,
+});
+
+fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        let catalog = ::catalog::start(::catalog::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: catalog.routes,
+            machinery: catalog.machinery,
+            seed: catalog.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| contracts.catalog = Arc::new(LocalCatalog(catalog.contract))),
+        })
+    }))
 }

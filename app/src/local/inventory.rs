@@ -1,25 +1,37 @@
-//! Starts inventory here.
+//! How inventory is started in this process.
 
 use std::sync::Arc;
 
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use inventory_contract::LocalInventory;
 
-use super::{Placed, data::open};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let inventory = ::inventory::start(::inventory::Needs {
-        db: open(ground, "inventory").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-    })
-    .await?;
-    contracts.inventory = Arc::new(LocalInventory(inventory.contract));
-    Ok(Placed {
-        name: "inventory",
-        routes: inventory.routes,
-        machinery: inventory.machinery,
-        seed: inventory.seed,
-        well_known: None,
-    })
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::inventory::SCHEMA,
+    also_stores: &[],
+    configure,
+});
+
+fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        let inventory = ::inventory::start(::inventory::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: inventory.routes,
+            machinery: inventory.machinery,
+            seed: inventory.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.inventory = Arc::new(LocalInventory(inventory.contract))
+            }),
+        })
+    }))
 }

@@ -1,27 +1,45 @@
-//! Starts notifications here.
+//! How notifications is started in this process.
 
 use std::sync::Arc;
 
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use notifications_contract::LocalNotifications;
 
-use super::{Placed, data::open};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let notifications = ::notifications::start(::notifications::Needs {
-        db: open(ground, "notifications").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-        users: contracts.users.clone(),
-        settings: ground.settings.section("notifications")?,
-    })
-    .await?;
-    contracts.notifications = Arc::new(LocalNotifications(notifications.contract));
-    Ok(Placed {
-        name: "notifications",
-        routes: notifications.routes,
-        machinery: notifications.machinery,
-        seed: notifications.seed,
-        well_known: None,
-    })
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::notifications::SCHEMA,
+    also_stores: &[],
+    configure,
+});
+
+fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let settings: ::notifications::Settings = section.read()?;
+    Ok(Start::new(async move |context: ModuleContext, contracts: Contracts| {
+        if !context.is_demo && settings.smtp_url.is_none() {
+            tracing::warn!(
+                "notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent"
+            );
+        }
+        let notifications = ::notifications::start(::notifications::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+            users: contracts.users,
+            settings,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: notifications.routes,
+            machinery: notifications.machinery,
+            seed: notifications.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.notifications = Arc::new(LocalNotifications(notifications.contract))
+            }),
+        })
+    }))
 }

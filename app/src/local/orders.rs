@@ -1,31 +1,42 @@
-//! Starts orders here.
+//! How orders is started in this process.
 
 use std::sync::Arc;
 
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use orders_contract::LocalOrders;
 
-use super::{Placed, data::open};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let orders = ::orders::start(::orders::Needs {
-        db: open(ground, "orders").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-        catalog: contracts.catalog.clone(),
-        inventory: contracts.inventory.clone(),
-        payments: contracts.payments.clone(),
-        shipping: contracts.shipping.clone(),
-        settings: ground.settings.section("orders")?,
-        limits: ::orders::Limits::default(),
-    })
-    .await?;
-    contracts.orders = Arc::new(LocalOrders(orders.contract));
-    Ok(Placed {
-        name: "orders",
-        routes: orders.routes,
-        machinery: orders.machinery,
-        seed: orders.seed,
-        well_known: None,
-    })
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::orders::SCHEMA,
+    also_stores: &[],
+    configure,
+});
+
+fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let settings: ::orders::Settings = section.read()?;
+    Ok(Start::new(async move |context: ModuleContext, contracts: Contracts| {
+        let orders = ::orders::start(::orders::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+            catalog: contracts.catalog,
+            inventory: contracts.inventory,
+            payments: contracts.payments,
+            shipping: contracts.shipping,
+            settings,
+            limits: ::orders::Limits::default(),
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: orders.routes,
+            machinery: orders.machinery,
+            seed: orders.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| contracts.orders = Arc::new(LocalOrders(orders.contract))),
+        })
+    }))
 }

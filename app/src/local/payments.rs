@@ -1,35 +1,55 @@
-//! Starts payments here.
+//! How payments is started in this process.
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use banyan_core::RandomSecrets;
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use payments_contract::LocalPayments;
 
-use super::{
-    Placed,
-    data::{SANDBOX_PROVIDER, open, place},
-};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let payments = ::payments::start(::payments::Needs {
-        db: open(ground, "payments").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-        secrets: Arc::new(RandomSecrets),
-        provider: ::payments::ProviderConfig::Sandbox {
-            books: place(&ground.settings, SANDBOX_PROVIDER)?,
-        },
-        settings: ground.settings.section("payments")?,
-        timing: ::payments::Timing::default(),
-    })
-    .await?;
-    contracts.payments = Arc::new(LocalPayments(payments.contract));
-    Ok(Placed {
-        name: "payments",
-        routes: payments.routes,
-        machinery: payments.machinery,
-        seed: payments.seed,
-        well_known: None,
-    })
+/// The storage of the built-in payment provider, separate from every module.
+const SANDBOX_PROVIDER: &str = "sandbox_provider";
+
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::payments::SCHEMA,
+    also_stores: &[SANDBOX_PROVIDER],
+    configure,
+});
+
+fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let settings: ::payments::Settings = section.read()?;
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        if !context.is_demo {
+            tracing::warn!("payments go to the built-in sandbox provider: no real money moves");
+        }
+        let books = context
+            .also_stores
+            .into_iter()
+            .next()
+            .context("the provider's storage")?;
+        let payments = ::payments::start(::payments::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+            secrets: Arc::new(RandomSecrets),
+            provider: ::payments::ProviderConfig::Sandbox { books },
+            settings,
+            timing: ::payments::Timing::default(),
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: payments.routes,
+            machinery: payments.machinery,
+            seed: payments.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.payments = Arc::new(LocalPayments(payments.contract))
+            }),
+        })
+    }))
 }

@@ -1,25 +1,37 @@
-//! Starts shipping here.
+//! How shipping is started in this process.
 
 use std::sync::Arc;
 
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use shipping_contract::LocalShipping;
 
-use super::{Placed, data::open};
-use crate::{rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let shipping = ::shipping::start(::shipping::Needs {
-        db: open(ground, "shipping").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-    })
-    .await?;
-    contracts.shipping = Arc::new(LocalShipping(shipping.contract));
-    Ok(Placed {
-        name: "shipping",
-        routes: shipping.routes,
-        machinery: shipping.machinery,
-        seed: shipping.seed,
-        well_known: None,
-    })
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::shipping::SCHEMA,
+    also_stores: &[],
+    configure,
+});
+
+fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        let shipping = ::shipping::start(::shipping::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: shipping.routes,
+            machinery: shipping.machinery,
+            seed: shipping.seed,
+            well_known: None,
+            offer: Box::new(|contracts: &mut Contracts| {
+                contracts.shipping = Arc::new(LocalShipping(shipping.contract))
+            }),
+        })
+    }))
 }

@@ -1,38 +1,47 @@
-//! Starts users here.
+//! How users is started in this process.
 
 use std::sync::Arc;
 
 use banyan_core::RandomSecrets;
+use banyan_host::{
+    local::{LocalModule, ModuleContext, Start, StartedModule},
+    settings::Section,
+};
 use users_contract::LocalUsers;
 
-use super::{Placed, data::open};
-use crate::{config::Settings, rpc::Contracts, wiring::Ground};
+use crate::shop::Contracts;
 
-pub async fn start(ground: &Ground, contracts: &mut Contracts) -> anyhow::Result<Placed> {
-    let users = ::users::start(::users::Needs {
-        db: open(ground, "users").await?,
-        clock: ground.clock.clone(),
-        ids: ground.ids.clone(),
-        secrets: Arc::new(RandomSecrets),
-        demo: ground.settings.is_demo(),
-        settings: own_settings(&ground.settings)?,
-    })
-    .await?;
-    contracts.users = Arc::new(LocalUsers(users.contract));
-    Ok(Placed {
-        name: "users",
-        routes: users.routes,
-        machinery: users.machinery,
-        seed: users.seed,
-        well_known: Some(users.well_known),
-    })
-}
+pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
+    schema: &::users::SCHEMA,
+    also_stores: &[],
+    configure,
+});
 
-/// The module's own section, and what the whole shop says about tokens.
-fn own_settings(settings: &Settings) -> anyhow::Result<::users::Settings> {
-    let mut own: ::users::Settings = settings.section("users")?;
-    own.issuer.clone_from(&settings.auth.issuer);
-    own.audience.clone_from(&settings.auth.audience);
-    own.signing_key_file.clone_from(&settings.auth.signing_key_file);
-    Ok(own)
+fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let own: ::users::Settings = section.read()?;
+    Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
+        // The settings of tokens are the same in all processes of the shop.
+        let settings = ::users::Settings {
+            issuer: context.auth.issuer,
+            audience: context.auth.audience,
+            signing_key_file: context.auth.signing_key_file,
+            ..own
+        };
+        let users = ::users::start(::users::Needs {
+            db: context.db,
+            clock: context.clock,
+            ids: context.ids,
+            secrets: Arc::new(RandomSecrets),
+            demo: context.is_demo,
+            settings,
+        })
+        .await?;
+        Ok(StartedModule {
+            routes: users.routes,
+            machinery: users.machinery,
+            seed: users.seed,
+            well_known: Some(users.well_known),
+            offer: Box::new(|contracts: &mut Contracts| contracts.users = Arc::new(LocalUsers(users.contract))),
+        })
+    }))
 }

@@ -8,7 +8,7 @@ use banyan_durable::Db;
 use banyan_durable_testing::{eventually, on_both, published};
 use notifications::Settings;
 use notifications_contract::MailSent;
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{FromQueryResult, Statement};
 use support::{
     LIMIT, Module, PANICS, quick,
     smtp::{Access, FakeMailServer},
@@ -141,13 +141,13 @@ async fn no_mail_is_given_up_while_the_server_refuses_the_client() {
 
 /// The number of attempts of the queued mail.
 async fn attempts_of_queued_mail(db: &Db) -> i64 {
+    #[derive(FromQueryResult)]
+    struct Row {
+        attempts: i64,
+    }
     let sql = "select attempts from notification where status = 'queued'";
-    let row = db
-        .read()
-        .query_one_raw(Statement::from_string(db.backend(), sql))
-        .await
-        .unwrap();
-    row.map_or(0, |row| row.try_get("", "attempts").unwrap())
+    let query = Row::find_by_statement(Statement::from_string(db.backend(), sql));
+    query.one(db.read()).await.unwrap().map_or(0, |row| row.attempts)
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ impl Saga for CancellationSaga {
     type Command = Command;
     type News = StepOutcome;
 
-    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<StepOutcome, Fault> {
+    async fn send(&self, call: &Call, command: &Command) -> Result<StepOutcome, Fault> {
         let unknown = || StepOutcome::Broken("the response has an outcome that this build does not know".to_owned());
         match command.clone() {
             Command::CancelShipment(request) => Ok(match self.shipping.cancel_shipment(call, request).await?.outcome {

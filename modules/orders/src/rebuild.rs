@@ -46,17 +46,16 @@ impl Views {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<(u64, Option<Position>), Fault> {
-        let (actor, reason, comment) = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
-        self.db
-            .write((actor, reason, comment), |tx, (actor, reason, comment)| async move {
-                banyan_durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await
-            })
-            .await?;
+        let context = (actor.clone(), reason.to_owned(), comment.map(str::to_owned));
+        let audited = self.db.write(context, |tx, (actor, reason, comment)| async move {
+            banyan_durable::audit(&tx, &actor, "views.rebuild", "order_view", &reason, comment.as_deref()).await
+        });
+        audited.await?;
         let mut rebuilt = 0;
         let next = self.walk(from, async |table, ids| {
             match table {
-                Table::Streams => rebuilt += self.db.write((), move |tx, ()| fold_batch(tx, ids.clone())).await?,
-                Table::Views => self.db.write((), move |tx, ()| delete_orphans(tx, ids.clone())).await?,
+                Table::Streams => rebuilt += self.db.write(ids, fold_batch).await?,
+                Table::Views => self.db.write(ids, delete_orphans).await?,
             }
             Ok(())
         });

@@ -99,22 +99,21 @@ impl Service {
     }
 
     async fn cancel(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<ShipmentCancellation, Fault> {
-        use shipment_cancellation::Outcome as Cancellation;
         let Some(shipment) = store::find_of_order(tx.conn(), order_id).await? else {
-            return Ok(ShipmentCancellation {
-                outcome: Some(Cancellation::Cancelled(Cancelled {})),
-            });
+            return Ok(cancelled());
         };
-        let outcome = match shipment.cancel(self.clock.now()) {
-            Ok(Some(cancelled)) => {
-                self.store_change(tx, call, &cancelled).await?;
-                Cancellation::Cancelled(Cancelled {})
+        match shipment.cancel(self.clock.now()) {
+            Ok(changed) => {
+                if let Some(shipment) = changed {
+                    self.store_change(tx, call, &shipment).await?;
+                }
+                Ok(cancelled())
             }
-            Ok(None) => Cancellation::Cancelled(Cancelled {}),
-            Err(Refusal::AlreadyDispatched) => Cancellation::AlreadyDispatched(AlreadyDispatched {}),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        Ok(ShipmentCancellation { outcome: Some(outcome) })
+            Err(Refusal::AlreadyDispatched) => Ok(ShipmentCancellation {
+                outcome: Some(shipment_cancellation::Outcome::AlreadyDispatched(AlreadyDispatched {})),
+            }),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     async fn make_ready(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<Readiness, Fault> {
@@ -174,9 +173,7 @@ impl Shipping for Service {
                 if took_effect {
                     return service.cancel(&tx, &call, order_id).await;
                 }
-                Ok(ShipmentCancellation {
-                    outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
-                })
+                Ok(cancelled())
             },
         );
         undone.await
@@ -218,6 +215,13 @@ fn completed<A>(memory: Memory<A>) -> Result<A, Fault> {
             "undone_without_undo",
             "a command that has no undo was undone",
         )),
+    }
+}
+
+/// The shipment will not be dispatched, or there never was one.
+fn cancelled() -> ShipmentCancellation {
+    ShipmentCancellation {
+        outcome: Some(shipment_cancellation::Outcome::Cancelled(Cancelled {})),
     }
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// The response to a log-in (the members of RFC 6749, section 5.1).
+/// What a log-in yields (the members of RFC 6749, section 5.1).
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Tokens {
     /// A JWT for `Authorization: Bearer`.

@@ -226,8 +226,22 @@ pub struct Served{name}(pub std::sync::Arc<dyn {name}>);
 #[async_trait::async_trait]
 impl {module}_server::{name} for Served{name} {{
 {served}}}
+
+impl Served{name} {{
+    /// The gRPC service, with a maximum size of messages in both directions.
+    pub fn server(self, max_message_bytes: usize) -> {module}_server::{name}Server<Self> {{
+        {module}_server::{name}Server::new(self)
+            .max_decoding_message_size(max_message_bytes)
+            .max_encoding_message_size(max_message_bytes)
+    }}
+}}
+
+/// The full name of the service.
+pub const SERVICE: &str = "{package}.{proto_name}";
 "#,
         docs = docs(&service.comments, ""),
+        package = service.package,
+        proto_name = service.proto_name,
     ));
 }
 

@@ -65,7 +65,7 @@ impl Envelope {
     }
 
     /// # Errors
-    /// `undecodable_event` for a frame that is not a CloudEvent of this application.
+    /// `undecodable_event` for a frame that is not a CloudEvent in this format.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Fault> {
         serde_json::from_slice(bytes).map_err(|error| Fault::internal("undecodable_event", error.to_string()))
     }

@@ -24,9 +24,23 @@ pub fn trials() -> Vec<Trial> {
             diagram_is_real,
         ),
     ];
+    trials.push(Trial::test(
+        "architecture::the_scripts_know_the_modules",
+        scripts_know_the_modules,
+    ));
+    trials.push(Trial::test(
+        "architecture::the_features_of_the_app_are_its_modules",
+        features_are_modules,
+    ));
     trials.extend(seeded::trials());
     trials.extend(placements::trials());
     trials
+}
+
+/// The names of our packages.
+pub fn packages() -> BTreeSet<String> {
+    let packages = Workspace::load().packages;
+    packages.into_iter().map(|package| package.name).collect()
 }
 
 fn every_rule_holds() -> Result<(), Failed> {
@@ -89,4 +103,58 @@ fn diagram_is_real() -> Result<(), Failed> {
         "the diagram in docs/ARCHITECTURE.md lacks {missing:?} and draws dependencies that do not exist: {extra:?}"
     )
     .into())
+}
+
+/// The shell scripts read the modules from a file that is made of the table.
+fn scripts_know_the_modules() -> Result<(), Failed> {
+    let modules = rules::MODULES.join(" ");
+    let file = format!(
+        "# The modules of the shop, in the order in which they start. Sourced by scripts, not run.
+#
+# Made from app/src/shop.rs by the test `architecture::the_scripts_know_the_modules`; change that table, not this file.
+readonly MODULES=\"{modules}\"
+"
+    );
+    crate::snapshot::compare("scripts/lib/modules.sh", &file)
+}
+
+/// Cargo's lists in `app/Cargo.toml` are the table's: for each module a feature, on by default, which brings its crate; and its contract.
+fn features_are_modules() -> Result<(), Failed> {
+    let manifest = fs::read_to_string(workspace::root().join("app/Cargo.toml"))?;
+    let compact: String = manifest.split_whitespace().collect();
+    let default = compact
+        .split("default=[")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .ok_or("app/Cargo.toml has no default features")?;
+    let mut wrong = Vec::new();
+    for module in rules::MODULES {
+        if !default.contains(&format!("\"{module}\"")) {
+            wrong.push(format!("the default features lack {module}"));
+        }
+        for line in [
+            format!("{module} = [\"modules\", \"dep:{module}\"]"),
+            format!("{module} = {{ workspace = true, optional = true }}"),
+            format!("{module}-contract.workspace = true"),
+        ] {
+            if !manifest.lines().any(|found| found == line) {
+                wrong.push(format!("app/Cargo.toml lacks `{line}`"));
+            }
+        }
+    }
+    let features = manifest
+        .lines()
+        .filter(|line| line.contains("= [\"modules\", \"dep:"))
+        .count();
+    if features != rules::MODULES.len() {
+        wrong.push(format!(
+            "{features} features bring a module, but the table of app/src/shop.rs has {}",
+            rules::MODULES.len()
+        ));
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }

@@ -1,6 +1,8 @@
 //! The rules, each with its reason and its fix.
 
-pub use banyan::config::MODULES;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use banyan::MODULES;
 
 use super::workspace::{Source, Workspace};
 
@@ -21,6 +23,8 @@ pub fn check(workspace: &Workspace) -> Vec<String> {
         check_public_items(source, &mut broken);
     }
     check_tables(workspace, &mut broken);
+    check_platform(workspace, &mut broken);
+    check_circles(workspace, &mut broken);
     broken
 }
 
@@ -136,18 +140,24 @@ const WORDS: &[Word] = &[
     },
     Word {
         words: &["lapin"],
-        allowed: |path| path.starts_with("app/src/bus/") || path.starts_with("tests/"),
-        rule: "lapin is named only in app/src/bus.",
+        allowed: |path| path.starts_with("platform/bus/") || path.starts_with("tests/"),
+        rule: "lapin is named only in platform/bus.",
         fix: "publish through the outbox, subscribe through Reactions.",
     },
     Word {
         words: &["tonic"],
         allowed: |path| {
-            ["platform/contract-build/", "app/src/rpc/", "app/benches/", "tests/"]
-                .iter()
-                .any(|folder| path.starts_with(folder))
+            [
+                "platform/contract-build/",
+                "platform/remote/",
+                "app/benches/",
+                "app/tests/",
+                "tests/",
+            ]
+            .iter()
+            .any(|folder| path.starts_with(folder))
         },
-        rule: "tonic is named only in contracts (generated), contract-build and app/src/rpc.",
+        rule: "tonic is named only in contracts (generated), contract-build and platform/remote.",
         fix: "use the contract's trait; it is the same for local and remote modules.",
     },
     Word {
@@ -171,19 +181,40 @@ const WORDS: &[Word] = &[
         words: &["feature ="],
         allowed: |path| {
             let selects = [
-                "app/src/lib.rs",
                 "app/src/local/mod.rs",
-                "app/src/bus/mod.rs",
-                "app/src/docs_ui.rs",
+                "app/src/shop.rs",
+                "platform/bus/src/lib.rs",
+                "platform/host/src/docs_ui.rs",
+                "platform/host/src/lib.rs",
+                "platform/host/src/settings/mod.rs",
             ];
             selects.contains(&path)
                 || !path.ends_with(".rs")
                 // A lint needs to know what only one feature uses.
                 || path.starts_with("platform/http/src/")
+                || path.starts_with("platform/remote/src/discovery/")
                 || path.starts_with("tests/")
         },
-        rule: "features select crates and modules, in lib.rs, local/mod.rs and bus/mod.rs; they are not sprinkled over items.",
-        fix: "decide in local/mod.rs and hand in a value.",
+        rule: "features select crates and source files, in the files of this list; they are not sprinkled over items.",
+        fix: "decide in app/src/local/mod.rs and hand in a value.",
+    },
+    Word {
+        words: &[
+            "shared_kernel",
+            "Money",
+            "Sku",
+            "sku",
+            "cart",
+            "checkout",
+            "customer",
+            "staff",
+            "refund",
+            "shipment",
+            "stock",
+        ],
+        allowed: |path| !path.starts_with("platform/") || is_test(path),
+        rule: "the platform names no word of the shop.",
+        fix: "let the product pass it in, or move it to shared-kernel.",
     },
     Word {
         words: &["actix_web", "utoipa_actix_web"],
@@ -195,6 +226,98 @@ const WORDS: &[Word] = &[
         fix: "move the handler there; rules and services know no HTTP.",
     },
 ];
+
+/// What each crate of the platform may depend on, each only on those before it.
+const PLATFORM: &[(&str, &[&str])] = &[
+    ("banyan-core", &[]),
+    ("banyan-contract-build", &[]),
+    ("banyan-event-feed-contract", &["banyan-core", "banyan-contract-build"]),
+    ("banyan-durable", &["banyan-core", "banyan-event-feed-contract"]),
+    ("banyan-http", &["banyan-core", "banyan-durable"]),
+    ("banyan-remote", &["banyan-core", "banyan-event-feed-contract"]),
+    ("banyan-bus", &["banyan-core"]),
+    ("banyan-gateway", &["banyan-core", "banyan-http", "banyan-remote"]),
+    (
+        "banyan-host",
+        &[
+            "banyan-core",
+            "banyan-event-feed-contract",
+            "banyan-durable",
+            "banyan-http",
+            "banyan-remote",
+            "banyan-bus",
+            "banyan-gateway",
+        ],
+    ),
+];
+
+/// The platform is usable without the shop: it depends on nothing of it, and its crates only on those below them.
+fn check_platform(workspace: &Workspace, broken: &mut Vec<String>) {
+    let ours: Vec<&str> = workspace.packages.iter().map(|package| package.name.as_str()).collect();
+    for (name, allowed) in PLATFORM {
+        let Some(package) = workspace.packages.iter().find(|package| package.name == *name) else {
+            broken.push(format!(
+                "{name} does not exist. Rule: the platform's crates are in the list. Fix: name it as it is called now."
+            ));
+            continue;
+        };
+        for dependency in package.dependencies.iter().map(String::as_str) {
+            if ours.contains(&dependency) && !allowed.contains(&dependency) {
+                broken.push(format!(
+                    "{name} depends on {dependency}. Rule: the platform's crates depend only downward, and on nothing of the shop. Fix: move what is \
+                     needed into a crate below, or let the product pass it in."
+                ));
+            }
+        }
+    }
+}
+
+/// No import circle between the top-level source folders of a crate: each can be read, and moved, without the others that use it.
+fn check_circles(workspace: &Workspace, broken: &mut Vec<String>) {
+    let mut imports: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for source in &workspace.sources {
+        let Some((root, rest)) = source.path.split_once("/src/") else {
+            continue;
+        };
+        let Some((folder, _)) = rest.split_once('/') else {
+            continue;
+        };
+        let is_folder = |name: &str| {
+            let prefix = format!("{root}/src/{name}/");
+            workspace.sources.iter().any(|other| other.path.starts_with(&prefix))
+        };
+        for (_, line) in code_lines(source) {
+            for (at, _) in line.match_indices("crate::") {
+                let named = line[at + "crate::".len()..].trim_start_matches('{');
+                let end = named
+                    .find(|letter: char| !letter.is_alphanumeric() && letter != '_')
+                    .unwrap_or(named.len());
+                if named[..end] != *folder && is_folder(&named[..end]) {
+                    imports.entry((root, folder)).or_default().insert(&named[..end]);
+                }
+            }
+        }
+    }
+    for ((root, from), others) in &imports {
+        for other in others {
+            let mut reached = BTreeSet::from([*other]);
+            let mut next = vec![*other];
+            while let Some(folder) = next.pop() {
+                for further in imports.get(&(*root, folder)).into_iter().flatten() {
+                    if reached.insert(further) {
+                        next.push(further);
+                    }
+                }
+            }
+            if reached.contains(from) {
+                broken.push(format!(
+                    "{root}/src/{from} imports {other}, which imports {from} again. Rule: no import circle between the top-level source folders of a \
+                     crate. Fix: move what both need into a third, or pass it in."
+                ));
+            }
+        }
+    }
+}
 
 fn check_words(source: &Source, broken: &mut Vec<String>) {
     for word in WORDS.iter().filter(|word| !(word.allowed)(&source.path)) {

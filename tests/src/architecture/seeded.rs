@@ -37,6 +37,32 @@ const SEEDS: &[Seed] = &[
         "only the app and the tests depend on modules",
     ),
     (
+        "a_platform_crate_that_depends_upward",
+        |w| depend(w, "banyan-remote", "banyan-gateway"),
+        "depend only downward",
+    ),
+    (
+        "a_platform_crate_that_depends_on_the_shop",
+        |w| depend(w, "banyan-host", "shared-kernel"),
+        "and on nothing of the shop",
+    ),
+    (
+        "a_platform_that_names_a_word_of_the_shop",
+        |w| write(w, "platform/host/src/app.rs", "fn sku() {}"),
+        "the platform names no word of the shop",
+    ),
+    (
+        "an_import_circle_between_folders",
+        |w| {
+            write(
+                w,
+                "platform/remote/src/discovery/address.rs",
+                "use crate::grpc::Remotes;",
+            )
+        },
+        "no import circle",
+    ),
+    (
         "a_module_that_knows_its_broker",
         |w| depend(w, "shipping", "lapin"),
         "a module knows neither its placement",
@@ -59,7 +85,7 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_module_that_uses_randomness",
-        |w| write(w, "modules/users/src/service.rs", "let id = Uuid::new_v4();"),
+        |w| write(w, "modules/users/src/service/mod.rs", "let id = Uuid::new_v4();"),
         "no module reads the clock, randomness",
     ),
     (
@@ -96,12 +122,12 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "features_combined_over_an_item",
-        |w| write(w, "app/src/config.rs", "#[cfg(any(feature = \"orders\"))]"),
+        |w| write(w, "platform/host/src/placement.rs", "#[cfg(any(feature = \"orders\"))]"),
         "features select crates",
     ),
     (
         "a_feature_sprinkled_over_an_item",
-        |w| write(w, "app/src/config.rs", "#[cfg(feature = \"orders\")]"),
+        |w| write(w, "platform/host/src/placement.rs", "#[cfg(feature = \"orders\")]"),
         "features select crates",
     ),
     (
@@ -117,7 +143,13 @@ const SEEDS: &[Seed] = &[
     ),
     (
         "a_handler_outside_http_rs",
-        |w| write(w, "modules/inventory/src/service.rs", "use actix_web::HttpResponse;"),
+        |w| {
+            write(
+                w,
+                "modules/inventory/src/service/mod.rs",
+                "use actix_web::HttpResponse;",
+            )
+        },
         "the web server is named only in http.rs",
     ),
     (

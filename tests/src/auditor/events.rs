@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use banyan::config::MODULES;
+use banyan::{MODULES, shop::SHOP};
 use sea_orm::FromQueryResult;
 
 use super::databases::Databases;
@@ -56,7 +56,8 @@ pub async fn audit_quiet(databases: &Databases) -> Vec<String> {
 /// Every subject that a subscriber has not followed to its last version, unless a dead letter explains it.
 pub async fn behind(databases: &Databases) -> Vec<String> {
     let mut behind = Vec::new();
-    for (subscriber, topics) in banyan::bus::LISTENERS.iter().copied() {
+    for module in SHOP.modules {
+        let (subscriber, topics) = (module.name, module.subscribes);
         let lanes: HashMap<(String, String), i64> = databases
             .rows::<Lane>(subscriber, "select source, subject, last_version from lane")
             .await

@@ -7,7 +7,7 @@ mod money;
 mod orders;
 mod stock;
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 pub use databases::Databases;
 
 /// Everything that is wrong, each with the invariant's name. Empty when the shop is consistent. Call it when nothing is in progress.

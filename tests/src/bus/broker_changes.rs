@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use banyan::bus::QueueType;
+use banyan_bus::QueueType;
 use banyan_core::Bus;
 use futures::FutureExt;
 use lapin::{
@@ -276,7 +276,7 @@ async fn delivered_to_the_next() {
 /// A process whose database is down keeps its connection to the broker; the events delivered to it must not stay with it.
 async fn unhealthy_consumer() {
     let mut fixture = fixture();
-    fixture.settings.give_way_ms = 500;
+    fixture.settings.limits.give_way = Duration::from_millis(500);
     let (unhealthy_bus, healthy_bus) = (fixture.bus().await, fixture.bus().await);
     let (unhealthy, healthy) = (
         RecordingSubscriber::new("shipping"),
@@ -355,7 +355,7 @@ async fn shutdown_during_deliveries() {
 async fn deleted_exchange() {
     let fixture = fixture();
     assert!(
-        fixture.settings.declare_every_ms > 50_000,
+        fixture.settings.limits.declare_every > Duration::from_secs(50),
         "the periodic declaration must not hide what is checked"
     );
     let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
@@ -448,7 +448,7 @@ async fn wrong_login() {
     .await;
 }
 
-async fn reports(bus: &dyn banyan::bus::Carrier, words: &[&str]) {
+async fn reports(bus: &dyn banyan_bus::Carrier, words: &[&str]) {
     let last_error = || bus.state().links[0].last_error.clone().unwrap_or_default();
     let limit = tokio::time::timeout(SOON, async {
         while !words.iter().all(|word| last_error().contains(word)) {
@@ -465,8 +465,8 @@ async fn reports(bus: &dyn banyan::bus::Carrier, words: &[&str]) {
 
 async fn unknown_subscriber() {
     let fixture = fixture();
-    let topology = banyan::bus::Topology::new(&fixture.settings, &[("shipping", &["orders.order", "users.user"])]);
-    let bus = banyan::bus::RabbitBus::start(fixture.settings.clone(), topology, &CancellationToken::new()).unwrap();
+    let topology = banyan_bus::Topology::new(&fixture.settings, &[("shipping", &["orders.order", "users.user"])]);
+    let bus = banyan_bus::RabbitBus::start(fixture.settings.clone(), topology, &CancellationToken::new()).unwrap();
     let fault = bus.subscribe(RecordingSubscriber::new("shipping")).await.unwrap_err();
-    assert!(fault.detail.contains("topology.rs"), "{fault}");
+    assert!(fault.detail.contains("under `subscribes`"), "{fault}");
 }

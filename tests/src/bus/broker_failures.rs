@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use banyan::bus::{Carrier, QueueType};
+use banyan_bus::{Carrier, QueueType};
 use libtest_mimic::Trial;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -176,8 +176,8 @@ async fn lost_its_data() {
 async fn freezes() {
     let broker = Broker::start();
     let mut fixture = Fixture::new(&broker.url(), QueueType::Classic);
-    fixture.settings.confirm_timeout_ms = 500;
-    fixture.settings.connect_timeout_ms = 1_000;
+    fixture.settings.limits.confirm_timeout = Duration::from_millis(500);
+    fixture.settings.limits.connect_timeout = Duration::from_millis(1_000);
     let (bus, shipping) = (fixture.bus().await, RecordingSubscriber::new("shipping"));
     bus.subscribe(shipping.clone()).await.unwrap();
     connected(&*bus).await;
@@ -197,7 +197,7 @@ async fn freezes() {
         bus.state().links[0]
             .last_error
             .as_ref()
-            .is_some_and(|error| error.contains("no answer in time"))
+            .is_some_and(|error| error.contains("no response in time"))
     };
     banyan_durable_testing::eventually("the error says that the broker does not respond", SOON, silent).await;
     // A handshake with a frozen broker occupies a thread until its socket is closed.
@@ -246,7 +246,7 @@ async fn length_limited() {
 async fn short_of_memory() {
     let broker = Broker::start();
     let mut fixture = Fixture::new(&broker.url(), QueueType::Classic);
-    fixture.settings.confirm_timeout_ms = 1_000;
+    fixture.settings.limits.confirm_timeout = Duration::from_millis(1_000);
     let bus = fixture.bus().await;
     bus.publish(&event("orders", "order/1", 1)).await.unwrap();
     broker.control("set_vm_memory_high_watermark absolute 1000");

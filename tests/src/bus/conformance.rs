@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan::bus::Carrier;
+use banyan_bus::Carrier;
 use futures::future::join_all;
 use libtest_mimic::Trial;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan::bus::{Carrier, InProcessBus, QueueType, RabbitBus, Settings, Topology};
+use banyan_bus::{Carrier, InProcessBus, Limits, QueueType, RabbitBus, Settings, Topology};
 use banyan_core::{Envelope, Fault, Subscriber};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -74,8 +74,11 @@ impl Fixture {
             url: Some(url.to_owned().into()),
             exchange: format!("test.{}", Uuid::new_v4().simple()),
             queue_type,
-            reconnect_ms: 50,
-            ..Settings::default()
+            limits: Limits {
+                reconnect: Duration::from_millis(50),
+                ..Limits::default()
+            },
+            ..banyan::settings(None, []).expect("the defaults").bus
         };
         let topology = Topology::new(&settings, SUBSCRIBERS);
         Fixture { settings, topology }

@@ -1,6 +1,6 @@
 //! Commands that need no running shop: help, settings, modules, the OpenAPI document; and usage errors.
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 
 use super::{checks, installation::Installation};
 use crate::harness::Stage;
@@ -304,7 +304,7 @@ async fn client_commands_exit_3_when_no_shop_responds() {
             .await
             .expect(3);
         assert!(
-            ended.err.contains("nothing answers at http://127.0.0.1:1/"),
+            ended.err.contains("no response from http://127.0.0.1:1/"),
             "{}",
             ended.err
         );

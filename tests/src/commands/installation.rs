@@ -8,6 +8,7 @@ use std::{
 };
 
 use banyan_durable_testing::{PostgresHome, SqliteHome};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -267,19 +268,10 @@ impl Process {
 
 /// An Ed25519 key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410).
 pub fn signing_key() -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut der = vec![
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
     ];
     der.extend(rand::random::<[u8; 32]>());
-    // 48 bytes: base64 without padding.
-    let letter = |bits: u32, at: u32| char::from(LETTERS[(bits >> (18 - 6 * at) & 63) as usize]);
-    let body: String = der
-        .chunks(3)
-        .flat_map(|chunk| {
-            let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-            (0..4).map(move |at| letter(bits, at)).collect::<Vec<_>>()
-        })
-        .collect();
+    let body = STANDARD.encode(der);
     format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
 }

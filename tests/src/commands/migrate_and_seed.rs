@@ -1,6 +1,6 @@
 //! `migrate` and `seed` on both databases: what they create, that they can be repeated, and how an old binary refuses newer tables.
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 use banyan_durable_testing::PostgresHome;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ async fn migrations_run_once_and_report_their_status(stage: Stage) {
             .run(&["migrate", "--provision"])
             .await
             .expect(0)
-            .stderr_contains(&["orders: schema and login are there", "sandbox_provider: schema"]);
+            .stderr_contains(&["orders: schema and login exist", "sandbox_provider: schema"]);
     }
     let done = installation
         .run(&["migrate", "--output", "json"])
@@ -84,7 +84,7 @@ async fn migrations_run_once_and_report_their_status(stage: Stage) {
         .run(&["migrate", "--provision", "status"])
         .await
         .expect(1)
-        .stderr_contains(&["makes nothing", "migrate --provision"]);
+        .stderr_contains(&["changes nothing", "migrate --provision"]);
     installation.remove().await;
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 
 /// The database of a shop, and how its modules are distributed over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What operators see and do.
 
-use banyan::config::MODULES;
+use banyan::MODULES;
 use serde_json::{Value, json};
 
 use super::{eventually, new_product, scenarios};

@@ -63,7 +63,7 @@ async fn one_without_database() {
     eventually("both are in use", SOON, || async { of_inventory().await == "\"ok\"" }).await;
     proxy.cut();
     eventually("one is removed from use", SOON, || async {
-        of_inventory().await.contains("1 of 2 instances answer")
+        of_inventory().await.contains("1 of 2 instances are healthy")
     })
     .await;
     // Calls to the unhealthy instance before it was detected may have opened the breaker; from now on there are none.

@@ -74,7 +74,7 @@ impl Saga for CheckoutSaga {
     type Command = Command;
     type News = CommandResponse;
 
-    async fn send(&self, call: &Call, _command_id: Uuid, command: &Command) -> Result<CommandResponse, Fault> {
+    async fn send(&self, call: &Call, command: &Command) -> Result<CommandResponse, Fault> {
         match command.clone() {
             Command::ReserveStock(request) => {
                 let outcome = self.inventory.reserve_stock(call, request).await?.outcome;

@@ -3,8 +3,6 @@
 //!
 //! Each function here is one transaction. A command that came before is recognised by its id, so no command begins twice.
 
-use std::sync::Arc;
-
 use banyan_core::{Call, Fault};
 use banyan_durable::{Db, Tx, audit, lost_race};
 use shared_kernel::Money;
@@ -41,47 +39,46 @@ pub struct NewPayment {
 }
 
 pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPayment) -> Result<Begun, Fault> {
-    unless_begun(db, call, request, move |tx, call, request| {
-        let new = new.clone();
-        async move {
-            let (id, now) = (tx.ids().new_id(), tx.clock().now());
-            let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
-            let command = MoneyCommand::started(&request, &call, &payment, payment.amount.amount, now);
-            store::insert_command(&tx, &command).await?;
-            if !store::insert(&tx, &payment).await? {
-                return Err(Fault::conflict("payment_exists", "This order has a payment already."));
-            }
-            Ok(started(command, payment))
+    let context = (call.clone(), request, new);
+    let begun = db.write(context, |tx, (call, request, new)| async move {
+        if let Some(begun) = find_begun(&tx, &request).await? {
+            return Ok(begun);
         }
-    })
-    .await
+        let (id, now) = (tx.ids().new_id(), tx.clock().now());
+        let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
+        let command = MoneyCommand::started(&request, &call, &payment, payment.amount.amount, now);
+        store::insert_command(&tx, &command).await?;
+        if !store::insert(&tx, &payment).await? {
+            return Err(Fault::conflict("payment_exists", "This order already has a payment."));
+        }
+        Ok(started(command, payment))
+    });
+    begun.await
 }
 
 pub async fn capture(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, request, move |tx, call, request| async move {
+    let begun = db.write((call.clone(), request), move |tx, (call, request)| async move {
+        if let Some(begun) = find_begun(&tx, &request).await? {
+            return Ok(begun);
+        }
         let payment = payment_of(&tx, order_id).await?;
         let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
         match payment.capture() {
             Ok(payment) => start(&tx, command, payment).await,
             Err(refusal) => refuse(&tx, command, refusal).await,
         }
-    })
-    .await
+    });
+    begun.await
 }
 
 /// `undoes` is the id of the authorisation's command. If that never arrived, a tombstone takes its place, so that it does nothing if it still
 /// arrives.
 pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, request, move |tx, call, request| async move {
-        let undone = match store::find_command(tx.conn(), undoes).await? {
-            Some(undone) => undone,
-            None => {
-                let tombstone =
-                    without_payment(undoes, Kind::Authorise, String::new(), order_id, &tx).completed(Outcome::Undone);
-                store::insert_command(&tx, &tombstone).await?;
-                tombstone
-            }
-        };
+    let begun = db.write((call.clone(), request), move |tx, (call, request)| async move {
+        if let Some(begun) = find_begun(&tx, &request).await? {
+            return Ok(begun);
+        }
+        let undone = find_or_bury(&tx, undoes, order_id).await?;
         if undone.kind != Kind::Authorise || undone.order_id != order_id {
             return Err(
                 Fault::invalid("undoes_another", "undoes must name the authorisation of this order.")
@@ -89,62 +86,35 @@ pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, o
             );
         }
         let Some(payment_id) = undone.payment_id else {
-            let command = without_payment(request.id, Kind::Void, request.fingerprint, order_id, &tx)
-                .completed(Outcome::Accepted);
-            store::insert_command(&tx, &command).await?;
-            return Ok(Begun::Completed(Box::new(command)));
+            let command = without_payment(&tx, request.id, Kind::Void, request.fingerprint, order_id);
+            return complete(&tx, command, Outcome::Accepted).await;
         };
         let payment = store::load(tx.conn(), payment_id).await?;
         let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
         match payment.void() {
             VoidStep::Start(payment) => start(&tx, command, payment).await,
-            VoidStep::Wait(changed) => {
-                let for_command = store::find_started(tx.conn(), payment_id).await?;
-                let command = command.requested();
-                store::insert_command(&tx, &command).await?;
-                // Even if nothing changed: a transaction that records an outcome at the same time then loses the race, runs again and sees this void.
-                store::update(&tx, &changed).await?;
-                Ok(Begun::Waiting {
-                    void: command.id,
-                    for_command,
-                })
-            }
-            VoidStep::Nothing => {
-                let command = command.completed(Outcome::Accepted);
-                store::insert_command(&tx, &command).await?;
-                Ok(Begun::Completed(Box::new(command)))
-            }
+            VoidStep::Wait(changed) => wait(&tx, command.requested(), changed).await,
+            VoidStep::Nothing => complete(&tx, command, Outcome::Accepted).await,
             VoidStep::Refused(refusal) => refuse(&tx, command, refusal).await,
         }
-    })
-    .await
+    });
+    begun.await
 }
 
 pub async fn refund_remaining(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
-    unless_begun(db, call, request, move |tx, call, request| async move {
-        let payment = payment_of(&tx, order_id).await?;
-        match payment.refund_remaining() {
-            Ok((payment, 0)) => {
-                let command =
-                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()).completed(Outcome::Accepted);
-                store::insert_command(&tx, &command).await?;
-                Ok(Begun::Completed(Box::new(command)))
-            }
-            Ok((payment, amount)) => {
-                let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
-                start(&tx, command, payment).await
-            }
-            Err(refusal) => {
-                refuse(
-                    &tx,
-                    MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
-                    refusal,
-                )
-                .await
-            }
+    let begun = db.write((call.clone(), request), move |tx, (call, request)| async move {
+        if let Some(begun) = find_begun(&tx, &request).await? {
+            return Ok(begun);
         }
-    })
-    .await
+        let payment = payment_of(&tx, order_id).await?;
+        let command = |amount| MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
+        match payment.refund_remaining() {
+            Ok((_, 0)) => complete(&tx, command(0), Outcome::Accepted).await,
+            Ok((reserved, amount)) => start(&tx, command(amount), reserved).await,
+            Err(refusal) => refuse(&tx, command(0), refusal).await,
+        }
+    });
+    begun.await
 }
 
 /// A refund requested by staff: `wanted`, or all that is left. What our own rules refuse is stored as refused, so that a repeat with the same id
@@ -156,75 +126,43 @@ pub async fn refund(
     payment_id: Uuid,
     wanted: Option<Money>,
 ) -> Result<Begun, Fault> {
-    unless_begun(db, call, request, move |tx, call, request| {
-        let wanted = wanted.clone();
-        async move {
-            let payment = store::load(tx.conn(), payment_id).await?;
-            if let Some(wanted) = &wanted
-                && wanted.currency != payment.amount.currency
-            {
-                let detail = format!("This payment is in {}.", payment.amount.currency);
-                return Err(Fault::invalid("currency_mismatch", &detail).at("/amount/currency", detail));
-            }
-            let wanted = wanted.map(|wanted| wanted.amount);
-            match payment.refund(wanted) {
-                Ok((payment, amount)) => {
-                    let command = MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
-                    let reason = request.reason.as_deref().unwrap_or_default();
-                    audit(
-                        &tx,
-                        &call.actor,
-                        "refund",
-                        &record::topic(payment_id),
-                        reason,
-                        Some(&command.amount.to_string()),
-                    )
-                    .await?;
-                    start(&tx, command, payment).await
-                }
-                Err(Refusal::Conflict { code, detail }) => {
-                    let refused = Outcome::Refused {
-                        code: code.to_owned(),
-                        detail: detail.to_owned(),
-                    };
-                    let amount = wanted.unwrap_or_default();
-                    let command =
-                        MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now()).completed(refused);
-                    store::insert_command(&tx, &command).await?;
-                    Ok(Begun::Completed(Box::new(command)))
-                }
-                Err(refusal) => {
-                    refuse(
-                        &tx,
-                        MoneyCommand::started(&request, &call, &payment, 0, tx.clock().now()),
-                        refusal,
-                    )
-                    .await
-                }
-            }
+    let context = (call.clone(), request, wanted);
+    let begun = db.write(context, move |tx, (call, request, wanted)| async move {
+        if let Some(begun) = find_begun(&tx, &request).await? {
+            return Ok(begun);
         }
-    })
-    .await
+        let payment = store::load(tx.conn(), payment_id).await?;
+        if let Some(wanted) = &wanted
+            && wanted.currency != payment.amount.currency
+        {
+            let detail = format!("This payment is in {}.", payment.amount.currency);
+            return Err(Fault::invalid("currency_mismatch", &detail).at("/amount/currency", detail));
+        }
+        let wanted = wanted.map(|wanted| wanted.amount);
+        let command = |amount| MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
+        match payment.refund(wanted) {
+            Ok((reserved, amount)) => {
+                let (command, target) = (command(amount), record::topic(payment_id));
+                let reason = request.reason.as_deref().unwrap_or_default();
+                let amount = command.amount.to_string();
+                audit(&tx, &call.actor, "refund", &target, reason, Some(&amount)).await?;
+                start(&tx, command, reserved).await
+            }
+            Err(Refusal::Conflict { code, detail }) => {
+                let refused = Outcome::Refused {
+                    code: code.to_owned(),
+                    detail: detail.to_owned(),
+                };
+                complete(&tx, command(wanted.unwrap_or_default()), refused).await
+            }
+            Err(refusal) => refuse(&tx, command(0), refusal).await,
+        }
+    });
+    begun.await
 }
 
-/// Begins a command in one transaction, unless it came before.
-async fn unless_begun<F, Fut>(db: &Db, call: &Call, request: CommandRequest, begin: F) -> Result<Begun, Fault>
-where
-    F: Fn(Tx, Call, CommandRequest) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Begun, Fault>> + Send + 'static,
-{
-    let (call, begin) = (call.clone(), Arc::new(begin));
-    db.write((call, request, begin), |tx, (call, request, begin)| async move {
-        match begun_before(&tx, &request).await? {
-            Some(begun) => Ok(begun),
-            None => begin(tx, call, request).await,
-        }
-    })
-    .await
-}
-
-/// Where a command that came before stands now.
-async fn begun_before(tx: &Tx, request: &CommandRequest) -> Result<Option<Begun>, Fault> {
+/// Where a command stands that came before, if it did.
+async fn find_begun(tx: &Tx, request: &CommandRequest) -> Result<Option<Begun>, Fault> {
     let Some(known) = store::find_command(tx.conn(), request.id).await? else {
         return Ok(None);
     };
@@ -245,10 +183,40 @@ async fn payment_of(tx: &Tx, order_id: Uuid) -> Result<Payment, Fault> {
         .ok_or_else(|| Fault::not_found("payment"))
 }
 
+/// The authorisation that a void names, or the tombstone that takes its place if it has not arrived.
+async fn find_or_bury(tx: &Tx, authorisation: Uuid, order_id: Uuid) -> Result<MoneyCommand, Fault> {
+    if let Some(known) = store::find_command(tx.conn(), authorisation).await? {
+        return Ok(known);
+    }
+    let tombstone = without_payment(tx, authorisation, Kind::Authorise, String::new(), order_id);
+    let tombstone = tombstone.completed(Outcome::Undone);
+    store::insert_command(tx, &tombstone).await?;
+    Ok(tombstone)
+}
+
 async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
     store::insert_command(tx, &command).await?;
     store::update(tx, &payment).await?;
     Ok(started(command, payment))
+}
+
+/// Stores a void that waits for another command of its payment.
+async fn wait(tx: &Tx, void: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
+    let for_command = store::find_started(tx.conn(), payment.id).await?;
+    store::insert_command(tx, &void).await?;
+    // Even if nothing changed: a transaction that records an outcome at the same time then loses the race, runs again and sees this void.
+    store::update(tx, &payment).await?;
+    Ok(Begun::Waiting {
+        void: void.id,
+        for_command,
+    })
+}
+
+/// Stores a command with its outcome, without calling the provider.
+async fn complete(tx: &Tx, command: MoneyCommand, outcome: Outcome) -> Result<Begun, Fault> {
+    let command = command.completed(outcome);
+    store::insert_command(tx, &command).await?;
+    Ok(Begun::Completed(Box::new(command)))
 }
 
 fn started(command: MoneyCommand, payment: Payment) -> Begun {
@@ -265,12 +233,11 @@ async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begu
     }
     match refusal {
         Refusal::Declined { code, detail } => {
-            let command = command.completed(Outcome::Declined {
+            let declined = Outcome::Declined {
                 code: code.to_owned(),
                 detail: detail.to_owned(),
-            });
-            store::insert_command(tx, &command).await?;
-            Ok(Begun::Completed(Box::new(command)))
+            };
+            complete(tx, command, declined).await
         }
         Refusal::Conflict { code, detail } => Err(Fault::conflict(code, detail)),
         Refusal::NotYet => {
@@ -285,7 +252,7 @@ async fn refuse(tx: &Tx, command: MoneyCommand, refusal: Refusal) -> Result<Begu
 }
 
 /// A command for an order that has no payment.
-fn without_payment(id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid, tx: &Tx) -> MoneyCommand {
+fn without_payment(tx: &Tx, id: Uuid, kind: Kind, fingerprint: String, order_id: Uuid) -> MoneyCommand {
     MoneyCommand {
         id,
         kind,

@@ -63,6 +63,7 @@ impl Sandbox {
         secrets: &dyn Secrets,
     ) -> Result<(Sandbox, mpsc::Receiver<SignedWebhook>), Fault> {
         store::create_tables(storage).await?;
+        // A few connections are enough for a stand-in.
         let pool = banyan_durable::Settings {
             pool: 2,
             ..database.clone()

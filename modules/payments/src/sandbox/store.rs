@@ -59,11 +59,11 @@ create index if not exists refund_by_authorisation on refund (authorisation_id);
 ";
 
 /// Creates the tables, and on PostgreSQL the schema, unless they exist.
-pub async fn create_tables(place: &Storage) -> Result<(), Fault> {
-    let connection = banyan_durable::migration_connection(place, "sandbox_provider").await?;
+pub async fn create_tables(storage: &Storage) -> Result<(), Fault> {
+    let connection = banyan_durable::migration_connection(storage, "sandbox_provider").await?;
     let backend = connection.get_database_backend();
     let created = async {
-        match place {
+        match storage {
             Storage::Sqlite { .. } => connection
                 .execute_unprepared(&TABLES.replace(" uuid", " blob"))
                 .await

@@ -5,7 +5,6 @@ use std::{any::Any, sync::Arc};
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, Timestamp, TraceParent};
 use serde::{Serialize, de::DeserializeOwned};
-use uuid::Uuid;
 
 use super::{
     Decision, Input, Progress, Saga,
@@ -30,7 +29,7 @@ pub(super) struct Decided {
 pub(super) trait Definition: Send + Sync {
     fn kind(&self) -> &'static str;
     fn version(&self) -> i64;
-    async fn send(&self, call: &Call, command_id: Uuid, command: &str) -> Result<ErasedNews, Fault>;
+    async fn send(&self, call: &Call, command: &str) -> Result<ErasedNews, Fault>;
     async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<ErasedNews>) -> Result<Decided, Fault>;
     async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault>;
     fn shown(&self, payload: &str) -> serde_json::Value;
@@ -48,9 +47,9 @@ impl<S: Saga> Definition for Defined<S> {
         S::VERSION
     }
 
-    async fn send(&self, call: &Call, command_id: Uuid, command: &str) -> Result<ErasedNews, Fault> {
+    async fn send(&self, call: &Call, command: &str) -> Result<ErasedNews, Fault> {
         let command: S::Command = read("command", command)?;
-        let news = self.0.send(call, command_id, &command).await?;
+        let news = self.0.send(call, &command).await?;
         Ok(ErasedNews {
             text: write("news", &news)?,
             news: Arc::new(news),

@@ -46,11 +46,12 @@ pub trait Saga: Send + Sync + 'static {
     /// What the response to a command means. Its JSON is what operators read in the saga's log: `{"outcome": "declined", "detail": ...}`.
     type News: Clone + Serialize + Send + Sync + 'static;
 
-    /// Calls another module. No transaction is open; the same command may be sent again with the same `command_id`.
+    /// Calls another module. No transaction is open; the same command may be sent again, so it contains its id:
+    /// [`command_id`] or [`attempt_id`].
     ///
     /// # Errors
     /// A fault other than a refusal leaves the outcome open, and the command is sent again.
-    async fn send(&self, call: &Call, command_id: Uuid, command: &Self::Command) -> Result<Self::News, Fault>;
+    async fn send(&self, call: &Call, command: &Self::Command) -> Result<Self::News, Fault>;
 
     /// Processes an input and decides what comes next. Runs inside the transaction that stores both, so it may change the module's own state there.
     /// It may run more than once for one input, each time on the state as stored; only its last run counts.

@@ -178,13 +178,11 @@ impl Runner {
         row: &Row,
         stop: &CancellationToken,
     ) -> Result<Option<Obtained>, Fault> {
-        let (Some(command), Some(command_id), None) =
-            (&row.command, row.command_id, waiting_input(row, row.seen_at.into()))
-        else {
+        let (Some(command), None) = (&row.command, waiting_input(row, row.seen_at.into())) else {
             return Ok(Some(Obtained::Nothing));
         };
         let begun = Instant::now();
-        let sent = self.send(definition, row, command_id, command, stop).await;
+        let sent = self.send(definition, row, command, stop).await;
         let outcome = match &sent {
             Sent::Done(Ok(_)) => "answered",
             Sent::Done(Err(fault)) if fault.is_refusal() => "refused",
@@ -211,17 +209,10 @@ impl Runner {
     }
 
     /// Sends the stored bytes, within the timeout of a command, and renews the lease meanwhile.
-    async fn send(
-        &self,
-        definition: &Arc<dyn Definition>,
-        row: &Row,
-        command_id: uuid::Uuid,
-        command: &str,
-        stop: &CancellationToken,
-    ) -> Sent {
+    async fn send(&self, definition: &Arc<dyn Definition>, row: &Row, command: &str, stop: &CancellationToken) -> Sent {
         let limit = self.db.settings().limits.saga_call_timeout;
         let call = definition::call(self.db.module(), row).within(limit);
-        let sending = AssertUnwindSafe(definition.send(&call, command_id, command)).catch_unwind();
+        let sending = AssertUnwindSafe(definition.send(&call, command)).catch_unwind();
         let stopped = async {
             stop.cancelled().await;
             tokio::time::sleep(STOP_GRACE).await;

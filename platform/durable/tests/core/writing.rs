@@ -11,6 +11,7 @@ use std::{
 use banyan_core::{Fault, FaultKind, outside_transaction};
 use banyan_durable::{Db, MachineryLimits, Settings, Tx};
 use banyan_durable_testing::{eventually, on_both};
+use sea_orm::ConnectionTrait;
 use tokio::sync::Notify;
 
 use crate::harness::{SOON, count, execute, texts};

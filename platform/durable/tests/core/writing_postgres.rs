@@ -11,6 +11,7 @@ use std::{
 use banyan_core::{Fault, FaultKind};
 use banyan_durable::{Db, MachineryLimits, Settings};
 use banyan_durable_testing::{PostgresHome, eventually};
+use sea_orm::ConnectionTrait;
 
 use crate::{
     harness::{SOON, count, execute},
@@ -19,7 +20,7 @@ use crate::{
 
 #[tokio::test]
 async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
-    let home = banyan_durable_testing::PostgresHome::new().await;
+    let home = PostgresHome::new().await;
     let db = banyan_durable_testing::open(
         "durable",
         &home.storage("durable").await,
@@ -91,7 +92,7 @@ async fn a_job_that_lost_a_race_runs_again_on_postgresql() {
 
 #[tokio::test]
 async fn a_job_that_loses_every_race_fails_after_the_maximum_of_attempts() {
-    let home = banyan_durable_testing::PostgresHome::new().await;
+    let home = PostgresHome::new().await;
     let settings = Settings {
         limits: MachineryLimits {
             write_attempts: 3,
@@ -117,7 +118,7 @@ async fn a_job_that_loses_every_race_fails_after_the_maximum_of_attempts() {
 
 #[tokio::test]
 async fn changes_of_another_process_are_received_on_postgresql() {
-    let home = banyan_durable_testing::PostgresHome::new().await;
+    let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
     let one = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
     let two = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
@@ -148,7 +149,7 @@ async fn changes_of_another_process_are_received_on_postgresql() {
 
 #[tokio::test]
 async fn a_transaction_that_postgresql_ended_as_idle_may_be_retried() {
-    let home = banyan_durable_testing::PostgresHome::new().await;
+    let home = PostgresHome::new().await;
     let db = banyan_durable_testing::open(
         "durable",
         &home.storage("durable").await,

@@ -11,6 +11,7 @@ use std::{
 use banyan_core::{Fault, FaultKind};
 use banyan_durable::{Db, MachineryLimits, Settings};
 use banyan_durable_testing::SqliteHome;
+use sea_orm::ConnectionTrait;
 use tokio::sync::Notify;
 
 use crate::{
@@ -126,7 +127,11 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
                     sea_orm::DbBackend::Sqlite,
                     "select 1 from word where word = 'small'",
                 );
-                let written = tx.conn().query_one_raw(asked).await.map_err(banyan_durable::fault)?;
+                let written = tx
+                    .conn()
+                    .query_one_raw(statement)
+                    .await
+                    .map_err(banyan_durable::fault)?;
                 if written.is_some() {
                     Err(Fault::conflict("taken", "The word is taken."))
                 } else {
@@ -188,7 +193,7 @@ async fn a_write_on_sqlite_locks_the_file_from_its_beginning_and_is_synced() {
             let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "pragma synchronous");
             let row = tx
                 .conn()
-                .query_one_raw(asked)
+                .query_one_raw(statement)
                 .await
                 .map_err(banyan_durable::fault)?
                 .unwrap();

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, TraceParent};
-use banyan_durable::{Db, Decision, Input, Progress, Saga, Tx};
+use banyan_durable::{Db, Decision, Input, Progress, Saga, Tx, saga};
 use banyan_durable_testing::eventually;
 use sea_orm::{ConnectionTrait, Statement};
 use serde::{Deserialize, Serialize};
@@ -201,6 +201,7 @@ pub struct State {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Command {
+    pub command_id: Uuid,
     pub what: String,
     pub key: String,
     /// Another one at each decision: so a command that was decided again, instead of read, shows.
@@ -221,7 +222,7 @@ impl<const V: i64> Saga for Script<V> {
     type Command = Command;
     type News = News;
 
-    async fn send(&self, call: &Call, command_id: Uuid, command: &Command) -> Result<News, Fault> {
+    async fn send(&self, call: &Call, command: &Command) -> Result<News, Fault> {
         let sql = "select state, command, command_id from saga where kind = 'script' and business_key = $1";
         let statement = Statement::from_sql_and_values(self.db.backend(), sql, [command.key.as_str().into()]);
         let row = self
@@ -235,7 +236,7 @@ impl<const V: i64> Saga for Script<V> {
             key: command.key.clone(),
             version: V,
             what: command.what.clone(),
-            command_id,
+            command_id: command.command_id,
             command: command.clone(),
             trace: call.trace.clone(),
             timeout: call.timeout,
@@ -384,10 +385,12 @@ impl<const V: i64> Saga for Script<V> {
     }
 }
 
-fn command(saga: &Progress<State>, what: String) -> Command {
+fn command(progress: &Progress<State>, step: &str, undo: bool) -> Command {
+    let direction = if undo { "undo" } else { "do" };
     Command {
-        what,
-        key: saga.business_key.clone(),
+        command_id: saga::command_id(progress.id, step, undo),
+        what: format!("{step}/{direction}"),
+        key: progress.business_key.clone(),
         nonce: Uuid::new_v4(),
     }
 }
@@ -396,7 +399,7 @@ fn forward(saga: &Progress<State>) -> Decision<Command> {
     match STEPS.get(saga.state.done.len()) {
         Some(step) => Decision::Do {
             step,
-            command: command(saga, format!("{step}/do")),
+            command: command(saga, step, false),
         },
         None => Decision::Complete,
     }
@@ -411,7 +414,7 @@ fn backward(saga: &Progress<State>) -> Decision<Command> {
     match last {
         Some(step) => Decision::Undo {
             step,
-            command: command(saga, format!("{step}/undo")),
+            command: command(saga, step, true),
         },
         None => Decision::Compensated,
     }

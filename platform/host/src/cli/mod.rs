@@ -1,0 +1,172 @@
+//! The command line of a product: `banyan serve`, `banyan migrate`, ...
+
+mod health;
+mod info;
+mod ops;
+mod schema;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{Product, settings::Settings};
+
+/// Without a command it serves the shop. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
+#[derive(Parser)]
+#[command(after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, with the reason on standard error; 2 invalid command line; 3 the shop is not ready or does not respond.";
+
+#[derive(Args)]
+struct Global {
+    /// The settings file. Default: banyan.toml in the working directory, if it exists.
+    #[arg(long, global = true, env = "BANYAN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The format of the output of commands that print a result.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves the shop (the default). Stops on SIGTERM or Ctrl-C, after finishing what it accepted.
+    Serve,
+    /// Applies pending migrations to the tables.
+    Migrate(schema::Migrate),
+    /// Adds the demo data.
+    Seed(schema::Seed),
+    /// Shows which modules are in this binary and how they are connected.
+    Modules(info::Modules),
+    /// Prints the OpenAPI document of what is in this binary.
+    Openapi,
+    /// Shows settings.
+    Config(info::Config),
+    /// Checks whether a running shop is ready.
+    Health(health::Health),
+    /// Dead letters of a running shop: events a module could not handle.
+    Dlq(ops::Dlq),
+    /// Sagas of a running shop: checkouts in progress, and why they wait.
+    Saga(ops::Saga),
+}
+
+/// Why a command failed.
+enum Failure {
+    Failed(anyhow::Error),
+    NotReady(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+/// Runs the command line of a product. The TLS provider is installed first, because two are in the dependency graph.
+pub fn run<C>(product: &'static Product<C>) -> ExitCode
+where
+    C: Clone + Send + Sync + 'static,
+{
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is already installed");
+    }
+    let name = product.command;
+    let command = Cli::command()
+        .name(name)
+        .bin_name(name)
+        .version(product.version)
+        .about(product.summary)
+        .long_about(format!(
+            "{}\n\nWithout a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `{name} config defaults` shows them all.",
+            product.summary
+        ));
+    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let ended = runtime()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(execute(product, cli)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::from(1)
+        }
+        Err(Failure::NotReady(why)) => {
+            eprintln!("{name}: {why}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+async fn execute<C>(product: &'static Product<C>, cli: Cli) -> Result<(), Failure>
+where
+    C: Clone + Send + Sync + 'static,
+{
+    let output = cli.global.output;
+    let defaults = product.defaults();
+    // These need no settings, and must work when a setting is wrong.
+    match &cli.command {
+        Some(Command::Openapi) => return Ok(print_json(&crate::openapi(product).await?)?),
+        Some(Command::Config(config)) if config.is_defaults() => return Ok(print(&defaults.text)?),
+        _ => {}
+    }
+    let settings = Settings::load(&defaults, cli.global.config.as_deref())?;
+    crate::start_logs(&settings)?;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => Ok(serve::serve(product, settings).await?),
+        Command::Migrate(migrate) => Ok(migrate.run(product, &settings, output).await?),
+        Command::Seed(seed) => Ok(seed.run(product, settings).await?),
+        Command::Modules(modules) => Ok(modules.run(&product.layout(), &settings, output)?),
+        Command::Config(_) => Ok(info::show(&settings, output)?),
+        Command::Health(health) => health.run(&settings, output).await,
+        Command::Dlq(dlq) => dlq.run(&defaults.modules, product.demo, &settings, output).await,
+        Command::Saga(saga) => saga.run(product.saga_module, product.demo, &settings, output).await,
+        Command::Openapi => Ok(()),
+    }
+}
+
+/// Prints to standard output; a closed pipe (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write, stdout};
+    match writeln!(stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// The URL of a shop on this machine, as configured in `http.listen`.
+///
+/// # Errors
+/// It is served over TLS, under the name in its certificate, which is not in the settings.
+fn local_url(settings: &Settings) -> anyhow::Result<String> {
+    if settings.http.tls_certificate_file.is_some() || settings.mtls.certificate_file.is_some() {
+        bail!("the API is served over TLS; give the host name in its certificate: --url https://HOST (BANYAN_URL)");
+    }
+    Ok(format!("http://{}", settings.http.listen))
+}

@@ -1,0 +1,49 @@
+//! The public keys of access tokens, fetched from the module that signs them, local or remote.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use banyan_core::{Check, CheckResult, Fault};
+use banyan_http::{KeySource, Verifier, VerifyingKey};
+use tokio_util::sync::CancellationToken;
+
+/// The interval between two requests for the first keys.
+const FIRST_KEYS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Fetches the first keys as soon as they are available, so that no request waits for them; ends then, or with `stop`.
+pub fn fetch_first(verifier: Arc<Verifier>, stop: CancellationToken) {
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        while !verifier.has_keys() {
+            verifier.fetch_first_keys().await;
+            tokio::time::sleep(FIRST_KEYS_INTERVAL).await;
+        }
+    }));
+}
+
+/// Whether tokens can be checked. Without keys, requests that need no token still succeed.
+pub struct KeysCheck(pub Arc<Verifier>);
+
+#[async_trait]
+impl Check for KeysCheck {
+    fn name(&self) -> String {
+        "keys:tokens".to_owned()
+    }
+
+    async fn run(&self) -> CheckResult {
+        if self.0.has_keys() {
+            CheckResult::ok()
+        } else {
+            CheckResult::degraded("the public keys of access tokens are not known yet")
+        }
+    }
+}
+
+/// The key source of a product without users: every token is refused.
+pub struct NoKeys;
+
+#[async_trait]
+impl KeySource for NoKeys {
+    async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,29 @@
+//! Runs a product: reads its settings, starts its modules, connects them, serves them, and stops them in order.
+//!
+//! A product is a table of its modules ([`Product`]) and a `main` that calls [`cli::run`].
+
+mod app;
+pub mod cli;
+mod docs_ui;
+mod document;
+mod health;
+mod keys;
+#[cfg_attr(not(feature = "modules"), path = "local/none.rs")]
+pub mod local;
+mod migrated;
+mod overview;
+mod placement;
+mod product;
+pub mod server;
+pub mod settings;
+mod sources;
+mod telemetry;
+pub mod tls;
+
+pub use app::{App, openapi, start_logs};
+pub use health::Health;
+pub use migrated::{Migrated, Tables};
+pub use overview::fetch_own_view;
+pub use placement::{Placement, mermaid, placements};
+pub use product::{Contract, Demo, Gateway, Layout, Module, ModuleLayout, Product, Tokens};
+pub use sources::Sources;

@@ -1,0 +1,358 @@
+//! Where each module's data is, who may open it, and how it is brought up to date.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, TryLockError},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use banyan_durable::{Db, Schema, Storage, migrate};
+use hmac::{Hmac, Mac};
+use secrecy::ExposeSecret;
+use sha2::Sha256;
+use url::Url;
+
+use crate::{settings::Settings, sources::Sources};
+
+/// How to start PostgreSQL, for error messages about an unreachable one.
+const START_POSTGRESQL: &str =
+    "for example with `pg_ctlcluster 15 main start` or `docker run -p 5432:5432 -e POSTGRES_PASSWORD=... postgres`";
+
+/// The maximum length of a role name. PostgreSQL truncates longer names, and two modules could then share a login.
+const ROLE_BYTES: usize = 63;
+
+/// A module's schema, and the names of its further storage.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub schema: &'static Schema,
+    pub also: &'static [&'static str],
+}
+
+/// Named storage of a module: its own, or further storage beside it.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    module: &'static str,
+    name: &'static str,
+}
+
+/// The data of all modules in this binary.
+pub struct Data<'a> {
+    settings: &'a Settings,
+    stored: Vec<Stored>,
+}
+
+/// Keeps other processes from using the SQLite files until it is dropped.
+#[derive(Debug)]
+pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open")] Option<File>);
+
+/// Where storage of `module` is: its own storage if `name` is the module's name, otherwise further storage.
+///
+/// # Errors
+/// A database URL that is not a URL.
+pub fn storage(settings: &Settings, module: &str, name: &str) -> anyhow::Result<Storage> {
+    let Some(url) = url_of(settings, module) else {
+        let file = settings.data_dir.join(format!("{}.db", name.replace('_', "-")));
+        return Ok(Storage::Sqlite { path: file });
+    };
+    let url = if has_login(settings, module) {
+        Login::of(url, name)?.url
+    } else {
+        url.to_owned()
+    };
+    Ok(Storage::Postgres {
+        url,
+        schema: name.to_owned(),
+    })
+}
+
+/// Opens a module's database, which has been migrated.
+///
+/// # Errors
+/// The database is unreachable; a setting is wrong.
+pub async fn open(settings: &Settings, module: &str, sources: &Sources) -> anyhow::Result<Db> {
+    let storage = storage(settings, module, module)?;
+    let opened = Db::open(
+        module,
+        &storage,
+        settings.durable.clone(),
+        sources.clock.clone(),
+        sources.ids.clone(),
+    )
+    .await;
+    opened.map_err(|fault| anyhow::anyhow!("{}", fault.detail))
+}
+
+fn url_of<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
+    own_url(settings, module).or_else(|| settings.database.url.as_ref().map(|url| url.expose_secret()))
+}
+
+/// The URL of a module's own database.
+fn own_url<'a>(settings: &'a Settings, module: &str) -> Option<&'a str> {
+    let configured = settings.modules.get(module)?;
+    configured.database_url.as_ref().map(|url| url.expose_secret())
+}
+
+/// Whether a module has its own login, created by `provision`.
+fn has_login(settings: &Settings, module: &str) -> bool {
+    own_url(settings, module).is_none() && settings.database.login_per_module
+}
+
+/// The setting with the URL of a module's database.
+fn setting_of(settings: &Settings, module: &str) -> String {
+    if own_url(settings, module).is_some() {
+        format!("modules.{module}.database_url")
+    } else {
+        "database.url".to_owned()
+    }
+}
+
+/// A module's own login.
+struct Login {
+    role: String,
+    password: String,
+    url: String,
+}
+
+impl Login {
+    /// The role carries the database's name, because roles belong to the whole server. Its password is derived from that of `url`, so that
+    /// every process with the settings can compute it, and it is stored nowhere.
+    fn of(url: &str, module: &str) -> anyhow::Result<Self> {
+        let mut url = Url::parse(url).context("database.url is not a URL")?;
+        let database = url.path().trim_start_matches('/').to_owned();
+        let role = format!("{database}_{module}");
+        if role.len() > ROLE_BYTES {
+            bail!(
+                "the login {role} would be longer than the {ROLE_BYTES} bytes PostgreSQL allows; give the database of database.url a name of at most {} bytes",
+                ROLE_BYTES - module.len() - 1
+            );
+        }
+        let mut mac = Hmac::<Sha256>::new_from_slice(url.password().unwrap_or_default().as_bytes())
+            .context("HMAC accepts keys of any length")?;
+        mac.update(role.as_bytes());
+        let password = hex::encode(mac.finalize().into_bytes());
+        if url.set_username(&role).is_err() || url.set_password(Some(&password)).is_err() {
+            bail!("database.url must name a host");
+        }
+        Ok(Login {
+            role,
+            password,
+            url: url.to_string(),
+        })
+    }
+}
+
+impl<'a> Data<'a> {
+    pub fn new(settings: &'a Settings, stored: Vec<Stored>) -> Self {
+        Data { settings, stored }
+    }
+
+    fn owners(&self) -> Vec<Owner> {
+        let owners = self.stored.iter().flat_map(|stored| {
+            let module = stored.schema.module;
+            let names = std::iter::once(module).chain(stored.also.iter().copied());
+            names.map(move |name| Owner { module, name })
+        });
+        owners.collect()
+    }
+
+    /// Creates the data directory and locks it, if any module keeps its data there. On PostgreSQL several processes may share the data.
+    ///
+    /// # Errors
+    /// Another process uses the directory; it cannot be created or written.
+    pub fn lock(&self) -> anyhow::Result<DataLock> {
+        let settings = self.settings;
+        if self
+            .stored
+            .iter()
+            .all(|stored| url_of(settings, stored.schema.module).is_some())
+        {
+            return Ok(DataLock(None));
+        }
+        lock(&settings.data_dir)
+    }
+
+    /// Creates the modules' schemas, and their logins where they share `database.url`. Safe to repeat, and from several processes at once.
+    ///
+    /// # Errors
+    /// The login of `database.url` may not create roles or schemas; the server is unreachable, with how to start it.
+    pub async fn provision(&self) -> anyhow::Result<Vec<String>> {
+        let (settings, owners) = (self.settings, self.owners());
+        let mut created = Vec::new();
+        for (url, owners) in by_database(settings, &owners) {
+            let admin = connect(settings, owners[0].module, url).await?;
+            for Owner { module, name } in owners {
+                let login = if has_login(settings, module) {
+                    Some(Login::of(url, name)?)
+                } else {
+                    None
+                };
+                let login = login
+                    .as_ref()
+                    .map(|login| (login.role.as_str(), login.password.as_str()));
+                admin.make_schema(name, login).await.with_context(|| {
+                    let setting = setting_of(settings, module);
+                    format!("creating schema and login of {name}; the login of {setting} must be allowed to create roles and schemas")
+                })?;
+                created.push(name.to_owned());
+            }
+            admin.close().await?;
+        }
+        Ok(created)
+    }
+
+    /// Deletes all data: the files in the data directory, or the schemas.
+    ///
+    /// # Errors
+    /// Another process uses the data; it cannot be removed.
+    pub async fn reset(&self) -> anyhow::Result<()> {
+        let (settings, owners) = (self.settings, self.owners());
+        let _lock = self.lock()?;
+        for Owner { module, name } in &owners {
+            if let Storage::Sqlite { path } = storage(settings, module, name)? {
+                for suffix in ["", "-wal", "-shm"] {
+                    let file = format!("{}{suffix}", path.display());
+                    match fs::remove_file(&file) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(error).with_context(|| format!("removing {file}"));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        for (url, owners) in by_database(settings, &owners) {
+            let admin = connect(settings, owners[0].module, url).await?;
+            for Owner { name, .. } in owners {
+                admin
+                    .drop_schema(name)
+                    .await
+                    .with_context(|| format!("dropping the schema {name}"))?;
+            }
+            admin.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Migrates each module's schema, one after the other.
+    ///
+    /// # Errors
+    /// A schema from a newer version; an unreachable database.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        for stored in &self.stored {
+            let module = stored.schema.module;
+            let connection = migration_connection(self.settings, module).await?;
+            let status = migrate::up(&connection, stored.schema).await?;
+            tracing::debug!(module, applied = status.applied.len(), "the schema is up to date");
+            connection.close().await?;
+        }
+        Ok(())
+    }
+
+    /// The applied and pending migrations of each module's schema.
+    ///
+    /// # Errors
+    /// An unreachable database.
+    pub async fn migration_status(&self) -> anyhow::Result<Vec<(&'static str, migrate::Status)>> {
+        let mut all = Vec::new();
+        for stored in &self.stored {
+            let module = stored.schema.module;
+            let connection = migration_connection(self.settings, module).await?;
+            all.push((module, migrate::status(&connection, stored.schema).await?));
+            connection.close().await?;
+        }
+        Ok(all)
+    }
+}
+
+/// The storage in PostgreSQL, grouped by the URL of its database.
+fn by_database<'a>(settings: &'a Settings, owners: &[Owner]) -> BTreeMap<&'a str, Vec<Owner>> {
+    let mut databases: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for owner in owners {
+        if let Some(url) = url_of(settings, owner.module) {
+            databases.entry(url).or_default().push(*owner);
+        }
+    }
+    databases
+}
+
+fn lock(directory: &Path) -> anyhow::Result<DataLock> {
+    // The files hold password hashes and the key that signs tokens: only their owner may read them.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("creating the data directory {} (data_dir)", directory.display()))?;
+    let path = directory.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(DataLock(Some(file))),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another banyan uses the data directory {}; stop it first, or give this one its own (BANYAN__DATA_DIR). Only one process at a time can use SQLite files; several processes can share PostgreSQL",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+async fn migration_connection(
+    settings: &Settings,
+    module: &str,
+) -> anyhow::Result<banyan_durable::MigrationConnection> {
+    let storage = storage(settings, module, module)?;
+    let connection = banyan_durable::migration_connection(&storage, module)
+        .await
+        .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
+    connection.with_context(|| match &storage {
+        Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+        Storage::Postgres { .. } => {
+            let setting =
+                if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
+            format!(
+                "is PostgreSQL running there ({setting})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
+                 created the login and schema of {module}?"
+            )
+        }
+    })
+}
+
+async fn connect(settings: &Settings, owner: &str, url: &str) -> anyhow::Result<migrate::Admin> {
+    migrate::Admin::connect(url).await.with_context(|| {
+        let (shown, setting) = (banyan_core::without_password(url), setting_of(settings, owner));
+        format!("cannot reach PostgreSQL at {shown} ({setting}); start it, {START_POSTGRESQL}, or remove the setting to use SQLite")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_module_has_its_own_login_and_password() {
+        let orders = Login::of("postgres://admin:secret@localhost:5432/shop", "orders").unwrap();
+        let payments = Login::of("postgres://admin:secret@localhost:5432/shop", "payments").unwrap();
+        assert_eq!(orders.role, "shop_orders");
+        assert!(orders.url.starts_with("postgres://shop_orders:") && orders.url.ends_with("@localhost:5432/shop"));
+        assert_ne!(orders.password, payments.password);
+        let long = Login::of(
+            &format!("postgres://admin:secret@localhost/{}", "s".repeat(60)),
+            "orders",
+        )
+        .err()
+        .unwrap()
+        .to_string();
+        assert!(long.contains("63 bytes") && long.contains("at most 56 bytes"), "{long}");
+        assert_ne!(
+            orders.password,
+            Login::of("postgres://admin:other@localhost:5432/shop", "orders")
+                .unwrap()
+                .password
+        );
+    }
+}

@@ -1,0 +1,349 @@
+//! The modules in this process: started, each with its own database and the contracts it calls, local or remote.
+//!
+//! In a binary without any module, `none.rs` replaces this file.
+
+pub mod data;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use async_trait::async_trait;
+use banyan_core::{Bus, Check, CheckResult, Clock, Fault, FaultKind, Ids};
+pub use banyan_durable::Counts;
+use banyan_durable::{Db, Feeds, Machinery, Schema, Seed, Storage};
+use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
+use banyan_http::Routes;
+use futures::future::{BoxFuture, join_all};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Module, Product,
+    migrated::{Migrated, Tables},
+    settings::{Auth, Section, Settings},
+    sources::Sources,
+};
+use data::{Data, DataLock};
+
+/// The time after which seeding a busy database is given up.
+const SEED_TIMEOUT: Duration = Duration::from_secs(30);
+/// The delay before seeding is retried.
+const SEED_DELAY: Duration = Duration::from_millis(500);
+
+/// How a module is started in this process.
+pub struct LocalModule<C: 'static> {
+    pub schema: &'static Schema,
+    /// The names of further storage, in the same directory or database as the module's own.
+    pub also_stores: &'static [&'static str],
+    /// Reads the module's own settings, and returns how it is started with them.
+    pub configure: fn(Section) -> anyhow::Result<Start<C>>,
+}
+
+/// Starts a module with its [`ModuleContext`] and the contracts of all modules, local ones if they were started before it.
+pub struct Start<C: 'static>(StartFn<C>);
+
+type StartFn<C> = Box<dyn FnOnce(ModuleContext, C) -> BoxFuture<'static, anyhow::Result<StartedModule<C>>> + Send>;
+
+impl<C> Start<C> {
+    pub fn new<F, Fut>(start: F) -> Self
+    where
+        F: FnOnce(ModuleContext, C) -> Fut + Send + 'static,
+        Fut: Future<Output = anyhow::Result<StartedModule<C>>> + Send + 'static,
+    {
+        Start(Box::new(move |context, contracts| Box::pin(start(context, contracts))))
+    }
+}
+
+/// What every module is started with.
+pub struct ModuleContext {
+    pub db: Db,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    pub auth: Auth,
+    /// Whether the profile is `demo`.
+    pub is_demo: bool,
+    /// Its further storage, in the order of [`LocalModule::also_stores`].
+    pub also_stores: Vec<Storage>,
+}
+
+/// A module that was started in this process.
+pub struct StartedModule<C: 'static> {
+    pub routes: Routes,
+    pub machinery: Machinery,
+    pub seed: Seed,
+    /// `/.well-known/...`, outside the API.
+    pub well_known: Option<Routes>,
+    /// Replaces the remote contract of the module with the local one.
+    pub offer: Box<dyn FnOnce(&mut C) + Send>,
+}
+
+/// A started module, its contract offered.
+struct Running {
+    name: &'static str,
+    routes: Routes,
+    machinery: Machinery,
+    seed: Seed,
+    well_known: Option<Routes>,
+}
+
+/// The modules of this binary, their settings read.
+pub struct Configured<C: 'static>(Vec<(&'static Module<C>, &'static LocalModule<C>, Start<C>)>);
+
+/// Reads the settings of all modules in this binary.
+///
+/// # Errors
+/// An invalid setting of a module; names the key.
+pub fn configure<C>(product: &'static Product<C>, settings: &Settings) -> anyhow::Result<Configured<C>> {
+    let mut configured = Vec::new();
+    for module in product.modules {
+        if let Some(local) = &module.local {
+            let start = (local.configure)(settings.section_of(module.name))?;
+            configured.push((module, local, start));
+        }
+    }
+    Ok(Configured(configured))
+}
+
+/// The schemas of the modules in this binary, and the further storage beside them.
+fn stored<C>(product: &'static Product<C>) -> Vec<data::Stored> {
+    let local = product.modules.iter().filter_map(|module| module.local.as_ref());
+    local
+        .map(|local| data::Stored {
+            schema: local.schema,
+            also: local.also_stores,
+        })
+        .collect()
+}
+
+/// The location of the data of a local module, as text for operators.
+///
+/// # Errors
+/// A database URL that is not a URL.
+pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
+    Ok(match data::storage(settings, module, module)? {
+        Storage::Sqlite { path } => path.display().to_string(),
+        Storage::Postgres { url, schema } => format!("schema {schema} at {}", banyan_core::without_password(&url)),
+    })
+}
+
+/// The state of every module's tables: after creating schemas and logins if `provision` is true, and after applying migrations if `up` is true.
+///
+/// # Errors
+/// The data is in use; a database is unreachable or cannot be changed.
+pub async fn migrate<C>(
+    product: &'static Product<C>,
+    settings: &Settings,
+    provision: bool,
+    up: bool,
+) -> anyhow::Result<Migrated> {
+    let data = Data::new(settings, stored(product));
+    let _lock = data.lock()?;
+    let provisioned = if provision { data.provision().await? } else { Vec::new() };
+    if up {
+        data.migrate().await?;
+    }
+    let mut tables = Vec::new();
+    for (module, status) in data.migration_status().await? {
+        tables.push(Tables {
+            module,
+            applied: status.applied,
+            pending: status.pending,
+            unknown: status.unknown,
+        });
+    }
+    Ok(Migrated { provisioned, tables })
+}
+
+/// All modules of this process, started and not yet running, and the lock on their data.
+pub struct LocalModules {
+    running: Vec<Running>,
+    _lock: DataLock,
+}
+
+impl LocalModules {
+    /// Locks and migrates the data, starts every module of this binary, and puts its contract into `contracts`. In the profile `demo`
+    /// missing schemas are created, and the demo data is added.
+    ///
+    /// # Errors
+    /// A database that cannot be opened; a module that does not start.
+    pub async fn start<C: Clone>(
+        product: &'static Product<C>,
+        settings: &Settings,
+        configured: Configured<C>,
+        sources: &Sources,
+        contracts: &mut C,
+    ) -> anyhow::Result<LocalModules> {
+        let data = Data::new(settings, stored(product));
+        let lock = data.lock()?;
+        if settings.is_demo() {
+            data.provision().await?;
+        }
+        data.migrate().await?;
+        let mut running = Vec::new();
+        for (module, local, start) in configured.0 {
+            let name = module.name;
+            let further = local
+                .also_stores
+                .iter()
+                .map(|further| data::storage(settings, name, further));
+            let context = ModuleContext {
+                db: data::open(settings, name, sources).await?,
+                clock: sources.clock.clone(),
+                ids: sources.ids.clone(),
+                auth: settings.auth.clone(),
+                is_demo: settings.is_demo(),
+                also_stores: further.collect::<anyhow::Result<_>>()?,
+            };
+            let started = start.0(context, contracts.clone()).await;
+            let started = started.map_err(|error| error.context(format!("starting {name}")))?;
+            let topics = started.machinery.topics();
+            if topics != module.subscribes {
+                bail!(
+                    "the table of modules says that {name} subscribes to {:?}, but its reactions subscribe to {topics:?}",
+                    module.subscribes
+                );
+            }
+            (started.offer)(contracts);
+            running.push(Running {
+                name,
+                routes: started.routes,
+                machinery: started.machinery,
+                seed: started.seed,
+                well_known: started.well_known,
+            });
+        }
+        let local = LocalModules { running, _lock: lock };
+        if settings.is_demo() {
+            local.seed().await?;
+        }
+        Ok(local)
+    }
+
+    /// Deletes the data of all modules of this binary.
+    ///
+    /// # Errors
+    /// Another process uses the data; it cannot be removed.
+    pub async fn reset<C>(product: &'static Product<C>, settings: &Settings) -> anyhow::Result<()> {
+        Data::new(settings, stored(product)).reset().await
+    }
+
+    async fn seed(&self) -> anyhow::Result<()> {
+        for module in &self.running {
+            let started = Instant::now();
+            // Processes that start at the same time block each other; data that exists already is not added again.
+            while let Err(fault) = (module.seed)().await {
+                if fault.kind != FaultKind::Unavailable || started.elapsed() > SEED_TIMEOUT {
+                    bail!("adding the demo data of {}: {fault}", module.name);
+                }
+                tokio::time::sleep(SEED_DELAY).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every module's routes, relative to `/api/v1`.
+    pub fn routes(&self) -> Vec<(&'static str, Routes)> {
+        self.running
+            .iter()
+            .map(|module| (module.name, module.routes.clone()))
+            .collect()
+    }
+
+    /// The routes outside the API.
+    pub fn well_known(&self) -> Vec<(&'static str, Routes)> {
+        self.running
+            .iter()
+            .filter_map(|module| Some((module.name, module.well_known.clone()?)))
+            .collect()
+    }
+
+    /// The operations API of these modules, relative to `/api/v1`.
+    pub fn operations(&self) -> Routes {
+        banyan_http::ops::routes(self.running.iter().map(|module| module.machinery.ops()).collect())
+    }
+
+    /// The numbers of events, reactions and sagas waiting in a module.
+    ///
+    /// # Errors
+    /// The module is not in this process; its database is unavailable.
+    pub async fn counts(&self, module: &str) -> Result<Counts, Fault> {
+        let running = self
+            .running
+            .iter()
+            .find(|running| running.name == module)
+            .ok_or_else(|| Fault::not_found("module"))?;
+        running.machinery.ops().counts().await
+    }
+
+    /// The event feeds of these modules.
+    pub fn feeds(&self) -> HashMap<String, Arc<dyn EventFeed>> {
+        let feed = |module: &Running| Arc::new(LocalEventFeed(module.machinery.feed())) as Arc<dyn EventFeed>;
+        self.running
+            .iter()
+            .map(|module| (module.name.to_owned(), feed(module)))
+            .collect()
+    }
+
+    pub fn checks(&self) -> Vec<Arc<dyn Check>> {
+        self.databases()
+            .map(|db| Arc::new(DatabaseCheck(db.clone())) as Arc<dyn Check>)
+            .collect()
+    }
+
+    /// Subscribes every module to the events of its reactions.
+    ///
+    /// # Errors
+    /// A failure of the bus.
+    pub async fn connect(&self, bus: &Arc<dyn Bus>) -> anyhow::Result<()> {
+        for module in &self.running {
+            module
+                .machinery
+                .connect(bus)
+                .await
+                .map_err(|fault| anyhow::anyhow!("connecting {} to the bus: {fault}", module.name))?;
+        }
+        Ok(())
+    }
+
+    /// Runs every module's machinery until `stop`; a handle ends when all of its module's work is done.
+    pub fn run(&self, bus: &Arc<dyn Bus>, feeds: &Feeds, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        self.running
+            .iter()
+            .map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone()))
+            .collect()
+    }
+
+    /// Closes the databases, once nothing runs any more.
+    pub async fn close(&self) {
+        join_all(self.databases().cloned().map(|db| async move { db.close().await })).await;
+    }
+
+    fn databases(&self) -> impl Iterator<Item = &Db> {
+        self.running.iter().map(|module| module.machinery.db())
+    }
+}
+
+/// Whether a module's database is available.
+struct DatabaseCheck(Db);
+
+#[async_trait]
+impl Check for DatabaseCheck {
+    fn name(&self) -> String {
+        format!("database:{}", self.0.module())
+    }
+
+    fn module(&self) -> Option<&str> {
+        Some(self.0.module())
+    }
+
+    async fn run(&self) -> CheckResult {
+        match self.0.ping().await {
+            Ok(()) => CheckResult::ok(),
+            Err(fault) => CheckResult::failed(fault.detail),
+        }
+    }
+}

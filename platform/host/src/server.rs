@@ -1,0 +1,265 @@
+//! The HTTP server: every local module's routes in one shell; requests for remote modules are forwarded.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web::Data};
+use anyhow::{Context, bail};
+use banyan_core::Ids;
+use banyan_gateway::Proxy;
+use banyan_http::{
+    DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier, rate_limit::RateLimit,
+};
+use banyan_remote::mtls::Identity;
+use rustls::ServerConfig;
+use serde_json::Value;
+use utoipa::openapi::OpenApi;
+use utoipa_actix_web::AppExt;
+
+use crate::{
+    docs_ui,
+    health::{self, Health},
+    settings::{Http, Settings},
+    tls,
+};
+
+/// The timeout for receiving a request with its body: enough for slow clients with small bodies, and idle connections do not hold a worker.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is served.
+pub struct Served {
+    /// Relative to `/api/v1`.
+    pub api: Vec<Routes>,
+    pub well_known: Vec<Routes>,
+    pub document: OpenApi,
+    pub verifier: Arc<Verifier>,
+    pub health: Arc<Health>,
+    pub ids: Arc<dyn Ids>,
+    /// Forwards requests to remote modules.
+    pub proxy: Arc<Proxy>,
+    pub is_edge: bool,
+}
+
+/// The running servers and their addresses.
+pub struct Listening {
+    pub servers: Vec<Server>,
+    pub api: SocketAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Health, metrics and documentation; the API's address unless they have their own.
+    pub admin: SocketAddr,
+    pub admin_scheme: &'static str,
+}
+
+/// Binds the addresses and starts serving.
+///
+/// # Errors
+/// An address that is in use or not of this machine; unusable certificates.
+pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyhow::Result<Listening> {
+    let document = Document::of(&served)?;
+    let (listener, api) = bind(settings.http.listen, "http.listen")?;
+    let mut listening = Listening {
+        servers: Vec::new(),
+        api,
+        scheme: transport.scheme(),
+        admin: api,
+        admin_scheme: transport.scheme(),
+    };
+    if let Some(listen) = settings.admin.listen {
+        let (listener, address) = bind(listen, "admin.listen")?;
+        // In plaintext: orchestrators and Prometheus call an IP address, which is not in the certificate.
+        (listening.admin, listening.admin_scheme) = (address, "http");
+        listening
+            .servers
+            .push(serve_admin(listener, &served, document.clone())?);
+    }
+    listening
+        .servers
+        .insert(0, serve_api(listener, transport, settings, served, document)?);
+    Ok(listening)
+}
+
+/// The document of every operation this process serves or forwards.
+#[derive(Clone)]
+struct Document {
+    text: Arc<str>,
+    paths: DocumentedPaths,
+}
+
+impl Document {
+    fn of(served: &Served) -> anyhow::Result<Document> {
+        let text = served.proxy.document(&served.document)?;
+        let parsed: Value = serde_json::from_str(&text).context("the OpenAPI document is not JSON")?;
+        Ok(Document {
+            text: text.into(),
+            paths: DocumentedPaths::of(&parsed),
+        })
+    }
+}
+
+/// How the API is served.
+#[derive(Debug)]
+pub enum Transport {
+    /// On loopback, or behind something that terminates TLS.
+    Plain,
+    /// To all clients, with the shop's own certificate.
+    Public(ServerConfig),
+    /// To the other processes of the shop, which authenticate with their certificates.
+    Internal(ServerConfig),
+}
+
+impl Transport {
+    /// # Errors
+    /// Settings that contradict each other, or an API that would be served in plaintext beyond loopback.
+    pub fn of(http: &Http, identity: Option<&Identity>, is_edge: bool) -> anyhow::Result<Transport> {
+        match (tls::public(http)?, identity) {
+            (Some(_), Some(_)) if !is_edge => bail!(
+                "http.tls_certificate_file is for the edge, but this binary has no gateway, and with [mtls] its API serves other processes \
+                 alone, with mtls.certificate_file; remove http.tls_certificate_file and http.tls_key_file"
+            ),
+            (Some(tls), _) => Ok(Transport::Public(tls)),
+            (None, Some(identity)) if !is_edge => {
+                Ok(Transport::Internal(ServerConfig::clone(&identity.server_config())))
+            }
+            (None, _) if !http.listen.ip().is_loopback() && !http.behind_tls => bail!(
+                "http.listen is {} without TLS: [mtls] is for calls between processes, and this is the edge; set http.tls_certificate_file and \
+                 http.tls_key_file, or http.behind_tls = true if something in front terminates TLS",
+                http.listen
+            ),
+            (None, _) => Ok(Transport::Plain),
+        }
+    }
+
+    fn tls(self) -> Option<ServerConfig> {
+        match self {
+            Transport::Plain => None,
+            Transport::Public(tls) | Transport::Internal(tls) => Some(tls),
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self {
+            Transport::Plain => "http",
+            Transport::Public(_) | Transport::Internal(_) => "https",
+        }
+    }
+}
+
+fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> anyhow::Result<Server> {
+    let (state, shell) = (
+        served.health.clone(),
+        ShellSettings {
+            ids: served.ids.clone(),
+            ..ShellSettings::default()
+        },
+    );
+    let server = HttpServer::new(move || {
+        let health = health::routes(state.clone());
+        let (app, _) = App::new()
+            .into_utoipa_app()
+            .configure(|config| health(config))
+            .split_for_parts();
+        app.configure(|config| docs_ui::configure(config, &document.text))
+            .default_service(banyan_http::unmatched_in(document.paths.clone()))
+            .wrap(banyan_http::shell(shell.clone()))
+    });
+    Ok(server
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)
+        .context("admin.listen")?
+        .run())
+}
+
+fn serve_api(
+    listener: TcpListener,
+    transport: Transport,
+    settings: &Settings,
+    served: Served,
+    document: Document,
+) -> anyhow::Result<Server> {
+    let (per_second, burst) = settings.rate_limit();
+    let rate_limit = RateLimit::new(per_second, burst);
+    let proxies = TrustedProxies(settings.http.trusted_proxies.clone().into());
+    let own_admin = settings.admin.listen.is_some();
+    let Served {
+        api,
+        well_known,
+        verifier,
+        health: state,
+        ids,
+        proxy,
+        is_edge,
+        ..
+    } = served;
+    let stopping = Stopping(state.stopping.clone());
+    let shell = ShellSettings {
+        ids,
+        ..ShellSettings::default()
+    };
+    let is_proxy = !proxy.is_idle();
+    let peers_are_ours = matches!(transport, Transport::Internal(_));
+    // Gateways probe this address, not the admin address; other clients cannot reach it.
+    let probed_by_gateway = !is_edge && (peers_are_ours || settings.http.listen.ip().is_loopback());
+    let server = HttpServer::new(move || {
+        let modules = utoipa_actix_web::scope("/api/v1")
+            .configure(|config| api.iter().for_each(|routes| routes.configure(config)));
+        let mut app = App::new()
+            .into_utoipa_app()
+            .service(modules)
+            .configure(|config| well_known.iter().for_each(|routes| routes.configure(config)));
+        if !own_admin {
+            let health = health::routes(state.clone());
+            app = app.configure(|config| health(config));
+        } else if probed_by_gateway {
+            let readiness = health::readiness(state.clone());
+            app = app.configure(|config| readiness(config));
+        }
+        let (mut app, _) = app.split_for_parts();
+        if !own_admin {
+            app = app.configure(|config| docs_ui::configure(config, &document.text));
+        }
+        if peers_are_ours {
+            app = app.app_data(TrustedPeers);
+        }
+        let proxy = proxy.clone();
+        app.app_data(Data::from(verifier.clone()))
+            .app_data(stopping.clone())
+            .app_data(proxies.clone())
+            .default_service(banyan_http::unmatched_in(document.paths.clone()))
+            .wrap(from_fn(move |request, next| {
+                banyan_gateway::dispatch(proxy.clone(), request, next)
+            }))
+            .wrap(rate_limit.clone())
+            .wrap(banyan_http::shell(shell.clone()))
+    });
+    let mut server = server
+        .disable_signals()
+        .client_request_timeout(RECEIVE_TIMEOUT)
+        .shutdown_timeout(settings.http.shutdown_timeout_ms.div_ceil(1_000))
+        // A client that disconnects cancels its forwarded request.
+        .h1_allow_half_closed(!is_proxy);
+    if settings.http.workers > 0 {
+        server = server.workers(settings.http.workers);
+    }
+    let listening = match transport.tls() {
+        None => server.listen(listener),
+        Some(tls) => server.listen_rustls_0_23(listener, tls),
+    };
+    Ok(listening.context("http.listen")?.run())
+}
+
+/// A listening socket and its address: the port may be chosen by the system.
+fn bind(listen: SocketAddr, setting: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(listen).with_context(|| {
+        format!("cannot listen on {listen} ({setting}); is another banyan running? BANYAN__HTTP__LISTEN=127.0.0.1:0 takes any free port")
+    })?;
+    let address = listener
+        .local_addr()
+        .context("the address of the listener is unknown")?;
+    Ok((listener, address))
+}

@@ -1,0 +1,308 @@
+//! The sources of the settings, and how they are merged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use config::{Config, File, FileFormat, Value, ValueKind};
+use serde::de::DeserializeOwned;
+
+/// The platform's settings with their defaults and comments.
+const PLATFORM: &str = include_str!("../../config/default.toml");
+
+/// Every setting of a product, with its default and its comment.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// TOML; settings without a default are commented out.
+    pub text: String,
+    /// The names of all modules.
+    pub modules: Vec<&'static str>,
+}
+
+impl Defaults {
+    /// The platform's settings, then the placement of each module, then the modules' own sections.
+    pub fn new(modules: Vec<&'static str>, of_modules: &str) -> Self {
+        let placements: String = (0..)
+            .zip(&modules)
+            .map(|(at, module)| module_placement(at, module))
+            .collect();
+        Defaults {
+            text: format!("{PLATFORM}\n{MODULES}{placements}\n{of_modules}"),
+            modules,
+        }
+    }
+}
+
+const MODULES: &str = "\
+# Each module: where it keeps its data, if not in [database]: a database of its own, which already has a schema of the module's name. And, for
+# a module that is not in this binary, where it is called, comma-separated for several instances: `endpoint` by other modules (gRPC),
+# `http_endpoint` by the gateway (REST).
+";
+
+fn module_placement(at: u32, module: &str) -> String {
+    let (rpc, http) = (9_000 + 100 * at, 8_000 + 100 * at);
+    format!(
+        "[modules.{module}]
+# database_url = \"postgres://{module}:secret@db-{module}/{module}\"
+# endpoint = \"http://{module}-1:{rpc},http://{module}-2:{rpc}\"
+# http_endpoint = \"http://{module}-1:{http},http://{module}-2:{http}\"
+"
+    )
+}
+
+/// One module's own settings as they were read.
+#[derive(Clone)]
+pub struct Section {
+    name: String,
+    value: Value,
+}
+
+impl Section {
+    pub(super) fn of(all: &Config, name: &str) -> Self {
+        let value = match &all.cache.kind {
+            ValueKind::Table(sections) => sections.get(name).cloned(),
+            _ => None,
+        };
+        Section {
+            name: name.to_owned(),
+            value: value.unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new()))),
+        }
+    }
+
+    /// # Errors
+    /// A setting that does not match the type; names the key and its source.
+    pub fn read<T: DeserializeOwned>(self) -> anyhow::Result<T> {
+        let origins = origins(&self.value);
+        T::deserialize(self.value).with_context(|| wrong(&format!("a setting in [{}]", self.name), &origins))
+    }
+}
+
+/// All settings, as the platform's type.
+///
+/// # Errors
+/// As [`Section::read`].
+pub fn typed<T: DeserializeOwned>(all: &Config) -> anyhow::Result<T> {
+    let origins = origins(&all.cache);
+    all.clone()
+        .try_deserialize()
+        .with_context(|| wrong("a setting", &origins))
+}
+
+/// The error of a type that refuses a value has no source, so all sources are named.
+fn wrong(what: &str, origins: &BTreeSet<String>) -> String {
+    if origins.is_empty() {
+        return format!("{what} is wrong");
+    }
+    let origins: Vec<&str> = origins.iter().map(String::as_str).collect();
+    format!("{what} is wrong, which is one of those in {}", origins.join(", "))
+}
+
+/// The variables and files of all settings that are not defaults.
+fn origins(value: &Value) -> BTreeSet<String> {
+    match &value.kind {
+        ValueKind::Table(table) => table.values().flat_map(origins).collect(),
+        _ => value.origin().map(str::to_owned).into_iter().collect(),
+    }
+}
+
+/// The settings file: the given one, or `banyan.toml` if it exists.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_file(given: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
+    let file = match given {
+        Some(path) => Some(path.to_owned()),
+        None => Some(PathBuf::from("banyan.toml")).filter(|path| path.exists()),
+    };
+    file.map(|path| {
+        fs::read_to_string(&path)
+            .with_context(|| format!("reading the settings file {}", path.display()))
+            .map(|text| (path, text))
+    })
+    .transpose()
+}
+
+/// All sources, merged.
+///
+/// # Errors
+/// A file that is not TOML; an unknown key.
+pub fn read(
+    defaults: &Defaults,
+    file: Option<(PathBuf, String)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> anyhow::Result<Config> {
+    let known = KnownKeys::of(defaults)?;
+    let mut builder = Config::builder().add_source(File::from_str(&defaults.text, FileFormat::Toml));
+    if let Some((path, text)) = file {
+        let source = File::from_str(&text, FileFormat::Toml);
+        let name = path.display().to_string();
+        let alone = Config::builder()
+            .add_source(source.clone())
+            .build()
+            .with_context(|| format!("{name} is not TOML"))?;
+        for (key, value) in flatten(&alone)? {
+            known.check(&key, &name)?;
+            builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
+        }
+    }
+    let mut given = Vec::new();
+    for (variable, text) in environment {
+        given.extend(known.read_environment(&variable, text)?);
+    }
+    given.sort_by_key(|given| given.from_file);
+    for Given {
+        variable, key, kind, ..
+    } in given
+    {
+        builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
+    }
+    Ok(builder.build()?)
+}
+
+/// The prefix of variables that are settings.
+const VARIABLE_PREFIX: &str = "BANYAN__";
+
+/// The environment's variables that are settings; others are ignored.
+pub fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
+    let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let own = named.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+    own.map(|(name, value)| {
+        let value = value
+            .into_string()
+            .ok()
+            .with_context(|| format!("{name} is not UTF-8"))?;
+        Ok((name, value))
+    })
+    .collect()
+}
+
+/// A setting from the environment.
+struct Given {
+    variable: String,
+    /// Whether the variable names the file with the value.
+    from_file: bool,
+    key: String,
+    kind: ValueKind,
+}
+
+/// All known keys: those with a default, and those that are commented out in the defaults because they have none.
+struct KnownKeys {
+    with_default: BTreeMap<String, Value>,
+    without_default: BTreeSet<String>,
+}
+
+impl KnownKeys {
+    fn of(defaults: &Defaults) -> anyhow::Result<Self> {
+        let with_default = Config::builder()
+            .add_source(File::from_str(&defaults.text, FileFormat::Toml))
+            .build()?;
+        let mut without_default = BTreeSet::new();
+        let mut section = String::new();
+        for line in defaults.text.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = format!("{name}.");
+            }
+            let commented_out = line
+                .strip_prefix("# ")
+                .and_then(|line| line.split_once(" = "))
+                .map(|(key, _)| key);
+            if let Some(key) =
+                commented_out.filter(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b)))
+            {
+                without_default.insert(format!("{section}{key}"));
+            }
+        }
+        Ok(KnownKeys {
+            with_default: flatten(&with_default)?,
+            without_default,
+        })
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.with_default.contains_key(key) || self.without_default.contains(key)
+    }
+
+    fn check(&self, key: &str, source: &str) -> anyhow::Result<()> {
+        if self.contains(key) {
+            return Ok(());
+        }
+        let all = || self.with_default.keys().chain(&self.without_default);
+        let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+        let similar: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
+            Some(same_name) => vec![same_name],
+            None => all()
+                .filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section)
+                .map(String::as_str)
+                .collect(),
+        };
+        let hint = if similar.is_empty() {
+            "`banyan config defaults` shows all".to_owned()
+        } else {
+            format!("did you mean {}?", similar.join(", "))
+        };
+        bail!("{source} sets {key}, but there is no such setting; {hint}")
+    }
+
+    /// The setting of an environment variable; `None` if the variable is not a setting.
+    fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<Given>> {
+        // The tests' own variables and BANYAN_CONFIG are not settings.
+        let Some(path) = variable.strip_prefix(VARIABLE_PREFIX) else {
+            return Ok(None);
+        };
+        let key = path.to_lowercase().replace("__", ".");
+        let (from_file, key, text) = match key.strip_suffix("_file") {
+            Some(plain) if !self.contains(&key) && self.contains(plain) => {
+                let text = fs::read_to_string(&text)
+                    .with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
+                (true, plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            _ => (false, key, text),
+        };
+        self.check(&key, variable)?;
+        let is_list = matches!(
+            self.with_default.get(&key).map(|value| &value.kind),
+            Some(ValueKind::Array(_))
+        );
+        let kind = if is_list {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            ValueKind::Array(items.map(|item| Value::new(Some(&variable.to_owned()), item)).collect())
+        } else {
+            ValueKind::String(text)
+        };
+        Ok(Some(Given {
+            variable: variable.to_owned(),
+            from_file,
+            key,
+            kind,
+        }))
+    }
+}
+
+/// Every leaf under its dotted key.
+pub fn flatten(config: &Config) -> anyhow::Result<BTreeMap<String, Value>> {
+    fn walk(prefix: &str, value: Value, into: &mut BTreeMap<String, Value>) {
+        match value.kind {
+            ValueKind::Table(table) => {
+                for (key, value) in table {
+                    walk(
+                        &if prefix.is_empty() {
+                            key
+                        } else {
+                            format!("{prefix}.{key}")
+                        },
+                        value,
+                        into,
+                    );
+                }
+            }
+            _ => drop(into.insert(prefix.to_owned(), value)),
+        }
+    }
+    let mut leaves = BTreeMap::new();
+    walk("", config.cache.clone(), &mut leaves);
+    Ok(leaves)
+}
