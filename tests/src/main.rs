@@ -11,6 +11,7 @@ mod contracts;
 mod crash;
 mod data;
 mod deploy;
+mod generator;
 mod glossary;
 mod harness;
 mod isolation;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         glossary::trials(),
         plain_english::trials(),
         deploy::trials(),
+        generator::trials(),
         crash::trials(),
         split::trials(),
     ];
