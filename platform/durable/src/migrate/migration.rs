@@ -1,7 +1,8 @@
 //! A migration as one SQL text that both databases read.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
-use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
 
 /// A migration: its name, which is recorded for ever, and the statements that make it.
 ///
@@ -13,25 +14,24 @@ pub struct Migration {
     pub up: &'static str,
 }
 
-impl MigrationName for Migration {
-    fn name(&self) -> &str {
-        self.name
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let connection = manager.get_connection();
-        let sql = match connection.get_database_backend() {
+impl Migration {
+    /// Makes and records it in one transaction: half a migration is worse than none.
+    pub(super) async fn apply(&self, connection: &DatabaseConnection) -> anyhow::Result<()> {
+        let backend = connection.get_database_backend();
+        let sql = match backend {
             DbBackend::Sqlite => self.up.replace(" uuid", " blob"),
             _ => self.up.to_owned(),
         };
-        connection.execute_unprepared(&sql).await.map(drop)
-    }
-
-    /// On both databases: sea-orm-migration would do so on PostgreSQL alone, and half a migration is worse than none.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let record = Statement::from_sql_and_values(
+            backend,
+            "insert into seaql_migrations (version, applied_at) values ($1, $2)",
+            [self.name.into(), i64::try_from(now.as_secs())?.into()],
+        );
+        let transaction = connection.begin().await?;
+        transaction.execute_unprepared(&sql).await?;
+        transaction.execute_raw(record).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 }

@@ -11,7 +11,8 @@ pub use migration::Migration;
 
 use anyhow::{Context, bail};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
-use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTraitSelf};
+
+use crate::query;
 
 /// The tables that every module has for what must survive a crash.
 const MACHINERY: &[Migration] = &[
@@ -24,6 +25,10 @@ const MACHINERY: &[Migration] = &[
         up: include_str!("../../migrations/m0002_indexes.sql"),
     },
 ];
+
+/// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.
+const RECORD: &str =
+    "create table if not exists seaql_migrations (version varchar not null primary key, applied_at bigint not null)";
 
 /// The tables of one module, beside those that every module has.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +48,12 @@ pub struct Status {
     pub unknown: Vec<String>,
 }
 
+impl Status {
+    fn is_pending(&self, migration: &Migration) -> bool {
+        self.pending.iter().any(|name| name == migration.name)
+    }
+}
+
 /// A module that has no tables of its own.
 impl From<&'static str> for Schema {
     fn from(module: &'static str) -> Self {
@@ -53,8 +64,7 @@ impl From<&'static str> for Schema {
     }
 }
 
-/// Migrates one module's schema. Safe to call from several processes at once: one migrates, the others wait for it
-/// (sea-orm-migration takes no lock of its own). `connection` must be a pool of one, so that the lock and the work share a session.
+/// Migrates one module's schema. Safe to call from several processes at once: one migrates, the others wait for it. `connection` must be a pool of one, so that the lock and the work share a session.
 ///
 /// # Errors
 /// A schema that was migrated by a newer binary is refused: this binary would misread it.
@@ -77,15 +87,6 @@ struct Set {
     migrations: Vec<Migration>,
 }
 
-impl MigratorTraitSelf for Set {
-    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
-        self.migrations
-            .iter()
-            .map(|migration| Box::new(*migration) as Box<dyn MigrationTrait>)
-            .collect()
-    }
-}
-
 impl Set {
     fn of(schema: &Schema) -> Self {
         Set {
@@ -106,19 +107,20 @@ impl Set {
         if status.pending.is_empty() {
             return Ok(status);
         }
-        MigratorTraitSelf::up(self, connection, None)
-            .await
-            .with_context(|| format!("migrating {module}"))?;
+        for migration in self.migrations.iter().filter(|migration| status.is_pending(migration)) {
+            let apply = migration.apply(connection).await;
+            apply.with_context(|| format!("migrating {module}: {}", migration.name))?;
+        }
         self.status(connection).await
     }
 
     async fn status(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
-        let recorded = self.get_migration_models(connection).await?;
-        let known: Vec<&str> = self.migrations.iter().map(MigrationName::name).collect();
-        let (applied, unknown): (Vec<String>, Vec<String>) = recorded
-            .into_iter()
-            .map(|row| row.version)
-            .partition(|name| known.contains(&name.as_str()));
+        connection.execute_unprepared(RECORD).await?;
+        let recorded: Vec<String> =
+            query::scalars(connection, "select version from seaql_migrations order by version", []).await?;
+        let known: Vec<&str> = self.migrations.iter().map(|migration| migration.name).collect();
+        let (applied, unknown): (Vec<String>, Vec<String>) =
+            recorded.into_iter().partition(|name| known.contains(&name.as_str()));
         let pending = known
             .into_iter()
             .filter(|name| !applied.iter().any(|done| done == name))
