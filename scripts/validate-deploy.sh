@@ -59,6 +59,10 @@ if [ -n "$build" ]; then
   $build kubernetes/example-infrastructure >"$built/infrastructure.yaml"
   $build "$built/with-sidecar" >"$built/with-sidecar.yaml"
   grep -q 'SERVICE_NAME' "$built/with-sidecar.yaml"
+  if grep 'image: banyan-' "$built/shop.yaml"; then
+    echo "scripts/validate-deploy.sh: these images have no registry; see the replacements in deploy/kubernetes/kustomization.yaml" >&2
+    exit 1
+  fi
   manifests "$built"/*.yaml
 else
   echo "kustomizations: skipped, neither kubectl nor kustomize is installed"

@@ -1,8 +1,7 @@
-//! The shop `banyan`: which modules it has ([`shop`]), how each is started ([`local`]), and the pages composed of several ([`pages`]).
+//! The shop `banyan`: which modules it has ([`shop`]), how each is started (`local/`), and the pages composed of several ([`pages`]).
 //! Everything else is the platform's.
 
 mod keys;
-pub mod local;
 mod pages;
 pub mod shop;
 

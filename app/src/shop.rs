@@ -12,7 +12,30 @@ use payments_contract::{Payments, RemotePayments, ServedPayments};
 use shipping_contract::{RemoteShipping, ServedShipping, Shipping};
 use users_contract::{RemoteUsers, ServedUsers, Users};
 
-use crate::{keys::UsersKeys, local, pages};
+use crate::{keys::UsersKeys, pages};
+
+// How each module is started in this process. `absent.rs` replaces the file of a module that is not compiled in.
+#[cfg_attr(feature = "catalog", path = "local/catalog.rs")]
+#[cfg_attr(not(feature = "catalog"), path = "local/absent.rs")]
+mod catalog;
+#[cfg_attr(feature = "inventory", path = "local/inventory.rs")]
+#[cfg_attr(not(feature = "inventory"), path = "local/absent.rs")]
+mod inventory;
+#[cfg_attr(feature = "notifications", path = "local/notifications.rs")]
+#[cfg_attr(not(feature = "notifications"), path = "local/absent.rs")]
+mod notifications;
+#[cfg_attr(feature = "orders", path = "local/orders.rs")]
+#[cfg_attr(not(feature = "orders"), path = "local/absent.rs")]
+mod orders;
+#[cfg_attr(feature = "payments", path = "local/payments.rs")]
+#[cfg_attr(not(feature = "payments"), path = "local/absent.rs")]
+mod payments;
+#[cfg_attr(feature = "shipping", path = "local/shipping.rs")]
+#[cfg_attr(not(feature = "shipping"), path = "local/absent.rs")]
+mod shipping;
+#[cfg_attr(feature = "users", path = "local/users.rs")]
+#[cfg_attr(not(feature = "users"), path = "local/absent.rs")]
+mod users;
 
 /// Every module's contract: the module itself if it is local, otherwise its client.
 #[derive(Clone)]
@@ -47,28 +70,31 @@ pub const MODULES: &[Module<Contracts>] = &[
         name: "users",
         calls: &[],
         subscribes: &[],
+        settings: include_str!("../../modules/users/config/default.toml"),
         contract: Contract {
             service: users_contract::SERVICE,
             descriptors: users_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedUsers(contracts.users.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::users::MODULE,
+        local: users::MODULE,
     },
     Module {
         name: "catalog",
         calls: &[],
         subscribes: &["orders.order"],
+        settings: "",
         contract: Contract {
             service: catalog_contract::SERVICE,
             descriptors: catalog_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedCatalog(contracts.catalog.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::catalog::MODULE,
+        local: catalog::MODULE,
     },
     Module {
         name: "inventory",
         calls: &[],
         subscribes: &[],
+        settings: "",
         contract: Contract {
             service: inventory_contract::SERVICE,
             descriptors: inventory_contract::DESCRIPTOR_SET,
@@ -76,45 +102,49 @@ pub const MODULES: &[Module<Contracts>] = &[
                 services.add(ServedInventory(contracts.inventory.clone()).server(MESSAGE_BYTES))
             },
         },
-        local: local::inventory::MODULE,
+        local: inventory::MODULE,
     },
     Module {
         name: "payments",
         calls: &[],
         subscribes: &[],
+        settings: include_str!("../../modules/payments/config/default.toml"),
         contract: Contract {
             service: payments_contract::SERVICE,
             descriptors: payments_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedPayments(contracts.payments.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::payments::MODULE,
+        local: payments::MODULE,
     },
     Module {
         name: "shipping",
         calls: &[],
         subscribes: &[],
+        settings: "",
         contract: Contract {
             service: shipping_contract::SERVICE,
             descriptors: shipping_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedShipping(contracts.shipping.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::shipping::MODULE,
+        local: shipping::MODULE,
     },
     Module {
         name: "orders",
         calls: &["catalog", "inventory", "payments", "shipping"],
         subscribes: &["payments.payment", "shipping.shipment"],
+        settings: include_str!("../../modules/orders/config/default.toml"),
         contract: Contract {
             service: orders_contract::SERVICE,
             descriptors: orders_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedOrders(contracts.orders.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::orders::MODULE,
+        local: orders::MODULE,
     },
     Module {
         name: "notifications",
         calls: &["users"],
         subscribes: &["orders.order", "payments.payment", "users.user"],
+        settings: include_str!("../../modules/notifications/config/default.toml"),
         contract: Contract {
             service: notifications_contract::SERVICE,
             descriptors: notifications_contract::DESCRIPTOR_SET,
@@ -122,7 +152,7 @@ pub const MODULES: &[Module<Contracts>] = &[
                 services.add(ServedNotifications(contracts.notifications.clone()).server(MESSAGE_BYTES))
             },
         },
-        local: local::notifications::MODULE,
+        local: notifications::MODULE,
     },
 ];
 
@@ -134,7 +164,6 @@ pub static SHOP: Product<Contracts> = Product {
     summary: "A commerce backend in one binary: users, catalog, inventory, orders, payments, shipping, notifications.",
     description: "A headless commerce backend: users, catalog, inventory, orders, payments, shipping, notifications. Errors are RFC 9457 problems; \
                   money is integer minor units; lists are read by cursor; `Idempotency-Key` makes a repeated POST harmless.",
-    defaults: include_str!("../config/default.toml"),
     document: include_str!("../openapi.json"),
     modules: MODULES,
     contracts: Contracts::remote,

@@ -2,29 +2,36 @@
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
+use banyan::shop::MODULES;
 use libtest_mimic::{Failed, Trial};
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
 
 use crate::architecture::root;
 
-const CONTRACTS: [(&str, &[u8]); 8] = [
-    ("users", users_contract::DESCRIPTOR_SET),
-    ("catalog", catalog_contract::DESCRIPTOR_SET),
-    ("inventory", inventory_contract::DESCRIPTOR_SET),
-    ("orders", orders_contract::DESCRIPTOR_SET),
-    ("payments", payments_contract::DESCRIPTOR_SET),
-    ("shipping", shipping_contract::DESCRIPTOR_SET),
-    ("notifications", notifications_contract::DESCRIPTOR_SET),
-    ("event-feed", banyan_event_feed_contract::DESCRIPTOR_SET),
-];
+/// A contract: its name, its crate's folder, its `.proto` files as they were compiled.
+type Contract = (&'static str, String, &'static [u8]);
+
+/// Those of the modules, and the one that every module serves.
+fn contracts() -> Vec<Contract> {
+    let of_modules = MODULES.iter().map(|module| {
+        let folder = format!("modules/{}/contract", module.name);
+        (module.name, folder, module.contract.descriptors)
+    });
+    let event_feed = (
+        "event-feed",
+        "platform/durable/contract".to_owned(),
+        banyan_event_feed_contract::DESCRIPTOR_SET,
+    );
+    of_modules.chain([event_feed]).collect()
+}
 
 pub fn trials() -> Vec<Trial> {
-    let mut trials: Vec<Trial> = CONTRACTS
+    let mut trials: Vec<Trial> = contracts()
         .into_iter()
-        .map(|(name, descriptors)| {
+        .map(|(name, folder, descriptors)| {
             Trial::test(format!("contracts::{name}_only_grows"), move || {
-                only_grows(name, descriptors)
+                only_grows(&folder, descriptors)
             })
         })
         .collect();
@@ -66,11 +73,8 @@ pub fn trials() -> Vec<Trial> {
 /// in another language. The compiler used here accepts it, so this test checks it.
 fn types_are_found() -> Result<(), Failed> {
     let mut hidden = Vec::new();
-    let modules = CONTRACTS
-        .iter()
-        .filter(|(name, _)| *name != "event-feed")
-        .map(|(name, _)| format!("modules/{name}/contract/proto/service.proto"));
-    for path in modules.chain(["platform/durable/contract/proto/service.proto".to_owned()]) {
+    for (_, folder, _) in contracts() {
+        let path = format!("{folder}/proto/service.proto");
         let text = fs::read_to_string(root().join(&path))?;
         let rpcs: Vec<&str> = text
             .lines()
@@ -167,10 +171,6 @@ fn breaches(committed: &BTreeMap<String, String>, now: &BTreeMap<String, String>
     committed.iter().filter_map(breach).collect()
 }
 
-fn snapshot(name: &str) -> String {
-    format!("tests/snapshots/contracts/{name}.txt")
-}
-
 fn print(lines: &BTreeMap<String, String>) -> String {
     lines.iter().map(|(what, kind)| format!("{what}: {kind}\n")).collect()
 }
@@ -182,14 +182,15 @@ fn read(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn only_grows(name: &str, descriptors: &[u8]) -> Result<(), Failed> {
+fn only_grows(folder: &str, descriptors: &[u8]) -> Result<(), Failed> {
+    let snapshot = format!("{folder}/snapshot.txt");
     let now = lines(&FileDescriptorSet::decode(descriptors)?);
-    let committed = read(&fs::read_to_string(root().join(snapshot(name))).unwrap_or_default());
+    let committed = read(&fs::read_to_string(root().join(&snapshot)).unwrap_or_default());
     let breaches = breaches(&committed, &now);
     if !breaches.is_empty() && std::env::var_os("BANYAN_UPDATE_SNAPSHOTS").is_none() {
         return Err(breaches.join("\n").into());
     }
-    crate::snapshot::compare(&snapshot(name), &print(&now))
+    crate::snapshot::compare(&snapshot, &print(&now))
 }
 
 fn orders() -> FileDescriptorSet {

@@ -13,6 +13,21 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{architecture::root, reference::is_known};
 
+const COMPOSE: &str = "deploy/compose.yaml";
+const MANIFESTS: &str = "deploy/kubernetes/modules.yaml";
+
+/// The line that starts the manifests of a module, as in [`PARTS`].
+const MANIFEST: &str = "# The MODULE service.";
+
+/// The parts of a module: in this file, the paragraph with this line, where MODULE is the module's name. See [`endpoints`] for what is no paragraph.
+const PARTS: [(&str, &str); 5] = [
+    (COMPOSE, "  MODULE:"),
+    (COMPOSE, "  MODULE-database-url:"),
+    (MANIFESTS, "          name: MODULE"),
+    (MANIFESTS, "        - name: MODULE"),
+    (MANIFESTS, MANIFEST),
+];
+
 /// Long enough for a login's password, and a URL for every setting that is read from a secret.
 const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
 
@@ -31,7 +46,36 @@ pub fn trials() -> Vec<Trial> {
             "deploy::the_module_manifests_differ_only_in_names",
             manifests_differ_in_names_alone,
         ),
+        Trial::test(
+            "deploy::every_module_has_the_lines_of_inventory",
+            every_module_has_the_lines_of_inventory,
+        ),
     ]
+}
+
+fn read(file: &str) -> Result<String, Failed> {
+    fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}").into())
+}
+
+/// The lines between two blank lines, one of which is this.
+fn paragraph<'a>(text: &'a str, line: &str) -> Option<&'a str> {
+    text.split("\n\n")
+        .find(|paragraph| paragraph.lines().any(|own| own == line))
+}
+
+/// A module's part of a file, with MODULE for its name.
+fn part(file: &str, line: &str, module: &str) -> Result<String, Failed> {
+    let line = line.replace("MODULE", module);
+    match paragraph(&read(file)?, &line) {
+        Some(own) => Ok(own.replace(module, "MODULE")),
+        None => Err(format!("{file} lacks {module}: there is no line {line:?}").into()),
+    }
+}
+
+/// The two lines with the endpoints of a module, in both files.
+fn endpoints(module: &str) -> String {
+    let variable = format!("BANYAN__MODULES__{}", module.to_uppercase());
+    format!("  {variable}__ENDPOINT: https://{module}:9000\n  {variable}__HTTP_ENDPOINT: https://{module}:8080\n")
 }
 
 /// The files at or below a path, with their texts.
@@ -116,7 +160,7 @@ fn assignments(text: &str) -> Vec<(String, String)> {
 
 /// The environment of each process of Compose: the settings of all processes, those of services, and those under its own name.
 fn of_compose() -> Result<Vec<Process>, Failed> {
-    let text = fs::read_to_string(root().join("deploy/compose.yaml"))?;
+    let text = read(COMPOSE)?;
     let block = |begin: &str, end: &str| {
         let from = text.split(begin).nth(1).unwrap_or_default();
         assignments(from.split(end).next().unwrap_or_default())
@@ -125,11 +169,7 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
     let names = MODULES.into_iter().chain(["gateway"]);
     Ok(names
         .map(|name| {
-            let own = text
-                .split(&format!("\n  {name}:\n"))
-                .nth(1)
-                .and_then(|rest| rest.split("\n\n").next())
-                .unwrap_or_default();
+            let own = paragraph(&text, &format!("  {name}:")).unwrap_or_default();
             let of_kind = if name == "gateway" { &[][..] } else { &services };
             (name.to_owned(), [&all, of_kind, &assignments(own)].concat())
         })
@@ -138,22 +178,27 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
 
 /// The environment of each process on Kubernetes: the ConfigMaps that its manifest names, its own variables, and the patch for users.
 fn of_kubernetes() -> Result<Vec<Process>, Failed> {
-    let read = |name: &str| fs::read_to_string(root().join(format!("deploy/kubernetes/{name}.yaml")));
-    let settings = read("settings")?;
-    let maps: Vec<(&str, Vec<(String, String)>)> = settings
-        .split("\n---\n")
+    let (settings, modules) = (read("deploy/kubernetes/settings.yaml")?, read(MANIFESTS)?);
+    let gateway = read("deploy/kubernetes/gateway.yaml")?;
+    let objects = settings.split("\n---\n").chain(modules.split("\n---\n"));
+    let maps: Vec<(&str, Vec<(String, String)>)> = objects
+        .filter(|object| object.contains("kind: ConfigMap\n"))
         .filter_map(|map| Some((map.split("\n  name: ").nth(1)?.lines().next()?, assignments(map))))
         .collect();
     let mut processes = Vec::new();
     for name in MODULES.into_iter().chain(["gateway"]) {
-        let manifest = read(name)?;
+        let manifest = if name == "gateway" {
+            gateway.as_str()
+        } else {
+            paragraph(&modules, &MANIFEST.replace("MODULE", name)).unwrap_or_default()
+        };
         let named = maps
             .iter()
             .filter(|(map, _)| manifest.contains(&format!("configMapRef:\n                name: {map}\n")));
         let mut environment: Vec<(String, String)> = named.flat_map(|(_, values)| values.clone()).collect();
-        environment.extend(assignments(&manifest));
+        environment.extend(assignments(manifest));
         if name == "users" {
-            environment.extend(assignments(&read("users-signing-key")?));
+            environment.extend(assignments(&read("deploy/kubernetes/users-signing-key.yaml")?));
         }
         processes.push((name.to_owned(), environment));
     }
@@ -199,6 +244,11 @@ fn values_are_accepted(processes: Vec<Process>) -> Result<(), Failed> {
         };
         if let Some(missing) = needs.iter().find(|variable| !has(variable)) {
             return Err(format!("{name} lacks {missing}").into());
+        }
+        for (variable, value) in MODULES.iter().flat_map(|module| assignments(&endpoints(module))) {
+            if environment.get(&variable) != Some(&value) {
+                return Err(format!("{name} lacks {variable}: {value}").into());
+            }
         }
         if environment.len() < 15 {
             return Err(format!(
@@ -249,9 +299,6 @@ fn every_feature_is_known() -> Result<(), Failed> {
 
 /// A module that is added must be added there, too.
 fn every_module_is_deployed() -> Result<(), Failed> {
-    let compose = fs::read_to_string(root().join("deploy/compose.yaml"))?;
-    let kustomization = fs::read_to_string(root().join("deploy/kubernetes/kustomization.yaml"))?;
-    let migrate = fs::read_to_string(root().join("deploy/kubernetes/migrate.yaml"))?;
     let mut wrong = Vec::new();
     // The list itself is compared with the table by architecture::the_scripts_know_the_modules.
     for file in [
@@ -260,23 +307,20 @@ fn every_module_is_deployed() -> Result<(), Failed> {
         "scripts/dev-certs",
         "deploy/make-secrets",
     ] {
-        let text = fs::read_to_string(root().join(file))?;
+        let text = read(file)?;
         if !text.contains("modules.sh\"") || text.contains(&MODULES.join(" ")) {
             wrong.push(format!("{file} does not read the modules from scripts/lib/modules.sh"));
         }
     }
     for module in MODULES {
-        for (file, text, entry) in [
-            ("deploy/compose.yaml", &compose, format!("\n  {module}:\n")),
-            (
-                "deploy/kubernetes/kustomization.yaml",
-                &kustomization,
-                format!("\n  - {module}.yaml\n"),
-            ),
-            ("deploy/kubernetes/migrate.yaml", &migrate, format!(" name: {module}\n")),
-        ] {
-            if !text.contains(&entry) {
-                wrong.push(format!("{file} lacks {module}"));
+        for (file, line) in PARTS {
+            if let Err(error) = part(file, line, module) {
+                wrong.extend(error.message().map(str::to_owned));
+            }
+        }
+        for file in [COMPOSE, MANIFESTS] {
+            if !read(file)?.contains(&endpoints(module)) {
+                wrong.push(format!("{file} lacks the endpoints of {module}"));
             }
         }
     }
@@ -289,13 +333,9 @@ fn every_module_is_deployed() -> Result<(), Failed> {
 
 /// The manifests of the modules stay alike.
 fn manifests_differ_in_names_alone() -> Result<(), Failed> {
-    let of = |module: &str| -> Result<String, Failed> {
-        let text = fs::read_to_string(root().join(format!("deploy/kubernetes/{module}.yaml")))?;
-        Ok(text.replace(module, "MODULE"))
-    };
-    let model = of("inventory")?;
+    let model = part(MANIFESTS, MANIFEST, "inventory")?;
     for module in MODULES {
-        let text = of(module)?;
+        let text = part(MANIFESTS, MANIFEST, module)?;
         if let Some((line, (own, models))) = text
             .lines()
             .zip(model.lines())
@@ -303,14 +343,41 @@ fn manifests_differ_in_names_alone() -> Result<(), Failed> {
             .find(|(_, (own, model))| own != model)
         {
             return Err(format!(
-                "deploy/kubernetes/{module}.yaml:{}: {own:?}, and inventory.yaml has {models:?}",
+                "{MANIFESTS}, line {} of {module}: {own:?}, and inventory has {models:?}",
                 line + 1
             )
             .into());
         }
         if text.lines().count() != model.lines().count() {
-            return Err(format!("deploy/kubernetes/{module}.yaml is longer or shorter than inventory.yaml").into());
+            return Err(format!("{MANIFESTS}: {module} has more or fewer lines than inventory").into());
         }
     }
     Ok(())
+}
+
+/// A new module's parts are copies of inventory's. A part may have more lines: users signs tokens, notifications reaches a mail server.
+fn every_module_has_the_lines_of_inventory() -> Result<(), Failed> {
+    let mut wrong = Vec::new();
+    for (file, line) in PARTS {
+        let model = part(file, line, "inventory")?;
+        for module in MODULES {
+            let text = part(file, line, module)?;
+            let mut own = text.lines();
+            // The first container of the Job defines the anchor that the others refer to.
+            let models = model.lines().filter(|line| !line.ends_with("- <<: *migrate"));
+            for expected in models {
+                if !own.any(|line| line == expected) {
+                    wrong.push(format!(
+                        "{file}: {module} lacks the line {expected:?} of inventory, or has it elsewhere"
+                    ));
+                    break;
+                }
+            }
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
 }

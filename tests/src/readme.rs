@@ -47,7 +47,6 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("readme::every_command_is_listed", commands_are_named),
         Trial::test("readme::every_path_and_link_resolves", links_resolve),
         Trial::test("readme::every_file_and_test_it_names_exists", named_things_exist),
-        Trial::test("readme::the_event_diagram_matches_the_binary", event_diagram_is_real),
         Trial::test("readme::a_wrong_output_is_detected", wrong_output_is_detected),
     ]
 }
@@ -467,26 +466,6 @@ fn read_sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
 }
 
 /// docs/ARCHITECTURE.md draws which module subscribes to which events; the drawing must be that of `banyan modules --mermaid`.
-fn event_diagram_is_real() -> Result<(), Failed> {
-    let arrows = |text: &str| -> BTreeSet<String> {
-        text.lines()
-            .map(str::trim)
-            .filter(|line| line.contains(" .-> "))
-            .map(str::to_owned)
-            .collect()
-    };
-    let drawn = arrows(&fs::read_to_string(root().join("docs/ARCHITECTURE.md"))?);
-    let output = std::process::Command::new(binary())
-        .args(["modules", "--mermaid"])
-        .output()?;
-    let real = arrows(&String::from_utf8(output.stdout)?);
-    if drawn == real && !real.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("docs/ARCHITECTURE.md draws {drawn:?}, the binary prints {real:?}").into())
-    }
-}
-
 fn wrong_output_is_detected() -> Result<(), Failed> {
     let real = "HTTP/1.1 201 Created\r\netag: \"6\"\r\n\r\n{\"id\":\"7f\",\"status\":\"confirmed\",\"items\":[{\"sku\":\"fig\"}],\"version\":6}";
     let shown =

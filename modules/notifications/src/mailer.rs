@@ -155,7 +155,7 @@ mod tests {
     use uuid::Uuid;
 
     fn default_settings() -> Settings {
-        banyan_durable_testing::default_settings(include_str!("../../../app/config/default.toml"), "notifications")
+        banyan_durable_testing::default_settings(include_str!("../config/default.toml"), "notifications")
     }
 
     fn settings(from: &str, url: Option<&str>) -> Settings {

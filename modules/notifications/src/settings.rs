@@ -1,4 +1,4 @@
-//! The settings of the module: the section `[notifications]`, whose defaults are in `app/config/default.toml`.
+//! The settings of the module: the section `[notifications]`, whose defaults are in `config/default.toml`.
 
 use std::time::Duration;
 

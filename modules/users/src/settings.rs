@@ -1,4 +1,4 @@
-//! The settings of the module: the section `[users]`, whose defaults are in `app/config/default.toml`.
+//! The settings of the module: the section `[users]`, whose defaults are in `config/default.toml`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -70,7 +70,7 @@ impl Settings {
 /// The defaults, with the issuer and the audience of the default `[auth]`.
 #[cfg(test)]
 pub(crate) fn default_settings() -> Settings {
-    let file = include_str!("../../../app/config/default.toml");
+    let file = include_str!("../config/default.toml");
     Settings {
         issuer: "http://localhost:8080".to_owned(),
         audience: "banyan".to_owned(),

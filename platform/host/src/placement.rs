@@ -296,7 +296,7 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let settings = Settings::from_sources(&Defaults::new(NAMES.to_vec(), ""), None, variables).unwrap();
+        let settings = Settings::from_sources(&Defaults::new(NAMES.map(|name| (name, ""))), None, variables).unwrap();
         let module = |name| ModuleLayout {
             name,
             calls: &[],

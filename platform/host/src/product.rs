@@ -18,8 +18,6 @@ pub struct Product<C: 'static> {
     pub summary: &'static str,
     /// The description in the OpenAPI document.
     pub description: &'static str,
-    /// The defaults of the modules' own sections, as TOML with comments: in addition to those of the platform.
-    pub defaults: &'static str,
     /// The committed OpenAPI document of all modules, which is the gateway's route table.
     pub document: &'static str,
     /// In the order in which they are started: each after those it calls.
@@ -42,6 +40,8 @@ pub struct Module<C: 'static> {
     pub calls: &'static [&'static str],
     /// The aggregates of other modules whose events it subscribes to, as `<module>.<aggregate>`.
     pub subscribes: &'static [&'static str],
+    /// Its own section of the settings with its defaults, as TOML with comments; empty for a module without settings.
+    pub settings: &'static str,
     pub contract: Contract<C>,
     /// How it is started in this process; `None` in a binary without it.
     pub local: Option<LocalModule<C>>,
@@ -102,7 +102,7 @@ impl<C> Product<C> {
 
     /// Every setting of the product, with its default.
     pub fn defaults(&self) -> Defaults {
-        Defaults::new(self.modules.iter().map(|module| module.name).collect(), self.defaults)
+        Defaults::new(self.modules.iter().map(|module| (module.name, module.settings)))
     }
 
     /// The contracts of the local modules, to be served to other processes.

@@ -22,6 +22,7 @@ pub fn check(workspace: &Workspace) -> Vec<String> {
         check_words(source, &mut broken);
         check_public_items(source, &mut broken);
     }
+    check_wrappers(workspace, &mut broken);
     check_tables(workspace, &mut broken);
     check_platform(workspace, &mut broken);
     check_circles(workspace, &mut broken);
@@ -181,7 +182,6 @@ const WORDS: &[Word] = &[
         words: &["feature ="],
         allowed: |path| {
             let selects = [
-                "app/src/local/mod.rs",
                 "app/src/shop.rs",
                 "platform/bus/src/lib.rs",
                 "platform/host/src/docs_ui.rs",
@@ -196,7 +196,7 @@ const WORDS: &[Word] = &[
                 || path.starts_with("tests/")
         },
         rule: "features select crates and source files, in the files of this list; they are not sprinkled over items.",
-        fix: "decide in app/src/local/mod.rs and hand in a value.",
+        fix: "decide in app/src/shop.rs and hand in a value.",
     },
     Word {
         words: &[
@@ -376,6 +376,21 @@ fn check_public_items(source: &Source, broken: &mut Vec<String>) {
                 "{}:{} shows `{line}`. Rule: Needs, Offers, start and the types they mention are a module's only public items. Fix: offer it through Offers or the contract.",
                 source.path,
                 at + 1
+            ));
+        }
+    }
+}
+
+/// A local module is called through its contract's `Local...`, which refuses calls inside a transaction as a remote module would.
+fn check_wrappers(workspace: &Workspace, broken: &mut Vec<String>) {
+    for module in MODULES {
+        let path = format!("app/src/local/{module}.rs");
+        let source = workspace.sources.iter().find(|source| source.path == path);
+        let compact: String = source.map_or("", |source| &source.text).split_whitespace().collect();
+        if !compact.contains(&format!("contracts.{module}=Arc::new(Local")) {
+            broken.push(format!(
+                "{path} hands over the contract of {module} unwrapped. Rule: a module is not called inside a transaction, wherever it runs. Fix: wrap it, \
+                 as in the files beside it: contracts.{module} = Arc::new(Local...(...))."
             ));
         }
     }

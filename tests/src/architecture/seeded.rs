@@ -158,6 +158,18 @@ const SEEDS: &[Seed] = &[
         "rules are pure",
     ),
     (
+        "a_local_module_without_its_wrapper",
+        |w| {
+            replace(
+                w,
+                "app/src/local/catalog.rs",
+                "Arc::new(LocalCatalog(catalog.contract))",
+                "catalog.contract",
+            )
+        },
+        "not called inside a transaction",
+    ),
+    (
         "a_module_with_another_public_item",
         |w| write(w, "modules/catalog/src/lib.rs", "pub mod store;"),
         "only public items",
@@ -192,6 +204,13 @@ fn rejected(seed: fn(&mut Workspace), words: &str) -> Result<(), Failed> {
 
 fn depend(workspace: &mut Workspace, package: &str, dependency: &str) {
     workspace.package_mut(package).dependencies.push(dependency.to_owned());
+}
+
+fn replace(workspace: &mut Workspace, path: &str, from: &str, to: &str) {
+    let source = workspace.sources.iter_mut().find(|source| source.path == path);
+    let text = &mut source.unwrap_or_else(|| panic!("there is no {path}")).text;
+    assert!(text.contains(from), "{path} does not contain {from}");
+    *text = text.replace(from, to);
 }
 
 /// Appends a line to the code of a file, before its tests, or creates the file.

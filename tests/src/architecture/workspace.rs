@@ -95,14 +95,14 @@ impl Workspace {
     }
 
     /// Every dependency of one of our packages on another, sorted.
-    pub fn edges(&self) -> Vec<String> {
+    pub fn edges(&self) -> Vec<(String, String)> {
         let ours: Vec<&str> = self.packages.iter().map(|package| package.name.as_str()).collect();
-        let mut edges: Vec<String> = self
+        let mut edges: Vec<(String, String)> = self
             .packages
             .iter()
             .flat_map(|package| package.dependencies.iter().map(move |dependency| (package, dependency)))
             .filter(|(_, dependency)| ours.contains(&dependency.as_str()))
-            .map(|(package, dependency)| format!("{} -> {dependency}", package.name))
+            .map(|(package, dependency)| (package.name.clone(), dependency.clone()))
             .collect();
         edges.sort();
         edges.dedup();

@@ -106,6 +106,17 @@ fn compare_with_document(document: &Value) -> Vec<String> {
     wrong
 }
 
+/// The body of an operation that requires one, made of the examples of its required members.
+fn example(document: &Value, method: &str, template: &str) -> Option<Value> {
+    let body = &document["paths"][template][method]["requestBody"];
+    let reference = body["content"]["application/json"]["schema"]["$ref"].as_str()?;
+    let schema = document.pointer(reference.trim_start_matches('#'))?;
+    let required = schema["required"].as_array()?.iter().filter_map(Value::as_str);
+    let members = required.map(|name| Some((name.to_owned(), schema["properties"][name].get("example")?.clone())));
+    let members = members.collect::<Option<serde_json::Map<_, _>>>()?;
+    (body["required"] == true).then_some(Value::Object(members))
+}
+
 /// A response without the parts that differ from one request to the next.
 #[derive(Debug, PartialEq)]
 struct Seen {
@@ -128,7 +139,7 @@ impl Matrix<'_> {
             return Vec::new();
         }
         let (path, missing) = (self.objects.path(template), self.objects.missing(template));
-        let body = self.objects.body(method, template, caller).await;
+        let body = self.body(method, template, caller).await;
         let good = self.send(caller, method, &path, body.as_ref()).await;
         let mut wrong = self.carries_nothing(&cell, caller, &path, &good);
         wrong.extend(self.is_documented(&cell, template, method, good.status));
@@ -167,7 +178,7 @@ impl Matrix<'_> {
     async fn try_allowed(&self, method: &str, template: &str, caller: Caller) -> Vec<String> {
         let cell = format!("{method} {template} by {caller:?}");
         let path = self.objects.path(template);
-        let body = self.objects.body(method, template, caller).await;
+        let body = self.body(method, template, caller).await;
         let seen = self.send(caller, method, &path, body.as_ref()).await;
         let mut wrong = self.is_documented(&cell, template, method, seen.status);
         if !(200..300).contains(&seen.status) && seen.status != 409 {
@@ -178,6 +189,12 @@ impl Matrix<'_> {
             wrong.extend(self.carries_nothing(&cell, caller, &path, &seen));
         }
         wrong
+    }
+
+    /// A body that the operation accepts: about the objects of the matrix, or made of the document's examples.
+    async fn body(&self, method: &str, template: &str, caller: Caller) -> Option<Value> {
+        let about_objects = self.objects.body(method, template, caller).await;
+        about_objects.or_else(|| example(self.document, method, template))
     }
 
     /// Sends a request as `caller`, with a key of its own.

@@ -1,9 +1,11 @@
 //! The objects of the matrix, all of one customer, and the callers that try to reach them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::policies::Caller;
+use super::policies::{Caller, POLICIES, Who};
 use crate::{
     data,
     harness::{Client, Shop, new_key, order_body},
@@ -26,6 +28,8 @@ pub struct Objects {
     saga: String,
     event: String,
     dead_letter: String,
+    /// The first object of each collection that all may list, by the collection's name.
+    listed: BTreeMap<String, String>,
 }
 
 impl Objects {
@@ -74,6 +78,7 @@ impl Objects {
             saga: id(&sagas["items"][0]),
             event: id(&events["items"][0]),
             dead_letter: dead_letter(shop).await,
+            listed: first_objects(&client).await,
             callers: vec![
                 (Caller::Anonymous, client.clone()),
                 (Caller::Owner, owner),
@@ -176,12 +181,8 @@ impl Objects {
 
     /// A row's path with the owner's objects in it.
     pub fn path(&self, template: &str) -> String {
-        let object = match template
-            .trim_start_matches("/api/v1/")
-            .split('/')
-            .next()
-            .unwrap_or_default()
-        {
+        let collection = collection_of(template);
+        let object = match collection {
             "users" => &self.owner,
             "carts" => &self.cart,
             "payments" => &self.payment,
@@ -189,7 +190,7 @@ impl Objects {
             "ops" if template.contains("/sagas") => &self.saga,
             "ops" if template.contains("/outbox") => &self.event,
             "ops" => &self.dead_letter,
-            _ => &self.order,
+            _ => self.listed.get(collection).unwrap_or(&self.order),
         };
         let module = if template.contains("/dead-letters") {
             "notifications"
@@ -220,7 +221,7 @@ impl Objects {
         )
     }
 
-    /// A body that the operation accepts, if it takes one.
+    /// A body that the operation accepts, if it is about these objects.
     pub async fn body(&self, method: &str, template: &str, caller: Caller) -> Option<Value> {
         let reason = || json!({"reason": "the matrix"});
         Some(match (method, template.trim_start_matches("/api/v1")) {
@@ -269,6 +270,28 @@ impl Objects {
         };
         json!({"email": email, "password": password})
     }
+}
+
+/// `orders` of `/api/v1/orders/{id}`.
+fn collection_of(template: &str) -> &str {
+    let path = template.trim_start_matches("/api/v1/");
+    path.split('/').next().unwrap_or_default()
+}
+
+/// Collections that anybody may list, and whose objects have an id, contain demo data: the first object of each stands for all.
+async fn first_objects(client: &Client) -> BTreeMap<String, String> {
+    let mut first = BTreeMap::new();
+    for (_, template, _) in POLICIES
+        .iter()
+        .filter(|(method, template, _)| *method == "get" && template.ends_with("/{id}"))
+    {
+        let list = template.trim_end_matches("/{id}");
+        if POLICIES.contains(&("get", list, Who::Anyone)) {
+            let page = client.get(list).await.expect(200).json();
+            first.insert(collection_of(template).to_owned(), id(&page["items"][0]));
+        }
+    }
+    first
 }
 
 fn of<T>(all: &[(Caller, T)], caller: Caller) -> &T {

@@ -97,7 +97,7 @@ pub struct Module {
 
 /// The default settings with short delays.
 pub fn quick() -> Settings {
-    let file = include_str!("../../../../app/config/default.toml");
+    let file = include_str!("../../config/default.toml");
     let mut settings: Settings = banyan_durable_testing::default_settings(file, "notifications");
     settings.timing.poll_interval = Duration::from_millis(20);
     settings.timing.retry_delays = vec![Duration::from_millis(20)];

@@ -70,7 +70,7 @@ pub fn quick() -> banyan_durable::Settings {
 
 /// The settings of a shop that configures nothing.
 pub fn settings() -> Settings {
-    default_settings(include_str!("../../../../app/config/default.toml"), "orders")
+    default_settings(include_str!("../../config/default.toml"), "orders")
 }
 
 impl Harness {

@@ -27,7 +27,7 @@ pub fn settings() -> Settings {
     Settings {
         webhook_secret: Some(SECRET.into()),
         sandbox: SandboxSettings { slow_ms: 400 },
-        ..default_settings(include_str!("../../../../app/config/default.toml"), "payments")
+        ..default_settings(include_str!("../../config/default.toml"), "payments")
     }
 }
 

@@ -163,7 +163,7 @@ impl Reply {
 
 /// The default settings with cheap hashes.
 fn settings() -> Settings {
-    let file = include_str!("../../../../app/config/default.toml");
+    let file = include_str!("../../config/default.toml");
     Settings {
         issuer: "http://localhost:8080".to_owned(),
         audience: "banyan".to_owned(),

@@ -23,14 +23,20 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The platform's settings, then the placement of each module, then the modules' own sections.
-    pub fn new(modules: Vec<&'static str>, of_modules: &str) -> Self {
+    /// The platform's settings, then the placement of each module, then the modules' own sections. `modules` has each module's name and section.
+    pub fn new<'a>(modules: impl IntoIterator<Item = (&'static str, &'a str)>) -> Self {
+        let (modules, sections): (Vec<&'static str>, Vec<&str>) = modules.into_iter().unzip();
         let placements: String = (0..)
             .zip(&modules)
             .map(|(at, module)| module_placement(at, module))
             .collect();
+        let sections: String = sections
+            .into_iter()
+            .filter(|section| !section.is_empty())
+            .map(|section| format!("\n{}\n", section.trim_end()))
+            .collect();
         Defaults {
-            text: format!("{PLATFORM}\n{MODULES}{placements}\n{of_modules}"),
+            text: format!("{PLATFORM}\n{MODULES}{placements}{sections}"),
             modules,
         }
     }

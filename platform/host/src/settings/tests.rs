@@ -6,7 +6,7 @@ use super::*;
 
 fn load(toml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
     let file = (PathBuf::from("banyan.toml"), toml.to_owned());
-    let defaults = Defaults::new(vec!["users", "orders"], "[orders]\nopen_checkouts = 1000\n");
+    let defaults = Defaults::new([("users", ""), ("orders", "[orders]\nopen_checkouts = 1000\n")]);
     Settings::from_sources(
         &defaults,
         Some(file),

@@ -37,7 +37,7 @@ use crate::{
 
 /// The settings of a shop that configures nothing.
 pub fn default_payments() -> Settings {
-    default_settings(include_str!("../../../../../app/config/default.toml"), "payments")
+    default_settings(include_str!("../../../config/default.toml"), "payments")
 }
 
 /// The storage of our data and of the provider's.

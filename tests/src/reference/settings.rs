@@ -1,20 +1,18 @@
-//! `docs/reference/configuration.md` is generated from the files that the binary itself reads its defaults from: so the page and the binary always
-//! agree.
+//! The settings as tables, made from the very texts that the binary reads its defaults from: the platform's on a page of their own, those of the
+//! modules on the modules' page.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use banyan::shop::SHOP;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 
 use crate::snapshot;
 
-const PAGE: &str = "docs/reference/configuration.md";
-
 const HEAD: &str = "# Settings
 
-Made from [platform/host/config/default.toml](../../platform/host/config/default.toml) and
-[app/config/default.toml](../../app/config/default.toml) by the test `reference::the_settings_page_matches_the_defaults`; change those files, not
-this one.
+The settings of the platform; those of the modules are on the [page of the modules](modules.md#settings). Made from
+[platform/host/config/default.toml](../../platform/host/config/default.toml) by the test `reference::the_settings_page_matches_the_defaults`; change
+that file, not this one.
 
 A setting is looked up, later ones winning: in the defaults below, in `banyan.toml` in the working directory (or `--config FILE`), in the
 environment. A list in the environment is separated by commas. With `_FILE` behind a variable's name the value is read from that file:
@@ -24,16 +22,39 @@ force, without secrets.
 How the variables are put to use for several processes: [run-split.md](../how-to/run-split.md).
 ";
 
-pub fn trials() -> Vec<Trial> {
-    vec![
-        Trial::test("reference::the_settings_page_matches_the_defaults", || {
-            snapshot::compare(PAGE, &page(&sections(&SHOP.defaults().text)))
-        }),
-        Trial::test(
-            "reference::every_setting_is_documented_and_known",
-            every_setting_is_explained,
-        ),
-    ]
+pub fn page_matches() -> Result<(), Failed> {
+    let mut page = HEAD.to_owned();
+    let mut shows_modules = false;
+    for section in sections(&SHOP.defaults().text) {
+        // All modules have the same settings here, so one table stands for all.
+        let is_placement = section.name.starts_with("modules.");
+        if is_placement && std::mem::replace(&mut shows_modules, true) || of_a_module(&section) {
+            continue;
+        }
+        let name = if is_placement { "modules.NAME" } else { &section.name };
+        let title = if name.is_empty() {
+            "At the top".to_owned()
+        } else {
+            format!("`[{name}]`")
+        };
+        if !section.settings.is_empty() {
+            let _ = write!(page, "\n## {title}\n\n{}", table(name, &section));
+        }
+    }
+    snapshot::compare("docs/reference/configuration.md", &page)
+}
+
+/// The modules' own sections, in the order of the modules.
+pub fn of_modules() -> String {
+    let sections = sections(&SHOP.defaults().text);
+    let own = sections.iter().filter(|section| of_a_module(section));
+    own.map(|section| format!("\n### `[{0}]`\n\n{1}", section.name, table(&section.name, section)))
+        .collect()
+}
+
+fn of_a_module(section: &Section) -> bool {
+    let first = section.name.split('.').next().unwrap_or_default();
+    banyan::MODULES.contains(&first)
 }
 
 /// One `[section]`: the comment above it, and its settings.
@@ -96,43 +117,29 @@ fn setting(line: &str) -> Option<(&str, &str, bool)> {
     is_key.then_some((key, value, is_example))
 }
 
-fn page(sections: &[Section]) -> String {
-    let mut page = HEAD.to_owned();
-    let mut shows_modules = false;
-    for section in sections.iter().filter(|section| !section.settings.is_empty()) {
-        // All modules have the same settings here, so one table stands for all.
-        let is_placement = section.name.starts_with("modules.");
-        if is_placement && std::mem::replace(&mut shows_modules, true) {
-            continue;
-        }
-        let name = if is_placement { "modules.NAME" } else { &section.name };
-        let title = if name.is_empty() {
-            "At the top".to_owned()
-        } else {
-            format!("`[{name}]`")
-        };
-        let _ = write!(page, "\n## {title}\n\n");
-        if !section.about.is_empty() {
-            let _ = write!(page, "{}\n\n", section.about);
-        }
-        page.push_str("| Key | Environment | Default | Meaning |\n|---|---|---|---|\n");
-        for setting in &section.settings {
-            let value = setting.value.replace('|', "\\|");
-            let default = if setting.is_example {
-                format!("none; for example `{value}`")
-            } else {
-                format!("`{value}`")
-            };
-            let meaning = setting.meaning.replace('|', "\\|");
-            let _ = writeln!(
-                page,
-                "| `{}` | `{}` | {default} | {meaning} |",
-                setting.key,
-                variable(name, &setting.key)
-            );
-        }
+/// What a section is about, and its settings. `name` stands for the section in the variables.
+fn table(name: &str, section: &Section) -> String {
+    let mut table = String::new();
+    if !section.about.is_empty() {
+        let _ = write!(table, "{}\n\n", section.about);
     }
-    page
+    table.push_str("| Key | Environment | Default | Meaning |\n|---|---|---|---|\n");
+    for setting in &section.settings {
+        let value = setting.value.replace('|', "\\|");
+        let default = if setting.is_example {
+            format!("none; for example `{value}`")
+        } else {
+            format!("`{value}`")
+        };
+        let meaning = setting.meaning.replace('|', "\\|");
+        let _ = writeln!(
+            table,
+            "| `{}` | `{}` | {default} | {meaning} |",
+            setting.key,
+            variable(name, &setting.key)
+        );
+    }
+    table
 }
 
 /// The variable that sets a key.
@@ -146,7 +153,7 @@ fn variable(section: &str, key: &str) -> String {
 }
 
 /// The binary knows each documented key, each key that the binary shows is documented, and each has a sentence.
-fn every_setting_is_explained() -> Result<(), Failed> {
+pub fn every_setting_is_explained() -> Result<(), Failed> {
     let sections = sections(&SHOP.defaults().text);
     let mut wrong = Vec::new();
     let mut documented = BTreeSet::new();

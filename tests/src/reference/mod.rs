@@ -1,0 +1,22 @@
+//! The pages of `docs/reference/` are made from what the binary is made of, so that they always agree with it.
+
+mod modules;
+mod settings;
+
+use libtest_mimic::Trial;
+
+pub use settings::is_known;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test(
+            "reference::the_settings_page_matches_the_defaults",
+            settings::page_matches,
+        ),
+        Trial::test(
+            "reference::every_setting_is_documented_and_known",
+            settings::every_setting_is_explained,
+        ),
+        Trial::test("reference::the_modules_page_matches_the_modules", modules::page_matches),
+    ]
+}
