@@ -1,7 +1,5 @@
 //! The helpdesk, a second product on the platform: its modules in one table, and the command line, which is the platform's.
 
-mod local;
-
 use std::{process::ExitCode, sync::Arc};
 
 use banyan_host::{Contract, Demo, Gateway, Module, Product};
@@ -9,6 +7,14 @@ use banyan_http::Routes;
 use banyan_remote::grpc::{MESSAGE_BYTES, Remotes};
 use helpdesk_agents_contract::{Agents, RemoteAgents, ServedAgents};
 use helpdesk_tickets_contract::{RemoteTickets, ServedTickets, Tickets};
+
+// How each module is started in this process. `absent.rs` replaces the file of a module that is not compiled in.
+#[cfg_attr(feature = "agents", path = "local/agents.rs")]
+#[cfg_attr(not(feature = "agents"), path = "local/absent.rs")]
+mod agents;
+#[cfg_attr(feature = "tickets", path = "local/tickets.rs")]
+#[cfg_attr(not(feature = "tickets"), path = "local/absent.rs")]
+mod tickets;
 
 /// Every module's contract: the module itself if it is local, otherwise its client.
 #[derive(Clone)]
@@ -33,23 +39,25 @@ const MODULES: &[Module<Contracts>] = &[
         name: "agents",
         calls: &[],
         subscribes: &["tickets.ticket"],
+        settings: "",
         contract: Contract {
             service: helpdesk_agents_contract::SERVICE,
             descriptors: helpdesk_agents_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedAgents(contracts.agents.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::agents::MODULE,
+        local: agents::MODULE,
     },
     Module {
         name: "tickets",
         calls: &["agents"],
         subscribes: &[],
+        settings: include_str!("../modules/tickets/config/default.toml"),
         contract: Contract {
             service: helpdesk_tickets_contract::SERVICE,
             descriptors: helpdesk_tickets_contract::DESCRIPTOR_SET,
             serve: |contracts, services| services.add(ServedTickets(contracts.tickets.clone()).server(MESSAGE_BYTES)),
         },
-        local: local::tickets::MODULE,
+        local: tickets::MODULE,
     },
 ];
 
@@ -60,7 +68,6 @@ static HELPDESK: Product<Contracts> = Product {
     command: "helpdesk",
     summary: "A helpdesk in one binary: agents and tickets.",
     description: "A helpdesk: people report problems as tickets, and agents work on them.",
-    defaults: include_str!("../config/default.toml"),
     document: include_str!("../openapi.json"),
     modules: MODULES,
     contracts: Contracts::remote,
