@@ -80,7 +80,7 @@ impl Reader<'_> {
             .iter()
             .map(|block| {
                 let command = block.text.replace(SHOWN_BASE, &self.base);
-                format!("{command}\necho; echo \"{MARK} $?\"\n")
+                format!("{command}\nexit_code=$?\necho; echo \"{MARK} $exit_code\"\n")
             })
             .collect();
         fs::write(self.directory.join("page.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
