@@ -85,5 +85,5 @@ static HELPDESK: Product<Contracts> = Product {
 };
 
 fn main() -> ExitCode {
-    banyan_host::cli::run(&HELPDESK)
+    banyan_host::cli::run(&HELPDESK, &[])
 }

@@ -2,39 +2,21 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
+use banyan_core::{Call, Envelope, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, published};
+use banyan_durable_testing::{RecordingBus, envelope, on_both, published};
 use banyan_http_testing::{Site, TestRequest, post};
 use catalog::{Needs, Offers, start};
 use catalog_contract::{ListPopularProducts, ListProducts, ProductAdded, ProductChanged};
 use orders_contract::{OrderConfirmed, OrderItem};
-use parking_lot::Mutex;
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 use shared_kernel::{Money, Role};
 use uuid::Uuid;
-
-/// A bus that records its subscriber, so that a test can deliver events to it.
-#[derive(Default)]
-struct RecordingBus(Mutex<Option<Arc<dyn Subscriber>>>);
-
-#[async_trait]
-impl Bus for RecordingBus {
-    async fn publish(&self, _: &Envelope) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        *self.0.lock() = Some(subscriber);
-        Ok(())
-    }
-}
 
 struct Shop {
     offers: Offers,
     site: Site,
-    subscriber: Arc<dyn Subscriber>,
+    bus: Arc<RecordingBus>,
 }
 
 impl Shop {
@@ -47,14 +29,10 @@ impl Shop {
         })
         .await
         .expect("catalog starts");
-        let recording = Arc::new(RecordingBus::default());
-        let bus: Arc<dyn Bus> = recording.clone();
-        offers.machinery.connect(&bus).await.unwrap();
-        let subscriber = recording.0.lock().clone().expect("catalog subscribes");
         let shop = Shop {
             site: Site::of(offers.routes.clone()),
+            bus: RecordingBus::of(&offers.machinery).await,
             offers,
-            subscriber,
         };
         for sku in skus {
             let body = json!({ "sku": sku, "name": format!("The {sku}"), "category": "plants", "price": { "amount": 1000, "currency": "EUR" } });
@@ -114,18 +92,7 @@ fn confirmed(lines: &[(&str, u32)]) -> Envelope {
         items: items.collect(),
         total: Some(price.clone()),
     };
-    Envelope {
-        specversion: "1.0".to_owned(),
-        id: Uuid::now_v7(),
-        source: "orders".to_owned(),
-        kind: OrderConfirmed::TYPE.to_owned(),
-        subject: format!("order/{order}"),
-        time: SystemClock.now(),
-        datacontenttype: "application/json".to_owned(),
-        version: 1,
-        traceparent: None,
-        data: to_raw_value(&event).unwrap(),
-    }
+    envelope("orders", &format!("order/{order}"), 1, &event)
 }
 
 #[tokio::test]
@@ -225,7 +192,7 @@ async fn products_are_ranked_by_units_sold_and_each_sale_counts_once() {
             first.clone(),
             first,
         ] {
-            shop.subscriber.deliver(envelope).await.unwrap();
+            shop.bus.deliver(envelope).await.unwrap();
         }
         assert_eq!(shop.popular(10).await, ["fern", "fig", "aloe"]);
         assert_eq!(shop.popular(1).await, ["fern"]);

@@ -5,7 +5,7 @@ mod settings;
 
 use libtest_mimic::Trial;
 
-pub use settings::is_known;
+pub use settings::{is_known, is_known_among};
 
 pub fn trials() -> Vec<Trial> {
     vec![

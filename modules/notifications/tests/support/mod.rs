@@ -12,12 +12,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Clock, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock};
+use banyan_core::{Bus, Call, Envelope, Fault, RandomIds, SystemClock};
 use banyan_durable::{Db, Feeds};
+use banyan_durable_testing::RecordingBus;
+pub use banyan_durable_testing::envelope;
 use notifications::{Needs, Offers, Settings, start};
 use notifications_contract::{ListNotifications, Notification};
-use parking_lot::Mutex;
-use serde_json::value::to_raw_value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, FoundUser, ListSigningKeys, SigningKeys, User, UserRegistered, Users};
@@ -71,22 +71,6 @@ impl Users for FakeUsers {
     }
 }
 
-/// A bus that records its subscribers, so that a test can deliver events to them.
-#[derive(Default)]
-struct RecordingBus(Mutex<Vec<Arc<dyn Subscriber>>>);
-
-#[async_trait]
-impl Bus for RecordingBus {
-    async fn publish(&self, _: &Envelope) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        self.0.lock().push(subscriber);
-        Ok(())
-    }
-}
-
 /// The module with its fakes. It sends mails once [`run`](Self::run) was called.
 pub struct Module {
     pub offers: Offers,
@@ -116,13 +100,10 @@ impl Module {
             settings,
         };
         let offers = start(needs).await.expect("notifications start");
-        let bus = Arc::new(RecordingBus::default());
-        let as_bus: Arc<dyn Bus> = bus.clone();
-        offers.machinery.connect(&as_bus).await.expect("it subscribes");
         Module {
+            bus: RecordingBus::of(&offers.machinery).await,
             offers,
             users,
-            bus,
             running: Vec::new(),
         }
     }
@@ -151,8 +132,7 @@ impl Module {
 
     /// Delivers an event to the module.
     pub async fn deliver(&self, envelope: Envelope) {
-        let subscriber = self.bus.0.lock()[0].clone();
-        subscriber.deliver(envelope).await.expect("the event is accepted");
+        self.bus.deliver(envelope).await.expect("the event is accepted");
     }
 
     /// Delivers the registration of a user, which queues a mail.
@@ -185,21 +165,5 @@ impl Module {
             !listed.is_empty() && listed.iter().all(|item| item.status == status)
         })
         .await;
-    }
-}
-
-/// An event as it is delivered by the bus.
-pub fn envelope<E: Event>(source: &str, subject: &str, version: i64, event: &E) -> Envelope {
-    Envelope {
-        specversion: "1.0".to_owned(),
-        id: Uuid::now_v7(),
-        source: source.to_owned(),
-        kind: E::TYPE.to_owned(),
-        subject: subject.to_owned(),
-        time: SystemClock.now(),
-        datacontenttype: "application/json".to_owned(),
-        version,
-        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
-        data: to_raw_value(event).expect("the event is JSON"),
     }
 }

@@ -5,13 +5,11 @@ pub mod fakes;
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use banyan_core::{Bus, Envelope, Event, Fault, RandomIds, Subscriber, SystemClock, Timestamp};
+use banyan_core::{Bus, Event, RandomIds, SystemClock};
 use banyan_durable::{Db, Feeds};
-use banyan_durable_testing::{default_settings, eventually};
+use banyan_durable_testing::{RecordingBus, default_settings, envelope, eventually};
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
 use orders::{Limits, Needs, Offers, Settings, start};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared_kernel::Role;
 use tokio::task::JoinHandle;
@@ -30,26 +28,6 @@ pub struct Harness {
     pub offers: Offers,
     bus: Arc<RecordingBus>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
-}
-
-/// Records what orders publishes, and lets a test deliver events to it.
-#[derive(Default)]
-struct RecordingBus {
-    subscribers: Mutex<Vec<Arc<dyn Subscriber>>>,
-    published: Mutex<Vec<Envelope>>,
-}
-
-#[async_trait]
-impl Bus for RecordingBus {
-    async fn publish(&self, envelope: &Envelope) -> Result<(), Fault> {
-        self.published.lock().push(envelope.clone());
-        Ok(())
-    }
-
-    async fn subscribe(&self, subscriber: Arc<dyn Subscriber>) -> Result<(), Fault> {
-        self.subscribers.lock().push(subscriber);
-        Ok(())
-    }
 }
 
 /// Short intervals, so that tests take little time.
@@ -92,9 +70,7 @@ impl Harness {
             limits,
         };
         let offers = start(needs).await.expect("orders start");
-        let bus = Arc::new(RecordingBus::default());
-        let connected: Arc<dyn Bus> = bus.clone();
-        offers.machinery.connect(&connected).await.expect("it subscribes");
+        let bus = RecordingBus::of(&offers.machinery).await;
         Harness {
             modules,
             site: Site::of(offers.routes.clone()),
@@ -184,7 +160,7 @@ impl Harness {
 
     /// The short names of the events that orders published about this order.
     pub fn published(&self, order: Uuid) -> Vec<String> {
-        let published = self.bus.published.lock();
+        let published = self.bus.published();
         let of_order = published
             .iter()
             .filter(|envelope| envelope.subject == format!("order/{order}"));
@@ -194,7 +170,7 @@ impl Harness {
     }
 
     pub fn published_data(&self, order: Uuid, kind: &str) -> Value {
-        let published = self.bus.published.lock();
+        let published = self.bus.published();
         let found = published
             .iter()
             .find(|envelope| envelope.subject == format!("order/{order}") && envelope.kind.ends_with(kind));
@@ -205,20 +181,8 @@ impl Harness {
 
     /// Delivers an event of another module.
     pub async fn deliver<E: Event>(&self, source: &str, subject: &str, version: i64, event: &E) {
-        let envelope = Envelope {
-            specversion: "1.0".to_owned(),
-            id: Uuid::new_v4(),
-            source: source.to_owned(),
-            kind: E::TYPE.to_owned(),
-            subject: subject.to_owned(),
-            time: Timestamp::from_ms(0),
-            datacontenttype: "application/json".to_owned(),
-            version,
-            traceparent: None,
-            data: serde_json::value::to_raw_value(event).unwrap(),
-        };
-        let subscriber = self.bus.subscribers.lock()[0].clone();
-        subscriber.deliver(envelope).await.expect("the event is accepted");
+        let envelope = envelope(source, subject, version, event);
+        self.bus.deliver(envelope).await.expect("the event is accepted");
     }
 
     /// The state of the order's saga of this kind.

@@ -3,6 +3,8 @@
 //! SQLite in a directory of its own; PostgreSQL in a database of its own on the server that `BANYAN_TEST_POSTGRES` names (the URL of a login
 //! that may create databases). `scripts/test.sh` starts such a server.
 
+mod events;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -17,6 +19,8 @@ use banyan_durable::{Db, Schema, Settings, Storage, migrate};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+pub use events::{RecordingBus, envelope};
 
 /// Runs `test` on an SQLite file, then on a PostgreSQL schema. `test` may open further databases itself.
 ///

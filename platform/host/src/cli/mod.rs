@@ -63,6 +63,14 @@ enum Command {
     Saga(ops::Saga),
 }
 
+/// A command that a product adds.
+pub struct Extension {
+    /// Its name, its arguments and its help.
+    pub command: fn() -> clap::Command,
+    /// Carries it out, and returns what is printed.
+    pub run: fn(&clap::ArgMatches) -> anyhow::Result<String>,
+}
+
 /// Why a command failed.
 enum Failure {
     Failed(anyhow::Error),
@@ -75,8 +83,8 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Runs the command line of a product. The TLS provider is installed first, because two are in the dependency graph.
-pub fn run<C>(product: &'static Product<C>) -> ExitCode
+/// Runs the command line of a product: the platform's commands, and its own. The TLS provider is installed first, because two are in the dependency graph.
+pub fn run<C>(product: &'static Product<C>, extensions: &[Extension]) -> ExitCode
 where
     C: Clone + Send + Sync + 'static,
 {
@@ -92,14 +100,32 @@ where
         .long_about(format!(
             "{}\n\nWithout a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `{name} config defaults` shows them all.",
             product.summary
-        ));
-    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+        ))
+        .subcommands(extensions.iter().map(|extension| (extension.command)()));
+    let matches = command.get_matches();
+    if let Some((own, arguments)) = matches.subcommand()
+        && let Some(extension) = extensions
+            .iter()
+            .find(|extension| (extension.command)().get_name() == own)
+    {
+        return finish(
+            name,
+            (extension.run)(arguments)
+                .and_then(|text| print(&text))
+                .map_err(Failure::from),
+        );
+    }
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
     let ended = runtime()
         .map_err(Failure::from)
         .and_then(|runtime| runtime.block_on(execute(product, cli)));
+    finish(name, ended)
+}
+
+fn finish(name: &str, ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => {

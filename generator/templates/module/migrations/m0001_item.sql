@@ -1,0 +1,6 @@
+-- The name is unique: of two requests that add the same name at the same time, one is refused.
+create table item (
+    id uuid primary key,
+    name text not null unique,
+    created_at bigint not null
+);
