@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use process::{Helpdesk, command};
+use process::{DEMO, Helpdesk, PATIENT, PROD, command};
 
 /// The id of the agent of this name.
 async fn agent(helpdesk: &Helpdesk, name: &str) -> String {
@@ -45,6 +45,11 @@ async fn waiting_ticket(helpdesk: &Helpdesk) -> (String, String) {
 
 async fn assign_and_close(helpdesk: Helpdesk) {
     let (ada, grace) = (agent(&helpdesk, "Ada").await, agent(&helpdesk, "Grace").await);
+    helpdesk
+        .until("/api/v1/tickets", "Ada has the demo ticket", |tickets| {
+            tickets["items"][0]["status"] == "assigned"
+        })
+        .await;
     let ticket = open_critical(&helpdesk, "The server room is on fire").await;
     let path = format!("/api/v1/tickets/{ticket}");
     let assigned = helpdesk
@@ -121,37 +126,37 @@ async fn close_while_waiting(mut helpdesk: Helpdesk) {
 
 #[tokio::test]
 async fn a_critical_ticket_gets_an_agent_and_a_deputy_and_closing_it_frees_both_on_sqlite() {
-    assign_and_close(Helpdesk::on_sqlite().await).await;
+    assign_and_close(Helpdesk::on_sqlite(DEMO).await).await;
 }
 
 #[tokio::test]
 async fn a_critical_ticket_gets_an_agent_and_a_deputy_and_closing_it_frees_both_on_postgres() {
-    assign_and_close(Helpdesk::on_postgres().await).await;
+    assign_and_close(Helpdesk::on_postgres(DEMO).await).await;
 }
 
 #[tokio::test]
 async fn a_killed_process_continues_the_assignment_after_its_restart_on_sqlite() {
-    kill_while_waiting(Helpdesk::on_sqlite().await).await;
+    kill_while_waiting(Helpdesk::on_sqlite(DEMO).await).await;
 }
 
 #[tokio::test]
 async fn a_killed_process_continues_the_assignment_after_its_restart_on_postgres() {
-    kill_while_waiting(Helpdesk::on_postgres().await).await;
+    kill_while_waiting(Helpdesk::on_postgres(DEMO).await).await;
 }
 
 #[tokio::test]
 async fn a_ticket_that_is_closed_while_it_waits_releases_its_agent_on_sqlite() {
-    close_while_waiting(Helpdesk::on_sqlite().await).await;
+    close_while_waiting(Helpdesk::on_sqlite(PATIENT).await).await;
 }
 
 #[tokio::test]
 async fn a_ticket_that_is_closed_while_it_waits_releases_its_agent_on_postgres() {
-    close_while_waiting(Helpdesk::on_postgres().await).await;
+    close_while_waiting(Helpdesk::on_postgres(PATIENT).await).await;
 }
 
 #[tokio::test]
 async fn a_repeated_request_with_the_same_key_opens_one_ticket() {
-    let helpdesk = Helpdesk::on_sqlite().await;
+    let helpdesk = Helpdesk::on_sqlite(DEMO).await;
     let new = json!({"subject": "The phone is silent", "severity": "normal"});
     let first = helpdesk.post_keyed("/api/v1/tickets", "silent-phone", &new).await;
     let again = helpdesk.post_keyed("/api/v1/tickets", "silent-phone", &new).await;
@@ -162,6 +167,20 @@ async fn a_repeated_request_with_the_same_key_opens_one_ticket() {
     let refused = helpdesk.post("/api/v1/tickets", Some(wrong), 422).await;
     assert_eq!(refused["errors"].as_array().map(Vec::len), Some(2), "{refused}");
     helpdesk.remove().await;
+}
+
+/// A product without users has no operators either, so that nobody can be one in `prod`.
+#[tokio::test]
+async fn the_operations_api_is_open_in_demo_and_closed_in_prod() {
+    let demo = Helpdesk::on_sqlite(DEMO).await;
+    let modules = demo.get("/api/v1/ops/modules").await;
+    assert_eq!(modules["items"].as_array().map(Vec::len), Some(2));
+    demo.remove().await;
+    let prod = Helpdesk::on_sqlite(PROD).await;
+    assert_eq!(prod.get("/api/v1/agents").await["items"], json!([]));
+    let refused = prod.get_with("/api/v1/ops/modules", 401).await;
+    assert_eq!(refused["code"], "unauthenticated");
+    prod.remove().await;
 }
 
 /// `BANYAN_UPDATE_SNAPSHOTS=1` writes the committed document instead.
@@ -178,7 +197,7 @@ async fn the_document_is_the_committed_one_and_is_served() {
         committed == printed,
         "run this test with BANYAN_UPDATE_SNAPSHOTS=1 and look at the difference"
     );
-    let helpdesk = Helpdesk::on_sqlite().await;
+    let helpdesk = Helpdesk::on_sqlite(DEMO).await;
     let committed: Value = serde_json::from_str(&committed).expect("JSON");
     assert_eq!(helpdesk.get("/openapi.json").await, committed);
     helpdesk.remove().await;

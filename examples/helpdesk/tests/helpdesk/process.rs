@@ -23,8 +23,19 @@ pub fn command() -> Command {
     command
 }
 
+/// Settings as environment variables.
+pub type Settings = &'static [(&'static str, &'static str)];
+
+/// With demo data. Capacity is requested again at once while all agents are busy.
+pub const DEMO: Settings = &[("BANYAN__TICKETS__BUSY_RETRY_MS", "20")];
+/// With demo data. Capacity is requested once an hour while all agents are busy.
+pub const PATIENT: Settings = &[("BANYAN__TICKETS__BUSY_RETRY_MS", "3600000")];
+/// Without demo data.
+pub const PROD: Settings = &[("BANYAN__PROFILE", "prod")];
+
 /// A helpdesk that is killed with its test.
 pub struct Helpdesk {
+    settings: Settings,
     directory: SqliteHome,
     database: Option<PostgresHome>,
     running: Running,
@@ -39,20 +50,19 @@ struct Running {
 }
 
 impl Helpdesk {
-    /// With its demo data, on SQLite.
-    pub async fn on_sqlite() -> Helpdesk {
-        Helpdesk::start(None).await
+    pub async fn on_sqlite(settings: Settings) -> Helpdesk {
+        Helpdesk::start(settings, None).await
     }
 
-    /// With its demo data, on PostgreSQL.
-    pub async fn on_postgres() -> Helpdesk {
-        Helpdesk::start(Some(PostgresHome::new().await)).await
+    pub async fn on_postgres(settings: Settings) -> Helpdesk {
+        Helpdesk::start(settings, Some(PostgresHome::new().await)).await
     }
 
-    async fn start(database: Option<PostgresHome>) -> Helpdesk {
+    async fn start(settings: Settings, database: Option<PostgresHome>) -> Helpdesk {
         let directory = SqliteHome::new();
-        let running = Running::start(directory.path(), database.as_ref()).await;
+        let running = Running::start(settings, directory.path(), database.as_ref()).await;
         Helpdesk {
+            settings,
             directory,
             database,
             running,
@@ -63,7 +73,7 @@ impl Helpdesk {
     /// `kill -9`, and a new process on the data that is there.
     pub async fn kill_and_restart(&mut self) {
         self.running.child.kill().await.expect("it can be killed");
-        self.running = Running::start(self.directory.path(), self.database.as_ref()).await;
+        self.running = Running::start(self.settings, self.directory.path(), self.database.as_ref()).await;
     }
 
     /// Kills the process and removes its data.
@@ -75,8 +85,13 @@ impl Helpdesk {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.send(Method::GET, path, None, None).await;
-        assert_eq!(status, 200, "{path}: {body}");
+        self.get_with(path, 200).await
+    }
+
+    /// Expects this status.
+    pub async fn get_with(&self, path: &str, status: u16) -> Value {
+        let (actual, body) = self.send(Method::GET, path, None, None).await;
+        assert_eq!(actual, status, "{path}: {body}");
         body
     }
 
@@ -114,16 +129,15 @@ impl Helpdesk {
 
 impl Running {
     /// On a free port; returns once it serves.
-    async fn start(directory: &Path, database: Option<&PostgresHome>) -> Running {
+    async fn start(settings: Settings, directory: &Path, database: Option<&PostgresHome>) -> Running {
         let mut command = command();
         command
             .current_dir(directory)
             .env("BANYAN__HTTP__LISTEN", "127.0.0.1:0")
             .env("BANYAN__LOG__FILTER", "warn")
-            // Tickets that wait for an agent are tried again at once.
-            .env("BANYAN__TICKETS__BUSY_RETRY_MS", "20")
             // A saga whose process was killed is continued once its lease has expired.
             .env("BANYAN__DURABLE__LEASE_MS", "1000")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
