@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 #[cfg(debug_assertions)]
 const DEVELOPMENT: &[banyan_host::cli::Extension] = &[banyan_host::cli::Extension {
-    command: generator::command,
-    run: generator::run,
+    command: module_generator::command,
+    run: module_generator::run,
 }];
 #[cfg(not(debug_assertions))]
 const DEVELOPMENT: &[banyan_host::cli::Extension] = &[];

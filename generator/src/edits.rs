@@ -178,15 +178,31 @@ fn policies(before: &str, name: &Name) -> anyhow::Result<String> {
 fn document(before: &str, name: &Name) -> anyhow::Result<String> {
     let mut text = Text::new("app/openapi.json", before);
     for (section, indent, entries) in [("  \"paths\": {", 4, PATHS), ("    \"schemas\": {", 6, SCHEMAS)] {
-        let from = text.find(0, section, |line| line == section)? + 1;
-        for entry in filled(entries, name).split_inclusive("\n\n") {
-            let entry = entry.trim_end();
-            let key = key_of(entry, indent).unwrap_or_default();
-            let is_behind = |line: &str| key_of(line, indent).is_some_and(|other| other > key);
-            text.insert_before(from, section, is_behind, entry)?;
+        let entries = filled(entries, name);
+        for entry in entries.split("\n\n") {
+            insert_sorted(&mut text, section, indent, entry.trim_end())?;
         }
     }
     Ok(text.into_text())
+}
+
+/// Inserts an entry, with the comma behind it, into an object of JSON whose keys have this indentation.
+fn insert_sorted(text: &mut Text, object: &str, indent: usize, entry: &str) -> anyhow::Result<()> {
+    let from = text.find(0, object, |line| line == object)? + 1;
+    let closing = " ".repeat(indent - 2) + "}";
+    let end = text.find(from, &closing, |line| line.trim_end_matches(',') == closing)?;
+    let key = key_of(entry, indent);
+    let behind = text.lines()[from..end]
+        .iter()
+        .position(|line| key_of(line, indent) > key);
+    match behind {
+        Some(at) => text.splice(from + at, entry),
+        None => {
+            text.replace(end - 1, |last| format!("{last},"));
+            text.splice(end, entry.trim_end_matches(','));
+        }
+    }
+    Ok(())
 }
 
 /// The key that a line of indented JSON begins with, if it has exactly this indentation.

@@ -195,6 +195,11 @@ fn read(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The snapshot of these descriptors.
+pub fn snapshot_of(descriptors: &[u8]) -> Result<String, Failed> {
+    Ok(print(&lines(&FileDescriptorSet::decode(descriptors)?)))
+}
+
 fn only_grows(folder: &str, descriptors: &[u8]) -> Result<(), Failed> {
     let snapshot = format!("{folder}/snapshot.txt");
     let now = lines(&FileDescriptorSet::decode(descriptors)?);

@@ -12,6 +12,7 @@ mod crash;
 mod data;
 mod deploy;
 mod docs;
+mod generator;
 mod glossary;
 mod harness;
 mod isolation;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         glossary::trials(),
         plain_english::trials(),
         deploy::trials(),
+        generator::trials(),
         crash::trials(),
         split::trials(),
     ];

@@ -6,8 +6,9 @@ mod rules;
 mod seeded;
 mod workspace;
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
+use banyan::MODULES;
 use libtest_mimic::{Failed, Trial};
 
 use workspace::Workspace;
@@ -15,25 +16,34 @@ pub use workspace::root;
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        Trial::test("architecture::every_rule_holds", every_rule_holds),
+        Trial::test("architecture::every_rule_holds", || {
+            none(rules::check(&Workspace::load()))
+        }),
         Trial::test("architecture::no_package_is_under_a_copyleft_licence", no_copyleft),
     ];
-    trials.push(Trial::test(
-        "architecture::the_scripts_know_the_modules",
-        scripts_know_the_modules,
-    ));
+    trials.push(Trial::test("architecture::the_scripts_know_the_modules", || {
+        none(scripts_know(&root(), &MODULES).into_iter().collect())
+    }));
     trials.push(Trial::test(
         "architecture::the_features_of_the_app_are_its_modules",
-        features_are_modules,
+        || none(features_are(&root(), &MODULES)),
     ));
     trials.extend(seeded::trials());
     trials.extend(placements::trials());
     trials
 }
 
-/// Every dependency of one of our packages on another, tests' own dependencies excepted.
-pub fn edges() -> Vec<(String, String)> {
-    Workspace::load().edges()
+/// What is broken in a copy of the repository with these modules.
+pub fn check(root: &Path, modules: &[&str]) -> Vec<String> {
+    let mut broken = rules::check(&Workspace::at(root));
+    broken.extend(scripts_know(root, modules));
+    broken.extend(features_are(root, modules));
+    broken
+}
+
+/// Every dependency of a package of this repository, or of a copy, on another; tests' own dependencies excepted.
+pub fn edges(root: &Path) -> Vec<(String, String)> {
+    Workspace::at(root).edges()
 }
 
 /// The names of our packages.
@@ -42,8 +52,7 @@ pub fn packages() -> BTreeSet<String> {
     packages.into_iter().map(|package| package.name).collect()
 }
 
-fn every_rule_holds() -> Result<(), Failed> {
-    let broken = rules::check(&Workspace::load());
+fn none(broken: Vec<String>) -> Result<(), Failed> {
     if broken.is_empty() {
         Ok(())
     } else {
@@ -57,15 +66,11 @@ fn no_copyleft() -> Result<(), Failed> {
         .filter(|(_, licence)| !licence.split(" OR ").any(|choice| !choice.contains("GPL")))
         .map(|(package, licence)| format!("{package} is under {licence}; find another library"))
         .collect();
-    if bad.is_empty() {
-        Ok(())
-    } else {
-        Err(bad.join("\n").into())
-    }
+    none(bad)
 }
 
 /// The shell scripts read the modules from the table's text.
-fn scripts_know_the_modules() -> Result<(), Failed> {
+fn scripts_know(root: &Path, modules: &[&str]) -> Option<String> {
     let read = Command::new("bash")
         .args([
             "-euo",
@@ -73,30 +78,27 @@ fn scripts_know_the_modules() -> Result<(), Failed> {
             "-c",
             "source scripts/lib/modules.sh && printf %s \"$MODULES\"",
         ])
-        .current_dir(workspace::root())
-        .output()?;
-    let known = String::from_utf8(read.stdout)?;
-    let modules = rules::MODULES.join(" ");
-    if known == modules {
-        Ok(())
-    } else {
-        let error = String::from_utf8_lossy(&read.stderr).into_owned();
-        Err(format!("scripts/lib/modules.sh reads {known:?}, and the table has {modules:?}; {error}").into())
-    }
+        .current_dir(root)
+        .output()
+        .expect("bash runs");
+    let known = String::from_utf8_lossy(&read.stdout);
+    let error = String::from_utf8_lossy(&read.stderr);
+    let modules = modules.join(" ");
+    (known != modules)
+        .then(|| format!("scripts/lib/modules.sh reads {known:?}, and the table has {modules:?}; {error}"))
 }
 
 /// Cargo's lists in `app/Cargo.toml` are the table's: for each module a feature, on by default, which brings its crate; and its contract.
-fn features_are_modules() -> Result<(), Failed> {
-    let manifest = fs::read_to_string(workspace::root().join("app/Cargo.toml"))?;
+fn features_are(root: &Path, modules: &[&str]) -> Vec<String> {
+    let manifest = fs::read_to_string(root.join("app/Cargo.toml")).expect("the app's manifest");
     let compact: String = manifest.split_whitespace().collect();
     let default = compact
         .split("default=[")
         .nth(1)
-        .and_then(|rest| rest.split(']').next())
-        .ok_or("app/Cargo.toml has no default features")?;
+        .and_then(|rest| rest.split(']').next());
     let mut wrong = Vec::new();
-    for module in rules::MODULES {
-        if !default.contains(&format!("\"{module}\"")) {
+    for module in modules {
+        if !default.is_some_and(|default| default.contains(&format!("\"{module}\""))) {
             wrong.push(format!("the default features lack {module}"));
         }
         for line in [
@@ -113,15 +115,11 @@ fn features_are_modules() -> Result<(), Failed> {
         .lines()
         .filter(|line| line.contains("= [\"modules\", \"dep:"))
         .count();
-    if features != rules::MODULES.len() {
+    if features != modules.len() {
         wrong.push(format!(
             "{features} features bring a module, but the table of app/src/shop.rs has {}",
-            rules::MODULES.len()
+            modules.len()
         ));
     }
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(wrong.join("\n").into())
-    }
+    wrong
 }

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, process::Command};
 
+use banyan::MODULES;
 use libtest_mimic::{Failed, Trial};
 
-use super::{
-    rules::MODULES,
-    workspace::{Workspace, root},
-};
+use super::workspace::{Workspace, root};
 
 /// Features of a binary, and what it must contain and must not contain besides modules.
 struct Placement<'a> {

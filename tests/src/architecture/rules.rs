@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use banyan::MODULES;
-
 use super::{
     example,
     workspace::{Source, Workspace},
@@ -23,7 +21,7 @@ pub fn check(workspace: &Workspace) -> Vec<String> {
     }
     for source in &workspace.sources {
         check_words(source, &mut broken);
-        check_public_items(source, &mut broken);
+        check_public_items(workspace, source, &mut broken);
     }
     check_wrappers(workspace, &mut broken);
     check_tables(workspace, &mut broken);
@@ -40,8 +38,8 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
         for dependency in package.dependencies.iter().map(String::as_str) {
             let mut report =
                 |rule: &str, fix: &str| broken.push(format!("{name} depends on {dependency}. Rule: {rule} Fix: {fix}"));
-            let is_module = MODULES.contains(&dependency);
-            if is_module && MODULES.contains(&name) {
+            let is_module = workspace.is_module(dependency);
+            if is_module && workspace.is_module(name) {
                 report(
                     "a module depends on no other module.",
                     "call it through its contract crate, passed in Needs.",
@@ -73,7 +71,7 @@ fn check_dependencies(workspace: &Workspace, broken: &mut Vec<String>) {
                     "keep that in the module.",
                 );
             }
-            if MODULES.contains(&name)
+            if workspace.is_module(name)
                 && ["banyan", "banyan-durable-testing", "lapin", "tonic", "reqwest"].contains(&dependency)
             {
                 report(
@@ -361,8 +359,9 @@ fn is_test(path: &str) -> bool {
 }
 
 /// A module crate has a small public interface: how it is started, what it needs and offers, and the types those two mention.
-fn check_public_items(source: &Source, broken: &mut Vec<String>) {
-    let is_door = MODULES
+fn check_public_items(workspace: &Workspace, source: &Source, broken: &mut Vec<String>) {
+    let is_door = workspace
+        .modules
         .iter()
         .any(|module| source.path == format!("modules/{module}/src/lib.rs"));
     if !is_door {
@@ -396,7 +395,7 @@ fn check_public_items(source: &Source, broken: &mut Vec<String>) {
 
 /// A local module is called through its contract's `Local...`, which refuses calls inside a transaction as a remote module would.
 fn check_wrappers(workspace: &Workspace, broken: &mut Vec<String>) {
-    for module in MODULES {
+    for module in &workspace.modules {
         let path = format!("app/src/local/{module}.rs");
         let source = workspace.sources.iter().find(|source| source.path == path);
         let compact: String = source.map_or("", |source| &source.text).split_whitespace().collect();
@@ -432,13 +431,14 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
             })
             .collect()
     };
-    for module in MODULES {
+    for module in &workspace.modules {
         let own = [tables_of(module), tables_of("durable")].concat();
         let folder = format!("modules/{module}/src/");
-        let foreign: Vec<(&str, String)> = MODULES
+        let foreign: Vec<(&str, String)> = workspace
+            .modules
             .iter()
-            .filter(|other| **other != module)
-            .flat_map(|other| tables_of(other).into_iter().map(move |table| (*other, table)))
+            .filter(|other| *other != module)
+            .flat_map(|other| tables_of(other).into_iter().map(move |table| (other.as_str(), table)))
             .filter(|(_, table)| !own.contains(table))
             .collect();
         for source in workspace
@@ -454,7 +454,8 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
                         .any(|verb| contains_word(&lower, &format!("{verb}{table}")));
                     queried
                         || lower.contains(&format!("table_name = \"{table}\""))
-                        || MODULES
+                        || workspace
+                            .modules
                             .iter()
                             .any(|schema| lower.contains(&format!("{schema}.{table} ")))
                 };

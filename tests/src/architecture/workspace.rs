@@ -24,6 +24,8 @@ pub struct Source {
 
 #[derive(Clone, Debug)]
 pub struct Workspace {
+    /// The names of the modules: the packages in the folders `modules/<name>`.
+    pub modules: Vec<String>,
     pub packages: Vec<Package>,
     pub sources: Vec<Source>,
 }
@@ -37,33 +39,42 @@ pub fn root() -> PathBuf {
 }
 
 impl Workspace {
+    /// The repository's.
     pub fn load() -> Self {
-        let metadata = metadata(&["--no-deps"]);
-        let packages = metadata["packages"]
-            .as_array()
-            .expect("packages")
-            .iter()
-            .map(|package| Package {
-                name: text(&package["name"]),
-                dependencies: package["dependencies"]
-                    .as_array()
-                    .expect("dependencies")
-                    .iter()
-                    .filter(|dependency| dependency["kind"] != "dev")
-                    .map(|dependency| text(&dependency["name"]))
-                    .collect(),
-            });
+        Workspace::at(&root())
+    }
+
+    /// That of a copy of the repository.
+    pub fn at(root: &Path) -> Self {
+        let metadata = metadata(root, &["--no-deps"]);
+        let packages = metadata["packages"].as_array().expect("packages");
+        let modules = packages.iter().filter(|package| {
+            let manifest = text(&package["manifest_path"]);
+            root.join("modules").join(text(&package["name"])).join("Cargo.toml") == Path::new(&manifest)
+        });
+        let modules = modules.map(|package| text(&package["name"])).collect();
+        let packages = packages.iter().map(|package| Package {
+            name: text(&package["name"]),
+            dependencies: package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .filter(|dependency| dependency["kind"] != "dev")
+                .map(|dependency| text(&dependency["name"]))
+                .collect(),
+        });
         let mut workspace = Workspace {
+            modules,
             packages: packages.collect(),
             sources: Vec::new(),
         };
         for folder in ["app", "examples", "modules", "platform", "shared-kernel", "tests"] {
-            workspace.read(&root().join(folder));
+            workspace.read(root, &root.join(folder));
         }
         workspace
     }
 
-    fn read(&mut self, directory: &Path) {
+    fn read(&mut self, root: &Path, directory: &Path) {
         let mut entries: Vec<PathBuf> = fs::read_dir(directory)
             .expect("a folder")
             .map(|entry| entry.expect("an entry").path())
@@ -72,10 +83,10 @@ impl Workspace {
         for path in entries {
             let kind = path.extension().and_then(|extension| extension.to_str());
             if path.is_dir() && !path.ends_with("target") {
-                self.read(&path);
+                self.read(root, &path);
             } else if matches!(kind, Some("rs" | "sql")) {
                 let from_root = path
-                    .strip_prefix(root())
+                    .strip_prefix(root)
                     .expect("below the root")
                     .to_string_lossy()
                     .replace('\\', "/");
@@ -85,6 +96,10 @@ impl Workspace {
                 });
             }
         }
+    }
+
+    pub fn is_module(&self, package: &str) -> bool {
+        self.modules.iter().any(|module| module == package)
     }
 
     pub fn package_mut(&mut self, name: &str) -> &mut Package {
@@ -112,7 +127,7 @@ impl Workspace {
 
 /// Every package of the lock file with its licence.
 pub fn licences() -> Vec<(String, String)> {
-    let metadata = metadata(&[]);
+    let metadata = metadata(&root(), &[]);
     let packages = metadata["packages"].as_array().expect("packages");
     packages
         .iter()
@@ -128,11 +143,11 @@ pub fn licences() -> Vec<(String, String)> {
         .collect()
 }
 
-fn metadata(arguments: &[&str]) -> Value {
+fn metadata(root: &Path, arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked"])
         .args(arguments)
-        .current_dir(root())
+        .current_dir(root)
         .output()
         .expect("cargo metadata runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

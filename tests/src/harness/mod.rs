@@ -10,6 +10,6 @@ mod stage;
 pub use broker::Broker;
 pub use client::{Client, Response, new_key, order_body};
 pub use postgres::Postgres;
-pub use process::{clean_command, free_port};
+pub use process::{Process, clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};
-pub use stage::{Stage, binary, helpdesk};
+pub use stage::{Role, Stage, binary, helpdesk, target};

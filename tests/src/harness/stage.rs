@@ -28,6 +28,8 @@ pub struct Role {
     pub name: &'static str,
     pub modules: Vec<&'static str>,
     pub is_edge: bool,
+    /// A binary of the test's own; otherwise the one with these modules.
+    pub binary: Option<PathBuf>,
 }
 
 /// The modules that the stage `extracted` runs in a process of their own.
@@ -49,7 +51,12 @@ impl Stage {
 
     /// The processes; the gateway is the last one.
     pub fn roles(self) -> Vec<Role> {
-        let role = |name, modules, is_edge| Role { name, modules, is_edge };
+        let role = |name, modules, is_edge| Role {
+            name,
+            modules,
+            is_edge,
+            binary: None,
+        };
         match self {
             Stage::Sqlite | Stage::Postgres => vec![role("shop", MODULES.to_vec(), true)],
             Stage::Extracted => {
@@ -73,6 +80,9 @@ impl Stage {
 impl Role {
     /// The binary with the modules of this process, as `scripts/lib/binaries.sh` builds it.
     pub fn binary(&self) -> PathBuf {
+        if let Some(own) = &self.binary {
+            return own.clone();
+        }
         if self.name == "shop" {
             return binary();
         }
@@ -128,7 +138,7 @@ pub fn helpdesk() -> PathBuf {
 }
 
 /// Where this test and all binaries were built.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     test.parent()
         .and_then(Path::parent)

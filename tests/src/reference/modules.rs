@@ -1,13 +1,15 @@
 //! The page of the modules: who calls whom, who subscribes to what, their settings, and every dependency between our crates. A new dependency is seen
 //! in review as a change of this page.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use banyan::MODULES;
 use libtest_mimic::Failed;
 
 use super::settings;
 use crate::{architecture, harness::binary, snapshot};
+
+pub const PAGE: &str = "docs/reference/modules.md";
 
 const HEAD: &str = "\
 # Modules
@@ -45,30 +47,36 @@ Without those of tests alone.
 ";
 
 pub fn page_matches() -> Result<(), Failed> {
-    let edges = architecture::edges();
+    snapshot::compare(PAGE, &page(&architecture::root(), &binary(), &MODULES)?)
+}
+
+/// The page of a repository with these modules, whose binary this is.
+pub fn page(root: &Path, binary: &Path, modules: &[&str]) -> Result<String, Failed> {
+    let edges = architecture::edges(root);
     let calls = edges.iter().filter_map(|(from, to)| {
         let called = to.strip_suffix("-contract")?;
-        let is_call = MODULES.contains(&from.as_str()) && MODULES.contains(&called) && from != called;
+        let is_call = modules.contains(&from.as_str()) && modules.contains(&called) && from != called;
         is_call.then(|| format!("{from} --> {called}"))
     });
     let calls = diagram(calls.collect());
-    let events = diagram(subscriptions()?);
-    let settings = settings::of_modules();
+    let events = printed(binary, &["modules", "--mermaid"])?;
+    let events = events.lines().map(str::trim).filter(|line| line.contains(" .-> "));
+    let events = diagram(events.map(str::to_owned).collect());
+    let settings = settings::of_modules(&printed(binary, &["config", "defaults"])?, modules);
     let dependencies = dependencies(&edges);
-    let page = format!("{HEAD}{CALLS}{calls}{EVENTS}{events}{SETTINGS}{settings}{DEPENDENCIES}{dependencies}");
-    snapshot::compare("docs/reference/modules.md", &page)
+    Ok(format!(
+        "{HEAD}{CALLS}{calls}{EVENTS}{events}{SETTINGS}{settings}{DEPENDENCIES}{dependencies}"
+    ))
 }
 
-/// The lines of events that the binary prints.
-fn subscriptions() -> Result<Vec<String>, Failed> {
-    let output = Command::new(binary()).args(["modules", "--mermaid"]).output()?;
-    let printed = String::from_utf8(output.stdout)?;
-    let lines = printed.lines().map(str::trim).filter(|line| line.contains(" .-> "));
-    let lines: Vec<String> = lines.map(str::to_owned).collect();
-    if lines.is_empty() {
-        return Err("`banyan modules --mermaid` prints no events".into());
+/// What a command of the binary prints.
+fn printed(binary: &Path, arguments: &[&str]) -> Result<String, Failed> {
+    let output = Command::new(binary).args(arguments).output()?;
+    if output.status.success() && !output.stdout.is_empty() {
+        Ok(String::from_utf8(output.stdout)?)
+    } else {
+        Err(format!("{arguments:?} fails: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
-    Ok(lines)
 }
 
 fn diagram(mut lines: Vec<String>) -> String {

@@ -29,7 +29,7 @@ pub fn page_matches() -> Result<(), Failed> {
     for section in sections(&SHOP.defaults().text) {
         // All modules have the same settings here, so one table stands for all.
         let is_placement = section.name.starts_with("modules.");
-        if is_placement && std::mem::replace(&mut shows_modules, true) || of_a_module(&section) {
+        if is_placement && std::mem::replace(&mut shows_modules, true) || is_of(&section, &banyan::MODULES) {
             continue;
         }
         let name = if is_placement { "modules.NAME" } else { &section.name };
@@ -45,17 +45,17 @@ pub fn page_matches() -> Result<(), Failed> {
     snapshot::compare("docs/reference/configuration.md", &page)
 }
 
-/// The modules' own sections, in the order of the modules.
-pub fn of_modules() -> String {
-    let sections = sections(&SHOP.defaults().text);
-    let own = sections.iter().filter(|section| of_a_module(section));
+/// The own sections of these modules, in the order of the file of defaults.
+pub fn of_modules(defaults: &str, modules: &[&str]) -> String {
+    let sections = sections(defaults);
+    let own = sections.iter().filter(|section| is_of(section, modules));
     own.map(|section| format!("\n### `[{0}]`\n\n{1}", section.name, table(&section.name, section)))
         .collect()
 }
 
-fn of_a_module(section: &Section) -> bool {
+fn is_of(section: &Section, modules: &[&str]) -> bool {
     let first = section.name.split('.').next().unwrap_or_default();
-    banyan::MODULES.contains(&first)
+    modules.contains(&first)
 }
 
 /// One `[section]`: the comment above it, and its settings.
