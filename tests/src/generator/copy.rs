@@ -1,7 +1,7 @@
 //! A copy of the repository, committed, that a test may change.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -75,12 +75,19 @@ impl Copy {
     /// If it fails; with its output.
     pub fn cargo(&self, arguments: &[&str]) -> String {
         let target = target().parent().map(PathBuf::from).expect("target/<profile>");
-        let output = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
             .args(arguments)
             .current_dir(self.path())
-            .env("CARGO_TARGET_DIR", target)
-            .output()
-            .expect("cargo runs");
+            .env("CARGO_TARGET_DIR", target);
+        // What Cargo tells a running test of its package. Some build scripts depend on it, and would be run anew.
+        for (name, _) in env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(name.as_ref());
+            }
+        }
+        let output = cargo.output().expect("cargo runs");
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "cargo {arguments:?}\n{printed}\n{errors}");
