@@ -12,18 +12,31 @@ use crate::architecture::root;
 /// A contract: its name, its crate's folder, its `.proto` files as they were compiled.
 type Contract = (&'static str, String, &'static [u8]);
 
-/// Those of the modules, and the one that every module serves.
+/// Those of the modules, the one that every module serves, and those of the example.
 fn contracts() -> Vec<Contract> {
     let of_modules = MODULES.iter().map(|module| {
         let folder = format!("modules/{}/contract", module.name);
         (module.name, folder, module.contract.descriptors)
     });
-    let event_feed = (
-        "event-feed",
-        "platform/durable/contract".to_owned(),
-        banyan_event_feed_contract::DESCRIPTOR_SET,
-    );
-    of_modules.chain([event_feed]).collect()
+    let further = [
+        (
+            "event-feed",
+            "platform/durable/contract",
+            banyan_event_feed_contract::DESCRIPTOR_SET,
+        ),
+        (
+            "helpdesk-agents",
+            "examples/helpdesk/modules/agents/contract",
+            helpdesk_agents_contract::DESCRIPTOR_SET,
+        ),
+        (
+            "helpdesk-tickets",
+            "examples/helpdesk/modules/tickets/contract",
+            helpdesk_tickets_contract::DESCRIPTOR_SET,
+        ),
+    ];
+    let further = further.map(|(name, folder, descriptors)| (name, folder.to_owned(), descriptors));
+    of_modules.chain(further).collect()
 }
 
 pub fn trials() -> Vec<Trial> {
@@ -156,7 +169,7 @@ fn lines(descriptors: &FileDescriptorSet) -> BTreeMap<String, String> {
     descriptors
         .file
         .iter()
-        .filter(|file| file.package().starts_with("banyan."))
+        .filter(|file| !file.package().starts_with("google."))
         .for_each(|file| message_of(file, &mut all));
     all
 }

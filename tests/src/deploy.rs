@@ -9,12 +9,20 @@ use std::{
 };
 
 use banyan::MODULES;
+use banyan_host::settings::Defaults;
 use libtest_mimic::{Failed, Trial};
 
-use crate::{architecture::root, reference::is_known};
+use crate::{
+    architecture::root,
+    reference::{is_known, is_known_among},
+};
 
 const COMPOSE: &str = "deploy/compose.yaml";
 const MANIFESTS: &str = "deploy/kubernetes/modules.yaml";
+
+/// The page about another product, whose settings are its own.
+const OWN_PRODUCT: &str = "docs/how-to/own-product.md";
+const HELPDESK_TICKETS: &str = include_str!("../../examples/helpdesk/modules/tickets/config/default.toml");
 
 /// The line that starts the manifests of a module, as in [`PARTS`].
 const MANIFEST: &str = "# The MODULE service.";
@@ -41,6 +49,10 @@ pub fn trials() -> Vec<Trial> {
             values_are_accepted(of_kubernetes()?)
         }),
         Trial::test("deploy::every_feature_is_one_of_the_app", every_feature_is_known),
+        Trial::test(
+            "deploy::the_image_is_built_from_every_member_of_the_workspace",
+            every_member_is_in_the_image,
+        ),
         Trial::test("deploy::every_module_is_deployed", every_module_is_deployed),
         Trial::test(
             "deploy::the_module_manifests_differ_only_in_names",
@@ -51,6 +63,35 @@ pub fn trials() -> Vec<Trial> {
             every_module_has_the_lines_of_inventory,
         ),
     ]
+}
+
+/// Cargo builds nothing if a member of the workspace is missing, so `deploy/Dockerfile.dockerignore` must not exclude the folder of any.
+fn every_member_is_in_the_image() -> Result<(), Failed> {
+    let manifest = read("Cargo.toml")?;
+    let members = manifest
+        .split("members = [")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .ok_or("Cargo.toml has no members")?;
+    let folders: BTreeSet<&str> = members
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|member| member.split('/').next())
+        .collect();
+    let ignored = read("deploy/Dockerfile.dockerignore")?;
+    let missing: Vec<&&str> = folders
+        .iter()
+        .filter(|folder| !ignored.lines().any(|line| line == format!("!{folder}")))
+        .collect();
+    if missing.is_empty() && folders.len() > 3 {
+        Ok(())
+    } else {
+        Err(
+            format!("deploy/Dockerfile.dockerignore excludes {missing:?} of {folders:?}; add a line with ! for each")
+                .into(),
+        )
+    }
 }
 
 fn read(file: &str) -> Result<String, Failed> {
@@ -114,10 +155,16 @@ fn variables(text: &str) -> BTreeSet<&str> {
 fn every_variable_is_a_setting() -> Result<(), Failed> {
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
+    let helpdesk = Defaults::new([("agents", ""), ("tickets", HELPDESK_TICKETS)]);
     for folder in ["deploy", "scripts", "docs/how-to"] {
         for (file, text) in files(folder)? {
             for variable in variables(&text) {
-                if !is_known(variable) {
+                let is_known = if file.ends_with(OWN_PRODUCT) {
+                    is_known_among(&helpdesk, variable)
+                } else {
+                    is_known(variable)
+                };
+                if !is_known {
                     wrong.push(format!("{}: {variable} is not a setting", file.display()));
                 }
                 seen.insert(variable.to_owned());

@@ -11,6 +11,7 @@ mod contracts;
 mod crash;
 mod data;
 mod deploy;
+mod docs;
 mod generator;
 mod glossary;
 mod harness;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         commands::trials(),
         isolation::trials(),
         readme::trials(),
+        docs::trials(),
         reference::trials(),
         proofs::trials(),
         glossary::trials(),

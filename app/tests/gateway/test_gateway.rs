@@ -102,6 +102,7 @@ impl TestGateway {
             health: Arc::new(health),
             ids: Arc::new(RandomIds),
             proxy: proxy.clone(),
+            anyone_operates: false,
             is_edge: true,
         };
         let transport = server::Transport::of(&settings.http, identity.as_ref(), true)?;

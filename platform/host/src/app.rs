@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 
 use crate::{
-    document,
+    docs_ui, document,
     health::{self, Health},
     keys::{self, KeysCheck, NoKeys},
     local::{self, LocalModules},
@@ -369,6 +369,8 @@ impl Parts {
                 ids: self.sources.ids.clone(),
                 proxy: self.proxy,
                 is_edge: layout.is_edge,
+                // Such a product has no tokens to check, and in `demo` it listens on loopback only.
+                anyone_operates: layout.tokens_from.is_none() && settings.is_demo(),
             },
         )?;
         let mut feeds = local.feeds();
@@ -431,11 +433,18 @@ fn banner(
     if !remote.is_empty() {
         lines.push(format!("  remote   {}", remote.join(", ")));
     }
-    lines.push(format!("  docs     {admin}/docs"));
+    if docs_ui::IS_INCLUDED {
+        lines.push(format!("  docs     {admin}/docs"));
+    }
     lines.push(format!("  OpenAPI  {admin}/openapi.json"));
     lines.push(format!("  health   {admin}/health/ready   metrics {admin}/metrics"));
     if settings.is_demo() {
-        lines.push("  profile  demo: on loopback only, with demo data and known passwords".to_owned());
+        let passwords = if layout.tokens_from.is_some() {
+            " and known passwords"
+        } else {
+            ""
+        };
+        lines.push(format!("  profile  demo: on loopback only, with demo data{passwords}"));
         lines.push(format!("           {demo}"));
     }
     lines.join("\n")

@@ -8,6 +8,9 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
+/// Whether this binary has `/docs`.
+pub const IS_INCLUDED: bool = cfg!(feature = "docs-ui");
+
 /// Adds both; `/docs`, to which `/` points, only in a binary with the feature `docs-ui`.
 pub fn configure(config: &mut ServiceConfig, document: &Arc<str>) {
     let served = document.clone();

@@ -1,4 +1,4 @@
-//! `/ops/modules`: every module of the shop, local or remote, with the state of its machinery.
+//! `/ops/modules`: every module of the product, local or remote, with the state of its machinery.
 
 use std::{fmt::Display, sync::Arc};
 

@@ -52,6 +52,7 @@ impl Missing<'_> {
             );
         }
         missing.extend(self.signing_key());
+        missing.extend(self.issuer());
         missing.extend(self.wrong_schemes()?);
         // Instances in etcd register themselves.
         if self.settings.discovery.needs_endpoints() {
@@ -74,6 +75,17 @@ impl Missing<'_> {
             "the profile prod needs auth.signing_key_file (BANYAN__AUTH__SIGNING_KEY_FILE): an Ed25519 key in PEM, for example by \
              `openssl genpkey -algorithm ed25519`"
                 .to_owned()
+        })
+    }
+
+    /// The issuer of access tokens, in a product that has them.
+    fn issuer(&self) -> Option<String> {
+        let issuer = &self.settings.auth.issuer;
+        let is_usable = self.settings.is_demo() || issuer.starts_with("https://");
+        (!is_usable && self.layout.tokens_from.is_some()).then(|| {
+            format!(
+                "auth.issuer is {issuer}, but the profile prod needs an https:// URL: clients check tokens against it"
+            )
         })
     }
 
@@ -276,6 +288,11 @@ mod tests {
 
     /// What is missing for a process with payments, and the gateway if `is_edge`, in a product with other modules.
     fn missing(is_edge: bool, variables: &[(&str, &str)]) -> String {
+        missing_in(is_edge, Some("users"), variables)
+    }
+
+    /// As [`missing`], with tokens from this module or from nowhere.
+    fn missing_in(is_edge: bool, tokens_from: Option<&'static str>, variables: &[(&str, &str)]) -> String {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -289,7 +306,7 @@ mod tests {
         };
         let layout = Layout {
             modules: NAMES.map(module).to_vec(),
-            tokens_from: Some("users"),
+            tokens_from,
             is_edge,
             pages_call: &[],
         };
@@ -298,6 +315,16 @@ mod tests {
             settings: &settings,
         };
         missing.sentences().unwrap().join("\n")
+    }
+
+    #[test]
+    fn prod_needs_an_https_issuer_in_a_product_with_tokens_alone() {
+        let prod = ("BANYAN__PROFILE", "prod");
+        assert!(missing(false, &[prod]).contains("auth.issuer is http://localhost:8080"));
+        let https = ("BANYAN__AUTH__ISSUER", "https://shop.example");
+        assert!(!missing(false, &[prod, https]).contains("auth.issuer"));
+        assert!(!missing(false, &[]).contains("auth.issuer"));
+        assert!(!missing_in(false, None, &[prod]).contains("auth."));
     }
 
     #[test]

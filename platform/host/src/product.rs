@@ -24,7 +24,8 @@ pub struct Product<C: 'static> {
     pub modules: &'static [Module<C>],
     /// The contracts of all modules, as clients of remote ones. A module that is local replaces its own when it is started.
     pub contracts: fn(&Remotes) -> C,
-    /// The module that signs the access tokens; `None` for a product without users.
+    /// The module that signs the access tokens. `None` for a product without users: its routes take `Anyone`, and its operations API is open in the
+    /// profile `demo` and closed in `prod`.
     pub tokens: Option<Tokens<C>>,
     pub gateway: Gateway<C>,
     pub demo: Demo,
@@ -75,7 +76,7 @@ pub struct Gateway<C: 'static> {
 /// The profile `demo`.
 #[derive(Clone, Copy, Debug)]
 pub struct Demo {
-    /// The demo users, in a sentence.
+    /// The demo users, or the demo data of a product without users, in a sentence.
     pub users: &'static str,
     /// E-mail address and password of an operator, for the command line.
     pub operator: Option<(&'static str, &'static str)>,

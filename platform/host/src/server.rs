@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use banyan_core::Ids;
 use banyan_gateway::Proxy;
 use banyan_http::{
-    DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier, rate_limit::RateLimit,
+    AnyoneOperates, DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier,
+    rate_limit::RateLimit,
 };
 use banyan_remote::mtls::Identity;
 use rustls::ServerConfig;
@@ -41,6 +42,8 @@ pub struct Served {
     /// Forwards requests to remote modules.
     pub proxy: Arc<Proxy>,
     pub is_edge: bool,
+    /// Whether callers without a token are operators.
+    pub anyone_operates: bool,
 }
 
 /// The running servers and their addresses.
@@ -105,9 +108,9 @@ impl Document {
 pub enum Transport {
     /// On loopback, or behind something that terminates TLS.
     Plain,
-    /// To all clients, with the shop's own certificate.
+    /// To all clients, with the product's own certificate.
     Public(ServerConfig),
-    /// To the other processes of the shop, which authenticate with their certificates.
+    /// To the other processes of the product, which authenticate with their certificates.
     Internal(ServerConfig),
 }
 
@@ -194,6 +197,7 @@ fn serve_api(
         ids,
         proxy,
         is_edge,
+        anyone_operates,
         ..
     } = served;
     let stopping = Stopping(state.stopping.clone());
@@ -225,6 +229,9 @@ fn serve_api(
         }
         if peers_are_ours {
             app = app.app_data(TrustedPeers);
+        }
+        if anyone_operates {
+            app = app.app_data(AnyoneOperates);
         }
         let proxy = proxy.clone();
         app.app_data(Data::from(verifier.clone()))

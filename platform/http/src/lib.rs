@@ -49,7 +49,7 @@ mod token;
 mod unmatched;
 
 pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
-pub use auth::{Anyone, HasRole, LoggedIn, OperatorRole, Ops, Token};
+pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
 #[cfg(feature = "durable")]

@@ -1,6 +1,6 @@
 //! How processes authenticate to each other: the certificates of `[mtls]`.
 //!
-//! A process with a certificate of this CA belongs to this shop and is trusted, whichever module it claims to be; so the CA is the shop's own
+//! A process with a certificate of this CA belongs to this product and is trusted, whichever module it claims to be; so the CA is the product's own
 //! and signs nothing else. Changed files are read at the next start.
 
 use std::{

@@ -1,5 +1,6 @@
 //! Who may know whom. Reads `cargo metadata` and the sources, and prints the rule and the fix. The page of the modules has every edge.
 
+mod example;
 mod placements;
 mod rules;
 mod seeded;

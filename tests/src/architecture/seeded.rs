@@ -170,6 +170,53 @@ const SEEDS: &[Seed] = &[
         "not called inside a transaction",
     ),
     (
+        "an_example_that_depends_on_the_shop",
+        |w| depend(w, "helpdesk-tickets", "shared-kernel"),
+        "the example is built on the platform alone",
+    ),
+    (
+        "a_module_of_the_example_that_depends_on_a_module",
+        |w| depend(w, "helpdesk-tickets", "helpdesk-agents"),
+        "a module depends on no other module",
+    ),
+    (
+        "a_shop_that_depends_on_the_example",
+        |w| depend(w, "orders", "helpdesk-tickets-contract"),
+        "nothing depends on the example",
+    ),
+    (
+        "a_platform_that_depends_on_the_example",
+        |w| depend(w, "banyan-host", "helpdesk-agents-contract"),
+        "nothing depends on the example",
+    ),
+    (
+        "a_long_main_of_the_example",
+        |w| write(w, "examples/helpdesk/src/main.rs", &"// One more line.\n".repeat(150)),
+        "a product's main fits on a page",
+    ),
+    (
+        "an_example_that_reads_the_clock",
+        |w| {
+            write(
+                w,
+                "examples/helpdesk/modules/tickets/src/service.rs",
+                "let now = std::time::SystemTime::now();",
+            )
+        },
+        "no module reads the clock",
+    ),
+    (
+        "an_example_whose_rule_is_async",
+        |w| {
+            write(
+                w,
+                "examples/helpdesk/modules/tickets/src/assignment/steps.rs",
+                "pub async fn next() {}",
+            )
+        },
+        "rules are pure",
+    ),
+    (
         "a_module_with_another_public_item",
         |w| write(w, "modules/catalog/src/lib.rs", "pub mod store;"),
         "only public items",

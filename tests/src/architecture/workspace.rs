@@ -68,7 +68,7 @@ impl Workspace {
             packages: packages.collect(),
             sources: Vec::new(),
         };
-        for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
+        for folder in ["app", "examples", "modules", "platform", "shared-kernel", "tests"] {
             workspace.read(root, &root.join(folder));
         }
         workspace

@@ -73,6 +73,7 @@ async fn generated_module() -> Result<(), Failed> {
 async fn check_what_is_compiled(copy: &Copy, modules: &[&str]) -> Result<(), Failed> {
     // A binary of another name: the one of the repository is in use by other tests.
     let manifest = copy.read("app/Cargo.toml");
+    let manifest = manifest.replace("default-run = \"banyan\"", "default-run = \"banyan-generated\"");
     let own_binary = "\n[[bin]]\nname = \"banyan-generated\"\npath = \"src/main.rs\"\n";
     copy.write("app/Cargo.toml", &(manifest + own_binary));
     let binary = target().join("banyan-generated");

@@ -12,4 +12,4 @@ pub use client::{Client, Response, new_key, order_body};
 pub use postgres::Postgres;
 pub use process::{Process, clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};
-pub use stage::{Role, Stage, binary, target};
+pub use stage::{Role, Stage, binary, helpdesk, target};

@@ -125,6 +125,18 @@ pub fn binary() -> PathBuf {
     BINARY.get_or_init(find).clone()
 }
 
+/// The second product, which was built beside this test.
+pub fn helpdesk() -> PathBuf {
+    let binary = target().join("helpdesk");
+    let is_built = binary.exists();
+    assert!(
+        is_built,
+        "{} is not built: run cargo build -p helpdesk first",
+        binary.display()
+    );
+    binary
+}
+
 /// Where this test and all binaries were built.
 pub fn target() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");

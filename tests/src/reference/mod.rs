@@ -6,7 +6,7 @@ mod settings;
 use libtest_mimic::Trial;
 
 pub use modules::{PAGE as MODULES_PAGE, page as modules_page};
-pub use settings::is_known;
+pub use settings::{is_known, is_known_among};
 
 pub fn trials() -> Vec<Trial> {
     vec![

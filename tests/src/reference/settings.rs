@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use banyan::shop::SHOP;
+use banyan_host::settings::{Defaults, Settings};
 use libtest_mimic::Failed;
 
 use crate::snapshot;
@@ -201,7 +202,12 @@ pub fn every_setting_is_explained() -> Result<(), Failed> {
 
 /// Whether the binary knows this variable; the value may be invalid.
 pub fn is_known(variable: &str) -> bool {
-    let read = banyan::settings(None, [(variable.to_owned(), "x".to_owned())]);
+    is_known_among(&SHOP.defaults(), variable)
+}
+
+/// The same, for a product with these settings.
+pub fn is_known_among(defaults: &Defaults, variable: &str) -> bool {
+    let read = Settings::from_sources(defaults, None, [(variable.to_owned(), "x".to_owned())]);
     !read
         .err()
         .is_some_and(|error| format!("{error:#}").contains("there is no such setting"))

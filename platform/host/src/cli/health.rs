@@ -1,4 +1,4 @@
-//! `banyan health`: whether the shop is ready, for operators and for the health checks of containers.
+//! `banyan health`: whether the server is ready, for operators and for the health checks of containers.
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +9,7 @@ use crate::settings::Settings;
 
 #[derive(Args)]
 pub struct Health {
-    /// The URL of the shop. Default: the address in the settings.
+    /// The URL of the server. Default: the address in the settings.
     #[arg(long, env = "BANYAN_URL", value_name = "URL")]
     url: Option<String>,
 }
@@ -50,7 +50,7 @@ impl Health {
         if ready {
             Ok(())
         } else {
-            Err(Failure::NotReady("the shop is not ready".to_owned()))
+            Err(Failure::NotReady("the server is not ready".to_owned()))
         }
     }
 }

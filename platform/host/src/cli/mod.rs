@@ -13,7 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{Product, settings::Settings};
 
-/// Without a command it serves the shop. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
+/// Without a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
 #[derive(Parser)]
 #[command(after_help = EXIT_CODES)]
 struct Cli {
@@ -23,7 +23,7 @@ struct Cli {
     global: Global,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, with the reason on standard error; 2 invalid command line; 3 the shop is not ready or does not respond.";
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, with the reason on standard error; 2 invalid command line; 3 the server is not ready or does not respond.";
 
 #[derive(Args)]
 struct Global {
@@ -43,7 +43,7 @@ enum Output {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves the shop (the default). Stops on SIGTERM or Ctrl-C, after finishing what it accepted.
+    /// Serves the API (the default). Stops on SIGTERM or Ctrl-C, after finishing what it accepted.
     Serve,
     /// Applies pending migrations to the tables.
     Migrate(schema::Migrate),
@@ -55,11 +55,11 @@ enum Command {
     Openapi,
     /// Shows settings.
     Config(info::Config),
-    /// Checks whether a running shop is ready.
+    /// Checks whether a running server is ready.
     Health(health::Health),
-    /// Dead letters of a running shop: events a module could not handle.
+    /// Dead letters of a running server: events a module could not handle.
     Dlq(ops::Dlq),
-    /// Sagas of a running shop: checkouts in progress, and why they wait.
+    /// Sagas of a running server: processes across modules, and why they wait.
     Saga(ops::Saga),
 }
 
@@ -186,7 +186,7 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
-/// The URL of a shop on this machine, as configured in `http.listen`.
+/// The URL of a server on this machine, as configured in `http.listen`.
 ///
 /// # Errors
 /// It is served over TLS, under the name in its certificate, which is not in the settings.

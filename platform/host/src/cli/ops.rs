@@ -1,4 +1,4 @@
-//! `banyan dlq` and `banyan saga`: clients of a running shop's operations API.
+//! `banyan dlq` and `banyan saga`: clients of a running server's operations API.
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::{Failure, Output, local_url, print, print_json};
 use crate::{Demo, settings::Settings};
 
-/// The shop to call, and the credentials.
+/// The server to call, and the credentials.
 #[derive(Args)]
-struct Shop {
-    /// The URL of the shop. Default: the address in the settings.
+struct Server {
+    /// The URL of the server. Default: the address in the settings.
     #[arg(long, global = true, env = "BANYAN_URL", value_name = "URL")]
     url: Option<String>,
     /// An access token of a user with the role ops.
@@ -49,7 +49,7 @@ pub struct Dlq {
     #[command(subcommand)]
     what: DlqCommand,
     #[command(flatten)]
-    shop: Shop,
+    server: Server,
 }
 
 #[derive(Subcommand)]
@@ -76,7 +76,7 @@ enum DlqCommand {
 
 impl Dlq {
     pub async fn run(self, modules: &[&str], demo: Demo, settings: &Settings, output: Output) -> Result<(), Failure> {
-        let session = self.shop.open(demo, settings).await?;
+        let session = self.server.open(demo, settings).await?;
         match self.what {
             DlqCommand::List { module } => {
                 let modules = selected(module, modules);
@@ -104,7 +104,7 @@ pub struct Saga {
     #[arg(long, global = true)]
     module: Option<String>,
     #[command(flatten)]
-    shop: Shop,
+    server: Server,
 }
 
 #[derive(Subcommand)]
@@ -145,7 +145,7 @@ impl Saga {
         settings: &Settings,
         output: Output,
     ) -> Result<(), Failure> {
-        let session = self.shop.open(demo, settings).await?;
+        let session = self.server.open(demo, settings).await?;
         let module = self.module.unwrap_or_else(|| default_module.to_owned());
         match self.what {
             SagaCommand::List { state } => {
@@ -179,14 +179,15 @@ fn selected(named: Option<String>, all: &[&str]) -> Vec<String> {
     )
 }
 
-/// A client of a shop, logged in.
+/// A client of a server, logged in if it has users.
 struct Session {
     client: Client,
     base: String,
+    /// Empty for a product without users.
     token: String,
 }
 
-impl Shop {
+impl Server {
     async fn open(self, demo: Demo, settings: &Settings) -> Result<Session, Failure> {
         let base = self
             .url
@@ -200,20 +201,22 @@ impl Shop {
         if let Some(token) = self.token {
             return Ok(Session { client, base, token });
         }
+        let mut session = Session {
+            client,
+            base,
+            token: String::new(),
+        };
         let login = match (self.email, self.password, demo.operator) {
             (Some(email), Some(password), _) => json!({"email": email, "password": password}),
             (_, _, Some((email, password))) if settings.is_demo() => json!({"email": email, "password": password}),
+            // A product without users: in `demo` its operations API is open.
+            (None, None, None) if settings.is_demo() => return Ok(session),
             _ => {
                 return Err(anyhow!(
                     "log in with --token, or --email and --password (or BANYAN_TOKEN, BANYAN_EMAIL, BANYAN_PASSWORD)"
                 )
                 .into());
             }
-        };
-        let mut session = Session {
-            client,
-            base,
-            token: String::new(),
         };
         let tokens = session.call(Method::POST, "/api/v1/sessions", Some(login)).await?;
         tokens["access_token"]

@@ -66,7 +66,7 @@ impl Migrate {
 
 #[derive(Args)]
 pub struct Seed {
-    /// Deletes all data of the shop first. Only in the demo profile.
+    /// Deletes all data first. Only in the demo profile.
     #[arg(long)]
     reset: bool,
 }
@@ -77,7 +77,7 @@ impl Seed {
         C: Clone + Send + Sync + 'static,
     {
         if !settings.is_demo() {
-            bail!("demo data has known passwords, so it is allowed in the demo profile only");
+            bail!("demo data may have known passwords, so it is allowed in the demo profile only");
         }
         App::seed(product, settings, self.reset).await?;
         print(&format!("the demo data is added: {}", product.demo.users))

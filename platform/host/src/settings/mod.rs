@@ -217,12 +217,6 @@ impl Settings {
     /// Checks settings that depend on each other or on the profile.
     fn check(&self) -> anyhow::Result<()> {
         self.check_listens()?;
-        if self.profile == Profile::Prod && !self.auth.issuer.starts_with("https://") {
-            bail!(
-                "auth.issuer is {}, but the profile prod needs an https:// URL: clients check tokens against it",
-                self.auth.issuer
-            );
-        }
         if self.profile == Profile::Prod && self.database.login_per_module {
             let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
             if derived_from.is_some_and(|url| !has_password(url)) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::{App, HttpResponse, get, http::StatusCode, test, web::Data};
 use banyan_core::Actor;
 use banyan_core::RequiredRole;
-use banyan_http::{Anyone, HasRole, LoggedIn, Ops, Problem, Verifier};
+use banyan_http::{Anyone, AnyoneOperates, HasRole, LoggedIn, Ops, Problem, Verifier};
 use serde_json::json;
 
 use crate::support::{FakeKeys, HandClock, NOW_S, Signer, claims, raw_token, verifier};
@@ -107,6 +107,28 @@ async fn a_role_grants_access_to_its_own_routes_only() {
         send(&verifier, "/anyone", Some(&lower_case)).await.2,
         "user:00000000-0000-0000-0000-000000000007"
     );
+}
+
+#[actix_web::test]
+async fn in_a_product_without_users_callers_without_a_token_are_operators_and_nothing_else() {
+    let signer = Signer::new("k1");
+    let app = App::new()
+        .app_data(verifier(FakeKeys::of(&[]), HandClock::new()))
+        .app_data(AnyoneOperates)
+        .service(logged_in)
+        .service(staff)
+        .service(ops);
+    let app = test::init_service(app).await;
+    for (path, status) in [("/ops", 200), ("/staff", 401), ("/logged-in", 401)] {
+        let response = test::call_service(&app, test::TestRequest::get().uri(path).to_request()).await;
+        assert_eq!(response.status(), status, "{path}");
+    }
+    let token = format!("Bearer {}", signer.token(&["ops"]));
+    let request = test::TestRequest::get()
+        .uri("/ops")
+        .insert_header(("Authorization", token));
+    let response = test::call_service(&app, request.to_request()).await;
+    assert_eq!(response.status(), 401, "a token is checked all the same");
 }
 
 #[actix_web::test]

@@ -1,0 +1,3 @@
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    Ok(banyan_contract_build::compile()?)
+}

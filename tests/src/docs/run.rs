@@ -1,0 +1,174 @@
+//! Follows a page as a reader would: runs its `bash` blocks in one shell, one after the other, and compares what they print with what the page shows.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use banyan_durable_testing::SqliteHome;
+use libtest_mimic::{Failed, Trial};
+use tokio::process::Command;
+
+use super::{Block, Page, SHOWN_BASE, shown_is_real};
+
+pub fn trials() -> Vec<Trial> {
+    vec![Trial::test(
+        "docs::a_command_that_fails_or_prints_something_else_is_detected",
+        || crate::harness::runtime().block_on(wrong_commands_are_detected()),
+    )]
+}
+
+const ALL_COMMANDS_LIMIT: Duration = Duration::from_secs(120);
+/// Between the outputs of two blocks.
+const MARK: &str = "--- end of a block, exit code";
+
+/// A reader with a new directory, a shell without any settings of its own, and a few tools.
+pub struct Reader<'a> {
+    /// Where the commands run; it is created.
+    pub directory: PathBuf,
+    /// The programs that the page may use, besides bash itself.
+    pub tools: &'a [&'a str],
+    /// Files that the page expects in the directory: the path there, and the real file.
+    pub files: Vec<(&'a str, PathBuf)>,
+    /// The environment, for settings that the reader has left at their defaults.
+    pub variables: Vec<(String, String)>,
+    /// The address of the server, which replaces the one that the page shows.
+    pub base: String,
+}
+
+/// What a block printed, and how it ended.
+struct Output {
+    text: String,
+    exit_code: String,
+}
+
+impl Reader<'_> {
+    /// Runs all `bash` blocks of the page.
+    ///
+    /// # Errors
+    /// Every block that fails or prints something else than the page shows, with its line.
+    pub async fn follow(&self, page: &Page) -> Result<(), String> {
+        let commands = page.in_language("bash");
+        let outputs = self.run(&commands).await?;
+        let mut wrong = Vec::new();
+        for (block, output) in commands.iter().zip(outputs) {
+            let place = format!("{}:{}", page.path, block.line);
+            if output.exit_code != "0" {
+                wrong.push(format!("{place} exits with {}:\n{}", output.exit_code, output.text));
+            }
+            let Some(shown) = page.output_of(block) else { continue };
+            if let Err(why) = shown_is_real(&shown.text, &output.text) {
+                wrong.push(format!(
+                    "{}:{} shows what {place} does not print: {why}\nit prints:\n{}",
+                    page.path, shown.line, output.text
+                ));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong.join("\n\n"))
+        }
+    }
+
+    async fn run(&self, commands: &[&Block]) -> Result<Vec<Output>, String> {
+        self.prepare().map_err(|error| format!("no shell: {error}"))?;
+        let script: String = commands
+            .iter()
+            .map(|block| {
+                let command = block.text.replace(SHOWN_BASE, &self.base);
+                format!("{command}\nexit_code=$?\necho; echo \"{MARK} $exit_code\"\n")
+            })
+            .collect();
+        fs::write(self.directory.join("page.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
+        let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
+        shell
+            .args(["--noprofile", "--norc", "page.sh"])
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .env_clear()
+            .envs(self.variables.iter().cloned())
+            .env("PATH", self.directory.join("bin"));
+        let ended = tokio::time::timeout(ALL_COMMANDS_LIMIT, shell.output()).await;
+        let output = ended
+            .map_err(|_| format!("the commands take longer than {ALL_COMMANDS_LIMIT:?}"))?
+            .map_err(|error| error.to_string())?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let outputs = split(&printed);
+        if outputs.len() == commands.len() {
+            Ok(outputs)
+        } else {
+            Err(format!("the shell ended early:\n{printed}"))
+        }
+    }
+
+    fn prepare(&self) -> std::io::Result<()> {
+        let bin = self.directory.join("bin");
+        fs::create_dir_all(&bin)?;
+        for name in self.tools {
+            symlink(tool(name)?, bin.join(name))?;
+        }
+        for (path, real) in &self.files {
+            let link = self.directory.join(path);
+            fs::create_dir_all(link.parent().unwrap_or(&self.directory))?;
+            symlink(real, link)?;
+        }
+        Ok(())
+    }
+}
+
+/// The output of each block.
+fn split(printed: &str) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    let mut rest = printed;
+    while let Some((text, after)) = rest.split_once(MARK) {
+        let (exit_code, next) = after.split_once('\n').unwrap_or((after, ""));
+        outputs.push(Output {
+            text: text.trim().to_owned(),
+            exit_code: exit_code.trim().to_owned(),
+        });
+        rest = next;
+    }
+    outputs
+}
+
+fn tool(name: &str) -> std::io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|directory: PathBuf| directory.join(name))
+        .find(|candidate: &PathBuf| Path::is_file(candidate));
+    found.ok_or_else(|| std::io::Error::other(format!("this test needs {name}")))
+}
+
+async fn wrong_commands_are_detected() -> Result<(), Failed> {
+    let follow = async |text: &str| {
+        let home = SqliteHome::new();
+        let reader = Reader {
+            directory: home.path().join("reader"),
+            tools: &[],
+            files: Vec::new(),
+            variables: Vec::new(),
+            base: String::new(),
+        };
+        reader.follow(&Page::of("page.md", text)).await
+    };
+    follow("```bash\nfigs=3\n```\n\n```bash\necho $figs figs\n```\n\n```text\n3 … figs\n```\n").await?;
+    for (text, why) in [
+        ("```bash\nfalse\n```\n", "page.md:1 exits with 1"),
+        ("```bash\nno-such-tool\n```\n", "page.md:1 exits with 127"),
+        (
+            "```bash\necho 3 figs\n```\n\n```text\n4 figs\n```\n",
+            "page.md:5 shows what page.md:1 does not print",
+        ),
+    ] {
+        match follow(text).await {
+            Err(wrong) if wrong.contains(why) => {}
+            other => return Err(format!("{text:?} must fail with {why:?}, not {other:?}").into()),
+        }
+    }
+    Ok(())
+}
