@@ -55,7 +55,7 @@ fn report(name: &Name, plan: &Plan) -> String {
         plan.made_in_folder()
     );
     for (path, what) in plan.outside() {
-        let _ = writeln!(report, "  {path:32} {what}");
+        let _ = writeln!(report, "  {path:36} {what}");
     }
     let _ = write!(
         report,

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     architecture::root,
-    docs::{Page, Reader, SHOWN_BASE, Server},
+    docs::{Page, Reader, SHOWN_BASE, Server, Tools, WITHOUT_A_BUILD},
     harness::{Shop, Stage, binary, runtime},
 };
 
@@ -56,10 +56,11 @@ async fn commands_print_what_is_shown() -> Result<(), Failed> {
     });
     let reader = Reader {
         directory: shop.directory().join("reader"),
-        tools: &TOOLS,
+        tools: Tools::Only(&TOOLS),
         files: vec![("target/debug/banyan", binary())],
         variables: settings.collect(),
-        base: shop.base(),
+        replace: vec![(SHOWN_BASE, shop.base())],
+        limit: WITHOUT_A_BUILD,
     };
     let followed = reader.follow(&page).await;
     let followed = followed.map_err(|wrong| format!("{wrong}\nthe shop's log:\n{}", shop.log()));

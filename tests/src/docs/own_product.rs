@@ -2,7 +2,7 @@
 
 use libtest_mimic::{Failed, Trial};
 
-use super::{Page, Reader, Server, excerpts};
+use super::{Page, Reader, SHOWN_BASE, Server, Tools, WITHOUT_A_BUILD, excerpts};
 use crate::{
     architecture::root,
     harness::{helpdesk, runtime},
@@ -39,10 +39,11 @@ async fn commands_print_what_is_shown() -> Result<(), Failed> {
     let server = Server::start(&helpdesk(), &page).await?;
     let reader = Reader {
         directory: server.directory().join("reader"),
-        tools: &TOOLS,
+        tools: Tools::Only(&TOOLS),
         files: vec![("target/debug/helpdesk", helpdesk())],
         variables: server.variables(),
-        base: server.base(),
+        replace: vec![(SHOWN_BASE, server.base())],
+        limit: WITHOUT_A_BUILD,
     };
     let followed = reader.follow(&page).await;
     server.kill().await?;

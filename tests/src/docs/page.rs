@@ -42,10 +42,16 @@ impl Page {
         self.blocks.iter().filter(|block| block.language == language).collect()
     }
 
+    /// What a reader does, in order: commands to run, and changes of files.
+    pub fn steps(&self) -> Vec<&Block> {
+        let is_step = |block: &&Block| ["bash", "diff"].contains(&block.language.as_str());
+        self.blocks.iter().filter(is_step).collect()
+    }
+
     /// The output that the page shows for a `bash` block: the block behind it, unless that is run itself or is an excerpt.
     pub fn output_of(&self, command: &Block) -> Option<&Block> {
         let next = self.blocks.iter().find(|block| block.line > command.line);
-        next.filter(|block| !["bash", "sh", "banner"].contains(&block.language.as_str()) && !block.is_excerpt())
+        next.filter(|block| !["bash", "sh", "banner", "diff"].contains(&block.language.as_str()) && !block.is_excerpt())
     }
 }
 

@@ -12,7 +12,7 @@ use banyan_durable_testing::SqliteHome;
 use libtest_mimic::{Failed, Trial};
 use tokio::process::Command;
 
-use super::{Block, Page, SHOWN_BASE, shown_is_real};
+use super::{Block, Page, shown_is_real};
 
 pub fn trials() -> Vec<Trial> {
     vec![Trial::test(
@@ -21,7 +21,8 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-const ALL_COMMANDS_LIMIT: Duration = Duration::from_secs(120);
+/// The time within which all commands of a page end, if none of them builds anything.
+pub const WITHOUT_A_BUILD: Duration = Duration::from_secs(120);
 /// Between the outputs of two blocks.
 const MARK: &str = "--- end of a block, exit code";
 
@@ -30,13 +31,23 @@ pub struct Reader<'a> {
     /// Where the commands run; it is created.
     pub directory: PathBuf,
     /// The programs that the page may use, besides bash itself.
-    pub tools: &'a [&'a str],
+    pub tools: Tools<'a>,
     /// Files that the page expects in the directory: the path there, and the real file.
     pub files: Vec<(&'a str, PathBuf)>,
     /// The environment, for settings that the reader has left at their defaults.
     pub variables: Vec<(String, String)>,
-    /// The address of the server, which replaces the one that the page shows.
-    pub base: String,
+    /// What the page shows, and what replaces it: addresses and ports of the test.
+    pub replace: Vec<(&'a str, String)>,
+    /// The time within which all commands end.
+    pub limit: Duration,
+}
+
+/// The programs that a page may use.
+pub enum Tools<'a> {
+    /// These alone, besides bash itself.
+    Only(&'a [&'a str]),
+    /// Those of the developer's machine.
+    All,
 }
 
 /// What a block printed, and how it ended.
@@ -46,12 +57,12 @@ struct Output {
 }
 
 impl Reader<'_> {
-    /// Runs all `bash` blocks of the page.
+    /// Runs all `bash` blocks of the page, and applies its `diff` blocks.
     ///
     /// # Errors
     /// Every block that fails or prints something else than the page shows, with its line.
     pub async fn follow(&self, page: &Page) -> Result<(), String> {
-        let commands = page.in_language("bash");
+        let commands = page.steps();
         let outputs = self.run(&commands).await?;
         let mut wrong = Vec::new();
         for (block, output) in commands.iter().zip(outputs) {
@@ -79,23 +90,25 @@ impl Reader<'_> {
         let script: String = commands
             .iter()
             .map(|block| {
-                let command = block.text.replace(SHOWN_BASE, &self.base);
+                let command = self.command(block);
                 format!("{command}\nexit_code=$?\necho; echo \"{MARK} $exit_code\"\n")
             })
             .collect();
-        fs::write(self.directory.join("page.sh"), format!("exec 2>&1\n{script}")).map_err(|error| error.to_string())?;
+        let script = format!("exec 2>&1\n{script}");
         let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
         shell
-            .args(["--noprofile", "--norc", "page.sh"])
+            .args(["--noprofile", "--norc", "-c", &script])
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .env_clear()
-            .envs(self.variables.iter().cloned())
-            .env("PATH", self.directory.join("bin"));
-        let ended = tokio::time::timeout(ALL_COMMANDS_LIMIT, shell.output()).await;
+            .envs(self.variables.iter().cloned());
+        if let Tools::Only(_) = self.tools {
+            shell.env("PATH", self.directory.join("bin"));
+        }
+        let ended = tokio::time::timeout(self.limit, shell.output()).await;
         let output = ended
-            .map_err(|_| format!("the commands take longer than {ALL_COMMANDS_LIMIT:?}"))?
+            .map_err(|_| format!("the commands take longer than {:?}", self.limit))?
             .map_err(|error| error.to_string())?;
         let printed = String::from_utf8_lossy(&output.stdout);
         let outputs = split(&printed);
@@ -106,11 +119,22 @@ impl Reader<'_> {
         }
     }
 
+    fn command(&self, block: &Block) -> String {
+        if block.language == "diff" {
+            return format!("git apply <<'END_OF_DIFF'\n{}END_OF_DIFF", block.text);
+        }
+        let replaced = self.replace.iter();
+        replaced.fold(block.text.clone(), |text, (shown, real)| text.replace(shown, real))
+    }
+
     fn prepare(&self) -> std::io::Result<()> {
-        let bin = self.directory.join("bin");
-        fs::create_dir_all(&bin)?;
-        for name in self.tools {
-            symlink(tool(name)?, bin.join(name))?;
+        fs::create_dir_all(&self.directory)?;
+        if let Tools::Only(names) = self.tools {
+            let bin = self.directory.join("bin");
+            fs::create_dir_all(&bin)?;
+            for name in names {
+                symlink(tool(name)?, bin.join(name))?;
+            }
         }
         for (path, real) in &self.files {
             let link = self.directory.join(path);
@@ -149,10 +173,11 @@ async fn wrong_commands_are_detected() -> Result<(), Failed> {
         let home = SqliteHome::new();
         let reader = Reader {
             directory: home.path().join("reader"),
-            tools: &[],
+            tools: Tools::Only(&[]),
             files: Vec::new(),
             variables: Vec::new(),
-            base: String::new(),
+            replace: Vec::new(),
+            limit: WITHOUT_A_BUILD,
         };
         reader.follow(&Page::of("page.md", text)).await
     };

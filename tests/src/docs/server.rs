@@ -9,7 +9,7 @@ use tokio::{
     process::Child,
 };
 
-use super::{Page, SHOWN_BASE};
+use super::{Page, SHOWN_BASE, shown_is_real};
 use crate::harness::{clean_command, free_port};
 
 const BANNER_LIMIT: Duration = Duration::from_secs(60);
@@ -55,10 +55,9 @@ impl Server {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let server = Server { home, port, child };
         let printed = printed.join("\n").replace(&server.base(), SHOWN_BASE);
-        if printed == shown.text.trim_end() {
-            Ok(server)
-        } else {
-            Err(format!("{} shows:\n{}\nthe server prints:\n{printed}", page.path, shown.text).into())
+        match shown_is_real(&shown.text, &printed) {
+            Ok(()) => Ok(server),
+            Err(_) => Err(format!("{} shows:\n{}\nthe server prints:\n{printed}", page.path, shown.text).into()),
         }
     }
 

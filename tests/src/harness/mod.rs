@@ -2,6 +2,7 @@
 
 mod broker;
 mod client;
+mod copy;
 mod postgres;
 mod process;
 mod shop;
@@ -9,7 +10,8 @@ mod stage;
 
 pub use broker::Broker;
 pub use client::{Client, Response, new_key, order_body};
+pub use copy::{Copy, build_environment};
 pub use postgres::Postgres;
-pub use process::{Process, clean_command, free_port};
+pub use process::{clean_command, free_port};
 pub use shop::{Plan, Shop, runtime};
-pub use stage::{Role, Stage, binary, helpdesk, target};
+pub use stage::{Stage, binary, helpdesk, target};

@@ -28,8 +28,6 @@ pub struct Role {
     pub name: &'static str,
     pub modules: Vec<&'static str>,
     pub is_edge: bool,
-    /// A binary of the test's own; otherwise the one with these modules.
-    pub binary: Option<PathBuf>,
 }
 
 /// The modules that the stage `extracted` runs in a process of their own.
@@ -51,12 +49,7 @@ impl Stage {
 
     /// The processes; the gateway is the last one.
     pub fn roles(self) -> Vec<Role> {
-        let role = |name, modules, is_edge| Role {
-            name,
-            modules,
-            is_edge,
-            binary: None,
-        };
+        let role = |name, modules, is_edge| Role { name, modules, is_edge };
         match self {
             Stage::Sqlite | Stage::Postgres => vec![role("shop", MODULES.to_vec(), true)],
             Stage::Extracted => {
@@ -80,9 +73,6 @@ impl Stage {
 impl Role {
     /// The binary with the modules of this process, as `scripts/lib/binaries.sh` builds it.
     pub fn binary(&self) -> PathBuf {
-        if let Some(own) = &self.binary {
-            return own.clone();
-        }
         if self.name == "shop" {
             return binary();
         }

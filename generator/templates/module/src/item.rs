@@ -29,6 +29,10 @@ pub struct NewItem {
 }
 
 impl NewItem {
+    pub fn named(name: impl Into<String>) -> Self {
+        NewItem { name: name.into() }
+    }
+
     /// # Errors
     /// `invalid_name`: the name is empty, blank at an end, or longer than 200 characters.
     pub fn into_item(self, id: Uuid, now: Timestamp) -> Result<Item, Fault> {
@@ -50,8 +54,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Result<Item, Fault> {
-        let new = NewItem { name: name.to_owned() };
-        new.into_item(Uuid::nil(), Timestamp::from_ms(1))
+        NewItem::named(name).into_item(Uuid::nil(), Timestamp::from_ms(1))
     }
 
     #[test]

@@ -23,9 +23,7 @@ pub fn reactions(db: Db, service: &Arc<Service>, settings: &Settings) -> Reactio
 
 /// Adds an item with the product's name, unless there is one. The transaction also stores that the event was received, so that it has its effect once.
 async fn add_product(service: &Service, tx: &Tx, incoming: Incoming<ProductAdded>) -> Result<(), Fault> {
-    let new = NewItem {
-        name: incoming.event.name,
-    };
+    let new = NewItem::named(incoming.event.name);
     service.add(tx, &Call::by_module(tx.module()), new).await?;
     Ok(())
 }

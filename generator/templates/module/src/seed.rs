@@ -15,8 +15,9 @@ pub async fn add_demo_items(service: &Arc<Service>) -> Result<(), Fault> {
     let command = Command::new("seed", "banyan:{module}", b"");
     banyan_durable::once(service.db(), command, service.clone(), |tx, service| async move {
         for name in NAMES {
-            let new = NewItem { name: name.to_owned() };
-            service.add(&tx, &Call::by_module(tx.module()), new).await?;
+            service
+                .add(&tx, &Call::by_module(tx.module()), NewItem::named(name))
+                .await?;
         }
         Ok(Outcome::Done(()))
     })
