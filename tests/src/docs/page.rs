@@ -38,6 +38,21 @@ impl Page {
         }
     }
 
+    /// The part of the page before this heading, and the part that begins with it.
+    ///
+    /// # Errors
+    /// There is no such page, or no such heading in it.
+    pub fn load_parts(path: &str, heading: &str) -> Result<(Page, Page), Failed> {
+        let text = fs::read_to_string(root().join(path))?;
+        let at = text
+            .find(&format!("\n{heading}\n"))
+            .ok_or_else(|| format!("{path} has no heading {heading:?}"))?;
+        // Empty lines keep the numbers of the lines.
+        let before = text[..=at].lines().count();
+        let second = "\n".repeat(before) + &text[at + 1..];
+        Ok((Page::of(path, &text[..=at]), Page::of(path, &second)))
+    }
+
     pub fn in_language(&self, language: &str) -> Vec<&Block> {
         self.blocks.iter().filter(|block| block.language == language).collect()
     }

@@ -106,7 +106,22 @@ impl Reader<'_> {
         if let Tools::Only(_) = self.tools {
             shell.env("PATH", self.directory.join("bin"));
         }
-        let ended = tokio::time::timeout(self.limit, shell.output()).await;
+        // In a group of its own, so that nothing that the page has started remains.
+        let shell = shell
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let group = shell.id().map(|id| format!("-{id}"));
+        let ended = tokio::time::timeout(self.limit, shell.wait_with_output()).await;
+        if let Some(group) = group {
+            let stop = Command::new("kill")
+                .args(["-TERM", "--", &group])
+                .stderr(Stdio::null())
+                .status()
+                .await;
+            stop.map_err(|error| error.to_string())?;
+        }
         let output = ended
             .map_err(|_| format!("the commands take longer than {:?}", self.limit))?
             .map_err(|error| error.to_string())?;
