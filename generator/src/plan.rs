@@ -177,3 +177,30 @@ impl Plan {
         files.chain([(repository::LOCK, "its two crates")])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let of_entry = |path: std::path::PathBuf| match path.is_dir() {
+            true => files(&path),
+            false => vec![path.display().to_string()],
+        };
+        entries.flat_map(of_entry).collect()
+    }
+
+    #[test]
+    fn every_template_of_the_module_is_made() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/module");
+        let there: BTreeSet<String> = files(&folder).into_iter().collect();
+        let made: BTreeSet<String> = MODULE
+            .iter()
+            .map(|(path, _)| folder.join(path).display().to_string())
+            .collect();
+        assert_eq!(made, there);
+    }
+}
