@@ -129,7 +129,7 @@ fn table(before: &str, name: &Name) -> anyhow::Result<String> {
     );
     text.insert_behind_last(
         "use ..._contract::{...};",
-        |line| line.contains("_contract::{"),
+        |line| line.contains("_contract::{") && line.ends_with("};"),
         &import,
     )?;
     let file = filled(

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::bail;
 
 use crate::{
-    plan::SERVICE,
+    plan::rust_templates,
     repository::{self, Repository},
     text::contains_word,
 };
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
-const MAX_LENGTH: usize = 30;
+const MAX_LENGTH: usize = 20;
 
 /// What Rust reserves or has in scope everywhere, and its own crates.
 const RUST: &str = "abstract alloc as async await become box break const continue core crate do dyn else enum extern false final fn for gen if impl in let \
@@ -28,6 +28,15 @@ const SQL: &str = "all analyse analyze and any array as asc asymmetric authoriza
      initially inner intersect into is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset on only or \
      order outer overlaps placing primary references returning right select similar some symmetric table tablesample then to trailing true union unique \
      user using variadic verbose when where window with";
+
+/// Names that stand for something else where the module is deployed: certificates, hosts, logins and databases, and a word of `scripts/split.sh`.
+const DEPLOYMENT: &str = "ca localhost migrate postgres public rest template0 template1";
+
+/// Types that the code generated for a contract names without their paths: a trait of the same name would hide them.
+const GENERATED: &str = "body context poll";
+
+/// Modules of the app.
+const APP: &str = "keys pages shop";
 
 impl Name {
     /// # Errors
@@ -71,6 +80,12 @@ impl Name {
         if is_one_of(RUST) {
             return Ok(Some("Rust uses the word".to_owned()));
         }
+        if is_one_of(DEPLOYMENT) {
+            return Ok(Some("the deployment uses the word".to_owned()));
+        }
+        if is_one_of(APP) {
+            return Ok(Some(format!("there is a file app/src/{name}.rs")));
+        }
         if is_one_of(SQL) {
             return Ok(Some("it is a reserved word of SQL".to_owned()));
         }
@@ -97,9 +112,17 @@ impl Name {
         if document.contains(&format!("{path}\"")) || document.contains(&format!("{path}/")) {
             return Ok(Some(format!("the path /api/v1/{name} is taken, see app/openapi.json")));
         }
-        // The contract's trait stands beside these.
         let type_name = self.trait_name();
-        if contains_word(&repository.read("app/src/shop.rs")?, &type_name) || contains_word(SERVICE, &type_name) {
+        for schema in ["{Module}Item", "New{Module}Item", "Listed_{Module}Item"] {
+            let schema = schema.replace("{Module}", &type_name);
+            if document.contains(&format!("\"{schema}\": {{")) {
+                return Ok(Some(format!("there is a schema {schema} in app/openapi.json")));
+            }
+        }
+        // The contract's trait stands beside the types of these files.
+        let table = repository.read("app/src/shop.rs")?;
+        let is_beside = |text: &str| contains_word(text, &type_name);
+        if is_one_of(GENERATED) || is_beside(&table) || rust_templates().any(is_beside) {
             return Ok(Some(format!("the type {type_name} of its contract would be ambiguous")));
         }
         Ok(None)

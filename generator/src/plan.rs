@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::bail;
+
 use crate::{
     edits::{self, EDITS},
     name::Name,
     repository::{self, Repository},
 };
 
-pub const SERVICE: &str = include_str!("../templates/module/src/service.rs");
 const LOCAL: &str = include_str!("../templates/app/local.rs");
 
 /// The module's own files, relative to its folder.
@@ -52,7 +53,7 @@ const MODULE: &[(&str, &str)] = &[
     ("src/reactions.rs", include_str!("../templates/module/src/reactions.rs")),
     ("src/schema.rs", include_str!("../templates/module/src/schema.rs")),
     ("src/seed.rs", include_str!("../templates/module/src/seed.rs")),
-    ("src/service.rs", SERVICE),
+    ("src/service.rs", include_str!("../templates/module/src/service.rs")),
     ("src/settings.rs", include_str!("../templates/module/src/settings.rs")),
     ("src/store.rs", include_str!("../templates/module/src/store.rs")),
     (
@@ -61,6 +62,12 @@ const MODULE: &[(&str, &str)] = &[
     ),
     ("tests/http.rs", include_str!("../templates/module/tests/http.rs")),
 ];
+
+/// The templates that are Rust.
+pub fn rust_templates() -> impl Iterator<Item = &'static str> {
+    let rust = MODULE.iter().filter(|(path, _)| path.ends_with(".rs"));
+    rust.map(|(_, text)| *text)
+}
 
 /// A file that is made or edited outside the module's folder, and what for.
 struct Outside {
@@ -155,15 +162,25 @@ impl Plan {
         Ok(())
     }
 
+    /// Restores every file, also if one of them cannot be.
     fn take_back(&self, repository: &Repository) -> anyhow::Result<()> {
-        repository.remove(&self.folder)?;
-        for file in &self.outside {
-            match &file.before {
-                Some(before) => repository.write(&file.path, before)?,
-                None => repository.remove(&file.path)?,
-            }
+        let outside = self.outside.iter().map(|file| match &file.before {
+            Some(before) => repository.write(&file.path, before),
+            None => repository.remove(&file.path),
+        });
+        let own = [
+            repository.remove(&self.folder),
+            repository.write(repository::LOCK, &self.lock),
+        ];
+        let failed: Vec<String> = own
+            .into_iter()
+            .chain(outside)
+            .filter_map(|restored| Some(format!("{:#}", restored.err()?)))
+            .collect();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => bail!("{}; `git restore` undoes the rest", failed.join("; ")),
         }
-        repository.write(repository::LOCK, &self.lock)
     }
 
     /// The number of files in the module's folder.

@@ -27,7 +27,7 @@ plan_groups() {
     list=${group#*=}
     if has_word rest "${list//,/ }"; then
       rest_at=1
-      list=${list//rest/${rest:-}}
+      list="${list//,/ } $rest"
     fi
     # In a fixed order, independent of the command line.
     local parts=''

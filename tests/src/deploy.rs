@@ -53,21 +53,21 @@ pub fn trials() -> Vec<Trial> {
             "deploy::the_image_is_built_from_every_member_of_the_workspace",
             every_member_is_in_the_image,
         ),
-        Trial::test("deploy::every_module_is_deployed", every_module_is_deployed),
-        Trial::test(
-            "deploy::the_module_manifests_differ_only_in_names",
-            manifests_differ_in_names_alone,
-        ),
-        Trial::test(
-            "deploy::every_module_has_the_lines_of_inventory",
-            every_module_has_the_lines_of_inventory,
-        ),
+        Trial::test("deploy::every_module_is_deployed", || {
+            none(not_deployed(&root(), &MODULES)?)
+        }),
+        Trial::test("deploy::the_module_manifests_differ_only_in_names", || {
+            none(different_manifests(&root(), &MODULES)?)
+        }),
+        Trial::test("deploy::every_module_has_the_lines_of_inventory", || {
+            none(different_parts(&root(), &MODULES)?)
+        }),
     ]
 }
 
 /// Cargo builds nothing if a member of the workspace is missing, so `deploy/Dockerfile.dockerignore` must not exclude the folder of any.
 fn every_member_is_in_the_image() -> Result<(), Failed> {
-    let manifest = read("Cargo.toml")?;
+    let manifest = read(&root(), "Cargo.toml")?;
     let members = manifest
         .split("members = [")
         .nth(1)
@@ -79,7 +79,7 @@ fn every_member_is_in_the_image() -> Result<(), Failed> {
         .step_by(2)
         .filter_map(|member| member.split('/').next())
         .collect();
-    let ignored = read("deploy/Dockerfile.dockerignore")?;
+    let ignored = read(&root(), "deploy/Dockerfile.dockerignore")?;
     let missing: Vec<&&str> = folders
         .iter()
         .filter(|folder| !ignored.lines().any(|line| line == format!("!{folder}")))
@@ -94,8 +94,8 @@ fn every_member_is_in_the_image() -> Result<(), Failed> {
     }
 }
 
-fn read(file: &str) -> Result<String, Failed> {
-    fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}").into())
+fn read(root: &Path, file: &str) -> Result<String, Failed> {
+    fs::read_to_string(root.join(file)).map_err(|error| format!("{file}: {error}").into())
 }
 
 /// The lines between two blank lines, one of which is this.
@@ -104,11 +104,11 @@ fn paragraph<'a>(text: &'a str, line: &str) -> Option<&'a str> {
         .find(|paragraph| paragraph.lines().any(|own| own == line))
 }
 
-/// A module's part of a file, with MODULE for its name.
-fn part(file: &str, line: &str, module: &str) -> Result<String, Failed> {
+/// A module's part of a file.
+fn part(root: &Path, file: &str, line: &str, module: &str) -> Result<String, Failed> {
     let line = line.replace("MODULE", module);
-    match paragraph(&read(file)?, &line) {
-        Some(own) => Ok(own.replace(module, "MODULE")),
+    match paragraph(&read(root, file)?, &line) {
+        Some(own) => Ok(own.to_owned()),
         None => Err(format!("{file} lacks {module}: there is no line {line:?}").into()),
     }
 }
@@ -207,7 +207,7 @@ fn assignments(text: &str) -> Vec<(String, String)> {
 
 /// The environment of each process of Compose: the settings of all processes, those of services, and those under its own name.
 fn of_compose() -> Result<Vec<Process>, Failed> {
-    let text = read(COMPOSE)?;
+    let text = read(&root(), COMPOSE)?;
     let block = |begin: &str, end: &str| {
         let from = text.split(begin).nth(1).unwrap_or_default();
         assignments(from.split(end).next().unwrap_or_default())
@@ -225,8 +225,11 @@ fn of_compose() -> Result<Vec<Process>, Failed> {
 
 /// The environment of each process on Kubernetes: the ConfigMaps that its manifest names, its own variables, and the patch for users.
 fn of_kubernetes() -> Result<Vec<Process>, Failed> {
-    let (settings, modules) = (read("deploy/kubernetes/settings.yaml")?, read(MANIFESTS)?);
-    let gateway = read("deploy/kubernetes/gateway.yaml")?;
+    let (settings, modules) = (
+        read(&root(), "deploy/kubernetes/settings.yaml")?,
+        read(&root(), MANIFESTS)?,
+    );
+    let gateway = read(&root(), "deploy/kubernetes/gateway.yaml")?;
     let objects = settings.split("\n---\n").chain(modules.split("\n---\n"));
     let maps: Vec<(&str, Vec<(String, String)>)> = objects
         .filter(|object| object.contains("kind: ConfigMap\n"))
@@ -245,7 +248,7 @@ fn of_kubernetes() -> Result<Vec<Process>, Failed> {
         let mut environment: Vec<(String, String)> = named.flat_map(|(_, values)| values.clone()).collect();
         environment.extend(assignments(manifest));
         if name == "users" {
-            environment.extend(assignments(&read("deploy/kubernetes/users-signing-key.yaml")?));
+            environment.extend(assignments(&read(&root(), "deploy/kubernetes/users-signing-key.yaml")?));
         }
         processes.push((name.to_owned(), environment));
     }
@@ -344,8 +347,26 @@ fn every_feature_is_known() -> Result<(), Failed> {
     }
 }
 
+/// What a repository with these modules lacks in `deploy/`.
+pub fn check(root: &Path, modules: &[&str]) -> Result<Vec<String>, Failed> {
+    let mut wrong = not_deployed(root, modules)?;
+    if wrong.is_empty() {
+        wrong.extend(different_manifests(root, modules)?);
+        wrong.extend(different_parts(root, modules)?);
+    }
+    Ok(wrong)
+}
+
+fn none(wrong: Vec<String>) -> Result<(), Failed> {
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
 /// A module that is added must be added there, too.
-fn every_module_is_deployed() -> Result<(), Failed> {
+fn not_deployed(root: &Path, modules: &[&str]) -> Result<Vec<String>, Failed> {
     let mut wrong = Vec::new();
     // The list itself is compared with the table by architecture::the_scripts_know_the_modules.
     for file in [
@@ -354,77 +375,67 @@ fn every_module_is_deployed() -> Result<(), Failed> {
         "scripts/dev-certs",
         "deploy/make-secrets",
     ] {
-        let text = read(file)?;
-        if !text.contains("modules.sh\"") || text.contains(&MODULES.join(" ")) {
+        let text = read(root, file)?;
+        if !text.contains("modules.sh\"") || text.contains(&modules.join(" ")) {
             wrong.push(format!("{file} does not read the modules from scripts/lib/modules.sh"));
         }
     }
-    for module in MODULES {
+    for module in modules {
         for (file, line) in PARTS {
-            if let Err(error) = part(file, line, module) {
+            if let Err(error) = part(root, file, line, module) {
                 wrong.extend(error.message().map(str::to_owned));
             }
         }
         for file in [COMPOSE, MANIFESTS] {
-            if !read(file)?.contains(&endpoints(module)) {
+            if !read(root, file)?.contains(&endpoints(module)) {
                 wrong.push(format!("{file} lacks the endpoints of {module}"));
             }
         }
     }
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(wrong.join("\n").into())
-    }
+    Ok(wrong)
 }
 
 /// The manifests of the modules stay alike.
-fn manifests_differ_in_names_alone() -> Result<(), Failed> {
-    let model = part(MANIFESTS, MANIFEST, "inventory")?;
-    for module in MODULES {
-        let text = part(MANIFESTS, MANIFEST, module)?;
-        if let Some((line, (own, models))) = text
+fn different_manifests(root: &Path, modules: &[&str]) -> Result<Vec<String>, Failed> {
+    let inventory = part(root, MANIFESTS, MANIFEST, "inventory")?;
+    let mut wrong = Vec::new();
+    for module in modules {
+        let model = inventory.replace("inventory", module);
+        let own = part(root, MANIFESTS, MANIFEST, module)?;
+        let difference = own
             .lines()
             .zip(model.lines())
             .enumerate()
-            .find(|(_, (own, model))| own != model)
-        {
-            return Err(format!(
-                "{MANIFESTS}, line {} of {module}: {own:?}, and inventory has {models:?}",
+            .find(|(_, (own, model))| own != model);
+        if let Some((line, (own, model))) = difference {
+            wrong.push(format!(
+                "{MANIFESTS}, line {} of {module}: {own:?}, but as inventory's it is {model:?}",
                 line + 1
-            )
-            .into());
-        }
-        if text.lines().count() != model.lines().count() {
-            return Err(format!("{MANIFESTS}: {module} has more or fewer lines than inventory").into());
+            ));
+        } else if own.lines().count() != model.lines().count() {
+            wrong.push(format!("{MANIFESTS}: {module} has more or fewer lines than inventory"));
         }
     }
-    Ok(())
+    Ok(wrong)
 }
 
 /// A new module's parts are copies of inventory's. A part may have more lines: users signs tokens, notifications reaches a mail server.
-fn every_module_has_the_lines_of_inventory() -> Result<(), Failed> {
+fn different_parts(root: &Path, modules: &[&str]) -> Result<Vec<String>, Failed> {
     let mut wrong = Vec::new();
     for (file, line) in PARTS {
-        let model = part(file, line, "inventory")?;
-        for module in MODULES {
-            let text = part(file, line, module)?;
+        let inventory = part(root, file, line, "inventory")?;
+        for module in modules {
+            let model = inventory.replace("inventory", module);
+            let text = part(root, file, line, module)?;
             let mut own = text.lines();
             // The first container of the Job defines the anchor that the others refer to.
-            let models = model.lines().filter(|line| !line.ends_with("- <<: *migrate"));
-            for expected in models {
-                if !own.any(|line| line == expected) {
-                    wrong.push(format!(
-                        "{file}: {module} lacks the line {expected:?} of inventory, or has it elsewhere"
-                    ));
-                    break;
-                }
+            let mut models = model.lines().filter(|line| !line.ends_with("- <<: *migrate"));
+            if let Some(missing) = models.find(|expected| !own.any(|line| line == *expected)) {
+                wrong.push(format!(
+                    "{file}: {module} lacks the line {missing:?} of inventory, or has it elsewhere"
+                ));
             }
         }
     }
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(wrong.join("\n").into())
-    }
+    Ok(wrong)
 }

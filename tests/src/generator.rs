@@ -11,8 +11,8 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::{
-    architecture,
-    harness::{Copy, binary},
+    architecture, deploy,
+    harness::{Copy, binary, build_environment},
 };
 
 /// The module that the tutorial makes.
@@ -69,7 +69,23 @@ fn generated_module() -> Result<(), Failed> {
     if !broken.is_empty() {
         return Err(broken.join("\n").into());
     }
+    let modules = [&MODULES[..], &[&name]].concat();
+    let undeployed = deploy::check(copy.path(), &modules)?;
+    if !undeployed.is_empty() {
+        return Err(undeployed.join("\n").into());
+    }
     copy.cargo(&["fmt", "--all", "--check"]);
+    let policies = copy.read("tests/src/authorisation/policies.rs");
+    for row in [
+        "\"get\", \"/api/v1/{}\", Anyone",
+        "\"get\", \"/api/v1/{}/{id}\", Anyone",
+        "\"post\", \"/api/v1/{}\", Staff",
+    ] {
+        let row = format!("    ({}),", row.replace("{}", &name));
+        if !policies.lines().any(|line| line == row) {
+            return Err(format!("the policies lack {row}").into());
+        }
+    }
     Ok(())
 }
 
@@ -77,7 +93,7 @@ fn refused_names() -> Result<(), Failed> {
     let copy = Copy::of_the_repository();
     for (name, reason) in [
         ("orders", "there is a module orders already"),
-        ("Loyalty", "one word of 2 to 30 lower-case letters and digits"),
+        ("Loyalty", "one word of 2 to 20 lower-case letters and digits"),
         ("gift-cards", "one word of"),
         ("gift_cards", "one word of"),
         ("9lives", "starting with a letter"),
@@ -94,6 +110,14 @@ fn refused_names() -> Result<(), Failed> {
         ("products", "the path /api/v1/products is taken"),
         ("product", "the type Product of its contract would be ambiguous"),
         ("item", "the type Item of its contract would be ambiguous"),
+        ("offers", "the type Offers of its contract would be ambiguous"),
+        ("settings", "the type Settings of its contract would be ambiguous"),
+        ("context", "the type Context of its contract would be ambiguous"),
+        ("pages", "there is a file app/src/pages.rs"),
+        ("cart", "there is a schema CartItem in app/openapi.json"),
+        ("rest", "the deployment uses the word"),
+        ("ca", "the deployment uses the word"),
+        ("averyveryverylongname", "one word of 2 to 20"),
     ] {
         refused(&new_module(copy.path(), name), reason)?;
     }
@@ -159,6 +183,8 @@ fn new_module(directory: &Path, name: &str) -> Output {
     Command::new(binary())
         .args(["new", "module", name])
         .current_dir(directory)
+        .env_clear()
+        .envs(build_environment())
         .stdin(Stdio::null())
         .output()
         .expect("the binary runs")

@@ -53,6 +53,8 @@ fn excerpts_are_real() -> Result<(), Failed> {
     let made = Command::new(binary())
         .args(["new", "module", &name])
         .current_dir(copy.path())
+        .env_clear()
+        .envs(build_environment())
         .output()?;
     if !made.status.success() {
         return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());

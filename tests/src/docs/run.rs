@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Seek, SeekFrom},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
@@ -11,6 +12,7 @@ use std::{
 use banyan_durable_testing::SqliteHome;
 use libtest_mimic::{Failed, Trial};
 use tokio::process::Command;
+use uuid::Uuid;
 
 use super::{Block, Page, shown_is_real};
 
@@ -23,6 +25,8 @@ pub fn trials() -> Vec<Trial> {
 
 /// The time within which all commands of a page end, if none of them builds anything.
 pub const WITHOUT_A_BUILD: Duration = Duration::from_secs(120);
+/// The time within which what a page has started ends on SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Between the outputs of two blocks.
 const MARK: &str = "--- end of a block, exit code";
 
@@ -91,43 +95,43 @@ impl Reader<'_> {
             .iter()
             .map(|block| {
                 let command = self.command(block);
-                format!("{command}\nexit_code=$?\necho; echo \"{MARK} $exit_code\"\n")
+                format!("{command}\nexit_code=$?\necho; echo \"{MARK} $exit_code\"\n[ $exit_code = 0 ] || exit 0\n")
             })
             .collect();
-        let script = format!("exec 2>&1\n{script}");
+        let printed = tempfile().map_err(|error| error.to_string())?;
+        let (stdout, stderr) = (printed.try_clone(), printed.try_clone());
         let mut shell = Command::new(tool("bash").map_err(|error| error.to_string())?);
+        // In a group of its own, so that nothing that the page has started remains.
         shell
             .args(["--noprofile", "--norc", "-c", &script])
             .current_dir(&self.directory)
+            .process_group(0)
             .stdin(Stdio::null())
+            .stdout(stdout.map_err(|error| error.to_string())?)
+            .stderr(stderr.map_err(|error| error.to_string())?)
             .kill_on_drop(true)
             .env_clear()
             .envs(self.variables.iter().cloned());
         if let Tools::Only(_) = self.tools {
             shell.env("PATH", self.directory.join("bin"));
         }
-        // In a group of its own, so that nothing that the page has started remains.
-        let shell = shell
-            .process_group(0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+        let mut shell = shell.spawn().map_err(|error| error.to_string())?;
         let group = shell.id().map(|id| format!("-{id}"));
-        let ended = tokio::time::timeout(self.limit, shell.wait_with_output()).await;
+        let ended = tokio::time::timeout(self.limit, shell.wait()).await;
         if let Some(group) = group {
-            let stop = Command::new("kill")
-                .args(["-TERM", "--", &group])
-                .stderr(Stdio::null())
-                .status()
-                .await;
-            stop.map_err(|error| error.to_string())?;
+            stop(&group).await.map_err(|error| error.to_string())?;
         }
-        let output = ended
-            .map_err(|_| format!("the commands take longer than {:?}", self.limit))?
-            .map_err(|error| error.to_string())?;
-        let printed = String::from_utf8_lossy(&output.stdout);
+        let printed = text_of(printed).map_err(|error| error.to_string())?;
+        if ended.is_err() {
+            return Err(format!(
+                "the commands take longer than {:?}; they printed:\n{printed}",
+                self.limit
+            ));
+        }
         let outputs = split(&printed);
-        if outputs.len() == commands.len() {
+        // The page ends at the first block that fails.
+        let has_failed = outputs.last().is_some_and(|output| output.exit_code != "0");
+        if outputs.len() == commands.len() || has_failed {
             Ok(outputs)
         } else {
             Err(format!("the shell ended early:\n{printed}"))
@@ -173,6 +177,43 @@ fn split(printed: &str) -> Vec<Output> {
         rest = next;
     }
     outputs
+}
+
+/// An open file without a name.
+fn tempfile() -> std::io::Result<fs::File> {
+    let path = std::env::temp_dir().join(format!("banyan-page-{}", Uuid::new_v4().simple()));
+    let file = fs::File::options()
+        .read(true)
+        .append(true)
+        .create_new(true)
+        .open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
+fn text_of(mut file: fs::File) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// SIGTERM to a group of processes, and SIGKILL to what has not ended a while later.
+async fn stop(group: &str) -> std::io::Result<()> {
+    let send = async |signal: &str| {
+        let kill = ["-s", signal, "--", group];
+        Command::new("kill").args(kill).stderr(Stdio::null()).status().await
+    };
+    let end = tokio::time::Instant::now() + STOP_LIMIT;
+    let mut there = send("TERM").await?.success();
+    while there && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        there = send("0").await?.success();
+    }
+    if there {
+        send("KILL").await?;
+    }
+    Ok(())
 }
 
 fn tool(name: &str) -> std::io::Result<PathBuf> {

@@ -20,9 +20,15 @@ impl Copy {
         let copies = target().parent().expect("target/<profile>").join("copies");
         let copy = Copy(copies.join(Uuid::new_v4().simple().to_string()));
         fs::create_dir_all(copy.path()).expect("a folder for the copy");
-        let files = git(&root(), &["ls-files", "--cached", "--others", "--exclude-standard"]);
+        let files = git(
+            &root(),
+            &["ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        );
         let names = String::from_utf8(files.stdout).expect("names in UTF-8");
-        let there: Vec<&str> = names.lines().filter(|name| root().join(name).is_file()).collect();
+        let there: Vec<&str> = names
+            .split_terminator('\0')
+            .filter(|name| root().join(name).is_file())
+            .collect();
         let mut command = Command::new("cp");
         command
             .args(["--archive", "--parents", "--target-directory"])
@@ -46,14 +52,20 @@ impl Copy {
             .join("target")
             .join(target().file_name().expect("<profile>"));
         fs::create_dir_all(&own).expect("a target directory");
-        // The compiler replaces its output, so links are safe there; Cargo and build scripts write into their files.
-        for (folder, how) in [
-            ("deps", "--link"),
-            ("build", "--archive"),
-            (".fingerprint", "--archive"),
-        ] {
-            let mut command = Command::new("cp");
-            run(command.args(["--archive", how]).arg(target().join(folder)).arg(&own));
+        for folder in ["build", ".fingerprint"] {
+            run(Command::new("cp").arg("--archive").arg(target().join(folder)).arg(&own));
+        }
+        // The compiler replaces its libraries and never writes into them, so links are safe. What else is there is made anew.
+        let (from, to) = (target().join("deps"), own.join("deps"));
+        fs::create_dir_all(&to).expect("a folder for libraries");
+        for library in fs::read_dir(from)
+            .expect("the libraries")
+            .map(|entry| entry.expect("an entry").path())
+        {
+            let kind = library.extension().and_then(|extension| extension.to_str());
+            if let (Some("rlib" | "rmeta" | "so"), Some(name)) = (kind, library.file_name()) {
+                fs::hard_link(&library, to.join(name)).expect("a link to a library");
+            }
         }
         self
     }
@@ -127,8 +139,17 @@ pub fn build_environment() -> Vec<(String, String)> {
     own.collect()
 }
 
+/// Without the variables that say which repository is meant, and without the developer's own settings.
 fn git(directory: &Path, arguments: &[&str]) -> Output {
-    run(Command::new("git").args(arguments).current_dir(directory))
+    let mut command = Command::new("git");
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .envs(build_environment())
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1");
+    run(&mut command)
 }
 
 fn run(command: &mut Command) -> Output {

@@ -63,7 +63,7 @@ enum Command {
     Saga(ops::Saga),
 }
 
-/// A command that a product adds.
+/// A command that a product adds. Its name is not one of the platform's commands; it reads no settings, and ignores the global options.
 pub struct Extension {
     /// Its name, its arguments and its help.
     pub command: fn() -> clap::Command,
