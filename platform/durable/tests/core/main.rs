@@ -1,10 +1,11 @@
-//! What the machinery promises, on both databases: writing, commands, events, leases, operators.
+//! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
 mod catch_up;
 mod commands;
 mod events;
 mod harness;
 mod leases;
+mod migrations;
 mod operators;
 mod reactions;
 mod writing;
