@@ -253,7 +253,7 @@ async fn connect(
                     .busy_timeout(Duration::from_secs(5))
                     .foreign_keys(true)
                     .pragma("temp_store", "memory");
-                // The file remembers WAL; readers must not ask for it again, because switching takes a lock that no timeout waits for.
+                // The file remembers WAL; readers must not request it again, because switching takes a lock that no timeout waits for.
                 if connections == 1 {
                     sqlite.journal_mode(SqliteJournalMode::Wal)
                 } else {

@@ -68,7 +68,15 @@ impl Workspace {
             packages: packages.collect(),
             sources: Vec::new(),
         };
-        for folder in ["app", "examples", "modules", "platform", "shared-kernel", "tests"] {
+        for folder in [
+            "app",
+            "examples",
+            "generator/src",
+            "modules",
+            "platform",
+            "shared-kernel",
+            "tests",
+        ] {
             workspace.read(root, &root.join(folder));
         }
         workspace

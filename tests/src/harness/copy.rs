@@ -139,17 +139,23 @@ pub fn build_environment() -> Vec<(String, String)> {
     own.collect()
 }
 
-/// Without the variables that say which repository is meant, and without the developer's own settings.
-fn git(directory: &Path, arguments: &[&str]) -> Output {
+/// Git in a copy, without the developer's own settings.
+fn git(copy: &Path, arguments: &[&str]) -> Output {
+    let mut command = git_command(copy, arguments);
+    run(command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1"))
+}
+
+/// Without the variables by which a hook or a rebase says which repository is meant.
+fn git_command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     command
         .args(arguments)
         .current_dir(directory)
         .env_clear()
-        .envs(build_environment())
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_NOSYSTEM", "1");
-    run(&mut command)
+        .envs(build_environment());
+    command
 }
 
 fn run(command: &mut Command) -> Output {

@@ -239,7 +239,7 @@ struct UnreliableFeed {
     feed: Arc<dyn EventFeed>,
     unavailable: std::sync::atomic::AtomicBool,
     since: Mutex<Vec<i64>>,
-    asked: std::sync::atomic::AtomicUsize,
+    requests: std::sync::atomic::AtomicUsize,
 }
 
 impl UnreliableFeed {
@@ -250,7 +250,7 @@ impl UnreliableFeed {
             feed,
             unavailable: unavailable.into(),
             since: Mutex::default(),
-            asked: 0.into(),
+            requests: 0.into(),
         });
         (feed.clone(), [("orders".to_owned(), feed as Arc<dyn EventFeed>)].into())
     }
@@ -268,7 +268,7 @@ impl EventFeed for UnreliableFeed {
     }
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if self.unavailable.load(Ordering::SeqCst) {
             Err(Fault::unavailable("It is down."))
         } else {
@@ -329,15 +329,15 @@ async fn events_behind_a_dead_letter_are_left_alone() {
             count(&mails, "select count(*) from retry where state = 'dead'").await == 1
         })
         .await;
-        let asked = feed.asked.load(Ordering::SeqCst);
+        let requests = feed.requests.load(Ordering::SeqCst);
         let compared = feed.since.lock().unwrap().len();
         eventually("compared twice more", SOON, || async {
             feed.since.lock().unwrap().len() > compared + 2
         })
         .await;
         assert_eq!(
-            feed.asked.load(Ordering::SeqCst),
-            asked,
+            feed.requests.load(Ordering::SeqCst),
+            requests,
             "events that a dead letter holds back are not requested"
         );
         assert_eq!(
@@ -357,12 +357,12 @@ async fn events_behind_a_dead_letter_are_left_alone() {
 async fn a_feed_serves_its_own_module_only() {
     with_two(quick(), |orders, _| async move {
         let feed = Machinery::new(orders.clone()).feed();
-        let asked = ListSubjects {
+        let of_another = ListSubjects {
             module: "payments".to_owned(),
             ..ListSubjects::default()
         };
         assert!(
-            feed.list_subjects(&Call::default(), asked)
+            feed.list_subjects(&Call::default(), of_another)
                 .await
                 .unwrap_err()
                 .is_refusal()

@@ -147,11 +147,11 @@ pub async fn append<E: Event + Clone>(db: &Db, subject: &str, event: E) -> i64 {
 }
 
 /// Records an event in the lane's transaction.
-pub async fn record(tx: &banyan_durable::Tx, heard: &Incoming<Noted>) -> Result<(), Fault> {
+pub async fn record(tx: &banyan_durable::Tx, incoming: &Incoming<Noted>) -> Result<(), Fault> {
     let values: [Value; 3] = [
-        heard.envelope.subject.as_str().into(),
-        heard.envelope.version.into(),
-        heard.event.text.as_str().into(),
+        incoming.envelope.subject.as_str().into(),
+        incoming.envelope.version.into(),
+        incoming.event.text.as_str().into(),
     ];
     let statement = Statement::from_sql_and_values(
         tx.conn().get_database_backend(),
@@ -186,11 +186,11 @@ impl Faults {
 /// A module with a reaction to `orders.order` that records the event, and then fails as set.
 pub fn subscribed(db: &Db, faults: &Faults) -> Machinery {
     let faults = faults.clone();
-    let reactions = Reactions::new(db.clone()).on::<Noted, _, _>("orders.order", move |tx, heard| {
+    let reactions = Reactions::new(db.clone()).on::<Noted, _, _>("orders.order", move |tx, incoming| {
         let faults = faults.clone();
         async move {
-            record(&tx, &heard).await?;
-            match faults.of(&heard.event.text) {
+            record(&tx, &incoming).await?;
+            match faults.of(&incoming.event.text) {
                 Some(fault) if fault.code == "panic" => panic!("on purpose"),
                 Some(fault) => Err(fault),
                 None => Ok(()),

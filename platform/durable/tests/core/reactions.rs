@@ -325,7 +325,10 @@ impl banyan_core::Event for Misnamed {
 async fn two_reactions_to_one_event_are_one_transaction() {
     with_two(quick(), |orders, mails| async move {
         let reactions = Reactions::new(mails.clone())
-            .on::<Noted, _, _>("orders.order", |tx, heard| async move { record(&tx, &heard).await })
+            .on::<Noted, _, _>(
+                "orders.order",
+                |tx, incoming| async move { record(&tx, &incoming).await },
+            )
             .on::<Noted, _, _>("orders.order", |_, _| async move {
                 Err(Fault::conflict("on_purpose", "no"))
             });

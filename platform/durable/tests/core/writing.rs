@@ -81,7 +81,7 @@ async fn inside_a_job_nothing_else_is_written_or_called() {
     on_both("durable", |db| async move {
         with_table(&db).await;
         let inside = db.clone();
-        let (written, asked) = db
+        let (written, called) = db
             .write(inside, |_, db| async move {
                 let written = db
                     .write((), |tx, ()| async move {
@@ -93,7 +93,7 @@ async fn inside_a_job_nothing_else_is_written_or_called() {
             .await
             .unwrap();
         assert_eq!(written.unwrap_err().code, "inside_transaction");
-        assert_eq!(asked.unwrap_err().code, "inside_transaction");
+        assert_eq!(called.unwrap_err().code, "inside_transaction");
         assert_eq!(outside_transaction("a neighbour"), Ok(()), "the transaction has ended");
         assert!(texts(&db, "select word from word").await.is_empty());
     })

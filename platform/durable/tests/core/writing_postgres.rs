@@ -122,10 +122,10 @@ async fn changes_of_another_process_are_received_on_postgresql() {
     let place = home.storage("durable").await;
     let one = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
     let two = banyan_durable_testing::open("durable", &place, banyan_durable_testing::settings()).await;
-    let heard = std::sync::Mutex::new(two.changes());
+    let changes = std::sync::Mutex::new(two.changes());
     // `LISTEN` starts concurrently with opening, so the change is repeated until it is received.
     eventually("it is received", SOON, || {
-        let came = heard
+        let came = changes
             .lock()
             .unwrap()
             .try_recv()

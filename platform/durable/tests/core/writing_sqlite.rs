@@ -46,13 +46,13 @@ async fn waiting_jobs_share_one_commit_and_no_job_returns_before_it() {
     let (_home, db) = sqlite().await;
     let (go, first) = hold_writer(&db);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let answered = Arc::new(AtomicUsize::new(0));
+    let committed = Arc::new(AtomicUsize::new(0));
     let mut jobs = Vec::new();
     for _ in 0..20 {
-        let (db, answered) = (db.clone(), answered.clone());
+        let (db, committed) = (db.clone(), committed.clone());
         jobs.push(tokio::spawn(async move {
-            let (inside, seen) = (db.clone(), answered.clone());
-            let told = db
+            let (inside, seen) = (db.clone(), committed.clone());
+            let counted = db
                 .write((inside, seen), |tx, (db, seen)| async move {
                     say(&tx, "insert into word values ('more')").await?;
                     // Another connection sees what is committed: nothing while the batch is open.
@@ -68,8 +68,8 @@ async fn waiting_jobs_share_one_commit_and_no_job_returns_before_it() {
                 21,
                 "it returns after the commit"
             );
-            answered.fetch_add(1, Ordering::SeqCst);
-            told
+            committed.fetch_add(1, Ordering::SeqCst);
+            counted
         }));
     }
     tokio::time::sleep(Duration::from_millis(50)).await;

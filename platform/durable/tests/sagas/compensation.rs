@@ -181,7 +181,7 @@ async fn a_signal_that_comes_too_late_changes_nothing_and_is_processed_once() {
                 .remote
                 .inputs("order-1")
                 .iter()
-                .filter(|heard| heard.contains("signal"))
+                .filter(|input| input.contains("signal"))
                 .count(),
             1
         );

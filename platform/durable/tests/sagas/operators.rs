@@ -191,7 +191,7 @@ async fn a_definition_may_decide_that_an_operator_is_too_late() {
                 .remote
                 .inputs("order-1")
                 .iter()
-                .filter(|heard| *heard == "Compensate")
+                .filter(|input| *input == "Compensate")
                 .count(),
             1
         );

@@ -283,18 +283,18 @@ impl<const V: i64> Saga for Script<V> {
         saga: &mut Progress<State>,
         input: Input<News>,
     ) -> Result<Decision<Command>, Fault> {
-        let heard = format!("{input:?}").split('(').next().unwrap_or_default().to_owned();
-        let heard = if saga.signal.is_some() {
-            format!("{heard}+signal")
+        let name = format!("{input:?}").split('(').next().unwrap_or_default().to_owned();
+        let name = if saga.signal.is_some() {
+            format!("{name}+signal")
         } else {
-            heard
+            name
         };
         self.remote
             .0
             .inputs
             .lock()
             .unwrap()
-            .push((saga.business_key.clone(), heard));
+            .push((saga.business_key.clone(), name));
         let trouble = self
             .remote
             .0
