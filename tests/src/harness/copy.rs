@@ -20,10 +20,8 @@ impl Copy {
         let copies = target().parent().expect("target/<profile>").join("copies");
         let copy = Copy(copies.join(Uuid::new_v4().simple().to_string()));
         fs::create_dir_all(copy.path()).expect("a folder for the copy");
-        let files = git(
-            &root(),
-            &["ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        );
+        let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+        let files = run(&mut git_command(&root(), &list));
         let names = String::from_utf8(files.stdout).expect("names in UTF-8");
         let there: Vec<&str> = names
             .split_terminator('\0')
