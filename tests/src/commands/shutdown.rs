@@ -81,14 +81,16 @@ async fn shutdown_completes_accepted_requests_and_responds_to_waiting_clients(st
         .map(|_| tokio::spawn(wait_for_outcome(customer.clone(), sku.clone())))
         .collect::<Vec<_>>();
     placed(&customer, 4 + waiters.len()).await;
-    // Hashing a password takes a while, and only two are hashed at a time: these are in progress when the signal arrives.
+    // Hashing a password takes a while, and only two are hashed at a time: when the first has its response, the others are in progress.
     let body = json!({"email": "demo@banyan.example", "password": "banyan-demo"});
     let logins = (0..LOGINS).map(|_| {
         let (client, body) = (shop.client.clone(), body.clone());
         tokio::spawn(async move { client.post("/api/v1/sessions", &body).await.status })
     });
     let logins = logins.collect::<Vec<_>>();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while !logins.iter().any(|login| login.is_finished()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let signalled = Instant::now();
     shop.signal("TERM").await;
 
