@@ -131,10 +131,11 @@ pub fn build_environment() -> Vec<(String, String)> {
         "RUSTFLAGS",
         "TMPDIR",
     ];
-    let own = kept
+    let kept = kept
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?)));
-    own.collect()
+    // One core is left to the tests beside it, some of which measure time.
+    kept.chain([("CARGO_BUILD_JOBS".to_owned(), "1".to_owned())]).collect()
 }
 
 /// Git in a copy, without the developer's own settings.
