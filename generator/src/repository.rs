@@ -22,7 +22,7 @@ impl Repository {
     /// The repository that contains `directory`.
     ///
     /// # Errors
-    /// There is none.
+    /// `directory` is not in a checkout of the repository.
     pub fn around(directory: &Path) -> anyhow::Result<Self> {
         let root = directory
             .ancestors()

@@ -15,6 +15,7 @@ use libtest_mimic::{Failed, Trial};
 use crate::{
     architecture::root,
     reference::{is_known, is_known_among},
+    report::none,
 };
 
 const COMPOSE: &str = "deploy/compose.yaml";
@@ -355,14 +356,6 @@ pub fn check(root: &Path, modules: &[&str]) -> Result<Vec<String>, Failed> {
         wrong.extend(different_parts(root, modules)?);
     }
     Ok(wrong)
-}
-
-fn none(wrong: Vec<String>) -> Result<(), Failed> {
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(wrong.join("\n").into())
-    }
 }
 
 /// A module that is added must be added there, too.

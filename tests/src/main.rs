@@ -22,6 +22,7 @@ mod plain_english;
 mod proofs;
 mod readme;
 mod reference;
+mod report;
 mod scenarios;
 mod snapshot;
 mod split;

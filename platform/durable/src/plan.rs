@@ -1,4 +1,6 @@
-//! For tests: how SQLite would run a query on the tables that every module has.
+//! For unit tests alone: how SQLite would run a query on the tables that every module has. The database is in memory, so that nothing but a mistake in
+//! the query can fail.
+#![cfg(test)]
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
 
@@ -9,15 +11,17 @@ const TABLES: [&str; 2] = [
 
 /// The steps of the query's plan.
 pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) -> Vec<String> {
-    let db = Database::connect("sqlite::memory:").await.unwrap();
+    let db = Database::connect("sqlite::memory:")
+        .await
+        .expect("a database in memory");
     for tables in TABLES {
-        db.execute_unprepared(tables).await.unwrap();
+        db.execute_unprepared(tables).await.expect("the migrations run");
     }
     let plan = Statement::from_sql_and_values(DbBackend::Sqlite, format!("explain query plan {query}"), values);
     db.query_all_raw(plan)
         .await
-        .unwrap()
+        .expect("the query is valid")
         .iter()
-        .map(|row| row.try_get("", "detail").unwrap())
+        .map(|row| row.try_get("", "detail").expect("a plan has this column"))
         .collect()
 }

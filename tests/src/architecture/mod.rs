@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 use banyan::MODULES;
 use libtest_mimic::{Failed, Trial};
 
+use crate::report::none;
 use workspace::Workspace;
 pub use workspace::root;
 
@@ -50,14 +51,6 @@ pub fn edges(root: &Path) -> Vec<(String, String)> {
 pub fn packages() -> BTreeSet<String> {
     let packages = Workspace::load().packages;
     packages.into_iter().map(|package| package.name).collect()
-}
-
-fn none(broken: Vec<String>) -> Result<(), Failed> {
-    if broken.is_empty() {
-        Ok(())
-    } else {
-        Err(broken.join("\n").into())
-    }
 }
 
 fn no_copyleft() -> Result<(), Failed> {

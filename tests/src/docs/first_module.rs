@@ -10,9 +10,10 @@ use serde_json::Value;
 use super::{Page, Reader, SHOWN_BASE, Tools, excerpts};
 use crate::{
     architecture, contracts,
-    generator::{TUTORIAL, free_name},
-    harness::{Copy, binary, build_environment, free_port, runtime},
+    generator::{TUTORIAL, free_name, new_module},
+    harness::{Copy, build_environment, free_port, runtime},
     reference,
+    report::none,
 };
 
 const PAGE: &str = "docs/tutorial/first-module.md";
@@ -50,12 +51,7 @@ fn excerpts_are_real() -> Result<(), Failed> {
         return Err(format!("only {excerpts} excerpts in {PAGE}").into());
     }
     let copy = Copy::of_the_repository();
-    let made = Command::new(binary())
-        .args(["new", "module", &name])
-        .current_dir(copy.path())
-        .env_clear()
-        .envs(build_environment())
-        .output()?;
+    let made = new_module(copy.path(), &name);
     if !made.status.success() {
         return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());
     }
@@ -93,10 +89,7 @@ async fn page_can_be_followed() -> Result<(), Failed> {
 /// The texts that the generator has made, and that the page has changed, are those that the compiled module makes.
 fn agrees_with_what_is_compiled(copy: &Copy, name: &str) -> Result<(), Failed> {
     let modules = [&MODULES[..], &[name]].concat();
-    let broken = architecture::check(copy.path(), &modules);
-    if !broken.is_empty() {
-        return Err(broken.join("\n").into());
-    }
+    none(architecture::check(copy.path(), &modules))?;
     copy.cargo(&["fmt", "--all", "--check"]);
     let messages = copy.cargo(&["build", "--locked", "--message-format=json", "--package=banyan"]);
     let binary = executable(&messages)?;
