@@ -58,7 +58,7 @@ fn order(lines: usize) -> ReserveStock {
 }
 
 /// The statements of reserving, committing and restocking one order, and of releasing another.
-async fn count(log: &StatementLog, inventory: &dyn Inventory, lines: usize) -> [usize; 4] {
+async fn statements(log: &StatementLog, inventory: &dyn Inventory, lines: usize) -> [Vec<String>; 4] {
     let (call, request, given_up) = (Call::by_module("orders"), order(lines), order(lines));
     let (order_id, command_id) = (request.order_id.clone(), id());
     let release = ReleaseStock {
@@ -94,8 +94,7 @@ async fn count(log: &StatementLog, inventory: &dyn Inventory, lines: usize) -> [
             .released
     );
     let released = log.take();
-    println!("{lines} lines: {reserved:#?} {committed:#?}");
-    [reserved.len(), committed.len(), restocked.len(), released.len()]
+    [reserved, committed, restocked, released]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +103,9 @@ async fn a_command_has_the_same_few_statements_for_one_line_and_for_a_hundred() 
         let home = PostgresHome::new().await;
         let (log, db, inventory) = stocked(&home, Duration::ZERO, publishes_levels).await;
         for lines in [1, 2, 100] {
-            assert_eq!(count(&log, &*inventory, lines).await, expected, "{lines} lines");
+            let statements = statements(&log, &*inventory, lines).await;
+            let counts = statements.each_ref().map(Vec::len);
+            assert_eq!(counts, expected, "{lines} lines: {statements:#?}");
         }
         let levels = published(&db).await.len();
         assert_eq!(levels, if publishes_levels { 120 + 5 * 103 } else { 0 });
@@ -153,7 +154,7 @@ async fn an_order_of_a_hundred_lines_is_quick_although_the_database_is_far() {
     let home = PostgresHome::new().await;
     let (log, db, inventory) = stocked(&home, Duration::from_millis(4), true).await;
     let began = Instant::now();
-    count(&log, &*inventory, 100).await;
+    statements(&log, &*inventory, 100).await;
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     db.close().await;
     home.remove().await;
