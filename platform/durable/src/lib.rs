@@ -34,6 +34,7 @@ mod relay;
 pub mod saga;
 mod settings;
 mod sqlite;
+mod time;
 mod tx;
 
 pub use audit::audit;
