@@ -17,6 +17,7 @@ mod db;
 mod fault;
 mod feed;
 mod gauges;
+mod horizon;
 mod lease;
 mod listen;
 mod machinery;

@@ -119,7 +119,7 @@ impl Runner {
                     let wait = self.next_due().await;
                     announced = wait.is_zero();
                     // If another instance is just claiming what is due, there is nothing to claim.
-                    look_at = Instant::now() + wait.clamp(SHORT_DELAY, idle);
+                    look_at = Instant::now() + wait.min(idle).max(SHORT_DELAY);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
 mod catch_up;
+mod clocks;
 mod commands;
 mod events;
 mod harness;
@@ -8,6 +9,7 @@ mod leases;
 mod migrations;
 mod operators;
 mod reactions;
+mod together;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;
