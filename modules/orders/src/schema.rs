@@ -10,8 +10,12 @@ pub const SCHEMA: Schema = Schema {
             up: include_str!("../migrations/m0001_order.sql"),
         },
         Migration {
-            name: "m0002_orders_lists",
-            up: include_str!("../migrations/m0002_lists.sql"),
+            name: "m0002_orders_progress",
+            up: include_str!("../migrations/m0002_progress.sql"),
+        },
+        Migration {
+            name: "m0003_orders_lists",
+            up: include_str!("../migrations/m0003_lists.sql"),
         },
     ],
 };

@@ -28,6 +28,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         name: "m0004_durable_growth",
         up: include_str!("../../migrations/m0004_growth.sql"),
     },
+    Migration {
+        name: "m0005_durable_saga",
+        up: include_str!("../../migrations/m0005_saga.sql"),
+    },
 ];
 
 /// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.
