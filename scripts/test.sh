@@ -2,7 +2,7 @@
 # The test command: starts a private PostgreSQL and RabbitMQ on free ports, runs every test of the workspace against them, and removes them.
 #
 #   scripts/test.sh                 everything, short counts (a few minutes after the build)
-#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times (a minute's partition three times)
+#   scripts/test.sh --full          the long counts: 50 kills per database instead of 5, each fault of the split shop 20 times (a minute's partition three times), tables of a million rows
 #   scripts/test.sh -- NAME         only tests whose name contains NAME (everything after -- is passed to cargo test)
 #
 # BANYAN_TEST_POSTGRES=postgres://superuser@host:port/postgres and BANYAN_TEST_RABBITMQ=amqp://user:password@host:port/%2f select your own servers instead.
@@ -16,7 +16,7 @@ source scripts/lib/binaries.sh
 export BANYAN_TEST_KILLS="${BANYAN_TEST_KILLS:-5}" BANYAN_TEST_FAULTS="${BANYAN_TEST_FAULTS:-1}"
 while [ $# -gt 0 ]; do
   case "$1" in
-    --full) export BANYAN_TEST_KILLS=50 BANYAN_TEST_FAULTS=20; shift ;;
+    --full) export BANYAN_TEST_KILLS=50 BANYAN_TEST_FAULTS=20 BANYAN_TEST_ROWS=500000; shift ;;
     --) shift; break ;;
     -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "scripts/test.sh: unknown option $1 (see --help)" >&2; exit 2 ;;

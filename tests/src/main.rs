@@ -14,6 +14,7 @@ mod deploy;
 mod docs;
 mod generator;
 mod glossary;
+mod growth;
 mod harness;
 mod isolation;
 mod load;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         reference::trials(),
         proofs::trials(),
         glossary::trials(),
+        growth::trials(),
         plain_english::trials(),
         deploy::trials(),
         generator::trials(),

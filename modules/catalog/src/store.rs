@@ -5,8 +5,8 @@ use banyan_durable::{fault, lost_race, newest_first};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, TryInsertResult,
-    sea_query::{Expr, LikeExpr, OnConflict},
+    QuerySelect, QueryTrait, TryInsertResult,
+    sea_query::{Expr, LikeExpr, OnConflict, Order, Query},
 };
 use shared_kernel::{Money, Sku};
 
@@ -202,20 +202,25 @@ pub async fn list(
         page,
     )?;
     let searched = searched(filter);
-    let end = if searched.is_empty() {
-        None
-    } else {
-        let last = sorted.clone().select_only().columns([Column::CreatedAt, Column::Sku]);
-        let last = last.limit(1).offset(LOOKED_AT - 1).into_model::<Position>();
-        last.one(conn).await.map_err(fault)?
-    };
-    let rows = sorted
-        .filter(searched)
-        .filter(Condition::all().add_option(end.as_ref().map(Position::or_newer)));
-    let rows = read_all(rows.all(conn).await.map_err(fault)?)?;
+    if searched.is_empty() {
+        let rows = read_all(sorted.all(conn).await.map_err(fault)?)?;
+        return Ok(page.page(rows, |last| (last.created_at, last.product.sku.clone())));
+    }
+    let looked_at = sorted.clone().limit(LOOKED_AT).into_query();
+    let found = Query::select()
+        .expr(Expr::cust("*"))
+        .from_subquery(looked_at, product::Entity)
+        .cond_where(searched)
+        .order_by(Column::CreatedAt, Order::Desc)
+        .order_by(Column::Sku, Order::Desc)
+        .limit(page.fetch_limit())
+        .to_owned();
+    let found = product::Model::find_by_statement(conn.get_database_backend().build(&found));
+    let rows = read_all(found.all(conn).await.map_err(fault)?)?;
     let mut found = page.page(rows, |last| (last.created_at, last.product.sku.clone()));
-    if let (None, Some(end)) = (&found.next, end) {
-        found.next = Some((Timestamp::from_ms(end.created_at), end.sku).into());
+    if found.next.is_none() {
+        let last = sorted.limit(1).offset(LOOKED_AT - 1).one(conn).await.map_err(fault)?;
+        found.next = last.map(|last| (Timestamp::from_ms(last.created_at), last.sku).into());
     }
     Ok(found)
 }
@@ -230,20 +235,6 @@ fn searched(filter: &Filter) -> Condition {
         .fold(Condition::all(), Condition::add)
         .add_option(filter.min_price.map(|least| Column::PriceAmount.gte(least)))
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
-}
-
-/// Where a product stands in the list.
-#[derive(FromQueryResult)]
-struct Position {
-    created_at: i64,
-    sku: String,
-}
-
-impl Position {
-    fn or_newer(&self) -> Expr {
-        let own = Expr::tuple([Expr::value(self.created_at), Expr::value(self.sku.as_str())]);
-        Expr::tuple([Expr::col(product::Column::CreatedAt), Expr::col(product::Column::Sku)]).gte(own)
-    }
 }
 
 fn position_of(cursor: &Cursor) -> Result<(Timestamp, Sku), Fault> {

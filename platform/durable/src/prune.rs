@@ -1,4 +1,4 @@
-//! Deletes what need not be kept any longer: expired commands, and events sent and dead letters discarded long ago.
+//! Deletes what need not be kept any longer: expired commands, events sent and dead letters discarded long ago, and all but the outcome of finished sagas.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +6,12 @@ use banyan_core::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Tx, lease, machinery::Work, once};
+use crate::{Db, Tx, lease, machinery::Work, once, saga::fold::fold};
 
 /// The number of rows deleted in one transaction, so that other writes never wait long for it.
 const CHUNK: i64 = 500;
+/// The number of sagas folded in one transaction: each may have many entries in its log.
+const FOLDED: i64 = 50;
 /// The interval between prunings.
 const EVERY: Duration = Duration::from_secs(600);
 const BETWEEN_CHUNKS: Duration = Duration::from_millis(50);
@@ -45,10 +47,11 @@ async fn prune(db: &Db) -> Result<bool, Fault> {
         .await?;
     let events = db.write((), |tx, ()| async move { events(&tx).await }).await?;
     let letters = db.write((), |tx, ()| async move { discarded(&tx).await }).await?;
-    if commands + events + letters > 0 {
-        tracing::debug!(module = db.module(), commands, events, letters, "pruned");
+    let sagas = db.write((), |tx, ()| async move { fold(&tx, FOLDED).await }).await?;
+    if commands + events + letters + sagas > 0 {
+        tracing::debug!(module = db.module(), commands, events, letters, sagas, "pruned");
     }
-    Ok([commands, events, letters].contains(&(CHUNK as u64)))
+    Ok([commands, events, letters].contains(&(CHUNK as u64)) || sagas == FOLDED as u64)
 }
 
 /// A subject's oldest events go first, so that its versions stay contiguous among those that are kept. In the order of the index on `sent_at`: the

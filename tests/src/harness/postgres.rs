@@ -30,6 +30,11 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// What it logs.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("server.log")
+    }
+
     /// An immediate shutdown: every connection breaks, nothing is completed, and the next start runs recovery. It is like a kill of the server.
     pub fn stop_at_once(&self) {
         self.run("kill", None);

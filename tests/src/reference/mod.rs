@@ -1,6 +1,7 @@
 //! The pages of `docs/reference/` are made from what the binary is made of, so that they always agree with it.
 
 mod modules;
+mod retention;
 mod settings;
 
 use libtest_mimic::Trial;
@@ -19,5 +20,9 @@ pub fn trials() -> Vec<Trial> {
             settings::every_setting_is_explained,
         ),
         Trial::test("reference::the_modules_page_matches_the_modules", modules::page_matches),
+        Trial::test(
+            "reference::every_table_has_an_end_or_a_reason",
+            retention::every_table_is_listed,
+        ),
     ]
 }

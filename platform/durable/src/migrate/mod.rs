@@ -32,6 +32,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         name: "m0005_durable_saga",
         up: include_str!("../../migrations/m0005_saga.sql"),
     },
+    Migration {
+        name: "m0006_durable_fold",
+        up: include_str!("../../migrations/m0006_fold.sql"),
+    },
 ];
 
 /// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.

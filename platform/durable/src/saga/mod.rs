@@ -22,6 +22,7 @@ use crate::{Db, Tx};
 
 mod advance;
 mod definition;
+pub(crate) mod fold;
 mod log;
 mod ops;
 mod rules;

@@ -76,7 +76,7 @@ pub struct SagaView {
 pub struct SagaDetails {
     #[serde(flatten)]
     pub saga: SagaView,
-    /// What it has learned so far, without what is personal; null if this process does not know its definition.
+    /// What it has learned so far, without what is personal; null if this process does not know its definition, and 30 days after its end.
     pub payload: serde_json::Value,
     /// The command under way: its name and the ids in it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,10 +163,11 @@ impl SagaOps {
         let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1");
         let row: Option<Row> = query::one(self.db.read(), &sql, [id.into()]).await?;
         let row = row.ok_or_else(|| Fault::not_found("saga"))?;
+        // A folded saga has no state any more.
+        let definition = self.definitions.find(&row.kind, row.version);
+        let definition = definition.filter(|_| !row.payload.is_empty());
         Ok(SagaDetails {
-            payload: self
-                .definitions
-                .find(&row.kind, row.version)
+            payload: definition
                 .map(|definition| definition.shown(&row.payload))
                 .unwrap_or_default(),
             command: row.command.as_deref().map(shown_command),

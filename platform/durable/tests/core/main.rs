@@ -5,6 +5,7 @@ mod catch_up;
 mod clocks;
 mod commands;
 mod events;
+mod growth;
 mod harness;
 mod leases;
 mod migrations;
