@@ -1,21 +1,28 @@
 //! The worker that sends queued mails. Several instances share the work: each claims the mails it sends, for the duration of a lease.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use banyan_core::{Call, Clock, Fault, TraceParent};
-use banyan_durable::{Db, changed, outbox};
-use futures::{FutureExt, future::join_all};
+use banyan_durable::{
+    Db, changed,
+    outbox::{self, NewEvent},
+};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use notifications_contract::MailSent;
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, Users};
 
 use crate::{
     mailer::{Mailer, Recipient},
-    notification::{Attempt, ClaimedMail, Failure, Next},
+    notification::{Attempt, Attempted, DueMail, Failure, Next},
     service::MAIL,
     settings::Settings,
-    store,
+    store::queue::{self, Due},
 };
+
+/// The pause after a fault of the database.
+const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
 
 pub struct MailWorker {
     db: Db,
@@ -36,42 +43,75 @@ impl MailWorker {
         }
     }
 
-    /// Sends until `stop`. Attempts under way are finished first, so that their outcome is not lost.
+    /// Sends until `stop`. Attempts under way are finished first, so that their outcome is not lost. Nothing runs while no mail is due: it is woken by
+    /// new mails, and for the next retry.
     pub async fn run(&self, stop: CancellationToken) {
         let mut changes = self.db.changes();
         while !stop.is_cancelled() {
-            match self.send_due().await {
-                Ok(0) => {}
-                // There may be more.
-                Ok(_) => continue,
-                Err(fault) => tracing::warn!(%fault, "due mails could not be claimed"),
-            }
+            // What has been committed until now is found by the query.
+            while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+            let wait = match self.send_due().await {
+                Ok(wait) => wait,
+                Err(fault) => {
+                    tracing::warn!(%fault, "due mails could not be read, or their outcomes stored");
+                    PAUSE_AFTER_FAULT
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.settings.timing.poll_interval) => {}
+                () = tokio::time::sleep(wait.min(self.settings.timing.poll_interval)) => {}
                 () = changed(&mut changes, MAIL) => {}
                 () = stop.cancelled() => {}
             }
         }
     }
 
-    /// Sends a batch of due mails concurrently; returns their number.
-    async fn send_due(&self) -> Result<usize, Fault> {
+    /// Attempts a batch of due mails concurrently; returns the time until the next is due.
+    async fn send_due(&self) -> Result<Duration, Fault> {
         let (limit, lease) = (self.settings.concurrency.max(1), self.settings.timing.lease);
-        let claimed = self
-            .db
-            .write(
-                (),
-                move |tx, ()| async move { store::claim_due(&tx, limit, lease).await },
-            )
-            .await?;
-        join_all(claimed.iter().map(|mail| self.send(mail))).await;
-        Ok(claimed.len())
+        let Due { mails, next } = queue::list_due(self.db.read(), limit, self.settings.longest_wait()).await?;
+        let mut wait = next.unwrap_or(Duration::MAX);
+        if mails.is_empty() {
+            return Ok(wait);
+        }
+        if u64::try_from(mails.len()).is_ok_and(|due| due >= limit) {
+            // There may be more.
+            wait = Duration::ZERO;
+        }
+        let mails = if self.mailer.sends() {
+            let claim = self.db.write(
+                mails,
+                move |tx, mails| async move { queue::claim(&tx, mails, lease).await },
+            );
+            claim.await?
+        } else {
+            // A mail that is captured by two instances is captured once, whichever is first: it needs no claim.
+            mails
+        };
+        let all = mails.len().max(1);
+        let attempts: FuturesUnordered<_> = mails.into_iter().map(|mail| self.attempt_one(mail)).collect();
+        // Captured mails are stored together. A sent mail does not wait for the slower ones: if its outcome is lost, it is sent again.
+        let mut finished = if self.mailer.sends() {
+            attempts.ready_chunks(all).boxed()
+        } else {
+            attempts.chunks(all).boxed()
+        };
+        let mut stored = Ok(());
+        while let Some(attempted) = finished.next().await {
+            for Attempted { next, .. } in &attempted {
+                if let Next::Retry { after, .. } = next {
+                    wait = wait.min(*after);
+                }
+            }
+            // If this is not stored, the lease expires and the mail is sent again under its Message-ID: at least once.
+            stored = stored.and(self.record(attempted).await);
+        }
+        stored.map(|()| wait)
     }
 
-    async fn send(&self, mail: &ClaimedMail) {
-        let call = Call::by_module("notifications").traced(mail.traceparent.as_deref().and_then(TraceParent::parse));
+    async fn attempt_one(&self, mail: DueMail) -> Attempted {
+        let call = call_of(&mail);
         // A panic counts as a refusal, so that a mail that triggers a bug is given up eventually and does not block the others.
-        let attempt = AssertUnwindSafe(self.attempt(&call, mail)).catch_unwind().await;
+        let attempt = AssertUnwindSafe(self.attempt(&call, &mail)).catch_unwind().await;
         let attempt = attempt.unwrap_or_else(|_| Attempt::Refused {
             error: Failure::new("panicked", "sending it panicked"),
         });
@@ -87,14 +127,11 @@ impl MailWorker {
         }
         metrics::counter!("banyan_mails_total", "outcome" => outcome(&next), "kind" => mail.kind.into_str())
             .increment(1);
-        // If this is not stored, the lease expires and the mail is sent again under its Message-ID: at least once.
-        if let Err(fault) = self.record(call, mail.clone(), next).await {
-            tracing::warn!(notification = %mail.id, %fault, "the outcome of a mail could not be stored");
-        }
+        Attempted { mail, next }
     }
 
     /// Looks up the address and sends. No transaction is open.
-    async fn attempt(&self, call: &Call, mail: &ClaimedMail) -> Attempt {
+    async fn attempt(&self, call: &Call, mail: &DueMail) -> Attempt {
         let timeout = self.settings.timing.users_timeout;
         let request = FindUser {
             user_id: mail.user_id.to_string(),
@@ -124,23 +161,32 @@ impl MailWorker {
         self.mailer.send(mail, &recipient).await
     }
 
-    async fn record(&self, call: Call, mail: ClaimedMail, next: Next) -> Result<(), Fault> {
+    /// Stores outcomes, and publishes those that count, in one transaction.
+    async fn record(&self, attempted: Vec<Attempted>) -> Result<(), Fault> {
         let now = self.clock.now();
-        self.db
-            .write((call, mail, next), move |tx, (call, mail, next)| async move {
-                let still_claimed = store::record(&tx, &mail, &next, now).await?;
-                if still_claimed && matches!(next, Next::Sent { .. }) {
-                    let event = MailSent {
-                        notification_id: mail.id.to_string(),
-                        user_id: mail.user_id.to_string(),
-                        kind: mail.kind.into_str().to_owned(),
-                    };
-                    outbox::append(&tx, &call, &format!("mail/{}", mail.id), &event).await?;
-                }
-                Ok(())
-            })
-            .await
+        let recorded = self.db.write(attempted, move |tx, attempted| async move {
+            let recorded = queue::record(&tx, &attempted, now).await?;
+            let sent = attempted.iter().filter(|attempted| {
+                matches!(attempted.next, Next::Sent { .. }) && recorded.contains(&attempted.mail.id)
+            });
+            let events = sent.map(|Attempted { mail, .. }| {
+                let event = MailSent {
+                    notification_id: mail.id.to_string(),
+                    user_id: mail.user_id.to_string(),
+                    kind: mail.kind.into_str().to_owned(),
+                };
+                NewEvent::new(&call_of(mail), format!("mail/{}", mail.id), &event)
+            });
+            let events = events.collect::<Result<Vec<_>, _>>()?;
+            outbox::append_all(&tx, events).await.map(drop)
+        });
+        recorded.await
     }
+}
+
+/// The module acts in the trace of the event that caused the mail.
+fn call_of(mail: &DueMail) -> Call {
+    Call::by_module("notifications").traced(mail.traceparent.as_deref().and_then(TraceParent::parse))
 }
 
 /// The label of the metric.

@@ -87,11 +87,10 @@ impl Service {
     }
 
     async fn schedule(&self, tx: &Tx, call: &Call, consignment: Consignment) -> Result<ShipmentReference, Fault> {
-        if store::find_of_order(tx.conn(), consignment.order_id).await?.is_some() {
+        let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
+        if !store::insert(tx.conn(), &shipment).await? {
             return Err(Fault::conflict("shipment_exists", "The order already has a shipment."));
         }
-        let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
-        store::insert(tx.conn(), &shipment).await?;
         publish(tx, call, &shipment).await?;
         Ok(ShipmentReference {
             shipment_id: shipment.id.to_string(),

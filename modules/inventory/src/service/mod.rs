@@ -160,9 +160,9 @@ impl Service {
                 reserved: item.reserved,
                 movement: moved.kind.into_str().to_owned(),
             };
-            NewEvent::new(format!("stock/{}", item.sku), &event)
+            NewEvent::new(call, format!("stock/{}", item.sku), &event)
         });
-        outbox::append_all(tx, call, events.collect::<Result<Vec<_>, Fault>>()?)
+        outbox::append_all(tx, events.collect::<Result<Vec<_>, Fault>>()?)
             .await
             .map(drop)
     }
