@@ -1,17 +1,18 @@
 //! The worker that sends queued mails. Several instances share the work: each claims the mails it sends, for the duration of a lease.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use banyan_core::{Call, Clock, Fault, TraceParent};
 use banyan_durable::{
     Db, changed,
     outbox::{self, NewEvent},
 };
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::Shared, stream::FuturesUnordered};
 use notifications_contract::MailSent;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 use users_contract::{FindUser, Users};
+use uuid::Uuid;
 
 use crate::{
     mailer::{Mailer, Recipient},
@@ -20,6 +21,9 @@ use crate::{
     settings::Settings,
     store::queue::{self, Due},
 };
+
+/// The maximum number of mails that are captured together.
+const CAPTURED_AT_ONCE: u64 = 100;
 
 /// The pause after a fault of the database.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
@@ -59,7 +63,8 @@ impl MailWorker {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait.min(self.settings.timing.poll_interval)) => {}
-                () = changed(&mut changes, MAIL) => {}
+                // Mails come in company, and none is urgent: together they take as many statements as one.
+                () = changed(&mut changes, MAIL) => tokio::time::sleep(self.settings.timing.collect).await,
                 () = stop.cancelled() => {}
             }
         }
@@ -67,7 +72,11 @@ impl MailWorker {
 
     /// Attempts a batch of due mails concurrently; returns the time until the next is due.
     async fn send_due(&self) -> Result<Duration, Fault> {
-        let (limit, lease) = (self.settings.concurrency.max(1), self.settings.timing.lease);
+        let lease = self.settings.timing.lease;
+        let limit = match self.mailer.sends() {
+            true => self.settings.concurrency.max(1),
+            false => CAPTURED_AT_ONCE,
+        };
         let Due { mails, next } = queue::list_due(self.db.read(), limit, self.settings.longest_wait()).await?;
         let mut wait = next.unwrap_or(Duration::MAX);
         if mails.is_empty() {
@@ -88,7 +97,14 @@ impl MailWorker {
             mails
         };
         let all = mails.len().max(1);
-        let attempts: FuturesUnordered<_> = mails.into_iter().map(|mail| self.attempt_one(mail)).collect();
+        let mut recipients: HashMap<Uuid, Shared<_>> = HashMap::new();
+        let attempts = mails.into_iter().map(|mail| {
+            // Each user is looked up once for all their mails.
+            let lookup = || self.find_recipient(call_of(&mail), mail.user_id).boxed().shared();
+            let recipient = recipients.entry(mail.user_id).or_insert_with(lookup).clone();
+            self.attempt_one(mail, recipient)
+        });
+        let attempts: FuturesUnordered<_> = attempts.collect();
         // Captured mails are stored together. A sent mail does not wait for the slower ones: if its outcome is lost, it is sent again.
         let mut finished = if self.mailer.sends() {
             attempts.ready_chunks(all).boxed()
@@ -108,10 +124,20 @@ impl MailWorker {
         stored.map(|()| wait)
     }
 
-    async fn attempt_one(&self, mail: DueMail) -> Attempted {
-        let call = call_of(&mail);
+    /// No transaction is open.
+    async fn attempt_one(
+        &self,
+        mail: DueMail,
+        recipient: impl Future<Output = Result<Recipient, Attempt>>,
+    ) -> Attempted {
+        let attempt = async {
+            match recipient.await {
+                Ok(recipient) => self.mailer.send(&mail, &recipient).await,
+                Err(attempt) => attempt,
+            }
+        };
         // A panic counts as a refusal, so that a mail that triggers a bug is given up eventually and does not block the others.
-        let attempt = AssertUnwindSafe(self.attempt(&call, &mail)).catch_unwind().await;
+        let attempt = AssertUnwindSafe(attempt).catch_unwind().await;
         let attempt = attempt.unwrap_or_else(|_| Attempt::Refused {
             error: Failure::new("panicked", "sending it panicked"),
         });
@@ -130,35 +156,31 @@ impl MailWorker {
         Attempted { mail, next }
     }
 
-    /// Looks up the address and sends. No transaction is open.
-    async fn attempt(&self, call: &Call, mail: &DueMail) -> Attempt {
+    /// Looks up a user's name and address, or returns what that attempt came to.
+    async fn find_recipient(&self, call: Call, user_id: Uuid) -> Result<Recipient, Attempt> {
         let timeout = self.settings.timing.users_timeout;
         let request = FindUser {
-            user_id: mail.user_id.to_string(),
+            user_id: user_id.to_string(),
         };
-        let lookup = tokio::time::timeout(timeout, async {
-            self.users.find_user(&call.clone().within(timeout), request).await
-        });
+        let call = call.within(timeout);
+        let lookup = tokio::time::timeout(timeout, async { self.users.find_user(&call, request).await });
         let user = match lookup.await {
             Err(_) => {
-                return Attempt::Unknown {
+                return Err(Attempt::Unknown {
                     error: Failure::new("users_timeout", "users did not respond in time"),
-                };
+                });
             }
-            Ok(Err(fault)) if fault.is_transient() => return Attempt::Unknown { error: fault.into() },
-            Ok(Err(fault)) => return Attempt::Refused { error: fault.into() },
+            Ok(Err(fault)) if fault.is_transient() => return Err(Attempt::Unknown { error: fault.into() }),
+            Ok(Err(fault)) => return Err(Attempt::Refused { error: fault.into() }),
             Ok(Ok(found)) => found.user,
         };
-        let Some(user) = user else {
-            return Attempt::Undeliverable {
-                error: Failure::new("no_such_user", "there is no such user"),
-            };
-        };
-        let recipient = Recipient {
+        let user = user.ok_or_else(|| Attempt::Undeliverable {
+            error: Failure::new("no_such_user", "there is no such user"),
+        })?;
+        Ok(Recipient {
             name: user.name,
             address: user.email,
-        };
-        self.mailer.send(mail, &recipient).await
+        })
     }
 
     /// Stores outcomes, and publishes those that count, in one transaction.

@@ -35,6 +35,8 @@ pub struct Timing {
     /// The longest time between polls for due mails. A new mail wakes the worker at once, and the worker knows when the next retry is due: this is for
     /// mails of another process whose wake-up was lost.
     pub poll_interval: Duration,
+    /// The time for which more mails are awaited once there is one.
+    pub collect: Duration,
     /// The lease on a mail that is being sent, after which another process sends it. Longer than both timeouts together, so that it ends only for
     /// a process that has died.
     pub lease: Duration,
@@ -50,6 +52,7 @@ impl Default for Timing {
             send_timeout: Duration::from_secs(10),
             users_timeout: Duration::from_secs(3),
             poll_interval: Duration::from_secs(10),
+            collect: Duration::from_millis(100),
             lease: Duration::from_secs(60),
             retry_delays: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
             max_refusals: 5,
