@@ -362,11 +362,13 @@ impl Service {
 
     /// As [`reconcile`](Self::reconcile), with another maximum than that of a round.
     pub(crate) async fn reconcile_some(&self, age: Duration, limit: u64) -> Result<usize, Fault> {
-        let before = self.db.clock().now().minus(age);
+        let now = self.db.clock().now();
+        // The clocks of instances differ a little.
+        let (before, ahead) = (now.minus(age), now.plus(Duration::from_secs(60)));
         let after = self.reconciled_until.lock().take();
-        let mut open = store::list_open(self.db.read(), after, before, limit).await?;
+        let mut open = store::list_open(self.db.read(), after, before, ahead, limit).await?;
         if open.is_empty() && after.is_some() {
-            open = store::list_open(self.db.read(), None, before, limit).await?;
+            open = store::list_open(self.db.read(), None, before, ahead, limit).await?;
         }
         let (mut queried, end) = (0, Instant::now() + self.timing.provider_timeout);
         for some in open.chunks(CONCURRENT_RECONCILIATIONS) {

@@ -296,17 +296,23 @@ pub async fn find_started(conn: &impl ConnectionTrait, payment_id: Uuid) -> Resu
     Ok(query.one(conn).await.map_err(fault)?.map(|row| row.id))
 }
 
-/// Commands started before `before` and still without an outcome, the oldest first, after this position, at most `limit`.
+/// Commands started before `before` or after `now` and still without an outcome, the oldest first, after this position, at most `limit`. One that was
+/// started after `now` was started before the clock was set back.
 pub async fn list_open(
     conn: &impl ConnectionTrait,
     after: Option<(Timestamp, Uuid)>,
     before: Timestamp,
+    now: Timestamp,
     limit: u64,
 ) -> Result<Vec<(Timestamp, Uuid)>, Fault> {
     use money_command::Column;
     let mut query = money_command::Entity::find()
         .filter(Column::State.eq(STARTED))
-        .filter(Column::StartedAt.lte(before.as_ms()))
+        .filter(
+            Condition::any()
+                .add(Column::StartedAt.lte(before.as_ms()))
+                .add(Column::StartedAt.gt(now.as_ms())),
+        )
         .order_by_asc(Column::StartedAt)
         .order_by_asc(Column::Id)
         .limit(limit);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait;
+
 use super::{Failure, Order, on_both};
 
 /// With a limit of two commands a round, two that never complete would be the oldest of every round.
@@ -55,6 +57,27 @@ async fn commands_that_hang_in_the_reconciler_do_not_keep_new_ones_from_the_prov
         assert!(asked <= 32, "{asked} commands hang at the provider");
         reconciling.abort();
         shop.provider.repair();
+        shop.crash().await;
+    })
+    .await;
+}
+
+/// After a clock was set back by an hour, a command that was started before has a start that lies ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_from_before_the_clock_was_set_back_is_reconciled() {
+    on_both(|home| async move {
+        let (shop, order) = (home.open_impatient().await, Order::new());
+        shop.provider.fail_next(Failure::RequestLost);
+        assert_eq!(order.authorise(&shop).await, "in_progress");
+        let age = Duration::from_secs(30);
+        assert_eq!(shop.service.reconcile(age).await, Ok(0), "it is too young");
+        let set_back = shop.db.write((), |tx, ()| async move {
+            let sql = "update money_command set started_at = started_at + 3600000";
+            tx.conn().execute_unprepared(sql).await.map_err(banyan_durable::fault)
+        });
+        set_back.await.unwrap();
+        assert_eq!(shop.service.reconcile(age).await, Ok(1));
+        assert_eq!(shop.status(&order).await, "authorised");
         shop.crash().await;
     })
     .await;
