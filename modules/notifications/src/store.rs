@@ -5,7 +5,7 @@ pub mod queue;
 use std::str::FromStr;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::fault;
+use banyan_durable::{fault, newest_ids_first};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
 };
@@ -97,16 +97,8 @@ pub async fn list_visible(
             next: None,
         });
     }
-    let mut query = Entity::find().filter(Column::UserId.eq(user_id));
-    if let Some(after) = &page.after {
-        query = query.filter(Column::Id.lt(after.id()?));
-    }
-    let rows = query
-        .order_by_desc(Column::Id)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
+    let query = newest_ids_first(Entity::find().filter(Column::UserId.eq(user_id)), Column::Id, page)?;
+    let rows = query.all(conn).await.map_err(fault)?;
     let items = rows.into_iter().map(notification_of).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(items, |notification| notification.id))
 }

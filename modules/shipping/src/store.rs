@@ -1,10 +1,10 @@
 //! Shipments as rows.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, lost_race};
+use banyan_durable::{fault, lost_race, newest_ids_first};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    TryInsertResult, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, TryInsertResult,
+    sea_query::Expr,
 };
 use shared_kernel::MaySee;
 use uuid::Uuid;
@@ -142,15 +142,8 @@ pub async fn list_all(
     if let Some(order_id) = filter.order_id {
         query = query.filter(shipment::Column::OrderId.eq(order_id));
     }
-    if let Some(after) = &page.after {
-        query = query.filter(shipment::Column::Id.lt(after.id()?));
-    }
-    let rows = query
-        .order_by_desc(shipment::Column::Id)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
+    let query = newest_ids_first(query, shipment::Column::Id, page)?;
+    let rows = query.all(conn).await.map_err(fault)?;
     let shipments = rows.iter().map(shipment_of).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(shipments, |shipment| shipment.id))
 }
