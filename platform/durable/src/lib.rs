@@ -37,6 +37,7 @@ mod settings;
 mod sqlite;
 mod time;
 mod tx;
+mod watch;
 
 pub use audit::audit;
 pub use db::{Change, Db, Storage, changed, migration_connection};
@@ -52,3 +53,4 @@ pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps
 pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::{MachineryLimits, Settings};
 pub use tx::Tx;
+pub use watch::{Watcher, Watchers};
