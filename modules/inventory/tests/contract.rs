@@ -68,6 +68,7 @@ fn release(reserved: &ReserveStock) -> ReleaseStock {
         command_id: id(),
         undoes: reserved.command_id.clone(),
         order_id: reserved.order_id.clone(),
+        ..ReleaseStock::default()
     }
 }
 
@@ -82,6 +83,7 @@ fn restock(order: &str) -> RestockOrder {
     RestockOrder {
         command_id: id(),
         order_id: order.to_owned(),
+        ..RestockOrder::default()
     }
 }
 

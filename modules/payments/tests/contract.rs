@@ -210,6 +210,7 @@ async fn a_repeated_command_has_the_same_outcome_and_another_command_with_its_id
             command_id: Uuid::new_v4().to_string(),
             undoes: order.command("authorise"),
             order_id: Uuid::new_v4().to_string(),
+            ..Default::default()
         };
         assert_eq!(shop.offers.contract.void_payment(&orders(), another).await.unwrap_err().code, "undoes_another");
     })

@@ -57,14 +57,15 @@ fn undo_of(scheduled: &ScheduleShipment) -> CancelShipment {
         command_id: id(),
         undoes: scheduled.command_id.clone(),
         order_id: scheduled.order_id.clone(),
+        ..CancelShipment::default()
     }
 }
 
 fn cancel(order: &str) -> CancelShipment {
     CancelShipment {
         command_id: id(),
-        undoes: String::new(),
         order_id: order.to_owned(),
+        ..CancelShipment::default()
     }
 }
 

@@ -34,6 +34,10 @@ impl Command {
         }
     }
 
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The time after which the command is forgotten. Without it the command is remembered for ever.
     pub fn keep_for(mut self, retention: Duration) -> Self {
         self.keep_for = Some(retention);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    TOPIC,
+    Leftovers, TOPIC,
     definition::Definitions,
     store::{self, COLUMNS, Row, SagaState, UNSEEN},
 };
@@ -21,8 +21,8 @@ use crate::{
 /// A module's sagas, for operators.
 #[derive(Clone)]
 pub struct SagaOps {
-    db: Db,
-    definitions: Definitions,
+    pub(super) db: Db,
+    pub(super) definitions: Definitions,
 }
 
 /// Which sagas to list; without a condition all.
@@ -87,6 +87,9 @@ pub struct SagaDetails {
     pub lease_owner: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What it has left in other modules; of a parked or abandoned saga only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leftovers: Option<Leftovers>,
     /// The last 500 entries, oldest first.
     pub log: Vec<SagaLogEntry>,
 }
@@ -98,7 +101,8 @@ pub struct SagaLogEntry {
     pub seq: i64,
     pub at: Timestamp,
     /// `started`, `begun`, `news`, `refused`, `signal`, `deadline_passed`, `unknown`, `failed`; then `do`, `undo`, `repeat`, `continue`,
-    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, and `compensate` once it was told.
+    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, `leftover_undone`, and `compensate`
+    /// once it was told.
     pub entry: String,
     pub step: String,
     pub detail: String,
@@ -140,6 +144,8 @@ impl SagaOps {
         Ok(page.page(rows, |row| row.id).map(SagaView::from))
     }
 
+    /// Without what it has left in other modules: [`SagaOps::leftovers`].
+    ///
     /// # Errors
     /// `not_found`; as any query.
     pub async fn show(&self, id: Uuid) -> Result<SagaDetails, Fault> {
@@ -161,6 +167,7 @@ impl SagaOps {
                 .clone()
                 .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
+            leftovers: None,
             log: log.into_iter().rev().map(SagaLogEntry::from).collect(),
             saga: row.into(),
         })
@@ -211,8 +218,8 @@ impl SagaOps {
         .await
     }
 
-    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules the operator
-    /// must correct.
+    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules
+    /// remains, until an operator undoes it: [`SagaOps::undo_leftover`].
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.
