@@ -34,7 +34,7 @@ async fn help_names_every_command_and_exits_0() {
     ]) {
         assert!(help.out.contains(word), "{word} is not in:\n{}", help.out);
     }
-    let and: [(&[&str], &[&str]); 9] = [
+    let and: [(&[&str], &[&str]); 10] = [
         (&["migrate"], &["status", "up", "--provision", "login"]),
         (&["seed"], &["--reset"]),
         (&["modules"], &["--mermaid"]),
