@@ -1,5 +1,6 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
+mod batches;
 mod catch_up;
 mod commands;
 mod events;
