@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use crate::query;
 
 /// The tables that every module has for what must survive a crash.
-const MACHINERY: &[Migration] = &[
+pub(crate) const MACHINERY: &[Migration] = &[
     Migration {
         name: "m0001_durable",
         up: include_str!("../../migrations/m0001_durable.sql"),
@@ -23,6 +23,14 @@ const MACHINERY: &[Migration] = &[
     Migration {
         name: "m0002_durable_indexes",
         up: include_str!("../../migrations/m0002_indexes.sql"),
+    },
+    Migration {
+        name: "m0004_durable_growth",
+        up: include_str!("../../migrations/m0004_growth.sql"),
+    },
+    Migration {
+        name: "m0005_durable_saga",
+        up: include_str!("../../migrations/m0005_saga.sql"),
     },
 ];
 

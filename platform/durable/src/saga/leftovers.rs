@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    log::Entries,
     ops::{SagaOps, SagaView},
     store::{self, SagaState},
 };
@@ -159,8 +160,10 @@ impl SagaOps {
         let Some(row) = store::load_locked(tx, id).await? else {
             return Ok(());
         };
+        let mut log = Entries::default();
         let detail = format!("{name} by {}: {reason}. {detail}", actor.label());
-        store::log(tx, id, "leftover_undone", &row.step, &detail).await?;
+        log.add(tx.clock().now(), "leftover_undone", &row.step, &detail)?;
+        store::save(tx, &row, row.lease_token, &log).await?;
         audit(
             tx,
             actor,

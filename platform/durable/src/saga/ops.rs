@@ -2,14 +2,15 @@
 //!
 //! Every action raises the saga's lease token: what a runner is doing with the saga becomes void, and is repeated from the stored command.
 
-use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use sea_orm::{FromQueryResult, Value};
+use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
+use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     Leftovers, TOPIC,
     definition::Definitions,
+    log::{self, Entries, SagaLogEntry},
     store::{self, COLUMNS, Row, SagaState, UNSEEN},
 };
 use crate::{
@@ -94,18 +95,47 @@ pub struct SagaDetails {
     pub log: Vec<SagaLogEntry>,
 }
 
-/// Something that happened to a saga.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct SagaLogEntry {
-    /// 1 for the first, then gapless.
-    pub seq: i64,
-    pub at: Timestamp,
-    /// `started`, `begun`, `news`, `refused`, `signal`, `deadline_passed`, `unknown`, `failed`; then `do`, `undo`, `repeat`, `continue`,
-    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, `leftover_undone`, and `compensate`
-    /// once it was told.
-    pub entry: String,
-    pub step: String,
-    pub detail: String,
+/// The number of sagas that a page of one kind looks at.
+const LOOKED_AT: i64 = 10_000;
+
+/// Ids grow with time. The state is part of the text, so that the statement is planned for that state.
+fn newest(filter: &SagaFilter, before: Uuid, limit: u64) -> (String, Vec<Value>) {
+    let in_state = in_state(filter);
+    let mut values: Vec<Value> = vec![query::limit(limit), before.into()];
+    let from = match (&filter.business_key, &filter.kind) {
+        (Some(business_key), kind) => {
+            values.push(business_key.as_str().into());
+            let of_kind = kind.as_ref().map(|kind| {
+                values.push(kind.as_str().into());
+                " and kind = $4"
+            });
+            format!(
+                "saga where business_key = $3 and id < $2{in_state}{}",
+                of_kind.unwrap_or_default()
+            )
+        }
+        (None, Some(kind)) => {
+            values.extend([kind.as_str().into(), LOOKED_AT.into()]);
+            format!(
+                "(select * from saga where id < $2{in_state} order by id desc limit $4) as looked_at where kind = $3"
+            )
+        }
+        (None, None) => format!("saga where id < $2{in_state}"),
+    };
+    let sql = format!("select {COLUMNS}, {UNSEEN} from {from} order by id desc limit $1");
+    (sql, values)
+}
+
+/// The last of the sagas that a page of one kind looks at, if there are more.
+fn last_looked_at(filter: &SagaFilter, before: Uuid) -> (String, Vec<Value>) {
+    let in_state = in_state(filter);
+    let sql = format!("select id from saga where id < $1{in_state} order by id desc limit 1 offset $2");
+    (sql, vec![before.into(), (LOOKED_AT - 1).into()])
+}
+
+fn in_state(filter: &SagaFilter) -> String {
+    let state = filter.state.map(|state| format!(" and state = '{state}'"));
+    state.unwrap_or_default()
 }
 
 impl SagaOps {
@@ -113,35 +143,21 @@ impl SagaOps {
         SagaOps { db, definitions }
     }
 
-    /// The newest first.
+    /// The newest first. A page of one kind looks at no more than 10,000 sagas, so that a rare kind costs no more than a frequent one: it may have fewer
+    /// items than its limit, and then its cursor continues.
     ///
     /// # Errors
     /// `invalid_cursor` (malformed); as any query.
     pub async fn list(&self, filter: &SagaFilter, page: &PageRequest) -> Result<Page<SagaView>, Fault> {
-        // Ids grow with time.
-        let mut values: Vec<Value> = vec![
-            i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into(),
-            before(page)?.into(),
-        ];
-        let mut terms = vec!["id < $2".to_owned()];
-        if let Some(state) = filter.state {
-            values.push(state.into());
-            terms.push(format!("state = ${}", values.len()));
-        }
-        if let Some(kind) = &filter.kind {
-            values.push(kind.as_str().into());
-            terms.push(format!("kind = ${}", values.len()));
-        }
-        if let Some(business_key) = &filter.business_key {
-            values.push(business_key.as_str().into());
-            terms.push(format!("business_key = ${}", values.len()));
-        }
-        let sql = format!(
-            "select {COLUMNS}, {UNSEEN} from saga where {} order by id desc limit $1",
-            terms.join(" and ")
-        );
+        let (sql, values) = newest(filter, before(page)?, page.fetch_limit());
         let rows: Vec<Row> = query::all(self.db.read(), &sql, values).await?;
-        Ok(page.page(rows, |row| row.id).map(SagaView::from))
+        let mut listed = page.page(rows, |row| row.id).map(SagaView::from);
+        if listed.next.is_none() && filter.kind.is_some() && filter.business_key.is_none() {
+            let (sql, values) = last_looked_at(filter, before(page)?);
+            let last: Option<Uuid> = query::scalar(self.db.read(), &sql, values).await?;
+            listed.next = last.map(Cursor::from);
+        }
+        Ok(listed)
     }
 
     /// Without what it has left in other modules: [`SagaOps::leftovers`].
@@ -152,8 +168,6 @@ impl SagaOps {
         let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1");
         let row: Option<Row> = query::one(self.db.read(), &sql, [id.into()]).await?;
         let row = row.ok_or_else(|| Fault::not_found("saga"))?;
-        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500";
-        let log: Vec<LogRow> = query::all(self.db.read(), sql, [id.into()]).await?;
         Ok(SagaDetails {
             payload: self
                 .definitions
@@ -168,7 +182,7 @@ impl SagaOps {
                 .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
             leftovers: None,
-            log: log.into_iter().rev().map(SagaLogEntry::from).collect(),
+            log: log::read(&self.db, id).await?,
             saga: row.into(),
         })
     }
@@ -312,9 +326,11 @@ async fn act(
     row.lease_token += 1;
     // A command may be under way. The next runner knows it from the owner of the lease, which stays.
     row.lease_until = StoredTime::default();
-    row.next_run_at = tx.database_now().await?.into();
-    store::save(tx, &row, token).await?;
-    store::log(tx, id, action.entry, &row.step, &format!("{}: {reason}", actor.label())).await?;
+    row.next_run_at = row.seen_at;
+    let mut log = Entries::default();
+    let detail = format!("{}: {reason}", actor.label());
+    log.add(tx.clock().now(), action.entry, &row.step, &detail)?;
+    store::save(tx, &row, token, &log).await?;
     audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
     tx.wake(TOPIC);
     tx.wake(row.business_key.as_str());
@@ -356,27 +372,6 @@ fn unpark(row: &mut Row) {
     if let Some(state) = row.parked_state.take() {
         row.state = state;
         row.parked_reason = None;
-    }
-}
-
-#[derive(FromQueryResult)]
-struct LogRow {
-    seq: i64,
-    at: StoredTime,
-    entry: String,
-    step: String,
-    detail: String,
-}
-
-impl From<LogRow> for SagaLogEntry {
-    fn from(row: LogRow) -> Self {
-        SagaLogEntry {
-            seq: row.seq,
-            at: row.at.into(),
-            entry: row.entry,
-            step: row.step,
-            detail: row.detail,
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod catch_up;
+mod clocks;
 mod commands;
 mod events;
 mod harness;
@@ -9,6 +10,7 @@ mod leases;
 mod migrations;
 mod operators;
 mod reactions;
+mod together;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;
