@@ -168,9 +168,9 @@ impl Service {
                 reserved: item.reserved,
                 movement: moved.kind.into_str().to_owned(),
             };
-            NewEvent::new(format!("stock/{}", item.sku), &event)
+            NewEvent::new(call, format!("stock/{}", item.sku), &event)
         });
-        outbox::append_all(tx, call, events.collect::<Result<Vec<_>, Fault>>()?)
+        outbox::append_all(tx, events.collect::<Result<Vec<_>, Fault>>()?)
             .await
             .map(drop)
     }
@@ -205,9 +205,7 @@ impl Service {
             reason: None,
         };
         self.record(tx, call, moved).await?;
-        Ok(Outcome::Done(Reservation {
-            outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
-        }))
+        Ok(Outcome::Done(reserved()))
     }
 
     /// Makes a transition of a reservation and moves the stock of its lines.
@@ -250,10 +248,10 @@ impl Service {
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
         let kind = command.kind();
-        let context = (self.clone(), call.clone(), why, done);
+        let context = (self.clone(), call.clone(), why, done.clone());
         let memory = banyan_durable::once(
             &self.db,
-            command,
+            command.expecting(&done)?,
             context,
             move |tx, (service, call, why, done)| async move {
                 let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
@@ -301,6 +299,12 @@ fn first_missing<'a>(lines: &'a Lines, moved: &[StockItem]) -> Option<(&'a Sku, 
     lines.iter().find(|(sku, _)| !is_moved(sku))
 }
 
+fn reserved() -> Reservation {
+    Reservation {
+        outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
+    }
+}
+
 fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
     let insufficient = InsufficientStock {
         sku: sku.to_string(),
@@ -337,7 +341,7 @@ impl Inventory for Service {
         let context = (self.clone(), call.clone(), lines);
         let memory = banyan_durable::once(
             &self.db,
-            command,
+            command.expecting(&reserved())?,
             context,
             move |tx, (service, call, lines)| async move { service.reserve(&tx, &call, order_id, command_id, &lines).await },
         );
@@ -360,7 +364,7 @@ impl Inventory for Service {
         let undone = (RESERVE_STOCK, undoes.to_string());
         banyan_durable::undo_once(
             &self.db,
-            undo,
+            undo.expecting(&StockRelease { released: true })?,
             undone,
             context,
             move |tx, (service, call, why), _| async move {
