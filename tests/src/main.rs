@@ -17,6 +17,7 @@ mod glossary;
 mod growth;
 mod harness;
 mod isolation;
+mod leftovers;
 mod load;
 mod openapi;
 mod plain_english;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         plain_english::trials(),
         deploy::trials(),
         generator::trials(),
+        leftovers::trials(),
         crash::trials(),
         split::trials(),
     ];

@@ -12,6 +12,7 @@ mod migrations;
 mod operators;
 mod reactions;
 mod together;
+mod watching;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;
