@@ -19,11 +19,13 @@ mod feed;
 mod gauges;
 mod lease;
 mod listen;
+mod listeners;
 mod machinery;
 pub mod migrate;
 mod once;
 mod ops;
 pub mod outbox;
+mod overdue;
 #[cfg(test)]
 mod plan;
 mod postgres;
@@ -43,7 +45,7 @@ pub use lease::hold;
 pub use machinery::{Feeds, Machinery, Seed};
 pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
-pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Listener, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
 pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
 /// A single connection that migrations run on.

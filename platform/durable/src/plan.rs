@@ -4,9 +4,10 @@
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
 
-const TABLES: [&str; 2] = [
+pub(crate) const TABLES: [&str; 3] = [
     include_str!("../migrations/m0001_durable.sql"),
     include_str!("../migrations/m0002_indexes.sql"),
+    include_str!("../migrations/m0003_listeners.sql"),
 ];
 
 /// The steps of the query's plan.

@@ -24,6 +24,10 @@ const MACHINERY: &[Migration] = &[
         name: "m0002_durable_indexes",
         up: include_str!("../../migrations/m0002_indexes.sql"),
     },
+    Migration {
+        name: "m0003_durable_listeners",
+        up: include_str!("../../migrations/m0003_listeners.sql"),
+    },
 ];
 
 /// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.

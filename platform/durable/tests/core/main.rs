@@ -1,13 +1,17 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
+mod absence;
 mod catch_up;
 mod commands;
 mod events;
+mod feeds;
 mod harness;
 mod leases;
 mod migrations;
 mod operators;
 mod reactions;
+mod upgrades;
+mod went_back;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;

@@ -2,6 +2,7 @@
 //! module, so its routes are written once, with the module's name in the path.
 
 mod events;
+mod listeners;
 mod sagas;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub fn routes(modules: Vec<ModuleOps>) -> Routes {
         config.app_data(modules.clone()).service(list_audit);
         sagas::register(config);
         events::register(config);
+        listeners::register(config);
     })
 }
 
