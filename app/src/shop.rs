@@ -156,6 +156,11 @@ pub const MODULES: &[Module<Contracts>] = &[
     },
 ];
 
+/// Whether any module of the shop, local or remote, subscribes to this topic.
+pub fn is_subscribed_to(topic: &str) -> bool {
+    MODULES.iter().any(|module| module.subscribes.contains(&topic))
+}
+
 /// The shop as the platform runs it.
 pub static SHOP: Product<Contracts> = Product {
     name: "Banyan",

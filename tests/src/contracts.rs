@@ -289,6 +289,7 @@ mod over_grpc {
                 db,
                 clock: Arc::new(SystemClock),
                 ids: Arc::new(RandomIds),
+                publishes_levels: true,
             };
             let offers = inventory::start(needs).await.expect("inventory starts");
             (offers.seed)().await.expect("demo data is inserted");
@@ -349,6 +350,7 @@ mod over_grpc {
                 db: db.clone(),
                 clock: Arc::new(SystemClock),
                 ids: Arc::new(RandomIds),
+                publishes_levels: true,
             };
             let local: Arc<dyn Inventory> = Arc::new(LocalInventory(
                 inventory::start(needs).await.expect("inventory starts").contract,

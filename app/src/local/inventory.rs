@@ -8,7 +8,7 @@ use banyan_host::{
 };
 use inventory_contract::LocalInventory;
 
-use crate::shop::Contracts;
+use crate::shop::{self, Contracts};
 
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
     schema: &::inventory::SCHEMA,
@@ -22,6 +22,7 @@ fn configure(_: Section) -> anyhow::Result<Start<Contracts>> {
             db: context.db,
             clock: context.clock,
             ids: context.ids,
+            publishes_levels: shop::is_subscribed_to("inventory.stock"),
         })
         .await?;
         Ok(StartedModule {

@@ -7,7 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault};
-use banyan_event_feed_contract::{ConfirmHandled, Confirmed, EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
+use banyan_event_feed_contract::{
+    ConfirmHandled, Confirmed, EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects,
+};
 use inventory_contract::{
     CommitStock, FindStock, FoundStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking,
     StockCommitment, StockLevel, StockRelease, StockReserved, reservation,

@@ -28,6 +28,8 @@ pub struct Needs {
     pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
+    /// Whether `StockLevelChanged` is published: if a module subscribes to `inventory.stock`. Each event costs the shop a row to relay.
+    pub publishes_levels: bool,
 }
 
 /// What the module provides.
@@ -45,7 +47,7 @@ pub struct Offers {
 /// None at present; all modules have the same signature.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let machinery = banyan_durable::Machinery::new(needs.db.clone());
-    let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids));
+    let service = Arc::new(Service::new(needs.db, needs.clock, needs.ids, needs.publishes_levels));
     let (routes, seeder) = (http::routes(service.clone()), service.clone());
     let seed: banyan_durable::Seed = Arc::new(move || {
         let service = seeder.clone();

@@ -52,6 +52,14 @@ impl Lines {
         Lines(rows.into_iter().collect())
     }
 
+    pub fn of(sku: &Sku, quantity: i64) -> Self {
+        Lines(BTreeMap::from([(sku.clone(), quantity)]))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// In the order in which items are locked.
     pub fn iter(&self) -> impl Iterator<Item = (&Sku, i64)> {
         self.0.iter().map(|(sku, quantity)| (sku, *quantity))

@@ -7,11 +7,7 @@ use banyan_core::{Call, Fault};
 use banyan_durable::{Command, Outcome};
 use shared_kernel::Sku;
 
-use crate::{
-    service::{Moved, Service},
-    stock::Movement,
-    store,
-};
+use crate::{reservation::Lines, service::Service};
 
 const WORDS: [&str; 7] = ["plant", "seed", "pot", "tool", "tea", "book", "kitchen"];
 const PER_WORD: usize = 17;
@@ -39,21 +35,11 @@ pub async fn add_demo_stock(service: &Service) -> Result<(), Fault> {
     for (number, batch) in stock.chunks(BATCH).enumerate() {
         // The fingerprint does not depend on the contents, so that a later version with other demo data does not change an existing shop.
         let command = Command::new("seed", format!("banyan:stock:{number}"), b"");
-        let context = (service.clone(), batch.to_vec());
-        banyan_durable::once(service.db(), command, context, |tx, (service, batch)| async move {
-            let mut moved = Vec::with_capacity(batch.len());
-            for (sku, quantity) in batch {
-                let item = store::receive_units(tx.conn(), &sku, quantity).await?;
-                moved.push(Moved {
-                    item,
-                    kind: Movement::Received,
-                    quantity,
-                });
-            }
+        let context = (service.clone(), Lines::from_rows(batch.to_vec()));
+        banyan_durable::once(service.db(), command, context, |tx, (service, lines)| async move {
             let call = Call::by_module(tx.module());
-            service
-                .record(&tx, &call, None, Some("demo data".to_owned()), moved)
-                .await?;
+            let reason = Some("demo data".to_owned());
+            service.receive_all(&tx, &call, &lines, reason).await?;
             Ok(Outcome::Done(()))
         })
         .await?;

@@ -4,8 +4,9 @@ use banyan_core::{Fault, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, TryInsertResult,
-    sea_query::{Expr, OnConflict},
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, Statement,
+    TryInsertResult, Value,
+    sea_query::{Alias, Expr, OnConflict},
 };
 use shared_kernel::Sku;
 use uuid::Uuid;
@@ -114,51 +115,75 @@ pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<
     row.map(StockItem::try_from).transpose()
 }
 
-/// Moves units of an item if the resulting level keeps the invariant, in one statement, so that two orders cannot both get the last unit. `None`
-/// means that nothing was changed: the item does not exist, or has too few units.
+/// Moves units of several items, of each only if its resulting level keeps the invariant, in one statement, so that two orders cannot both get the last
+/// unit. Returns the new levels in the order of their skus; an item that is missing from them was not changed: it does not exist, or has too few units.
 pub async fn move_units(
     conn: &impl ConnectionTrait,
-    sku: &Sku,
     kind: Movement,
-    quantity: i64,
-) -> Result<Option<StockItem>, Fault> {
-    use stock_item::Column;
-    let effect = kind.effect(quantity);
-    let on_hand = || Expr::col(Column::OnHand).add(effect.on_hand);
-    let reserved = || Expr::col(Column::Reserved).add(effect.reserved);
-    let rows = stock_item::Entity::update_many()
-        .col_expr(Column::OnHand, on_hand())
-        .col_expr(Column::Reserved, reserved())
-        .col_expr(Column::Version, Expr::col(Column::Version).add(1))
-        .filter(Column::Sku.eq(sku.as_str()))
-        .filter(reserved().gte(0))
-        .filter(reserved().lte(on_hand()))
-        .exec_with_returning(conn)
-        .await
-        .map_err(fault)?;
-    rows.into_iter().next().map(StockItem::try_from).transpose()
+    lines: impl Iterator<Item = (&Sku, i64)>,
+) -> Result<Vec<StockItem>, Fault> {
+    let mut values: Vec<Value> = Vec::new();
+    let mut rows: Vec<String> = Vec::new();
+    for (sku, quantity) in lines {
+        let (effect, first) = (kind.effect(quantity), values.len() + 1);
+        rows.push(format!("(${first}, ${}, ${})", first + 1, first + 2));
+        values.extend([sku.as_str().into(), effect.on_hand.into(), effect.reserved.into()]);
+    }
+    // PostgreSQL would lock the items in whatever order it finds them, and two orders could deadlock. So they are locked first, in the order of their
+    // bytes, which is that of `Sku` too, and no harder than the update itself locks them. SQLite has a single writer.
+    let (locked, join) = match conn.get_database_backend() {
+        DbBackend::Postgres => (
+            ", locked as (select sku from stock_item where sku in (select sku from change) order by sku collate \"C\" for no key update)",
+            "join locked on locked.sku = change.sku",
+        ),
+        _ => ("", ""),
+    };
+    let sql = format!(
+        "with change (sku, on_hand, reserved) as (values {}) {locked}
+         update stock_item set on_hand = stock_item.on_hand + change.on_hand, reserved = stock_item.reserved + change.reserved,
+             version = stock_item.version + 1
+         from change {join}
+         where stock_item.sku = change.sku and stock_item.reserved + change.reserved >= 0
+             and stock_item.reserved + change.reserved <= stock_item.on_hand + change.on_hand
+         returning stock_item.sku, stock_item.on_hand, stock_item.reserved, stock_item.version",
+        rows.join(", ")
+    );
+    let statement = Statement::from_sql_and_values(conn.get_database_backend(), sql, values);
+    let moved = stock_item::Model::find_by_statement(statement).all(conn).await;
+    read_items(moved.map_err(fault)?)
 }
 
-/// Adds received units; the first receipt of a sku creates its item.
-pub async fn receive_units(conn: &impl ConnectionTrait, sku: &Sku, quantity: i64) -> Result<StockItem, Fault> {
+/// Adds received units, of each item once; the first receipt of a sku creates its item. Returns the new levels in the order of their skus.
+pub async fn receive_units(conn: &impl ConnectionTrait, receipts: &Lines) -> Result<Vec<StockItem>, Fault> {
     use stock_item::Column;
-    let new = stock_item::ActiveModel {
+    let table = stock_item::Entity;
+    let new = receipts.iter().map(|(sku, quantity)| stock_item::ActiveModel {
         sku: Set(sku.to_string()),
         on_hand: Set(quantity),
         reserved: Set(0),
         version: Set(1),
-    };
-    let table = stock_item::Entity;
+    });
+    let received = Expr::col((Alias::new("excluded"), Column::OnHand));
     let add = OnConflict::column(Column::Sku)
-        .value(Column::OnHand, Expr::col((table, Column::OnHand)).add(quantity))
+        .value(Column::OnHand, Expr::col((table, Column::OnHand)).add(received))
         .value(Column::Version, Expr::col((table, Column::Version)).add(1))
         .to_owned();
-    let row = stock_item::Entity::insert(new)
+    let rows = stock_item::Entity::insert_many(new)
         .on_conflict(add)
         .exec_with_returning(conn)
         .await
         .map_err(fault)?;
-    row.try_into()
+    read_items(rows)
+}
+
+/// A statement returns its rows in any order.
+fn read_items(rows: Vec<stock_item::Model>) -> Result<Vec<StockItem>, Fault> {
+    let mut items = rows
+        .into_iter()
+        .map(StockItem::try_from)
+        .collect::<Result<Vec<_>, Fault>>()?;
+    items.sort_unstable_by(|one, other| one.sku.cmp(&other.sku));
+    Ok(items)
 }
 
 /// A row of the ledger.
@@ -198,6 +223,7 @@ pub struct Reservation {
     /// The command that created it.
     pub command_id: Uuid,
     pub state: ReservationState,
+    pub lines: Lines,
 }
 
 /// Inserts a held reservation without its lines; false if the order already has one.
@@ -234,35 +260,35 @@ pub async fn insert_lines(conn: &impl ConnectionTrait, order_id: Uuid, lines: &L
     Ok(())
 }
 
+/// The reservation of an order with its lines.
 pub async fn find_reservation(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<Reservation>, Fault> {
-    let row = reservation::Entity::find_by_id(order_id)
-        .one(conn)
-        .await
-        .map_err(fault)?;
-    row.map(|row| {
-        let state = row.state.parse().map_err(|_| {
-            let detail = format!("{:?} is not a reservation state", row.state);
-            Fault::internal("broken_row", detail)
-        })?;
-        Ok(Reservation {
-            command_id: row.command_id,
-            state,
-        })
-    })
-    .transpose()
+    #[derive(FromQueryResult)]
+    struct Row {
+        command_id: Uuid,
+        state: String,
+        sku: String,
+        quantity: i64,
+    }
+    // A reservation is inserted with its lines, of which it has at least one.
+    let sql = "select reservation.command_id, reservation.state, reservation_line.sku, reservation_line.quantity from reservation
+               join reservation_line on reservation_line.order_id = reservation.order_id where reservation.order_id = $1";
+    let statement = Statement::from_sql_and_values(conn.get_database_backend(), sql, [order_id.into()]);
+    let rows = Row::find_by_statement(statement).all(conn).await.map_err(fault)?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let (command_id, state) = (first.command_id, read_state(&first.state)?);
+    let lines = rows.iter().map(|row| Ok((read_sku(&row.sku)?, row.quantity)));
+    Ok(Some(Reservation {
+        command_id,
+        state,
+        lines: Lines::from_rows(lines.collect::<Result<Vec<_>, Fault>>()?),
+    }))
 }
 
-pub async fn load_lines(conn: &impl ConnectionTrait, order_id: Uuid) -> Result<Lines, Fault> {
-    let rows = reservation_line::Entity::find()
-        .filter(reservation_line::Column::OrderId.eq(order_id))
-        .all(conn)
-        .await
-        .map_err(fault)?;
-    let lines: Result<Vec<_>, Fault> = rows
-        .into_iter()
-        .map(|row| Ok((read_sku(&row.sku)?, row.quantity)))
-        .collect();
-    Ok(Lines::from_rows(lines?))
+fn read_state(text: &str) -> Result<ReservationState, Fault> {
+    text.parse()
+        .map_err(|_| Fault::internal("broken_row", format!("{text:?} is not a reservation state")))
 }
 
 /// Makes a transition of a reservation.

@@ -20,6 +20,7 @@ async fn open(db: Db) -> Offers {
         db,
         clock: Arc::new(SystemClock),
         ids: Arc::new(RandomIds),
+        publishes_levels: true,
     })
     .await
     .expect("inventory starts")

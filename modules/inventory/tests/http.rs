@@ -23,6 +23,7 @@ impl Shop {
             db,
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
+            publishes_levels: true,
         })
         .await
         .expect("inventory starts");
@@ -246,6 +247,7 @@ async fn the_document_has_the_enforced_limits() {
             db,
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
+            publishes_levels: true,
         })
         .await
         .expect("inventory starts");

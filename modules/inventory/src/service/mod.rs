@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, Ids, parse_id};
-use banyan_durable::{Command, Db, Memory, Outcome, Tx};
+use banyan_durable::{
+    Command, Db, Memory, Outcome, Tx,
+    outbox::{self, NewEvent},
+};
 use inventory_contract::{
     AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
     ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease,
@@ -33,18 +36,29 @@ pub struct Service {
     db: Db,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    publishes_levels: bool,
 }
 
-/// Units that were moved and are not in the ledger yet.
-pub struct Moved {
-    pub item: StockItem,
+/// One movement of several items.
+pub struct Moved<'a> {
     pub kind: Movement,
-    pub quantity: i64,
+    /// The units moved of each item.
+    pub lines: &'a Lines,
+    /// The levels after the movement.
+    pub items: &'a [StockItem],
+    /// The order they were moved for.
+    pub order_id: Option<Uuid>,
+    pub reason: Option<String>,
 }
 
 impl Service {
-    pub fn new(db: Db, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Service { db, clock, ids }
+    pub fn new(db: Db, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>, publishes_levels: bool) -> Self {
+        Service {
+            db,
+            clock,
+            ids,
+            publishes_levels,
+        }
     }
 
     pub fn db(&self) -> &Db {
@@ -64,14 +78,29 @@ impl Service {
         quantity: i64,
         reason: Option<String>,
     ) -> Result<StockItem, Fault> {
-        let item = store::receive_units(tx.conn(), sku, quantity).await?;
+        let items = self.receive_all(tx, call, &Lines::of(sku, quantity), reason).await?;
+        let item = items.into_iter().next();
+        item.ok_or_else(|| Fault::internal("broken_stock", format!("a receipt of {sku} returned no level")))
+    }
+
+    /// As [`receive`](Service::receive), for several items.
+    pub async fn receive_all(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        lines: &Lines,
+        reason: Option<String>,
+    ) -> Result<Vec<StockItem>, Fault> {
+        let items = store::receive_units(tx.conn(), lines).await?;
         let moved = Moved {
-            item: item.clone(),
             kind: Movement::Received,
-            quantity,
+            lines,
+            items: &items,
+            order_id: None,
+            reason,
         };
-        self.record(tx, call, None, reason, vec![moved]).await?;
-        Ok(item)
+        self.record(tx, call, moved).await?;
+        Ok(items)
     }
 
     /// Books the difference between counted and booked units; `difference` is not zero.
@@ -87,60 +116,55 @@ impl Service {
         reason: Option<String>,
     ) -> Result<StockItem, Fault> {
         let (kind, quantity) = Movement::from_difference(difference);
-        let Some(item) = store::move_units(tx.conn(), sku, kind, quantity).await? else {
+        let lines = Lines::of(sku, quantity);
+        let items = store::move_units(tx.conn(), kind, lines.iter()).await?;
+        let Some(item) = items.first() else {
             let item = store::find_item(tx.conn(), sku)
                 .await?
                 .ok_or_else(|| Fault::not_found("stock item"))?;
             let detail = format!("Of {} on hand {} are reserved for orders.", item.on_hand, item.reserved);
             return Err(Fault::conflict("below_reserved", detail));
         };
-        self.record(
-            tx,
-            call,
-            None,
+        let moved = Moved {
+            kind,
+            lines: &lines,
+            items: &items,
+            order_id: None,
             reason,
-            vec![Moved {
-                item: item.clone(),
-                kind,
-                quantity,
-            }],
-        )
-        .await?;
-        Ok(item)
+        };
+        self.record(tx, call, moved).await?;
+        Ok(item.clone())
     }
 
-    /// Writes the moved units to the ledger and publishes the new levels, in the order of the movements.
-    pub async fn record(
-        &self,
-        tx: &Tx,
-        call: &Call,
-        order_id: Option<Uuid>,
-        reason: Option<String>,
-        moved: Vec<Moved>,
-    ) -> Result<(), Fault> {
-        for Moved { item, kind, .. } in &moved {
+    /// Writes a movement to the ledger, and publishes the new levels if a module subscribes to them.
+    async fn record(&self, tx: &Tx, call: &Call, moved: Moved<'_>) -> Result<(), Fault> {
+        let (actor, at) = (call.actor.label(), self.clock.now());
+        let entries = moved.lines.iter().map(|(sku, quantity)| store::LedgerEntry {
+            id: self.ids.new_id(),
+            sku: sku.clone(),
+            kind: moved.kind,
+            quantity,
+            order_id: moved.order_id,
+            actor: actor.clone(),
+            reason: moved.reason.clone(),
+            at,
+        });
+        store::append_movements(tx.conn(), entries.collect()).await?;
+        if !self.publishes_levels {
+            return Ok(());
+        }
+        let events = moved.items.iter().map(|item| {
             let event = StockLevelChanged {
                 sku: item.sku.to_string(),
                 on_hand: item.on_hand,
                 reserved: item.reserved,
-                movement: kind.into_str().to_owned(),
+                movement: moved.kind.into_str().to_owned(),
             };
-            banyan_durable::outbox::append(tx, call, &format!("stock/{}", item.sku), &event).await?;
-        }
-        let (actor, at) = (call.actor.label(), self.clock.now());
-        let entries = moved
-            .into_iter()
-            .map(|Moved { item, kind, quantity }| store::LedgerEntry {
-                id: self.ids.new_id(),
-                sku: item.sku,
-                kind,
-                quantity,
-                order_id,
-                actor: actor.clone(),
-                reason: reason.clone(),
-                at,
-            });
-        store::append_movements(tx.conn(), entries.collect()).await
+            NewEvent::new(format!("stock/{}", item.sku), &event)
+        });
+        outbox::append_all(tx, call, events.collect::<Result<Vec<_>, Fault>>()?)
+            .await
+            .map(drop)
     }
 
     /// Reserves all lines, or returns the first that cannot be reserved; the refusal then rolls the transaction back.
@@ -158,50 +182,50 @@ impl Service {
                 "The order has a reservation, made by another command.",
             ));
         }
-        let mut moved = Vec::new();
-        for (sku, quantity) in lines.iter() {
-            match store::move_units(tx.conn(), sku, Movement::Reserved, quantity).await? {
-                Some(item) => moved.push(Moved {
-                    item,
-                    kind: Movement::Reserved,
-                    quantity,
-                }),
-                None => {
-                    let available = store::find_item(tx.conn(), sku)
-                        .await?
-                        .map_or(0, |item| item.available());
-                    return Ok(Outcome::Refused(insufficient(sku, quantity, available)));
-                }
-            }
+        let items = store::move_units(tx.conn(), Movement::Reserved, lines.iter()).await?;
+        if let Some((sku, quantity)) = first_missing(lines, &items) {
+            let item = store::find_item(tx.conn(), sku).await?;
+            let available = item.map_or(0, |item| item.available());
+            return Ok(Outcome::Refused(insufficient(sku, quantity, available)));
         }
         store::insert_lines(tx.conn(), order_id, lines).await?;
-        self.record(tx, call, Some(order_id), None, moved).await?;
+        let moved = Moved {
+            kind: Movement::Reserved,
+            lines,
+            items: &items,
+            order_id: Some(order_id),
+            reason: None,
+        };
+        self.record(tx, call, moved).await?;
         Ok(Outcome::Done(Reservation {
             outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
         }))
     }
 
     /// Makes a transition of a reservation and moves the stock of its lines.
-    async fn apply(&self, tx: &Tx, call: &Call, order_id: Uuid, transition: Transition) -> Result<(), Fault> {
+    async fn apply(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        order_id: Uuid,
+        lines: &Lines,
+        transition: Transition,
+    ) -> Result<(), Fault> {
         store::update_state(tx.conn(), order_id, transition, self.clock.now()).await?;
-        let mut moved = Vec::new();
-        for (sku, quantity) in store::load_lines(tx.conn(), order_id).await?.iter() {
-            let item = store::move_units(tx.conn(), sku, transition.movement, quantity)
-                .await?
-                .ok_or_else(|| {
-                    let movement = transition.movement.into_str();
-                    Fault::internal(
-                        "broken_stock",
-                        format!("{quantity} of {sku} of order {order_id} cannot be {movement}"),
-                    )
-                })?;
-            moved.push(Moved {
-                item,
-                kind: transition.movement,
-                quantity,
-            });
+        let items = store::move_units(tx.conn(), transition.movement, lines.iter()).await?;
+        if let Some((sku, quantity)) = first_missing(lines, &items) {
+            let movement = transition.movement.into_str();
+            let detail = format!("{quantity} of {sku} of order {order_id} cannot be {movement}");
+            return Err(Fault::internal("broken_stock", detail));
         }
-        self.record(tx, call, Some(order_id), None, moved).await
+        let moved = Moved {
+            kind: transition.movement,
+            lines,
+            items: &items,
+            order_id: Some(order_id),
+            reason: None,
+        };
+        self.record(tx, call, moved).await
     }
 
     /// Makes the transition that `decide` returns for the order's reservation, once for this command.
@@ -226,7 +250,9 @@ impl Service {
                     Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
                 })?;
                 if let Some(transition) = decide(reservation.state)? {
-                    service.apply(&tx, &call, order_id, transition).await?;
+                    service
+                        .apply(&tx, &call, order_id, &reservation.lines, transition)
+                        .await?;
                 }
                 Ok(Outcome::Done(done))
             },
@@ -239,6 +265,15 @@ impl Service {
             )),
         }
     }
+}
+
+/// The first line whose item was not moved. Both are in the order of the skus.
+fn first_missing<'a>(lines: &'a Lines, moved: &[StockItem]) -> Option<(&'a Sku, i64)> {
+    if lines.len() == moved.len() {
+        return None;
+    }
+    let is_moved = |sku: &Sku| moved.binary_search_by(|item| item.sku.cmp(sku)).is_ok();
+    lines.iter().find(|(sku, _)| !is_moved(sku))
 }
 
 fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
@@ -302,12 +337,14 @@ impl Inventory for Service {
                 let reservation = store::find_reservation(tx.conn(), order_id)
                     .await?
                     .filter(|reservation| reservation.command_id == undoes);
-                let transition = match reservation {
-                    Some(reservation) => reservation.state.release()?,
-                    None => None,
+                let Some(reservation) = reservation else {
+                    return Ok(StockRelease { released: false });
                 };
+                let transition = reservation.state.release()?;
                 if let Some(transition) = transition {
-                    service.apply(&tx, &call, order_id, transition).await?;
+                    service
+                        .apply(&tx, &call, order_id, &reservation.lines, transition)
+                        .await?;
                 }
                 Ok(StockRelease {
                     released: transition.is_some(),

@@ -15,7 +15,7 @@ use super::Service;
 use crate::{seed, stock::StockItem, store};
 
 fn open(db: Db) -> Arc<Service> {
-    Arc::new(Service::new(db, Arc::new(SystemClock), Arc::new(RandomIds)))
+    Arc::new(Service::new(db, Arc::new(SystemClock), Arc::new(RandomIds), true))
 }
 
 fn call() -> Call {

@@ -4,6 +4,7 @@
 //! that may create databases). `scripts/test.sh` starts such a server.
 
 mod events;
+mod statements;
 
 use std::{
     path::PathBuf,
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 pub use events::{RecordingBus, envelope};
+pub use statements::StatementLog;
 
 /// Runs `test` on an SQLite file, then on a PostgreSQL schema. `test` may open further databases itself.
 ///

@@ -1,0 +1,86 @@
+//! Many events in one transaction: as one by one, and with two statements.
+
+use std::time::Duration;
+
+use banyan_core::{Call, Fault};
+use banyan_durable::{
+    Db,
+    outbox::{self, NewEvent},
+};
+use banyan_durable_testing::{PostgresHome, StatementLog, on_both_with, open, settings};
+
+use crate::harness::{Noted, outbox_of, quick};
+
+/// Appends one event to each of these subjects, in one transaction.
+async fn append_all(db: &Db, subjects: &[&str]) -> Result<Vec<i64>, Fault> {
+    let subjects: Vec<String> = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+    let appended = db.write(subjects, |tx, subjects| async move {
+        let events = subjects.iter().enumerate().map(|(number, subject)| {
+            let text = format!("{subject} {number}");
+            NewEvent::new(subject, &Noted { text })
+        });
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        outbox::append_all(&tx, &Call::by_module("orders"), events).await
+    });
+    appended.await
+}
+
+#[tokio::test]
+async fn many_events_get_the_versions_that_they_would_get_one_by_one() {
+    on_both_with("durable", quick(), |db| async move {
+        assert_eq!(append_all(&db, &[]).await, Ok(Vec::new()));
+        assert_eq!(append_all(&db, &["b", "a", "b"]).await, Ok(vec![1, 1, 2]));
+        assert_eq!(append_all(&db, &["a", "a", "c", "b"]).await, Ok(vec![2, 3, 1, 3]));
+        let stored = outbox_of(&db).await;
+        let mut stored: Vec<_> = stored
+            .iter()
+            .map(|event| (event.subject.as_str(), event.version))
+            .collect();
+        stored.sort_unstable();
+        assert_eq!(
+            stored,
+            [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("b", 3), ("c", 1)]
+        );
+        let subjects: Vec<String> = (0..1_200).map(|number| format!("many/{number}")).collect();
+        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        assert_eq!(append_all(&db, &subjects).await, Ok(vec![1; 1_200]));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_that_write_to_the_same_subjects_do_not_deadlock() {
+    on_both_with("durable", quick(), |db| async move {
+        let subjects: Vec<String> = (0..50).map(|number| format!("order/{number:02}")).collect();
+        let writers = (0..12).map(|number| {
+            let (db, mut subjects) = (db.clone(), subjects.clone());
+            subjects.rotate_left(number * 4);
+            tokio::spawn(async move {
+                let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+                for _ in 0..5 {
+                    append_all(&db, &subjects).await.expect("the events are stored");
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.expect("the writer is done");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_events_are_stored_by_two_statements() {
+    let home = PostgresHome::new().await;
+    let (log, storage) = StatementLog::before(&home.storage("durable").await, Duration::ZERO).await;
+    let db = open("durable", &storage, settings()).await;
+    for count in [1, 2, 100] {
+        let subjects: Vec<String> = (0..count).map(|number| format!("order/{number}")).collect();
+        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        log.take();
+        append_all(&db, &subjects).await.expect("the events are stored");
+        assert_eq!(log.take().len(), 2, "{count} events");
+    }
+    db.close().await;
+    home.remove().await;
+}
