@@ -21,9 +21,12 @@ create table compared (
     primary key (source, aggregate)
 );
 
--- A source whose database lost a transaction gives the same version out again; the id tells the two events apart.
+-- A source whose database lost a transaction gives the same version out again; the id tells the two events apart. The version is that of the id: an
+-- instance of an earlier version counts up without it, and then the id is not that of the last event.
 alter table lane add column event_id uuid;
+alter table lane add column event_version bigint;
 alter table subject add column last_event_id uuid;
+alter table subject add column last_event_version bigint;
 alter table subject add column previous_event_id uuid;
 
 -- Of `missing`: the last of the versions that nobody can deliver; the row's own is the first. Of `went_back`: the version after which the lane goes on

@@ -14,12 +14,14 @@ use crate::{Db, listeners, query};
 pub(crate) const PAGE: u32 = 1_000;
 
 /// The subjects that changed after a place in the order of changes. It reads as many rows as it returns, by the index on the change.
-const CHANGED_SUBJECTS: &str = "select subject, last_version, changed_at, last_event_id from subject
+const CHANGED_SUBJECTS: &str = "select subject, last_version, changed_at,
+         case when last_event_version = last_version then last_event_id end as last_event_id from subject
      where (changed_at, subject) > ($1, $2) order by changed_at, subject limit $3";
 
 /// As subscribers of earlier versions ask: by name. Each page reads all subjects that changed.
 const CHANGED_BY_NAME: &str = "with changed as materialized (select * from subject where changed_at >= $1)
-     select subject, last_version, changed_at, last_event_id from changed where subject > $2 order by subject limit $3";
+     select subject, last_version, changed_at,
+         case when last_event_version = last_version then last_event_id end as last_event_id from changed where subject > $2 order by subject limit $3";
 
 #[derive(FromQueryResult)]
 struct ChangedSubject {

@@ -478,7 +478,7 @@ struct LaneOf {
 /// The lanes of these subjects. A subject without a lane has had no event yet.
 pub(super) async fn lanes(db: &Db, source: &str, subjects: &[&str]) -> Result<HashMap<String, Lane>, Fault> {
     let sql = format!(
-        "select subject, last_version, event_id from lane where source = $1 and subject in ({})",
+        "select subject, last_version, case when event_version = last_version then event_id end as event_id from lane where source = $1 and subject in ({})",
         query::placeholders(2, subjects.len())
     );
     let values = std::iter::once(Value::from(source)).chain(subjects.iter().map(|subject| Value::from(*subject)));

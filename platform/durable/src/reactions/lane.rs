@@ -29,7 +29,7 @@ impl Lane {
 }
 
 pub(crate) async fn reached(tx: &Tx, source: &str, subject: &str) -> Result<Lane, Fault> {
-    let sql = "select last_version, event_id from lane where source = $1 and subject = $2";
+    let sql = "select last_version, case when event_version = last_version then event_id end as event_id from lane where source = $1 and subject = $2";
     let lane = query::one(tx.conn(), sql, [source.into(), subject.into()]).await?;
     Ok(lane.unwrap_or_default())
 }
@@ -40,11 +40,11 @@ pub(crate) async fn reached(tx: &Tx, source: &str, subject: &str) -> Result<Lane
 /// A lost race if it is not at `from` any more: another instance handled the event, and the job is repeated.
 pub(crate) async fn advance(tx: &Tx, source: &str, subject: &str, from: i64, to: Lane) -> Result<(), Fault> {
     let sql = if from == 0 {
-        "insert into lane (source, subject, last_version, event_id) values ($1, $2, $3, $4)
-         on conflict (source, subject) do update set last_version = excluded.last_version, event_id = excluded.event_id
-         where lane.last_version = $5"
+        "insert into lane (source, subject, last_version, event_version, event_id) values ($1, $2, $3, $3, $4)
+         on conflict (source, subject) do update set last_version = excluded.last_version, event_version = excluded.event_version,
+             event_id = excluded.event_id where lane.last_version = $5"
     } else {
-        "update lane set last_version = $3, event_id = $4 where source = $1 and subject = $2 and last_version = $5"
+        "update lane set last_version = $3, event_version = $3, event_id = $4 where source = $1 and subject = $2 and last_version = $5"
     };
     let values: [Value; 5] = [
         source.into(),

@@ -155,6 +155,31 @@ async fn a_subscriber_compares_with_a_producer_that_is_older_and_with_its_next_v
     .await;
 }
 
+/// In a rolling upgrade an instance of an earlier version writes beside a newer one, and counts up without the ids.
+#[tokio::test]
+async fn instances_of_an_earlier_version_beside_newer_ones_are_not_taken_for_a_loss() {
+    with_two(quick(), |orders, mails| async move {
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds_of(&orders)).await;
+        note(&orders, "order/1", "a").await;
+        note(&orders, "order/1", "as an earlier version writes it").await;
+        execute(
+            &orders,
+            "update subject set last_event_version = 1, last_event_id = (select id from outbox where version = 1)",
+        )
+        .await;
+        note(&orders, "order/1", "b").await;
+        eventually("handled", SOON, || async { lane(&mails, "order/1").await == 3 }).await;
+        // The subscriber too: its lane moved on, and the id stayed.
+        execute(&mails, "update lane set event_version = 2").await;
+        note(&orders, "order/1", "c").await;
+        eventually("handled", SOON, || async { lane(&mails, "order/1").await == 4 }).await;
+        assert!(retries(&mails).await.is_empty());
+        running.stop().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_older_subscriber_pages_by_name() {
     with_two(quick(), |orders, _| async move {
