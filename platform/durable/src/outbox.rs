@@ -143,11 +143,12 @@ fn count_up(subjects: usize) -> String {
     let rows: Vec<String> = (0..subjects)
         .map(|row| {
             let (subject, count, last) = (3 * row + 2, 3 * row + 3, 3 * row + 4);
-            format!("(${subject}, ${count}, ${count}, (select case when max(changed_at) >= $1 then max(changed_at) + 1 else $1 end from subject), ${last})")
+            format!("(${subject}, ${count}, ${count}, (select at from change), ${last})")
         })
         .collect();
     format!(
-        "insert into subject (subject, last_version, last_event_version, changed_at, last_event_id) values {}
+        "with change (at) as (select case when max(changed_at) >= $1 then max(changed_at) + 1 else $1 end from subject)
+         insert into subject (subject, last_version, last_event_version, changed_at, last_event_id) values {}
          on conflict (subject) do update set last_version = subject.last_version + excluded.last_version,
              previous_event_id = case when subject.last_event_version = subject.last_version then subject.last_event_id end,
              last_event_id = excluded.last_event_id, last_event_version = subject.last_version + excluded.last_version,
