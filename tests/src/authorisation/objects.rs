@@ -202,6 +202,7 @@ impl Objects {
             ("{refund_id}", &self.refund),
             ("{sku}", &self.sku),
             ("{module}", module),
+            ("{listener}", "catalog"),
             ("{provider}", "sandbox"),
             ("{owner}", &self.owner),
             ("{order}", &self.order),
