@@ -180,7 +180,7 @@ impl Saga for CancellationSaga {
             Input::Refused(fault) => StepOutcome::Refused(fault.to_string()),
             Input::Signal(_) | Input::DeadlinePassed | Input::Compensate => StepOutcome::Nudge,
         };
-        let stream = store::find_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
+        let stream = store::lock_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
         let mut stream =
             stream.ok_or_else(|| Fault::internal("order_missing", format!("cancellation {} has no order", saga.id)))?;
         let step = saga.step.parse().ok();
@@ -239,11 +239,11 @@ fn record_outcome(stream: &mut EventStream, step: Option<Step>, outcome: &StepOu
         (Some(Step::RefundPayment), StepOutcome::Refunded(amount)) if amount.amount > 0 => order
             .payment
             .as_ref()
-            .zip(order.placement.as_ref())
-            .map(|(payment, placement)| OrderEvent::PaymentRefunded {
+            .zip(stream.view())
+            .map(|(payment, view)| OrderEvent::PaymentRefunded {
                 payment_id: payment.id,
                 amount: amount.clone(),
-                refunded: placement.total.clone(),
+                refunded: view.total.clone(),
             }),
         _ => None,
     };

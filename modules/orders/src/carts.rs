@@ -221,9 +221,9 @@ impl Service {
             shipping_address,
             payment_method,
         };
-        let placed = cart.place(placement)?;
+        let placed = cart.place(placement.clone())?;
         stream.record(placed);
-        self.begin_checkout(tx, call, &stream).await
+        self.begin_checkout(tx, call, &stream, placement).await
     }
 
     /// The version of the actor's own cart or order, and its lines, for looking up their products before the checkout.

@@ -1,7 +1,6 @@
 //! Following orders: requests that wait for an outcome, and streams of events for clients.
 //!
-//! A commit wakes the followers. In case a wake-up is lost, they also poll: a waiting request every 100 ms, a stream every second. So it does not
-//! matter which process works on the order.
+//! A commit wakes the followers, whichever process works on the order. In case a wake-up is lost, they also poll.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,16 +18,14 @@ use uuid::Uuid;
 
 use crate::{
     event::{OrderEvent, Recorded},
-    publish::subject,
+    publish::{status_topic, subject},
     service::Service,
     store,
     views::OrderView,
 };
 
-/// The interval at which a waiting request polls its order.
-const POLL_EVERY: Duration = Duration::from_millis(100);
-/// The same for streams, which are many and last long.
-const POLL_STREAM_EVERY: Duration = Duration::from_secs(1);
+/// The interval at which they poll.
+const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// Limits what each user holds open in this process: streams, or requests that wait.
 #[derive(Clone, Debug)]
@@ -82,7 +79,7 @@ impl Drop for Permit {
 }
 
 impl Service {
-    /// The order as soon as `is_outcome` holds for it, or as it is when the timeout has passed or the server stops.
+    /// The order as soon as `is_outcome` holds for its status, or as it is when the timeout has passed or the server stops.
     ///
     /// # Errors
     /// `not_found`, as any query.
@@ -95,7 +92,7 @@ impl Service {
         is_outcome: fn(&OrderView) -> bool,
     ) -> Result<OrderView, Fault> {
         let mut changes = self.db.changes();
-        let topic = subject(id);
+        let topic = status_topic(id);
         let outcome = async {
             loop {
                 let order = self.load(call, id).await?;
@@ -174,7 +171,7 @@ impl Following {
                 if is_final {
                     return Ok(None);
                 }
-                let _ = tokio::time::timeout(POLL_STREAM_EVERY, changed(&mut self.changes, &self.topic)).await;
+                let _ = tokio::time::timeout(POLL_EVERY, changed(&mut self.changes, &self.topic)).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{Item, OrderEvent, Placement},
-    order::Order,
+    order::Refusal,
     store,
     stream::EventStream,
 };
@@ -17,6 +17,11 @@ pub fn subject(id: Uuid) -> String {
     format!("order/{id}")
 }
 
+/// The topic that wakes those who wait for another status of an order.
+pub fn status_topic(id: Uuid) -> String {
+    format!("order/{id}/status")
+}
+
 /// Stores the stream's new events, the view, and the events for other modules, in the caller's transaction.
 ///
 /// # Errors
@@ -24,13 +29,26 @@ pub fn subject(id: Uuid) -> String {
 pub async fn store_and_publish(tx: &Tx, call: &Call, stream: &EventStream) -> Result<(), Fault> {
     store::append(tx.conn(), stream).await?;
     for recorded in stream.fresh() {
-        publish(tx, call, stream.order(), &recorded.event).await?;
+        publish(tx, call, stream, &recorded.event).await?;
+        if changes_status(&recorded.event) {
+            tx.wake(status_topic(stream.id()));
+        }
     }
-    tx.wake(subject(stream.id()));
+    if !stream.fresh().is_empty() {
+        tx.wake(subject(stream.id()));
+    }
     Ok(())
 }
 
-async fn publish(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Result<(), Fault> {
+fn changes_status(event: &OrderEvent) -> bool {
+    matches!(
+        event,
+        OrderEvent::Confirmed {} | OrderEvent::Shipped { .. } | OrderEvent::Delivered {} | OrderEvent::Cancelled { .. }
+    )
+}
+
+async fn publish(tx: &Tx, call: &Call, stream: &EventStream, event: &OrderEvent) -> Result<(), Fault> {
+    let order = stream.order();
     let subject = subject(order.id);
     let (order_id, user_id) = (order.id.to_string(), order.user_id.to_string());
     match event {
@@ -47,12 +65,12 @@ async fn publish(tx: &Tx, call: &Call, order: &Order, event: &OrderEvent) -> Res
         }
         OrderEvent::Confirmed {} => {
             count("confirmed");
-            let Placement { items, total, .. } = order.placed()?;
+            let view = stream.view().ok_or(Refusal::NotPlaced)?;
             let confirmed = OrderConfirmed {
                 order_id,
                 user_id,
-                items: messages_of(items),
-                total: Some(total.clone()),
+                items: messages_of(&view.items),
+                total: Some(view.total.clone()),
             };
             outbox::append(tx, call, &subject, &confirmed).await?;
         }

@@ -121,7 +121,7 @@ async fn record(
     rule: impl FnOnce(&Order) -> Result<Option<OrderEvent>, Refusal>,
 ) -> Result<(), Fault> {
     let id = parse_id("order_id", order_id)?;
-    let stream = store::find_stream(tx.conn(), id, tx.clock().now()).await?;
+    let stream = store::lock_stream(tx.conn(), id, tx.clock().now()).await?;
     let mut stream = stream.ok_or_else(|| Fault::not_found("order"))?;
     if let Some(event) = rule(stream.order())? {
         stream.record(event);

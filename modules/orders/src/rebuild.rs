@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     event::Recorded,
     store,
-    views::{Difference, OrderView},
+    views::{Difference, ReadModel},
 };
 
 /// The number of orders folded in one transaction, which must end within a second.
@@ -128,14 +128,10 @@ impl Views {
     }
 
     async fn differences(&self, ids: &[Uuid]) -> Result<Vec<Difference>, Fault> {
-        let mut live = store::views_of(self.db.read(), ids).await?;
+        let mut live = store::read_models_of(self.db.read(), ids).await?;
         let mut folded = fold(&store::streams_of(self.db.read(), ids).await?);
-        let of = |id: &Uuid| Difference {
-            order_id: *id,
-            live: live.remove(id),
-            folded: folded.remove(id),
-        };
-        Ok(ids.iter().map(of).filter(|found| found.live != found.folded).collect())
+        let of = |id: &Uuid| Difference::of(*id, live.remove(id), folded.remove(id));
+        Ok(ids.iter().filter_map(of).collect())
     }
 
     async fn batch(&self, Position { table, after }: Position) -> Result<Option<(Vec<Uuid>, Uuid)>, Fault> {
@@ -192,7 +188,7 @@ impl fmt::Display for Position {
 /// them.
 async fn fold_batch(tx: Tx, ids: Vec<Uuid>) -> Result<u64, Fault> {
     store::delete_views(tx.conn(), &ids).await?;
-    let views: Vec<OrderView> = fold(&store::streams_of(tx.conn(), &ids).await?).into_values().collect();
+    let views: Vec<ReadModel> = fold(&store::streams_of(tx.conn(), &ids).await?).into_values().collect();
     store::write_views(tx.conn(), &views).await?;
     Ok(views.len() as u64)
 }
@@ -203,11 +199,11 @@ async fn delete_orphans(tx: Tx, ids: Vec<Uuid>) -> Result<(), Fault> {
     store::delete_views(tx.conn(), &orphans).await
 }
 
-/// The views of these streams, none for carts; in the order of ids, so that two rebuilds that write the same views do not deadlock.
-fn fold(streams: &BTreeMap<Uuid, Vec<Recorded>>) -> BTreeMap<Uuid, OrderView> {
+/// The read models of these streams, none for carts; in the order of ids, so that two rebuilds that write the same views do not deadlock.
+fn fold(streams: &BTreeMap<Uuid, Vec<Recorded>>) -> BTreeMap<Uuid, ReadModel> {
     streams
         .iter()
-        .filter_map(|(id, stream)| Some((*id, OrderView::fold(*id, stream)?)))
+        .filter_map(|(id, stream)| Some((*id, ReadModel::fold(*id, stream)?)))
         .collect()
 }
 

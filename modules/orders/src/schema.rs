@@ -4,8 +4,14 @@ use banyan_durable::{Migration, Schema};
 
 pub const SCHEMA: Schema = Schema {
     module: "orders",
-    migrations: &[Migration {
-        name: "m0001_orders_order",
-        up: include_str!("../migrations/m0001_order.sql"),
-    }],
+    migrations: &[
+        Migration {
+            name: "m0001_orders_order",
+            up: include_str!("../migrations/m0001_order.sql"),
+        },
+        Migration {
+            name: "m0002_orders_progress",
+            up: include_str!("../migrations/m0002_progress.sql"),
+        },
+    ],
 };

@@ -138,23 +138,26 @@ impl Service {
             shipping_address,
             payment_method,
         };
-        let stream = EventStream::begin(
-            self.ids.new_id(),
-            OrderEvent::Placed(Box::new(placement)),
-            self.clock.now(),
-        )?;
-        self.begin_checkout(tx, call, &stream).await
+        let placed = OrderEvent::Placed(Box::new(placement.clone()));
+        let stream = EventStream::begin(self.ids.new_id(), placed, self.clock.now())?;
+        self.begin_checkout(tx, call, &stream, placement).await
     }
 
     /// Stores a stream that was just placed and starts its saga.
-    pub(crate) async fn begin_checkout(&self, tx: &Tx, call: &Call, stream: &EventStream) -> Result<OrderView, Fault> {
+    pub(crate) async fn begin_checkout(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        stream: &EventStream,
+        placement: Placement,
+    ) -> Result<OrderView, Fault> {
         let Placement {
             user_id,
             items,
             total,
             shipping_address,
             payment_method,
-        } = stream.order().placed()?.clone();
+        } = placement;
         let order_id = stream.id();
         let checkout = Checkout {
             order_id,
@@ -176,7 +179,7 @@ impl Service {
         store_and_publish(tx, call, stream).await?;
         let deadline = Duration::from_secs(self.settings.checkout_deadline_s);
         saga::start::<CheckoutSaga>(tx, call, &order_id.to_string(), &checkout, Some(deadline)).await?;
-        stream.view().ok_or_else(|| Refusal::NotPlaced.into())
+        stream.view().cloned().ok_or_else(|| Refusal::NotPlaced.into())
     }
 
     /// # Errors
@@ -284,7 +287,7 @@ impl Service {
                 .await?;
             }
         }
-        stream.view().ok_or_else(|| Refusal::NotPlaced.into())
+        stream.view().cloned().ok_or_else(|| Refusal::NotPlaced.into())
     }
 
     /// Why no checkout received a cancel: it has ended since the order was loaded, or an operator abandoned it without ending the order.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, is_unique_violation, lost_race};
 use sea_orm::{
+    ActiveModelTrait,
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::{Expr, OnConflict},
 };
 use shared_kernel::{MaySee, Money};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     event::{CancelReason, OrderEvent, Recorded, Status},
     stream::EventStream,
-    views::OrderView,
+    views::{OrderView, ReadModel},
 };
 
 mod order_event {
@@ -56,6 +57,7 @@ mod order_view {
         pub shipment: Option<String>,
         pub created_at: i64,
         pub version: i64,
+        pub progress: Option<String>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -69,13 +71,38 @@ pub struct Filter {
     pub status: Option<Status>,
 }
 
-/// The order's whole stream, whoever the actor is: for sagas, reactions, and methods that check the actor themselves.
+/// The order or cart, whoever the actor is: for methods that check the actor themselves.
 pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<EventStream>, Fault> {
+    stream_of(conn, order_view::Entity::find_by_id(id), id, now).await
+}
+
+/// As [`find_stream`], and locks a placed order until the transaction ends: another writer waits instead of losing a race. For sagas and reactions.
+/// Whoever also locks the order's saga does so first.
+pub async fn lock_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<EventStream>, Fault> {
+    stream_of(conn, order_view::Entity::find_by_id(id).lock_exclusive(), id, now).await
+}
+
+/// By the view's row; by its events, if there is no row that has all: a cart, or an order of an earlier version.
+async fn stream_of(
+    conn: &impl ConnectionTrait,
+    row: Select<order_view::Entity>,
+    id: Uuid,
+    now: Timestamp,
+) -> Result<Option<EventStream>, Fault> {
+    let row = row.one(conn).await.map_err(fault)?;
+    let stored = row.as_ref().map(read_model_of).transpose()?;
+    if let Some(ReadModel {
+        view,
+        progress: Some(progress),
+    }) = stored
+    {
+        return Ok(Some(EventStream::resume(view, progress, now)));
+    }
     let recorded = events_after(conn, id, 0).await?;
     if recorded.is_empty() {
         Ok(None)
     } else {
-        EventStream::of(id, recorded, now).map(Some)
+        EventStream::of(id, &recorded, now).map(Some)
     }
 }
 
@@ -103,7 +130,7 @@ pub async fn events_after(conn: &impl ConnectionTrait, id: Uuid, version: i64) -
     rows.iter().map(recorded_of).collect()
 }
 
-/// Stores the new events of the stream, and the view it now folds to. If another writer came first, the transaction runs again.
+/// Stores the new events of the stream, and the read model it now folds to. If another writer came first, the transaction runs again.
 pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result<(), Fault> {
     if stream.fresh().is_empty() {
         return Ok(());
@@ -117,21 +144,53 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result
         .exec_without_returning(conn)
         .await
     {
-        Err(error) if is_unique_violation(&error) => return Err(lost_race("the order changed meanwhile")),
+        Err(error) if is_unique_violation(&error) => return Err(changed_meanwhile()),
         inserted => inserted.map_err(fault)?,
     };
-    match stream.view() {
-        Some(view) => write_views(conn, &[view]).await,
-        None => Ok(()),
+    match (stream.read_model(), stream.stored_view()) {
+        (Some(model), Some(version)) => update_view(conn, &model, version).await,
+        (Some(model), None) => write_views(conn, &[model]).await,
+        (None, _) => Ok(()),
     }
 }
 
-/// Writes the views, unless newer ones are stored.
-pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Result<(), Fault> {
-    if views.is_empty() {
+fn changed_meanwhile() -> Fault {
+    lost_race("the order changed meanwhile")
+}
+
+/// Stores what events may change in the row that has this version.
+async fn update_view(conn: &impl ConnectionTrait, model: &ReadModel, version: i64) -> Result<(), Fault> {
+    let mut row = row_of_model(model)?;
+    for placed in [
+        order_view::Column::Id,
+        order_view::Column::UserId,
+        order_view::Column::Items,
+        order_view::Column::TotalAmount,
+        order_view::Column::Currency,
+        order_view::Column::CreatedAt,
+    ] {
+        row.not_set(placed);
+    }
+    let updated = order_view::Entity::update_many()
+        .set(row)
+        .filter(order_view::Column::Id.eq(model.view.id))
+        .filter(order_view::Column::Version.eq(version))
+        .exec(conn)
+        .await
+        .map_err(fault)?;
+    if updated.rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(changed_meanwhile())
+    }
+}
+
+/// Writes the read models, unless newer ones are stored.
+pub async fn write_views(conn: &impl ConnectionTrait, models: &[ReadModel]) -> Result<(), Fault> {
+    if models.is_empty() {
         return Ok(());
     }
-    let rows: Vec<_> = views.iter().map(row_of_view).collect::<Result<_, _>>()?;
+    let rows: Vec<_> = models.iter().map(row_of_model).collect::<Result<_, _>>()?;
     let newer = OnConflict::column(order_view::Column::Id)
         .update_columns([
             order_view::Column::UserId,
@@ -144,6 +203,7 @@ pub async fn write_views(conn: &impl ConnectionTrait, views: &[OrderView]) -> Re
             order_view::Column::Shipment,
             order_view::Column::CreatedAt,
             order_view::Column::Version,
+            order_view::Column::Progress,
         ])
         .action_and_where(Expr::cust("order_view.version <= excluded.version"))
         .to_owned();
@@ -182,15 +242,15 @@ pub async fn streams_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTr
     Ok(streams)
 }
 
-/// The views of these orders, whoever the actor is: for comparing.
-pub async fn views_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, OrderView>, Fault> {
+/// The read models of these orders, whoever the actor is: for comparing.
+pub async fn read_models_of(conn: &impl ConnectionTrait, ids: &[Uuid]) -> Result<BTreeMap<Uuid, ReadModel>, Fault> {
     let these = order_view::Column::Id.is_in(ids.iter().copied());
     let rows = order_view::Entity::find()
         .filter(these)
         .all(conn)
         .await
         .map_err(fault)?;
-    rows.iter().map(|row| Ok((row.id, view_of(row)?))).collect()
+    rows.iter().map(|row| Ok((row.id, read_model_of(row)?))).collect()
 }
 
 /// The view, whoever the actor is.
@@ -296,7 +356,8 @@ fn recorded_of(row: &order_event::Model) -> Result<Recorded, Fault> {
     })
 }
 
-fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
+fn row_of_model(model: &ReadModel) -> Result<order_view::ActiveModel, Fault> {
+    let ReadModel { view, progress } = model;
     Ok(order_view::ActiveModel {
         id: Set(view.id),
         user_id: Set(view.user_id),
@@ -309,6 +370,14 @@ fn row_of_view(view: &OrderView) -> Result<order_view::ActiveModel, Fault> {
         shipment: Set(view.shipment.as_ref().map(to_json).transpose()?),
         created_at: Set(view.created_at.as_ms()),
         version: Set(view.version),
+        progress: Set(progress.as_ref().map(to_json).transpose()?),
+    })
+}
+
+fn read_model_of(row: &order_view::Model) -> Result<ReadModel, Fault> {
+    Ok(ReadModel {
+        view: view_of(row)?,
+        progress: row.progress.as_deref().map(of_json).transpose()?,
     })
 }
 

@@ -10,7 +10,10 @@ use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::event::{CancelReason, Item, OrderEvent, Recorded, Status};
+use crate::{
+    event::{CancelReason, Item, OrderEvent, Recorded, Status},
+    order::{Order, Progress},
+};
 
 /// An order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -86,31 +89,33 @@ pub enum ShipmentStatus {
 impl OrderView {
     /// `None` for a cart: it is not an order yet.
     pub fn fold(id: Uuid, stream: &[Recorded]) -> Option<OrderView> {
-        let mut view: Option<OrderView> = None;
-        for recorded in stream {
-            match (&mut view, &recorded.event) {
-                (None, OrderEvent::Placed(placement)) => {
-                    view = Some(OrderView {
-                        id,
-                        user_id: placement.user_id,
-                        status: Status::Pending,
-                        cancel_reason: None,
-                        items: placement.items.clone(),
-                        total: placement.total.clone(),
-                        payment: None,
-                        shipment: None,
-                        created_at: recorded.at,
-                        version: recorded.version,
-                    });
-                }
-                (Some(view), event) => {
-                    view.version = recorded.version;
-                    view.apply(event);
-                }
-                (None, _) => {}
+        stream
+            .iter()
+            .fold(None, |view, recorded| OrderView::after(view, id, recorded))
+    }
+
+    /// The view after the next event.
+    pub fn after(view: Option<OrderView>, id: Uuid, recorded: &Recorded) -> Option<OrderView> {
+        match (view, &recorded.event) {
+            (None, OrderEvent::Placed(placement)) => Some(OrderView {
+                id,
+                user_id: placement.user_id,
+                status: Status::Pending,
+                cancel_reason: None,
+                items: placement.items.clone(),
+                total: placement.total.clone(),
+                payment: None,
+                shipment: None,
+                created_at: recorded.at,
+                version: recorded.version,
+            }),
+            (Some(mut view), event) => {
+                view.version = recorded.version;
+                view.apply(event);
+                Some(view)
             }
+            (None, _) => None,
         }
-        view
     }
 
     fn apply(&mut self, event: &OrderEvent) {
@@ -191,19 +196,52 @@ impl OrderView {
     }
 }
 
+/// Everything that is stored of a placed order beside its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadModel {
+    #[serde(flatten)]
+    pub view: OrderView,
+    /// `None` in a row of an earlier version, which did not have it.
+    pub progress: Option<Progress>,
+}
+
+impl ReadModel {
+    /// `None` for a cart.
+    pub fn fold(id: Uuid, stream: &[Recorded]) -> Option<ReadModel> {
+        let view = OrderView::fold(id, stream)?;
+        let progress = Order::fold(id, stream)?.progress();
+        Some(ReadModel {
+            view,
+            progress: Some(progress),
+        })
+    }
+}
+
 /// A read model that is not what its stream folds to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub order_id: Uuid,
     /// The stored one, if any.
-    pub live: Option<OrderView>,
+    pub live: Option<ReadModel>,
     /// The one its stream folds to, if any.
-    pub folded: Option<OrderView>,
+    pub folded: Option<ReadModel>,
+}
+
+impl Difference {
+    /// `None` if there is none. What a row of an earlier version does not have differs in nothing.
+    pub fn of(order_id: Uuid, mut live: Option<ReadModel>, folded: Option<ReadModel>) -> Option<Difference> {
+        if let (Some(live), Some(folded)) = (&mut live, &folded)
+            && live.progress.is_none()
+        {
+            live.progress.clone_from(&folded.progress);
+        }
+        (live != folded).then_some(Difference { order_id, live, folded })
+    }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let json = |view: &Option<OrderView>| {
+        let json = |view: &Option<ReadModel>| {
             view.as_ref()
                 .map(serde_json::to_string)
                 .transpose()

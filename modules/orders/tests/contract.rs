@@ -311,10 +311,11 @@ async fn lost_or_corrupted_views_are_detected_and_rebuilt() {
         for corruption in [
             "update order_view set status = 'shipped'",
             "update order_view set payment = null",
+            "update order_view set progress = '{}'",
             "delete from order_view",
             // One without a stream: there is no order with Ada's id.
             "update order_view set id = user_id where id in (select id from order_view order by id limit 1)",
-            "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9 from order_event
+            "insert into order_view select order_id, order_id, 'pending', null, '[]', 0, 'EUR', null, null, 0, 9, null from order_event
              where kind = 'drafted'",
         ] {
             db.write((), move |tx, ()| async move { tx.conn().execute_unprepared(corruption).await.map(drop).map_err(banyan_durable::fault) }).await.unwrap();

@@ -144,8 +144,8 @@ mod tests {
     async fn on_postgresql_a_page_of_changes_is_read_from_its_place_too() {
         let home = banyan_durable_testing::PostgresHome::new().await;
         let connection = Database::connect(home.url()).await.unwrap();
-        for tables in crate::plan::TABLES {
-            connection.execute_unprepared(tables).await.unwrap();
+        for tables in crate::migrate::MACHINERY {
+            connection.execute_unprepared(tables.up).await.unwrap();
         }
         let very_many = "insert into subject (subject, last_version, changed_at) select 'order/' || n, 1, n from generate_series(1, 50000) n;
              analyze subject";

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Db, Tx, changed, query};
+use crate::{Db, changed, query, time};
 
 /// Runs `work` whenever this instance holds the lease `name`, until `stop`. `work` gets a token that is cancelled when the lease is lost or on `stop`;
 /// it must then return, and keeps the lease until it has. If it panics or returns early, the lease is released and acquired again.
@@ -21,11 +21,11 @@ where
     F: Fn(CancellationToken) -> Fut + Send,
     Fut: Future<Output = ()> + Send,
 {
-    let poll = db.settings().limits.poll;
     let topic = topic(name);
     let mut changes = db.changes();
     while !stop.is_cancelled() {
         let claimed_at = Instant::now();
+        let mut pause = db.settings().limits.poll;
         match claim(db, name).await {
             Ok(Some(lease)) => {
                 tracing::debug!(
@@ -37,7 +37,8 @@ where
                 lease.work(claimed_at, stop, &work).await;
                 lease.release().await;
             }
-            Ok(None) => {}
+            // Another instance renews it at this interval; at its end that instance announces it, unless it crashes.
+            Ok(None) => pause = pause.max(db.settings().lease_renewal()),
             Err(fault) => {
                 tracing::debug!(module = db.module(), lease = name, %fault, "the lease cannot be acquired now")
             }
@@ -45,7 +46,7 @@ where
         // An instance that releases the lease notifies the others; the lease of one that crashed expires.
         tokio::select! {
             () = changed(&mut changes, &topic) => {}
-            () = tokio::time::sleep(poll) => {}
+            () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -127,38 +128,28 @@ fn topic(name: &str) -> String {
 
 async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, Fault> {
     let owner = Uuid::new_v4().to_string();
-    let token = db.write(owner, move |tx, owner| async move {
-            let (now, until) = span(&tx).await?;
-            query::scalar(
-                    tx.conn(),
-                    "insert into lease (name, owner, token, until) values ($1, $2, 1, $4)
-                     on conflict (name) do update set owner = excluded.owner, token = lease.token + 1, until = excluded.until
-                     where lease.until <= $3
-                     returning token",
-                    [name.into(), owner.into(), now.into(), until.into()],
-                )
-                .await
-        });
+    let now = time::now(db.backend());
+    // Also one that ends later than any lease: the clock was set back since.
+    let expired = time::passed(db.backend(), "lease.until", time::longest_lease(db.settings()));
+    let sql = format!(
+        "insert into lease (name, owner, token, until) values ($1, $2, 1, {now} + $3)
+         on conflict (name) do update set owner = excluded.owner, token = lease.token + 1, until = excluded.until
+         where {expired} returning token"
+    );
+    let token = db.write((owner, sql), move |tx, (owner, sql)| async move {
+        let lease_ms = time::ms_of(tx.settings().lease());
+        query::scalar(tx.conn(), &sql, [name.into(), owner.into(), lease_ms.into()]).await
+    });
     Ok(token.await?.map(|token| Lease { db, name, token }))
 }
 
+/// An expired lease may be renewed if no other instance has acquired it since: the token shows it.
 async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
-    db.write((), move |tx, ()| async move {
-        // An expired lease may be renewed if no other instance has acquired it since: the token shows it.
-        let (_, until) = span(&tx).await?;
-        let rows = tx
-            .execute(
-                "update lease set until = $3 where name = $1 and token = $2",
-                [name.into(), token.into(), until.into()],
-            )
-            .await?;
-        Ok(rows == 1)
+    let now = time::now(db.backend());
+    let sql = format!("update lease set until = {now} + $3 where name = $1 and token = $2");
+    db.write(sql, move |tx, sql| async move {
+        let lease_ms = time::ms_of(tx.settings().lease());
+        Ok(tx.execute(&sql, [name.into(), token.into(), lease_ms.into()]).await? == 1)
     })
     .await
-}
-
-/// The start and the end of a lease acquired now, by the database's clock.
-async fn span(tx: &Tx) -> Result<(i64, i64), Fault> {
-    let now = tx.database_now().await?;
-    Ok((now.as_ms(), now.plus(tx.settings().lease()).as_ms()))
 }

@@ -17,6 +17,7 @@ mod db;
 mod fault;
 mod feed;
 mod gauges;
+mod horizon;
 mod lease;
 mod listen;
 mod listeners;
@@ -36,6 +37,7 @@ mod relay;
 pub mod saga;
 mod settings;
 mod sqlite;
+mod time;
 mod tx;
 
 pub use audit::audit;

@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::{Db, Tx, query};
+use crate::{Db, Tx, horizon, query};
 
 /// A command to be carried out once: its kind, its id, and a fingerprint of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,9 +154,10 @@ where
 
 /// Deletes some of the expired commands; returns their number.
 pub(crate) async fn prune(tx: &Tx, limit: i64) -> Result<u64, Fault> {
+    let horizon = horizon::advance(tx).await?;
     tx.execute(
         "delete from inbox where (kind, id) in (select kind, id from inbox where expires_at < $1 order by expires_at limit $2)",
-        [tx.clock().now().as_ms().into(), limit.into()],
+        [horizon.as_ms().into(), limit.into()],
     )
     .await
 }

@@ -4,19 +4,15 @@
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
 
-pub(crate) const TABLES: [&str; 3] = [
-    include_str!("../migrations/m0001_durable.sql"),
-    include_str!("../migrations/m0002_indexes.sql"),
-    include_str!("../migrations/m0003_listeners.sql"),
-];
+use crate::migrate::MACHINERY;
 
 /// The steps of the query's plan.
 pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) -> Vec<String> {
     let db = Database::connect("sqlite::memory:")
         .await
         .expect("a database in memory");
-    for tables in TABLES {
-        db.execute_unprepared(tables).await.expect("the migrations run");
+    for migration in MACHINERY {
+        db.execute_unprepared(migration.up).await.expect("the migrations run");
     }
     let plan = Statement::from_sql_and_values(DbBackend::Sqlite, format!("explain query plan {query}"), values);
     db.query_all_raw(plan)

@@ -41,8 +41,13 @@ pub struct MachineryLimits {
     pub write_attempts: u32,
     /// The number of renewals within the duration of a lease: two may fail before it is lost. 0: it is not renewed.
     pub renewals_per_lease: u32,
-    /// The interval between polls for pending work. It is a fallback: a commit wakes the workers at once.
+    /// The interval between attempts after the database did not respond, and between polls for what another instance may have left.
     pub poll: Duration,
+    /// The interval between polls for work that a commit or a timer announces. It is a fallback for announcements that were lost.
+    pub idle_poll: Duration,
+    /// The longest wait before anything is tried again, whatever a response demands. A wait that is found to be longer was stored before the clock was
+    /// set back, and has passed.
+    pub max_wait: Duration,
     /// The maximum number of events handed to the bus and not confirmed yet.
     pub relay_window: usize,
     /// The delays before a failed publication or reaction is retried; the last one repeats. The first ones pass over a hiccup, the last one gives a
@@ -72,6 +77,8 @@ impl Default for MachineryLimits {
             write_attempts: 10,
             renewals_per_lease: 3,
             poll: Duration::from_secs(1),
+            idle_poll: Duration::from_secs(5),
+            max_wait: Duration::from_secs(60),
             relay_window: 100,
             retry_delays: [200, 1_000, 5_000, 15_000].map(Duration::from_millis).to_vec(),
             max_failures: 5,
@@ -93,6 +100,15 @@ impl Settings {
         self.lease()
             .checked_div(self.limits.renewals_per_lease)
             .unwrap_or(Duration::MAX)
+    }
+
+    /// The longest wait that is ever stored.
+    pub fn max_wait(&self) -> Duration {
+        let retries = self.limits.retry_delays.iter().copied().max().unwrap_or_default();
+        self.limits
+            .max_wait
+            .max(retries)
+            .max(Duration::from_millis(self.saga_retry_cap_ms))
     }
 
     pub fn outbox_retention(&self) -> Duration {
@@ -142,6 +158,7 @@ mod tests {
             ),
             (100, 7, 30, 1_000)
         );
+        assert_eq!((limits.idle_poll.as_secs(), limits.max_wait.as_secs()), (5, 60));
         assert_eq!(
             (
                 settings.feed_compare_ms,

@@ -130,10 +130,21 @@ async fn each_saga_ran_once(installation: &Installation, orders: &[Value]) {
     let mut ids: Vec<&str> = orders.iter().filter_map(|order| order["id"].as_str()).collect();
     ids.sort_unstable();
     assert_eq!(sagas, ids, "one checkout saga per order");
-    let twice = "select saga_id::text || ' ' || entry || ' ' || step as name from saga_log where entry in ('started', 'do', 'news', 'completed') group by saga_id, entry, step having count(*) > 1";
-    assert_eq!(data::names(&database, twice).await, [""; 0], "a step was taken twice");
-    let undone = "select saga_id::text || ' ' || step as name from saga_log where entry = 'undo'";
-    assert_eq!(data::names(&database, undone).await, [""; 0], "a step was undone");
+    let log = "(select id::text as saga_id, line::json->>'entry' as entry, line::json->>'step' as step
+                from saga cross join regexp_split_to_table(log, E'\\n') as line where line <> '') as log";
+    let twice = format!(
+        "select saga_id || ' ' || entry || ' ' || step as name from {log} where entry in ('started', 'do', 'news', 'completed')
+         group by saga_id, entry, step having count(*) > 1"
+    );
+    assert_eq!(data::names(&database, &twice).await, [""; 0], "a step was taken twice");
+    let undone = format!("select saga_id || ' ' || step as name from {log} where entry = 'undo'");
+    let entries = format!("select count(*)::text as name from {log} where entry = 'completed'");
+    assert_eq!(
+        data::names(&database, &entries).await,
+        [sagas.len().to_string()],
+        "the log is read"
+    );
+    assert_eq!(data::names(&database, &undone).await, [""; 0], "a step was undone");
     database.close().await.expect("the connection closes");
 
     let databases = Databases::open_at(installation.directory(), url.as_deref()).await;

@@ -136,6 +136,19 @@ impl Saga for CheckoutSaga {
         }
     }
 
+    fn begin(id: Uuid, checkout: &mut Checkout) -> Option<(&'static str, Command)> {
+        let begins = Situation {
+            step: None,
+            compensating: false,
+            cancel: None,
+            deadline_passed: false,
+        };
+        match checkout.next(&begins, StepOutcome::Done) {
+            Next::Do(step) => Some((step.into_str(), command(id, checkout, step))),
+            _ => None,
+        }
+    }
+
     async fn decide(
         &self,
         tx: &Tx,
@@ -143,7 +156,7 @@ impl Saga for CheckoutSaga {
         input: Input<CommandResponse>,
     ) -> Result<Decision<Command>, Fault> {
         let order_id = saga.state.order_id;
-        let stream = store::find_stream(tx.conn(), order_id, tx.clock().now()).await?;
+        let stream = store::lock_stream(tx.conn(), order_id, tx.clock().now()).await?;
         let mut stream =
             stream.ok_or_else(|| Fault::internal("order_missing", format!("checkout {} has no order", saga.id)))?;
         let step = saga.step.parse().ok();
@@ -221,7 +234,7 @@ impl Saga for CheckoutSaga {
 /// Ends the order whose saga, this one or the cancellation, an operator has abandoned: no order is left without an end.
 pub(crate) async fn abandon_order(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
     let order_id = parse_id("business_key", business_key)?;
-    let Some(mut stream) = store::find_stream(tx.conn(), order_id, tx.clock().now()).await? else {
+    let Some(mut stream) = store::lock_stream(tx.conn(), order_id, tx.clock().now()).await? else {
         return Ok(());
     };
     let end = stream.order().abandon();

@@ -3,10 +3,14 @@
 //! Pure: each rule looks at the folded state and returns the event that records its decision, or a refusal.
 
 use banyan_core::{Fault, FieldError};
+use serde::{Deserialize, Serialize};
 use shared_kernel::{Money, Quantity, Sku};
 use uuid::Uuid;
 
-use crate::event::{CancelReason, Canceller, Line, OrderEvent, Placement, Recorded, Status};
+use crate::{
+    event::{CancelReason, Canceller, Line, OrderEvent, Placement, Recorded, Status},
+    views::OrderView,
+};
 
 /// Distinct products in one order.
 pub const MAX_LINES: usize = 100;
@@ -22,7 +26,6 @@ pub struct Order {
     pub status: Status,
     /// The lines of the cart; empty once the order was placed.
     pub cart: Vec<Line>,
-    pub placement: Option<Placement>,
     pub payment: Option<Payment>,
     pub shipment: Option<Shipment>,
     pub capture_decided: bool,
@@ -33,8 +36,26 @@ pub struct Order {
     pub checkout_ended: bool,
 }
 
+/// What the rules know of a placed order beside what its view shows. It is stored with the view, so that a decision does not read the events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<Payment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipment: Option<Shipment>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    capture_decided: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_requested: Option<Canceller>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancel_refused: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    checkout_ended: bool,
+}
+
 /// How far the order's payment is known to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     pub id: Uuid,
     /// How far the payment has come: an event of this stage or a lower one is stale.
@@ -43,7 +64,7 @@ pub struct Payment {
 }
 
 /// How far the order's shipment is known to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shipment {
     pub id: Uuid,
     stage: u8,
@@ -132,7 +153,6 @@ impl Order {
             user_id,
             status: Status::Draft,
             cart: Vec::new(),
-            placement: None,
             payment: None,
             shipment: None,
             capture_decided: false,
@@ -160,10 +180,9 @@ impl Order {
                 }
             }
             OrderEvent::ItemRemoved { sku } => self.cart.retain(|line| line.sku != *sku),
-            OrderEvent::Placed(placement) => {
+            OrderEvent::Placed(_) => {
                 self.status = Status::Pending;
                 self.cart.clear();
-                self.placement = Some((**placement).clone());
             }
             OrderEvent::CaptureDecided {} => self.capture_decided = true,
             OrderEvent::CancelRequested { by, .. } => self.cancel_requested = Some(*by),
@@ -193,12 +212,40 @@ impl Order {
         }
     }
 
-    /// What was ordered, by whom, at what price.
-    ///
-    /// # Errors
-    /// `NotPlaced` for a cart.
-    pub fn placed(&self) -> Result<&Placement, Refusal> {
-        self.placement.as_ref().ok_or(Refusal::NotPlaced)
+    /// A placed order as its stored view and progress say: the fold of the events they were folded from.
+    pub fn resume(view: &OrderView, progress: Progress) -> Order {
+        let Progress {
+            payment,
+            shipment,
+            capture_decided,
+            cancel_requested,
+            cancel_refused,
+            checkout_ended,
+        } = progress;
+        Order {
+            id: view.id,
+            version: view.version,
+            user_id: view.user_id,
+            status: view.status,
+            cart: Vec::new(),
+            payment,
+            shipment,
+            capture_decided,
+            cancel_requested,
+            cancel_refused,
+            checkout_ended,
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress {
+            payment: self.payment.clone(),
+            shipment: self.shipment.clone(),
+            capture_decided: self.capture_decided,
+            cancel_requested: self.cancel_requested,
+            cancel_refused: self.cancel_refused,
+            checkout_ended: self.checkout_ended,
+        }
     }
 
     /// Sets the quantity of a product in the cart. `None`: it has this quantity already.

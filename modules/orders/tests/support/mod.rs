@@ -37,6 +37,7 @@ pub fn quick() -> banyan_durable::Settings {
         saga_retry_cap_ms: 20,
         limits: banyan_durable::MachineryLimits {
             poll: Duration::from_millis(20),
+            idle_poll: Duration::from_millis(20),
             retry_delays: vec![Duration::from_millis(20)],
             saga_first_retry: Duration::from_millis(5),
             saga_call_timeout: Duration::from_secs(2),

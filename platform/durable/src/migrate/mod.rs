@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use crate::query;
 
 /// The tables that every module has for what must survive a crash.
-const MACHINERY: &[Migration] = &[
+pub(crate) const MACHINERY: &[Migration] = &[
     Migration {
         name: "m0001_durable",
         up: include_str!("../../migrations/m0001_durable.sql"),
@@ -27,6 +27,10 @@ const MACHINERY: &[Migration] = &[
     Migration {
         name: "m0003_durable_listeners",
         up: include_str!("../../migrations/m0003_listeners.sql"),
+    },
+    Migration {
+        name: "m0005_durable_saga",
+        up: include_str!("../../migrations/m0005_saga.sql"),
     },
 ];
 

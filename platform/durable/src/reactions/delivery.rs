@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::{
     Reactions,
+    batch::Batches,
     gap::{Gap, WENT_BACK, is_gap},
     lane::{self, Lane},
     retry::{self, RetryState},
@@ -20,6 +21,7 @@ pub(crate) struct Deliveries {
     pub(super) reactions: Arc<Reactions>,
     /// Notified when events may have been missed.
     pub(super) missed: Arc<Notify>,
+    pub(super) batches: Batches,
 }
 
 /// What was done with an event.
@@ -51,6 +53,7 @@ impl Deliveries {
         Deliveries {
             reactions: Arc::new(reactions),
             missed: Arc::default(),
+            batches: Batches::default(),
         }
     }
 
@@ -63,7 +66,8 @@ impl Deliveries {
     }
 
     /// Takes an event. `Ok` means that it cannot be lost any more.
-    pub(super) async fn take(&self, envelope: Envelope, by: By) -> Result<Taken, Fault> {
+    pub(super) async fn take(&self, envelope: impl Into<Arc<Envelope>>, by: By) -> Result<Taken, Fault> {
+        let envelope = envelope.into();
         // An event in the retry table was subscribed to when it arrived; a build that no longer subscribes to it skips it.
         if by == By::Bus && !self.reactions.subscribes_to(&envelope.topic()) {
             return Ok(Taken::NotSubscribed);
@@ -73,7 +77,7 @@ impl Deliveries {
             return Ok(Taken::Kept);
         }
         let began = Instant::now();
-        let (reactions, event) = (self.reactions.clone(), Arc::new(envelope));
+        let (reactions, event) = (self.reactions.clone(), envelope);
         let of_attempt = event.clone();
         let attempt = self
             .db()
@@ -176,7 +180,10 @@ impl Subscriber for Deliveries {
     }
 
     async fn deliver(&self, envelope: Envelope) -> Result<(), Fault> {
-        self.take(envelope, By::Bus).await.map(drop)
+        if envelope.version < 1 || !self.reactions.subscribes_to(&envelope.topic()) {
+            return self.take(envelope, By::Bus).await.map(drop);
+        }
+        self.take_with_others(envelope).await.map(drop)
     }
 
     async fn reject(&self, frame: &[u8], why: &Fault) -> Result<(), Fault> {

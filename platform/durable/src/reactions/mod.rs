@@ -3,6 +3,7 @@
 //! A `lane` row per subject stores the last version that was handled; it advances in the reaction's own transaction. An event that cannot be handled
 //! when it arrives (its reaction failed, an earlier version is missing, it cannot be decoded) is kept in the `retry` table, and the bus gets `Ok`.
 
+mod batch;
 mod catch_up;
 mod compared;
 mod delivery;

@@ -14,7 +14,7 @@ use super::{
     gap::{WENT_BACK, is_gap},
     retry::{self, Due},
 };
-use crate::{Db, Feeds, changed, lease, machinery::Work};
+use crate::{Db, Feeds, changed, lease, machinery::Work, time};
 
 /// The number of subjects retried at the same time.
 const CONCURRENCY: usize = 16;
@@ -62,17 +62,21 @@ impl Deliveries {
         }
     }
 
-    /// Retries what is due; returns the time until the next event is due, at most the poll interval.
+    /// Retries what is due; returns the time until the next event is due. What is kept meanwhile is announced; the idle poll is for announcements that
+    /// were lost.
     async fn pass(&self, feeds: &Feeds) -> Result<Duration, Fault> {
-        let poll = self.db().settings().limits.poll;
+        let settings = self.db().settings();
         let heads = retry::heads(self.db(), PAGE).await?;
         let now = self.db().clock().now();
-        let Some(first) = heads.first() else { return Ok(poll) };
-        let first_at = Timestamp::from(first.next_attempt_at);
-        if first_at > now {
-            return Ok(poll.min(first_at.since(now)));
+        let (due, waiting): (Vec<Due>, Vec<Due>) = heads
+            .into_iter()
+            .partition(|head| time::has_passed(head.next_attempt_at.into(), now, settings.max_wait()));
+        if due.is_empty() {
+            let next = waiting
+                .first()
+                .map(|head| Timestamp::from(head.next_attempt_at).since(now));
+            return Ok(next.map_or(settings.limits.idle_poll, |wait| wait.min(settings.limits.idle_poll)));
         }
-        let due = heads.into_iter().filter(|due| due.next_attempt_at <= now.into());
         let retried: Vec<Result<(), Fault>> = futures::stream::iter(due)
             .map(|due| self.retry(feeds, due))
             .buffer_unordered(CONCURRENCY)

@@ -4,9 +4,10 @@ use banyan_core::{Fault, Timestamp};
 use uuid::Uuid;
 
 use super::{
-    Input, TOPIC,
+    Input,
     definition::{Definition, ErasedNews},
-    rules::{InputRecord, apply, backoff, before_deadline, park, waiting_input},
+    log::Entries,
+    rules::{InputRecord, apply, backoff, before_deadline, keep_deadline_near, park, waiting_input},
     store::{self, Row},
 };
 use crate::{Settings, Tx};
@@ -60,7 +61,7 @@ pub(super) async fn advance(
     let Some(mut row) = load_claimed(tx, claim).await? else {
         return Ok(None);
     };
-    let now = tx.database_now().await?;
+    let now = row.seen_at.into();
     let input = match obtained {
         Obtained::News(news) => Input::News(news),
         Obtained::Refusal(fault) => Input::Refused(fault),
@@ -72,14 +73,13 @@ pub(super) async fn advance(
     let logged = InputRecord::of(&input);
     let decided = definition.decide(tx, &row, now, input).await?;
     let entries = apply(&mut row, &logged, decided, now, tx.settings())?;
+    let mut log = Entries::default();
     for (entry, step, detail) in entries {
-        store::log(tx, row.id, entry, &step, &detail).await?;
+        log.add(tx.clock().now(), entry, &step, &detail)?;
     }
     hold_or_release(&mut row, now, tx.settings());
-    row.seen_at = now.into();
-    store::save(tx, &row, claim.token).await?;
+    store::save(tx, &row, claim.token, &log).await?;
     if !row.state.is_active() {
-        tx.wake(TOPIC);
         tx.wake(row.business_key.as_str());
     }
     Ok(Some(row))
@@ -90,7 +90,7 @@ pub(super) async fn postpone(tx: &Tx, claim: Claim, fault: &Fault, origin: Origi
     let Some(mut row) = load_claimed(tx, claim).await? else {
         return Ok(None);
     };
-    let now = tx.database_now().await?;
+    let now = row.seen_at.into();
     let delay = backoff(tx.settings(), row.attempts, fault.retry_after);
     row.attempts += 1;
     row.last_error = Some(fault.to_string());
@@ -104,40 +104,35 @@ pub(super) async fn postpone(tx: &Tx, claim: Claim, fault: &Fault, origin: Origi
     if !fault.is_transient() {
         row.failures += 1;
     }
+    let mut log = Entries::default();
     let entry = if fault.is_transient() { "unknown" } else { "failed" };
     // Retries have no limit, but the log has: an entry for each doubling is enough.
     if !fault.is_transient() || (row.attempts as u64).is_power_of_two() {
-        store::log(
-            tx,
-            row.id,
-            entry,
-            &row.step,
-            &format!("attempt {}: {fault}", row.attempts),
-        )
-        .await?;
+        let detail = format!("attempt {}: {fault}", row.attempts);
+        log.add(tx.clock().now(), entry, &row.step, &detail)?;
     }
     if row.failures >= tx.settings().limits.max_failures {
         let reason = format!("failed {} times; {fault}", row.failures);
         park(&mut row, reason);
-        store::log(
-            tx,
-            row.id,
-            "parked",
-            &row.step,
-            row.parked_reason.as_deref().unwrap_or_default(),
-        )
-        .await?;
+        let reason = row.parked_reason.as_deref().unwrap_or_default();
+        log.add(tx.clock().now(), "parked", &row.step, reason)?;
         tx.wake(row.business_key.as_str());
     }
     row.release();
-    store::save(tx, &row, claim.token).await?;
+    store::save(tx, &row, claim.token, &log).await?;
     Ok(Some(row))
 }
 
 /// The row, if the claim is still valid and the command is unchanged.
 async fn load_claimed(tx: &Tx, claim: Claim) -> Result<Option<Row>, Fault> {
     let row = store::load_locked(tx, claim.id).await?;
-    Ok(row.filter(|row| row.lease_token == claim.token && row.command_id == claim.command_id && row.state.is_active()))
+    let row =
+        row.filter(|row| row.lease_token == claim.token && row.command_id == claim.command_id && row.state.is_active());
+    Ok(row.map(|mut row| {
+        let now = row.seen_at.into();
+        keep_deadline_near(&mut row, now);
+        row
+    }))
 }
 
 /// A saga that goes on at once stays with its runner; the lease of one that waits or has ended is released.

@@ -141,7 +141,7 @@ fn read<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
         .map_err(|error| Fault::internal("unreadable_saga", format!("its {what} cannot be read: {error}")))
 }
 
-fn write<T: Serialize>(what: &str, value: &T) -> Result<String, Fault> {
+pub(super) fn write<T: Serialize>(what: &str, value: &T) -> Result<String, Fault> {
     serde_json::to_string(value)
         .map_err(|error| Fault::internal("unwritable_saga", format!("its {what} cannot be written: {error}")))
 }

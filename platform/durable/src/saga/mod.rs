@@ -22,15 +22,17 @@ use crate::{Db, Tx};
 
 mod advance;
 mod definition;
+mod log;
 mod ops;
 mod rules;
 mod runner;
 mod store;
 
-pub use ops::{SagaDetails, SagaFilter, SagaLogEntry, SagaOps, SagaView};
+pub use log::SagaLogEntry;
+pub use ops::{SagaDetails, SagaFilter, SagaOps, SagaView};
 pub use store::SagaState;
 
-/// Woken when a saga may be due, or has ended.
+/// Woken when a saga may be due.
 pub(crate) const TOPIC: &str = "saga";
 
 /// One kind of process, in one version of its definition.
@@ -52,6 +54,13 @@ pub trait Saga: Send + Sync + 'static {
     /// # Errors
     /// A fault other than a refusal leaves the outcome open, and the command is sent again.
     async fn send(&self, call: &Call, command: &Self::Command) -> Result<Self::News, Fault>;
+
+    /// The first step with its command, if the state alone decides on it: it is then stored with the saga, and the definition gets no
+    /// [`Input::Started`]. It may change the state, which is stored after it.
+    fn begin(id: Uuid, state: &mut Self::State) -> Option<(&'static str, Self::Command)> {
+        let _ = (id, state);
+        None
+    }
 
     /// Processes an input and decides what comes next. Runs inside the transaction that stores both, so it may change the module's own state there.
     /// It may run more than once for one input, each time on the state as stored; only its last run counts.
@@ -103,7 +112,7 @@ pub struct Progress<S> {
 /// What a saga decides on.
 #[derive(Clone, Debug)]
 pub enum Input<N> {
-    /// It begins.
+    /// It begins, unless [`Saga::begin`] has decided on its first step.
     Started,
     /// The response to its command.
     News(N),
@@ -151,15 +160,20 @@ pub async fn start<S: Saga>(
     state: &S::State,
     deadline: Option<Duration>,
 ) -> Result<Uuid, Fault> {
-    let payload = serde_json::to_string(state)
-        .map_err(|error| Fault::internal("unwritable_saga", format!("{}: {error}", S::KIND)))?;
     let id = tx.ids().new_id();
+    let mut state = state.clone();
+    let first = match S::begin(id, &mut state) {
+        Some((step, command)) => Some((step, definition::write("command", &command)?)),
+        None => None,
+    };
+    let payload = definition::write("state", &state)?;
     let new = store::New {
         id,
         kind: S::KIND,
         version: S::VERSION,
         business_key,
         payload: &payload,
+        first,
         deadline,
         call,
     };

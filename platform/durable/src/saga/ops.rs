@@ -3,13 +3,14 @@
 //! Every action raises the saga's lease token: what a runner is doing with the saga becomes void, and is repeated from the stored command.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use sea_orm::{FromQueryResult, Value};
+use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     TOPIC,
     definition::Definitions,
+    log::{self, Entries, SagaLogEntry},
     store::{self, COLUMNS, Row, SagaState, UNSEEN},
 };
 use crate::{
@@ -91,19 +92,6 @@ pub struct SagaDetails {
     pub log: Vec<SagaLogEntry>,
 }
 
-/// Something that happened to a saga.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct SagaLogEntry {
-    /// 1 for the first, then gapless.
-    pub seq: i64,
-    pub at: Timestamp,
-    /// `started`, `begun`, `news`, `refused`, `signal`, `deadline_passed`, `unknown`, `failed`; then `do`, `undo`, `repeat`, `continue`,
-    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, and `compensate` once it was told.
-    pub entry: String,
-    pub step: String,
-    pub detail: String,
-}
-
 impl SagaOps {
     pub(super) fn new(db: Db, definitions: Definitions) -> Self {
         SagaOps { db, definitions }
@@ -146,8 +134,6 @@ impl SagaOps {
         let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1");
         let row: Option<Row> = query::one(self.db.read(), &sql, [id.into()]).await?;
         let row = row.ok_or_else(|| Fault::not_found("saga"))?;
-        let sql = "select seq, at, entry, step, detail from saga_log where saga_id = $1 order by seq desc limit 500";
-        let log: Vec<LogRow> = query::all(self.db.read(), sql, [id.into()]).await?;
         Ok(SagaDetails {
             payload: self
                 .definitions
@@ -161,7 +147,7 @@ impl SagaOps {
                 .clone()
                 .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
-            log: log.into_iter().rev().map(SagaLogEntry::from).collect(),
+            log: log::read(&self.db, id).await?,
             saga: row.into(),
         })
     }
@@ -305,9 +291,11 @@ async fn act(
     row.lease_token += 1;
     // A command may be under way. The next runner knows it from the owner of the lease, which stays.
     row.lease_until = StoredTime::default();
-    row.next_run_at = tx.database_now().await?.into();
-    store::save(tx, &row, token).await?;
-    store::log(tx, id, action.entry, &row.step, &format!("{}: {reason}", actor.label())).await?;
+    row.next_run_at = row.seen_at;
+    let mut log = Entries::default();
+    let detail = format!("{}: {reason}", actor.label());
+    log.add(tx.clock().now(), action.entry, &row.step, &detail)?;
+    store::save(tx, &row, token, &log).await?;
     audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
     tx.wake(TOPIC);
     tx.wake(row.business_key.as_str());
@@ -349,27 +337,6 @@ fn unpark(row: &mut Row) {
     if let Some(state) = row.parked_state.take() {
         row.state = state;
         row.parked_reason = None;
-    }
-}
-
-#[derive(FromQueryResult)]
-struct LogRow {
-    seq: i64,
-    at: StoredTime,
-    entry: String,
-    step: String,
-    detail: String,
-}
-
-impl From<LogRow> for SagaLogEntry {
-    fn from(row: LogRow) -> Self {
-        SagaLogEntry {
-            seq: row.seq,
-            at: row.at.into(),
-            entry: row.entry,
-            step: row.step,
-            detail: row.detail,
-        }
     }
 }
 

@@ -54,7 +54,7 @@ impl InputRecord {
     }
 }
 
-/// LogLine, step and detail of a line in the log.
+/// Entry, step and detail of a line in the log.
 type LogLine = (&'static str, String, String);
 
 /// Applies a decision to the row. Every decision has got the signal.
@@ -92,7 +92,7 @@ pub(super) fn apply(
         }
         Decision::Repeat { after } => {
             row.attempts = row.attempts.max(i64::from(row.command.is_some()));
-            row.next_run_at = before_deadline(row, now, now.plus(after)).into();
+            row.next_run_at = before_deadline(row, now, now.plus(after.min(settings.max_wait()))).into();
             "repeat"
         }
         Decision::Continue if row.command.is_none() => {
@@ -182,6 +182,14 @@ pub(super) fn park(row: &mut Row, reason: String) {
     row.attempts = row.attempts.max(i64::from(row.command.is_some()));
 }
 
+/// A deadline farther away than the saga had at its start: the clock was set back. It gets its time anew, from now.
+pub(super) fn keep_deadline_near(row: &mut Row, now: Timestamp) {
+    if let (Some(deadline), Some(ms)) = (row.deadline_at, row.deadline_ms) {
+        let latest = now.plus(Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        row.deadline_at = Some(deadline.min(latest.into()));
+    }
+}
+
 /// A deadline that the saga has not got yet makes it due when the deadline passes, not only at the next attempt.
 pub(super) fn before_deadline(row: &Row, now: Timestamp, next: Timestamp) -> Timestamp {
     match row.deadline_at {
@@ -203,7 +211,7 @@ pub(super) fn backoff(settings: &Settings, attempts: i64, retry_after: Option<Du
         .saturating_mul(1_u64 << doublings)
         .min(settings.saga_retry_cap_ms);
     let jittered = Duration::from_millis(rand::random_range(0..=ceiling_ms));
-    jittered.max(retry_after.unwrap_or_default())
+    jittered.max(retry_after.unwrap_or_default().min(settings.max_wait()))
 }
 
 #[cfg(test)]
@@ -231,6 +239,7 @@ mod tests {
             attempts: 4,
             failures: 2,
             deadline_at: None,
+            deadline_ms: None,
             deadline_told: false,
             signal: Some("cancel".into()),
             compensate_asked: false,
@@ -240,6 +249,7 @@ mod tests {
             traceparent: None,
             created_at: NOW.into(),
             updated_at: NOW.into(),
+            log_length: 0,
             seen_at: NOW.into(),
         }
     }
@@ -405,6 +415,32 @@ mod tests {
             );
         }
         assert!(backoff(&settings, 0, Some(Duration::from_secs(60))) >= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn no_response_makes_a_saga_wait_longer_than_the_longest_wait() {
+        let settings = Settings::defaults();
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(backoff(&settings, 0, Some(hour)), settings.max_wait());
+        let mut row = row(SagaState::Running);
+        decide(&mut row, &refused(), Decision::Repeat { after: hour }).unwrap();
+        assert_eq!(row.next_run_at, NOW.plus(settings.max_wait()).into());
+    }
+
+    #[test]
+    fn a_deadline_moved_away_by_a_clock_that_was_set_back_comes_nearer_again() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+        let mut row = row(SagaState::Running);
+        row.deadline_ms = Some(60_000);
+        for (deadline, kept) in [
+            (NOW.plus(hour), NOW.plus(minute)),
+            (NOW.plus(minute), NOW.plus(minute)),
+            (NOW.minus(hour), NOW.minus(hour)),
+        ] {
+            row.deadline_at = Some(deadline.into());
+            keep_deadline_near(&mut row, NOW);
+            assert_eq!(row.deadline_at, Some(kept.into()));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use banyan_core::Fault;
+use banyan_core::{Fault, Timestamp};
 use futures::FutureExt;
 use sea_orm::DbBackend;
 use tokio::{sync::broadcast, task::JoinSet};
@@ -79,53 +79,69 @@ impl Runner {
         }
     }
 
+    /// Claims when a commit announces that a saga may be due, or when the next one is; so nothing is asked while nothing changes, except rarely, for
+    /// announcements that were lost and leases that expired.
     async fn drive_all(self: &Arc<Self>, stop: &CancellationToken) {
+        let idle = self.db.settings().limits.idle_poll;
         let mut changes = self.db.changes();
-        let mut driven = JoinSet::new();
+        let mut driven: JoinSet<Option<Duration>> = JoinSet::new();
+        let (mut announced, mut look_at) = (true, Instant::now() + idle);
         while !stop.is_cancelled() {
-            // Notifications until now are covered by the query that follows.
-            while !matches!(
-                changes.try_recv(),
-                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
-            ) {}
-            while driven.try_join_next().is_some() {}
-            let pause = self.claim_more(&mut driven, stop).await;
+            let room = self.db.settings().saga_concurrency.max(1).saturating_sub(driven.len());
+            if announced && room > 0 {
+                // What was announced until now is covered by the claim that follows.
+                while !matches!(
+                    changes.try_recv(),
+                    Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+                ) {}
+                match self.claim(room).await {
+                    Ok(rows) => {
+                        // There may be more than there is room for.
+                        announced = rows.len() == room;
+                        self.spawn(rows, &mut driven, stop);
+                    }
+                    Err(fault) => {
+                        tracing::warn!(module = self.db.module(), %fault, "sagas could not be claimed");
+                        (announced, look_at) = (false, Instant::now() + self.db.settings().limits.poll);
+                    }
+                }
+            }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-                Some(_) = driven.join_next() => {}
-                () = changed(&mut changes, TOPIC) => {}
+                Some(ended) = driven.join_next() => {
+                    // One that waits is due by then.
+                    if let Ok(Some(wait)) = ended {
+                        look_at = look_at.min(Instant::now() + wait);
+                    }
+                }
+                () = changed(&mut changes, TOPIC) => announced = true,
+                () = tokio::time::sleep_until(look_at.into()), if !announced => {
+                    let wait = self.next_due().await;
+                    announced = wait.is_zero();
+                    // If another instance is just claiming what is due, there is nothing to claim.
+                    look_at = Instant::now() + wait.min(idle).max(SHORT_DELAY);
+                }
             }
         }
         while driven.join_next().await.is_some() {}
     }
 
-    /// Starts running what is due, up to `saga_concurrency`; returns the time until there may be more to claim, unless a notification comes first.
-    async fn claim_more(self: &Arc<Self>, driven: &mut JoinSet<()>, stop: &CancellationToken) -> Duration {
-        let settings = self.db.settings();
-        let poll = settings.limits.poll;
-        let room = settings.saga_concurrency.max(1).saturating_sub(driven.len());
-        if room == 0 {
-            return poll;
+    fn spawn(self: &Arc<Self>, rows: Vec<Row>, driven: &mut JoinSet<Option<Duration>>, stop: &CancellationToken) {
+        for row in rows {
+            let span = tracing::info_span!("saga", kind = row.kind, id = %row.id, key = row.business_key);
+            driven.spawn(self.clone().drive(row, stop.clone()).instrument(span));
         }
-        let claimed = match store::due_in(&self.db, &self.definitions.known()).await {
-            Ok(None) => return poll,
-            Ok(Some(wait_ms)) if wait_ms > 0 => return Duration::from_millis(wait_ms.unsigned_abs()).min(poll),
-            Ok(Some(_)) => self.claim(room).await,
-            Err(fault) => Err(fault),
-        };
-        match claimed {
-            Ok(rows) if rows.is_empty() => SHORT_DELAY,
-            Ok(rows) => {
-                for row in rows {
-                    let span = tracing::info_span!("saga", kind = row.kind, id = %row.id, key = row.business_key);
-                    driven.spawn(self.clone().drive(row, stop.clone()).instrument(span));
-                }
-                Duration::ZERO
-            }
+    }
+
+    /// The time until the next saga is due; zero if one is due now.
+    async fn next_due(&self) -> Duration {
+        let limits = &self.db.settings().limits;
+        match store::due_in(&self.db, &self.definitions.known()).await {
+            Ok(None) => limits.idle_poll,
+            Ok(Some(wait_ms)) => Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
             Err(fault) => {
-                tracing::warn!(module = self.db.module(), %fault, "sagas could not be claimed");
-                poll
+                tracing::warn!(module = self.db.module(), %fault, "due sagas could not be looked up");
+                limits.poll
             }
         }
     }
@@ -139,32 +155,28 @@ impl Runner {
             .await
     }
 
-    /// Runs a claimed saga until it waits, ends, or is claimed by another instance.
-    async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) {
-        let Some(definition) = self.definitions.find(&row.kind, row.version).cloned() else {
-            return;
-        };
+    /// Runs a claimed saga until it waits, ends, or is claimed by another instance. Returns how long it waits.
+    async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) -> Option<Duration> {
+        let definition = self.definitions.find(&row.kind, row.version).cloned()?;
         loop {
             if stop.is_cancelled() {
-                return self.release(&row, false).await;
+                self.release(&row, false).await;
+                return None;
             }
             let advanced = match self.obtain(&definition, &row, &stop).await {
                 Ok(Some(obtained)) => self
                     .advance(&row, &definition, obtained)
                     .await
                     .map_err(|fault| (fault, Origin::Decide)),
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(fault) => Err((fault, Origin::Send)),
             };
             match advanced {
                 Ok(Some(next)) if next.lease_owner.is_some() => row = next,
-                Ok(Some(next)) => {
-                    self.report_end(&next);
-                    return;
-                }
+                Ok(Some(next)) => return self.report_end(&next),
                 Ok(None) => {
                     tracing::info!("the saga was claimed by another instance; nothing was written");
-                    return;
+                    return None;
                 }
                 Err((fault, origin)) => return self.postpone(&row, fault, origin, &stop).await,
             }
@@ -262,7 +274,7 @@ impl Runner {
     }
 
     /// Stores that the saga waits. While the database is unavailable it tries again, until the lease has expired and any instance may claim the saga.
-    async fn postpone(&self, row: &Row, fault: Fault, origin: Origin, stop: &CancellationToken) {
+    async fn postpone(&self, row: &Row, fault: Fault, origin: Origin, stop: &CancellationToken) -> Option<Duration> {
         if fault.is_transient() {
             tracing::debug!(step = row.step, %fault, "the outcome of a saga's command is unknown; it is sent again");
         } else {
@@ -277,11 +289,11 @@ impl Runner {
             });
             match stored.await {
                 Ok(Some(row)) => return self.report_end(&row),
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(fault) => tracing::warn!(%fault, "a saga's retry could not be stored"),
             }
             if stop.is_cancelled() || begun.elapsed() >= self.db.settings().lease() {
-                return;
+                return None;
             }
             tokio::time::sleep(SHORT_DELAY * 4).await;
         }
@@ -300,7 +312,8 @@ impl Runner {
         }
     }
 
-    fn report_end(&self, row: &Row) {
+    /// Returns how long the saga waits, if it goes on.
+    fn report_end(&self, row: &Row) -> Option<Duration> {
         if row.state == SagaState::Parked {
             tracing::error!(
                 reason = row.parked_reason,
@@ -312,7 +325,9 @@ impl Runner {
             metrics::counter!("banyan_sagas_ended_total", "module" => self.db.module().to_owned(), "kind" => row.kind.clone(),
                 "state" => row.state.into_str())
             .increment(1);
+            return None;
         }
+        Some(Timestamp::from(row.next_run_at).since(row.seen_at.into()))
     }
 
     /// Updates the gauges: unfinished sagas by state, and those without a definition in this binary.

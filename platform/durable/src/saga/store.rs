@@ -1,4 +1,4 @@
-//! The saga's row and its log, as SQL.
+//! The saga's row, as SQL.
 
 use std::time::Duration;
 
@@ -7,9 +7,14 @@ use sea_orm::{ConnectionTrait, DbBackend, DeriveValueType, FromQueryResult, Valu
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::{
+    command_id,
+    log::{self, Entries},
+};
 use crate::{
-    Db, Tx,
+    Db, Settings, Tx,
     query::{self, StoredTime},
+    time,
 };
 
 /// Where a saga stands.
@@ -83,6 +88,8 @@ pub(super) struct Row {
     /// The number of bugs since the last decision.
     pub failures: i64,
     pub deadline_at: Option<StoredTime>,
+    /// The time from the start to the deadline.
+    pub deadline_ms: Option<i64>,
     pub deadline_told: bool,
     pub signal: Option<String>,
     pub compensate_asked: bool,
@@ -92,7 +99,9 @@ pub(super) struct Row {
     pub traceparent: Option<String>,
     pub created_at: StoredTime,
     pub updated_at: StoredTime,
-    /// The database's clock when the row was claimed or advanced; the epoch for a row that was only looked at.
+    /// The length of the log in the row.
+    pub log_length: i64,
+    /// The database's clock when the row was claimed or locked; the epoch for a row that was only looked at.
     pub seen_at: StoredTime,
 }
 
@@ -100,8 +109,8 @@ pub(super) struct Row {
 pub(super) const UNSEEN: &str = "cast(0 as bigint) as seen_at";
 
 pub(super) const COLUMNS: &str = "id, kind, definition_version, business_key, state, step, payload, command, command_id, lease_owner, \
-     lease_token, lease_until, next_run_at, attempts, failures, deadline_at, deadline_told, signal, compensate_asked, parked_reason, \
-     parked_state, last_error, traceparent, created_at, updated_at";
+     lease_token, lease_until, next_run_at, attempts, failures, deadline_at, deadline_ms, deadline_told, signal, compensate_asked, \
+     parked_reason, parked_state, last_error, traceparent, created_at, updated_at, cast(length(log) as bigint) as log_length";
 
 impl Row {
     pub fn deadline_passed(&self, now: Timestamp) -> bool {
@@ -115,14 +124,6 @@ impl Row {
     }
 }
 
-/// The database's clock inside a statement. On PostgreSQL the statement's start, so that indexes on times are used.
-fn now(backend: DbBackend) -> &'static str {
-    match backend {
-        DbBackend::Sqlite => "cast(unixepoch('now', 'subsec') * 1000 as integer)",
-        _ => "cast(extract(epoch from statement_timestamp()) * 1000 as bigint)",
-    }
-}
-
 /// A saga to be inserted.
 pub(super) struct New<'a> {
     pub id: Uuid,
@@ -130,51 +131,67 @@ pub(super) struct New<'a> {
     pub version: i64,
     pub business_key: &'a str,
     pub payload: &'a str,
+    /// Its first step with the command, if that is decided already.
+    pub first: Option<(&'static str, String)>,
     pub deadline: Option<Duration>,
     pub call: &'a Call,
 }
 
 /// False if there is one for this kind and key.
 pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<bool, Fault> {
-    let (now, at) = (tx.database_now().await?, tx.clock().now());
+    let now = time::now(tx.conn().get_database_backend());
+    let at = tx.clock().now();
+    let mut entries = Entries::default();
+    entries.add(at, "started", "", "")?;
+    let (step, command) = new.first.map_or(("", None), |(step, command)| (step, Some(command)));
+    let command_id = command.is_some().then(|| command_id(new.id, step, false));
+    if let Some(command_id) = command_id {
+        entries.add(at, "begun", "", "")?;
+        entries.add(at, "do", step, &command_id.to_string())?;
+    }
+    let sql = format!(
+        "insert into saga (id, kind, definition_version, business_key, state, step, payload, command, command_id, lease_token, lease_until,
+             next_run_at, attempts, failures, deadline_at, deadline_ms, deadline_told, compensate_asked, traceparent, created_at, updated_at, log)
+         values ($1, $2, $3, $4, 'running', $5, $6, $7, $8, 0, 0, {now}, 0, 0, {now} + $9, $9, $10, $10, $11, $12, $12, $13)
+         on conflict (kind, business_key) do nothing"
+    );
     let inserted = tx
         .execute(
-            "insert into saga (id, kind, definition_version, business_key, state, step, payload, lease_token, lease_until, next_run_at,
-                 attempts, failures, deadline_at, deadline_told, compensate_asked, traceparent, created_at, updated_at)
-             values ($1, $2, $3, $4, 'running', '', $5, 0, 0, $6, 0, 0, $7, $8, $8, $9, $10, $10)
-             on conflict (kind, business_key) do nothing",
+            &sql,
             [
                 new.id.into(),
                 new.kind.into(),
                 new.version.into(),
                 new.business_key.into(),
+                step.into(),
                 new.payload.into(),
-                now.as_ms().into(),
-                new.deadline.map(|deadline| now.plus(deadline).as_ms()).into(),
+                command.into(),
+                command_id.into(),
+                new.deadline.map(time::ms_of).into(),
                 false.into(),
                 new.call.trace.as_ref().map(ToString::to_string).into(),
                 at.as_ms().into(),
+                entries.as_str().into(),
             ],
         )
         .await?;
-    if inserted == 1 {
-        log(tx, new.id, "started", "", "").await?;
-    }
     Ok(inserted == 1)
 }
 
 /// False if there is no unfinished saga of this kind and key. It is due at once; a parked one gets the signal when it goes on.
 pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Result<bool, Fault> {
-    let now = tx.database_now().await?;
+    let now = time::now(tx.conn().get_database_backend());
+    let sql = format!(
+        "update saga set signal = $3, next_run_at = {now}, updated_at = $4
+         where kind = $1 and business_key = $2 and state in ('running', 'compensating', 'parked')"
+    );
     let updated = tx
         .execute(
-            "update saga set signal = $3, next_run_at = $4, updated_at = $5
-             where kind = $1 and business_key = $2 and state in ('running', 'compensating', 'parked')",
+            &sql,
             [
                 kind.into(),
                 business_key.into(),
                 signal.into(),
-                now.as_ms().into(),
                 tx.clock().now().as_ms().into(),
             ],
         )
@@ -182,43 +199,24 @@ pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str
     Ok(updated > 0)
 }
 
-/// Adds an entry to the saga's log. The caller has locked the saga's row, which orders the entries.
-pub(super) async fn log(tx: &Tx, id: Uuid, entry: &str, step: &str, detail: &str) -> Result<(), Fault> {
-    const DETAIL_CHARS: usize = 2_000;
-    let detail: String = detail.chars().take(DETAIL_CHARS).collect();
-    tx.execute(
-        "insert into saga_log (saga_id, seq, at, entry, step, detail)
-         select $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5 from saga_log where saga_id = $1",
-        [
-            id.into(),
-            tx.clock().now().as_ms().into(),
-            entry.into(),
-            step.into(),
-            detail.into(),
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Loads a saga and locks it until the transaction ends.
+/// Loads a saga, with the database's clock, and locks it until the transaction ends.
 pub(super) async fn load_locked(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
-    let lock = if tx.conn().get_database_backend() == DbBackend::Sqlite {
-        ""
-    } else {
-        "for update"
-    };
-    let sql = format!("select {COLUMNS}, {UNSEEN} from saga where id = $1 {lock}");
+    let backend = tx.conn().get_database_backend();
+    let lock = if backend == DbBackend::Sqlite { "" } else { "for update" };
+    let now = time::now(backend);
+    let sql = format!("select {COLUMNS}, {now} as seen_at from saga where id = $1 {lock}");
     query::one(tx.conn(), &sql, [id.into()]).await
 }
 
-/// Stores what may change in a row that was loaded under `token`.
-pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
+/// Stores what may change in a row that was loaded and locked under `token`, and adds to its log.
+pub(super) async fn save(tx: &Tx, row: &Row, token: i64, entries: &Entries) -> Result<(), Fault> {
+    log::make_room(tx, row.id, row.log_length).await?;
     let saved = tx
         .execute(
             "update saga set state = $3, step = $4, payload = $5, command = $6, command_id = $7, lease_owner = $8, lease_token = $9,
                  lease_until = $10, next_run_at = $11, attempts = $12, failures = $13, deadline_told = $14, signal = $15,
-                 compensate_asked = $16, parked_reason = $17, parked_state = $18, last_error = $19, updated_at = $20
+                 compensate_asked = $16, parked_reason = $17, parked_state = $18, last_error = $19, updated_at = $20,
+                 deadline_at = $21, log = log || $22
              where id = $1 and lease_token = $2",
             [
                 row.id.into(),
@@ -241,6 +239,8 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64) -> Result<(), Fault> {
                 row.parked_state.into(),
                 row.last_error.clone().into(),
                 tx.clock().now().as_ms().into(),
+                row.deadline_at.into(),
+                entries.as_str().into(),
             ],
         )
         .await?;
@@ -265,16 +265,13 @@ pub(super) async fn claim(
     } else {
         "for update skip locked"
     };
-    let mut values: Vec<Value> = vec![
-        owner.into(),
-        ms(tx.settings().lease_ms).into(),
-        i64::try_from(limit).unwrap_or(i64::MAX).into(),
-    ];
+    let mut values: Vec<Value> = vec![owner.into(), ms(tx.settings().lease_ms).into(), query::limit(limit)];
+    let due = due(backend, tx.settings());
     let known = among(known, &mut values);
-    let now = now(backend);
+    let now = time::now(backend);
     let sql = format!(
         "with due as (
-             select id from saga where state in ('running', 'compensating') and next_run_at <= {now} and lease_until <= {now} and ({known})
+             select id from saga where state in ('running', 'compensating') and {due} and ({known})
              order by next_run_at limit $3 {skip})
          update saga set lease_token = lease_token + 1, lease_until = {now} + $2, lease_owner = $1,
              attempts = case when lease_owner is not null and command is not null and attempts = 0 then 1 else attempts end
@@ -283,17 +280,35 @@ pub(super) async fn claim(
     query::all(tx.conn(), &sql, values).await
 }
 
+/// Whether a saga is due and unclaimed, also if the clock was set back after these times were stored.
+fn due(backend: DbBackend, settings: &Settings) -> String {
+    let run = time::passed(backend, "next_run_at", settings.max_wait());
+    format!("{run} and {}", unclaimed(backend, settings))
+}
+
+fn unclaimed(backend: DbBackend, settings: &Settings) -> String {
+    time::passed(backend, "lease_until", time::longest_lease(settings))
+}
+
 /// The number of milliseconds until the next unclaimed saga is due; zero or less if one is due now; `None` without such a saga. Expired leases are found
 /// by polling.
 pub(super) async fn due_in(db: &Db, known: &[(&'static str, i64)]) -> Result<Option<i64>, Fault> {
-    let now = now(db.backend());
+    let now = time::now(db.backend());
+    let unclaimed = unclaimed(db.backend(), db.settings());
     let mut values = Vec::new();
     let known = among(known, &mut values);
     let sql = format!(
         "select next_run_at - {now} as wait_ms from saga
-         where state in ('running', 'compensating') and lease_until <= {now} and ({known}) order by next_run_at limit 1"
+         where state in ('running', 'compensating') and {unclaimed} and ({known}) order by next_run_at limit 1"
     );
-    query::scalar(db.read(), &sql, values).await
+    let wait_ms: Option<i64> = query::scalar(db.read(), &sql, values).await?;
+    Ok(wait_ms.map(|wait_ms| {
+        if wait_ms > time::ms_of(db.settings().max_wait()) {
+            0
+        } else {
+            wait_ms
+        }
+    }))
 }
 
 /// `(kind, version)` is one of `known`; its parameters come after those in `values`.
@@ -312,7 +327,7 @@ fn among(known: &[(&'static str, i64)], values: &mut Vec<Value>) -> String {
 
 /// Renews a lease. False: another instance has it by now, or it was released: a late renewal must not acquire it again.
 pub(super) async fn renew(tx: &Tx, id: Uuid, token: i64) -> Result<bool, Fault> {
-    let now = now(tx.conn().get_database_backend());
+    let now = time::now(tx.conn().get_database_backend());
     let sql =
         format!("update saga set lease_until = {now} + $3 where id = $1 and lease_token = $2 and lease_until > 0");
     Ok(tx

@@ -26,6 +26,7 @@ pub fn quick() -> Settings {
         feed_compare_ms: 150,
         limits: MachineryLimits {
             poll: Duration::from_millis(50),
+            idle_poll: Duration::from_millis(50),
             retry_delays: vec![
                 Duration::from_millis(20),
                 Duration::from_millis(40),

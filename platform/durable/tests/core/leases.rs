@@ -154,8 +154,8 @@ async fn work_is_cancelled_when_its_lease_is_lost() {
         let (watch, stop) = (Watch::default(), CancellationToken::new());
         let loser = work(&db, &watch, &stop);
         eventually("it works", SOON, || async { watch.now() == 1 }).await;
-        // Somebody else took it: another token, far into the future.
-        execute(&db, "update lease set token = token + 1, until = 9999999999999").await;
+        // Somebody else took it: another token, until the end of its time.
+        execute(&db, "update lease set token = token + 1, until = until + 1000").await;
         eventually("it stops", SOON, || async { watch.now() == 0 }).await;
         stop.cancel();
         loser.await.unwrap();

@@ -3,6 +3,7 @@
 mod absence;
 mod batches;
 mod catch_up;
+mod clocks;
 mod commands;
 mod events;
 mod feeds;
@@ -11,6 +12,7 @@ mod leases;
 mod migrations;
 mod operators;
 mod reactions;
+mod together;
 mod upgrades;
 mod went_back;
 mod writing;

@@ -24,12 +24,9 @@ async fn is_continued(storage: Storage) {
 
     let before = migrate::status(&connection, &schema).await.unwrap();
     assert_eq!(before.applied, ["m0001_durable"]);
-    assert_eq!(before.pending, ["m0002_durable_indexes", "m0003_durable_listeners"]);
+    assert_eq!(before.pending[0], "m0002_durable_indexes");
     let after = migrate::up(&connection, &schema).await.unwrap();
-    assert_eq!(
-        after.applied,
-        ["m0001_durable", "m0002_durable_indexes", "m0003_durable_listeners"]
-    );
+    assert_eq!(after.applied, [before.applied, before.pending].concat());
     assert!(after.pending.is_empty() && after.unknown.is_empty());
     assert_eq!(migrate::up(&connection, &schema).await.unwrap(), after);
     connection.close().await.unwrap();

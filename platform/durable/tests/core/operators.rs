@@ -34,6 +34,10 @@ async fn stuck(orders: &Db, mails: &Db, faults: &Faults) -> (Running, Arc<TestBu
     let running = Running::start(&bus, vec![Machinery::new(orders.clone()), subscribed(mails, faults)]).await;
     note(orders, "order/1", "bug").await;
     note(orders, "order/1", "behind").await;
+    eventually("the second waits for the first", SOON, || async {
+        count(mails, "select count(*) from retry where state = 'waiting'").await == 1
+    })
+    .await;
     (running, bus)
 }
 

@@ -23,6 +23,7 @@ pub fn quick() -> Settings {
         saga_retry_cap_ms: 20,
         limits: MachineryLimits {
             poll: Duration::from_millis(100),
+            idle_poll: Duration::from_millis(100),
             saga_call_timeout: Duration::from_millis(400),
             saga_first_retry: Duration::from_millis(4),
             renewals_per_lease: 5,

@@ -1,5 +1,6 @@
 //! Sagas against scripted services that respond, refuse, hang, fail and panic; on both databases.
 
+mod clocks;
 mod compensation;
 mod failures;
 mod harness;

@@ -6,6 +6,7 @@ use banyan_core::OPERATOR;
 use banyan_core::{Actor, Fault, PageRequest};
 use banyan_durable::saga::{self, SagaDetails, SagaFilter, SagaState};
 use banyan_durable_testing::{eventually, on_both_with};
+use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
 use crate::{
@@ -382,6 +383,39 @@ async fn active_sagas_are_counted_and_parked_ones_are_not() {
             .await
             .unwrap();
         assert!(under_way(2).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_log_that_has_become_long_moves_and_stays_whole() {
+    on_both_with("orders", quick(), |db| async move {
+        const RETRIES: i64 = 60;
+        let harness = Harness::new(&db);
+        let id = harness.start("order-1").await;
+        let long = "because ".repeat(200);
+        for retry in 1..=RETRIES {
+            let reason = format!("{retry} {long}");
+            harness.ops().retry(&operator(), id, &reason, None).await.unwrap();
+        }
+        let in_row = "select count(*) from saga where length(log) > 40000";
+        let moved = "select count(*) from saga_log";
+        for (sql, holds) in [(in_row, 0..=0), (moved, 20..=RETRIES)] {
+            let statement = Statement::from_string(db.backend(), sql);
+            let row = db.read().query_one_raw(statement).await.unwrap().unwrap();
+            let count: i64 = row.try_get_by_index(0).unwrap();
+            assert!(holds.contains(&count), "{sql}: {count}");
+        }
+        let log = harness.show(id).await.log;
+        let seqs: Vec<i64> = log.iter().map(|entry| entry.seq).collect();
+        assert_eq!(seqs, (1..=RETRIES + 1).collect::<Vec<_>>());
+        for (retry, entry) in log.iter().skip(1).enumerate() {
+            assert!(
+                entry.detail.contains(&format!(": {} because", retry + 1)),
+                "{}",
+                entry.detail
+            );
+        }
     })
     .await;
 }
