@@ -4,8 +4,14 @@ use banyan_durable::{Migration, Schema};
 
 pub const SCHEMA: Schema = Schema {
     module: "catalog",
-    migrations: &[Migration {
-        name: "m0001_catalog_products",
-        up: include_str!("../migrations/m0001_catalog.sql"),
-    }],
+    migrations: &[
+        Migration {
+            name: "m0001_catalog_products",
+            up: include_str!("../migrations/m0001_catalog.sql"),
+        },
+        Migration {
+            name: "m0002_catalog_lists",
+            up: include_str!("../migrations/m0002_lists.sql"),
+        },
+    ],
 };

@@ -1,11 +1,11 @@
 //! The tables of products and their sales, and the queries on them.
 
 use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, lost_race};
+use banyan_durable::{fault, lost_race, newest_first};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
-    TryInsertResult,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, TryInsertResult,
     sea_query::{Expr, LikeExpr, OnConflict},
 };
 use shared_kernel::{Money, Sku};
@@ -178,7 +178,11 @@ pub async fn update(conn: &impl ConnectionTrait, changed: &StoredProduct, loaded
     }
 }
 
-/// A page of products, newest first.
+/// The number of products that a page looks at if no index finds what the list is about: a word, or a price.
+const LOOKED_AT: u64 = 10_000;
+
+/// A page of products, newest first. A search looks at a limited number of products, so that a word nobody uses costs no more than another: the page may
+/// then have fewer items than its limit, and its cursor continues the search.
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
@@ -188,32 +192,58 @@ pub async fn list(
     page: &PageRequest,
 ) -> Result<Page<StoredProduct>, Fault> {
     use product::Column;
-    let mut condition = Condition::all();
-    for word in filter.query.iter().flat_map(|query| search_words(query)) {
-        condition = condition.add(Expr::col(Column::SearchText).like(LikeExpr::new(containing(&word)).escape('!')));
-    }
-    condition = condition
+    page.after.as_ref().map(position_of).transpose()?;
+    let by_index = Condition::all()
         .add_option(filter.category.as_ref().map(|category| Column::Category.eq(category)))
+        .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
+    let sorted = newest_first::<_, String>(
+        product::Entity::find().filter(by_index),
+        (Column::CreatedAt, Column::Sku),
+        page,
+    )?;
+    let searched = searched(filter);
+    let end = if searched.is_empty() {
+        None
+    } else {
+        let last = sorted.clone().select_only().columns([Column::CreatedAt, Column::Sku]);
+        let last = last.limit(1).offset(LOOKED_AT - 1).into_model::<Position>();
+        last.one(conn).await.map_err(fault)?
+    };
+    let rows = sorted
+        .filter(searched)
+        .filter(Condition::all().add_option(end.as_ref().map(Position::or_newer)));
+    let rows = read_all(rows.all(conn).await.map_err(fault)?)?;
+    let mut found = page.page(rows, |last| (last.created_at, last.product.sku.clone()));
+    if let (None, Some(end)) = (&found.next, end) {
+        found.next = Some((Timestamp::from_ms(end.created_at), end.sku).into());
+    }
+    Ok(found)
+}
+
+/// What no index finds.
+fn searched(filter: &Filter) -> Condition {
+    use product::Column;
+    let words = filter.query.iter().flat_map(|query| search_words(query));
+    let containing = |word: String| Expr::col(Column::SearchText).like(LikeExpr::new(containing(&word)).escape('!'));
+    words
+        .map(containing)
+        .fold(Condition::all(), Condition::add)
         .add_option(filter.min_price.map(|least| Column::PriceAmount.gte(least)))
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
-        .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
-    if let Some(cursor) = &page.after {
-        let (at, sku) = position_of(cursor)?;
-        let at = at.as_ms();
-        let same_time = Condition::all()
-            .add(Column::CreatedAt.eq(at))
-            .add(Column::Sku.lt(sku.as_str()));
-        condition = condition.add(Condition::any().add(Column::CreatedAt.lt(at)).add(same_time));
+}
+
+/// Where a product stands in the list.
+#[derive(FromQueryResult)]
+struct Position {
+    created_at: i64,
+    sku: String,
+}
+
+impl Position {
+    fn or_newer(&self) -> Expr {
+        let own = Expr::tuple([Expr::value(self.created_at), Expr::value(self.sku.as_str())]);
+        Expr::tuple([Expr::col(product::Column::CreatedAt), Expr::col(product::Column::Sku)]).gte(own)
     }
-    let rows = product::Entity::find()
-        .filter(condition)
-        .order_by_desc(Column::CreatedAt)
-        .order_by_desc(Column::Sku)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
-    Ok(page.page(read_all(rows)?, |last| (last.created_at, last.product.sku.clone())))
 }
 
 fn position_of(cursor: &Cursor) -> Result<(Timestamp, Sku), Fault> {
@@ -255,19 +285,33 @@ pub async fn add_sales(conn: &impl ConnectionTrait, sku: &str, units: i64) -> Re
     Ok(())
 }
 
-/// The active products with at least one sale, best-selling first.
+/// The number of best-selling products among which the active ones are looked for.
+const BEST: u64 = 1_000;
+
+/// Those of the best-selling products that are active, best-selling first.
 pub async fn list_popular(conn: &impl ConnectionTrait, limit: u64) -> Result<Vec<StoredProduct>, Fault> {
     use product::Column;
-    let rows = product::Entity::find()
-        .inner_join(product_sales::Entity)
-        .filter(Column::Active.eq(true))
+    let best = product_sales::Entity::find()
         .order_by_desc(product_sales::Column::Units)
-        .order_by_asc(Column::Sku)
-        .limit(limit)
-        .all(conn)
-        .await
-        .map_err(fault)?;
-    read_all(rows)
+        .order_by_asc(product_sales::Column::Sku)
+        .limit(BEST);
+    let best = best.all(conn).await.map_err(fault)?;
+    let mut popular = Vec::new();
+    // Nearly all of the best are active, so the first part of them is mostly enough.
+    for part in best.chunks(usize::try_from(limit).unwrap_or(usize::MAX).max(1)) {
+        let skus = part.iter().map(|sales| sales.sku.as_str());
+        let active = product::Entity::find()
+            .filter(Column::Sku.is_in(skus))
+            .filter(Column::Active.eq(true));
+        let mut active = active.all(conn).await.map_err(fault)?;
+        active.sort_by_key(|row| part.iter().position(|sales| sales.sku == row.sku));
+        popular.extend(active);
+        if popular.len() as u64 >= limit {
+            break;
+        }
+    }
+    popular.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    read_all(popular)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{Tx, fault};
+use banyan_durable::{Tx, fault, newest_ids_first};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
@@ -81,11 +81,14 @@ pub async fn insert(
     Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
 }
 
+/// The text of the condition equals that of the index, or neither database would use the index.
+const IS_QUEUED: &str = "status = 'queued'";
+
 /// Claims up to `limit` due mails for this instance, oldest first. No other instance claims them before `lease` has passed.
 pub async fn claim_due(tx: &Tx, limit: u64, lease: Duration) -> Result<Vec<ClaimedMail>, Fault> {
     let now = tx.database_now().await?;
     let due = Entity::find()
-        .filter(Column::Status.eq(Status::Queued.into_str()))
+        .filter(Expr::cust(IS_QUEUED))
         .filter(Column::NextAttemptAt.lte(now.as_ms()))
         .order_by_asc(Column::NextAttemptAt)
         .order_by_asc(Column::Id)
@@ -157,16 +160,8 @@ pub async fn list_visible(
             next: None,
         });
     }
-    let mut query = Entity::find().filter(Column::UserId.eq(user_id));
-    if let Some(after) = &page.after {
-        query = query.filter(Column::Id.lt(after.id()?));
-    }
-    let rows = query
-        .order_by_desc(Column::Id)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
+    let query = newest_ids_first(Entity::find().filter(Column::UserId.eq(user_id)), Column::Id, page)?;
+    let rows = query.all(conn).await.map_err(fault)?;
     let items = rows.into_iter().map(notification_of).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(items, |notification| notification.id))
 }

@@ -13,5 +13,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_orders_progress",
             up: include_str!("../migrations/m0002_progress.sql"),
         },
+        Migration {
+            name: "m0003_orders_lists",
+            up: include_str!("../migrations/m0003_lists.sql"),
+        },
     ],
 };

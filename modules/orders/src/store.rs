@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, is_unique_violation, lost_race};
+use banyan_durable::{fault, is_unique_violation, lost_race, newest_first};
 use sea_orm::{
     ActiveModelTrait,
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::{Expr, OnConflict},
 };
 use shared_kernel::{MaySee, Money};
@@ -276,24 +276,9 @@ pub async fn list(conn: &impl ConnectionTrait, filter: &Filter, page: &PageReque
     if let Some(status) = filter.status {
         query = query.filter(order_view::Column::Status.eq(status.into_str()));
     }
-    if let Some(after) = &page.after {
-        let (at, id) = after.time_and::<Uuid>()?;
-        let same_time = Condition::all()
-            .add(order_view::Column::CreatedAt.eq(at.as_ms()))
-            .add(order_view::Column::Id.lt(id));
-        query = query.filter(
-            Condition::any()
-                .add(order_view::Column::CreatedAt.lt(at.as_ms()))
-                .add(same_time),
-        );
-    }
-    let rows = query
-        .order_by_desc(order_view::Column::CreatedAt)
-        .order_by_desc(order_view::Column::Id)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
+    let sorted_by = (order_view::Column::CreatedAt, order_view::Column::Id);
+    let query = newest_first::<_, Uuid>(query, sorted_by, page)?;
+    let rows = query.all(conn).await.map_err(fault)?;
     let views = rows.iter().map(view_of).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(views, |view| (view.created_at, view.id)))
 }

@@ -13,5 +13,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_payments_open_commands",
             up: include_str!("../migrations/m0002_open_commands.sql"),
         },
+        Migration {
+            name: "m0003_payments_refunds",
+            up: include_str!("../migrations/m0003_refunds.sql"),
+        },
     ],
 };

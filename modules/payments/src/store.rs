@@ -1,7 +1,7 @@
 //! Rows and queries of payments and their commands. Every change of a payment is conditional on the version it was loaded with.
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{Tx, fault, is_unique_violation, lost_race};
+use banyan_durable::{Tx, fault, is_unique_violation, lost_race, newest_first, newest_ids_first};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
     QuerySelect, TryInsertResult, sea_query::Expr,
@@ -115,16 +115,11 @@ pub async fn list_visible(
     page: &PageRequest,
     actor: &Actor,
 ) -> Result<Page<Payment>, Fault> {
-    let mut query = payment::Entity::find()
-        .filter(visible_to(actor))
-        .order_by_desc(payment::Column::Id)
-        .limit(page.fetch_limit());
+    let mut query = payment::Entity::find().filter(visible_to(actor));
     if let Some(order_id) = order_id {
         query = query.filter(payment::Column::OrderId.eq(order_id));
     }
-    if let Some(before) = &page.after {
-        query = query.filter(payment::Column::Id.lt(before.id()?));
-    }
+    let query = newest_ids_first(query, payment::Column::Id, page)?;
     let rows = query.all(conn).await.map_err(fault)?;
     let payments = rows.into_iter().map(Payment::try_from).collect::<Result<Vec<_>, _>>()?;
     Ok(page.page(payments, |payment| payment.id))
@@ -137,20 +132,10 @@ pub async fn list_refunds(
     page: &PageRequest,
 ) -> Result<Page<MoneyCommand>, Fault> {
     use money_command::Column;
-    let mut query = money_command::Entity::find()
+    let query = money_command::Entity::find()
         .filter(Column::PaymentId.eq(payment_id))
-        .filter(Column::Kind.eq(Kind::Refund.into_str()))
-        .filter(Column::StartedAt.is_not_null())
-        .order_by_desc(Column::CreatedAt)
-        .order_by_desc(Column::Id)
-        .limit(page.fetch_limit());
-    if let Some(after) = &page.after {
-        let (at, id) = after.time_and::<Uuid>()?;
-        let same_time = Condition::all()
-            .add(Column::CreatedAt.eq(at.as_ms()))
-            .add(Column::Id.lt(id));
-        query = query.filter(Condition::any().add(Column::CreatedAt.lt(at.as_ms())).add(same_time));
-    }
+        .filter(Expr::cust(STARTED_REFUND));
+    let query = newest_first::<_, Uuid>(query, (Column::CreatedAt, Column::Id), page)?;
     let rows = query.all(conn).await.map_err(fault)?;
     let refunds = rows
         .into_iter()
@@ -279,7 +264,7 @@ pub async fn find_started(conn: &impl ConnectionTrait, payment_id: Uuid) -> Resu
 /// Commands started before `before` and still without an outcome, the oldest first, at most `limit`.
 pub async fn list_open(conn: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<Vec<Uuid>, Fault> {
     let query = money_command::Entity::find()
-        .filter(money_command::Column::State.eq(STARTED))
+        .filter(Expr::cust(IS_STARTED))
         .filter(money_command::Column::StartedAt.lte(before.as_ms()))
         .order_by_asc(money_command::Column::StartedAt)
         .limit(limit);
@@ -300,8 +285,11 @@ pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
         .map_err(fault)
 }
 
-/// The text of the condition equals that of the index, or neither database would use the index.
+/// The text of each condition equals that of its index, or neither database would use the index.
 const WITHOUT_OUTCOME: &str = "state in ('requested', 'started')";
+const IS_STARTED: &str = "state = 'started'";
+
+const STARTED_REFUND: &str = "kind = 'refund' and started_at is not null";
 
 /// Locks a command's row until the transaction ends, as a transaction does that is about to record its outcome. For PostgreSQL.
 #[cfg(test)]

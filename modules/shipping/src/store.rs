@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, is_unique_violation, lost_race};
+use banyan_durable::{fault, is_unique_violation, lost_race, newest_ids_first};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::Expr,
 };
 use shared_kernel::MaySee;
 use uuid::Uuid;
@@ -158,15 +157,8 @@ pub async fn list_all(
     if let Some(order_id) = filter.order_id {
         query = query.filter(shipment::Column::OrderId.eq(order_id));
     }
-    if let Some(after) = &page.after {
-        query = query.filter(shipment::Column::Id.lt(after.id()?));
-    }
-    let rows = query
-        .order_by_desc(shipment::Column::Id)
-        .limit(page.fetch_limit())
-        .all(conn)
-        .await
-        .map_err(fault)?;
+    let query = newest_ids_first(query, shipment::Column::Id, page)?;
+    let rows = query.all(conn).await.map_err(fault)?;
     Ok(page.page(with_steps(conn, rows).await?, |shipment| shipment.id))
 }
 

@@ -223,19 +223,7 @@ pub async fn list_users(
     if let Some(email) = email_lower {
         query = query.filter(user::Column::EmailLower.eq(email));
     }
-    if let Some(cursor) = &request.after {
-        let (at, id) = cursor.time_and::<Uuid>()?;
-        let older = Condition::any().add(user::Column::CreatedAt.lt(at.as_ms())).add(
-            Condition::all()
-                .add(user::Column::CreatedAt.eq(at.as_ms()))
-                .add(user::Column::Id.lt(id)),
-        );
-        query = query.filter(older);
-    }
-    let query = query
-        .order_by_desc(user::Column::CreatedAt)
-        .order_by_desc(user::Column::Id)
-        .limit(request.fetch_limit());
+    let query = banyan_durable::newest_first::<_, Uuid>(query, (user::Column::CreatedAt, user::Column::Id), request)?;
     let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
     let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
     Ok(request.page(users, |user| (user.created_at, user.id)))

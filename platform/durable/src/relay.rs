@@ -1,14 +1,17 @@
 //! Publishes the events in the outbox until the bus confirms them.
 //!
 //! Invariant: the relay never reads by `id > last`. A transaction that began earlier may commit later, and its rows would be skipped for ever. It reads
-//! what is `pending`, and of each subject only the oldest row, so that the events of a subject are published in order.
+//! what is `pending`, and of each subject only the oldest row, so that the events of a subject are published in order. See [`due`].
+//!
+//! The subjects take turns: a walk goes round them and publishes one event of each. When the outbox holds more than the window, up to half of what is
+//! free goes to the newest events, so that what happens now is not behind what piled up while the bus was unavailable.
 //!
 //! One instance relays for a module, by lease. One that lost its lease without noticing publishes events twice at worst, which subscribers recognise.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use banyan_core::{Bus, Envelope, Fault};
-use sea_orm::{FromQueryResult, Value};
+use sea_orm::Value;
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
@@ -16,12 +19,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{
-    Db, Tx, changed, lease,
-    machinery::Work,
-    outbox,
-    query::{self, StoredTime},
-};
+use self::due::Pending;
+use crate::{Db, Tx, changed, lease, machinery::Work, outbox, query};
+
+mod due;
 
 /// The timeout of one publication; after it the event is published again.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// The pause after confirmations could not be stored: going on at full speed would only publish the same events again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// The number of pages of the walk without an event that is due, after which the rest waits for the next wake-up or poll. While the bus is unavailable
+/// every event waits for its retry, and there may be very many.
+const PAGES_IN_VAIN: u32 = 25;
 
 #[derive(Clone)]
 pub(crate) struct Relay {
@@ -36,19 +40,9 @@ pub(crate) struct Relay {
     bus: Arc<dyn Bus>,
 }
 
-/// An event in the outbox that is due.
-#[derive(FromQueryResult)]
-struct DueEvent {
-    id: Uuid,
-    subject: String,
-    body: String,
-    attempts: i64,
-    created_at: StoredTime,
-}
-
 /// A publication that ended, confirmed or not.
 struct Published {
-    row: DueEvent,
+    row: Pending,
     confirmed: Result<(), Fault>,
 }
 
@@ -58,15 +52,43 @@ type Ended = Option<Result<(Id, Result<(), Fault>), JoinError>>;
 #[derive(Default)]
 struct Flight {
     tasks: JoinSet<Result<(), Fault>>,
-    rows: HashMap<Id, DueEvent>,
+    rows: HashMap<Id, Pending>,
 }
 
-/// The position in the walk over the subjects. It continues after the subject where the window was full, and then starts again at the beginning, so
-/// that no subject has to wait long.
-#[derive(Default)]
+/// The position in the walk over the subjects. It continues after the subject at which a page ended, and then starts again at the beginning, so that no
+/// subject has to wait long.
 struct Walk {
     after: String,
+    /// Whether there may be an event that is due and was not looked at.
     more: bool,
+    in_vain: u32,
+}
+
+impl Walk {
+    fn new() -> Self {
+        Walk {
+            after: String::new(),
+            more: true,
+            in_vain: 0,
+        }
+    }
+
+    fn wake(&mut self) {
+        self.more = true;
+        self.in_vain = 0;
+    }
+
+    /// In the middle there are more subjects than one page has.
+    fn is_in_the_middle(&self) -> bool {
+        !self.after.is_empty()
+    }
+
+    /// `end`: where the page ended, unless it reached the last subject.
+    fn advance(&mut self, end: Option<String>, launched: usize) {
+        self.in_vain = if launched == 0 { self.in_vain + 1 } else { 0 };
+        self.more = (end.is_some() || self.is_in_the_middle()) && self.in_vain < PAGES_IN_VAIN;
+        self.after = end.unwrap_or_default();
+    }
 }
 
 impl Relay {
@@ -87,16 +109,14 @@ impl Relay {
     async fn run(&self, stop: CancellationToken, held: CancellationToken) {
         let mut changes = self.db.changes();
         let mut flight = Flight::default();
-        let mut walk = Walk {
-            more: true,
-            ..Walk::default()
-        };
+        let mut walk = Walk::new();
         let mut retry_at: Option<Instant> = None;
         loop {
             while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
                 if let Err(fault) = self.launch(&mut flight, &mut walk).await {
                     tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read");
-                    walk = Walk::default();
+                    walk = Walk::new();
+                    walk.more = false;
                 }
             }
             let poll_at = Instant::now() + self.db.settings().limits.poll;
@@ -109,12 +129,12 @@ impl Relay {
                 ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => {
                     let retry = self.record(flight.take_ended(ended)).await;
                     retry_at = retry_at.into_iter().chain(retry).min();
-                    walk.more = true;
+                    walk.wake();
                 }
-                () = changed(&mut changes, outbox::TOPIC) => walk.more = true,
+                () = changed(&mut changes, outbox::TOPIC) => walk.wake(),
                 () = sleep_until(wake_at) => {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
-                    walk.more = true;
+                    walk.wake();
                 }
             }
         }
@@ -123,10 +143,7 @@ impl Relay {
     /// Publishes what is left in the outbox, within a time limit and while the lease is still held. What fails now is left for the next start.
     async fn flush(&self, mut flight: Flight) {
         let all = async {
-            let mut walk = Walk {
-                more: true,
-                ..Walk::default()
-            };
+            let mut walk = Walk::new();
             while walk.more || !flight.rows.is_empty() {
                 while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
                     self.launch(&mut flight, &mut walk).await?;
@@ -134,7 +151,7 @@ impl Relay {
                 if !flight.rows.is_empty() {
                     let ended = flight.tasks.join_next_with_id().await;
                     self.record(flight.take_ended(ended)).await;
-                    walk.more = true;
+                    walk.wake();
                 }
             }
             Ok::<(), Fault>(())
@@ -149,38 +166,36 @@ impl Relay {
 
     /// Publishes the next events that are due, up to the free part of the window.
     async fn launch(&self, flight: &mut Flight, walk: &mut Walk) -> Result<(), Fault> {
-        let from_the_beginning = walk.after.is_empty();
         let window = self.db.settings().limits.relay_window;
-        let rows = self.due(&walk.after, window).await?;
-        let mut full = rows.len() == window;
+        let mut launched = 0;
+        if walk.is_in_the_middle() {
+            let share = window.saturating_sub(flight.rows.len()) / 2;
+            for row in due::newest(&self.db, window).await? {
+                if launched < share && !flight.has(&row.subject) {
+                    self.publish(flight, row);
+                    launched += 1;
+                }
+            }
+        }
+        let page = due::page(&self.db, &walk.after, window).await?;
+        let mut end = page.end;
         let mut last = None;
-        for row in rows {
+        for row in page.events {
             if flight.rows.len() >= window {
-                full = true;
+                end = last.or(Some(walk.after.clone()));
                 break;
             }
             last = Some(row.subject.clone());
-            if flight.rows.values().all(|flying| flying.subject != row.subject) {
+            if !flight.has(&row.subject) {
                 self.publish(flight, row);
+                launched += 1;
             }
         }
-        walk.after = if full { last.unwrap_or_default() } else { String::new() };
-        walk.more = full || !from_the_beginning;
+        walk.advance(end, launched);
         Ok(())
     }
 
-    /// Of each subject after `after` the oldest unconfirmed event, if it is due.
-    async fn due(&self, after: &str, limit: usize) -> Result<Vec<DueEvent>, Fault> {
-        let sql = "select id, subject, body, attempts, created_at from outbox
-             where state = 'pending' and subject > $1 and next_attempt_at <= $2
-             and not exists (select 1 from outbox earlier where earlier.state = 'pending' and earlier.subject = outbox.subject
-                             and earlier.version < outbox.version)
-             order by subject limit $3";
-        let now = self.db.clock().now().as_ms();
-        query::all(self.db.read(), sql, [after.into(), now.into(), query::limit(limit)]).await
-    }
-
-    fn publish(&self, flight: &mut Flight, row: DueEvent) {
+    fn publish(&self, flight: &mut Flight, row: Pending) {
         let (bus, body) = (self.bus.clone(), row.body.clone());
         let task = flight.tasks.spawn(async move {
             let envelope = Envelope::from_bytes(body.as_bytes())?;
@@ -276,6 +291,10 @@ impl Flight {
     /// Whether a quarter of the window is free: one query then launches several publications.
     fn has_room(&self, window: usize) -> bool {
         self.rows.len() <= window.saturating_sub(window.div_ceil(4))
+    }
+
+    fn has(&self, subject: &str) -> bool {
+        self.rows.values().any(|flying| flying.subject == subject)
     }
 
     /// The publication that ended, and the others that have ended meanwhile: they are stored together.

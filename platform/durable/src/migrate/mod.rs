@@ -29,6 +29,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         up: include_str!("../../migrations/m0003_listeners.sql"),
     },
     Migration {
+        name: "m0004_durable_growth",
+        up: include_str!("../../migrations/m0004_growth.sql"),
+    },
+    Migration {
         name: "m0005_durable_saga",
         up: include_str!("../../migrations/m0005_saga.sql"),
     },

@@ -55,6 +55,11 @@ pub struct DeadLetterEvent {
 
 const COLUMNS: &str = "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error, until_version";
 
+fn newest(state: Option<RetryState>) -> String {
+    let in_state = state.map_or_else(String::new, |state| format!("state = '{state}' and"));
+    format!("select {COLUMNS} from retry where {in_state} id < $1 order by id desc limit $2")
+}
+
 impl Ops {
     /// The newest first; those in one state, or all. Only `dead` ones wait for an operator.
     ///
@@ -62,11 +67,8 @@ impl Ops {
     /// `invalid_state`, `invalid_cursor`; as any query.
     pub async fn list_dead_letters(&self, state: Option<&str>, page: &PageRequest) -> Result<Page<DeadLetter>, Fault> {
         let state = state.map(known_state::<RetryState>).transpose()?;
-        let sql =
-            format!("select {COLUMNS} from retry where id < $1 and (state = $2 or $2 = '') order by id desc limit $3");
-        let state = state.map_or("", |state| state.into_str());
-        let values = [before(page)?.into(), state.into(), query::limit(page.fetch_limit())];
-        let rows: Vec<DeadLetterRow> = query::all(self.db.read(), &sql, values).await?;
+        let values = [before(page)?.into(), query::limit(page.fetch_limit())];
+        let rows: Vec<DeadLetterRow> = query::all(self.db.read(), &newest(state), values).await?;
         Ok(page.page(rows, |row| row.id).map(DeadLetter::from))
     }
 
@@ -76,9 +78,10 @@ impl Ops {
     /// `invalid_cursor`; as any query.
     pub async fn list_stuck_events(&self, page: &PageRequest) -> Result<Page<DeadLetter>, Fault> {
         let sql = format!(
-            "select {COLUMNS} from retry where id < $1 and (state = 'dead' or (state in ('waiting', 'retrying') and created_at < $2
-                 and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
-                                 and earlier.version < retry.version and earlier.state <> 'discarded')))
+            "select {COLUMNS} from retry where state in ('dead', 'retrying', 'waiting') and id < $1
+                 and (state = 'dead' or (created_at < $2
+                     and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
+                                     and earlier.version < retry.version and earlier.state <> 'discarded')))
              order by id desc limit $3"
         );
         let overdue_before = self.db.clock().now().minus(self.db.settings().limits.alert_after);

@@ -65,9 +65,11 @@ impl Ops {
     /// # Errors
     /// As any query.
     pub async fn counts(&self) -> Result<Counts, Fault> {
-        let sql = "select count(*) as events, min(created_at) as oldest from outbox where state = 'pending'";
-        let pending: Option<Pending> = query::one(self.db.read(), sql, []).await?;
-        let pending = pending.unwrap_or_default();
+        let sql = "select count(*) as events from outbox where state = 'pending'";
+        let pending: Option<i64> = query::scalar(self.db.read(), sql, []).await?;
+        // Ids grow with time.
+        let sql = "select created_at from outbox where state = 'pending' order by id limit 1";
+        let oldest: Option<StoredTime> = query::scalar(self.db.read(), sql, []).await?;
         let sql = "select state, count(*) as events from retry where state <> 'discarded' group by state";
         let retries: Vec<InState> = query::all(self.db.read(), sql, []).await?;
         let count = |state: RetryState| {
@@ -77,21 +79,15 @@ impl Ops {
                 .map_or(0, |row| row.events)
         };
         let now = self.db.clock().now();
-        let age = pending.oldest.map_or(0, |oldest| now.since(oldest.into()).as_millis());
+        let age = oldest.map_or(0, |oldest| now.since(oldest.into()).as_millis());
         Ok(Counts {
-            outbox_pending: pending.events,
+            outbox_pending: pending.unwrap_or(0),
             outbox_oldest_ms: i64::try_from(age).unwrap_or(i64::MAX),
             waiting: count(RetryState::Waiting),
             retrying: count(RetryState::Retrying),
             dead_letters: count(RetryState::Dead),
         })
     }
-}
-
-#[derive(Default, FromQueryResult)]
-struct Pending {
-    events: i64,
-    oldest: Option<StoredTime>,
 }
 
 #[derive(FromQueryResult)]

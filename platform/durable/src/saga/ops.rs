@@ -2,7 +2,7 @@
 //!
 //! Every action raises the saga's lease token: what a runner is doing with the saga becomes void, and is repeated from the stored command.
 
-use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
+use banyan_core::{Actor, Cursor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -92,40 +92,69 @@ pub struct SagaDetails {
     pub log: Vec<SagaLogEntry>,
 }
 
+/// The number of sagas that a page of one kind looks at.
+const LOOKED_AT: i64 = 10_000;
+
+/// Ids grow with time. The state is part of the text, so that the statement is planned for that state.
+fn newest(filter: &SagaFilter, before: Uuid, limit: u64) -> (String, Vec<Value>) {
+    let in_state = in_state(filter);
+    let mut values: Vec<Value> = vec![query::limit(limit), before.into()];
+    let from = match (&filter.business_key, &filter.kind) {
+        (Some(business_key), kind) => {
+            values.push(business_key.as_str().into());
+            let of_kind = kind.as_ref().map(|kind| {
+                values.push(kind.as_str().into());
+                " and kind = $4"
+            });
+            format!(
+                "saga where business_key = $3 and id < $2{in_state}{}",
+                of_kind.unwrap_or_default()
+            )
+        }
+        (None, Some(kind)) => {
+            values.extend([kind.as_str().into(), LOOKED_AT.into()]);
+            format!(
+                "(select * from saga where id < $2{in_state} order by id desc limit $4) as looked_at where kind = $3"
+            )
+        }
+        (None, None) => format!("saga where id < $2{in_state}"),
+    };
+    let sql = format!("select {COLUMNS}, {UNSEEN} from {from} order by id desc limit $1");
+    (sql, values)
+}
+
+/// The last of the sagas that a page of one kind looks at, if there are more.
+fn last_looked_at(filter: &SagaFilter, before: Uuid) -> (String, Vec<Value>) {
+    let in_state = in_state(filter);
+    let sql = format!("select id from saga where id < $1{in_state} order by id desc limit 1 offset $2");
+    (sql, vec![before.into(), (LOOKED_AT - 1).into()])
+}
+
+fn in_state(filter: &SagaFilter) -> String {
+    let state = filter.state.map(|state| format!(" and state = '{state}'"));
+    state.unwrap_or_default()
+}
+
 impl SagaOps {
     pub(super) fn new(db: Db, definitions: Definitions) -> Self {
         SagaOps { db, definitions }
     }
 
-    /// The newest first.
+    /// The newest first. A page of one kind looks at no more than 10,000 sagas, so that a rare kind costs no more than a frequent one: it may have fewer
+    /// items than its limit, and then its cursor continues.
     ///
     /// # Errors
     /// `invalid_cursor` (malformed); as any query.
     pub async fn list(&self, filter: &SagaFilter, page: &PageRequest) -> Result<Page<SagaView>, Fault> {
-        // Ids grow with time.
-        let mut values: Vec<Value> = vec![
-            i64::try_from(page.fetch_limit()).unwrap_or(i64::MAX).into(),
-            before(page)?.into(),
-        ];
-        let mut terms = vec!["id < $2".to_owned()];
-        if let Some(state) = filter.state {
-            values.push(state.into());
-            terms.push(format!("state = ${}", values.len()));
-        }
-        if let Some(kind) = &filter.kind {
-            values.push(kind.as_str().into());
-            terms.push(format!("kind = ${}", values.len()));
-        }
-        if let Some(business_key) = &filter.business_key {
-            values.push(business_key.as_str().into());
-            terms.push(format!("business_key = ${}", values.len()));
-        }
-        let sql = format!(
-            "select {COLUMNS}, {UNSEEN} from saga where {} order by id desc limit $1",
-            terms.join(" and ")
-        );
+        let (sql, values) = newest(filter, before(page)?, page.fetch_limit());
         let rows: Vec<Row> = query::all(self.db.read(), &sql, values).await?;
-        Ok(page.page(rows, |row| row.id).map(SagaView::from))
+        let mut listed = page.page(rows, |row| row.id).map(SagaView::from);
+        if listed.next.is_none() && filter.kind.is_some() && filter.business_key.is_none() {
+            let (sql, values) = last_looked_at(filter, before(page)?);
+            let last: Option<Uuid> = query::scalar(self.db.read(), &sql, values).await?;
+            listed.next = last.map(Cursor::from);
+        }
+        Ok(listed)
     }
 
     /// # Errors

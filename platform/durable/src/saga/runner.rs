@@ -59,12 +59,14 @@ enum Sent {
 }
 
 impl Runner {
-    /// An SQLite file is open in one process at a time, so leases found at its start belong to a process that crashed.
+    /// An SQLite file is open in one process at a time, so leases found at its start belong to a process that crashed. If they cannot be ended, they
+    /// expire meanwhile, and then nothing is left to be ended: sagas never wait for longer than that.
     async fn end_dead_leases(&self, stop: &CancellationToken) {
         if self.db.backend() != DbBackend::Sqlite {
             return;
         }
-        while !stop.is_cancelled() {
+        let begun = Instant::now();
+        while !stop.is_cancelled() && begun.elapsed() < self.db.settings().lease() {
             match self
                 .db
                 .write((), |tx, ()| async move { store::end_all_leases(&tx).await })

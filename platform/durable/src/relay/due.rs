@@ -1,0 +1,144 @@
+//! Which events are to be published next, read without looking at more of the outbox than a page.
+
+use banyan_core::Fault;
+use sea_orm::{FromQueryResult, Value};
+use uuid::Uuid;
+
+use crate::{
+    Db,
+    query::{self, StoredTime},
+};
+
+/// The number of subjects a page looks at for each event that fits into the window: more than one, because some wait for a retry.
+const LOOKED_AT: usize = 4;
+
+/// An event in the outbox that is not confirmed yet: the oldest such event of its subject.
+#[derive(FromQueryResult)]
+pub(super) struct Pending {
+    pub id: Uuid,
+    pub subject: String,
+    pub body: String,
+    pub attempts: i64,
+    pub created_at: StoredTime,
+}
+
+/// A part of the walk over the subjects.
+pub(super) struct Page {
+    /// In the order of their subjects.
+    pub events: Vec<Pending>,
+    /// The subject after which the next page starts; `None` at the end of the walk.
+    pub end: Option<String>,
+}
+
+#[derive(FromQueryResult)]
+struct Head {
+    #[sea_orm(nested)]
+    event: Pending,
+    number: i64,
+    is_due: i64,
+}
+
+/// An event is due at once for the first time, and then after a delay. A wait that is longer than any delay is the work of a clock that stepped back, and
+/// is over.
+const IS_DUE: &str = "(attempts = 0 or next_attempt_at <= $1 or next_attempt_at > $2)";
+
+/// The subjects after `$4` are visited one by one, from each to the next greater one by index: a subject with very many events costs no more than one
+/// with a single event. The last subject is returned in any case, because the next page starts after it.
+fn page_sql() -> String {
+    format!(
+        "with recursive head (number, subject) as (
+             select cast(1 as bigint), (select min(subject) from outbox where state = 'pending' and subject > $4)
+             union all
+             select number + 1, (select min(outbox.subject) from outbox where state = 'pending' and outbox.subject > head.subject)
+             from head where head.subject is not null and number < $5)
+         select id, subject, body, attempts, created_at, number, is_due from (
+             select event.id, event.subject, event.body, event.attempts, event.created_at, head.number,
+                 cast(case when {IS_DUE} then 1 else 0 end as bigint) as is_due
+             from head join outbox event on event.state = 'pending' and event.subject = head.subject and event.version =
+                 (select min(first.version) from outbox first where first.state = 'pending' and first.subject = head.subject)) as heads
+         where is_due = 1 or number = $5
+         order by number limit $3"
+    )
+}
+
+/// The newest pending events, without those that another event of their subject precedes.
+fn newest_sql() -> String {
+    format!(
+        "select id, subject, body, attempts, created_at from (
+             select id, subject, version, body, attempts, next_attempt_at, created_at from outbox
+             where state = 'pending' order by id desc limit $3) as newest
+         where {IS_DUE}
+         and not exists (select 1 from outbox earlier where earlier.state = 'pending' and earlier.subject = newest.subject
+                         and earlier.version < newest.version)
+         order by id desc"
+    )
+}
+
+/// At most `limit` events that are due, each the oldest of its subject, from the subject after `after` on.
+pub(super) async fn page(db: &Db, after: &str, limit: usize) -> Result<Page, Fault> {
+    let looked_at = limit.saturating_mul(LOOKED_AT);
+    let [now, cap] = times(db);
+    let values = [now, cap, query::limit(limit), after.into(), query::limit(looked_at)];
+    let heads: Vec<Head> = query::all(db.read(), &page_sql(), values).await?;
+    let is_cut = |last: &&Head| heads.len() == limit || usize::try_from(last.number) == Ok(looked_at);
+    let end = heads.last().filter(is_cut).map(|last| last.event.subject.clone());
+    let events = heads
+        .into_iter()
+        .filter(|head| head.is_due == 1)
+        .map(|head| head.event)
+        .collect();
+    Ok(Page { events, end })
+}
+
+/// Those of the newest `2 * window` events that are due and the oldest of their subjects, the newest first.
+pub(super) async fn newest(db: &Db, window: usize) -> Result<Vec<Pending>, Fault> {
+    let [now, cap] = times(db);
+    let values = [now, cap, query::limit(window.saturating_mul(2))];
+    query::all(db.read(), &newest_sql(), values).await
+}
+
+fn times(db: &Db) -> [Value; 2] {
+    let now = db.clock().now();
+    let longest = db
+        .settings()
+        .limits
+        .retry_delays
+        .iter()
+        .max()
+        .copied()
+        .unwrap_or_default();
+    [now.as_ms().into(), now.plus(longest).as_ms().into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::steps;
+
+    /// The outbox is largest when events pile up, and then the relay must be at its fastest.
+    #[tokio::test]
+    async fn pending_events_are_found_by_index_whatever_piled_up() {
+        let numbers = |count: usize| std::iter::repeat_n(Value::from(1_i64), count);
+        let page = numbers(3).chain([Value::from("order/1"), Value::from(1_i64)]);
+        for (sql, values) in [
+            (page_sql(), page.collect()),
+            (newest_sql(), numbers(3).collect::<Vec<_>>()),
+        ] {
+            let steps = steps(&sql, values).await;
+            let read: Vec<&String> = steps
+                .iter()
+                .filter(|step| {
+                    ["outbox", "event", "first", "earlier"]
+                        .iter()
+                        .any(|table| step.contains(table))
+                })
+                .collect();
+            assert!(!read.is_empty(), "{steps:#?}");
+            for step in read {
+                // The newest ones are the end of an index, read as far as the limit.
+                let by_index = step.starts_with("SEARCH") || *step == "SCAN outbox USING INDEX outbox_pending_by_id";
+                assert!(by_index && step.contains("INDEX"), "{steps:#?}");
+            }
+        }
+    }
+}
