@@ -80,6 +80,36 @@ async fn a_queued_request_gets_the_permit_that_another_releases() {
     wait_for_requests(&hanging, 2).await;
 }
 
+/// With two permits one request may wait; the other is left to requests that do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_may_not_wait_is_forwarded_without_its_preference() {
+    let hanging = Instance::start(Behaviour::Hang).await;
+    let settings = [
+        ("BANYAN__GATEWAY__CONCURRENCY", "2"),
+        ("BANYAN__GATEWAY__TIMEOUT_MS", "500"),
+    ];
+    let gateway = TestGateway::in_front_of("orders", &[&hanging], &settings).await;
+    let send = async || {
+        let mut client = gateway.connect().await;
+        let request = b"GET /api/v1/orders HTTP/1.1\r\nhost: a\r\nprefer: wait=20\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut client, request).await.unwrap();
+        client
+    };
+    let _first = send().await;
+    wait_for_requests(&hanging, 1).await;
+    let _second = send().await;
+    wait_for_requests(&hanging, 2).await;
+    // The second has timed out and released its permit, which a third gets.
+    let third = gateway.get("/api/v1/orders").await;
+    assert_eq!(third.status, 504, "{third:?}");
+    let waiting = hanging
+        .received()
+        .iter()
+        .map(|received| received.header("prefer").to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(waiting, ["wait=20", "", ""]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_has_begun_holds_no_permit() {
     let orders = Instance::start(Behaviour::StartResponse(EVENTS.to_owned())).await;

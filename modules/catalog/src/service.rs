@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Page, PageRequest, Timestamp};
-use banyan_durable::{Db, Tx, outbox};
+use banyan_durable::{
+    Db, Tx,
+    outbox::{self, NewEvent},
+};
 use catalog_contract::{
     Catalog, ListPopularProducts, ListProducts, Product as ProductMessage, ProductAdded, ProductArchived,
     ProductChanged, ProductRestored, Products,
@@ -61,7 +64,7 @@ impl Service {
                 format!("There is a product with the sku {} already.", stored.product.sku),
             ));
         }
-        publish_added(tx, call, &stored.product).await?;
+        outbox::append_all(tx, vec![added_event(call, &stored.product)?]).await?;
         Ok(stored)
     }
 
@@ -96,9 +99,11 @@ impl Service {
                     created_at: loaded.created_at,
                 };
                 store::update(tx.conn(), &changed, loaded.version).await?;
-                for kind in kinds {
-                    publish(&tx, &call, &changed.product, kind).await?;
-                }
+                let events = kinds
+                    .into_iter()
+                    .map(|kind| changed_event(&call, &changed.product, kind));
+                let events = events.collect::<Result<Vec<_>, Fault>>()?;
+                outbox::append_all(&tx, events).await?;
                 Ok(changed)
             })
             .await
@@ -114,10 +119,10 @@ impl Service {
                 created_at,
             })
             .collect();
-        for stored in store::insert_new(tx.conn(), new).await? {
-            publish_added(tx, call, &stored.product).await?;
-        }
-        Ok(())
+        let added = store::insert_new(tx.conn(), new).await?;
+        let events = added.iter().map(|stored| added_event(call, &stored.product));
+        let events = events.collect::<Result<Vec<_>, Fault>>()?;
+        outbox::append_all(tx, events).await.map(drop)
     }
 }
 
@@ -125,7 +130,7 @@ fn subject(product: &Product) -> String {
     format!("product/{}", product.sku)
 }
 
-async fn publish_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fault> {
+fn added_event(call: &Call, product: &Product) -> Result<NewEvent, Fault> {
     let Product {
         sku,
         name,
@@ -139,10 +144,10 @@ async fn publish_added(tx: &Tx, call: &Call, product: &Product) -> Result<(), Fa
         category,
         price: Some(price),
     };
-    outbox::append(tx, call, &subject(product), &event).await.map(drop)
+    NewEvent::new(call, subject(product), &event)
 }
 
-async fn publish(tx: &Tx, call: &Call, product: &Product, kind: ChangeKind) -> Result<(), Fault> {
+fn changed_event(call: &Call, product: &Product, kind: ChangeKind) -> Result<NewEvent, Fault> {
     let Product {
         sku,
         name,
@@ -159,11 +164,9 @@ async fn publish(tx: &Tx, call: &Call, product: &Product, kind: ChangeKind) -> R
                 category,
                 price,
             };
-            outbox::append(tx, call, &subject, &event).await?;
+            NewEvent::new(call, subject, &event)
         }
-        ChangeKind::Archived => {
-            outbox::append(tx, call, &subject, &ProductArchived { sku }).await?;
-        }
+        ChangeKind::Archived => NewEvent::new(call, subject, &ProductArchived { sku }),
         ChangeKind::Restored => {
             let event = ProductRestored {
                 sku,
@@ -171,10 +174,9 @@ async fn publish(tx: &Tx, call: &Call, product: &Product, kind: ChangeKind) -> R
                 category,
                 price,
             };
-            outbox::append(tx, call, &subject, &event).await?;
+            NewEvent::new(call, subject, &event)
         }
     }
-    Ok(())
 }
 
 fn to_message(found: Vec<StoredProduct>) -> Products {

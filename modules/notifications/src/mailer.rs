@@ -15,7 +15,7 @@ use lettre::{
 use secrecy::ExposeSecret;
 
 use crate::{
-    notification::{Attempt, ClaimedMail, Failure},
+    notification::{Attempt, DueMail, Failure},
     settings::Settings,
 };
 
@@ -53,8 +53,13 @@ impl Mailer {
         Ok(Mailer { from, server, timeout })
     }
 
+    /// Whether mails are sent: without a mail server they are only captured.
+    pub fn sends(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Makes one attempt. Every attempt of a mail has the same Message-ID and Date, so that servers and mail clients recognise a duplicate.
-    pub async fn send(&self, mail: &ClaimedMail, recipient: &Recipient) -> Attempt {
+    pub async fn send(&self, mail: &DueMail, recipient: &Recipient) -> Attempt {
         let message = match self.compose(mail, recipient) {
             Ok(message) => message,
             Err(error) => {
@@ -84,7 +89,7 @@ impl Mailer {
         })
     }
 
-    fn compose(&self, mail: &ClaimedMail, recipient: &Recipient) -> anyhow::Result<Message> {
+    fn compose(&self, mail: &DueMail, recipient: &Recipient) -> anyhow::Result<Message> {
         // A name is one line: a line end would inject headers, and lettre panics on it.
         let name = recipient.name.replace(char::is_control, " ");
         let name = Some(name).filter(|name| !name.trim().is_empty());
@@ -166,8 +171,8 @@ mod tests {
         }
     }
 
-    fn mail() -> ClaimedMail {
-        ClaimedMail {
+    fn mail() -> DueMail {
+        DueMail {
             id: Uuid::from_u128(7),
             user_id: Uuid::from_u128(2),
             kind: Kind::Welcome,

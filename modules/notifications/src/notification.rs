@@ -91,9 +91,9 @@ pub struct Notification {
     pub sent_at: Option<Timestamp>,
 }
 
-/// A mail that this instance has claimed to send now.
+/// A mail that is due, to be attempted by this instance now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimedMail {
+pub struct DueMail {
     pub id: Uuid,
     pub user_id: Uuid,
     pub kind: Kind,
@@ -103,7 +103,7 @@ pub struct ClaimedMail {
     pub attempts: u32,
     /// The number of refusals before this attempt.
     pub refusals: u32,
-    /// The lease token: raised by every claim, so that a result counts only while the claim is current.
+    /// The lease token: raised by every claim, so that an outcome counts only until another instance claims the mail.
     pub token: i64,
     pub created_at: Timestamp,
     pub traceparent: Option<String>,
@@ -192,7 +192,22 @@ pub enum Next {
     },
 }
 
-impl ClaimedMail {
+/// A mail after an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    pub mail: DueMail,
+    pub next: Next,
+}
+
+impl DueMail {
+    /// The same under the token of a claim.
+    pub fn claimed(self) -> Self {
+        DueMail {
+            token: self.token + 1,
+            ..self
+        }
+    }
+
     /// An unknown outcome is not a refusal: refusals are limited in number, unknown outcomes in time.
     pub fn next(&self, attempt: Attempt, policy: &RetryPolicy, now: Timestamp) -> Next {
         let (refusals, error) = match attempt {
@@ -221,8 +236,8 @@ mod tests {
 
     const CREATED: Timestamp = Timestamp::from_ms(1_000_000);
 
-    fn claimed(attempts: u32, refusals: u32) -> ClaimedMail {
-        ClaimedMail {
+    fn claimed(attempts: u32, refusals: u32) -> DueMail {
+        DueMail {
             id: Uuid::from_u128(1),
             user_id: Uuid::from_u128(2),
             kind: Kind::Welcome,

@@ -4,8 +4,14 @@ use banyan_durable::{Migration, Schema};
 
 pub const SCHEMA: Schema = Schema {
     module: "notifications",
-    migrations: &[Migration {
-        name: "m0001_notifications_notification",
-        up: include_str!("../migrations/m0001_notification.sql"),
-    }],
+    migrations: &[
+        Migration {
+            name: "m0001_notifications_notification",
+            up: include_str!("../migrations/m0001_notification.sql"),
+        },
+        Migration {
+            name: "m0002_notifications_due_mails",
+            up: include_str!("../migrations/m0002_due_mails.sql"),
+        },
+    ],
 };

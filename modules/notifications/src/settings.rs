@@ -32,8 +32,11 @@ pub struct Timing {
     pub send_timeout: Duration,
     /// The timeout for looking up a user's email address.
     pub users_timeout: Duration,
-    /// The interval between polls for due mails. A new mail wakes the worker at once, so only retries wait for it.
+    /// The longest time between polls for due mails. A new mail wakes the worker at once, and the worker knows when the next retry is due: this is for
+    /// mails of another process whose wake-up was lost.
     pub poll_interval: Duration,
+    /// The time for which more mails are awaited once there is one.
+    pub collect: Duration,
     /// The lease on a mail that is being sent, after which another process sends it. Longer than both timeouts together, so that it ends only for
     /// a process that has died.
     pub lease: Duration,
@@ -48,7 +51,8 @@ impl Default for Timing {
         Timing {
             send_timeout: Duration::from_secs(10),
             users_timeout: Duration::from_secs(3),
-            poll_interval: Duration::from_secs(1),
+            poll_interval: Duration::from_secs(10),
+            collect: Duration::from_millis(100),
             lease: Duration::from_secs(60),
             retry_delays: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
             max_refusals: 5,
@@ -57,6 +61,12 @@ impl Default for Timing {
 }
 
 impl Settings {
+    /// The longest time that a queued mail is ever postponed.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        let delays = self.timing.retry_delays.iter().copied();
+        delays.fold(self.timing.lease, Duration::max)
+    }
+
     pub(crate) fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy {
             delays: self.timing.retry_delays.clone(),

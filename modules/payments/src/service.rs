@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Call, Fault, Page, PageRequest, parse_id};
+use banyan_core::{Call, Fault, Page, PageRequest, Timestamp, parse_id};
 use banyan_durable::Db;
+use parking_lot::Mutex;
 use payments_contract::{
     AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
     InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
@@ -35,6 +36,8 @@ pub struct Service {
     pub(crate) calls: Arc<ProviderCalls>,
     pub(crate) settings: Settings,
     timing: Timing,
+    /// The command that the reconciler queried last, unless it was the last one of all.
+    reconciled_until: Mutex<Option<(Timestamp, Uuid)>>,
 }
 
 impl Service {
@@ -46,6 +49,7 @@ impl Service {
             calls,
             settings,
             timing,
+            reconciled_until: Mutex::default(),
         }
     }
 
@@ -66,19 +70,22 @@ impl Service {
             }
             Begun::NotYet { for_command } => return self.wait_for(for_command, deadline).await.map(|()| None),
         };
+        if let Ok(Some(command)) = ended {
+            return Ok(Some(command));
+        }
         let command = store::find_command(self.db.read(), id)
             .await?
             .filter(|command| !command.is_open());
         match (command, ended) {
             // The webhook or another instance may have recorded the outcome.
             (Some(command), _) => Ok(Some(command)),
-            (None, ended) => ended.map(|()| None),
+            (None, ended) => ended.map(|_| None),
         }
     }
 
     async fn wait_for(&self, command: Option<Uuid>, deadline: Instant) -> Result<(), Fault> {
         match command {
-            Some(command) => self.calls.resolve(command).wait_until(deadline).await,
+            Some(command) => self.calls.resolve(command).wait_until(deadline).await.map(drop),
             None => Ok(()),
         }
     }
@@ -116,8 +123,8 @@ impl Service {
             return Err(Fault::not_found("payment provider"));
         }
         let event = self.provider.read_webhook(signature, body, self.db.clock().now())?;
-        match record::record(&self.db, event.reference, event.answer).await? {
-            Recorded::Now { void } => {
+        match record::record_webhook(&self.db, event.reference, event.answer).await? {
+            Recorded::Now { void, .. } => {
                 self.calls.notify_recorded(event.reference);
                 if let Some(void) = void {
                     self.calls.resolve(void);
@@ -337,23 +344,49 @@ fn message_of(payment: Payment) -> payments_contract::Payment {
     }
 }
 
-/// The maximum number of commands in one round of the reconciler, so that a round ends within a few timeouts of the provider.
+/// The maximum number of commands in one round of the reconciler.
 const RECONCILE_BATCH: u64 = 500;
+/// The maximum number of commands that the reconciler queries at the same time: half of the calls that the provider allows, so that customers can pay
+/// while the calls of old commands hang.
+const CONCURRENT_RECONCILIATIONS: usize = 32;
 
 impl Service {
-    /// Queries the provider for every command that was started at least `age` ago and has no outcome; returns the number of such commands.
+    /// Queries the provider for commands that were started at least `age` ago and have no outcome, in turn: each round goes on where the last one ended.
+    /// A round starts no query after the provider's timeout. Returns the number of commands queried.
     ///
     /// # Errors
-    /// As any query. A provider that does not respond is not an error: the next round queries it again.
+    /// As any query. A provider that does not respond is not an error: a later round queries it again.
     pub async fn reconcile(&self, age: Duration) -> Result<usize, Fault> {
-        let before = self.db.clock().now().minus(age);
-        let open = store::list_open(self.db.read(), before, RECONCILE_BATCH).await?;
-        let pending: Vec<_> = open.iter().map(|command| self.calls.resolve(*command)).collect();
-        let deadline = Instant::now() + self.timing.provider_timeout;
-        for call in pending {
-            // A failed call is logged where it ends, and does not stop the others.
-            let _ = call.wait_until(deadline).await;
+        self.reconcile_some(age, RECONCILE_BATCH).await
+    }
+
+    /// As [`reconcile`](Self::reconcile), with another maximum than that of a round.
+    pub(crate) async fn reconcile_some(&self, age: Duration, limit: u64) -> Result<usize, Fault> {
+        let now = self.db.clock().now();
+        // The clocks of instances differ a little.
+        let (before, ahead) = (now.minus(age), now.plus(Duration::from_secs(60)));
+        let after = self.reconciled_until.lock().take();
+        let mut open = store::list_open(self.db.read(), after, before, ahead, limit).await?;
+        if open.is_empty() && after.is_some() {
+            open = store::list_open(self.db.read(), None, before, ahead, limit).await?;
         }
-        Ok(open.len())
+        let (mut queried, end) = (0, Instant::now() + self.timing.provider_timeout);
+        for some in open.chunks(CONCURRENT_RECONCILIATIONS) {
+            if Instant::now() >= end {
+                break;
+            }
+            let pending: Vec<_> = some.iter().map(|(_, command)| self.calls.resolve(*command)).collect();
+            let deadline = Instant::now() + self.timing.provider_timeout;
+            for call in pending {
+                // A failed call is logged where it ends, and does not stop the others.
+                let _ = call.wait_until(deadline).await;
+            }
+            queried += some.len();
+        }
+        // After the last one it begins again with the oldest, so that none that stays open keeps it from the others.
+        let is_last = queried == open.len() && u64::try_from(queried).is_ok_and(|queried| queried < limit);
+        let reached = queried.checked_sub(1).and_then(|last| open.get(last));
+        *self.reconciled_until.lock() = reached.filter(|_| !is_last).copied();
+        Ok(queried)
     }
 }

@@ -3,8 +3,8 @@
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{Tx, fault, is_unique_violation, lost_race, newest_first, newest_ids_first};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, TryInsertResult, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect, TryInsertResult, sea_query::Expr,
 };
 use shared_kernel::{Money, Role};
 use uuid::Uuid;
@@ -155,7 +155,7 @@ fn visible_to(actor: &Actor) -> Condition {
 
 /// False if the order has a payment already.
 pub async fn insert(tx: &Tx, new: &Payment) -> Result<bool, Fault> {
-    let insert = payment::Entity::insert(row_of(new, tx.clock().now(), new.version));
+    let insert = payment::Entity::insert(new_row(new, tx.clock().now()));
     let done = insert
         .on_conflict_do_nothing_on([payment::Column::OrderId])
         .exec_without_returning(tx.conn())
@@ -163,19 +163,27 @@ pub async fn insert(tx: &Tx, new: &Payment) -> Result<bool, Fault> {
     Ok(matches!(done.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
-/// Stores a payment that was changed since it was loaded.
+/// Stores a payment that was changed since it was loaded, and returns it as it is stored.
 ///
 /// # Errors
 /// [`lost_race`] if another transaction changed it meanwhile.
-pub async fn update(tx: &Tx, changed: &Payment) -> Result<(), Fault> {
+pub async fn update(tx: &Tx, changed: Payment) -> Result<Payment, Fault> {
+    let stored = update_unless_changed(tx, changed).await?;
+    stored.ok_or_else(|| lost_race("the payment changed meanwhile"))
+}
+
+/// As [`update`], but `None` if the payment was changed by another transaction since it was loaded.
+pub async fn update_unless_changed(tx: &Tx, changed: Payment) -> Result<Option<Payment>, Fault> {
+    let stored = Payment {
+        version: changed.version + 1,
+        ..changed
+    };
     let update = payment::Entity::update_many()
-        .set(row_of(changed, tx.clock().now(), changed.version + 1))
-        .filter(payment::Column::Id.eq(changed.id))
+        .set(changed_row(&stored, tx.clock().now()))
+        .filter(payment::Column::Id.eq(stored.id))
         .filter(payment::Column::Version.eq(changed.version));
-    match update.exec(tx.conn()).await.map_err(fault)?.rows_affected {
-        1 => Ok(()),
-        _ => Err(lost_race("the payment changed meanwhile")),
-    }
+    let updated = update.exec(tx.conn()).await.map_err(fault)?.rows_affected == 1;
+    Ok(updated.then_some(stored))
 }
 
 pub async fn find_command(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<MoneyCommand>, Fault> {
@@ -183,15 +191,14 @@ pub async fn find_command(conn: &impl ConnectionTrait, id: Uuid) -> Result<Optio
     row.map(MoneyCommand::try_from).transpose()
 }
 
-/// Stores a command.
+/// Stores a command; false if its id is taken.
 ///
 /// # Errors
-/// [`lost_race`] if its id was taken meanwhile: the transaction then runs again and finds it.
-pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault> {
+/// [`lost_race`] if another command like it came in at the same time: the transaction then runs again and finds it.
+pub async fn insert_command_unless_known(tx: &Tx, command: &MoneyCommand) -> Result<bool, Fault> {
     let insert = money_command::Entity::insert(command_row(command)?).on_conflict_do_nothing();
     match insert.exec_without_returning(tx.conn()).await {
-        Ok(TryInsertResult::Inserted(1)) => Ok(()),
-        Ok(_) => Err(lost_race("the command came in twice")),
+        Ok(inserted) => Ok(matches!(inserted, TryInsertResult::Inserted(1))),
         // PostgreSQL may find a concurrent repeat by the index on open commands before it finds it by its id.
         Err(error) if is_unique_violation(&error) => {
             Err(lost_race("the command, or another like it, came in at the same time"))
@@ -200,14 +207,27 @@ pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault
     }
 }
 
-/// Records the outcome of a command that was started and has none yet: false if it has one. **Everything** the provider says goes through here:
-/// its response, its webhook, and what the reconciler finds.
-pub async fn complete_started(tx: &Tx, id: Uuid, outcome: &Outcome) -> Result<bool, Fault> {
+/// Stores a command.
+///
+/// # Errors
+/// [`lost_race`] if its id was taken meanwhile: the transaction then runs again and finds it.
+pub async fn insert_command(tx: &Tx, command: &MoneyCommand) -> Result<(), Fault> {
+    if insert_command_unless_known(tx, command).await? {
+        Ok(())
+    } else {
+        Err(lost_race("the command came in twice"))
+    }
+}
+
+/// Records the outcome of a command that was started and has none yet, and returns the command; `None` if it has one. **Everything** the provider says
+/// goes through here: its response, its webhook, and what the reconciler finds.
+pub async fn complete_started(tx: &Tx, id: Uuid, outcome: &Outcome) -> Result<Option<MoneyCommand>, Fault> {
     let update = money_command::Entity::update_many()
         .set(completed_row(tx, outcome)?)
         .filter(money_command::Column::Id.eq(id))
         .filter(money_command::Column::State.eq(STARTED));
-    Ok(update.exec(tx.conn()).await.map_err(fault)?.rows_affected == 1)
+    let rows = update.exec_with_returning(tx.conn()).await.map_err(fault)?;
+    rows.into_iter().next().map(MoneyCommand::try_from).transpose()
 }
 
 /// Gives this outcome to every void of the payment that still waits.
@@ -261,20 +281,36 @@ pub async fn find_started(conn: &impl ConnectionTrait, payment_id: Uuid) -> Resu
     Ok(query.one(conn).await.map_err(fault)?.map(|row| row.id))
 }
 
-/// Commands started before `before` and still without an outcome, the oldest first, at most `limit`.
-pub async fn list_open(conn: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<Vec<Uuid>, Fault> {
-    let query = money_command::Entity::find()
+/// Commands started before `before` or after `now` and still without an outcome, the oldest first, after this position, at most `limit`. One that was
+/// started after `now` was started before the clock was set back.
+pub async fn list_open(
+    conn: &impl ConnectionTrait,
+    after: Option<(Timestamp, Uuid)>,
+    before: Timestamp,
+    now: Timestamp,
+    limit: u64,
+) -> Result<Vec<(Timestamp, Uuid)>, Fault> {
+    use money_command::Column;
+    let mut query = money_command::Entity::find()
         .filter(Expr::cust(IS_STARTED))
-        .filter(money_command::Column::StartedAt.lte(before.as_ms()))
-        .order_by_asc(money_command::Column::StartedAt)
+        .filter(
+            Condition::any()
+                .add(Column::StartedAt.lte(before.as_ms()))
+                .add(Column::StartedAt.gt(now.as_ms())),
+        )
+        .order_by_asc(Column::StartedAt)
+        .order_by_asc(Column::Id)
         .limit(limit);
-    Ok(query
-        .all(conn)
-        .await
-        .map_err(fault)?
-        .into_iter()
-        .map(|row| row.id)
-        .collect())
+    if let Some((started_at, id)) = after {
+        let position = Expr::tuple([Expr::value(started_at.as_ms()), Expr::value(id)]);
+        query = query.filter(Expr::tuple([Expr::col(Column::StartedAt), Expr::col(Column::Id)]).gt(position));
+    }
+    let rows = query.all(conn).await.map_err(fault)?;
+    let position = |row: money_command::Model| {
+        let started_at = Timestamp::from_ms(row.started_at.unwrap_or_default());
+        (started_at, row.id)
+    };
+    Ok(rows.into_iter().map(position).collect())
 }
 
 pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
@@ -321,25 +357,33 @@ const STARTED: &str = "started";
 /// The stored name of [`CommandState::Completed`].
 const COMPLETED: &str = "answered";
 
-fn row_of(payment: &Payment, now: Timestamp, version: i64) -> payment::ActiveModel {
+fn new_row(payment: &Payment, now: Timestamp) -> payment::ActiveModel {
     payment::ActiveModel {
         id: Set(payment.id),
         order_id: Set(payment.order_id),
         user_id: Set(payment.user_id),
-        status: Set(payment.status.into_str().to_owned()),
         amount: Set(payment.amount.amount),
         currency: Set(payment.amount.currency.clone()),
+        payment_method: Set(payment.method.clone()),
+        created_at: Set(payment.created_at.as_ms()),
+        ..changed_row(payment, now)
+    }
+}
+
+/// What a change of a payment can change.
+fn changed_row(payment: &Payment, now: Timestamp) -> payment::ActiveModel {
+    payment::ActiveModel {
+        status: Set(payment.status.into_str().to_owned()),
         authorised_amount: Set(payment.authorised),
         captured_amount: Set(payment.captured),
         refunded_amount: Set(payment.refunded),
         refunding_amount: Set(payment.refunding),
-        payment_method: Set(payment.method.clone()),
         provider_authorisation: Set(payment.authorisation.clone()),
         decline_code: Set(payment.decline_code.clone()),
         void_requested: Set(payment.void_requested),
-        created_at: Set(payment.created_at.as_ms()),
         updated_at: Set(now.as_ms()),
-        version: Set(version),
+        version: Set(payment.version),
+        ..Default::default()
     }
 }
 

@@ -86,16 +86,19 @@ impl Service {
         found.ok_or_else(|| Fault::not_found("shipment"))
     }
 
-    async fn schedule(&self, tx: &Tx, call: &Call, consignment: Consignment) -> Result<ShipmentReference, Fault> {
-        if store::find_of_order(tx.conn(), consignment.order_id).await?.is_some() {
+    async fn schedule(
+        &self,
+        tx: &Tx,
+        call: &Call,
+        id: Uuid,
+        consignment: Consignment,
+    ) -> Result<ShipmentReference, Fault> {
+        let shipment = Shipment::schedule(id, consignment, self.clock.now());
+        if !store::insert(tx.conn(), &shipment).await? {
             return Err(Fault::conflict("shipment_exists", "The order already has a shipment."));
         }
-        let shipment = Shipment::schedule(self.ids.new_id(), consignment, self.clock.now());
-        store::insert(tx.conn(), &shipment).await?;
         publish(tx, call, &shipment).await?;
-        Ok(ShipmentReference {
-            shipment_id: shipment.id.to_string(),
-        })
+        Ok(reference(id))
     }
 
     async fn cancel(&self, tx: &Tx, call: &Call, order_id: Uuid) -> Result<ShipmentCancellation, Fault> {
@@ -136,14 +139,15 @@ impl Service {
 impl Shipping for Service {
     async fn schedule_shipment(&self, call: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
         let consignment = consignment_of(&request)?;
-        let command = command(SCHEDULE, &request.command_id, &request)?;
+        let id = self.ids.new_id();
+        let command = command(SCHEDULE, &request.command_id, &request)?.expecting(&reference(id))?;
         let context = (self.clone(), call.clone(), consignment);
         let memory = once(
             &self.db,
             command,
             context,
-            |tx, (service, call, consignment)| async move {
-                service.schedule(&tx, &call, consignment).await.map(Outcome::Done)
+            move |tx, (service, call, consignment)| async move {
+                service.schedule(&tx, &call, id, consignment).await.map(Outcome::Done)
             },
         );
         let outcome = match memory.await? {
@@ -181,7 +185,7 @@ impl Shipping for Service {
 
     async fn ready_shipment(&self, call: &Call, request: ReadyShipment) -> Result<Readiness, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
-        let command = command(READY, &request.command_id, &request)?;
+        let command = command(READY, &request.command_id, &request)?.expecting(&Readiness {})?;
         let context = (self.clone(), call.clone());
         let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
             service.make_ready(&tx, &call, order_id).await.map(Outcome::Done)
@@ -215,6 +219,12 @@ fn completed<A>(memory: Memory<A>) -> Result<A, Fault> {
             "undone_without_undo",
             "a command that has no undo was undone",
         )),
+    }
+}
+
+fn reference(shipment: Uuid) -> ShipmentReference {
+    ShipmentReference {
+        shipment_id: shipment.to_string(),
     }
 }
 

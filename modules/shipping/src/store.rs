@@ -1,11 +1,10 @@
 //! Shipments as rows.
 
-use std::collections::HashMap;
-
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, is_unique_violation, lost_race, newest_ids_first};
+use banyan_durable::{fault, lost_race, newest_ids_first};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, TryInsertResult,
+    sea_query::Expr,
 };
 use shared_kernel::MaySee;
 use uuid::Uuid;
@@ -30,24 +29,10 @@ mod shipment {
         pub carrier: Option<String>,
         pub version: i64,
         pub created_at: i64,
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-mod step {
-    use sea_orm::entity::prelude::*;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "shipment_step")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub shipment_id: Uuid,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub version: i64,
-        pub status: String,
-        pub at: i64,
+        pub ready_at: Option<i64>,
+        pub dispatched_at: Option<i64>,
+        pub delivered_at: Option<i64>,
+        pub cancelled_at: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -60,8 +45,8 @@ pub struct Filter {
     pub order_id: Option<Uuid>,
 }
 
-/// Inserts a new shipment. If the order got one meanwhile, the transaction runs again and finds it.
-pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<(), Fault> {
+/// Inserts a new shipment; false if the order has one.
+pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<bool, Fault> {
     let row = shipment::ActiveModel {
         id: Set(new.id),
         order_id: Set(new.order_id),
@@ -73,50 +58,50 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<(), F
         carrier: Set(new.carrier.clone()),
         version: Set(new.version),
         created_at: Set(new.created_at.as_ms()),
+        ..Default::default()
     };
-    match shipment::Entity::insert(row).exec_without_returning(conn).await {
-        Err(error) if is_unique_violation(&error) => return Err(lost_race("the order got a shipment meanwhile")),
-        inserted => inserted.map_err(fault)?,
-    };
-    insert_last_step(conn, new).await
+    let inserted = shipment::Entity::insert(row)
+        .on_conflict_do_nothing_on([shipment::Column::OrderId])
+        .exec_without_returning(conn);
+    Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
 }
 
 /// Stores the change that led to `next`. If another change came first, the transaction runs again.
 pub async fn update(conn: &impl ConnectionTrait, next: &Shipment) -> Result<(), Fault> {
-    let updated = shipment::Entity::update_many()
-        .col_expr(shipment::Column::Status, Expr::value(next.status.into_str()))
-        .col_expr(
-            shipment::Column::TrackingNumber,
-            Expr::value(next.tracking_number.clone()),
-        )
-        .col_expr(shipment::Column::Carrier, Expr::value(next.carrier.clone()))
-        .col_expr(shipment::Column::Version, Expr::value(next.version))
-        .filter(shipment::Column::Id.eq(next.id))
-        .filter(shipment::Column::Version.eq(next.version - 1))
+    use shipment::Column;
+    let mut update = shipment::Entity::update_many()
+        .col_expr(Column::Status, Expr::value(next.status.into_str()))
+        .col_expr(Column::TrackingNumber, Expr::value(next.tracking_number.clone()))
+        .col_expr(Column::Carrier, Expr::value(next.carrier.clone()))
+        .col_expr(Column::Version, Expr::value(next.version));
+    let entered = next
+        .history
+        .last()
+        .and_then(|step| Some((time_of(step.status)?, step.at)));
+    if let Some((column, at)) = entered {
+        update = update.col_expr(column, Expr::value(at.as_ms()));
+    }
+    let updated = update
+        .filter(Column::Id.eq(next.id))
+        .filter(Column::Version.eq(next.version - 1))
         .exec(conn)
         .await
         .map_err(fault)?;
     if updated.rows_affected == 0 {
         return Err(lost_race("the shipment changed meanwhile"));
     }
-    insert_last_step(conn, next).await
+    Ok(())
 }
 
-async fn insert_last_step(conn: &impl ConnectionTrait, shipment: &Shipment) -> Result<(), Fault> {
-    let Some(last) = shipment.history.last() else {
-        return Ok(());
-    };
-    let row = step::ActiveModel {
-        shipment_id: Set(shipment.id),
-        version: Set(shipment.version),
-        status: Set(last.status.into_str().to_owned()),
-        at: Set(last.at.as_ms()),
-    };
-    step::Entity::insert(row)
-        .exec_without_returning(conn)
-        .await
-        .map_err(fault)?;
-    Ok(())
+/// The column with the time at which a shipment entered this status.
+fn time_of(status: Status) -> Option<shipment::Column> {
+    match status {
+        Status::Scheduled => None,
+        Status::Ready => Some(shipment::Column::ReadyAt),
+        Status::Dispatched => Some(shipment::Column::DispatchedAt),
+        Status::Delivered => Some(shipment::Column::DeliveredAt),
+        Status::Cancelled => Some(shipment::Column::CancelledAt),
+    }
 }
 
 /// The shipment, if it exists and `actor` may see it.
@@ -159,7 +144,8 @@ pub async fn list_all(
     }
     let query = newest_ids_first(query, shipment::Column::Id, page)?;
     let rows = query.all(conn).await.map_err(fault)?;
-    Ok(page.page(with_steps(conn, rows).await?, |shipment| shipment.id))
+    let shipments = rows.iter().map(shipment_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(page.page(shipments, |shipment| shipment.id))
 }
 
 async fn find_one(conn: &impl ConnectionTrait, condition: Condition) -> Result<Option<Shipment>, Fault> {
@@ -168,35 +154,23 @@ async fn find_one(conn: &impl ConnectionTrait, condition: Condition) -> Result<O
         .one(conn)
         .await
         .map_err(fault)?;
-    Ok(with_steps(conn, row.into_iter().collect()).await?.pop())
+    row.as_ref().map(shipment_of).transpose()
 }
 
-async fn with_steps(conn: &impl ConnectionTrait, rows: Vec<shipment::Model>) -> Result<Vec<Shipment>, Fault> {
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let steps = step::Entity::find()
-        .filter(step::Column::ShipmentId.is_in(rows.iter().map(|row| row.id)))
-        .order_by_asc(step::Column::Version)
-        .all(conn)
-        .await
-        .map_err(fault)?;
-    let mut histories: HashMap<Uuid, Vec<Step>> = HashMap::new();
-    for step in steps {
-        let entered = Step {
-            at: Timestamp::from_ms(step.at),
-            status: status_of(&step.status)?,
-        };
-        histories.entry(step.shipment_id).or_default().push(entered);
-    }
-    rows.into_iter()
-        .map(|row| shipment_of(&row, histories.remove(&row.id).unwrap_or_default()))
-        .collect()
-}
-
-fn shipment_of(row: &shipment::Model, mut history: Vec<Step>) -> Result<Shipment, Fault> {
-    // On PostgreSQL the steps are read after the row; a step that was inserted in between belongs to a later version.
-    history.truncate(usize::try_from(row.version).unwrap_or(usize::MAX));
+fn shipment_of(row: &shipment::Model) -> Result<Shipment, Fault> {
+    let entered = [
+        (Status::Scheduled, Some(row.created_at)),
+        (Status::Ready, row.ready_at),
+        (Status::Dispatched, row.dispatched_at),
+        (Status::Delivered, row.delivered_at),
+        (Status::Cancelled, row.cancelled_at),
+    ];
+    let history = entered.into_iter().filter_map(|(status, at)| {
+        Some(Step {
+            at: Timestamp::from_ms(at?),
+            status,
+        })
+    });
     Ok(Shipment {
         id: row.id,
         order_id: row.order_id,
@@ -206,7 +180,7 @@ fn shipment_of(row: &shipment::Model, mut history: Vec<Step>) -> Result<Shipment
         lines: of_json(&row.lines)?,
         tracking_number: row.tracking_number.clone(),
         carrier: row.carrier.clone(),
-        history,
+        history: history.collect(),
         created_at: Timestamp::from_ms(row.created_at),
         version: row.version,
     })

@@ -19,6 +19,7 @@ pub struct Command {
     id: String,
     fingerprint: String,
     keep_for: Option<Duration>,
+    expected: Option<String>,
 }
 
 impl Command {
@@ -31,7 +32,18 @@ impl Command {
             id: id.into(),
             fingerprint,
             keep_for: None,
+            expected: None,
         }
+    }
+
+    /// The result that the command nearly always has. It is stored when the command begins, so that it need not be stored at the end; another result then
+    /// replaces it.
+    ///
+    /// # Errors
+    /// `unwritable_answer` (internal) if the result is not JSON.
+    pub fn expecting(mut self, result: &impl Serialize) -> Result<Self, Fault> {
+        self.expected = Some(write_result(result)?);
+        Ok(self)
     }
 
     /// The time after which the command is forgotten. Without it the command is remembered for ever.
@@ -81,7 +93,10 @@ where
             }
             match work(tx.clone(), context).await? {
                 Outcome::Done(result) => {
-                    store_result(&tx, &command, &write_result(&result)?).await?;
+                    let written = write_result(&result)?;
+                    if command.expected.as_ref() != Some(&written) {
+                        store_result(&tx, &command, &written).await?;
+                    }
                     Ok(Memory::First(result))
                 }
                 // Leaves the transaction as an error, so that everything the work wrote is rolled back with it.
@@ -91,12 +106,15 @@ where
         .await;
     match attempt {
         Err(fault) if fault.code == REFUSAL => {
-            db.write((command, fault.detail), |tx, (command, result)| async move {
-                if !claim(&tx, &command, false).await? {
-                    return load(&tx, &command).await;
+            let refused = Command {
+                expected: Some(fault.detail),
+                ..command
+            };
+            db.write(refused, |tx, refused| async move {
+                match (claim(&tx, &refused, false).await?, &refused.expected) {
+                    (true, Some(result)) => Ok(Memory::First(read_result(result)?)),
+                    _ => load(&tx, &refused).await,
                 }
-                store_result(&tx, &command, &result).await?;
-                Ok(Memory::First(read_result(&result)?))
             })
             .await
         }
@@ -129,6 +147,7 @@ where
             id,
             fingerprint: String::new(),
             keep_for: None,
+            expected: None,
         };
         let absent = claim(&tx, &tombstone, true).await?;
         let took_part = !absent && !load_row(&tx, &tombstone).await?.tombstone;
@@ -168,13 +187,13 @@ fn write_result(result: &impl Serialize) -> Result<String, Fault> {
     serde_json::to_string(result).map_err(|error| Fault::internal("unwritable_answer", error.to_string()))
 }
 
-/// Inserts the command's row; false if there is one already. On PostgreSQL this waits for an equal command that is still running.
+/// Inserts the command's row, with the result it is expected to have; false if there is one already. On PostgreSQL this waits for an equal command that is still running.
 async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Fault> {
     let now = tx.clock().now();
     let expires_at = command.keep_for.map(|retention| now.plus(retention).as_ms());
     let inserted = tx
         .execute(
-            "insert into inbox (kind, id, fingerprint, tombstone, created_at, expires_at) values ($1, $2, $3, $4, $5, $6)
+            "insert into inbox (kind, id, fingerprint, tombstone, created_at, expires_at, answer) values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (kind, id) do nothing",
             [
                 command.kind.into(),
@@ -183,6 +202,7 @@ async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Faul
                 tombstone.into(),
                 now.as_ms().into(),
                 expires_at.into(),
+                command.expected.clone().into(),
             ],
         )
         .await?;

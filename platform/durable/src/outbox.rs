@@ -23,17 +23,21 @@ const BATCH: usize = 500;
 pub struct NewEvent {
     subject: String,
     kind: &'static str,
+    traceparent: Option<String>,
     data: Box<RawValue>,
 }
 
 impl NewEvent {
+    /// An event in the trace of `call`.
+    ///
     /// # Errors
     /// `unwritable_event` (internal) if the event is not JSON.
-    pub fn new<E: Event + Serialize>(subject: impl Into<String>, event: &E) -> Result<Self, Fault> {
+    pub fn new<E: Event + Serialize>(call: &Call, subject: impl Into<String>, event: &E) -> Result<Self, Fault> {
         let data = to_raw_value(event).map_err(|error| unwritable(&format!("{}: {error}", E::TYPE)))?;
         Ok(NewEvent {
             subject: subject.into(),
             kind: E::TYPE,
+            traceparent: call.trace.as_ref().map(ToString::to_string),
             data,
         })
     }
@@ -44,7 +48,7 @@ impl NewEvent {
 /// # Errors
 /// As any query; the caller's transaction then fails with it.
 pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, event: &E) -> Result<i64, Fault> {
-    let versions = append_all(tx, call, vec![NewEvent::new(subject, event)?]).await?;
+    let versions = append_all(tx, vec![NewEvent::new(call, subject, event)?]).await?;
     versions.first().copied().ok_or_else(no_version)
 }
 
@@ -53,13 +57,19 @@ pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, e
 ///
 /// # Errors
 /// As [`append`].
-pub async fn append_all(tx: &Tx, call: &Call, events: Vec<NewEvent>) -> Result<Vec<i64>, Fault> {
+pub async fn append_all(tx: &Tx, events: Vec<NewEvent>) -> Result<Vec<i64>, Fault> {
     let events: Vec<(Uuid, NewEvent)> = events.into_iter().map(|event| (tx.ids().new_id(), event)).collect();
     let mut places = next_places(tx, &events).await?;
-    let (now, traceparent) = (tx.clock().now(), call.trace.as_ref().map(ToString::to_string));
+    let now = tx.clock().now();
     let mut versions = Vec::with_capacity(events.len());
     let mut rows = Vec::with_capacity(events.len());
-    for (id, NewEvent { subject, kind, data }) in events {
+    for (id, event) in events {
+        let NewEvent {
+            subject,
+            kind,
+            traceparent,
+            data,
+        } = event;
         let place = places.get_mut(&subject).ok_or_else(no_version)?;
         let (version, previousid) = (place.version, place.previous_event_id.replace(id));
         place.version += 1;
@@ -74,7 +84,7 @@ pub async fn append_all(tx: &Tx, call: &Call, events: Vec<NewEvent>) -> Result<V
             datacontenttype: "application/json".to_owned(),
             version,
             previousid,
-            traceparent: traceparent.clone(),
+            traceparent,
             data,
         };
         rows.push((envelope, place.changed_at));

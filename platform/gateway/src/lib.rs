@@ -7,6 +7,7 @@ mod headers;
 mod proxy;
 mod routes;
 mod upstream;
+mod waits;
 
 use std::{sync::Arc, time::Duration};
 

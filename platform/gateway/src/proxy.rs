@@ -29,6 +29,7 @@ use hyper::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
+use uuid::Uuid;
 
 use banyan_remote::{
     balancing::{
@@ -43,6 +44,7 @@ use super::{
     Settings, headers,
     routes::{Found, Operation, RouteTable},
     upstream::{HttpConnector, Upstream, UpstreamRequest},
+    waits::Waits,
 };
 
 /// The maximum size of a response that [`Proxy::get_json`] reads.
@@ -55,6 +57,7 @@ const PROBLEM_MARGIN: Duration = Duration::from_secs(9);
 pub struct Proxy {
     table: RouteTable,
     clients: BTreeMap<&'static str, ModuleClient<HttpConnector>>,
+    waits: BTreeMap<&'static str, Waits>,
     settings: Settings,
     document: &'static str,
 }
@@ -85,6 +88,7 @@ impl Proxy {
             (*module, client)
         };
         let clients: BTreeMap<_, _> = modules.iter().map(client).collect();
+        let waits = modules.iter().map(|module| (*module, Waits::of(settings.concurrency)));
         // If every module is local, the table is never used.
         let table = if clients.is_empty() {
             RouteTable::default()
@@ -94,6 +98,7 @@ impl Proxy {
         Ok(Arc::new(Proxy {
             table,
             clients,
+            waits: waits.collect(),
             settings,
             document,
         }))
@@ -158,17 +163,23 @@ impl Proxy {
         request
             .extensions_mut()
             .insert(RouteTemplate(found.operation.template.clone()));
-        let wait = Prefer::extract(&request)
-            .await
-            .unwrap_or_default()
-            .wait
-            .unwrap_or_default();
-        TimeLimit::raise(&request, self.settings.timeout() + PROBLEM_MARGIN + wait);
-        if found.operation.reads_tokens {
-            refuse_bad_token(&request).await?;
-        }
+        let wait = Prefer::extract(&request).await.unwrap_or_default().wait;
+        TimeLimit::raise(
+            &request,
+            self.settings.timeout() + PROBLEM_MARGIN + wait.unwrap_or_default(),
+        );
+        let user = match found.operation.reads_tokens {
+            true => find_user(&request).await?,
+            false => None,
+        };
         let RawBody(body) = RawBody::from_request(&request, &mut payload).await?;
-        let upstream_request = upstream_request(&request, &found.operation, body)?;
+        let mut upstream_request = upstream_request(&request, &found.operation, body)?;
+        // Held until the response begins, as the permit of the module.
+        let permit = wait.and_then(|_| self.waits.get(found.module)?.try_acquire(user));
+        let wait = wait.filter(|_| permit.is_some()).unwrap_or_default();
+        if permit.is_none() {
+            upstream_request.headers.remove("prefer");
+        }
         let response = self.send(found.module, &upstream_request, wait).await?;
         Ok(response.into_response(self.settings.limits.response_silence))
     }
@@ -361,11 +372,13 @@ fn count(module: &'static str, outcome: &'static str) {
     metrics::counter!("banyan_gateway_attempts_total", "module" => module, "outcome" => outcome).increment(1);
 }
 
-/// Every module checks tokens itself; the gateway saves it the bad ones. A token that cannot be checked here, for want of keys, is forwarded.
-async fn refuse_bad_token(request: &HttpRequest) -> Result<(), Problem> {
+/// The user whose token the request carries. Every module checks tokens itself; the gateway saves it the bad ones. A token that cannot be checked here,
+/// for want of keys, is forwarded.
+async fn find_user(request: &HttpRequest) -> Result<Option<Uuid>, Problem> {
     match Anyone::extract(request).await {
+        Ok(anyone) => Ok(anyone.call().actor.user_id()),
         Err(Problem(fault)) if fault.kind == FaultKind::Unauthenticated => Err(Problem(fault)),
-        _ => Ok(()),
+        Err(_) => Ok(None),
     }
 }
 

@@ -160,9 +160,9 @@ impl Service {
                 reserved: item.reserved,
                 movement: moved.kind.into_str().to_owned(),
             };
-            NewEvent::new(format!("stock/{}", item.sku), &event)
+            NewEvent::new(call, format!("stock/{}", item.sku), &event)
         });
-        outbox::append_all(tx, call, events.collect::<Result<Vec<_>, Fault>>()?)
+        outbox::append_all(tx, events.collect::<Result<Vec<_>, Fault>>()?)
             .await
             .map(drop)
     }
@@ -197,9 +197,7 @@ impl Service {
             reason: None,
         };
         self.record(tx, call, moved).await?;
-        Ok(Outcome::Done(Reservation {
-            outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
-        }))
+        Ok(Outcome::Done(reserved()))
     }
 
     /// Makes a transition of a reservation and moves the stock of its lines.
@@ -240,10 +238,10 @@ impl Service {
     where
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let context = (self.clone(), call.clone(), done);
+        let context = (self.clone(), call.clone(), done.clone());
         let memory = banyan_durable::once(
             &self.db,
-            command,
+            command.expecting(&done)?,
             context,
             move |tx, (service, call, done)| async move {
                 let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
@@ -274,6 +272,12 @@ fn first_missing<'a>(lines: &'a Lines, moved: &[StockItem]) -> Option<(&'a Sku, 
     }
     let is_moved = |sku: &Sku| moved.binary_search_by(|item| item.sku.cmp(sku)).is_ok();
     lines.iter().find(|(sku, _)| !is_moved(sku))
+}
+
+fn reserved() -> Reservation {
+    Reservation {
+        outcome: Some(reservation::Outcome::Reserved(StockReserved {})),
+    }
 }
 
 fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
@@ -308,7 +312,7 @@ impl Inventory for Service {
         let context = (self.clone(), call.clone(), lines);
         let memory = banyan_durable::once(
             &self.db,
-            command,
+            command.expecting(&reserved())?,
             context,
             move |tx, (service, call, lines)| async move { service.reserve(&tx, &call, order_id, command_id, &lines).await },
         );
@@ -329,7 +333,7 @@ impl Inventory for Service {
         let (undone, context) = ((RESERVE_STOCK, undoes.to_string()), (self.clone(), call.clone()));
         banyan_durable::undo_once(
             &self.db,
-            undo,
+            undo.expecting(&StockRelease { released: true })?,
             undone,
             context,
             move |tx, (service, call), _| async move {

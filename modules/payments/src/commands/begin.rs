@@ -41,13 +41,12 @@ pub struct NewPayment {
 pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPayment) -> Result<Begun, Fault> {
     let context = (call.clone(), request, new);
     let begun = db.write(context, |tx, (call, request, new)| async move {
-        if let Some(begun) = find_begun(&tx, &request).await? {
-            return Ok(begun);
-        }
         let (id, now) = (tx.ids().new_id(), tx.clock().now());
         let payment = Payment::authorise(id, new.order_id, new.user_id, new.amount, new.method, now);
         let command = MoneyCommand::started(&request, &call, &payment, payment.amount.amount, now);
-        store::insert_command(&tx, &command).await?;
+        if !store::insert_command_unless_known(&tx, &command).await? {
+            return load_begun(&tx, &request).await;
+        }
         if !store::insert(&tx, &payment).await? {
             return Err(Fault::conflict("payment_exists", "This order already has a payment."));
         }
@@ -58,14 +57,23 @@ pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPa
 
 pub async fn capture(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
     let begun = db.write((call.clone(), request), move |tx, (call, request)| async move {
-        if let Some(begun) = find_begun(&tx, &request).await? {
-            return Ok(begun);
-        }
-        let payment = payment_of(&tx, order_id).await?;
+        // Nearly every capture is a new one, so a command that came before is only looked up if this one cannot begin.
+        let Some(payment) = store::find_of_order(tx.conn(), order_id).await? else {
+            let begun = find_begun(&tx, &request).await?;
+            return begun.ok_or_else(|| Fault::not_found("payment"));
+        };
         let command = MoneyCommand::started(&request, &call, &payment, payment.authorised, tx.clock().now());
         match payment.capture() {
-            Ok(payment) => start(&tx, command, payment).await,
-            Err(refusal) => refuse(&tx, command, refusal).await,
+            Ok(capturing) => {
+                if !store::insert_command_unless_known(&tx, &command).await? {
+                    return load_begun(&tx, &request).await;
+                }
+                Ok(started(command, store::update(&tx, capturing).await?))
+            }
+            Err(refusal) => match find_begun(&tx, &request).await? {
+                Some(begun) => Ok(begun),
+                None => refuse(&tx, command, refusal).await,
+            },
         }
     });
     begun.await
@@ -177,6 +185,12 @@ async fn find_begun(tx: &Tx, request: &CommandRequest) -> Result<Option<Begun>, 
     }))
 }
 
+/// Where the command stands whose id was found to be taken.
+async fn load_begun(tx: &Tx, request: &CommandRequest) -> Result<Begun, Fault> {
+    let begun = find_begun(tx, request).await?;
+    begun.ok_or_else(|| lost_race("a command's row was rolled back"))
+}
+
 async fn payment_of(tx: &Tx, order_id: Uuid) -> Result<Payment, Fault> {
     store::find_of_order(tx.conn(), order_id)
         .await?
@@ -196,8 +210,7 @@ async fn find_or_bury(tx: &Tx, authorisation: Uuid, order_id: Uuid) -> Result<Mo
 
 async fn start(tx: &Tx, command: MoneyCommand, payment: Payment) -> Result<Begun, Fault> {
     store::insert_command(tx, &command).await?;
-    store::update(tx, &payment).await?;
-    Ok(started(command, payment))
+    Ok(started(command, store::update(tx, payment).await?))
 }
 
 /// Stores a void that waits for another command of its payment.
@@ -205,7 +218,7 @@ async fn wait(tx: &Tx, void: MoneyCommand, payment: Payment) -> Result<Begun, Fa
     let for_command = store::find_started(tx.conn(), payment.id).await?;
     store::insert_command(tx, &void).await?;
     // Even if nothing changed: a transaction that records an outcome at the same time then loses the race, runs again and sees this void.
-    store::update(tx, &payment).await?;
+    store::update(tx, payment).await?;
     Ok(Begun::Waiting {
         void: void.id,
         for_command,

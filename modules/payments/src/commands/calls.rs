@@ -33,7 +33,7 @@ use crate::{
 /// The maximum number of concurrent calls to the provider: well below what providers allow one account. Further calls wait for a permit.
 const CONCURRENT_CALLS: usize = 64;
 
-/// A started command with its payment: everything the provider must know.
+/// A started command with its payment as it is stored: everything the provider must know.
 #[derive(Clone, Debug)]
 pub struct ProviderCall {
     pub command: MoneyCommand,
@@ -60,8 +60,8 @@ struct Worker {
 #[derive(Clone, Debug)]
 enum CallStatus {
     Running,
-    /// The outcome is recorded, or the provider could not be reached.
-    Ended,
+    /// The outcome is recorded, in this command if this call did it; or the provider could not be reached.
+    Ended(Option<Box<MoneyCommand>>),
     /// The call met a bug, and a repeat will meet it again.
     Broken(Fault),
 }
@@ -70,19 +70,20 @@ enum CallStatus {
 pub struct PendingCall(watch::Receiver<CallStatus>);
 
 impl PendingCall {
-    /// Waits until the outcome is recorded or the call has ended without one, at most until `deadline`. The stored command says whether it has an
-    /// outcome, whatever ended the wait.
+    /// Waits until the outcome is recorded or the call has ended without one, at most until `deadline`. Returns the command if this call recorded its
+    /// outcome. Otherwise the stored command says whether it has one, whatever ended the wait.
     ///
     /// # Errors
     /// The bug the call met, as an internal fault: the outcome remains unknown, so this is not a refusal.
-    pub async fn wait_until(mut self, deadline: Instant) -> Result<(), Fault> {
+    pub async fn wait_until(mut self, deadline: Instant) -> Result<Option<MoneyCommand>, Fault> {
         let ended = self.0.wait_for(|status| !matches!(status, CallStatus::Running));
         match tokio::time::timeout_at(deadline, ended).await {
             Ok(Ok(status)) => match &*status {
                 CallStatus::Broken(fault) => Err(fault.clone()),
-                CallStatus::Running | CallStatus::Ended => Ok(()),
+                CallStatus::Ended(command) => Ok(command.as_deref().cloned()),
+                CallStatus::Running => Ok(None),
             },
-            Ok(Err(_)) | Err(_) => Ok(()),
+            Ok(Err(_)) | Err(_) => Ok(None),
         }
     }
 }
@@ -113,7 +114,7 @@ impl ProviderCalls {
     /// Wakes those who wait for this command: its outcome was recorded without this call.
     pub fn notify_recorded(&self, command: Uuid) {
         if let Some(waiters) = self.running.lock().get(&command) {
-            waiters.send_replace(CallStatus::Ended);
+            waiters.send_replace(CallStatus::Ended(None));
         }
     }
 
@@ -128,7 +129,7 @@ impl ProviderCalls {
         let guard = RunningCall {
             calls: self.me.clone(),
             command,
-            end: CallStatus::Ended,
+            end: CallStatus::Ended(None),
         };
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
@@ -156,17 +157,18 @@ async fn run(
     };
     let work = async {
         match first {
-            Some(call) => worker.carry_out(&call).await,
+            Some(call) => worker.carry_out(call).await,
             None => worker.resolve(command).await,
         }
     };
     match tokio::time::timeout(timeout, work).await {
-        Ok(Ok(Some(void))) => {
-            if let Some(calls) = guard.calls.upgrade() {
+        Ok(Ok(Recorded::Now { command, void })) => {
+            if let Some((calls, void)) = guard.calls.upgrade().zip(void) {
                 calls.resolve(void);
             }
+            guard.end = CallStatus::Ended(Some(command));
         }
-        Ok(Ok(None)) => {}
+        Ok(Ok(Recorded::Before | Recorded::Unknown)) => {}
         Ok(Err(fault)) => {
             metrics::counter!("banyan_payments_provider_faults_total", "code" => fault.code.clone()).increment(1);
             if fault.is_transient() {
@@ -195,40 +197,33 @@ impl Drop for RunningCall {
     fn drop(&mut self) {
         if let Some(calls) = self.calls.upgrade() {
             let status = calls.running.lock().remove(&self.command);
-            status.map(|status| status.send_replace(std::mem::replace(&mut self.end, CallStatus::Ended)));
+            status.map(|status| status.send_replace(std::mem::replace(&mut self.end, CallStatus::Ended(None))));
         }
     }
 }
 
 impl Worker {
-    /// Calls the provider and records its response; returns the id of a void that this outcome has started.
-    async fn carry_out(&self, call: &ProviderCall) -> Result<Option<Uuid>, Fault> {
+    /// Calls the provider and records its response.
+    async fn carry_out(&self, call: ProviderCall) -> Result<Recorded, Fault> {
         let began = Instant::now();
-        let response = self.call(call).await?;
+        let response = self.call(&call).await?;
         metrics::histogram!("banyan_payments_provider_call_seconds", "kind" => call.command.kind.into_str())
             .record(began.elapsed().as_secs_f64());
-        self.record(call.command.id, response).await
+        record::record(&self.db, call.command.id, response, Some(call.payment)).await
     }
 
-    async fn resolve(&self, id: Uuid) -> Result<Option<Uuid>, Fault> {
+    async fn resolve(&self, id: Uuid) -> Result<Recorded, Fault> {
         let Some(command) = store::find_command(self.db.read(), id).await? else {
-            return Ok(None);
+            return Ok(Recorded::Unknown);
         };
         let (CommandState::Started, Some(payment)) = (&command.state, command.payment_id) else {
-            return Ok(None);
+            return Ok(Recorded::Before);
         };
         if let Some(response) = self.provider.find(id).await? {
-            return self.record(id, response).await;
+            return record::record(&self.db, id, response, None).await;
         }
         let payment = store::load(self.db.read(), payment).await?;
-        self.carry_out(&ProviderCall { command, payment }).await
-    }
-
-    async fn record(&self, id: Uuid, response: Response) -> Result<Option<Uuid>, Fault> {
-        match record::record(&self.db, id, response).await? {
-            Recorded::Now { void } => Ok(void),
-            Recorded::Before | Recorded::Unknown => Ok(None),
-        }
+        self.carry_out(ProviderCall { command, payment }).await
     }
 
     async fn call(&self, ProviderCall { command, payment }: &ProviderCall) -> Result<Response, Fault> {

@@ -20,38 +20,42 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// The outcome is known from now on. A void that waited for it has been started and must be sent.
-    Now { void: Option<Uuid> },
+    Now {
+        command: Box<MoneyCommand>,
+        void: Option<Uuid>,
+    },
     /// It was known, or is no longer awaited: nothing changed.
     Before,
     /// There is no such command.
     Unknown,
 }
 
-/// Records what the provider said about a command.
+/// Records what the provider said about a command. `payment` is the command's payment as the caller knows it, which saves loading it; it may have
+/// changed since.
 ///
 /// # Errors
 /// `unexpected_news`: the response fits no state the payment is in, which an operator must look into; nothing is changed.
-pub async fn record(db: &Db, id: Uuid, response: Response) -> Result<Recorded, Fault> {
+pub async fn record(db: &Db, id: Uuid, response: Response, payment: Option<Payment>) -> Result<Recorded, Fault> {
     let result = if matches!(response, Response::Accepted { .. }) {
         "accepted"
     } else {
         "declined"
     };
-    let recorded = db.write(response, move |tx, response| async move {
-        let Some(command) = store::find_command(tx.conn(), id).await? else {
-            return Ok(Recorded::Unknown);
+    let recorded = db.write((response, payment), move |tx, (response, payment)| async move {
+        let Some(command) = store::complete_started(&tx, id, &Outcome::from(&response)).await? else {
+            return Ok(match store::find_command(tx.conn(), id).await? {
+                Some(_) => Recorded::Before,
+                None => Recorded::Unknown,
+            });
         };
-        let (CommandState::Started, Some(payment_id)) = (&command.state, command.payment_id) else {
-            return Ok(Recorded::Before);
-        };
-        if !store::complete_started(&tx, id, &Outcome::from(&response)).await? {
-            return Ok(Recorded::Before);
-        }
-        let payment = store::load(tx.conn(), payment_id).await?;
         let update = command.update(&response);
-        let void = apply(&tx, &command, &payment, &update).await?;
-        tx.wake(topic(payment_id));
-        Ok(Recorded::Now { void })
+        let (payment, voids) = update_payment(&tx, &command, payment, &update).await?;
+        let void = follow_up(&tx, &command, &payment, &update, voids).await?;
+        tx.wake(topic(payment.id));
+        Ok(Recorded::Now {
+            command: Box::new(command),
+            void,
+        })
     });
     let recorded = recorded.await?;
     if let Recorded::Now { .. } = recorded {
@@ -60,31 +64,62 @@ pub async fn record(db: &Db, id: Uuid, response: Response) -> Result<Recorded, F
     Ok(recorded)
 }
 
+/// Records what a webhook reports. Nearly always the provider's response came first: a read finds that out, and no transaction is opened.
+///
+/// # Errors
+/// As [`record()`].
+pub async fn record_webhook(db: &Db, id: Uuid, response: Response) -> Result<Recorded, Fault> {
+    match store::find_command(db.read(), id).await? {
+        None => Ok(Recorded::Unknown),
+        Some(command) if command.state == CommandState::Started => record(db, id, response, None).await,
+        Some(_) => Ok(Recorded::Before),
+    }
+}
+
 /// The subject of a payment's events, and the topic that wakes those who wait for it.
 pub fn topic(payment: Uuid) -> String {
     format!("payment/{payment}")
 }
 
-async fn apply(
+/// Applies the update to the payment as the caller knew it, or as it is stored if it has changed since.
+async fn update_payment(
     tx: &Tx,
     command: &MoneyCommand,
-    payment: &Payment,
+    known: Option<Payment>,
     update: &PaymentUpdate,
-) -> Result<Option<Uuid>, Fault> {
+) -> Result<(Payment, Voids), Fault> {
+    if let Some(Ok(applied)) = known.map(|payment| payment.apply(update))
+        && let Some(payment) = store::update_unless_changed(tx, applied.payment).await?
+    {
+        return Ok((payment, applied.voids));
+    }
+    let payment = command
+        .payment_id
+        .ok_or_else(|| Fault::internal("payment_lost", "a started command has no payment"))?;
+    let payment = store::load(tx.conn(), payment).await?;
     let applied = payment.apply(update).map_err(|_| {
         let (id, status) = (payment.id, payment.status.into_str());
         let detail = format!("payment {id} is {status}, and command {} brings {update:?}", command.id);
         Fault::internal("unexpected_news", detail)
     })?;
-    let after = applied.payment;
-    store::update(tx, &after).await?;
-    let moved = ledger::transaction_of(update, &after)
+    Ok((store::update(tx, applied.payment).await?, applied.voids))
+}
+
+/// What an update of a payment brings with it: the ledger, the event, and the voids that waited; returns a void to be sent.
+async fn follow_up(
+    tx: &Tx,
+    command: &MoneyCommand,
+    after: &Payment,
+    update: &PaymentUpdate,
+    voids: Voids,
+) -> Result<Option<Uuid>, Fault> {
+    let moved = ledger::transaction_of(update, after)
         .map_err(|error| Fault::internal("ledger_unbalanced", error.to_string()))?;
     if let Some(transaction) = moved {
         ledger::store::append(tx, after.id, command.id, &transaction).await?;
     }
-    publish(tx, command, &after, update).await?;
-    match applied.voids {
+    publish(tx, command, after, update).await?;
+    match voids {
         Voids::Untouched => Ok(None),
         Voids::Start => store::start_requested_void(tx, after.id).await.map(Some),
         Voids::Done => store::complete_voids(tx, after.id, &Outcome::Accepted)

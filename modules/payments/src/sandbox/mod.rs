@@ -161,10 +161,36 @@ impl Request {
         }
     }
 
+    /// The response unless the books say otherwise.
+    fn expected_response(&self, key: Uuid) -> Response {
+        match self {
+            Request::Authorise(wanted) => match authorisation_of(&wanted.method) {
+                Ok(()) => Response::Accepted {
+                    id: effect_id(Kind::Authorise, key),
+                },
+                Err(decline) => decline.into(),
+            },
+            other => Response::Accepted {
+                id: effect_id(other.kind(), key),
+            },
+        }
+    }
+
     /// The same key with another fingerprint is refused.
     fn fingerprint(&self) -> String {
         fingerprint(format!("{self:?}").as_bytes())
     }
+}
+
+/// The provider's name for the effect of a request.
+fn effect_id(kind: Kind, key: Uuid) -> String {
+    let kind = match kind {
+        Kind::Authorise => "auth",
+        Kind::Capture => "cap",
+        Kind::Void => "void",
+        Kind::Refund => "re",
+    };
+    format!("{kind}_{}", key.simple())
 }
 
 /// Whether a payment method can be authorised.

@@ -6,8 +6,9 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
 use shared_kernel::Money;
 use uuid::Uuid;
 
-use super::{Decline, Request, authorisation_of};
+use super::{Decline, Request, effect_id};
 use crate::{
+    commands::Kind,
     ledger,
     provider::{AuthorisationRequest, Response, Totals},
 };
@@ -113,33 +114,50 @@ enum Attempt {
 /// Carries out a request, unless its key was seen before; then the response is the same as then.
 pub(super) async fn carry_out(books: &Db, key: Uuid, request: Request) -> Result<Done, Fault> {
     let attempt = books.write(request, move |tx, request| async move {
-            let (kind, fingerprint) = (request.kind().into_str(), request.fingerprint());
-            let now = tx.clock().now().as_ms();
-            let claim = "insert into request (key, kind, fingerprint, created_at) values ($1, $2, $3, $4) on conflict (key) do nothing";
-            if execute(&tx, claim, [key.into(), kind.into(), fingerprint.as_str().into(), now.into()]).await? == 0 {
-                return replay(&tx, key, &fingerprint).await.map(Attempt::Done);
-            }
-            let response = match request {
-                Request::Authorise(wanted) => authorise(&tx, key, &wanted).await?,
-                Request::Capture { authorisation, amount } => match capture(&tx, key, &authorisation, &amount).await? {
-                    Some(response) => response,
-                    None => {
-                        execute(&tx, "delete from request where key = $1", [key.into()]).await?;
-                        return Ok(Attempt::Failed);
-                    }
-                },
-                Request::Void { authorisation } => void(&tx, key, &authorisation).await?,
-                Request::Refund { authorisation, amount } => refund(&tx, key, &authorisation, &amount).await?,
-            };
-            let json = serde_json::to_string(&response);
-            let json = json.map_err(|error| Fault::internal("unwritable_answer", error.to_string()))?;
-            execute(&tx, "update request set answer = $2 where key = $1", [key.into(), json.into()]).await?;
-            Ok(Attempt::Done(Done { response, first: true }))
-        });
+        // The record of the key is stored with the response that most requests get, and corrected for the others.
+        let expected = request.expected_response(key);
+        if !claim(&tx, key, &request, &expected).await? {
+            return replay(&tx, key, &request.fingerprint()).await.map(Attempt::Done);
+        }
+        let response = match &request {
+            Request::Authorise(wanted) => authorise(&tx, key, wanted, &expected).await?,
+            Request::Capture { authorisation, amount } => match capture(&tx, key, authorisation, amount).await? {
+                Some(response) => response,
+                None => {
+                    execute(&tx, "delete from request where key = $1", [key.into()]).await?;
+                    return Ok(Attempt::Failed);
+                }
+            },
+            Request::Void { authorisation } => void(&tx, key, authorisation).await?,
+            Request::Refund { authorisation, amount } => refund(&tx, key, authorisation, amount).await?,
+        };
+        if response != expected {
+            let correct = "update request set answer = $2 where key = $1";
+            execute(&tx, correct, [key.into(), write(&response)?.into()]).await?;
+        }
+        Ok(Attempt::Done(Done { response, first: true }))
+    });
     match attempt.await? {
         Attempt::Done(done) => Ok(done),
         Attempt::Failed => Err(Fault::unavailable("The sandbox provider responded with 503.")),
     }
+}
+
+/// Stores the record of a key; false if the key was seen before.
+async fn claim(tx: &Tx, key: Uuid, request: &Request, response: &Response) -> Result<bool, Fault> {
+    let sql = "insert into request (key, kind, fingerprint, answer, created_at) values ($1, $2, $3, $4, $5) on conflict (key) do nothing";
+    let values = [
+        key.into(),
+        request.kind().into_str().into(),
+        request.fingerprint().into(),
+        write(response)?.into(),
+        tx.clock().now().as_ms().into(),
+    ];
+    Ok(execute(tx, sql, values).await? == 1)
+}
+
+fn write(response: &Response) -> Result<String, Fault> {
+    serde_json::to_string(response).map_err(|error| Fault::internal("unwritable_answer", error.to_string()))
 }
 
 pub async fn find_response(books: &Db, key: Uuid) -> Result<Option<Response>, Fault> {
@@ -181,63 +199,43 @@ async fn replay(tx: &Tx, key: Uuid, fingerprint: &str) -> Result<Done, Fault> {
     })
 }
 
-async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest) -> Result<Response, Fault> {
-    if let Err(decline) = authorisation_of(&wanted.method) {
-        return Ok(decline.into());
+async fn authorise(tx: &Tx, key: Uuid, wanted: &AuthorisationRequest, expected: &Response) -> Result<Response, Fault> {
+    if let Response::Accepted { id } = expected {
+        execute(
+            tx,
+            "insert into authorisation (id, key, order_id, amount, currency, payment_method, status, failed_captures, created_at)
+             values ($1, $2, $3, $4, $5, $6, 'authorised', 0, $7)",
+            [
+                id.as_str().into(),
+                key.into(),
+                wanted.order_id.into(),
+                wanted.amount.amount.into(),
+                wanted.amount.currency.as_str().into(),
+                wanted.method.as_str().into(),
+                tx.clock().now().as_ms().into(),
+            ],
+        )
+        .await?;
     }
-    let id = format!("auth_{}", key.simple());
-    execute(
-        tx,
-        "insert into authorisation (id, key, order_id, amount, currency, payment_method, status, failed_captures, created_at)
-         values ($1, $2, $3, $4, $5, $6, 'authorised', 0, $7)",
-        [
-            id.as_str().into(),
-            key.into(),
-            wanted.order_id.into(),
-            wanted.amount.amount.into(),
-            wanted.amount.currency.as_str().into(),
-            wanted.method.as_str().into(),
-            tx.clock().now().as_ms().into(),
-        ],
-    )
-    .await?;
-    Ok(Response::Accepted { id })
+    Ok(expected.clone())
 }
 
 /// `None`: it fails this time, with a 503.
 async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Result<Option<Response>, Fault> {
-    let Some(known) = load(tx, authorisation).await? else {
-        return Ok(Some(UNKNOWN.into()));
+    let Some(known) = end(tx, authorisation, "captured").await? else {
+        return Ok(Some(why_not_open(tx, authorisation).await?.into()));
     };
-    if known.payment_method == "pm_card_capture_declined" {
-        return Ok(Some(
-            Decline("capture_declined", "The issuer refused the capture.").into(),
-        ));
-    }
-    if known.payment_method == "pm_card_capture_fails_once" && known.failed_captures == 0 {
-        execute(
-            tx,
-            "update authorisation set failed_captures = 1 where id = $1",
-            [authorisation.into()],
-        )
-        .await?;
+    let open_again =
+        "update authorisation set status = 'authorised', failed_captures = failed_captures + $2 where id = $1";
+    if known.fails_this_time() {
+        execute(tx, open_again, [authorisation.into(), 1_i64.into()]).await?;
         return Ok(None);
     }
-    if amount.currency != known.currency || amount.amount > known.amount {
-        return Ok(Some(
-            Decline(
-                "exceeds_authorised",
-                "No more than what was authorised can be captured.",
-            )
-            .into(),
-        ));
+    if let Err(decline) = known.may_capture(amount) {
+        execute(tx, open_again, [authorisation.into(), 0_i64.into()]).await?;
+        return Ok(Some(decline.into()));
     }
-    if !change_status(tx, authorisation, "captured").await? {
-        return Ok(Some(
-            Decline("not_authorised", "This authorisation was captured or voided before.").into(),
-        ));
-    }
-    let id = format!("cap_{}", key.simple());
+    let id = effect_id(Kind::Capture, key);
     let insert =
         "insert into capture (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
@@ -245,13 +243,10 @@ async fn capture(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Res
 }
 
 async fn void(tx: &Tx, key: Uuid, authorisation: &str) -> Result<Response, Fault> {
-    if load(tx, authorisation).await?.is_none() {
-        return Ok(UNKNOWN.into());
+    if end(tx, authorisation, "voided").await?.is_none() {
+        return Ok(why_not_open(tx, authorisation).await?.into());
     }
-    if !change_status(tx, authorisation, "voided").await? {
-        return Ok(Decline("not_authorised", "This authorisation was captured or voided before.").into());
-    }
-    let id = format!("void_{}", key.simple());
+    let id = effect_id(Kind::Void, key);
     let insert = "insert into void (id, key, authorisation_id, created_at) values ($1, $2, $3, $4)";
     record(tx, insert, &id, key, authorisation, None).await?;
     Ok(Response::Accepted { id })
@@ -274,7 +269,7 @@ async fn refund(tx: &Tx, key: Uuid, authorisation: &str, amount: &Money) -> Resu
     if amount.currency != remaining.currency || amount.amount > remaining.left_over {
         return Ok(Decline("exceeds_captured", "No more than what was captured can be refunded.").into());
     }
-    let id = format!("re_{}", key.simple());
+    let id = effect_id(Kind::Refund, key);
     let insert =
         "insert into refund (id, key, authorisation_id, amount, currency, created_at) values ($1, $2, $3, $4, $5, $6)";
     record(tx, insert, &id, key, authorisation, Some(amount)).await?;
@@ -299,15 +294,39 @@ struct Authorisation {
     failed_captures: i64,
 }
 
-async fn load(tx: &Tx, id: &str) -> Result<Option<Authorisation>, Fault> {
-    let sql = "select amount, currency, payment_method, failed_captures from authorisation where id = $1";
-    find_one(tx, sql, [id.into()]).await
+impl Authorisation {
+    /// This card's first capture fails.
+    fn fails_this_time(&self) -> bool {
+        self.payment_method == "pm_card_capture_fails_once" && self.failed_captures == 0
+    }
+
+    fn may_capture(&self, amount: &Money) -> Result<(), Decline> {
+        if self.payment_method == "pm_card_capture_declined" {
+            return Err(Decline("capture_declined", "The issuer refused the capture."));
+        }
+        if amount.currency != self.currency || amount.amount > self.amount {
+            return Err(Decline(
+                "exceeds_authorised",
+                "No more than what was authorised can be captured.",
+            ));
+        }
+        Ok(())
+    }
 }
 
-/// Ends an authorisation that is still open; false if it is not.
-async fn change_status(tx: &Tx, id: &str, status: &str) -> Result<bool, Fault> {
-    let sql = "update authorisation set status = $2 where id = $1 and status = 'authorised'";
-    Ok(execute(tx, sql, [id.into(), status.into()]).await? == 1)
+/// Ends an authorisation that is still open, and returns it; `None` if it is not open.
+async fn end(tx: &Tx, id: &str, status: &str) -> Result<Option<Authorisation>, Fault> {
+    let sql = "update authorisation set status = $2 where id = $1 and status = 'authorised'
+               returning amount, currency, payment_method, failed_captures";
+    find_one(tx, sql, [id.into(), status.into()]).await
+}
+
+async fn why_not_open(tx: &Tx, id: &str) -> Result<Decline, Fault> {
+    let sql = "select amount, currency, payment_method, failed_captures from authorisation where id = $1";
+    let known = find_one::<Authorisation, 1>(tx, sql, [id.into()]).await?;
+    Ok(known.map_or(UNKNOWN, |_| {
+        Decline("not_authorised", "This authorisation was captured or voided before.")
+    }))
 }
 
 async fn record(

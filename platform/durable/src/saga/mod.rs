@@ -203,7 +203,8 @@ pub async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Re
     Ok(found)
 }
 
-/// Whether at least `count` sagas of this kind are running or compensating. Parked ones wait for an operator, cost nothing and do not count.
+/// Whether at least `count` sagas of this kind are running. Those that are compensated do not count: they may have to wait for a module that is away, and
+/// what is refused meanwhile would not help them. Parked ones wait for an operator, cost nothing and do not count.
 ///
 /// It reads at most `count` rows and locks none: several callers that check before they start a saga may together start a few more.
 ///

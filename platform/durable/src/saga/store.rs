@@ -352,12 +352,12 @@ pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
 const END_ALL_LEASES: &str =
     "update saga set lease_until = 0 where state in ('running', 'compensating') and lease_until > 0";
 
-/// Whether there are at least `count` running or compensating sagas of this kind.
+/// Whether there are at least `count` running sagas of this kind.
 pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
     let Some(before) = count.checked_sub(1) else {
         return Ok(true);
     };
-    let sql = "select id from saga where state in ('running', 'compensating') and kind = $1 limit 1 offset $2";
+    let sql = "select id from saga where state = 'running' and kind = $1 limit 1 offset $2";
     let values = [Value::from(kind), ms(before).into()];
     let found: Option<Uuid> = query::scalar(db.read(), sql, values).await?;
     Ok(found.is_some())

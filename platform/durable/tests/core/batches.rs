@@ -15,12 +15,13 @@ use crate::harness::{Noted, outbox_of, quick};
 async fn append_all(db: &Db, subjects: &[&str]) -> Result<Vec<i64>, Fault> {
     let subjects: Vec<String> = subjects.iter().map(|subject| (*subject).to_owned()).collect();
     let appended = db.write(subjects, |tx, subjects| async move {
+        let call = Call::by_module("orders");
         let events = subjects.iter().enumerate().map(|(number, subject)| {
             let text = format!("{subject} {number}");
-            NewEvent::new(subject, &Noted { text })
+            NewEvent::new(&call, subject, &Noted { text })
         });
         let events = events.collect::<Result<Vec<_>, _>>()?;
-        outbox::append_all(&tx, &Call::by_module("orders"), events).await
+        outbox::append_all(&tx, events).await
     });
     appended.await
 }

@@ -71,6 +71,44 @@ async fn a_command_is_carried_out_once_and_then_returns_its_remembered_result() 
 }
 
 #[tokio::test]
+async fn a_command_is_remembered_with_its_result_whatever_was_expected() {
+    on_both("durable", |db| async move {
+        let outcomes = [
+            ("c-1", Outcome::Done("reserved")),
+            ("c-2", Outcome::Done("something else")),
+            ("c-3", Outcome::Refused("sold out")),
+        ];
+        for (id, outcome) in outcomes {
+            let carry_out = async || {
+                let command = Command::new("reserve", id, b"x").expecting(&"reserved").unwrap();
+                let outcome = match &outcome {
+                    Outcome::Done(result) => Outcome::Done((*result).to_owned()),
+                    Outcome::Refused(result) => Outcome::Refused((*result).to_owned()),
+                };
+                let memory = once(&db, command, outcome, |_, outcome| async move { Ok(outcome) });
+                memory.await.unwrap()
+            };
+            let (Outcome::Done(result) | Outcome::Refused(result)) = outcome.clone();
+            assert_eq!(carry_out().await, Memory::First(result.to_owned()));
+            assert_eq!(carry_out().await, Memory::Again(result.to_owned()));
+        }
+        let failed: Result<Memory<String>, Fault> = {
+            let command = Command::new("reserve", "c-4", b"x").expecting(&"reserved").unwrap();
+            once(
+                &db,
+                command,
+                (),
+                |_, ()| async move { Err(Fault::unavailable("not now")) },
+            )
+            .await
+        };
+        assert_eq!(failed.unwrap_err().code, "unavailable");
+        assert_eq!(count(&db, "select count(*) from inbox where id = 'c-4'").await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_command_is_remembered_for_ever_unless_it_has_a_retention() {
     on_both("durable", |db| async move {
         with_table(&db).await;

@@ -387,6 +387,22 @@ async fn active_sagas_are_counted_and_parked_ones_are_not() {
     .await;
 }
 
+/// While the provider is away the undos of old orders wait for it; that must not close the shop to new ones.
+#[tokio::test]
+async fn sagas_that_are_compensated_do_not_count_as_under_way() {
+    on_both_with("orders", quick(), |db| async move {
+        let harness = Harness::new(&db);
+        harness.remote.script("order-1", "authorise/do", [refuse()]);
+        harness.remote.script("order-1", "reserve/undo", [unavailable_for(FAR)]);
+        let running = harness.run();
+        let id = harness.start("order-1").await;
+        harness.until(id, SagaState::Compensating).await;
+        assert!(!saga::at_least_under_way::<Script>(&db, 1).await.unwrap());
+        running.stop().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_log_that_has_become_long_moves_and_stays_whole() {
     on_both_with("orders", quick(), |db| async move {

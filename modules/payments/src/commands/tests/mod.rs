@@ -2,7 +2,9 @@
 
 mod crash;
 mod races;
+mod reconciling;
 mod refunds;
+mod statements;
 
 use std::{
     collections::VecDeque,
