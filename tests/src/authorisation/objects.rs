@@ -202,6 +202,7 @@ impl Objects {
             ("{refund_id}", &self.refund),
             ("{sku}", &self.sku),
             ("{module}", module),
+            ("{undo}", "refund_payment"),
             ("{listener}", "catalog"),
             ("{provider}", "sandbox"),
             ("{owner}", &self.owner),

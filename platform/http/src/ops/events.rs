@@ -60,8 +60,7 @@ async fn show_outbox_event(_ops: Ops, path: Path<InModule>, modules: Data<Module
     Ok(HttpResponse::Ok().json(event))
 }
 
-/// Events that a module could not handle and that hold back their subject, newest first: dead letters, and events it has been trying to handle for more
-/// than ten minutes.
+/// Events that hold back their subject because a module could not handle them, or has tried to for ten minutes; newest first.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
     responses((status = 200, description = "Dead letters", body = Listed<DeadLetter>)), security(("bearer" = [])))]
 #[get("/ops/{module}/dead-letters")]
