@@ -40,6 +40,7 @@ mod settings;
 mod sqlite;
 mod time;
 mod tx;
+mod watch;
 
 pub use audit::{audit, audit_operator};
 pub use db::{Change, Db, Storage, changed, migration_connection};
@@ -59,3 +60,4 @@ pub use saga::{
 pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::{MachineryLimits, Settings};
 pub use tx::Tx;
+pub use watch::{Watcher, Watchers};

@@ -14,6 +14,7 @@ mod operators;
 mod reactions;
 mod together;
 mod upgrades;
+mod watching;
 mod went_back;
 mod writing;
 mod writing_postgres;
