@@ -21,11 +21,13 @@ mod horizon;
 mod lease;
 mod list;
 mod listen;
+mod listeners;
 mod machinery;
 pub mod migrate;
 mod once;
 mod ops;
 pub mod outbox;
+mod overdue;
 #[cfg(test)]
 mod plan;
 mod postgres;
@@ -48,7 +50,7 @@ pub use list::{newest_first, newest_ids_first};
 pub use machinery::{Feeds, Machinery, Seed};
 pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
-pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Listener, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
 pub use saga::{
     Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,

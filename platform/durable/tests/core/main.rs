@@ -1,10 +1,12 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
+mod absence;
 mod batches;
 mod catch_up;
 mod clocks;
 mod commands;
 mod events;
+mod feeds;
 mod growth;
 mod harness;
 mod leases;
@@ -12,7 +14,9 @@ mod migrations;
 mod operators;
 mod reactions;
 mod together;
+mod upgrades;
 mod watching;
+mod went_back;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;
