@@ -6,9 +6,7 @@ use std::str::FromStr;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, newest_ids_first};
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TryInsertResult,
-};
+use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, TryInsertResult};
 use shared_kernel::MaySee;
 use uuid::Uuid;
 

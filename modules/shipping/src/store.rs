@@ -3,7 +3,7 @@
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race, newest_ids_first};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, TryInsertResult,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, TryInsertResult,
     sea_query::Expr,
 };
 use shared_kernel::MaySee;
