@@ -26,8 +26,8 @@ use banyan_remote::{
     grpc::{Callee, MESSAGE_BYTES, Remotes, Served, ServedModule, serve},
 };
 use inventory_contract::{
-    CommitStock, FindStock, FoundStock, Inventory, LocalInventory, ReleaseStock, Reservation, ReserveStock,
-    RestockOrder, Restocking, ServedInventory, StockCommitment, StockLevel, StockRelease,
+    CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, Inventory, LocalInventory, ReleaseStock,
+    Reservation, ReserveStock, RestockOrder, Restocking, ServedInventory, StockCommitment, StockLevel, StockRelease,
     inventory_client::InventoryClient,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -73,6 +73,10 @@ impl Inventory for FixedInventory {
 
     async fn restock_order(&self, _: &Call, _: RestockOrder) -> Result<Restocking, Fault> {
         Ok(Restocking::default())
+    }
+
+    async fn find_reservation(&self, _: &Call, _: FindReservation) -> Result<FoundReservation, Fault> {
+        Ok(FoundReservation::default())
     }
 
     async fn find_stock(&self, call: &Call, request: FindStock) -> Result<FoundStock, Fault> {

@@ -16,6 +16,7 @@ mod generator;
 mod glossary;
 mod harness;
 mod isolation;
+mod leftovers;
 mod load;
 mod openapi;
 mod plain_english;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         plain_english::trials(),
         deploy::trials(),
         generator::trials(),
+        leftovers::trials(),
         crash::trials(),
         split::trials(),
     ];

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use banyan_core::{Call, Fault};
 use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
 use inventory_contract::{
-    CommitStock, FindStock, FoundStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking,
-    StockCommitment, StockLevel, StockRelease, StockReserved, reservation,
+    CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, Inventory, ReleaseStock, Reservation,
+    ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, StockReserved, reservation,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -97,6 +97,10 @@ impl Inventory for Stock {
 
     async fn restock_order(&self, call: &Call, _: RestockOrder) -> Result<Restocking, Fault> {
         self.respond(call, Restocking::default()).await
+    }
+
+    async fn find_reservation(&self, call: &Call, _: FindReservation) -> Result<FoundReservation, Fault> {
+        self.respond(call, FoundReservation::default()).await
     }
 
     async fn find_stock(&self, call: &Call, request: FindStock) -> Result<FoundStock, Fault> {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use banyan_core::{Call, FaultKind, RandomIds, SystemClock};
+use banyan_core::{Actor, Call, FaultKind, OPERATOR, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, published};
+use banyan_durable_testing::{audited, on_both, published};
 use banyan_http_testing::{Site, post};
 use inventory::{Needs, Offers, start};
 use inventory_contract::{
-    CommitStock, FindStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder, StockLevel,
-    StockLevelChanged, StockLine, reservation::Outcome,
+    CommitStock, FindReservation, FindStock, Inventory, ReleaseStock, Reservation, ReserveStock, RestockOrder,
+    StockLevel, StockLevelChanged, StockLine, reservation::Outcome,
 };
 use serde_json::json;
 use shared_kernel::Role;
@@ -28,6 +28,10 @@ async fn open(db: Db) -> Offers {
 
 /// An inventory with 10 of `tea-01` and 5 of `tea-02`, received by staff.
 async fn stocked(db: Db) -> Arc<dyn Inventory> {
+    stocked_module(db).await.contract
+}
+
+async fn stocked_module(db: Db) -> Offers {
     let offers = open(db).await;
     let site = Site::of(offers.routes.clone());
     for (sku, quantity) in [("tea-01", 10), ("tea-02", 5)] {
@@ -41,7 +45,7 @@ async fn stocked(db: Db) -> Arc<dyn Inventory> {
             .await;
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
-    offers.contract
+    offers
 }
 
 fn saga() -> Call {
@@ -69,6 +73,7 @@ fn release(reserved: &ReserveStock) -> ReleaseStock {
         command_id: id(),
         undoes: reserved.command_id.clone(),
         order_id: reserved.order_id.clone(),
+        ..ReleaseStock::default()
     }
 }
 
@@ -83,6 +88,7 @@ fn restock(order: &str) -> RestockOrder {
     RestockOrder {
         command_id: id(),
         order_id: order.to_owned(),
+        ..RestockOrder::default()
     }
 }
 
@@ -388,6 +394,115 @@ async fn an_invalid_command_is_refused() {
             let fault = inventory.reserve_stock(&saga(), bad).await.unwrap_err();
             assert_eq!((fault.kind, fault.code.as_str()), (FaultKind::Invalid, code));
         }
+    })
+    .await;
+}
+
+/// The state of the order's reservation, as `actor` sees it.
+async fn reservation_state(inventory: &dyn Inventory, call: &Call, order: &str) -> Option<String> {
+    let request = FindReservation {
+        order_id: order.to_owned(),
+    };
+    let found = inventory.find_reservation(call, request).await.unwrap();
+    found.reservation.map(|reservation| reservation.state)
+}
+
+#[tokio::test]
+async fn an_operator_releases_and_restocks_as_a_saga_does_and_leaves_audit_rows() {
+    on_both(inventory::SCHEMA, |db| async move {
+        let offers = stocked_module(db.clone()).await;
+        let inventory = offers.contract.clone();
+        let operator = Call::by(Actor::user(Uuid::from_u128(7), [OPERATOR]));
+        let why = |action: &str, order: &str| {
+            let (target, comment) = (format!("order/{order}"), Some("see ticket 7".to_owned()));
+            (action.to_owned(), target, "given up".to_owned(), comment)
+        };
+        let released = |reserved: &ReserveStock| ReleaseStock {
+            reason: Some("given up".to_owned()),
+            comment: Some("see ticket 7".to_owned()),
+            ..release(reserved)
+        };
+
+        // Held: released, once.
+        let held = reserve(&id(), &[("tea-01", 3)]);
+        assert!(is_reserved(
+            &inventory.reserve_stock(&saga(), held.clone()).await.unwrap()
+        ));
+        let state = reservation_state(&*inventory, &saga(), &held.order_id).await;
+        assert_eq!(state.as_deref(), Some("held"));
+        assert_eq!(reservation_state(&*inventory, &operator, &held.order_id).await, None);
+        let request = released(&held);
+        for _ in 0..2 {
+            assert!(
+                inventory
+                    .release_stock(&operator, request.clone())
+                    .await
+                    .unwrap()
+                    .released
+            );
+        }
+        assert_eq!(tea(&*inventory).await, (10, 0));
+        let mut expected = vec![why("release_stock", &held.order_id)];
+        assert_eq!(audited(&offers.machinery).await, expected);
+
+        // Committed: not released, but restocked.
+        let committed = reserve(&id(), &[("tea-01", 4)]);
+        inventory.reserve_stock(&saga(), committed.clone()).await.unwrap();
+        inventory
+            .commit_stock(&saga(), commit(&committed.order_id))
+            .await
+            .unwrap();
+        let refused = inventory
+            .release_stock(&operator, released(&committed))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code, "reservation_committed");
+        assert_eq!(
+            audited(&offers.machinery).await,
+            expected,
+            "what was refused was not done"
+        );
+        let request = RestockOrder {
+            reason: Some("given up".to_owned()),
+            comment: Some("see ticket 7".to_owned()),
+            ..restock(&committed.order_id)
+        };
+        inventory.restock_order(&operator, request).await.unwrap();
+        assert_eq!(tea(&*inventory).await, (10, 0));
+        expected.push(why("restock_order", &committed.order_id));
+        assert_eq!(audited(&offers.machinery).await, expected);
+
+        // Still on its way: it does nothing when it arrives.
+        let late = reserve(&id(), &[("tea-01", 5)]);
+        assert!(
+            !inventory
+                .release_stock(&operator, released(&late))
+                .await
+                .unwrap()
+                .released
+        );
+        let undone = inventory.reserve_stock(&saga(), late.clone()).await.unwrap();
+        assert!(matches!(undone.outcome, Some(Outcome::Undone(_))));
+        assert_eq!(tea(&*inventory).await, (10, 0));
+        expected.push(why("release_stock", &late.order_id));
+
+        // A saga is no operator.
+        let own = reserve(&id(), &[("tea-01", 1)]);
+        inventory.reserve_stock(&saga(), own.clone()).await.unwrap();
+        assert!(inventory.release_stock(&saga(), release(&own)).await.unwrap().released);
+        assert_eq!(audited(&offers.machinery).await, expected);
+
+        let levels = published(&db).await;
+        let moved: Vec<String> = levels
+            .iter()
+            .filter_map(|envelope| serde_json::from_str::<serde_json::Value>(envelope.data.get()).ok())
+            .map(|level| level["movement"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        let of = |movement: &str| moved.iter().filter(|one| *one == movement).count();
+        assert_eq!(
+            (of("reserved"), of("released"), of("committed"), of("restocked")),
+            (3, 2, 1, 1)
+        );
     })
     .await;
 }

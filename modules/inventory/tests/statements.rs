@@ -65,6 +65,7 @@ async fn statements(log: &StatementLog, inventory: &dyn Inventory, lines: usize)
         command_id: id(),
         undoes: given_up.command_id.clone(),
         order_id: given_up.order_id.clone(),
+        ..ReleaseStock::default()
     };
     inventory.reserve_stock(&call, given_up).await.expect("reserved");
     log.take();
@@ -83,6 +84,7 @@ async fn statements(log: &StatementLog, inventory: &dyn Inventory, lines: usize)
     let restock = RestockOrder {
         command_id: id(),
         order_id,
+        ..RestockOrder::default()
     };
     inventory.restock_order(&call, restock).await.expect("restocked");
     let restocked = log.take();

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault};
-use banyan_durable::{Decision, Input, Progress, Saga, Tx, saga};
+use banyan_durable::{Db, Decision, Input, Leftovers, Progress, Saga, Tx, UndoLeftover, Undone, saga};
 use inventory_contract::{Inventory, RestockOrder};
 use payments_contract::{Payments, RefundRemaining, refund};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::{
     checkout::{abandon_order, retry_after, steps::as_retry_after_ms},
     event::{CancelReason, OrderEvent},
+    leftovers::Participants,
     publish::store_and_publish,
     store,
     stream::EventStream,
@@ -133,6 +134,16 @@ pub struct CancellationSaga {
     pub shipping: Arc<dyn Shipping>,
 }
 
+impl CancellationSaga {
+    fn participants(&self) -> Participants<'_> {
+        Participants {
+            inventory: self.inventory.as_ref(),
+            payments: self.payments.as_ref(),
+            shipping: self.shipping.as_ref(),
+        }
+    }
+}
+
 #[async_trait]
 impl Saga for CancellationSaga {
     const KIND: &'static str = "cancellation";
@@ -224,6 +235,14 @@ impl Saga for CancellationSaga {
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
         abandon_order(tx, call, business_key).await
     }
+
+    async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {
+        self.participants().list(call, business_key).await
+    }
+
+    async fn undo_leftover(&self, db: &Db, call: &Call, undo: UndoLeftover) -> Result<Undone, Fault> {
+        self.participants().undo(db, call, undo).await
+    }
 }
 
 /// Records what the outcome of a step means for the order, unless the other module's event was recorded before.
@@ -259,13 +278,19 @@ fn command(saga: Uuid, cancellation: &Cancellation, step: Step) -> Command {
             command_id,
             undoes: String::new(),
             order_id,
+            ..CancelShipment::default()
         }),
         Step::RefundPayment => Command::RefundRemaining(RefundRemaining {
             command_id,
             order_id,
             reason: cancellation.reason.to_string(),
+            comment: None,
         }),
-        Step::RestockOrder => Command::RestockOrder(RestockOrder { command_id, order_id }),
+        Step::RestockOrder => Command::RestockOrder(RestockOrder {
+            command_id,
+            order_id,
+            ..RestockOrder::default()
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ mod checkout;
 mod event;
 mod follow;
 mod http;
+mod leftovers;
 mod order;
 mod pricing;
 mod publish;

@@ -289,6 +289,11 @@ impl Payments for Service {
     async fn void_payment(&self, call: &Call, request: VoidPayment) -> Result<Void, Fault> {
         use void::Outcome as Response;
         let command = command_request(&request.command_id, Kind::Void, &request)?;
+        let command = CommandRequest {
+            reason: request.reason,
+            comment: request.comment,
+            ..command
+        };
         let (undoes, order_id) = (
             parse_id("undoes", &request.undoes)?,
             parse_id("order_id", &request.order_id)?,
@@ -308,7 +313,9 @@ impl Payments for Service {
 
     async fn refund_remaining(&self, call: &Call, request: RefundRemaining) -> Result<Refund, Fault> {
         use refund::Outcome as Response;
-        let command = command_request(&request.command_id, Kind::Refund, &request)?.because(&request.reason);
+        let command = command_request(&request.command_id, Kind::Refund, &request)?
+            .because(&request.reason)
+            .commented(request.comment.clone());
         let begun = begin::refund_remaining(&self.db, call, command, parse_id("order_id", &request.order_id)?).await?;
         let response = match self.settle(call, begun).await? {
             None => Response::InProgress(self.in_progress()),

@@ -5,9 +5,11 @@ mod support;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, Subscriber, TraceParent};
-use banyan_durable_testing::{eventually, on_both, published};
-use payments_contract::{PaymentReference, PaymentRefunded, authorisation, capture, refund, void};
+use banyan_core::{Actor, Bus, Call, Envelope, Fault, FaultKind, OPERATOR, Subscriber, TraceParent};
+use banyan_durable_testing::{audited, eventually, on_both, published};
+use payments_contract::{
+    PaymentReference, PaymentRefunded, RefundRemaining, VoidPayment, authorisation, capture, refund, void,
+};
 use shared_kernel::{Money, Role};
 use support::{Order, Shop, euros, orders, settings, timing};
 use tokio_util::sync::CancellationToken;
@@ -210,6 +212,7 @@ async fn a_repeated_command_has_the_same_outcome_and_another_command_with_its_id
             command_id: Uuid::new_v4().to_string(),
             undoes: order.command("authorise"),
             order_id: Uuid::new_v4().to_string(),
+            ..Default::default()
         };
         assert_eq!(shop.offers.contract.void_payment(&orders(), another).await.unwrap_err().code, "undoes_another");
     })
@@ -431,6 +434,122 @@ async fn a_webhook_reports_an_outcome_whose_response_was_lost() {
             .await
             .expect("the machinery stops")
             .unwrap();
+    })
+    .await;
+}
+
+/// The outcome of a void by an operator, until it is known.
+async fn void_given_up(order: &Order, shop: &Shop, command: &str) -> String {
+    let request = VoidPayment {
+        command_id: order.command(command),
+        undoes: order.command("authorise"),
+        order_id: order.id.to_string(),
+        reason: Some("given up".to_owned()),
+        comment: Some("see ticket 7".to_owned()),
+    };
+    until_known(|| async {
+        match shop
+            .offers
+            .contract
+            .void_payment(&operator(), request.clone())
+            .await
+            .map(|void| void.outcome)
+        {
+            Ok(Some(void::Outcome::Voided(_))) => "voided".into(),
+            Ok(_) => "in_progress".into(),
+            Err(fault) => fault.code,
+        }
+    })
+    .await
+}
+
+fn operator() -> Call {
+    Call::by(Actor::user(Uuid::from_u128(7), [OPERATOR]))
+}
+
+#[tokio::test]
+async fn an_operator_voids_and_refunds_as_a_saga_does_and_leaves_audit_rows() {
+    on_both(payments::SCHEMA, |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        let audit = |action: &str, target: String, comment: &str| {
+            (
+                action.to_owned(),
+                target,
+                "given up".to_owned(),
+                Some(comment.to_owned()),
+            )
+        };
+
+        // Authorised: voided, once.
+        let order = Order::paying_by("pm_card_visa");
+        until_known(|| authorise(&order, &shop)).await;
+        for _ in 0..2 {
+            assert_eq!(void_given_up(&order, &shop, "give up").await, "voided");
+        }
+        assert_eq!(order.payment(&shop).await.status, "voided");
+        assert_eq!(
+            capture(&order, &shop).await,
+            "payment_voided",
+            "a late capture takes nothing"
+        );
+        let mut expected = vec![audit("void", format!("order/{}", order.id), "see ticket 7")];
+        assert_eq!(audited(&shop.offers.machinery).await, expected);
+
+        // Captured: not voided, but refunded. Nothing is left for a second refund.
+        let order = Order::captured(&shop).await;
+        assert_eq!(void_given_up(&order, &shop, "give up").await, "already_captured");
+        assert_eq!(
+            audited(&shop.offers.machinery).await,
+            expected,
+            "what was refused was not done"
+        );
+        let payment = order.payment(&shop).await.id;
+        for (command, amount) in [("refund", 10_000), ("refund", 10_000), ("refund again", 0)] {
+            let request = RefundRemaining {
+                command_id: order.command(command),
+                order_id: order.id.to_string(),
+                reason: "given up".to_owned(),
+                comment: Some("see ticket 7".to_owned()),
+            };
+            let refunded = until_known(|| async {
+                match shop
+                    .offers
+                    .contract
+                    .refund_remaining(&operator(), request.clone())
+                    .await
+                    .map(|refund| refund.outcome)
+                {
+                    Ok(Some(refund::Outcome::Refunded(refunded))) => refunded.amount.unwrap_or_default().to_string(),
+                    Ok(_) => "in_progress".into(),
+                    Err(fault) => fault.code,
+                }
+            });
+            assert_eq!(refunded.await, euros(amount).to_string());
+        }
+        assert_eq!(order.payment(&shop).await.status, "refunded");
+        for amount in ["100.00 EUR", "0.00 EUR"] {
+            let comment = format!("{amount}; see ticket 7");
+            expected.push(audit("refund", format!("payment/{payment}"), &comment));
+        }
+        assert_eq!(audited(&shop.offers.machinery).await, expected);
+
+        // Still on its way: it does nothing when it arrives.
+        let order = Order::paying_by("pm_card_visa");
+        assert_eq!(void_given_up(&order, &shop, "give up").await, "voided");
+        assert_eq!(authorise(&order, &shop).await, "undone");
+        expected.push(audit("void", format!("order/{}", order.id), "see ticket 7"));
+
+        // A saga is no operator.
+        let order = Order::paying_by("pm_card_visa");
+        until_known(|| authorise(&order, &shop)).await;
+        assert_eq!(until_known(|| void(&order, &shop)).await, "voided");
+        assert_eq!(audited(&shop.offers.machinery).await, expected);
+
+        let events = published(&db).await;
+        let of = |kind: &str| events.iter().filter(|event| event.kind.ends_with(kind)).count();
+        assert_eq!((of("PaymentVoided"), of("PaymentRefunded")), (2, 1));
+        let books = shop.offers.books.compare().await.unwrap();
+        assert!(books.quiet && books.agrees(), "{books:?}");
     })
     .await;
 }

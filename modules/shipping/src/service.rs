@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
-use banyan_durable::{Command, Db, Memory, Outcome, Tx, once, outbox, undo_once};
+use banyan_durable::{Command, Db, Memory, Outcome, Tx, audit_operator, once, outbox, undo_once};
 use prost::Message;
 use shipping_contract::{
     AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
@@ -160,24 +160,40 @@ impl Shipping for Service {
     async fn cancel_shipment(&self, call: &Call, request: CancelShipment) -> Result<ShipmentCancellation, Fault> {
         let order_id = parse_id("order_id", &request.order_id)?;
         let command = command(CANCEL, &request.command_id, &request)?;
-        let context = (self.clone(), call.clone());
-        if request.undoes.is_empty() {
-            let memory = once(&self.db, command, context, move |tx, (service, call)| async move {
-                service.cancel(&tx, &call, order_id).await.map(Outcome::Done)
-            });
+        let CancelShipment {
+            undoes,
+            reason,
+            comment,
+            ..
+        } = request;
+        let context = (self.clone(), call.clone(), (reason, comment));
+        if undoes.is_empty() {
+            let memory = once(
+                &self.db,
+                command,
+                context,
+                move |tx, (service, call, (reason, comment))| async move {
+                    let cancellation = service.cancel(&tx, &call, order_id).await?;
+                    audit_cancellation(&tx, &call, order_id, &cancellation, reason, comment).await?;
+                    Ok(Outcome::Done(cancellation))
+                },
+            );
             return completed(memory.await?);
         }
-        let undoes = (SCHEDULE, parse_id("undoes", &request.undoes)?.to_string());
+        let undoes = (SCHEDULE, parse_id("undoes", &undoes)?.to_string());
         let undone = undo_once(
             &self.db,
             command,
             undoes,
             context,
-            move |tx, (service, call), took_effect| async move {
-                if took_effect {
-                    return service.cancel(&tx, &call, order_id).await;
-                }
-                Ok(cancelled())
+            move |tx, (service, call, (reason, comment)), took_effect| async move {
+                let cancellation = if took_effect {
+                    service.cancel(&tx, &call, order_id).await?
+                } else {
+                    cancelled()
+                };
+                audit_cancellation(&tx, &call, order_id, &cancellation, reason, comment).await?;
+                Ok(cancellation)
             },
         );
         undone.await
@@ -200,6 +216,22 @@ impl Shipping for Service {
             shipment: found.map(message_of),
         })
     }
+}
+
+/// The audit row of an operator's cancellation, unless it came too late and did nothing.
+async fn audit_cancellation(
+    tx: &Tx,
+    call: &Call,
+    order_id: Uuid,
+    cancellation: &ShipmentCancellation,
+    reason: Option<String>,
+    comment: Option<String>,
+) -> Result<(), Fault> {
+    if *cancellation != cancelled() {
+        return Ok(());
+    }
+    let target = format!("order/{order_id}");
+    audit_operator(tx, &call.actor, CANCEL, &target, reason.as_deref(), comment.as_deref()).await
 }
 
 /// The id is normalised, so that one command cannot hide behind two spellings.

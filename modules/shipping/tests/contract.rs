@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use banyan_core::{Actor, Call, FaultKind, RandomIds, SystemClock};
+use banyan_core::{Actor, Call, FaultKind, OPERATOR, RandomIds, SystemClock};
 use banyan_durable::Db;
-use banyan_durable_testing::{on_both, published};
+use banyan_durable_testing::{audited, on_both, published};
 use banyan_http_testing::{Site, post};
 use shared_kernel::Role;
 use shipping::{Needs, Offers, start};
@@ -57,14 +57,15 @@ fn undo_of(scheduled: &ScheduleShipment) -> CancelShipment {
         command_id: id(),
         undoes: scheduled.command_id.clone(),
         order_id: scheduled.order_id.clone(),
+        ..CancelShipment::default()
     }
 }
 
 fn cancel(order: &str) -> CancelShipment {
     CancelShipment {
         command_id: id(),
-        undoes: String::new(),
         order_id: order.to_owned(),
+        ..CancelShipment::default()
     }
 }
 
@@ -448,6 +449,80 @@ async fn events_of_a_shipment_are_one_gapless_sequence_in_the_trace_of_their_cau
             .unwrap()
             .unwrap();
         assert_eq!((event.order_id, event.user_id), (request.order_id, request.user_id));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_cancels_what_has_not_left_as_a_saga_does_and_leaves_an_audit_row() {
+    on_both(shipping::SCHEMA, |db| async move {
+        let offers = open(db.clone()).await;
+        let shipping = offers.contract.clone();
+        let operator = Call::by(Actor::user(Uuid::from_u128(7), [OPERATOR]));
+        let given_up = |scheduled: &ScheduleShipment| CancelShipment {
+            reason: Some("given up".to_owned()),
+            comment: Some("see ticket 7".to_owned()),
+            ..undo_of(scheduled)
+        };
+        let mut expected = Vec::new();
+        let mut expect = |scheduled: &ScheduleShipment| {
+            let (target, comment) = (format!("order/{}", scheduled.order_id), Some("see ticket 7".to_owned()));
+            expected.push(("cancel_shipment".to_owned(), target, "given up".to_owned(), comment));
+            expected.clone()
+        };
+
+        // Scheduled, or ready: cancelled, once.
+        let (scheduled, is_ready) = (schedule(&id()), schedule(&id()));
+        for request in [&scheduled, &is_ready] {
+            shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        }
+        shipping
+            .ready_shipment(&saga(), ready(&is_ready.order_id))
+            .await
+            .unwrap();
+        for request in [&scheduled, &is_ready] {
+            let cancel = given_up(request);
+            for _ in 0..2 {
+                assert!(was_cancelled(
+                    &shipping.cancel_shipment(&operator, cancel.clone()).await.unwrap()
+                ));
+            }
+            assert_eq!(
+                status(&*shipping, &request.order_id).await.as_deref(),
+                Some("cancelled")
+            );
+            assert_eq!(expect(request), audited(&offers.machinery).await);
+        }
+        let cancelled = events(&db)
+            .await
+            .iter()
+            .filter(|kind| *kind == "ShipmentCancelled")
+            .count();
+        assert_eq!(cancelled, 2);
+
+        // Still on its way: it does nothing when it arrives.
+        let late = schedule(&id());
+        assert!(was_cancelled(
+            &shipping.cancel_shipment(&operator, given_up(&late)).await.unwrap()
+        ));
+        let undone = shipping.schedule_shipment(&saga(), late.clone()).await.unwrap();
+        assert!(matches!(undone.outcome, Some(schedule::Outcome::Undone(_))));
+        let all = expect(&late);
+
+        // Dispatched: it stays as it is. And a saga is no operator.
+        let (left, own) = (schedule(&id()), schedule(&id()));
+        for request in [&left, &own] {
+            shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        }
+        shipping.ready_shipment(&saga(), ready(&left.order_id)).await.unwrap();
+        dispatch(&offers, &left.order_id).await;
+        assert!(!was_cancelled(
+            &shipping.cancel_shipment(&operator, given_up(&left)).await.unwrap()
+        ));
+        assert!(was_cancelled(
+            &shipping.cancel_shipment(&saga(), undo_of(&own)).await.unwrap()
+        ));
+        assert_eq!(audited(&offers.machinery).await, all);
     })
     .await;
 }

@@ -31,3 +31,21 @@ pub async fn audit(
     .await?;
     Ok(())
 }
+
+/// As [`audit`], for a command that modules and operators may both give: what a module does by itself is no operator's action and leaves no row.
+///
+/// # Errors
+/// As any query.
+pub async fn audit_operator(
+    tx: &Tx,
+    actor: &Actor,
+    action: &str,
+    target: &str,
+    reason: Option<&str>,
+    comment: Option<&str>,
+) -> Result<(), Fault> {
+    if matches!(actor, Actor::Module { .. }) {
+        return Ok(());
+    }
+    audit(tx, actor, action, target, reason.unwrap_or_default(), comment).await
+}

@@ -39,7 +39,7 @@ mod sqlite;
 mod time;
 mod tx;
 
-pub use audit::audit;
+pub use audit::{audit, audit_operator};
 pub use db::{Change, Db, Storage, changed, migration_connection};
 pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use lease::hold;
@@ -49,7 +49,10 @@ pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
 pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
-pub use saga::{Decision, Input, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas};
+pub use saga::{
+    Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,
+    UndoLeftover, Undone,
+};
 /// A single connection that migrations run on.
 pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::{MachineryLimits, Settings};

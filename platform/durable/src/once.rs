@@ -36,6 +36,10 @@ impl Command {
         }
     }
 
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The result that the command nearly always has. It is stored when the command begins, so that it need not be stored at the end; another result then
     /// replaces it.
     ///

@@ -202,6 +202,7 @@ impl Objects {
             ("{refund_id}", &self.refund),
             ("{sku}", &self.sku),
             ("{module}", module),
+            ("{undo}", "refund_payment"),
             ("{provider}", "sandbox"),
             ("{owner}", &self.owner),
             ("{order}", &self.order),

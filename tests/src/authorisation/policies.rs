@@ -149,6 +149,7 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("post", "/api/v1/ops/{module}/sagas/{id}/retry", Ops),
     ("post", "/api/v1/ops/{module}/sagas/{id}/compensate", Ops),
     ("post", "/api/v1/ops/{module}/sagas/{id}/abandon", Ops),
+    ("post", "/api/v1/ops/{module}/sagas/{id}/leftovers/{undo}", Ops),
     ("get", "/api/v1/ops/{module}/dead-letters", Ops),
     ("get", "/api/v1/ops/{module}/dead-letters/{id}", Ops),
     ("post", "/api/v1/ops/{module}/dead-letters/{id}/discard", Ops),

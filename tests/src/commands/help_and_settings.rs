@@ -34,7 +34,7 @@ async fn help_names_every_command_and_exits_0() {
     ]) {
         assert!(help.out.contains(word), "{word} is not in:\n{}", help.out);
     }
-    let and: [(&[&str], &[&str]); 9] = [
+    let and: [(&[&str], &[&str]); 10] = [
         (&["migrate"], &["status", "up", "--provision", "login"]),
         (&["seed"], &["--reset"]),
         (&["modules"], &["--mermaid"]),
@@ -43,12 +43,22 @@ async fn help_names_every_command_and_exits_0() {
         (&["dlq"], &["list", "show", "retry", "discard"]),
         (
             &["saga"],
-            &["list", "show", "retry", "compensate", "abandon", "--module"],
+            &[
+                "list",
+                "show",
+                "retry",
+                "compensate",
+                "abandon",
+                "leftovers",
+                "undo",
+                "--module",
+            ],
         ),
         (
             &["saga", "abandon"],
             &["--reason", "--comment", "audit log", "BANYAN_TOKEN"],
         ),
+        (&["saga", "undo"], &["--reason", "--key", "<ID>", "<UNDO>"]),
         (&["dlq", "retry"], &["--reason", "<MODULE>", "<ID>"]),
     ];
     for command in COMMANDS {

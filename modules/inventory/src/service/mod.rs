@@ -8,15 +8,15 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use banyan_core::{Call, Clock, Fault, Ids, parse_id};
+use banyan_core::{Actor, Call, Clock, Fault, Ids, parse_id};
 use banyan_durable::{
-    Command, Db, Memory, Outcome, Tx,
+    Command, Db, Memory, Outcome, Tx, audit_operator,
     outbox::{self, NewEvent},
 };
 use inventory_contract::{
-    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
-    ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockLevelChanged, StockRelease,
-    StockReserved, reservation,
+    AlreadyUndone, CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, InsufficientStock, Inventory,
+    OrderReservation, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel,
+    StockLevelChanged, StockLine, StockRelease, StockReserved, reservation,
 };
 use prost::Message;
 use shared_kernel::Sku;
@@ -30,6 +30,7 @@ use crate::{
 
 /// The command kind of a reservation, which a release refers to.
 const RESERVE_STOCK: &str = "reserve_stock";
+const RELEASE_STOCK: &str = "release_stock";
 
 #[derive(Clone)]
 pub struct Service {
@@ -49,6 +50,13 @@ pub struct Moved<'a> {
     /// The order they were moved for.
     pub order_id: Option<Uuid>,
     pub reason: Option<String>,
+}
+
+/// Why a command was given, if an operator gave it.
+#[derive(Clone, Default)]
+struct Why {
+    reason: Option<String>,
+    comment: Option<String>,
 }
 
 impl Service {
@@ -208,6 +216,7 @@ impl Service {
         order_id: Uuid,
         lines: &Lines,
         transition: Transition,
+        reason: Option<String>,
     ) -> Result<(), Fault> {
         store::update_state(tx.conn(), order_id, transition, self.clock.now()).await?;
         let items = store::move_units(tx.conn(), transition.movement, lines.iter()).await?;
@@ -221,7 +230,7 @@ impl Service {
             lines,
             items: &items,
             order_id: Some(order_id),
-            reason: None,
+            reason,
         };
         self.record(tx, call, moved).await
     }
@@ -230,7 +239,7 @@ impl Service {
     async fn transition_once<A>(
         &self,
         call: &Call,
-        command: Command,
+        (command, why): (Command, Why),
         order_id: Uuid,
         decide: fn(ReservationState) -> Result<Option<Transition>, Fault>,
         done: A,
@@ -238,20 +247,22 @@ impl Service {
     where
         A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let context = (self.clone(), call.clone(), done.clone());
+        let kind = command.kind();
+        let context = (self.clone(), call.clone(), why, done.clone());
         let memory = banyan_durable::once(
             &self.db,
             command.expecting(&done)?,
             context,
-            move |tx, (service, call, done)| async move {
+            move |tx, (service, call, why, done)| async move {
                 let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
                     Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
                 })?;
                 if let Some(transition) = decide(reservation.state)? {
                     service
-                        .apply(&tx, &call, order_id, &reservation.lines, transition)
+                        .apply(&tx, &call, order_id, &reservation.lines, transition, why.reason.clone())
                         .await?;
                 }
+                audit_command(&tx, &call, kind, order_id, &why).await?;
                 Ok(Outcome::Done(done))
             },
         );
@@ -263,6 +274,20 @@ impl Service {
             )),
         }
     }
+}
+
+/// The audit row of an operator's command.
+async fn audit_command(tx: &Tx, call: &Call, kind: &str, order_id: Uuid, why: &Why) -> Result<(), Fault> {
+    let target = format!("order/{order_id}");
+    audit_operator(
+        tx,
+        &call.actor,
+        kind,
+        &target,
+        why.reason.as_deref(),
+        why.comment.as_deref(),
+    )
+    .await
 }
 
 /// The first line whose item was not moved. Both are in the order of the skus.
@@ -281,7 +306,6 @@ fn reserved() -> Reservation {
 }
 
 fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
-    let units = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
     let insufficient = InsufficientStock {
         sku: sku.to_string(),
         wanted: units(wanted),
@@ -290,6 +314,11 @@ fn insufficient(sku: &Sku, wanted: i64, available: i64) -> Reservation {
     Reservation {
         outcome: Some(reservation::Outcome::Insufficient(insufficient)),
     }
+}
+
+/// A count as the contract has it.
+fn units(count: i64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn command(kind: &'static str, id: &str, message: &impl Message) -> Result<Command, Fault> {
@@ -325,34 +354,34 @@ impl Inventory for Service {
     }
 
     async fn release_stock(&self, call: &Call, request: ReleaseStock) -> Result<StockRelease, Fault> {
-        let undo = command("release_stock", &request.command_id, &request)?;
+        let undo = command(RELEASE_STOCK, &request.command_id, &request)?;
         let (undoes, order_id) = (
             parse_id("undoes", &request.undoes)?,
             parse_id("order_id", &request.order_id)?,
         );
-        let (undone, context) = ((RESERVE_STOCK, undoes.to_string()), (self.clone(), call.clone()));
+        let ReleaseStock { reason, comment, .. } = request;
+        let context = (self.clone(), call.clone(), Why { reason, comment });
+        let undone = (RESERVE_STOCK, undoes.to_string());
         banyan_durable::undo_once(
             &self.db,
             undo.expecting(&StockRelease { released: true })?,
             undone,
             context,
-            move |tx, (service, call), _| async move {
+            move |tx, (service, call, why), _| async move {
                 // A reservation that was refused or never arrived has no row. One of another command is not undone.
                 let reservation = store::find_reservation(tx.conn(), order_id)
                     .await?
                     .filter(|reservation| reservation.command_id == undoes);
-                let Some(reservation) = reservation else {
-                    return Ok(StockRelease { released: false });
-                };
-                let transition = reservation.state.release()?;
-                if let Some(transition) = transition {
-                    service
-                        .apply(&tx, &call, order_id, &reservation.lines, transition)
-                        .await?;
+                let mut released = false;
+                if let Some(reservation) = reservation
+                    && let Some(transition) = reservation.state.release()?
+                {
+                    let (lines, reason) = (&reservation.lines, why.reason.clone());
+                    service.apply(&tx, &call, order_id, lines, transition, reason).await?;
+                    released = true;
                 }
-                Ok(StockRelease {
-                    released: transition.is_some(),
-                })
+                audit_command(&tx, &call, RELEASE_STOCK, order_id, &why).await?;
+                Ok(StockRelease { released })
             },
         )
         .await
@@ -361,6 +390,7 @@ impl Inventory for Service {
     async fn commit_stock(&self, call: &Call, request: CommitStock) -> Result<StockCommitment, Fault> {
         let command = command("commit_stock", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
+        let command = (command, Why::default());
         self.transition_once(call, command, order_id, ReservationState::commit, StockCommitment {})
             .await
     }
@@ -368,8 +398,32 @@ impl Inventory for Service {
     async fn restock_order(&self, call: &Call, request: RestockOrder) -> Result<Restocking, Fault> {
         let command = command("restock_order", &request.command_id, &request)?;
         let order_id = parse_id("order_id", &request.order_id)?;
+        let RestockOrder { reason, comment, .. } = request;
+        let command = (command, Why { reason, comment });
         self.transition_once(call, command, order_id, ReservationState::restock, Restocking {})
             .await
+    }
+
+    async fn find_reservation(&self, call: &Call, request: FindReservation) -> Result<FoundReservation, Fault> {
+        let order_id = parse_id("order_id", &request.order_id)?;
+        // A reservation does not know whose order it is for, so only modules see it.
+        if !matches!(call.actor, Actor::Module { .. }) {
+            return Ok(FoundReservation { reservation: None });
+        }
+        let Some(reservation) = store::find_reservation(self.db.read(), order_id).await? else {
+            return Ok(FoundReservation { reservation: None });
+        };
+        let line = |(sku, quantity): (&Sku, i64)| StockLine {
+            sku: sku.to_string(),
+            quantity: units(quantity),
+        };
+        let reservation = OrderReservation {
+            state: reservation.state.into_str().to_owned(),
+            lines: reservation.lines.iter().map(line).collect(),
+        };
+        Ok(FoundReservation {
+            reservation: Some(reservation),
+        })
     }
 
     async fn find_stock(&self, _call: &Call, request: FindStock) -> Result<FoundStock, Fault> {

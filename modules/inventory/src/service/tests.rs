@@ -128,6 +128,7 @@ async fn orders_with_the_same_products_in_opposite_order_do_not_deadlock() {
                         command_id: id(),
                         undoes: request.command_id.clone(),
                         order_id: order.clone(),
+                        ..ReleaseStock::default()
                     };
                     assert!(is_reserved(&service.reserve_stock(&call(), request).await.unwrap()));
                     match number % 3 {
@@ -212,6 +213,7 @@ async fn the_books_balance_over_a_whole_life() {
                 RestockOrder {
                     command_id: id(),
                     order_id: order,
+                    ..RestockOrder::default()
                 },
             )
             .await

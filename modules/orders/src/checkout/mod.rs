@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, parse_id};
-use banyan_durable::{Decision, Input, Progress, Saga, Tx, saga};
+use banyan_durable::{Db, Decision, Input, Leftovers, Progress, Saga, Tx, UndoLeftover, Undone, saga};
 use inventory_contract::{CommitStock, Inventory, ReleaseStock, ReserveStock, StockLine, reservation};
 use payments_contract::{AuthorisePayment, CapturePayment, Payments, VoidPayment, authorisation, capture, void};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::{
     cancellation,
     event::{Address, CancelReason, Line, OrderEvent},
+    leftovers::Participants,
     publish::store_and_publish,
     store,
     stream::EventStream,
@@ -64,6 +65,16 @@ pub struct CheckoutSaga {
     pub inventory: Arc<dyn Inventory>,
     pub payments: Arc<dyn Payments>,
     pub shipping: Arc<dyn Shipping>,
+}
+
+impl CheckoutSaga {
+    fn participants(&self) -> Participants<'_> {
+        Participants {
+            inventory: self.inventory.as_ref(),
+            payments: self.payments.as_ref(),
+            shipping: self.shipping.as_ref(),
+        }
+    }
 }
 
 #[async_trait]
@@ -228,6 +239,14 @@ impl Saga for CheckoutSaga {
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
         abandon_order(tx, call, business_key).await
+    }
+
+    async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {
+        self.participants().list(call, business_key).await
+    }
+
+    async fn undo_leftover(&self, db: &Db, call: &Call, undo: UndoLeftover) -> Result<Undone, Fault> {
+        self.participants().undo(db, call, undo).await
     }
 }
 
@@ -405,16 +424,19 @@ fn undo_command(saga: Uuid, checkout: &Checkout, step: Step) -> Option<Command> 
             command_id,
             undoes,
             order_id,
+            ..ReleaseStock::default()
         })),
         Step::AuthorisePayment => Some(Command::VoidPayment(VoidPayment {
             command_id,
             undoes,
             order_id,
+            ..VoidPayment::default()
         })),
         Step::ScheduleShipment => Some(Command::CancelShipment(CancelShipment {
             command_id,
             undoes,
             order_id,
+            ..CancelShipment::default()
         })),
         Step::CapturePayment | Step::CommitStock | Step::ReadyShipment => None,
     }

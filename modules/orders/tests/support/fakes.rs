@@ -12,13 +12,14 @@ use async_trait::async_trait;
 use banyan_core::{Call, Fault};
 use catalog_contract::{Catalog, ListPopularProducts, ListProducts, Product, Products};
 use inventory_contract::{
-    AlreadyUndone, CommitStock, FindStock, FoundStock, InsufficientStock, Inventory, ReleaseStock, Reservation,
-    ReserveStock, RestockOrder, Restocking, StockCommitment, StockRelease, StockReserved, reservation,
+    AlreadyUndone, CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, InsufficientStock, Inventory,
+    OrderReservation, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking, StockCommitment, StockLine,
+    StockRelease, StockReserved, reservation,
 };
 use parking_lot::{Mutex, MutexGuard};
 use payments_contract::{
     AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
-    InProgress, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
+    InProgress, Payment, PaymentReference, Payments, Refund, RefundRemaining, Refunded, Void, VoidPayment, Voided,
     authorisation, capture, refund, void,
 };
 use shared_kernel::Money;
@@ -57,6 +58,7 @@ struct FakeState {
     products: HashMap<String, Product>,
     catalog_available: bool,
     shipment_lookups_fail: bool,
+    payment_lookups_fail: bool,
     script: HashMap<&'static str, VecDeque<Scripted>>,
     /// How a command goes from now on, every time.
     always: HashMap<&'static str, Scripted>,
@@ -66,6 +68,8 @@ struct FakeState {
     sent: HashMap<String, String>,
     effects: HashMap<String, HashSet<&'static str>>,
     log: Vec<(&'static str, String)>,
+    /// The commands that passed a gate.
+    passed: HashSet<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,6 +124,23 @@ impl FakeModules {
     /// `FindShipment` fails: only the cancellation finds out whether a parcel was dispatched.
     pub fn fail_shipment_lookups(&self) {
         self.state().shipment_lookups_fail = true;
+    }
+
+    /// Whether `FindPayment` fails.
+    pub fn fail_payment_lookups(&self, fail: bool) {
+        self.state().payment_lookups_fail = fail;
+    }
+
+    /// Whether a command of this name passed a gate and was carried out.
+    pub fn is_answered(&self, command: &str) -> bool {
+        self.state().passed.contains(command)
+    }
+
+    /// The first of `effects` that is there for the order.
+    fn held(&self, order: &str, effects: &[&'static str]) -> Option<&'static str> {
+        let state = self.state();
+        let held = state.effects.get(order)?;
+        effects.iter().copied().find(|effect| held.contains(effect))
     }
 
     /// The next commands of this name go like this, one after the other.
@@ -212,7 +233,12 @@ impl FakeModules {
             Some(Scripted::CommandLost) => return Err(Fault::unavailable("the command was lost")),
             Some(Scripted::FinalFault) => return Err(Fault::invalid("never", "this will never be done")),
             Some(Scripted::InProgress) => return Ok(CommandOutcome::InProgress),
-            Some(Scripted::Gate(gate)) => gate.acquire().await.unwrap().forget(),
+            Some(Scripted::Gate(gate)) => {
+                gate.acquire().await.unwrap().forget();
+                let outcome = self.settle(id, order, &effect, StoredOutcome::Done);
+                self.state().passed.insert(command);
+                return Ok(outcome);
+            }
             Some(Scripted::Refused) => return Ok(self.settle(id, order, &effect, StoredOutcome::Refused)),
             Some(Scripted::ResponseLost) => {
                 self.settle(id, order, &effect, StoredOutcome::Done);
@@ -377,6 +403,21 @@ impl Inventory for FakeModules {
         Ok(Restocking {})
     }
 
+    async fn find_reservation(&self, _: &Call, request: FindReservation) -> Result<FoundReservation, Fault> {
+        let state = match self.held(&request.order_id, &["reserved", "committed"]) {
+            Some("reserved") => Some("held"),
+            other => other,
+        };
+        let reservation = state.map(|state| OrderReservation {
+            state: state.to_owned(),
+            lines: vec![StockLine {
+                sku: "fig".to_owned(),
+                quantity: 2,
+            }],
+        });
+        Ok(FoundReservation { reservation })
+    }
+
     async fn find_stock(&self, _: &Call, _: FindStock) -> Result<FoundStock, Fault> {
         Err(not_scripted())
     }
@@ -479,8 +520,17 @@ impl Payments for FakeModules {
         Ok(Refund { outcome: Some(outcome) })
     }
 
-    async fn find_payment(&self, _: &Call, _: FindPayment) -> Result<FoundPayment, Fault> {
-        Err(not_scripted())
+    async fn find_payment(&self, _: &Call, request: FindPayment) -> Result<FoundPayment, Fault> {
+        if self.state().payment_lookups_fail {
+            return Err(Fault::unavailable("payments is unavailable"));
+        }
+        let status = self.held(&request.order_id, &["authorised", "captured"]);
+        let payment = status.map(|status| Payment {
+            id: id_of("payment", &request.order_id).to_string(),
+            status: status.to_owned(),
+            ..Payment::default()
+        });
+        Ok(FoundPayment { payment })
     }
 }
 
@@ -536,11 +586,7 @@ impl Shipping for FakeModules {
             let outcome = shipment_cancellation::Outcome::AlreadyDispatched(AlreadyDispatched {});
             return Ok(ShipmentCancellation { outcome: Some(outcome) });
         }
-        let what = if request.undoes.is_empty() {
-            "ready"
-        } else {
-            "scheduled"
-        };
+        let what = self.held(order_id, &["ready", "scheduled"]).unwrap_or("scheduled");
         let effect = Effect::Undo {
             what,
             undoes: request.undoes.clone(),

@@ -4,7 +4,7 @@
 //! Each function here is one transaction. A command that came before is recognised by its id, so no command begins twice.
 
 use banyan_core::{Call, Fault};
-use banyan_durable::{Db, Tx, audit, lost_race};
+use banyan_durable::{Db, Tx, audit_operator, lost_race};
 use shared_kernel::Money;
 use uuid::Uuid;
 
@@ -93,6 +93,10 @@ pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, o
                     .at("/undoes", "another command"),
             );
         }
+        // Of an operator only; a refusal rolls it back.
+        let target = format!("order/{order_id}");
+        let (reason, comment) = (request.reason.as_deref(), request.comment.as_deref());
+        audit_operator(&tx, &call.actor, "void", &target, reason, comment).await?;
         let Some(payment_id) = undone.payment_id else {
             let command = without_payment(&tx, request.id, Kind::Void, request.fingerprint, order_id);
             return complete(&tx, command, Outcome::Accepted).await;
@@ -117,8 +121,14 @@ pub async fn refund_remaining(db: &Db, call: &Call, request: CommandRequest, ord
         let payment = payment_of(&tx, order_id).await?;
         let command = |amount| MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
         match payment.refund_remaining() {
-            Ok((_, 0)) => complete(&tx, command(0), Outcome::Accepted).await,
-            Ok((reserved, amount)) => start(&tx, command(amount), reserved).await,
+            Ok((reserved, amount)) => {
+                let command = command(amount);
+                audit_refund(&tx, &call, &request, &command).await?;
+                if amount == 0 {
+                    return complete(&tx, command, Outcome::Accepted).await;
+                }
+                start(&tx, command, reserved).await
+            }
             Err(refusal) => refuse(&tx, command(0), refusal).await,
         }
     });
@@ -150,10 +160,8 @@ pub async fn refund(
         let command = |amount| MoneyCommand::started(&request, &call, &payment, amount, tx.clock().now());
         match payment.refund(wanted) {
             Ok((reserved, amount)) => {
-                let (command, target) = (command(amount), record::topic(payment_id));
-                let reason = request.reason.as_deref().unwrap_or_default();
-                let amount = command.amount.to_string();
-                audit(&tx, &call.actor, "refund", &target, reason, Some(&amount)).await?;
+                let command = command(amount);
+                audit_refund(&tx, &call, &request, &command).await?;
                 start(&tx, command, reserved).await
             }
             Err(Refusal::Conflict { code, detail }) => {
@@ -167,6 +175,25 @@ pub async fn refund(
         }
     });
     begun.await
+}
+
+/// The audit row of a refund by a person, with the amount.
+async fn audit_refund(tx: &Tx, call: &Call, request: &CommandRequest, command: &MoneyCommand) -> Result<(), Fault> {
+    let target = record::topic(command.payment_id.unwrap_or_default());
+    let amount = command.amount.to_string();
+    let comment = match &request.comment {
+        Some(comment) => format!("{amount}; {comment}"),
+        None => amount,
+    };
+    audit_operator(
+        tx,
+        &call.actor,
+        "refund",
+        &target,
+        request.reason.as_deref(),
+        Some(&comment),
+    )
+    .await
 }
 
 /// Where a command stands that came before, if it did.

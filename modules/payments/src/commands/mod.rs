@@ -179,6 +179,8 @@ pub struct CommandRequest {
     pub kind: Kind,
     pub fingerprint: String,
     pub reason: Option<String>,
+    /// What else an operator who requests it says.
+    pub comment: Option<String>,
 }
 
 impl CommandRequest {
@@ -188,6 +190,7 @@ impl CommandRequest {
             kind,
             fingerprint: fingerprint(bytes),
             reason: None,
+            comment: None,
         }
     }
 
@@ -196,5 +199,9 @@ impl CommandRequest {
             reason: Some(reason.to_owned()),
             ..self
         }
+    }
+
+    pub fn commented(self, comment: Option<String>) -> Self {
+        CommandRequest { comment, ..self }
     }
 }

@@ -139,6 +139,7 @@ impl Order {
             command_id,
             undoes,
             order_id: self.id.to_string(),
+            ..VoidPayment::default()
         };
         shop.offers
             .contract
@@ -152,6 +153,7 @@ impl Order {
             command_id: self.command("refund"),
             order_id: self.id.to_string(),
             reason: "cancelled".into(),
+            comment: None,
         };
         shop.offers
             .contract

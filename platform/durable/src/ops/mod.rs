@@ -56,6 +56,10 @@ impl Ops {
         self.db.module()
     }
 
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
     pub fn sagas(&self) -> SagaOps {
         self.sagas.ops()
     }

@@ -7,10 +7,10 @@ use banyan_core::{Call, Fault, Timestamp, TraceParent};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Decision, Input, Progress, Saga,
+    Decision, Input, Leftovers, Progress, Saga, UndoLeftover, Undone,
     store::{Row, SagaState},
 };
-use crate::Tx;
+use crate::{Db, Tx};
 
 /// News of whatever type the definition has for it, and its text in the log: JSON.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub(super) trait Definition: Send + Sync {
     async fn send(&self, call: &Call, command: &str) -> Result<ErasedNews, Fault>;
     async fn decide(&self, tx: &Tx, row: &Row, now: Timestamp, input: Input<ErasedNews>) -> Result<Decided, Fault>;
     async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault>;
+    async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers;
+    async fn undo_leftover(&self, db: &Db, call: &Call, undo: UndoLeftover) -> Result<Undone, Fault>;
     fn shown(&self, payload: &str) -> serde_json::Value;
 }
 
@@ -76,6 +78,14 @@ impl<S: Saga> Definition for Defined<S> {
 
     async fn abandon(&self, tx: &Tx, row: &Row) -> Result<(), Fault> {
         self.0.abandon(tx, &call(tx.module(), row), &row.business_key).await
+    }
+
+    async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {
+        self.0.leftovers(call, business_key).await
+    }
+
+    async fn undo_leftover(&self, db: &Db, call: &Call, undo: UndoLeftover) -> Result<Undone, Fault> {
+        self.0.undo_leftover(db, call, undo).await
     }
 
     fn shown(&self, payload: &str) -> serde_json::Value {
@@ -163,6 +173,14 @@ impl Definitions {
         self.0
             .iter()
             .find(|known| known.kind() == kind && known.version() == version)
+    }
+
+    /// The newest definition of this kind.
+    pub fn find_kind(&self, kind: &str) -> Option<&Arc<dyn Definition>> {
+        self.0
+            .iter()
+            .filter(|known| known.kind() == kind)
+            .max_by_key(|known| known.version())
     }
 
     /// The kinds and versions that this binary knows.

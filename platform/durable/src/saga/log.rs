@@ -27,7 +27,8 @@ pub struct SagaLogEntry {
     pub seq: i64,
     pub at: Timestamp,
     /// `started`, `begun`, `news`, `refused`, `signal`, `deadline_passed`, `unknown`, `failed`; then `do`, `undo`, `repeat`, `continue`,
-    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, and `compensate` once it was told.
+    /// `completed`, `compensated`, `parked`; of operators `retried`, `compensation_asked`, `abandoned`, `leftover_undone`, and `compensate`
+    /// once it was told.
     pub entry: String,
     pub step: String,
     pub detail: String,

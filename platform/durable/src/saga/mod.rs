@@ -22,12 +22,14 @@ use crate::{Db, Tx};
 
 mod advance;
 mod definition;
+mod leftovers;
 mod log;
 mod ops;
 mod rules;
 mod runner;
 mod store;
 
+pub use leftovers::{Leftover, Leftovers, UndoLeftover, Undone};
 pub use log::SagaLogEntry;
 pub use ops::{SagaDetails, SagaFilter, SagaOps, SagaView};
 pub use store::SagaState;
@@ -88,6 +90,23 @@ pub trait Saga: Send + Sync + 'static {
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
         let _ = (tx, call, business_key);
         Ok(())
+    }
+
+    /// What a process about this key has in other modules now, for operators; asked of them, by the key alone. No transaction is open. A module that does
+    /// not respond is named in the result.
+    async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {
+        let _ = (call, business_key);
+        Leftovers::default()
+    }
+
+    /// An operator, who is the caller, undoes something that an abandoned saga has left. No transaction is open, and no saga about the key will ever go
+    /// on. The same command may be sent again.
+    ///
+    /// # Errors
+    /// `not_found` for an undo that it does not know; a refusal, which is shown to the operator; any other fault leaves the outcome open.
+    async fn undo_leftover(&self, db: &Db, call: &Call, undo: UndoLeftover) -> Result<Undone, Fault> {
+        let _ = (db, call, undo);
+        Err(Fault::not_found("undo of this saga"))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    TOPIC,
+    Leftovers, TOPIC,
     definition::Definitions,
     log::{self, Entries, SagaLogEntry},
     store::{self, COLUMNS, Row, SagaState, UNSEEN},
@@ -22,8 +22,8 @@ use crate::{
 /// A module's sagas, for operators.
 #[derive(Clone)]
 pub struct SagaOps {
-    db: Db,
-    definitions: Definitions,
+    pub(super) db: Db,
+    pub(super) definitions: Definitions,
 }
 
 /// Which sagas to list; without a condition all.
@@ -88,6 +88,9 @@ pub struct SagaDetails {
     pub lease_owner: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What it has left in other modules; of a parked or abandoned saga only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leftovers: Option<Leftovers>,
     /// The last 500 entries, oldest first.
     pub log: Vec<SagaLogEntry>,
 }
@@ -157,6 +160,8 @@ impl SagaOps {
         Ok(listed)
     }
 
+    /// Without what it has left in other modules: [`SagaOps::leftovers`].
+    ///
     /// # Errors
     /// `not_found`; as any query.
     pub async fn show(&self, id: Uuid) -> Result<SagaDetails, Fault> {
@@ -176,6 +181,7 @@ impl SagaOps {
                 .clone()
                 .filter(|_| row.lease_until > StoredTime::default()),
             traceparent: row.traceparent.clone(),
+            leftovers: None,
             log: log::read(&self.db, id).await?,
             saga: row.into(),
         })
@@ -226,8 +232,8 @@ impl SagaOps {
         .await
     }
 
-    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules the operator
-    /// must correct.
+    /// Ends a parked saga as it is; its definition records what that means for the module's own state. What it has done in other modules
+    /// remains, until an operator undoes it: [`SagaOps::undo_leftover`].
     ///
     /// # Errors
     /// `not_found`; `saga_finished`, `saga_not_parked`, `saga_unknown` (conflict); `reason_required` (invalid); as its definition says.

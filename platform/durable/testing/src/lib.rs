@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use banyan_core::{Clock, Envelope, RandomIds, SystemClock, Timestamp};
-use banyan_durable::{Db, Schema, Settings, Storage, migrate};
+use banyan_core::{Clock, Envelope, PageRequest, RandomIds, SystemClock, Timestamp};
+use banyan_durable::{Db, Machinery, Schema, Settings, Storage, migrate};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -226,6 +226,18 @@ pub async fn published(db: &Db) -> Vec<Envelope> {
     let body = |row: &QueryResult| row.try_get::<String>("", "body").expect("a row has a body");
     rows.iter()
         .map(|row| Envelope::from_bytes(body(row).as_bytes()).expect("the outbox holds envelopes"))
+        .collect()
+}
+
+/// The audit log of a module as its operators see it, oldest first: action, target, reason and comment.
+///
+/// # Panics
+/// If it cannot be read.
+pub async fn audited(machinery: &Machinery) -> Vec<(String, String, String, Option<String>)> {
+    let log = machinery.ops().list_audit(&PageRequest::default()).await;
+    let entries = log.expect("the audit log can be read").items.into_iter().rev();
+    entries
+        .map(|entry| (entry.action, entry.target, entry.reason, entry.comment))
         .collect()
 }
 

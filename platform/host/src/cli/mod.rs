@@ -2,6 +2,7 @@
 
 mod health;
 mod info;
+mod leftovers;
 mod ops;
 mod schema;
 mod serve;
@@ -168,7 +169,10 @@ where
         Command::Config(_) => Ok(info::show(&settings, output)?),
         Command::Health(health) => health.run(&settings, output).await,
         Command::Dlq(dlq) => dlq.run(&defaults.modules, product.demo, &settings, output).await,
-        Command::Saga(saga) => saga.run(product.saga_module, product.demo, &settings, output).await,
+        Command::Saga(saga) => {
+            saga.run(product.command, product.saga_module, product.demo, &settings, output)
+                .await
+        }
         Command::Openapi => Ok(()),
     }
 }

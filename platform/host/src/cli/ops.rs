@@ -1,11 +1,15 @@
-//! `banyan dlq` and `banyan saga`: clients of a running server's operations API.
+//! `banyan dlq` and `banyan saga`: clients of a running server's operations API. What an abandoned saga has left is in [`super::leftovers`].
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Failure, Output, local_url, print, print_json};
+use super::{
+    Failure, Output,
+    leftovers::{SagaCommands, Undo},
+    local_url, print, print_json,
+};
 use crate::{Demo, settings::Settings};
 
 /// The server to call, and the credentials.
@@ -26,7 +30,7 @@ struct Server {
 
 /// The reason for an action of an operator; it is written to the audit log.
 #[derive(Args)]
-struct Reason {
+pub(super) struct Reason {
     /// The reason, in a word or two; it is written to the audit log.
     #[arg(long)]
     reason: String,
@@ -36,7 +40,7 @@ struct Reason {
 }
 
 impl Reason {
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         match &self.comment {
             Some(comment) => json!({"reason": self.reason, "comment": comment}),
             None => json!({"reason": self.reason}),
@@ -115,7 +119,7 @@ enum SagaCommand {
         #[arg(long)]
         state: Option<String>,
     },
-    /// Shows a saga with its log.
+    /// Shows a saga with its log, and what it has left in other modules.
     Show { id: String },
     /// Resumes a parked saga, or makes a waiting one retry at once.
     Retry {
@@ -129,17 +133,22 @@ enum SagaCommand {
         #[command(flatten)]
         reason: Reason,
     },
-    /// Abandons a parked saga as it is; what it did remains.
+    /// Abandons a parked saga as it is; what it did remains, until it is undone.
     Abandon {
         id: String,
         #[command(flatten)]
         reason: Reason,
     },
+    /// Lists what a parked or abandoned saga has left in other modules, each with the command that undoes it.
+    Leftovers { id: String },
+    /// Undoes something that an abandoned saga has left in another module.
+    Undo(Undo),
 }
 
 impl Saga {
     pub async fn run(
         self,
+        program: &str,
         default_module: &str,
         demo: Demo,
         settings: &Settings,
@@ -147,6 +156,11 @@ impl Saga {
     ) -> Result<(), Failure> {
         let session = self.server.open(demo, settings).await?;
         let module = self.module.unwrap_or_else(|| default_module.to_owned());
+        let command = SagaCommands {
+            program,
+            module: &module,
+            is_default: module == default_module,
+        };
         match self.what {
             SagaCommand::List { state } => {
                 let path = state.map_or_else(|| "sagas".to_owned(), |state| format!("sagas?state={state}"));
@@ -159,9 +173,13 @@ impl Saga {
                     "attempts",
                     "parked_reason",
                 ];
-                session.list(&[module], &path, &columns, output).await
+                session
+                    .list(std::slice::from_ref(&module), &path, &columns, output)
+                    .await
             }
-            SagaCommand::Show { id } => session.show(&format!("{module}/sagas/{id}")).await,
+            SagaCommand::Show { id } => session.show_saga(&command, &id).await,
+            SagaCommand::Leftovers { id } => session.list_leftovers(&command, &id, output).await,
+            SagaCommand::Undo(undo) => session.undo_leftover(&module, undo, output).await,
             SagaCommand::Retry { id, reason } => session.act(&format!("{module}/sagas/{id}/retry"), &reason).await,
             SagaCommand::Compensate { id, reason } => {
                 session.act(&format!("{module}/sagas/{id}/compensate"), &reason).await
@@ -180,7 +198,7 @@ fn selected(named: Option<String>, all: &[&str]) -> Vec<String> {
 }
 
 /// A client of a server, logged in if it has users.
-struct Session {
+pub(super) struct Session {
     client: Client,
     base: String,
     /// Empty for a product without users.
@@ -227,10 +245,45 @@ impl Server {
     }
 }
 
+/// A response of the server.
+pub(super) struct Reply {
+    url: String,
+    pub status: StatusCode,
+    body: Value,
+}
+
+impl Reply {
+    /// The body.
+    ///
+    /// # Errors
+    /// The server refused; with its reason.
+    pub fn success(self) -> Result<Value, Failure> {
+        let Reply { url, status, body } = self;
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(anyhow!("{url} returned {status}: {}", reason(&body)).into())
+    }
+}
+
 impl Session {
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        self.send(method, path, None, body).await?.success()
+    }
+
+    /// With an Idempotency-Key, if there is one.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> Result<Reply, Failure> {
         let url = format!("{}{path}", self.base);
         let mut request = self.client.request(method, &url);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }
@@ -243,16 +296,14 @@ impl Session {
             .map_err(|error| Failure::NotReady(format!("no response from {url}: {error}")))?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
+            let body = Value::Null;
+            return Ok(Reply { url, status, body });
         }
         let body: Value = response
             .json()
             .await
             .with_context(|| format!("the response of {url} is not JSON"))?;
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(anyhow!("{url} returned {status}: {}", reason(&body)).into())
+        Ok(Reply { url, status, body })
     }
 
     async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
@@ -327,7 +378,7 @@ impl Session {
 }
 
 /// Rows with aligned columns; the first row is the header.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0))

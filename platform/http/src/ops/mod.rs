@@ -2,6 +2,7 @@
 //! module, so its routes are written once, with the module's name in the path.
 
 mod events;
+mod leftovers;
 mod sagas;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub fn routes(modules: Vec<ModuleOps>) -> Routes {
     Routes::new(move |config| {
         config.app_data(modules.clone()).service(list_audit);
         sagas::register(config);
+        leftovers::register(config);
         events::register(config);
     })
 }

@@ -1,4 +1,5 @@
-//! Sagas for operators: listing them, inspecting one, and retrying, compensating or abandoning it.
+//! Sagas for operators: listing them, inspecting one, and retrying, compensating or abandoning it. Undoing what an abandoned one has left is in
+//! [`super::leftovers`].
 
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_durable::{SagaDetails, SagaFilter, SagaState, SagaView};
@@ -63,12 +64,14 @@ async fn list_sagas(
     Ok(HttpResponse::Ok().json(Listed::from(sagas)))
 }
 
-/// One saga with its state, the command on its way, and its log.
+/// One saga with its state, the command on its way, its log, and what it has left in other modules if it is parked or abandoned.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
     responses((status = 200, description = "The saga", body = SagaDetails)), security(("bearer" = [])))]
 #[get("/ops/{module}/sagas/{id}")]
-async fn show_saga(_ops: Ops, path: Path<InModule>, modules: Data<Modules>) -> Result<HttpResponse, Problem> {
-    let saga = modules.load(&path.0.module)?.sagas().show(path.0.id).await?;
+async fn show_saga(ops: Ops, path: Path<InModule>, modules: Data<Modules>) -> Result<HttpResponse, Problem> {
+    let sagas = modules.load(&path.0.module)?.sagas();
+    let mut saga = sagas.show(path.0.id).await?;
+    saga.leftovers = sagas.leftovers(ops.call(), &saga.saga).await;
     Ok(HttpResponse::Ok().json(saga))
 }
 
@@ -108,7 +111,7 @@ async fn compensate_saga(
     Ok(HttpResponse::Ok().json(saga))
 }
 
-/// Gives a parked saga up as it stands: what it did remains, and nobody will undo it.
+/// Gives a parked saga up as it stands. What it did remains until an operator undoes it: see its `leftovers`.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The saga")),
     request_body = Reason, responses((status = 200, description = "It is over", body = SagaView), (status = 409, description = "It is not parked")),
     security(("bearer" = [])))]

@@ -395,6 +395,7 @@ impl Order {
             command_id,
             undoes,
             order_id: self.id.to_string(),
+            ..VoidPayment::default()
         };
         use void::Outcome;
         match shop
@@ -414,6 +415,7 @@ impl Order {
             command_id: self.command("refund"),
             order_id: self.id.to_string(),
             reason: "cancelled".into(),
+            comment: None,
         };
         use refund::Outcome;
         match shop
