@@ -7,7 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use banyan_core::{Call, Fault};
-use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
+use banyan_event_feed_contract::{
+    ConfirmHandled, Confirmed, EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects,
+};
 use inventory_contract::{
     CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, Inventory, ReleaseStock, Reservation,
     ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel, StockRelease, StockReserved, reservation,
@@ -122,7 +124,9 @@ impl EventFeed for Stock {
                 items: vec![Subject {
                     subject: "stock/tea-01".to_owned(),
                     last_version: 3,
+                    ..Subject::default()
                 }],
+                ..Subjects::default()
             },
         )
         .await
@@ -130,5 +134,9 @@ impl EventFeed for Stock {
 
     async fn list_events(&self, call: &Call, _: ListEvents) -> Result<Events, Fault> {
         self.respond(call, Events::default()).await
+    }
+
+    async fn confirm_handled(&self, call: &Call, _: ConfirmHandled) -> Result<Confirmed, Fault> {
+        self.respond(call, Confirmed::default()).await
     }
 }

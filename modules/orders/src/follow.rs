@@ -9,11 +9,10 @@ use std::{
 };
 
 use banyan_core::{Call, Fault, FaultKind};
-use banyan_durable::{Change, changed};
+use banyan_durable::Watcher;
 use banyan_http::Stopping;
 use futures::{Stream, stream};
 use parking_lot::Mutex;
-use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
 
 use crate::{
@@ -91,8 +90,7 @@ impl Service {
         stopping: &Stopping,
         is_outcome: fn(&OrderView) -> bool,
     ) -> Result<OrderView, Fault> {
-        let mut changes = self.db.changes();
-        let topic = status_topic(id);
+        let status = self.watchers.watch(status_topic(id));
         let outcome = async {
             loop {
                 let order = self.load(call, id).await?;
@@ -100,7 +98,7 @@ impl Service {
                     return Ok(order);
                 }
                 // Whether it was woken or the interval has passed, the order is loaded again.
-                let _ = tokio::time::timeout(POLL_EVERY, changed(&mut changes, &topic)).await;
+                let _ = tokio::time::timeout(POLL_EVERY, status.changed()).await;
             }
         };
         tokio::select! {
@@ -117,13 +115,11 @@ impl Service {
         version: i64,
         permit: Permit,
     ) -> impl Stream<Item = Result<Recorded, Fault>> + 'static {
-        let changes = self.db.changes();
         let following = Following {
-            topic: subject(id),
+            changes: self.watchers.watch(subject(id)),
             service: self,
             id,
             version,
-            changes,
             ready: VecDeque::new(),
             is_final: None,
             failed: false,
@@ -140,9 +136,8 @@ impl Service {
 struct Following {
     service: Arc<Service>,
     id: Uuid,
-    topic: String,
     version: i64,
-    changes: Receiver<Change>,
+    changes: Watcher,
     ready: VecDeque<Recorded>,
     /// Whether the order was delivered or cancelled, as far as its events were sent; unknown before the first query.
     is_final: Option<bool>,
@@ -171,7 +166,7 @@ impl Following {
                 if is_final {
                     return Ok(None);
                 }
-                let _ = tokio::time::timeout(POLL_EVERY, changed(&mut self.changes, &self.topic)).await;
+                let _ = tokio::time::timeout(POLL_EVERY, self.changes.changed()).await;
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
-use banyan_durable::{Db, Tx, saga};
+use banyan_durable::{Db, Tx, Watchers, saga};
 use catalog_contract::{Catalog, ListProducts, Product};
 use orders_contract::{FindOrder, FoundOrder, ListOrders, OrderItem, OrderList, Orders};
 use shared_kernel::MaySee;
@@ -41,6 +41,8 @@ pub struct Service {
     catalog: Arc<dyn Catalog>,
     shipping: Arc<dyn Shipping>,
     settings: Settings,
+    /// Requests and streams that wait for changes of an order.
+    pub(crate) watchers: Watchers,
     /// Open event streams.
     pub(crate) streams: UserLimiter,
     /// Requests that wait for an outcome.
@@ -62,6 +64,7 @@ impl Service {
             ids: needs.ids.clone(),
             catalog: needs.catalog.clone(),
             shipping: needs.shipping.clone(),
+            watchers: Watchers::new(needs.db.clone()),
             streams: UserLimiter::new(needs.limits.streams_per_user),
             waits: UserLimiter::new(needs.limits.waits_per_user),
             settings: needs.settings.clone(),

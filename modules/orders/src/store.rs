@@ -7,8 +7,9 @@ use banyan_durable::{fault, is_unique_violation, lost_race, newest_first};
 use sea_orm::{
     ActiveModelTrait,
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
-    sea_query::{Expr, OnConflict},
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    Select,
+    sea_query::{CommonTableExpression, Expr, InsertStatement, OnConflict, WithClause},
 };
 use shared_kernel::{MaySee, Money};
 use uuid::Uuid;
@@ -140,26 +141,28 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result
         .iter()
         .map(|recorded| row_of(stream.id(), recorded))
         .collect::<Result<_, _>>()?;
-    match order_event::Entity::insert_many(rows)
-        .exec_without_returning(conn)
-        .await
-    {
-        Err(error) if is_unique_violation(&error) => return Err(changed_meanwhile()),
-        inserted => inserted.map_err(fault)?,
-    };
+    let events = order_event::Entity::insert_many(rows).into_query();
     match (stream.read_model(), stream.stored_view()) {
-        (Some(model), Some(version)) => update_view(conn, &model, version).await,
-        (Some(model), None) => write_views(conn, &[model]).await,
-        (None, _) => Ok(()),
+        (Some(model), Some(version)) => insert_and_update(conn, events, &model, version).await,
+        (Some(model), None) => {
+            insert(conn, &events).await?;
+            write_views(conn, &[model]).await
+        }
+        (None, _) => insert(conn, &events).await,
     }
 }
 
-fn changed_meanwhile() -> Fault {
-    lost_race("the order changed meanwhile")
+async fn insert(conn: &impl ConnectionTrait, events: &InsertStatement) -> Result<(), Fault> {
+    conn.execute(events).await.map(drop).map_err(unless_changed)
 }
 
-/// Stores what events may change in the row that has this version.
-async fn update_view(conn: &impl ConnectionTrait, model: &ReadModel, version: i64) -> Result<(), Fault> {
+/// Inserts the events, and stores what they may have changed in the row that has this version: on PostgreSQL, which may be far away, by one statement.
+async fn insert_and_update(
+    conn: &impl ConnectionTrait,
+    events: InsertStatement,
+    model: &ReadModel,
+    version: i64,
+) -> Result<(), Fault> {
     let mut row = row_of_model(model)?;
     for placed in [
         order_view::Column::Id,
@@ -171,18 +174,40 @@ async fn update_view(conn: &impl ConnectionTrait, model: &ReadModel, version: i6
     ] {
         row.not_set(placed);
     }
-    let updated = order_view::Entity::update_many()
+    let update = order_view::Entity::update_many()
         .set(row)
         .filter(order_view::Column::Id.eq(model.view.id))
         .filter(order_view::Column::Version.eq(version))
-        .exec(conn)
-        .await
-        .map_err(fault)?;
-    if updated.rows_affected == 1 {
+        .into_query();
+    let updated = if conn.get_database_backend() == DbBackend::Sqlite {
+        insert(conn, &events).await?;
+        conn.execute(&update).await
+    } else {
+        let appended = CommonTableExpression::new()
+            .query(events)
+            .table_name("appended")
+            .to_owned();
+        conn.execute(&update.with(WithClause::new().cte(appended).to_owned()))
+            .await
+    };
+    if updated.map_err(unless_changed)?.rows_affected() == 1 {
         Ok(())
     } else {
         Err(changed_meanwhile())
     }
+}
+
+/// Another writer has taken the next version.
+fn unless_changed(error: DbErr) -> Fault {
+    if is_unique_violation(&error) {
+        changed_meanwhile()
+    } else {
+        fault(error)
+    }
+}
+
+fn changed_meanwhile() -> Fault {
+    lost_race("the order changed meanwhile")
 }
 
 /// Writes the read models, unless newer ones are stored.

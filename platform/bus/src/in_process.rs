@@ -125,6 +125,7 @@ mod tests {
             time: Timestamp::from_ms(0),
             datacontenttype: "application/json".to_owned(),
             version: 1,
+            previousid: None,
             traceparent: None,
             data: to_raw_value(&()).unwrap(),
         }

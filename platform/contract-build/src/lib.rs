@@ -103,7 +103,7 @@ fn events_of(descriptors: &FileDescriptorSet) -> String {
         for message in &file.message_type {
             let kind = format!("{}.{}", file.package(), message.name());
             code.push_str(&format!(
-                "impl banyan_core::Event for {} {{ const TYPE: &'static str = {kind:?}; }}\n",
+                "impl banyan_core::Event for {} {{ const TYPE: &'static str = {kind:?}; const ALL_TYPES: &'static [&'static str] = EVENT_TYPES; }}\n",
                 message.name()
             ));
             types.push(kind);

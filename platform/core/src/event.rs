@@ -10,12 +10,15 @@ use crate::{Fault, Timestamp};
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The protobuf full name, for example `banyan.library.v1.BookLent`.
     const TYPE: &'static str;
+    /// The types of all events of its module, as they were when this program was compiled. A subscriber that receives another type is older than the
+    /// event, and waits for its own upgrade.
+    const ALL_TYPES: &'static [&'static str] = &[Self::TYPE];
 }
 
 /// A CloudEvents 1.0 event in structured JSON mode. The outbox, the broker and webhooks contain the same bytes.
 ///
-/// `version` and `traceparent` are extension attributes: `version` is gapless per subject, `traceparent` is the W3C trace
-/// context of the request that caused the event.
+/// `version`, `previousid` and `traceparent` are extension attributes: `version` is gapless per subject, `previousid` is the id of the event before it,
+/// `traceparent` is the W3C trace context of the request that caused the event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Envelope {
     pub specversion: String,
@@ -30,6 +33,10 @@ pub struct Envelope {
     pub time: Timestamp,
     pub datacontenttype: String,
     pub version: i64,
+    /// The id of the previous event of the subject, so that a subscriber sees whether it has handled that one or another one of the same version: a
+    /// database that was restored gives versions out again. None for the first event, and from older producers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previousid: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     pub data: Box<RawValue>,

@@ -21,11 +21,13 @@ mod horizon;
 mod lease;
 mod list;
 mod listen;
+mod listeners;
 mod machinery;
 pub mod migrate;
 mod once;
 mod ops;
 pub mod outbox;
+mod overdue;
 #[cfg(test)]
 mod plan;
 mod postgres;
@@ -38,6 +40,7 @@ mod settings;
 mod sqlite;
 mod time;
 mod tx;
+mod watch;
 
 pub use audit::{audit, audit_operator};
 pub use db::{Change, Db, Storage, changed, migration_connection};
@@ -47,7 +50,7 @@ pub use list::{newest_first, newest_ids_first};
 pub use machinery::{Feeds, Machinery, Seed};
 pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
-pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Ops, OutboxEntry, OutboxEvent};
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Listener, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
 pub use saga::{
     Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,
@@ -57,3 +60,4 @@ pub use saga::{
 pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::{MachineryLimits, Settings};
 pub use tx::Tx;
+pub use watch::{Watcher, Watchers};

@@ -8,7 +8,15 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Ops, Reactions, Sagas, feed::Feed, gauges, lease, prune, reactions::Deliveries, relay::Relay};
+use crate::{
+    Db, Ops, Reactions, Sagas,
+    feed::Feed,
+    gauges, lease,
+    listeners::{self, Listener},
+    overdue, prune,
+    reactions::Deliveries,
+    relay::Relay,
+};
 
 /// Inserts a module's own demo data, once; calls no other module.
 pub type Seed = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
@@ -25,6 +33,7 @@ pub struct Machinery {
     db: Db,
     deliveries: Option<Deliveries>,
     sagas: Option<Sagas>,
+    listeners: Vec<Listener>,
     workers: Vec<(&'static str, Work)>,
 }
 
@@ -34,6 +43,7 @@ impl Machinery {
             db,
             deliveries: None,
             sagas: None,
+            listeners: Vec::new(),
             workers: Vec::new(),
         }
     }
@@ -45,6 +55,12 @@ impl Machinery {
 
     pub fn sagas(mut self, sagas: Sagas) -> Self {
         self.sagas = Some(sagas);
+        self
+    }
+
+    /// The subscribers to this module's events, as module and aggregate. Its outbox keeps the events until they have handled them, also if they never ran.
+    pub fn listeners(mut self, listeners: Vec<(String, String)>) -> Self {
+        self.listeners = listeners;
         self
     }
 
@@ -118,6 +134,8 @@ impl Machinery {
     /// All work except the relay's.
     fn works(self, feeds: Feeds) -> Vec<(&'static str, Work)> {
         let mut works = self.workers;
+        works.push(("listeners", listeners::work(self.db.clone(), self.listeners)));
+        works.push(("overdue", overdue::work(self.db.clone())));
         works.push(("prune", prune::work(self.db.clone())));
         works.push(("gauges", gauges::work(self.db.clone())));
         if let Some(deliveries) = self.deliveries {

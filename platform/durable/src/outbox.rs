@@ -6,6 +6,7 @@ use banyan_core::{Call, Envelope, Event, Fault};
 use sea_orm::{FromQueryResult, Value};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use uuid::Uuid;
 
 use crate::{
     Tx,
@@ -57,33 +58,36 @@ pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, e
 /// # Errors
 /// As [`append`].
 pub async fn append_all(tx: &Tx, events: Vec<NewEvent>) -> Result<Vec<i64>, Fault> {
-    let mut next = next_versions(tx, &events).await?;
+    let events: Vec<(Uuid, NewEvent)> = events.into_iter().map(|event| (tx.ids().new_id(), event)).collect();
+    let mut places = next_places(tx, &events).await?;
     let now = tx.clock().now();
     let mut versions = Vec::with_capacity(events.len());
     let mut rows = Vec::with_capacity(events.len());
-    for event in events {
+    for (id, event) in events {
         let NewEvent {
             subject,
             kind,
             traceparent,
             data,
         } = event;
-        let next = next.get_mut(&subject).ok_or_else(no_version)?;
-        let version = *next;
-        *next += 1;
+        let place = places.get_mut(&subject).ok_or_else(no_version)?;
+        let (version, previousid) = (place.version, place.previous_event_id.replace(id));
+        place.version += 1;
         tx.wake(subject.as_str());
-        rows.push(Envelope {
+        let envelope = Envelope {
             specversion: "1.0".to_owned(),
-            id: tx.ids().new_id(),
+            id,
             source: tx.module().to_owned(),
             kind: kind.to_owned(),
             subject,
             time: now,
             datacontenttype: "application/json".to_owned(),
             version,
+            previousid,
             traceparent,
             data,
-        });
+        };
+        rows.push((envelope, place.changed_at));
         versions.push(version);
     }
     for batch in rows.chunks(BATCH) {
@@ -95,46 +99,80 @@ pub async fn append_all(tx: &Tx, events: Vec<NewEvent>) -> Result<Vec<i64>, Faul
     Ok(versions)
 }
 
-/// Counts the events up in their subjects; returns the version of each subject's first new event.
-async fn next_versions(tx: &Tx, events: &[NewEvent]) -> Result<HashMap<String, i64>, Fault> {
+/// The place of a subject's first new event.
+struct Place {
+    version: i64,
+    previous_event_id: Option<Uuid>,
+    changed_at: i64,
+}
+
+/// Counts the events up in their subjects; returns the places of each subject's first new event.
+async fn next_places(tx: &Tx, events: &[(Uuid, NewEvent)]) -> Result<HashMap<String, Place>, Fault> {
     #[derive(FromQueryResult)]
     struct Counted {
         subject: String,
         last_version: i64,
+        previous_event_id: Option<Uuid>,
+        changed_at: i64,
     }
     // Sorted: the row locks taken here order the writers of a subject, so that versions are gapless in commit order, and two transactions that write to
     // the same subjects lock them in the same order, so that they cannot deadlock.
-    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-    for event in events {
-        *counts.entry(&event.subject).or_default() += 1;
+    let mut counts: BTreeMap<&str, (i64, Uuid)> = BTreeMap::new();
+    for (id, event) in events {
+        let (count, last) = counts.entry(&event.subject).or_insert((0, *id));
+        *count += 1;
+        *last = *id;
     }
     let counts: Vec<_> = counts.into_iter().collect();
-    let changed_at: Value = tx.clock().now().as_ms().into();
-    let mut next = HashMap::new();
+    let now: Value = tx.clock().now().as_ms().into();
+    let mut places = HashMap::new();
     for batch in counts.chunks(BATCH) {
-        let sql = format!(
-            "insert into subject (subject, last_version, changed_at) values {}
-             on conflict (subject) do update set last_version = subject.last_version + excluded.last_version, changed_at = excluded.changed_at
-             returning subject, last_version",
-            rows(batch.len(), 3)
-        );
         let values = batch
             .iter()
-            .flat_map(|(subject, count)| [(*subject).into(), (*count).into(), changed_at.clone()]);
-        for row in query::all::<Counted>(tx.conn(), &sql, values).await? {
+            .flat_map(|(subject, (count, last))| [(*subject).into(), (*count).into(), (*last).into()]);
+        let values = std::iter::once(now.clone()).chain(values);
+        for row in query::all::<Counted>(tx.conn(), &count_up(batch.len()), values).await? {
             let events = batch.binary_search_by(|(subject, _)| (*subject).cmp(&row.subject));
-            let events = events.map_or(0, |at| batch[at].1);
-            next.insert(row.subject, row.last_version - events + 1);
+            let events = events.map_or(0, |at| batch[at].1.0);
+            let place = Place {
+                version: row.last_version - events + 1,
+                previous_event_id: row.previous_event_id,
+                changed_at: row.changed_at,
+            };
+            places.insert(row.subject, place);
         }
     }
-    Ok(next)
+    Ok(places)
 }
 
-async fn insert(tx: &Tx, envelopes: &[Envelope]) -> Result<(), Fault> {
-    let mut values: Vec<Value> = Vec::with_capacity(envelopes.len() * 10);
-    for envelope in envelopes {
+/// Counts subjects up.
+///
+/// The time of a change never goes back, whatever the clock does: it is after every change that was committed before. Subscribers read the changes in
+/// this order, and one that was dated back would be left out.
+fn count_up(subjects: usize) -> String {
+    let rows: Vec<String> = (0..subjects)
+        .map(|row| {
+            let (subject, count, last) = (3 * row + 2, 3 * row + 3, 3 * row + 4);
+            format!("(${subject}, ${count}, ${count}, (select at from change), ${last})")
+        })
+        .collect();
+    format!(
+        "with change (at) as (select case when max(changed_at) >= $1 then max(changed_at) + 1 else $1 end from subject)
+         insert into subject (subject, last_version, last_event_version, changed_at, last_event_id) values {}
+         on conflict (subject) do update set last_version = subject.last_version + excluded.last_version,
+             previous_event_id = case when subject.last_event_version = subject.last_version then subject.last_event_id end,
+             last_event_id = excluded.last_event_id, last_event_version = subject.last_version + excluded.last_version,
+             changed_at = case when excluded.changed_at > subject.changed_at then excluded.changed_at else subject.changed_at + 1 end
+         returning subject, last_version, previous_event_id, changed_at",
+        rows.join(", ")
+    )
+}
+
+/// `changed_at`: the time of the change that each event is.
+async fn insert(tx: &Tx, events: &[(Envelope, i64)]) -> Result<(), Fault> {
+    let mut values: Vec<Value> = Vec::with_capacity(events.len() * 10);
+    for (envelope, changed_at) in events {
         let body = serde_json::to_string(envelope).map_err(|error| unwritable(&error.to_string()))?;
-        let created_at = envelope.time.as_ms();
         values.extend([
             envelope.id.into(),
             envelope.kind.as_str().into(),
@@ -144,13 +182,13 @@ async fn insert(tx: &Tx, envelopes: &[Envelope]) -> Result<(), Fault> {
             envelope.traceparent.clone().into(),
             "pending".into(),
             0_i64.into(),
-            created_at.into(),
-            created_at.into(),
+            envelope.time.as_ms().into(),
+            (*changed_at).into(),
         ]);
     }
     let sql = format!(
         "insert into outbox (id, kind, subject, version, body, traceparent, state, attempts, next_attempt_at, created_at) values {}",
-        rows(envelopes.len(), 10)
+        rows(events.len(), 10)
     );
     tx.execute(&sql, values).await.map(drop)
 }
@@ -169,4 +207,26 @@ fn unwritable(detail: &str) -> Fault {
 
 fn no_version() -> Fault {
     Fault::internal("database_error", "no version was returned")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count_up;
+    use crate::plan::steps;
+
+    /// It runs for every event, and a module has very many subjects.
+    #[tokio::test]
+    async fn the_time_of_the_last_change_is_found_by_its_index() {
+        let steps = steps(
+            &count_up(1),
+            [1_i64.into(), "order/1".into(), 1_i64.into(), uuid::Uuid::nil().into()],
+        )
+        .await;
+        assert!(
+            steps
+                .iter()
+                .any(|step| step == "SEARCH subject USING COVERING INDEX subject_changed"),
+            "{steps:#?}"
+        );
+    }
 }

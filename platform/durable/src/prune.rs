@@ -1,4 +1,7 @@
 //! Deletes what need not be kept any longer: expired commands, and events sent and dead letters discarded long ago.
+//!
+//! Invariant: an event is kept until every subscriber has confirmed that it was handled, unless an operator gave that subscriber up. If one is away for
+//! longer than events are usually kept, the outbox grows, and an operator is told.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +9,7 @@ use banyan_core::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Tx, lease, machinery::Work, once};
+use crate::{Db, Tx, lease, listeners, machinery::Work, once, query};
 
 /// The number of rows deleted in one transaction, so that other writes never wait long for it.
 const CHUNK: i64 = 500;
@@ -22,10 +25,14 @@ pub(crate) fn work(db: Db) -> Work {
 }
 
 async fn run(db: &Db, held: CancellationToken) {
+    let mut told = Vec::new();
     loop {
         let pause = match prune(db).await {
             Ok(true) => BETWEEN_CHUNKS,
-            Ok(false) => EVERY,
+            Ok(false) => {
+                tell_who_is_behind(db, &mut told).await;
+                EVERY
+            }
             Err(fault) => {
                 tracing::debug!(module = db.module(), %fault, "pruning failed");
                 EVERY
@@ -53,14 +60,42 @@ async fn prune(db: &Db) -> Result<bool, Fault> {
 
 /// A subject's oldest events go first, so that its versions stay contiguous among those that are kept. In the order of the index on `sent_at`: the
 /// outbox may be large, and the expired events are the first in it.
-const EXPIRED_EVENTS: &str = "select id from outbox where state = 'sent' and sent_at < $1
+const EXPIRED_EVENTS: &str = "select id from outbox where state = 'sent' and sent_at < $1 and created_at < $2
      and not exists (select 1 from outbox earlier where earlier.subject = outbox.subject and earlier.version < outbox.version
                      and (earlier.state = 'pending' or earlier.sent_at > outbox.sent_at))
-     order by sent_at, version limit $2";
+     order by sent_at, version limit $3";
 
 async fn events(tx: &Tx) -> Result<u64, Fault> {
+    let handled_before = listeners::all_handled_before(tx).await?.unwrap_or(i64::MAX);
+    // An event is sent after it was created. So if a subscriber is far behind, this reads the events it has handled, not all that wait for it.
+    let sent_before = kept_since(tx).min(handled_before);
     let sql = format!("delete from outbox where id in ({EXPIRED_EVENTS})");
-    tx.execute(&sql, [kept_since(tx).into(), CHUNK.into()]).await
+    tx.execute(&sql, [sent_before.into(), handled_before.into(), CHUNK.into()])
+        .await
+}
+
+/// Logs once which subscribers the outbox keeps events for that are older than events need be. `told`: those it named before.
+async fn tell_who_is_behind(db: &Db, told: &mut Vec<String>) {
+    let now = db.clock().now();
+    let kept_since = now.minus(db.settings().outbox_retention() + EVERY).as_ms();
+    let look = async {
+        let sql = "select min(sent_at) from outbox where state = 'sent'";
+        let oldest: Option<Option<i64>> = query::scalar(db.read(), sql, []).await?;
+        let Some(oldest) = oldest.flatten().filter(|oldest| *oldest < kept_since) else {
+            return Ok((0, Vec::new()));
+        };
+        Ok::<_, Fault>((kept_since - oldest, listeners::behind(db, kept_since).await?))
+    };
+    let Ok((excess_ms, behind)) = look.await else { return };
+    metrics::gauge!("banyan_outbox_held_seconds", "module" => db.module().to_owned()).set(excess_ms as f64 / 1_000.0);
+    if behind != *told && !behind.is_empty() {
+        tracing::error!(
+            module = db.module(),
+            behind = behind.join(", "),
+            "the outbox grows: it keeps events for subscribers that have not handled them for longer than outbox_keep_days; start them, or give them up"
+        );
+    }
+    *told = behind;
 }
 
 /// Discarded dead letters are kept as long as sent events, for operators to look at. Their lanes have moved past them.
@@ -84,7 +119,7 @@ mod tests {
     /// any more.
     #[tokio::test]
     async fn expired_events_are_found_by_the_index_on_when_they_were_sent() {
-        let steps = steps(EXPIRED_EVENTS, [1_i64.into(), super::CHUNK.into()]).await;
+        let steps = steps(EXPIRED_EVENTS, [1_i64.into(), 1_i64.into(), super::CHUNK.into()]).await;
         assert!(
             steps[0].contains("outbox USING INDEX outbox_sent (sent_at<?)"),
             "{steps:#?}"

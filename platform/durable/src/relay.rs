@@ -117,9 +117,11 @@ impl Relay {
                     tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read");
                     walk = Walk::new();
                     walk.more = false;
+                    let again = Instant::now() + self.db.settings().limits.poll;
+                    retry_at = Some(retry_at.map_or(again, |retry_at| retry_at.min(again)));
                 }
             }
-            let poll_at = Instant::now() + self.db.settings().limits.poll;
+            let poll_at = Instant::now() + self.db.settings().limits.idle_poll;
             let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
             tokio::select! {
                 biased;

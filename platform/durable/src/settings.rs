@@ -56,8 +56,11 @@ pub struct MachineryLimits {
     /// The number of failures after which a reaction becomes a dead letter, and a saga is parked. Failures because another module is unavailable do
     /// not count.
     pub max_failures: i64,
-    /// The maximum age of the last complete comparison with a feed from which the next one continues; after a longer time it covers everything the
-    /// producer keeps.
+    /// The time after which an operator is told of what is tried without limit: an event that is not published or not handled, versions that nobody
+    /// delivers, a comparison that fails. Most outages are shorter.
+    pub alert_after: Duration,
+    /// The maximum age of the last complete comparison with a producer of an earlier version from which the next one continues; after a longer time it
+    /// covers everything such a producer keeps.
     pub feed_window: Duration,
     /// The timeout of a saga's command. The outcome is then unknown, and the command is sent again.
     pub saga_call_timeout: Duration,
@@ -79,6 +82,7 @@ impl Default for MachineryLimits {
             relay_window: 100,
             retry_delays: [200, 1_000, 5_000, 15_000].map(Duration::from_millis).to_vec(),
             max_failures: 5,
+            alert_after: Duration::from_secs(600),
             feed_window: Duration::from_secs(24 * 60 * 60),
             saga_call_timeout: Duration::from_secs(3),
             saga_first_retry: Duration::from_millis(200),
@@ -159,9 +163,10 @@ mod tests {
             (
                 settings.feed_compare_ms,
                 limits.feed_window.as_secs() / 3_600,
-                limits.max_failures
+                limits.max_failures,
+                limits.alert_after.as_secs() / 60
             ),
-            (60_000, 24, 5)
+            (60_000, 24, 5, 10)
         );
         assert_eq!(
             (

@@ -203,6 +203,7 @@ impl Objects {
             ("{sku}", &self.sku),
             ("{module}", module),
             ("{undo}", "refund_payment"),
+            ("{listener}", "catalog"),
             ("{provider}", "sandbox"),
             ("{owner}", &self.owner),
             ("{order}", &self.order),

@@ -44,6 +44,7 @@ fn event(source: &str, subject: &str, version: i64) -> Envelope {
         time: Timestamp::from_ms(0),
         datacontenttype: "application/json".to_owned(),
         version,
+        previousid: None,
         traceparent: None,
         data: serde_json::value::to_raw_value(&serde_json::json!({ "version": version })).expect("JSON"),
     }

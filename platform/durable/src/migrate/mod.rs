@@ -25,6 +25,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         up: include_str!("../../migrations/m0002_indexes.sql"),
     },
     Migration {
+        name: "m0003_durable_listeners",
+        up: include_str!("../../migrations/m0003_listeners.sql"),
+    },
+    Migration {
         name: "m0004_durable_growth",
         up: include_str!("../../migrations/m0004_growth.sql"),
     },

@@ -12,8 +12,9 @@ use crate::{
     Tx, audit,
     query::{self, StoredTime},
     reactions::{
-        advance, reached,
+        advance, is_gap, pass, reached,
         retry::{self, RetryState},
+        skipped_to,
     },
 };
 
@@ -26,7 +27,8 @@ pub struct DeadLetter {
     /// What it happened to: `<aggregate>/<id>`.
     pub subject: String,
     pub version: i64,
-    /// The event's type; empty for a frame that is not an event.
+    /// The event's type; empty for a frame that is not an event. `missing`: versions that nobody can deliver. `went_back`: the module it happened in lost
+    /// what it had committed, and gives versions out again.
     #[serde(rename = "type")]
     pub kind: String,
     /// `waiting` for an earlier version, `retrying`, `dead`, or `discarded`.
@@ -51,8 +53,7 @@ pub struct DeadLetterEvent {
     pub event: serde_json::Value,
 }
 
-const COLUMNS: &str =
-    "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error";
+const COLUMNS: &str = "id, source, subject, version, kind, state, attempts, failures, next_attempt_at, created_at, last_error, until_version";
 
 fn newest(state: Option<RetryState>) -> String {
     let in_state = state.map_or_else(String::new, |state| format!("state = '{state}' and"));
@@ -68,6 +69,28 @@ impl Ops {
         let state = state.map(known_state::<RetryState>).transpose()?;
         let values = [before(page)?.into(), query::limit(page.fetch_limit())];
         let rows: Vec<DeadLetterRow> = query::all(self.db.read(), &newest(state), values).await?;
+        Ok(page.page(rows, |row| row.id).map(DeadLetter::from))
+    }
+
+    /// What waits for a person, the newest first: dead letters, and events that hold back their subject and have been tried for long.
+    ///
+    /// # Errors
+    /// `invalid_cursor`; as any query.
+    pub async fn list_stuck_events(&self, page: &PageRequest) -> Result<Page<DeadLetter>, Fault> {
+        let sql = format!(
+            "select {COLUMNS} from retry where state in ('dead', 'retrying', 'waiting') and id < $1
+                 and (state = 'dead' or (created_at < $2
+                     and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
+                                     and earlier.version < retry.version and earlier.state <> 'discarded')))
+             order by id desc limit $3"
+        );
+        let overdue_before = self.db.clock().now().minus(self.db.settings().limits.alert_after);
+        let values = [
+            before(page)?.into(),
+            overdue_before.as_ms().into(),
+            query::limit(page.fetch_limit()),
+        ];
+        let rows: Vec<DeadLetterRow> = query::all(self.db.read(), &sql, values).await?;
         Ok(page.page(rows, |row| row.id).map(DeadLetter::from))
     }
 
@@ -108,7 +131,8 @@ impl Ops {
         write.await
     }
 
-    /// Gives an event up: it will never be handled, and the later ones of its subject go on.
+    /// Gives an event up: it will never be handled, and the later ones of its subject go on. Of missing versions all are given up. If the source went
+    /// back, its events go on being handled with the first that is certainly new.
     ///
     /// # Errors
     /// `not_found`; `not_discardable` while it waits for an earlier version, or once it is discarded.
@@ -122,22 +146,14 @@ impl Ops {
         let action = DeadLetterAction::new(actor, id, reason, comment);
         let write = self.db.write(action, |tx, action| async move {
                 let letter = load(&tx, action.id).await?;
-                if !matches!(letter.state, RetryState::Dead | RetryState::Retrying) {
+                let waits = letter.state == RetryState::Waiting && !is_gap(&letter.kind);
+                if waits || letter.state == RetryState::Discarded {
                     return Err(Fault::conflict("not_discardable", format!("This event is {}.", letter.state)));
                 }
-                // A frame that is not an event has no lane.
-                if letter.version > 0 {
-                    let lane = reached(&tx, &letter.source, &letter.subject).await?;
-                    if lane + 1 < letter.version {
-                        return Err(Fault::conflict("not_discardable", "An earlier version must be handled or discarded first."));
-                    }
-                    if lane < letter.version {
-                        advance(&tx, &letter.source, &letter.subject, lane, letter.version).await?;
-                    }
-                }
                 let discarded =
-                    "update retry set state = 'discarded', next_attempt_at = $2 where id = $1 and state in ('dead', 'retrying')";
+                    "update retry set state = 'discarded', next_attempt_at = $2 where id = $1 and state in ('dead', 'retrying', 'waiting')";
                 action.change(&tx, discarded, tx.clock().now()).await?;
+                letter.pass(&tx).await?;
                 action.audit(&tx, "dead_letter.discard").await?;
                 load(&tx, action.id).await.map(DeadLetter::from)
             });
@@ -205,6 +221,31 @@ struct DeadLetterRow {
     next_attempt_at: StoredTime,
     created_at: StoredTime,
     last_error: Option<String>,
+    until_version: Option<i64>,
+}
+
+impl DeadLetterRow {
+    /// Moves the lane past what is given up.
+    async fn pass(&self, tx: &Tx) -> Result<(), Fault> {
+        // A frame that is not an event has no lane.
+        if self.version == 0 {
+            return Ok(());
+        }
+        let lane = reached(tx, &self.source, &self.subject).await?.version;
+        if lane + 1 < self.version {
+            return Err(Fault::conflict(
+                "not_discardable",
+                "An earlier version must be handled or discarded first.",
+            ));
+        }
+        if lane >= self.version {
+            return Ok(());
+        }
+        match self.until_version {
+            Some(until) => pass(tx, &self.source, &self.subject, &self.kind, until).await,
+            None => advance(tx, &self.source, &self.subject, lane, skipped_to(self.version)).await,
+        }
+    }
 }
 
 #[derive(FromQueryResult)]

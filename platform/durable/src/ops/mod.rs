@@ -4,6 +4,7 @@
 
 mod audit_log;
 mod dead_letters;
+mod listeners;
 mod outbox;
 
 use std::{fmt::Display, str::FromStr};
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 pub use audit_log::AuditEntry;
 pub use dead_letters::{DeadLetter, DeadLetterEvent};
+pub use listeners::Listener;
 pub use outbox::{OutboxEntry, OutboxEvent};
 
 use crate::{

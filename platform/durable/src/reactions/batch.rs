@@ -13,10 +13,12 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use sea_orm::{FromQueryResult, Value};
 use tokio::sync::{Semaphore, oneshot};
+use uuid::Uuid;
 
 use super::{
     Deliveries, Reactions,
     delivery::{By, Taken},
+    lane::Lane,
 };
 use crate::{Tx, lost_race, query};
 
@@ -133,17 +135,21 @@ struct Position {
     source: String,
     subject: String,
     last_version: Option<i64>,
+    event_id: Option<Uuid>,
     kept_version: Option<i64>,
 }
 
 /// Handles those events that are the next ones of their subjects, one of each subject.
 async fn handle(tx: &Tx, reactions: &Reactions, events: &[Arc<Envelope>]) -> Result<Vec<bool>, Fault> {
-    let mut next = next_versions(tx, events).await?;
+    let mut lanes = free_lanes(tx, events).await?;
     let handled: Vec<bool> = events
         .iter()
         .map(|event| {
             let subject = (event.source.clone(), event.subject.clone());
-            next.get(&subject) == Some(&event.version) && next.remove(&subject).is_some()
+            let is_next = lanes
+                .get(&subject)
+                .is_some_and(|lane| lane.version + 1 == event.version && !lane.contradicts(event));
+            is_next && lanes.remove(&subject).is_some()
         })
         .collect();
     let these: Vec<&Arc<Envelope>> = events
@@ -159,14 +165,15 @@ async fn handle(tx: &Tx, reactions: &Reactions, events: &[Arc<Envelope>]) -> Res
     Ok(handled)
 }
 
-/// The next version of each subject that has no event in the retry table.
-async fn next_versions(tx: &Tx, events: &[Arc<Envelope>]) -> Result<HashMap<(String, String), i64>, Fault> {
+/// The lane of each subject that has no event in the retry table.
+async fn free_lanes(tx: &Tx, events: &[Arc<Envelope>]) -> Result<HashMap<(String, String), Lane>, Fault> {
     let keys: Vec<String> = (0..events.len())
         .map(|at| format!("(cast(${} as text), cast(${} as text))", 2 * at + 1, 2 * at + 2))
         .collect();
     let sql = format!(
         "with wanted (source, subject) as (values {})
          select wanted.source, wanted.subject, lane.last_version,
+             case when lane.event_version = lane.last_version then lane.event_id end as event_id,
              (select min(retry.version) from retry where retry.source = wanted.source and retry.subject = wanted.subject
               and retry.version > coalesce(lane.last_version, 0)) as kept_version
          from wanted left join lane on lane.source = wanted.source and lane.subject = wanted.subject",
@@ -180,10 +187,11 @@ async fn next_versions(tx: &Tx, events: &[Arc<Envelope>]) -> Result<HashMap<(Str
         .into_iter()
         .filter(|position| position.kept_version.is_none())
         .map(|position| {
-            (
-                (position.source, position.subject),
-                position.last_version.unwrap_or(0) + 1,
-            )
+            let lane = Lane {
+                version: position.last_version.unwrap_or(0),
+                event_id: position.event_id,
+            };
+            ((position.source, position.subject), lane)
         })
         .collect())
 }
@@ -199,16 +207,19 @@ async fn advance(tx: &Tx, events: &[&Arc<Envelope>]) -> Result<(), Fault> {
     let mut values: Vec<Value> = Vec::new();
     let mut rows: Vec<String> = Vec::new();
     for event in events {
-        rows.push(format!("({})", query::placeholders(values.len() + 1, 3)));
+        rows.push(format!("({})", query::placeholders(values.len() + 1, 5)));
         values.extend([
             event.source.as_str().into(),
             event.subject.as_str().into(),
             event.version.into(),
+            event.version.into(),
+            event.id.into(),
         ]);
     }
     let sql = format!(
-        "insert into lane (source, subject, last_version) values {}
-         on conflict (source, subject) do update set last_version = excluded.last_version
+        "insert into lane (source, subject, last_version, event_version, event_id) values {}
+         on conflict (source, subject) do update set last_version = excluded.last_version, event_version = excluded.event_version,
+             event_id = excluded.event_id
          where lane.last_version = excluded.last_version - 1",
         rows.join(", ")
     );

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use super::{
     Reactions,
     batch::Batches,
-    lane,
+    gap::{Gap, WENT_BACK, is_gap},
+    lane::{self, Lane},
     retry::{self, RetryState},
 };
 use crate::{Db, Tx};
@@ -108,7 +109,7 @@ impl Deliveries {
         let fault = Arc::new(fault);
         let write = self.db().write((envelope, fault), |tx, (envelope, fault)| async move {
             // Another instance may have handled it meanwhile.
-            if lane::reached(&tx, &envelope.source, &envelope.subject).await? >= envelope.version {
+            if lane::reached(&tx, &envelope.source, &envelope.subject).await?.version >= envelope.version {
                 return Ok(());
             }
             retry::keep_failed(&tx, &envelope, &fault).await
@@ -125,24 +126,35 @@ async fn handle(tx: &Tx, reactions: &Reactions, envelope: &Envelope, by: By) -> 
         version,
         ..
     } = envelope;
-    let reached = lane::reached(tx, source, subject).await?;
-    if *version <= reached {
+    let lane = lane::reached(tx, source, subject).await?;
+    let event = Lane {
+        version: *version,
+        event_id: Some(envelope.id),
+    };
+    if lane.contradicts(envelope) {
+        Gap::went_back(source, subject, lane, event).keep(tx).await?;
+        return Ok(Taken::Kept);
+    }
+    if *version <= lane.version {
         retry::forget(tx, source, subject, *version).await?;
         return Ok(Taken::Duplicate);
     }
-    if *version > reached + 1 {
+    if *version > lane.version + 1 {
         retry::keep_waiting(tx, envelope).await?;
         return Ok(Taken::Kept);
     }
     let kept = retry::states(tx, source, subject, *version).await?;
-    match kept.this {
-        Some(RetryState::Retrying) if by == By::Bus => return Ok(Taken::Kept),
-        Some(RetryState::Dead | RetryState::Discarded) => return Ok(Taken::Kept),
+    match &kept.this {
+        // Nothing goes on until an operator has decided. A gap, on the other hand, is filled by the event; and a discarded one is the past.
+        Some(row) if row.kind == WENT_BACK && row.state != RetryState::Discarded => return Ok(Taken::Kept),
+        Some(row) if is_gap(&row.kind) => {}
+        Some(row) if row.state == RetryState::Retrying && by == By::Bus => return Ok(Taken::Kept),
+        Some(row) if matches!(row.state, RetryState::Dead | RetryState::Discarded) => return Ok(Taken::Kept),
         // It was discarded or handled since it was read.
         None if by == By::Runner => return Ok(Taken::Kept),
         _ => {}
     }
-    lane::advance(tx, source, subject, reached, *version).await?;
+    lane::advance(tx, source, subject, lane.version, event).await?;
     reactions.react(tx, envelope).await?;
     if kept.this.is_some() {
         retry::forget(tx, source, subject, *version).await?;

@@ -5,7 +5,9 @@
 
 mod batch;
 mod catch_up;
+mod compared;
 mod delivery;
+mod gap;
 mod lane;
 pub(crate) mod retry;
 mod runner;
@@ -18,7 +20,8 @@ use futures::future::BoxFuture;
 use crate::{Db, Tx};
 
 pub(crate) use delivery::Deliveries;
-pub(crate) use lane::{advance, reached};
+pub(crate) use gap::{is_gap, pass};
+pub(crate) use lane::{advance, reached, skipped_to};
 
 /// An event that was delivered, with its envelope.
 #[derive(Clone, Debug)]
@@ -41,11 +44,17 @@ type React = Arc<dyn Fn(Tx, Envelope) -> BoxFuture<'static, Result<(), Fault>> +
 pub struct Reactions {
     pub(crate) db: Db,
     pub(crate) on: Vec<(&'static str, &'static str, React)>,
+    /// The event types of the modules subscribed to, as this program was compiled: those without a reaction are of no interest, all others are unknown.
+    known: Vec<(&'static str, &'static [&'static str])>,
 }
 
 impl Reactions {
     pub fn new(db: Db) -> Self {
-        Reactions { db, on: Vec::new() }
+        Reactions {
+            db,
+            on: Vec::new(),
+            known: Vec::new(),
+        }
     }
 
     /// Reacts to events of type `E` on `topic`. `react` runs in **one transaction** with the lane of the subject: it must not call other modules, and it
@@ -57,6 +66,7 @@ impl Reactions {
         Fut: Future<Output = Result<(), Fault>> + Send + 'static,
     {
         let react = Arc::new(react);
+        self.known.push((topic, E::ALL_TYPES));
         self.on.push((
             topic,
             E::TYPE,
@@ -85,9 +95,29 @@ impl Reactions {
         self.on.iter().any(|(of, ..)| *of == topic)
     }
 
+    /// Whether the type of this event was known when this program was compiled.
+    fn knows(&self, topic: &str, kind: &str) -> bool {
+        let mut known = self
+            .known
+            .iter()
+            .filter(|(of, _)| *of == topic)
+            .flat_map(|(_, types)| *types);
+        known.any(|known| *known == kind)
+    }
+
     /// Runs every reaction to this event; there may be none.
+    ///
+    /// # Errors
+    /// Those of the reactions. `unavailable` for a type that is newer than this program: the event waits until this module is upgraded, because a reaction
+    /// that it passed over would never be made good.
     pub(crate) async fn react(&self, tx: &Tx, envelope: &Envelope) -> Result<(), Fault> {
         let topic = envelope.topic();
+        if self.subscribes_to(&topic) && !self.knows(&topic, &envelope.kind) {
+            let kind = &envelope.kind;
+            return Err(Fault::unavailable(format!(
+                "This version of the program does not know the event {kind}. Upgrade it."
+            )));
+        }
         for (of, kind, react) in &self.on {
             if *of == topic && *kind == envelope.kind {
                 react(tx.clone(), envelope.clone()).await?;

@@ -8,6 +8,7 @@ use sea_orm::{DeriveValueType, FromQueryResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::gap::is_gap;
 use crate::{
     Db, Tx,
     query::{self, StoredTime},
@@ -44,56 +45,63 @@ pub(crate) enum RetryState {
     Discarded,
 }
 
-/// The states of an event and of the next one of its subject, as far as they are in the table.
+/// The rows of a version and of the next one of its subject, as far as they are in the table.
 pub(crate) struct Kept {
-    pub this: Option<RetryState>,
-    pub next: Option<RetryState>,
+    pub this: Option<KeptVersion>,
+    pub next: Option<KeptVersion>,
 }
 
-#[derive(FromQueryResult)]
-struct KeptVersion {
+#[derive(Clone, FromQueryResult)]
+pub(crate) struct KeptVersion {
     version: i64,
-    state: RetryState,
+    pub kind: String,
+    pub state: RetryState,
 }
 
 /// The record of an event that failed before.
 #[derive(FromQueryResult)]
 struct Failures {
+    kind: String,
     attempts: i64,
     failures: i64,
     state: RetryState,
 }
 
-/// An event that is, or will be, due.
+/// A row that is, or will be, due.
 #[derive(FromQueryResult)]
 pub(crate) struct Due {
     pub id: Uuid,
     pub source: String,
     pub subject: String,
     pub version: i64,
+    pub kind: String,
     pub body: String,
     pub attempts: i64,
     pub next_attempt_at: StoredTime,
+    pub until_version: Option<i64>,
 }
 
 pub(crate) async fn states(tx: &Tx, source: &str, subject: &str, version: i64) -> Result<Kept, Fault> {
-    let sql = "select version, state from retry where source = $1 and subject = $2 and version in ($3, $4)";
+    let sql = "select version, kind, state from retry where source = $1 and subject = $2 and version in ($3, $4)";
     let key = [source.into(), subject.into(), version.into(), (version + 1).into()];
     let rows: Vec<KeptVersion> = query::all(tx.conn(), sql, key).await?;
-    let state_of = |version: i64| rows.iter().find(|row| row.version == version).map(|row| row.state);
+    let row_of = |version: i64| rows.iter().find(|row| row.version == version).cloned();
     Ok(Kept {
-        this: state_of(version),
-        next: state_of(version + 1),
+        this: row_of(version),
+        next: row_of(version + 1),
     })
 }
 
-/// Keeps an event whose predecessor is missing.
+/// Keeps an event whose predecessor is missing. A gap that an operator discarded makes room for it.
 pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fault> {
     let now = tx.clock().now().as_ms();
     let inserted = tx
         .execute(
             "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at)
-             values ($1, $2, $3, $4, $5, $6, 'waiting', 0, 0, $7, $7) on conflict (source, subject, version) do nothing",
+             values ($1, $2, $3, $4, $5, $6, 'waiting', 0, 0, $7, $7)
+             on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state, attempts = 0,
+                 failures = 0, next_attempt_at = excluded.next_attempt_at, created_at = excluded.created_at, last_error = null, until_version = null
+             where retry.state = 'discarded' and retry.until_version is not null",
             [
                 tx.ids().new_id().into(),
                 envelope.source.as_str().into(),
@@ -114,13 +122,15 @@ pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fau
 /// Keeps an event whose reaction failed, and counts the attempt. While another module or the database is unavailable it is retried without limit; any
 /// other failure counts, and too many make the event a dead letter. An event that cannot be decoded is a dead letter at once.
 pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Result<(), Fault> {
-    let sql = "select attempts, failures, state from retry where source = $1 and subject = $2 and version = $3";
+    let sql = "select kind, attempts, failures, state from retry where source = $1 and subject = $2 and version = $3";
     let key = [
         envelope.source.as_str().into(),
         envelope.subject.as_str().into(),
         envelope.version.into(),
     ];
     let before: Option<Failures> = query::one(tx.conn(), sql, key).await?;
+    // The event has come after all.
+    let before = before.filter(|row| !is_gap(&row.kind));
     let (attempts, failures) = before.as_ref().map_or((0, 0), |row| (row.attempts, row.failures));
     if before.is_some_and(|row| matches!(row.state, RetryState::Dead | RetryState::Discarded)) {
         return Ok(());
@@ -138,8 +148,9 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
     tx.execute(
         "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-         on conflict (source, subject, version) do update set state = excluded.state, attempts = excluded.attempts,
-             failures = excluded.failures, next_attempt_at = excluded.next_attempt_at, last_error = excluded.last_error",
+         on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state,
+             attempts = excluded.attempts, failures = excluded.failures, next_attempt_at = excluded.next_attempt_at,
+             last_error = excluded.last_error, until_version = null",
         [
             tx.ids().new_id().into(),
             envelope.source.as_str().into(),
@@ -196,7 +207,7 @@ pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Faul
 
 /// The oldest rows of their subjects, those due first in front. A subject whose oldest row is dead has none.
 pub(crate) async fn heads(db: &Db, limit: i64) -> Result<Vec<Due>, Fault> {
-    let sql = "select id, source, subject, version, body, attempts, next_attempt_at from retry
+    let sql = "select id, source, subject, version, kind, body, attempts, next_attempt_at, until_version from retry
          where state in ('waiting', 'retrying')
          and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
                          and earlier.version < retry.version and earlier.state <> 'discarded')
@@ -211,11 +222,20 @@ pub(crate) async fn holds(db: &Db, source: &str, subject: &str, version: i64) ->
     Ok(kept.is_some())
 }
 
-/// Whether an event of this subject is in the table: then it is being retried, or a dead letter holds it back.
-pub(crate) async fn holds_any(db: &Db, source: &str, subject: &str) -> Result<bool, Fault> {
-    let sql = "select version from retry where source = $1 and subject = $2 and state <> 'discarded' limit 1";
-    let kept: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into()]).await?;
-    Ok(kept.is_some())
+/// The number of versions after `lane` that are in the table, as events or as a gap. None if the source went back: then an operator decides first.
+pub(crate) async fn held_after(db: &Db, source: &str, subject: &str, lane: i64) -> Result<Option<i64>, Fault> {
+    let sql = "select cast(count(*) as bigint) as went_back from retry
+         where source = $1 and subject = $2 and state <> 'discarded' and kind = 'went_back'";
+    let went_back: Option<i64> = query::scalar(db.read(), sql, [source.into(), subject.into()]).await?;
+    if went_back.is_some_and(|rows| rows > 0) {
+        return Ok(None);
+    }
+    let sql =
+        "select cast(coalesce(sum(coalesce(until_version, version) - version + 1), 0) as bigint) as versions from retry
+         where source = $1 and subject = $2 and state <> 'discarded' and version > $3";
+    query::scalar(db.read(), sql, [source.into(), subject.into(), lane.into()])
+        .await
+        .map(|held| held.or(Some(0)))
 }
 
 impl Due {

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Deliveries,
+    catch_up::Fetched,
     delivery::{By, no_version},
+    gap::{WENT_BACK, is_gap},
     retry::{self, Due},
 };
 use crate::{Db, Feeds, changed, lease, machinery::Work, time};
@@ -88,22 +90,66 @@ impl Deliveries {
         if due.is_frame() {
             return self.decode_again(due).await;
         }
+        if is_gap(&due.kind) {
+            return self.fill(feeds, due).await;
+        }
         let reached = lane_of(self.db(), &due).await?;
         if due.version <= reached + 1 {
             // A stored body is always decodable unless somebody edits the table.
             let envelope = Envelope::from_bytes(due.body.as_bytes())?;
             return self.take(envelope, By::Runner).await.map(drop);
         }
-        // The versions before it are missing. Those that the producer no longer keeps are skipped.
+        // The versions before it are missing.
         let fetched = self.fetch(feeds, &due.source, &due.subject, due.version - 1).await;
         let missing = match fetched {
             Err(fault) => fault,
-            Ok(()) if lane_of(self.db(), &due).await? > reached => return Ok(()),
-            Ok(()) if retry::holds(self.db(), &due.source, &due.subject, reached + 1).await? => return Ok(()),
-            Ok(()) => Fault::unavailable("The feed of the producer does not have the versions before this one yet."),
+            Ok(_) if lane_of(self.db(), &due).await? > reached => return Ok(()),
+            Ok(_) if retry::holds(self.db(), &due.source, &due.subject, reached + 1).await? => return Ok(()),
+            Ok(_) => Fault::unavailable("The feed of the producer does not have the versions before this one yet."),
         };
         tracing::debug!(module = self.db().module(), source = due.source, subject = due.subject, %missing, "the missing events could not be fetched");
         self.postpone(due, missing).await
+    }
+
+    /// Asks the producer again for versions that were missing, or whether it is what it was: an operator may have restored it.
+    async fn fill(&self, feeds: &Feeds, due: Due) -> Result<(), Fault> {
+        let until = due.until_version.unwrap_or(due.version);
+        let filled = async {
+            if due.kind == WENT_BACK {
+                if self.stop_if_it_went_back(feeds, &due.source, &due.subject).await? {
+                    return Ok(Fetched::Gap);
+                }
+                self.forget(&due).await?;
+            }
+            self.fetch(feeds, &due.source, &due.subject, until.max(due.version))
+                .await
+        };
+        match filled.await {
+            Err(fault) => self.postpone(due, fault).await,
+            // What is missing was stored again, with the time of the next attempt.
+            Ok(Fetched::Gap) => Ok(()),
+            Ok(Fetched::Events { last_version }) if last_version > 0 && last_version < due.version => {
+                self.forget(&due).await
+            }
+            Ok(Fetched::Events { .. }) => match lane_of(self.db(), &due).await? {
+                reached if reached >= due.version => self.forget(&due).await,
+                _ => {
+                    self.postpone(
+                        due,
+                        Fault::unavailable("The producer sends something else in place of the missing events."),
+                    )
+                    .await
+                }
+            },
+        }
+    }
+
+    async fn forget(&self, due: &Due) -> Result<(), Fault> {
+        let key = (due.source.clone(), due.subject.clone(), due.version);
+        let write = self.db().write(key, |tx, (source, subject, version)| async move {
+            retry::forget(&tx, &source, &subject, version).await
+        });
+        write.await
     }
 
     /// A frame that an operator replays: perhaps this build can decode it.
@@ -143,5 +189,5 @@ impl Deliveries {
 
 async fn lane_of(db: &Db, due: &Due) -> Result<i64, Fault> {
     let lanes = super::catch_up::lanes(db, &due.source, &[due.subject.as_str()]).await?;
-    Ok(lanes.get(&due.subject).copied().unwrap_or(0))
+    Ok(lanes.get(&due.subject).map_or(0, |lane| lane.version))
 }

@@ -76,6 +76,7 @@ pub fn envelope<E: Event + Serialize>(source: &str, subject: &str, version: i64,
         time: SystemClock.now(),
         datacontenttype: "application/json".to_owned(),
         version,
+        previousid: None,
         traceparent: Some(TRACEPARENT.to_owned()),
         data: serde_json::value::to_raw_value(event).expect("the event is JSON"),
     }

@@ -250,6 +250,11 @@ impl ManualClock {
         Arc::new(ManualClock(AtomicI64::new(now.as_ms())))
     }
 
+    /// Steps to a time, also back.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.as_ms(), Ordering::SeqCst);
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0
             .fetch_add(i64::try_from(by.as_millis()).expect("a test's span"), Ordering::SeqCst);

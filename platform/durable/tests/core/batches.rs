@@ -28,7 +28,10 @@ async fn append_all(db: &Db, subjects: &[&str]) -> Result<Vec<i64>, Fault> {
 
 #[tokio::test]
 async fn many_events_get_the_versions_that_they_would_get_one_by_one() {
-    on_both_with("durable", quick(), |db| async move {
+    // Other tests run beside it, and it is not about time.
+    let mut settings = quick();
+    settings.limits.job_timeout *= 10;
+    on_both_with("durable", settings, |db| async move {
         assert_eq!(append_all(&db, &[]).await, Ok(Vec::new()));
         assert_eq!(append_all(&db, &["b", "a", "b"]).await, Ok(vec![1, 1, 2]));
         assert_eq!(append_all(&db, &["a", "a", "c", "b"]).await, Ok(vec![2, 3, 1, 3]));

@@ -339,6 +339,7 @@ async fn the_relay_is_woken_by_the_commit_and_need_not_poll() {
     let slow_poll = Settings {
         limits: MachineryLimits {
             poll: Duration::from_secs(60),
+            idle_poll: Duration::from_secs(60),
             ..quick().limits
         },
         ..quick()

@@ -48,6 +48,7 @@ pub struct Noted {
 
 impl Event for Noted {
     const TYPE: &'static str = "banyan.test.v1.Noted";
+    const ALL_TYPES: &'static [&'static str] = &[Self::TYPE, Ignored::TYPE];
 }
 
 /// An event without a reaction.

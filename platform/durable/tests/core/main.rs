@@ -1,16 +1,21 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
+mod absence;
 mod batches;
 mod catch_up;
 mod clocks;
 mod commands;
 mod events;
+mod feeds;
 mod harness;
 mod leases;
 mod migrations;
 mod operators;
 mod reactions;
 mod together;
+mod upgrades;
+mod watching;
+mod went_back;
 mod writing;
 mod writing_postgres;
 mod writing_sqlite;

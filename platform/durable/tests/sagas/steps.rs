@@ -78,6 +78,7 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
         banyan_durable::Settings {
             limits: banyan_durable::MachineryLimits {
                 poll: Duration::from_secs(60),
+                idle_poll: Duration::from_secs(60),
                 ..quick().limits
             },
             ..quick()

@@ -84,7 +84,7 @@ impl Dlq {
         match self.what {
             DlqCommand::List { module } => {
                 let modules = selected(module, modules);
-                let columns = ["id", "source", "subject", "version", "kind", "last_error"];
+                let columns = ["id", "source", "subject", "version", "kind", "state", "last_error"];
                 session.list(&modules, "dead-letters", &columns, output).await
             }
             DlqCommand::Show { module, id } => session.show(&format!("{module}/dead-letters/{id}")).await,

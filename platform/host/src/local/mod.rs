@@ -208,10 +208,11 @@ impl LocalModules {
                 );
             }
             (started.offer)(contracts);
+            let machinery = started.machinery.listeners(listeners_of(product, name));
             running.push(Running {
                 name,
                 routes: started.routes,
-                machinery: started.machinery,
+                machinery,
                 seed: started.seed,
                 well_known: started.well_known,
             });
@@ -325,6 +326,20 @@ impl LocalModules {
     fn databases(&self) -> impl Iterator<Item = &Db> {
         self.running.iter().map(|module| module.machinery.db())
     }
+}
+
+/// The modules that subscribe to a module's events, here or in another process, with the aggregate.
+fn listeners_of<C>(product: &Product<C>, producer: &str) -> Vec<(String, String)> {
+    let subscriptions = product
+        .modules
+        .iter()
+        .flat_map(|module| module.subscribes.iter().map(|topic| (module.name, *topic)));
+    subscriptions
+        .filter_map(|(listener, topic)| {
+            let (of, aggregate) = topic.split_once('.')?;
+            (of == producer).then(|| (listener.to_owned(), aggregate.to_owned()))
+        })
+        .collect()
 }
 
 /// Whether a module's database is available.

@@ -60,7 +60,7 @@ async fn show_outbox_event(_ops: Ops, path: Path<InModule>, modules: Data<Module
     Ok(HttpResponse::Ok().json(event))
 }
 
-/// Events that a module could not handle and that hold back their subject, newest first.
+/// Events that hold back their subject because a module could not handle them, or has tried to for ten minutes; newest first.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), PageQuery),
     responses((status = 200, description = "Dead letters", body = Listed<DeadLetter>)), security(("bearer" = [])))]
 #[get("/ops/{module}/dead-letters")]
@@ -70,10 +70,7 @@ async fn list_dead_letters(
     page: Query<PageQuery>,
     modules: Data<Modules>,
 ) -> Result<HttpResponse, Problem> {
-    let letters = modules
-        .load(&module.0)?
-        .list_dead_letters(Some("dead"), &page.0.request())
-        .await?;
+    let letters = modules.load(&module.0)?.list_stuck_events(&page.0.request()).await?;
     Ok(HttpResponse::Ok().json(Listed::from(letters)))
 }
 

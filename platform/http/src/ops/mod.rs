@@ -3,6 +3,7 @@
 
 mod events;
 mod leftovers;
+mod listeners;
 mod sagas;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub fn routes(modules: Vec<ModuleOps>) -> Routes {
         sagas::register(config);
         leftovers::register(config);
         events::register(config);
+        listeners::register(config);
     })
 }
 

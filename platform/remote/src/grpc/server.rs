@@ -5,7 +5,9 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use banyan_core::{Call, Checks, Fault};
-use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects};
+use banyan_event_feed_contract::{
+    ConfirmHandled, Confirmed, EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -249,5 +251,9 @@ impl EventFeed for FeedsByModule {
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
         self.of(&request.module)?.list_events(call, request).await
+    }
+
+    async fn confirm_handled(&self, call: &Call, request: ConfirmHandled) -> Result<Confirmed, Fault> {
+        self.of(&request.module)?.confirm_handled(call, request).await
     }
 }

@@ -1,0 +1,95 @@
+//! Who subscribes to a module's events, as operators see it.
+
+use std::sync::Arc;
+
+use banyan_core::{Actor, Fault, Timestamp};
+use sea_orm::FromQueryResult;
+use serde::{Deserialize, Serialize};
+
+use super::Ops;
+use crate::{
+    audit,
+    query::{self, StoredTime},
+};
+
+/// A module that subscribes to an aggregate of this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Listener {
+    pub module: String,
+    pub aggregate: String,
+    /// Everything that happened before this time was handled, or is stored by the subscriber. Null: it has confirmed nothing yet.
+    pub confirmed_before: Option<Timestamp>,
+    /// The outbox keeps nothing for it.
+    pub given_up: bool,
+}
+
+impl Ops {
+    /// The subscribers to this module's events, by name.
+    ///
+    /// # Errors
+    /// As any query.
+    pub async fn list_listeners(&self) -> Result<Vec<Listener>, Fault> {
+        let sql = "select module, aggregate, confirmed_before, given_up from listener where module <> '' order by module, aggregate";
+        let rows: Vec<ListenerRow> = query::all(self.db.read(), sql, []).await?;
+        Ok(rows.into_iter().map(Listener::from).collect())
+    }
+
+    /// Keeps events for this subscriber no longer. If it comes back, what it can no longer fetch are dead letters there, and events are kept for it again.
+    ///
+    /// # Errors
+    /// `not_found`; as any query.
+    pub async fn give_up_listener(
+        &self,
+        actor: &Actor,
+        listener: &str,
+        reason: &str,
+        comment: Option<&str>,
+    ) -> Result<Vec<Listener>, Fault> {
+        let context = (
+            Arc::new(actor.clone()),
+            Arc::<str>::from(listener),
+            Arc::<str>::from(reason),
+            comment.map(Arc::<str>::from),
+        );
+        let given_up = self
+            .db
+            .write(context, |tx, (actor, listener, reason, comment)| async move {
+                // What is deleted from now on was meant for it.
+                let sql = "update listener set given_up = true, begins_at = 0 where module = $1";
+                if listener.is_empty() || tx.execute(sql, [(*listener).into()]).await? == 0 {
+                    return Err(Fault::not_found("listener"));
+                }
+                audit(
+                    &tx,
+                    &actor,
+                    "listener.give_up",
+                    &format!("listener/{listener}"),
+                    &reason,
+                    comment.as_deref(),
+                )
+                .await
+            });
+        given_up.await?;
+        let all = self.list_listeners().await?;
+        Ok(all.into_iter().filter(|row| row.module == listener).collect())
+    }
+}
+
+#[derive(FromQueryResult)]
+struct ListenerRow {
+    module: String,
+    aggregate: String,
+    confirmed_before: StoredTime,
+    given_up: bool,
+}
+
+impl From<ListenerRow> for Listener {
+    fn from(row: ListenerRow) -> Self {
+        Listener {
+            module: row.module,
+            aggregate: row.aggregate,
+            confirmed_before: (row.confirmed_before > StoredTime::default()).then(|| row.confirmed_before.into()),
+            given_up: row.given_up,
+        }
+    }
+}
