@@ -123,6 +123,9 @@ impl Service {
             return Err(Fault::not_found("payment provider"));
         }
         let event = self.provider.read_webhook(signature, body, self.db.clock().now())?;
+        if self.calls.has_recorded(event.reference) {
+            return Ok(());
+        }
         match record::record_webhook(&self.db, event.reference, event.answer).await? {
             Recorded::Now { void, .. } => {
                 self.calls.notify_recorded(event.reference);

@@ -5,7 +5,7 @@
 //! or the reconciler, queries the provider for its outcome.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -33,6 +33,9 @@ use crate::{
 /// The maximum number of concurrent calls to the provider: well below what providers allow one account. Further calls wait for a permit.
 const CONCURRENT_CALLS: usize = 64;
 
+/// The maximum number of commands that are remembered as recorded: a second's worth of a busy shop.
+const RECENT_COMMANDS: usize = 512;
+
 /// A started command with its payment as it is stored: everything the provider must know.
 #[derive(Clone, Debug)]
 pub struct ProviderCall {
@@ -46,6 +49,7 @@ pub struct ProviderCalls {
     worker: Worker,
     running: Mutex<HashMap<Uuid, watch::Sender<CallStatus>>>,
     tasks: Mutex<JoinSet<()>>,
+    recorded: Mutex<RecentCommands>,
     permits: Arc<Semaphore>,
     /// After this a call is aborted; its outcome is then unknown.
     timeout: Duration,
@@ -95,6 +99,7 @@ impl ProviderCalls {
             worker: Worker { db, provider },
             running: Mutex::default(),
             tasks: Mutex::default(),
+            recorded: Mutex::default(),
             permits: Arc::new(Semaphore::new(CONCURRENT_CALLS)),
             timeout,
         })
@@ -109,6 +114,11 @@ impl ProviderCalls {
     /// reference, and carries the command out with the same key if the provider never saw it.
     pub fn resolve(&self, command: Uuid) -> PendingCall {
         self.start(command, None)
+    }
+
+    /// Whether a call of this process recorded the outcome of this command a short time ago: its webhook then has no news. `false` says nothing.
+    pub fn has_recorded(&self, command: Uuid) -> bool {
+        self.recorded.lock().0.contains(&command)
     }
 
     /// Wakes those who wait for this command: its outcome was recorded without this call.
@@ -163,8 +173,11 @@ async fn run(
     };
     match tokio::time::timeout(timeout, work).await {
         Ok(Ok(Recorded::Now { command, void })) => {
-            if let Some((calls, void)) = guard.calls.upgrade().zip(void) {
-                calls.resolve(void);
+            if let Some(calls) = guard.calls.upgrade() {
+                calls.recorded.lock().remember(command.id);
+                if let Some(void) = void {
+                    calls.resolve(void);
+                }
             }
             guard.end = CallStatus::Ended(Some(command));
         }
@@ -183,6 +196,19 @@ async fn run(
             }
         }
         Err(_) => tracing::warn!(%command, ?timeout, "the provider did not respond; it will be queried again"),
+    }
+}
+
+/// The commands whose outcomes this process recorded last. A provider reports an outcome by webhook within moments of its response.
+#[derive(Default)]
+struct RecentCommands(VecDeque<Uuid>);
+
+impl RecentCommands {
+    fn remember(&mut self, command: Uuid) {
+        if self.0.len() >= RECENT_COMMANDS {
+            self.0.pop_front();
+        }
+        self.0.push_back(command);
     }
 }
 
