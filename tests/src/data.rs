@@ -1,9 +1,10 @@
 //! Direct access to a shop's databases: for tests that read its tables or insert rows that the shop itself would not write.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use banyan::MODULES;
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, FromQueryResult, Statement};
+use banyan_durable::{Connection, Storage};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
 
 /// The sandbox payment provider, which keeps its records apart from payments' own.
 pub const PROVIDER: &str = "sandbox_provider";
@@ -14,47 +15,45 @@ pub fn owners() -> impl Iterator<Item = &'static str> {
 }
 
 /// A connection to where `owner` keeps its data: the SQLite file in `directory`, or the schema at `url` with that URL's login.
-pub async fn connect(directory: &Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
+pub async fn connect(directory: &Path, url: Option<&str>, owner: &str) -> Connection {
     open(directory, url, owner, true).await
 }
 
 /// As [`connect`], and the database refuses to write.
-pub async fn connect_to_read(directory: &Path, url: Option<&str>, owner: &str) -> DatabaseConnection {
+pub async fn connect_to_read(directory: &Path, url: Option<&str>, owner: &str) -> Connection {
     open(directory, url, owner, false).await
 }
 
-async fn open(directory: &Path, url: Option<&str>, owner: &str, writes: bool) -> DatabaseConnection {
-    let mut options = match url {
-        Some(url) => {
-            let mut options = ConnectOptions::new(url);
-            options.set_schema_search_path(owner);
-            if !writes {
-                options.map_sqlx_postgres_opts(|postgres| postgres.options([("default_transaction_read_only", "on")]));
-            }
-            options
-        }
+async fn open(directory: &Path, url: Option<&str>, owner: &str, writes: bool) -> Connection {
+    let storage = match url {
+        Some(url) => Storage::Postgres {
+            url: url.to_owned(),
+            schema: owner.to_owned(),
+        },
         None => {
-            let (file, mode) = (
-                directory.join(format!("{}.db", owner.replace('_', "-"))),
-                if writes { "rw" } else { "ro" },
-            );
-            ConnectOptions::new(format!("sqlite://{}?mode={mode}", file.display()))
+            let path = directory.join(format!("{}.db", owner.replace('_', "-")));
+            assert!(path.exists(), "{} does not exist", path.display());
+            Storage::Sqlite { path }
         }
     };
-    options
-        .max_connections(1)
-        .sqlx_logging(false)
-        .acquire_timeout(Duration::from_secs(10));
-    Database::connect(options)
+    let connection = Connection::open(&storage, owner)
         .await
-        .unwrap_or_else(|error| panic!("the data of {owner} can be opened: {error}"))
+        .unwrap_or_else(|error| panic!("the data of {owner} can be opened: {error}"));
+    if !writes {
+        let read_only = match storage {
+            Storage::Sqlite { .. } => "pragma query_only = on",
+            Storage::Postgres { .. } => "set default_transaction_read_only = on",
+        };
+        execute(&connection, read_only).await.expect("it can be made read-only");
+    }
+    connection
 }
 
-pub async fn execute(connection: &DatabaseConnection, sql: &str) -> Result<(), DbErr> {
+pub async fn execute(connection: &Connection, sql: &str) -> Result<(), DbErr> {
     connection.execute_unprepared(sql).await.map(|_| ())
 }
 
-pub async fn rows<Row: FromQueryResult>(connection: &DatabaseConnection, sql: &str) -> Vec<Row> {
+pub async fn rows<Row: FromQueryResult>(connection: &Connection, sql: &str) -> Vec<Row> {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
     Row::find_by_statement(statement)
         .all(connection)
@@ -63,7 +62,7 @@ pub async fn rows<Row: FromQueryResult>(connection: &DatabaseConnection, sql: &s
 }
 
 /// The column `name` of every row.
-pub async fn names(connection: &DatabaseConnection, sql: &str) -> Vec<String> {
+pub async fn names(connection: &Connection, sql: &str) -> Vec<String> {
     #[derive(FromQueryResult)]
     struct Named {
         name: String,

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use banyan_durable::Connection;
 use banyan_durable_testing::eventually;
 use libtest_mimic::Trial;
-use sea_orm::DatabaseConnection;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::{
@@ -115,7 +116,7 @@ async fn what_a_checkout_left_at_each_step_is_undone_by_operators(stage: Stage) 
         let given_up = rows.filter(|row| row["action"] == action && row["reason"] == "given up");
         assert_eq!(given_up.count(), times, "{module} {action}: {audited}");
     }
-    orders.close().await.expect("the connection closes");
+    orders.close().await;
     let databases = Databases::open(&shop).await;
     let quiet = || async { unfinished(&databases).await.is_empty() };
     eventually("nothing is in progress", SOON, quiet).await;
@@ -125,7 +126,7 @@ async fn what_a_checkout_left_at_each_step_is_undone_by_operators(stage: Stage) 
 }
 
 /// A checkout that cannot go on after `step`: the database refuses to store the next one. Its state is then made unreadable.
-async fn parked_after(step: &str, orders: &DatabaseConnection, client: &Client, ops: &Client, sku: &str) -> String {
+async fn parked_after(step: &str, orders: &Connection, client: &Client, ops: &Client, sku: &str) -> String {
     let goes_on = format!("old.step = '{step}' and (new.step <> old.step or new.state = 'completed')");
     let (make, drop) = match orders.get_database_backend() {
         sea_orm::DbBackend::Sqlite => (

@@ -5,6 +5,7 @@
 mod architecture;
 mod auditor;
 mod authorisation;
+mod budget;
 mod bus;
 mod commands;
 mod contracts;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     let trials = [
         architecture::trials(),
         scenarios::trials(),
+        budget::trials(),
         bus::trials(),
         contracts::trials(),
         openapi::trials(),

@@ -44,7 +44,7 @@ fn id() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// The first so many demo products, one of each.
+/// The first `lines` demo products, one of each.
 fn order(lines: usize) -> ReserveStock {
     let words = ["plant", "seed", "pot", "tool", "tea", "book", "kitchen"];
     let skus = words

@@ -293,6 +293,10 @@ async fn a_repeated_request_is_one_command_and_a_refused_one_needs_a_new_key() {
             reply.body
         );
         assert_eq!(reply.header("retry-after"), "1");
+        // Nothing is stored for the key yet, and still it names this undo alone.
+        let other = shop.as_operator(request(saga, "release_reservation", &key)).await;
+        assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
+        assert!(!shop.harness.modules.was_called(order, "release_stock"));
         let reply = shop.as_operator(request(saga, "void_authorisation", &key)).await;
         assert_eq!(reply.status, 504, "the outcome is unknown: {}", reply.body);
         assert_eq!(

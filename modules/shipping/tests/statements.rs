@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Call, RandomIds, SystemClock};
-use banyan_durable::{Migration, Schema, migrate, migration_connection};
+use banyan_durable::{Connection, Migration, Schema, migrate};
 use banyan_durable_testing::{PostgresHome, SqliteHome, StatementLog, open, settings};
 use banyan_http_testing::{Site, get};
 use sea_orm::ConnectionTrait;
@@ -66,7 +66,7 @@ async fn the_history_of_a_shipment_from_the_first_version_is_kept() {
             module: "shipping",
             migrations: first,
         };
-        let connection = migration_connection(&storage, "shipping").await.expect("a connection");
+        let connection = Connection::open(&storage, "shipping").await.expect("a connection");
         migrate::up(&connection, &first)
             .await
             .expect("the first migration runs");
@@ -86,7 +86,7 @@ async fn the_history_of_a_shipment_from_the_first_version_is_kept() {
             .execute_unprepared(&rows)
             .await
             .expect("the old rows are inserted");
-        connection.close().await.expect("the connection closes");
+        connection.close().await;
         let db = open(shipping::SCHEMA, &storage, settings()).await;
         let site = Site::of(offers(db.clone()).await.routes);
         let shown = site

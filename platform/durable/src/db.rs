@@ -2,17 +2,20 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use banyan_core::{Clock, Fault, Ids, outside_transaction, without_password};
-use futures::future::BoxFuture;
+use banyan_core::{Clock, Fault, Ids, outside_transaction};
 use parking_lot::Mutex;
-use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
-};
-use tokio::sync::broadcast;
+use sea_orm::{ConnectionTrait, DbBackend};
+use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Settings, Tx, fault::fault, listen, postgres, sqlite};
+use crate::{
+    Reads, Settings, Tx,
+    connection::{Counts, cannot_open, postgres as pg, sqlite as lite},
+    job::Job,
+    lease, listen,
+    notify::Notifier,
+    postgres, sqlite,
+};
 
 /// Where a module's data is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +53,16 @@ pub async fn changed(changes: &mut broadcast::Receiver<Change>, topic: &str) {
     }
 }
 
+/// The timeout of [`Db::ping`].
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
 /// One module's database. [`write`](Db::write) is the only way to change anything.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
 
 struct Inner {
     facts: Arc<Facts>,
-    backend: DbBackend,
-    reads: DatabaseConnection,
+    reads: Reads,
     writer: Writer,
     changes: broadcast::Sender<Change>,
     closed: CancellationToken,
@@ -68,13 +73,9 @@ enum Writer {
     Postgres(postgres::Writer),
 }
 
-/// The result of a write job without its value: the writers need not know the type.
-pub(crate) type JobResult = Result<(), Fault>;
-/// A write job that puts its value into a slot of its own.
-pub(crate) type Job = Arc<dyn Fn(Tx) -> BoxFuture<'static, JobResult> + Send + Sync>;
-
 impl Db {
-    /// Opens the module's database. Its tables must exist: see [`migration_connection`] and [`migrate::up`](crate::migrate::up).
+    /// Opens the module's database. Its tables must exist: see [`Connection::open`](crate::Connection::open) and
+    /// [`migrate::up`](crate::migrate::up).
     ///
     /// # Errors
     /// `unavailable`, naming what could not be reached.
@@ -93,30 +94,30 @@ impl Db {
         });
         let (changes, _) = broadcast::channel(1_024);
         let closed = CancellationToken::new();
-        let (backend, reads, writer) = match storage {
-            Storage::Sqlite { .. } => {
+        let counts = Counts::of(module);
+        let not_opened = |error| cannot_open(storage, module, &error);
+        let (reads, writer) = match storage {
+            Storage::Sqlite { path } => {
                 // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
-                let write = connect(storage, 1, module, None).await?;
-                let reads = connect(storage, facts.settings.pool, module, None).await?;
-                let (reopened, name) = (storage.clone(), module.to_owned());
-                let reconnect: sqlite::Connect = Box::new(move || {
-                    let (storage, module) = (reopened.clone(), name.clone());
-                    Box::pin(async move { connect(&storage, 1, &module, None).await })
-                });
-                let writer = sqlite::Writer::start(write, reconnect, facts.clone(), changes.clone());
-                (DbBackend::Sqlite, reads, Writer::Sqlite(writer))
+                let write = lite::Connection::open(path, lite::Mode::Write).map_err(not_opened)?;
+                let readers = lite::Readers::open(path, facts.settings.reads()).map_err(not_opened)?;
+                let writer =
+                    sqlite::Writer::start(write, path.clone(), counts.clone(), facts.clone(), changes.clone())?;
+                (Reads::sqlite(readers, counts), Writer::Sqlite(writer))
             }
             Storage::Postgres { url, schema } => {
-                let pool = connect(storage, facts.settings.pool, module, Some(&facts.settings)).await?;
+                let options = pg::options(url, schema, module, Some(&facts.settings)).map_err(not_opened)?;
+                let pool = pg::Pool::open(options, facts.settings.pool).await.map_err(not_opened)?;
                 let channel = listen::channel(schema);
                 listen::start(url.clone(), channel.clone(), changes.clone(), closed.clone());
-                let writer = postgres::Writer::new(pool.clone(), facts.clone(), channel, changes.clone());
-                (DbBackend::Postgres, pool, Writer::Postgres(writer))
+                let notifier = Notifier::start(pool.clone(), channel, closed.clone());
+                let writer =
+                    postgres::Writer::new(pool.clone(), counts.clone(), facts.clone(), notifier, changes.clone());
+                (Reads::postgres(pool, counts), Writer::Postgres(writer))
             }
         };
         Ok(Db(Arc::new(Inner {
             facts,
-            backend,
             reads,
             writer,
             changes,
@@ -141,11 +142,11 @@ impl Db {
     }
 
     pub fn backend(&self) -> DbBackend {
-        self.0.backend
+        self.0.reads.get_database_backend()
     }
 
     /// For queries only.
-    pub fn read(&self) -> &DatabaseConnection {
+    pub fn read(&self) -> &Reads {
         &self.0.reads
     }
 
@@ -195,14 +196,20 @@ impl Db {
         self.0.changes.subscribe()
     }
 
-    /// Whether the database responds, within 2 seconds.
+    /// Whether the database responds and can be written to, within 2 seconds.
     ///
     /// # Errors
     /// `unavailable`.
     pub async fn ping(&self) -> Result<(), Fault> {
-        let ping = self.0.reads.execute_unprepared("select 1");
-        match tokio::time::timeout(Duration::from_secs(2), ping).await {
-            Ok(response) => response.map(drop).map_err(fault),
+        let ping = async {
+            match &self.0.writer {
+                // The last write could not be committed: only a write shows whether the next one can.
+                Writer::Sqlite(writer) if !writer.commits() => lease::probe(self).await,
+                _ => self.0.reads.check().await,
+            }
+        };
+        match timeout(PING_LIMIT, ping).await {
+            Ok(response) => response,
             Err(_) => Err(Fault::unavailable("The database does not respond.")),
         }
     }
@@ -213,9 +220,7 @@ impl Db {
         if let Writer::Sqlite(writer) = &self.0.writer {
             writer.close().await;
         }
-        if let Err(error) = self.0.reads.clone().close().await {
-            tracing::debug!(module = self.module(), %error, "closing the database");
-        }
+        self.0.reads.close();
     }
 }
 
@@ -223,81 +228,7 @@ impl fmt::Debug for Db {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Db")
             .field("module", &self.module())
-            .field("backend", &self.0.backend)
+            .field("backend", &self.backend())
             .finish_non_exhaustive()
     }
-}
-
-/// A single connection for migrations, before [`Db::open`].
-///
-/// # Errors
-/// `unavailable`, naming what could not be reached.
-pub async fn migration_connection(storage: &Storage, module: &str) -> Result<DatabaseConnection, Fault> {
-    connect(storage, 1, module, None).await
-}
-
-/// `limits` applies to PostgreSQL. Migrations have none, because they may take long.
-async fn connect(
-    storage: &Storage,
-    connections: u32,
-    module: &str,
-    limits: Option<&Settings>,
-) -> Result<DatabaseConnection, Fault> {
-    let mut options = match storage {
-        Storage::Sqlite { path } => {
-            let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
-            options.idle_timeout(None::<Duration>).max_lifetime(None::<Duration>);
-            options.map_sqlx_sqlite_opts(move |sqlite| {
-                let sqlite = sqlite
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(Duration::from_secs(5))
-                    .foreign_keys(true)
-                    .pragma("temp_store", "memory");
-                // The file remembers WAL; readers must not request it again, because switching takes a lock that no timeout waits for.
-                if connections == 1 {
-                    sqlite.journal_mode(SqliteJournalMode::Wal)
-                } else {
-                    sqlite
-                }
-            });
-            options
-        }
-        Storage::Postgres { url, schema } => {
-            let mut options = ConnectOptions::new(url.clone());
-            options
-                .set_schema_search_path(schema.clone())
-                .set_application_name(format!("banyan-{module}"));
-            if let Some(settings) = limits {
-                // A job that timed out can only be rolled back once its statement has ended, so the server ends statements too. And a process that
-                // was suspended inside a transaction must not keep its locks for ever.
-                // The lock timeout is shorter than the job's, so that the job can say why it failed.
-                let (lock_ms, statement_ms) = (
-                    settings.limits.job_timeout.as_millis() * 4 / 5,
-                    settings.limits.job_timeout.as_millis() * 10,
-                );
-                options.map_sqlx_postgres_opts(move |postgres| {
-                    postgres.options([
-                        ("lock_timeout", lock_ms),
-                        ("statement_timeout", statement_ms),
-                        ("idle_in_transaction_session_timeout", statement_ms),
-                    ])
-                });
-            }
-            options
-        }
-    };
-    options
-        .max_connections(connections)
-        .min_connections(0)
-        .sqlx_logging(false)
-        .acquire_timeout(Duration::from_secs(5));
-    // SQLite has no connection to lose. PostgreSQL may have restarted: a dead connection is found before it is used.
-    options.test_before_acquire(matches!(storage, Storage::Postgres { .. }));
-    Database::connect(options).await.map_err(|error| {
-        let storage = match storage {
-            Storage::Sqlite { path } => format!("the file {}", path.display()),
-            Storage::Postgres { url, schema } => format!("schema {schema} at {}", without_password(url)),
-        };
-        Fault::unavailable(format!("cannot open {storage} for {module}: {error}"))
-    })
 }

@@ -53,30 +53,73 @@ fn is_conflict(error: &DbErr) -> bool {
 
 fn is_transient(error: &DbErr) -> bool {
     match sqlx_error(error) {
-        Some(sqlx::Error::Database(_)) => {
-            // PostgreSQL: connection exceptions, out of resources, shut down, lock not available; the limits we set on idle transactions.
-            // SQLite: BUSY, LOCKED, NOMEM, IOERR, FULL with all their extended codes.
-            let code = code(error).unwrap_or_default();
-            let sqlite = code
-                .parse::<i64>()
-                .ok()
-                .filter(|_| code.len() < 5)
-                .map(|code| code & 0xff);
-            ["08", "53", "57", "55"]
-                .iter()
-                .any(|class| code.len() == 5 && code.starts_with(class))
-                || matches!(code.as_str(), "25P03" | "25P04")
-                || matches!(sqlite, Some(5 | 6 | 7 | 10 | 13))
-        }
-        Some(
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Tls(_),
-        ) => true,
-        Some(_) => false,
+        Some(error) => is_outage(error) || is_limit(error),
         None => matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)),
+    }
+}
+
+/// The database refused or could not, whatever was asked of it; it may be able to later.
+fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        // PostgreSQL: connection exceptions, a login that is refused, out of resources, shut down; read-only; a right that was withdrawn.
+        // SQLite: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB with all their extended codes.
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            match sqlite_code(&code) {
+                Some(code) => matches!(code, 5..=11 | 13 | 14 | 26),
+                None => {
+                    ["08", "28", "53", "57", "58"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                        || matches!(&*code, "25006" | "42501" | "3D000")
+                }
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::Tls(_) => true,
+        _ => false,
+    }
+}
+
+/// A lock that was not available in time; the limits we set on idle transactions.
+fn is_limit(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .unwrap_or_default();
+    sqlite_code(&code).is_none() && (code.starts_with("55") || matches!(&*code, "25P03" | "25P04"))
+}
+
+/// SQLite's codes are numbers, PostgreSQL's have five characters. The extended codes of a kind share its lowest byte.
+fn sqlite_code(code: &str) -> Option<i64> {
+    if code.len() == 5 {
+        return None;
+    }
+    code.parse::<i64>().ok().map(|code| code & 0xff)
+}
+
+/// Whether a session of PostgreSQL is of no more use after this error: the server closes it, or another one may do better. A statement that was cancelled
+/// leaves its session as it was.
+pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
+    is_outage(error)
+        && !matches!(
+            error.as_database_error().and_then(|error| error.code()).as_deref(),
+            Some("57014" | "42501")
+        )
+}
+
+/// Whether the server had closed the session before it read the statement, so that the statement did nothing.
+pub(crate) fn was_dropped(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08")),
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
+        _ => false,
     }
 }
 

@@ -61,6 +61,16 @@ pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
     .await
 }
 
+/// Writes a row that means nothing, to find out whether the database can be written to.
+pub(crate) async fn probe(db: &Db) -> Result<(), Fault> {
+    db.write((), |tx, ()| async move {
+        let sql = "insert into lease (name, owner, token, until) values ('probe', '', 1, 0)
+                   on conflict (name) do update set token = lease.token + 1";
+        tx.execute(sql, []).await.map(drop)
+    })
+    .await
+}
+
 struct Lease<'a> {
     db: &'a Db,
     name: &'static str,

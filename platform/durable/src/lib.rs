@@ -13,17 +13,20 @@
 //! Invariant: nothing here knows what a product is about, and nothing here uses a network other than the database's.
 
 mod audit;
+mod connection;
 mod db;
 mod fault;
 mod feed;
 mod gauges;
 mod horizon;
+mod job;
 mod lease;
 mod list;
 mod listen;
 mod listeners;
 mod machinery;
 pub mod migrate;
+mod notify;
 mod once;
 mod ops;
 pub mod outbox;
@@ -43,7 +46,8 @@ mod tx;
 mod watch;
 
 pub use audit::{audit, audit_operator};
-pub use db::{Change, Db, Storage, changed, migration_connection};
+pub use connection::{Connection, Reads};
+pub use db::{Change, Db, Storage, changed};
 pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use lease::hold;
 pub use list::{newest_first, newest_ids_first};
@@ -56,8 +60,6 @@ pub use saga::{
     Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,
     UndoLeftover, Undone,
 };
-/// A single connection that migrations run on.
-pub use sea_orm::DatabaseConnection as MigrationConnection;
 pub use settings::{MachineryLimits, Settings};
 pub use tx::Tx;
 pub use watch::{Watcher, Watchers};

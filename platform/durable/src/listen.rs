@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use sea_orm::sqlx::postgres::PgListener;
-use tokio::sync::broadcast;
+use sqlx::{Executor, postgres::PgListener};
+use tokio::{
+    sync::broadcast,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::Change;
+
+/// A connection that was silent for this time is pinged: something on the way may have dropped it.
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// The timeout of connecting and of a ping.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The notification channel of a schema.
 pub(crate) fn channel(schema: &str) -> String {
@@ -17,27 +25,41 @@ pub(crate) fn channel(schema: &str) -> String {
 pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Change>, closed: CancellationToken) {
     tokio::spawn(async move {
         loop {
-            let session = async {
-                let mut listener = PgListener::connect(&url).await?;
-                listener.listen(&channel).await?;
-                loop {
-                    let notification = listener.recv().await?;
-                    let _ = changes.send(Change {
-                        topic: notification.payload().into(),
-                    });
-                }
-            };
-            let ended: Result<(), sea_orm::sqlx::Error> = tokio::select! {
-                ended = session => ended,
+            let ended = tokio::select! {
+                ended = receive(&url, &channel, &changes) => ended,
                 () = closed.cancelled() => return,
             };
             if let Err(error) = ended {
                 tracing::debug!(%channel, %error, "the connection that listens for changes was lost; reconnecting");
             }
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = sleep(Duration::from_secs(1)) => {}
                 () = closed.cancelled() => return,
             }
         }
     });
+}
+
+/// Receives until the connection is lost.
+async fn receive(url: &str, channel: &str, changes: &broadcast::Sender<Change>) -> Result<(), sqlx::Error> {
+    let connecting = async {
+        let mut listener = PgListener::connect(url).await?;
+        listener.listen(channel).await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    let mut listener = timeout(LIMIT, connecting)
+        .await
+        .map_err(|_| sqlx::Error::PoolTimedOut)??;
+    loop {
+        match timeout(PING_AFTER, listener.recv()).await {
+            Ok(notification) => {
+                let topic = notification?.payload().into();
+                let _ = changes.send(Change { topic });
+            }
+            Err(_) => {
+                let ping = timeout(LIMIT, listener.execute("select 1")).await;
+                ping.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            }
+        }
+    }
 }

@@ -2,23 +2,23 @@
 //! the query can fail.
 #![cfg(test)]
 
-use sea_orm::{ConnectionTrait, Database, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, QueryResult, Statement, Value};
 
-use crate::migrate::MACHINERY;
+use crate::{connection::sqlite::Connection, migrate::MACHINERY};
 
 /// The steps of the query's plan.
 pub(crate) async fn steps(query: &str, values: impl IntoIterator<Item = Value>) -> Vec<String> {
-    let db = Database::connect("sqlite::memory:")
-        .await
-        .expect("a database in memory");
+    let db = Connection::in_memory().expect("a database in memory");
     for migration in MACHINERY {
-        db.execute_unprepared(migration.up).await.expect("the migrations run");
+        db.execute_script(migration.up).expect("the migrations run");
     }
     let plan = Statement::from_sql_and_values(DbBackend::Sqlite, format!("explain query plan {query}"), values);
-    db.query_all_raw(plan)
-        .await
-        .expect("the query is valid")
-        .iter()
-        .map(|row| row.try_get("", "detail").expect("a plan has this column"))
+    let rows = db.query(&plan, None).expect("the query is valid");
+    rows.into_iter()
+        .map(|row| {
+            QueryResult::from(row)
+                .try_get("", "detail")
+                .expect("a plan has this column")
+        })
         .collect()
 }

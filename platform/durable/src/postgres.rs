@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use banyan_core::Fault;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
-use tokio::{runtime::Handle, sync::broadcast};
+use tokio::{runtime::Handle, sync::broadcast, time::timeout};
 
 use crate::{
-    Change, Tx,
-    db::{Facts, Job, JobResult},
+    Change, Connection, Tx,
+    connection::{Counts, postgres::Pool},
+    db::Facts,
     fault::{fault, is_lost_race},
-    sqlite::run_job,
+    job::{self, Job, JobResult},
+    notify::Notifier,
 };
 
 pub(crate) struct Writer {
@@ -20,24 +21,27 @@ pub(crate) struct Writer {
 }
 
 struct Attempt {
-    pool: DatabaseConnection,
+    pool: Pool,
+    counts: Counts,
     facts: Arc<Facts>,
-    channel: String,
+    notifier: Notifier,
     changes: broadcast::Sender<Change>,
 }
 
 impl Writer {
     pub fn new(
-        pool: DatabaseConnection,
+        pool: Pool,
+        counts: Counts,
         facts: Arc<Facts>,
-        channel: String,
+        notifier: Notifier,
         changes: broadcast::Sender<Change>,
     ) -> Self {
         Writer {
             attempt: Arc::new(Attempt {
                 pool,
+                counts,
                 facts,
-                channel,
+                notifier,
                 changes,
             }),
             runtime: Handle::current(),
@@ -71,28 +75,27 @@ impl Attempt {
     }
 
     async fn once(&self, job: &Job) -> JobResult {
-        let tx = Tx::new(self.pool.begin().await.map_err(fault)?, self.facts.clone());
-        let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
-        let (transaction, topics) = tx.finish()?;
+        let begun = self.pool.begin().await.map_err(fault)?;
+        self.counts.transaction();
+        let tx = Tx::new(Connection::postgres(begun, self.counts.clone()), self.facts.clone());
+        let limit = self.facts.settings.limits.job_timeout;
+        let done = match timeout(limit, job::run(job, &tx)).await {
+            Ok(done) => done,
+            Err(_) => Err(job::too_long(&tx, limit)),
+        };
+        let (connection, topics) = tx.finish()?;
+        let Some(connection) = connection.into_postgres() else {
+            return Err(Fault::internal(
+                "wrong_database",
+                "a write on PostgreSQL ran on another database",
+            ));
+        };
         if let Err(fault) = done {
-            if let Err(error) = transaction.rollback().await {
-                tracing::debug!(%error, "rolling back");
-            }
+            connection.roll_back().await;
             return Err(fault);
         }
-        if !topics.is_empty() {
-            // All in one round trip; a JSON array because the driver's own arrays are a feature of their own.
-            let names: Vec<&str> = topics.iter().map(AsRef::as_ref).collect();
-            let names = serde_json::to_string(&names)
-                .map_err(|error| Fault::internal("unwritable_topics", error.to_string()))?;
-            let notify = Statement::from_sql_and_values(
-                DbBackend::Postgres,
-                "select pg_notify($1, topic) from json_array_elements_text(cast($2 as json)) as topics(topic)",
-                [self.channel.clone().into(), names.into()],
-            );
-            transaction.execute_raw(notify).await.map_err(fault)?;
-        }
-        transaction.commit().await.map_err(fault)?;
+        connection.commit().await.map_err(fault)?;
+        self.notifier.notify(&topics);
         for topic in topics {
             let _ = self.changes.send(Change { topic });
         }

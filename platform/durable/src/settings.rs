@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::connection::sqlite::ReadLimits;
+
 /// The section `[durable]`. The defaults are in the platform's default file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,8 @@ pub struct Settings {
 pub struct MachineryLimits {
     /// The timeout of a write transaction. One that takes longer is rolled back, because on SQLite it keeps every other write waiting.
     pub job_timeout: Duration,
+    /// The timeout of a read on SQLite, and of the wait for a connection to read by.
+    pub read_timeout: Duration,
     /// The maximum number of writes that wait for the SQLite writer; further ones get `unavailable`. A thousand are a second's work.
     pub write_queue: usize,
     /// The maximum number of writes that share one commit on SQLite. More would gain little: the sync to disk is shared by enough of them.
@@ -72,6 +76,7 @@ impl Default for MachineryLimits {
     fn default() -> Self {
         MachineryLimits {
             job_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_secs(2),
             write_queue: 1_024,
             commit_batch: 64,
             write_attempts: 10,
@@ -91,6 +96,13 @@ impl Default for MachineryLimits {
 }
 
 impl Settings {
+    pub(crate) fn reads(&self) -> ReadLimits {
+        ReadLimits {
+            connections: self.pool,
+            timeout: self.limits.read_timeout,
+        }
+    }
+
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }

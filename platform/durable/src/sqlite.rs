@@ -3,18 +3,36 @@
 //! Jobs wait in a queue. The writer opens a transaction for the first, runs whatever else is waiting in the same one, each in a savepoint of its own,
 //! and commits. Results are returned and topics are woken after the commit and only then. Under load this gives several times the durable writes of
 //! one commit for each job; without load a job waits for no other.
+//!
+//! The writer is a thread. A whole job runs on it, its statements too, because handing each of them to another thread costs more than most of them do.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Instant,
+};
 
-use banyan_core::{Fault, inside_transaction};
-use futures::{FutureExt, future::BoxFuture};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use banyan_core::Fault;
+use tokio::{
+    runtime::Handle,
+    sync::{broadcast, mpsc, oneshot},
+};
 
 use crate::{
-    Change, Tx,
-    db::{Facts, Job, JobResult},
+    Change, Connection, Tx,
+    connection::{
+        Counts,
+        sqlite::{self, Mode},
+    },
+    db::Facts,
     fault::fault,
+    job::{self, Job, JobResult},
 };
 
 struct Queued {
@@ -22,167 +40,208 @@ struct Queued {
     result: oneshot::Sender<JobResult>,
 }
 
-/// Opens a new connection for the writer.
-pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<DatabaseConnection, Fault>> + Send + Sync>;
-
-/// The timeout for closing a connection.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+enum Message {
+    Job(Queued),
+    Close(oneshot::Sender<()>),
+}
 
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Queued>,
-    closed: tokio_util::sync::CancellationToken,
-    finished: tokio_util::sync::CancellationToken,
+    queue: mpsc::Sender<Message>,
+    closed: AtomicBool,
+    /// Whether the last transaction could be committed.
+    commits: Arc<AtomicBool>,
 }
 
 impl Writer {
-    /// `connection` is the one to write by; `connect` opens another if it is lost.
+    /// `connection` is the one to write by; another one to the same file is opened if it is lost.
     pub fn start(
-        connection: DatabaseConnection,
-        connect: Connect,
+        connection: sqlite::Connection,
+        path: std::path::PathBuf,
+        counts: Counts,
         facts: Arc<Facts>,
         changes: broadcast::Sender<Change>,
-    ) -> Self {
-        let (queue, jobs) = mpsc::channel(facts.settings.limits.write_queue);
-        let writer = Writer {
-            queue,
-            closed: Default::default(),
-            finished: Default::default(),
+    ) -> Result<Self, Fault> {
+        let (queue, messages) = mpsc::channel(facts.settings.limits.write_queue);
+        let commits = Arc::new(AtomicBool::new(true));
+        let mut work = Loop {
+            connection: Some(Arc::new(connection)),
+            path,
+            counts,
+            facts,
+            changes,
+            commits: commits.clone(),
+            again: VecDeque::new(),
         };
-        let (closed, finished) = (writer.closed.clone(), writer.finished.clone());
-        tokio::spawn(async move {
-            let mut work = Loop {
-                connection: Some(connection),
-                connect,
-                facts,
-                changes,
-            };
-            work.run(jobs, closed).await;
-            work.close_connection().await;
-            finished.cancel();
-        });
-        writer
+        let runtime = Handle::current();
+        thread::Builder::new()
+            .name(format!("write {}", work.facts.module))
+            .spawn(move || {
+                // What a job starts beside itself runs there.
+                let _runtime = runtime.enter();
+                work.run(messages);
+            })
+            .map_err(|error| Fault::unavailable(format!("cannot start the thread that writes: {error}")))?;
+        Ok(Writer {
+            queue,
+            closed: AtomicBool::new(false),
+            commits,
+        })
     }
 
     pub async fn run(&self, job: Job) -> JobResult {
         let (result, done) = oneshot::channel();
-        if self.closed.is_cancelled() {
+        if self.closed.load(Ordering::Acquire) {
             return Err(Fault::unavailable("The module is shutting down."));
         }
         self.queue
-            .try_send(Queued { job, result })
+            .try_send(Message::Job(Queued { job, result }))
             .map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
         done.await
             .unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
     }
 
+    /// Whether the last transaction could be committed.
+    pub fn commits(&self) -> bool {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Waits until the jobs in the queue are done, and closes the connection.
     pub async fn close(&self) {
-        self.closed.cancel();
-        self.finished.cancelled().await;
+        self.closed.store(true, Ordering::Release);
+        let (done, closed) = oneshot::channel();
+        if self.queue.send(Message::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
     }
 }
 
 struct Loop {
     /// None after it was lost.
-    connection: Option<DatabaseConnection>,
-    connect: Connect,
+    connection: Option<Arc<sqlite::Connection>>,
+    path: std::path::PathBuf,
+    counts: Counts,
     facts: Arc<Facts>,
     changes: broadcast::Sender<Change>,
+    commits: Arc<AtomicBool>,
+    /// Jobs whose batch was lost through the fault of another job.
+    again: VecDeque<Queued>,
 }
 
 /// A job that ran; if `Ok`, its effects are in the open transaction, and these are the topics to wake.
-type Ran = (oneshot::Sender<JobResult>, Result<Vec<Arc<str>>, Fault>);
+type Ran = (Queued, Result<Vec<Arc<str>>, Fault>);
 
-/// The transaction was lost, and with it every job of the batch.
-struct BatchLost;
+/// Why the transaction was lost, and with it every job of the batch.
+enum BatchLost {
+    /// The job took too long and was interrupted in the middle of a write, which ends the transaction.
+    TooLong(Fault),
+    Database,
+}
 
 impl Loop {
-    async fn run(&mut self, mut jobs: mpsc::Receiver<Queued>, closed: tokio_util::sync::CancellationToken) {
+    fn run(&mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut closing = Vec::new();
         loop {
-            let first = tokio::select! {
-                biased;
-                job = jobs.recv() => job,
-                () = closed.cancelled() => jobs.try_recv().ok(),
+            let next = match self.again.pop_front() {
+                Some(queued) => Some(Message::Job(queued)),
+                None if closing.is_empty() => messages.blocking_recv(),
+                None => messages.try_recv().ok(),
             };
-            match first {
-                Some(first) => self.commit_batch(first, &mut jobs).await,
-                None => return,
+            match next {
+                Some(Message::Job(first)) => self.commit_batch(first, &mut messages, &mut closing),
+                Some(Message::Close(done)) => closing.push(done),
+                None => break,
             }
+        }
+        self.connection = None;
+        for done in closing {
+            let _ = done.send(());
         }
     }
 
-    async fn begin(&mut self) -> Result<DatabaseTransaction, Fault> {
-        let immediate = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..Default::default()
-        };
+    fn begin(&mut self) -> Result<Arc<sqlite::Connection>, Fault> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => (self.connect)().await?,
+            None => Arc::new(sqlite::Connection::open(&self.path, Mode::Write).map_err(fault)?),
         };
-        let begun = connection.begin_with_options(immediate).await.map_err(fault);
-        self.connection = Some(connection);
-        if begun.is_err() {
-            self.close_connection().await;
-        }
-        begun
+        connection.interrupt_at(None);
+        connection.control("begin immediate").map_err(fault)?;
+        self.counts.transaction();
+        Ok(connection)
     }
 
-    /// After SQLite ended a transaction by itself, the driver still counts it as open: every later batch would begin with a mere savepoint, no longer
-    /// IMMEDIATE, one level deeper with each loss. So a connection on which a transaction failed is closed, which also rolls back whatever it holds,
-    /// and the next job gets a new one.
-    async fn close_connection(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            match tokio::time::timeout(CLOSE_LIMIT, connection.close()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(module = self.facts.module, %error, "closing the writer's connection")
-                }
-                Err(_) => tracing::warn!(module = self.facts.module, "the writer's connection does not close"),
+    /// The next waiting job, if the batch has room for it.
+    fn next(
+        &mut self,
+        ran: usize,
+        messages: &mut mpsc::Receiver<Message>,
+        closing: &mut Vec<oneshot::Sender<()>>,
+    ) -> Option<Queued> {
+        if ran >= self.facts.settings.limits.commit_batch {
+            return None;
+        }
+        if let Some(queued) = self.again.pop_front() {
+            return Some(queued);
+        }
+        match messages.try_recv().ok()? {
+            Message::Job(queued) => Some(queued),
+            Message::Close(done) => {
+                closing.push(done);
+                None
             }
         }
     }
 
-    async fn commit_batch(&mut self, first: Queued, jobs: &mut mpsc::Receiver<Queued>) {
-        let transaction = match self.begin().await {
-            Ok(transaction) => transaction,
+    fn commit_batch(
+        &mut self,
+        first: Queued,
+        messages: &mut mpsc::Receiver<Message>,
+        closing: &mut Vec<oneshot::Sender<()>>,
+    ) {
+        let connection = match self.begin() {
+            Ok(connection) => connection,
             Err(fault) => {
+                self.report(false);
                 let _ = first.result.send(Err(fault));
                 return;
             }
         };
         let mut ran: Vec<Ran> = Vec::new();
         let mut next = Some(first);
-        let mut lost = false;
         while let Some(queued) = next {
-            match self.run_one(&transaction, &queued.job).await {
-                Ok(done) => ran.push((queued.result, done)),
-                Err(BatchLost) => {
-                    ran.push((queued.result, Ok(Vec::new())));
-                    lost = true;
-                    break;
+            match self.run_one(&connection, &queued.job) {
+                Ok(done) => ran.push((queued, done)),
+                Err(BatchLost::TooLong(fault)) => {
+                    let _ = queued.result.send(Err(fault));
+                    // The others run once more, without it. The connection is given up with the transaction.
+                    self.again.extend(ran.into_iter().map(|(queued, _)| queued));
+                    return;
+                }
+                Err(BatchLost::Database) => {
+                    ran.push((queued, Ok(Vec::new())));
+                    return self.finish(ran, false);
                 }
             }
-            next = if ran.len() < self.facts.settings.limits.commit_batch {
-                jobs.try_recv().ok()
-            } else {
-                None
-            };
+            next = self.next(ran.len(), messages, closing);
         }
         metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
-        let ended = if lost {
-            transaction.rollback().await
-        } else {
-            transaction.commit().await
+        connection.interrupt_at(None);
+        let committed = match connection.control("commit") {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(module = self.facts.module, file = %self.path.display(), %error, "a batch of writes could not be committed");
+                false
+            }
         };
-        // After a loss there is nothing left to roll back, which SQLite reports as an error.
-        if let (Err(error), false) = (&ended, lost) {
-            tracing::error!(module = self.facts.module, %error, "a batch of writes could not be committed");
+        if committed {
+            // Any other connection is closed, which also rolls back whatever it holds, and the next job gets a new one.
+            self.connection = Some(connection);
         }
-        let committed = ended.is_ok() && !lost;
-        if !committed {
-            self.close_connection().await;
-        }
-        for (result, done) in ran {
+        self.finish(ran, committed);
+    }
+
+    fn finish(&mut self, ran: Vec<Ran>, committed: bool) {
+        self.report(committed);
+        for (queued, done) in ran {
             let done = match (done, committed) {
                 (Ok(topics), true) => {
                     for topic in topics {
@@ -195,49 +254,80 @@ impl Loop {
                 (Err(fault), true) => Err(fault),
             };
             // The work is committed even if its caller was dropped.
-            let _ = result.send(done);
+            let _ = queued.result.send(done);
         }
     }
 
-    /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken; that shows
-    /// when the savepoint can no longer be released or rolled back to, and loses the whole batch.
-    async fn run_one(
+    fn report(&self, committed: bool) {
+        self.commits.store(committed, Ordering::Release);
+    }
+
+    /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken, and when a write is
+    /// interrupted.
+    fn run_one(
         &self,
-        transaction: &DatabaseTransaction,
+        connection: &Arc<sqlite::Connection>,
         job: &Job,
     ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
-        let savepoint = transaction.begin().await.map_err(|_| BatchLost)?;
-        let tx = Tx::new(savepoint, self.facts.clone());
-        let done = run_job(job, &tx, self.facts.settings.limits.job_timeout).await;
-        let (savepoint, topics) = tx.finish().map_err(|fault| {
+        let limit = self.facts.settings.limits.job_timeout;
+        connection.interrupt_at(None);
+        connection.control("savepoint job").map_err(|_| BatchLost::Database)?;
+        let deadline = Instant::now() + limit;
+        connection.interrupt_at(Some(deadline));
+        let tx = Tx::new(
+            Connection::sqlite(connection.clone(), self.counts.clone()),
+            self.facts.clone(),
+        );
+        let done = run_until(deadline, job::run(job, &tx));
+        connection.interrupt_at(None);
+        let done = match done {
+            Some(Err(_)) | None if Instant::now() >= deadline => Err(job::too_long(&tx, limit)),
+            Some(done) => done,
+            None => Err(job::too_long(&tx, limit)),
+        };
+        let finished = tx.finish();
+        if !connection.is_in_transaction() {
+            return Err(match done {
+                Err(fault) if Instant::now() >= deadline => BatchLost::TooLong(fault),
+                _ => BatchLost::Database,
+            });
+        }
+        let (_, topics) = finished.map_err(|fault| {
             tracing::error!(%fault, "a write job kept its transaction");
-            BatchLost
+            BatchLost::Database
         })?;
         match done {
-            Ok(()) => savepoint.commit().await.map_err(|_| BatchLost)?,
+            Ok(()) => {
+                connection.control("release job").map_err(|_| BatchLost::Database)?;
+                Ok(Ok(topics))
+            }
             Err(fault) => {
-                savepoint.rollback().await.map_err(|_| BatchLost)?;
-                return Ok(Err(fault));
+                connection.control("rollback to job").map_err(|_| BatchLost::Database)?;
+                connection.control("release job").map_err(|_| BatchLost::Database)?;
+                Ok(Err(fault))
             }
         }
-        Ok(Ok(topics))
     }
 }
 
-/// Runs a job within its timeout. A panic in it fails this job and no other.
-pub(crate) async fn run_job(job: &Job, tx: &Tx, limit: Duration) -> JobResult {
-    let work = AssertUnwindSafe(inside_transaction(async { job(tx.clone()).await })).catch_unwind();
-    match tokio::time::timeout(limit, work).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(_)) => Err(Fault::internal(
-            "write_panicked",
-            format!("a write job of {} panicked", tx.module()),
-        )),
-        // It is certainly rolled back, so the outcome is known.
-        Err(_) => Err(Fault::unavailable(format!(
-            "A write of {} took longer than {} ms.",
-            tx.module(),
-            limit.as_millis()
-        ))),
+/// Runs `work` on this thread until it is done; `None` if it is not by `deadline`.
+fn run_until<W: Future>(deadline: Instant, work: W) -> Option<W::Output> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut work = pin!(work);
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        let left = deadline.checked_duration_since(Instant::now())?;
+        thread::park_timeout(left);
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }

@@ -4,32 +4,32 @@ use std::sync::Arc;
 
 use banyan_core::{Clock, Fault, Ids, Timestamp};
 use parking_lot::Mutex;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
-use crate::{db::Facts, fault::fault, query};
+use crate::{Connection, db::Facts, fault::fault, query};
 
 /// A write transaction. Everything done through it is committed together, or not at all.
 ///
 /// Cheap to clone; the job must not keep a clone beyond its own end.
 #[derive(Clone)]
 pub struct Tx {
-    transaction: Arc<DatabaseTransaction>,
+    connection: Arc<Connection>,
     facts: Arc<Facts>,
     topics: Arc<Mutex<Vec<Arc<str>>>>,
 }
 
 impl Tx {
-    pub(crate) fn new(transaction: DatabaseTransaction, facts: Arc<Facts>) -> Self {
+    pub(crate) fn new(connection: Connection, facts: Arc<Facts>) -> Self {
         Tx {
-            transaction: Arc::new(transaction),
+            connection: Arc::new(connection),
             facts,
             topics: Arc::default(),
         }
     }
 
     /// What queries run on.
-    pub fn conn(&self) -> &DatabaseTransaction {
-        &self.transaction
+    pub fn conn(&self) -> &Connection {
+        &self.connection
     }
 
     /// Notifies whoever waits for `topic`, after the commit and only then.
@@ -62,7 +62,7 @@ impl Tx {
     /// # Errors
     /// As any query.
     pub async fn database_now(&self) -> Result<Timestamp, Fault> {
-        let sql = match self.transaction.get_database_backend() {
+        let sql = match self.connection.get_database_backend() {
             DbBackend::Sqlite => "select cast(unixepoch('now', 'subsec') * 1000 as integer) as now_ms",
             _ => "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as now_ms",
         };
@@ -74,23 +74,19 @@ impl Tx {
 
     /// Runs a statement with `$1`-style parameters, which both databases read; returns the number of rows it touched.
     pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Fault> {
-        let statement = Statement::from_sql_and_values(self.transaction.get_database_backend(), sql, values);
-        Ok(self
-            .transaction
-            .execute_raw(statement)
-            .await
-            .map_err(fault)?
-            .rows_affected())
+        let statement = Statement::from_sql_and_values(self.connection.get_database_backend(), sql, values);
+        let done = self.connection.execute_raw(statement).await.map_err(fault)?;
+        Ok(done.rows_affected())
     }
 
-    /// Returns the transaction, to be committed or rolled back, and the topics to wake after its commit.
+    /// Returns the connection, to commit or roll back, and the topics to wake after the commit.
     ///
     /// # Errors
     /// A job that kept a clone beyond its end is a bug; its transaction is rolled back.
-    pub(crate) fn finish(self) -> Result<(DatabaseTransaction, Vec<Arc<str>>), Fault> {
+    pub(crate) fn finish(self) -> Result<(Connection, Vec<Arc<str>>), Fault> {
         let topics = std::mem::take(&mut *self.topics.lock());
-        let transaction = Arc::try_unwrap(self.transaction)
+        let connection = Arc::try_unwrap(self.connection)
             .map_err(|_| Fault::internal("transaction_leaked", "a write job kept its transaction beyond its end"))?;
-        Ok((transaction, topics))
+        Ok((connection, topics))
     }
 }

@@ -31,7 +31,7 @@ pub struct WaitPermit {
 }
 
 impl Waits {
-    /// For a module of which so many requests are forwarded at the same time.
+    /// For a module to which at most `concurrency` requests are forwarded at the same time.
     pub fn of(concurrency: usize) -> Self {
         Waits {
             all: (concurrency / 2).max(1),

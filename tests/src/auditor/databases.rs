@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, path::Path};
 
-use sea_orm::{DatabaseConnection, FromQueryResult};
+use banyan_durable::Connection;
+use sea_orm::FromQueryResult;
 
 use crate::{data, harness::Shop};
 
@@ -11,7 +12,7 @@ pub const PROVIDER: &str = data::PROVIDER;
 
 /// One connection per owner of data.
 pub struct Databases {
-    connections: HashMap<&'static str, DatabaseConnection>,
+    connections: HashMap<&'static str, Connection>,
 }
 
 impl Databases {
@@ -44,7 +45,7 @@ impl Databases {
 
     pub async fn close(self) {
         for (_, connection) in self.connections {
-            connection.close().await.expect("the connection closes");
+            connection.close().await;
         }
     }
 }

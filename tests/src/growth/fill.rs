@@ -1,6 +1,7 @@
 //! Very many rows in every table of a module, made by the database from the few that real orders left there.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, FromQueryResult, Statement};
+use banyan_durable::Connection;
+use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 use uuid::Uuid;
 
 use crate::data::{execute, rows};
@@ -33,7 +34,7 @@ struct Column {
 }
 
 impl Tables {
-    pub async fn of(postgres: &DatabaseConnection, owner: &str, heavy: Uuid) -> Tables {
+    pub async fn of(postgres: &Connection, owner: &str, heavy: Uuid) -> Tables {
         let columns: Vec<Column> = rows(
             postgres,
             &format!(
@@ -64,7 +65,7 @@ impl Tables {
     }
 
     /// Puts the rows of PostgreSQL in place of those in the file, and remembers them in both as the pattern of copies.
-    pub async fn copy_to(&self, postgres: &DatabaseConnection, file: &DatabaseConnection) {
+    pub async fn copy_to(&self, postgres: &Connection, file: &Connection) {
         run(
             postgres,
             "set session_replication_role = replica; create temporary table series (i int)",
@@ -97,7 +98,7 @@ impl Tables {
     }
 
     /// Copies of the pattern with the numbers `first` to `last`, shared among the rows of the pattern.
-    pub async fn fill(&self, postgres: &DatabaseConnection, file: &DatabaseConnection, first: u32, last: u32) {
+    pub async fn fill(&self, postgres: &Connection, file: &Connection, first: u32, last: u32) {
         for table in self.tables.iter().filter(|table| table.template_rows > 0) {
             let share = |number: u32| (i64::from(number) + table.template_rows - 1) / table.template_rows;
             let (name, names) = (&table.name, table.names());
@@ -172,13 +173,13 @@ impl Column {
     }
 }
 
-async fn run(connection: &DatabaseConnection, sql: &str) {
+async fn run(connection: &Connection, sql: &str) {
     if let Err(error) = execute(connection, sql).await {
         panic!("{sql}: {error}");
     }
 }
 
-async fn number(connection: &DatabaseConnection, sql: &str) -> i64 {
+async fn number(connection: &Connection, sql: &str) -> i64 {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
     let row = connection
         .query_one_raw(statement)

@@ -9,6 +9,8 @@ mod replay;
 mod statements;
 mod traffic;
 
+use std::sync::Arc;
+
 use libtest_mimic::{Failed, Trial};
 
 use self::{replay::Replay, statements::Ran};
@@ -71,11 +73,11 @@ fn no_statement_reads_more() -> Result<(), Failed> {
         let mut grown = Vec::new();
         for owner in owners() {
             let of_owner: Vec<&Ran> = ran.iter().filter(|ran| ran.owner == owner).collect();
-            let postgres = crate::data::connect(&directory, url.as_deref(), owner).await;
+            let postgres = Arc::new(crate::data::connect(&directory, url.as_deref(), owner).await);
             let file = crate::data::connect(&sqlite.directory(), None, owner).await;
             let tables = fill::Tables::of(&postgres, owner, customers.heavy.id).await;
             tables.copy_to(&postgres, &file).await;
-            let mut replay = Replay::new(postgres.clone(), &sqlite.directory(), owner, &of_owner).await;
+            let mut replay = Replay::new(postgres.clone(), &sqlite.directory(), owner, &of_owner);
             for round in 0..2 {
                 tables
                     .fill(&postgres, &file, round * rows() + 1, (round + 1) * rows())
@@ -83,14 +85,10 @@ fn no_statement_reads_more() -> Result<(), Failed> {
                 replay.run().await;
             }
             grown.extend(replay.grown());
-            replay.close().await;
-            for connection in [postgres, file] {
-                connection.close().await?;
-            }
         }
         sqlite.remove().await;
         shop.remove().await;
-        admin.close().await?;
+        admin.close().await;
         if grown.is_empty() {
             Ok(())
         } else {

@@ -8,10 +8,9 @@ use std::{
     },
 };
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait,
-    sqlx::{self, Connection, SqliteConnection, sqlite::SqliteConnectOptions},
-};
+use banyan_durable::Connection;
+use rusqlite::types::Value as Stored;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -25,8 +24,8 @@ const PORTION: i32 = 50;
 
 /// The statements of one module, and what each read in each round.
 pub struct Replay {
-    postgres: DatabaseConnection,
-    sqlite: SqliteConnection,
+    postgres: Arc<Connection>,
+    sqlite: rusqlite::Connection,
     steps: Arc<AtomicU64>,
     statements: Vec<Measured>,
 }
@@ -40,18 +39,17 @@ struct Measured {
 }
 
 impl Replay {
-    pub async fn new(postgres: DatabaseConnection, directory: &Path, owner: &str, ran: &[&Ran]) -> Replay {
+    pub fn new(postgres: Arc<Connection>, directory: &Path, owner: &str, ran: &[&Ran]) -> Replay {
         let file = directory.join(format!("{}.db", owner.replace('_', "-")));
-        let options = SqliteConnectOptions::new().filename(file).foreign_keys(true);
-        let mut sqlite = SqliteConnection::connect_with(&options).await.expect("the file opens");
+        let sqlite = rusqlite::Connection::open(file).expect("the file opens");
+        sqlite.pragma_update(None, "foreign_keys", true).expect("a setting");
         let steps = Arc::new(AtomicU64::new(0));
         let counter = steps.clone();
-        let mut handle = sqlite.lock_handle().await.expect("the connection");
-        handle.set_progress_handler(PORTION, move || {
+        let count = move || {
             counter.fetch_add(PORTION.unsigned_abs().into(), Ordering::Relaxed);
-            true
-        });
-        drop(handle);
+            false
+        };
+        sqlite.progress_handler(PORTION, Some(count)).expect("a handler");
         let statements = ran.iter().map(|ran| Measured {
             ran: (*ran).clone(),
             types: Vec::new(),
@@ -73,7 +71,7 @@ impl Replay {
             if let Some(rows) = statement.on_postgres(&self.postgres).await {
                 statement.rows.push(rows);
             }
-            if let Some(steps) = statement.on_sqlite(&mut self.sqlite, &self.steps).await {
+            if let Some(steps) = statement.on_sqlite(&self.sqlite, &self.steps) {
                 statement.steps.push(steps);
             }
         }
@@ -82,10 +80,6 @@ impl Replay {
     /// The statements that read more in the second round.
     pub fn grown(&self) -> Vec<String> {
         self.statements.iter().flat_map(Measured::grown).collect()
-    }
-
-    pub async fn close(self) {
-        self.sqlite.close().await.expect("the file closes");
     }
 }
 
@@ -107,16 +101,15 @@ impl Measured {
     }
 
     /// The number of rows that were visited; `None` if the statement fails, as an insert does whose row is there.
-    async fn on_postgres(&mut self, postgres: &DatabaseConnection) -> Option<u64> {
-        let transaction = postgres.begin().await.expect("a transaction");
+    async fn on_postgres(&mut self, postgres: &Connection) -> Option<u64> {
+        postgres.execute_unprepared("begin").await.expect("a transaction");
         let read = async {
-            transaction.execute_unprepared("deallocate all").await.ok()?;
-            transaction
+            postgres
                 .execute_unprepared(&format!("prepare again as {}", self.ran.sql))
                 .await
                 .ok()?;
             let types = "select array_to_string(parameter_types, ',') as types from pg_prepared_statements where name = 'again'";
-            let types = transaction
+            let types = postgres
                 .query_one_raw(Statement::from_string(DbBackend::Postgres, types))
                 .await
                 .ok()??;
@@ -126,7 +119,7 @@ impl Measured {
                 "explain (analyze, buffers, format json) execute again{}",
                 literals(&self.ran.values)
             );
-            let plan = transaction
+            let plan = postgres
                 .query_one_raw(Statement::from_string(DbBackend::Postgres, explain))
                 .await
                 .ok()??;
@@ -134,42 +127,55 @@ impl Measured {
             Some(visited(&plan[0]["Plan"]))
         };
         let read = read.await;
-        transaction.rollback().await.expect("nothing remains");
+        postgres.execute_unprepared("rollback").await.expect("nothing remains");
+        // It is there unless it could not be prepared.
+        let _ = postgres.execute_unprepared("deallocate again").await;
         read
     }
 
-    async fn on_sqlite(&mut self, sqlite: &mut SqliteConnection, steps: &AtomicU64) -> Option<u64> {
+    fn on_sqlite(&mut self, sqlite: &rusqlite::Connection, steps: &AtomicU64) -> Option<u64> {
         let sql = in_sqlite(&self.ran.sql);
-        let mut transaction = sqlite.begin().await.expect("a transaction");
+        let transaction = sqlite.unchecked_transaction().expect("a transaction");
         let before = steps.load(Ordering::Relaxed);
-        let done = self
-            .bound(sqlx::query(sqlx::AssertSqlSafe(sql.clone())))
-            .fetch_all(&mut *transaction)
-            .await;
+        let done = self.rows(&transaction, &sql, |_| Ok(()));
         let read = steps.load(Ordering::Relaxed) - before;
-        let explained = sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {sql}")));
-        let plan: Result<Vec<(i64, i64, i64, String)>, _> = explained.fetch_all(&mut *transaction).await;
-        let plan: Vec<String> = plan.into_iter().flatten().map(|(.., step)| step).collect();
-        self.plan = plan.join("; ");
-        transaction.rollback().await.expect("nothing remains");
+        let plan = self.rows(&transaction, &format!("explain query plan {sql}"), |row| {
+            row.get::<_, String>(3)
+        });
+        self.plan = plan.unwrap_or_default().join("; ");
+        transaction.rollback().expect("nothing remains");
         done.ok().map(|_| read)
     }
 
-    /// With the values in SQLite's types.
-    fn bound<'q>(
+    fn rows<T>(
         &self,
-        mut query: sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
-    ) -> sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments> {
-        for (number, value) in self.ran.values.iter().enumerate() {
+        sqlite: &rusqlite::Connection,
+        sql: &str,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        let mut statement = sqlite.prepare(sql)?;
+        self.bind(&mut statement)?;
+        statement.raw_query().mapped(read).collect()
+    }
+
+    /// Binds the values in SQLite's types. A parameter is named after its number.
+    fn bind(&self, statement: &mut rusqlite::Statement<'_>) -> rusqlite::Result<()> {
+        for parameter in 1..=statement.parameter_count() {
+            let name = statement.parameter_name(parameter).unwrap_or_default();
+            let number = name.trim_start_matches('$').parse().unwrap_or(parameter) - 1;
             let kind = self.types.get(number).map_or("text", String::as_str);
-            query = match (kind, value) {
-                ("uuid", Some(value)) => query.bind(Uuid::parse_str(value).ok().map(|id| id.as_bytes().to_vec())),
-                ("bigint" | "integer", Some(value)) => query.bind(value.parse::<i64>().ok()),
-                ("boolean", Some(value)) => query.bind(i64::from(value == "t")),
-                (_, value) => query.bind(value.clone()),
+            let value = match (kind, self.ran.values.get(number).cloned().flatten()) {
+                (_, None) => Stored::Null,
+                ("uuid", Some(value)) => {
+                    Uuid::parse_str(&value).map_or(Stored::Null, |id| Stored::Blob(id.as_bytes().to_vec()))
+                }
+                ("bigint" | "integer", Some(value)) => value.parse().map_or(Stored::Null, Stored::Integer),
+                ("boolean", Some(value)) => Stored::Integer(i64::from(value == "t")),
+                (_, Some(value)) => Stored::Text(value),
             };
+            statement.raw_bind_parameter(parameter, value)?;
         }
-        query
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use banyan_core::{Fault, Timestamp};
 use banyan_durable::fault;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
     QuerySelect, sea_query::Expr,
 };
 use uuid::Uuid;
@@ -56,11 +56,16 @@ pub async fn list_open(
 }
 
 pub async fn count_open(conn: &impl ConnectionTrait) -> Result<u64, Fault> {
-    money_command::Entity::find()
-        .filter(Expr::cust(WITHOUT_OUTCOME))
-        .count(conn)
-        .await
-        .map_err(fault)
+    #[derive(FromQueryResult)]
+    struct Open {
+        open: i64,
+    }
+    let count = money_command::Entity::find()
+        .select_only()
+        .column_as(money_command::Column::Id.count(), "open")
+        .filter(Expr::cust(WITHOUT_OUTCOME));
+    let row = count.into_model::<Open>().one(conn).await.map_err(fault)?;
+    Ok(row.map_or(0, |row| row.open.unsigned_abs()))
 }
 
 /// Locks a command's row until the transaction ends, as a transaction does that is about to record its outcome. For PostgreSQL.
@@ -77,8 +82,6 @@ pub async fn lock_command(tx: &banyan_durable::Tx, id: Uuid) {
 #[cfg(test)]
 pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
     let sql = "select count(*) as waiting from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    use sea_orm::FromQueryResult;
-
     #[derive(FromQueryResult)]
     struct Count {
         waiting: i64,
@@ -90,7 +93,8 @@ pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{Database, DbBackend, FromQueryResult, QueryTrait, Statement};
+    use banyan_durable::{Connection, Storage};
+    use sea_orm::{DbBackend, QueryTrait, Statement};
 
     use super::*;
 
@@ -102,7 +106,10 @@ mod tests {
     /// The table of commands only grows, and the books are compared every ten minutes.
     #[tokio::test]
     async fn commands_without_an_outcome_are_counted_by_an_index() {
-        let db = Database::connect("sqlite::memory:").await.unwrap();
+        let in_memory = Storage::Sqlite {
+            path: ":memory:".into(),
+        };
+        let db = Connection::open(&in_memory, "payments").await.unwrap();
         for tables in [
             include_str!("../../migrations/m0001_money.sql"),
             include_str!("../../migrations/m0002_open_commands.sql"),

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+
+use crate::Connection;
 
 /// A migration: its name, which is recorded for ever, and the statements that make it.
 ///
@@ -16,7 +18,7 @@ pub struct Migration {
 
 impl Migration {
     /// Makes and records it in one transaction: half a migration is worse than none.
-    pub(super) async fn apply(&self, connection: &DatabaseConnection) -> anyhow::Result<()> {
+    pub(super) async fn apply(&self, connection: &Connection) -> anyhow::Result<()> {
         let backend = connection.get_database_backend();
         let sql = match backend {
             DbBackend::Sqlite => self.up.replace(" uuid", " blob"),
@@ -28,10 +30,17 @@ impl Migration {
             "insert into seaql_migrations (version, applied_at) values ($1, $2)",
             [self.name.into(), i64::try_from(now.as_secs())?.into()],
         );
-        let transaction = connection.begin().await?;
-        transaction.execute_unprepared(&sql).await?;
-        transaction.execute_raw(record).await?;
-        transaction.commit().await?;
+        connection.execute_unprepared("begin").await?;
+        let made = async {
+            connection.execute_unprepared(&sql).await?;
+            connection.execute_raw(record).await?;
+            connection.execute_unprepared("commit").await
+        };
+        let made: Result<_, DbErr> = made.await;
+        if made.is_err() {
+            connection.execute_unprepared("rollback").await?;
+        }
+        made?;
         Ok(())
     }
 }

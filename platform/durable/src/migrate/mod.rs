@@ -10,9 +10,9 @@ pub use admin::Admin;
 pub use migration::Migration;
 
 use anyhow::{Context, bail};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use crate::query;
+use crate::{Connection, query};
 
 /// The tables that every module has for what must survive a crash.
 pub(crate) const MACHINERY: &[Migration] = &[
@@ -80,11 +80,11 @@ impl From<&'static str> for Schema {
     }
 }
 
-/// Migrates one module's schema. Safe to call from several processes at once: one migrates, the others wait for it. `connection` must be a pool of one, so that the lock and the work share a session.
+/// Migrates one module's schema. Safe to call from several processes at once: one migrates, the others wait for it.
 ///
 /// # Errors
 /// A schema that was migrated by a newer binary is refused: this binary would misread it.
-pub async fn up(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
+pub async fn up(connection: &Connection, schema: &Schema) -> anyhow::Result<Status> {
     let set = Set::of(schema);
     lock(connection, schema.module, "pg_advisory_lock").await?;
     let done = set.bring_up(connection).await;
@@ -93,7 +93,7 @@ pub async fn up(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Res
 }
 
 /// The applied and the pending migrations. It creates at most the table that records them.
-pub async fn status(connection: &DatabaseConnection, schema: &Schema) -> anyhow::Result<Status> {
+pub async fn status(connection: &Connection, schema: &Schema) -> anyhow::Result<Status> {
     Set::of(schema).status(connection).await
 }
 
@@ -111,7 +111,7 @@ impl Set {
         }
     }
 
-    async fn bring_up(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
+    async fn bring_up(&self, connection: &Connection) -> anyhow::Result<Status> {
         let status = self.status(connection).await?;
         let module = self.module;
         if !status.unknown.is_empty() {
@@ -130,7 +130,7 @@ impl Set {
         self.status(connection).await
     }
 
-    async fn status(&self, connection: &DatabaseConnection) -> anyhow::Result<Status> {
+    async fn status(&self, connection: &Connection) -> anyhow::Result<Status> {
         connection.execute_unprepared(RECORD).await?;
         let recorded: Vec<String> =
             query::scalars(connection, "select version from seaql_migrations order by version", []).await?;
@@ -152,7 +152,7 @@ impl Set {
 
 /// Takes or releases the advisory lock of one module's schema. On SQLite the file lock that every process takes before it opens its data
 /// directory does the same.
-async fn lock(connection: &DatabaseConnection, module: &str, function: &str) -> anyhow::Result<()> {
+async fn lock(connection: &Connection, module: &str, function: &str) -> anyhow::Result<()> {
     if connection.get_database_backend() == DbBackend::Postgres {
         let sql = format!("select {function}(hashtext(current_schema() || $1))");
         let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [module.into()]);

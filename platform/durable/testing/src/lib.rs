@@ -16,7 +16,7 @@ use std::{
 };
 
 use banyan_core::{Clock, Envelope, PageRequest, RandomIds, SystemClock, Timestamp};
-use banyan_durable::{Db, Machinery, Schema, Settings, Storage, migrate};
+use banyan_durable::{Connection, Db, Machinery, Schema, Settings, Storage, migrate};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -70,11 +70,11 @@ where
 /// If it cannot be opened.
 pub async fn open(schema: impl Into<Schema>, storage: &Storage, settings: Settings) -> Db {
     let schema = schema.into();
-    let connection = banyan_durable::migration_connection(storage, schema.module)
+    let connection = Connection::open(storage, schema.module)
         .await
         .expect("a connection to migrate by");
     migrate::up(&connection, &schema).await.expect("the migrations run");
-    connection.close().await.expect("the connection closes");
+    connection.close().await;
     Db::open(
         schema.module,
         storage,
@@ -161,6 +161,11 @@ impl PostgresHome {
             .expect("a database of the test's own");
         admin.close().await.expect("the connection closes");
         PostgresHome { server, name }
+    }
+
+    /// The name of this database.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The URL of this database, with the server's login.

@@ -12,6 +12,7 @@ mod harness;
 mod leases;
 mod migrations;
 mod operators;
+mod outages;
 mod reactions;
 mod together;
 mod upgrades;

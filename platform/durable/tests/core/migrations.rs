@@ -1,6 +1,6 @@
 //! Migrations: what earlier versions recorded is read as it was.
 
-use banyan_durable::{Schema, Storage, migrate, migration_connection};
+use banyan_durable::{Connection, Schema, Storage, migrate};
 use banyan_durable_testing::{PostgresHome, SqliteHome};
 use sea_orm::ConnectionTrait;
 
@@ -11,7 +11,7 @@ const MADE_BEFORE: &str =
 /// A schema of which the machinery's first migration was applied before: its table is there, with a row.
 async fn is_continued(storage: Storage) {
     let schema = Schema::from("library");
-    let connection = migration_connection(&storage, schema.module).await.unwrap();
+    let connection = Connection::open(&storage, schema.module).await.unwrap();
     connection.execute_unprepared(MADE_BEFORE).await.unwrap();
     let first = include_str!("../../migrations/m0001_durable.sql");
     let first = match storage {
@@ -29,7 +29,7 @@ async fn is_continued(storage: Storage) {
     assert_eq!(after.applied, [before.applied, before.pending].concat());
     assert!(after.pending.is_empty() && after.unknown.is_empty());
     assert_eq!(migrate::up(&connection, &schema).await.unwrap(), after);
-    connection.close().await.unwrap();
+    connection.close().await;
 }
 
 #[tokio::test]

@@ -209,3 +209,44 @@ async fn topics_are_woken_after_the_commit_and_never_for_what_was_rolled_back() 
     })
     .await;
 }
+
+/// PostgreSQL would report success for the commit of such a transaction, and commit nothing.
+#[tokio::test]
+async fn a_job_that_goes_on_after_a_failed_statement_is_refused() {
+    on_both("durable", |db| async move {
+        with_table(&db).await;
+        let swallowed = db.write((), |tx, ()| async move {
+            say(&tx, "insert into word values ('a')").await?;
+            let _ = say(&tx, "insert into no_such_table values ('b')").await;
+            Ok(())
+        });
+        assert_eq!(swallowed.await.unwrap_err().code, "failed_statement_ignored");
+        assert_eq!(count(&db, "select count(*) from word").await, 0);
+    })
+    .await;
+}
+
+/// It would run out of its time whenever the database is some milliseconds away. As an outage it would be repeated for ever.
+#[tokio::test]
+async fn a_job_of_very_many_statements_that_takes_too_long_is_a_bug() {
+    let settings = Settings {
+        limits: MachineryLimits {
+            job_timeout: Duration::from_secs(2),
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
+    };
+    banyan_durable_testing::on_both_with("durable", settings, |db| async move {
+        let long = db.write((), |tx, ()| async move {
+            loop {
+                say(&tx, "select 1").await?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            #[allow(unreachable_code, reason = "it names the type of the result")]
+            Ok(())
+        });
+        let fault = long.await.unwrap_err();
+        assert_eq!((fault.kind, &*fault.code), (FaultKind::Internal, "write_too_long"));
+    })
+    .await;
+}

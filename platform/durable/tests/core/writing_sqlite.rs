@@ -9,7 +9,7 @@ use std::{
 };
 
 use banyan_core::{Fault, FaultKind};
-use banyan_durable::{Db, MachineryLimits, Settings};
+use banyan_durable::{Connection, Db, MachineryLimits, Settings};
 use banyan_durable_testing::SqliteHome;
 use sea_orm::ConnectionTrait;
 use tokio::sync::Notify;
@@ -181,9 +181,7 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
 #[tokio::test]
 async fn a_write_on_sqlite_locks_the_file_from_its_beginning_and_is_synced() {
     let (home, db) = sqlite().await;
-    let mut options = sea_orm::ConnectOptions::new(format!("sqlite://{}", home.path().join("durable.db").display()));
-    options.max_connections(1).sqlx_logging(false);
-    let outside = sea_orm::Database::connect(options).await.unwrap();
+    let outside = Arc::new(Connection::open(&home.storage("durable"), "outside").await.unwrap());
     outside.execute_unprepared("pragma busy_timeout = 0").await.unwrap();
     let inside = outside.clone();
     let (synchronous, shut_out) = db
@@ -207,7 +205,6 @@ async fn a_write_on_sqlite_locks_the_file_from_its_beginning_and_is_synced() {
         .await
         .expect("after the write the file is free");
     outside.execute_unprepared("rollback").await.unwrap();
-    outside.close().await.unwrap();
     db.close().await;
 }
 
@@ -263,5 +260,109 @@ async fn a_commit_and_the_queue_of_writes_are_limited() {
         .collect();
     assert_eq!(seen, [0, 2, 2], "two share a commit, and the next two the next");
     assert_eq!(count(&db, "select count(*) from word").await, 4);
+    db.close().await;
+}
+
+const ENDLESS: &str =
+    "with recursive number(n) as (select 1 union all select n + 1 from number) select count(*) from number";
+
+#[tokio::test]
+async fn a_long_read_ends_at_its_limit_and_leaves_connections_to_the_others() {
+    let home = SqliteHome::new();
+    let settings = Settings {
+        pool: 2,
+        limits: MachineryLimits {
+            read_timeout: Duration::from_millis(500),
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
+    };
+    let db = banyan_durable_testing::open("durable", &home.storage("durable"), settings).await;
+    let endless = || sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, ENDLESS);
+    let mut long = Vec::new();
+    for _ in 0..4 {
+        let db = db.clone();
+        long.push(tokio::spawn(async move { db.read().query_all_raw(endless()).await }));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(count(&db, "select count(*) from subject").await, 0, "short reads go on");
+    assert!(long.iter().any(|read| !read.is_finished()), "beside the long ones");
+    for read in long {
+        let fault = banyan_durable::fault(read.await.unwrap().unwrap_err());
+        assert_eq!(fault.kind, FaultKind::Unavailable, "{fault}");
+    }
+    db.close().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_interrupted_fails_alone() {
+    let home = SqliteHome::new();
+    let settings = Settings {
+        limits: MachineryLimits {
+            job_timeout: Duration::from_millis(300),
+            ..MachineryLimits::default()
+        },
+        ..banyan_durable_testing::settings()
+    };
+    let db = banyan_durable_testing::open("durable", &home.storage("durable"), settings).await;
+    with_table(&db).await;
+    let (go, first) = hold_writer(&db);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let writer = db.clone();
+    let endless = tokio::spawn(async move {
+        writer
+            .write((), |tx, ()| async move {
+                say(&tx, &format!("insert into word {ENDLESS}")).await
+            })
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    go.notify_one();
+    // SQLite ends the transaction of both; the first one is run again.
+    let again = go.clone();
+    let notified = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            again.notify_one();
+        }
+    });
+    first.await.unwrap().unwrap();
+    assert_eq!(endless.await.unwrap().unwrap_err().kind, FaultKind::Unavailable);
+    notified.abort();
+    assert_eq!(count(&db, "select count(*) from word").await, 1);
+    db.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_is_not_made_anew() {
+    let (home, db) = sqlite().await;
+    db.close().await;
+    let path = home.path().join("durable.db");
+    std::fs::remove_file(&path).unwrap();
+    let storage = home.storage("durable");
+    let (clock, ids) = (Arc::new(banyan_core::SystemClock), Arc::new(banyan_core::RandomIds));
+    let opened = Db::open("durable", &storage, banyan_durable_testing::settings(), clock, ids);
+    let fault = opened.await.unwrap_err();
+    assert!(fault.detail.contains(&path.display().to_string()), "{fault}");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn after_a_failed_commit_only_a_write_makes_the_database_ready_again() {
+    let (_home, db) = sqlite().await;
+    db.ping().await.unwrap();
+    let run = |sql: &'static str| db.write(sql, |tx, sql| async move { say(&tx, sql).await });
+    run("create table leaf (twig text references word (word) deferrable initially deferred)")
+        .await
+        .unwrap();
+    run("create unique index one_word on word (word)").await.unwrap();
+    // Without this table the check cannot write.
+    run("alter table lease rename to elsewhere").await.unwrap();
+    let failed = run("insert into leaf values ('no such word')").await;
+    assert_eq!(failed.unwrap_err().kind, FaultKind::Unavailable);
+    assert!(count(&db, "select count(*) from word").await == 0, "reads go on");
+    db.ping().await.unwrap_err();
+    run("alter table elsewhere rename to lease").await.unwrap();
+    db.ping().await.unwrap();
     db.close().await;
 }

@@ -112,10 +112,11 @@ impl Session {
                 reply.success()?
             };
             if result["status"] == "done" {
-                return Ok(match output {
-                    Output::Json => print_json(&result)?,
-                    Output::Text => print(result["detail"].as_str().unwrap_or("done"))?,
-                });
+                let printed = match output {
+                    Output::Json => print_json(&result),
+                    Output::Text => print(result["detail"].as_str().unwrap_or("done")),
+                };
+                return Ok(printed?);
             }
             tokio::time::sleep(POLL_DELAY).await;
         }

@@ -245,7 +245,7 @@ impl<'a> Data<'a> {
             let connection = migration_connection(self.settings, module).await?;
             let status = migrate::up(&connection, stored.schema).await?;
             tracing::debug!(module, applied = status.applied.len(), "the schema is up to date");
-            connection.close().await?;
+            connection.close().await;
         }
         Ok(())
     }
@@ -260,7 +260,7 @@ impl<'a> Data<'a> {
             let module = stored.schema.module;
             let connection = migration_connection(self.settings, module).await?;
             all.push((module, migrate::status(&connection, stored.schema).await?));
-            connection.close().await?;
+            connection.close().await;
         }
         Ok(all)
     }
@@ -301,12 +301,9 @@ fn lock(directory: &Path) -> anyhow::Result<DataLock> {
     }
 }
 
-async fn migration_connection(
-    settings: &Settings,
-    module: &str,
-) -> anyhow::Result<banyan_durable::MigrationConnection> {
+async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Result<banyan_durable::Connection> {
     let storage = storage(settings, module, module)?;
-    let connection = banyan_durable::migration_connection(&storage, module)
+    let connection = banyan_durable::Connection::open(&storage, module)
         .await
         .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
     connection.with_context(|| match &storage {

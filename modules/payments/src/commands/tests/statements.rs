@@ -18,7 +18,8 @@ async fn a_command_has_few_statements_and_a_repeated_webhook_at_most_one() {
         let shop = Home { payments, books }.open().await;
         let order = Order::new();
         // Opening the books creates their tables.
-        (ours.take(), theirs.take());
+        ours.take();
+        theirs.take();
         assert_eq!(order.authorise(&shop).await, "authorised");
         let (statements, requests) = (ours.take(), theirs.take());
         assert_eq!(statements.len(), 8, "{statements:#?}");

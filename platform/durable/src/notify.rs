@@ -1,0 +1,55 @@
+//! Tells other processes on the same PostgreSQL what was committed (`NOTIFY`).
+//!
+//! Outside of the transactions: a transaction that notifies holds a lock of the whole database while it commits. What is committed while one
+//! notification is under way goes out with the next. A notification that is lost delays its receivers until they poll.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use sea_orm::{DbBackend, Statement};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::postgres::Pool;
+
+/// The maximum number of topics that wait. Further ones are dropped, and found by polling.
+const QUEUE: usize = 4_096;
+
+#[derive(Clone)]
+pub(crate) struct Notifier(mpsc::Sender<Arc<str>>);
+
+impl Notifier {
+    /// Notifies on `channel` until `closed`.
+    pub fn start(pool: Pool, channel: String, closed: CancellationToken) -> Self {
+        let (queue, mut topics) = mpsc::channel::<Arc<str>>(QUEUE);
+        tokio::spawn(async move {
+            let mut waiting = Vec::new();
+            loop {
+                tokio::select! {
+                    received = topics.recv_many(&mut waiting, QUEUE) => if received == 0 { return },
+                    () = closed.cancelled() => return,
+                }
+                let distinct: BTreeSet<Arc<str>> = waiting.drain(..).collect();
+                if let Err(error) = pool.read_all(&notification(&channel, &distinct)).await {
+                    tracing::debug!(%channel, %error, "other processes could not be notified; they will poll");
+                }
+            }
+        });
+        Notifier(queue)
+    }
+
+    pub fn notify(&self, topics: &[Arc<str>]) {
+        for topic in topics {
+            let _ = self.0.try_send(topic.clone());
+        }
+    }
+}
+
+/// All topics in one statement; a JSON array because the driver's own arrays are a feature of their own.
+fn notification(channel: &str, topics: &BTreeSet<Arc<str>>) -> Statement {
+    let topics: Vec<&str> = topics.iter().map(AsRef::as_ref).collect();
+    Statement::from_sql_and_values(
+        DbBackend::Postgres,
+        "select pg_notify($1, topic) from json_array_elements_text(cast($2 as json)) as topics(topic)",
+        [channel.into(), serde_json::json!(topics).to_string().into()],
+    )
+}

@@ -1,0 +1,175 @@
+//! A PostgreSQL that refuses, closes connections or falls silent: an outage for the callers, and over when the server is well again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use banyan_core::FaultKind;
+use banyan_durable::{Db, Storage};
+use banyan_durable_testing::{PostgresHome, settings};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+use tokio::{
+    io::copy,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use crate::{
+    harness::count,
+    writing::{say, with_table},
+};
+
+async fn open(storage: &Storage) -> Db {
+    let db = banyan_durable_testing::open("durable", storage, settings()).await;
+    with_table(&db).await;
+    db
+}
+
+async fn write(db: &Db) -> Result<(), banyan_core::Fault> {
+    db.write((), |tx, ()| async move {
+        say(&tx, "insert into word values ('word')").await
+    })
+    .await
+}
+
+/// Fills the pool, so that there are several connections to lose.
+async fn use_all_connections(db: &Db) {
+    let reads = (0..settings().pool).map(|_| count(db, "select count(*) from pg_sleep(0.1)"));
+    futures::future::join_all(reads).await;
+}
+
+async fn admin(home: &PostgresHome) -> DatabaseConnection {
+    Database::connect(home.url()).await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_that_the_server_closed_are_replaced_without_an_error() {
+    let home = PostgresHome::new().await;
+    let (db, admin) = (open(&home.storage("durable").await).await, admin(&home).await);
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and application_name = 'banyan-durable'";
+    use_all_connections(&db).await;
+    admin.execute_unprepared(terminate).await.unwrap();
+    assert_eq!(count(&db, "select count(*) from word").await, 0);
+    use_all_connections(&db).await;
+    admin.execute_unprepared(terminate).await.unwrap();
+    write(&db).await.unwrap();
+    db.close().await;
+    admin.close().await.unwrap();
+    home.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_write_is_unavailable_and_not_ready_until_it_writes_again() {
+    let home = PostgresHome::new().await;
+    let (db, admin) = (open(&home.storage("durable").await).await, admin(&home).await);
+    let set = |setting: &str| format!("alter database {} {setting}", home.name());
+    admin
+        .execute_unprepared(&set("set default_transaction_read_only = on"))
+        .await
+        .unwrap();
+    // Connections that are open keep their settings, as those to a server that is made a standby do not.
+    db.read()
+        .query_all_raw(sea_orm::Statement::from_string(
+            db.backend(),
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'banyan-durable' and pid <> pg_backend_pid()",
+        ))
+        .await
+        .unwrap();
+    let refused = write(&db).await;
+    // The one connection that is left still writes; every new one does not.
+    let refused = match refused {
+        Ok(()) => {
+            use_all_connections(&db).await;
+            futures::future::join_all((0..settings().pool).map(|_| write(&db)))
+                .await
+                .into_iter()
+                .find_map(Result::err)
+                .expect("a new connection refuses")
+        }
+        Err(fault) => fault,
+    };
+    assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
+    admin
+        .execute_unprepared("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'banyan-durable'")
+        .await
+        .unwrap();
+    let not_ready = db.ping().await.unwrap_err();
+    assert!(not_ready.kind == FaultKind::Unavailable, "{not_ready}");
+    use_all_connections(&db).await;
+    admin
+        .execute_unprepared(&set("reset default_transaction_read_only"))
+        .await
+        .unwrap();
+    // Each connection refuses once at most: it is not used again.
+    for _ in 0..settings().pool {
+        let _ = write(&db).await;
+    }
+    let before = count(&db, "select count(*) from word").await;
+    write(&db).await.unwrap();
+    assert_eq!(count(&db, "select count(*) from word").await, before + 1);
+    db.ping().await.unwrap();
+    db.close().await;
+    admin.close().await.unwrap();
+    home.remove().await;
+}
+
+/// A proxy to the server. What is connected when it falls silent hears nothing any more; what connects afterwards does.
+async fn proxy(server: String) -> (u16, watch::Sender<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (silence, generation) = watch::channel(0);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut generation = generation.clone();
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let own = *generation.borrow_and_update();
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.split();
+                tokio::select! {
+                    _ = copy(&mut from_client, &mut to_server) => return,
+                    _ = copy(&mut from_server, &mut to_client) => return,
+                    _ = generation.wait_for(|now| *now > own) => {}
+                }
+                // Both ends stay open, and nothing passes.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    (port, silence)
+}
+
+#[tokio::test]
+async fn connections_that_fall_silent_are_given_up_within_their_limits() {
+    let home = PostgresHome::new().await;
+    let Storage::Postgres { url, schema } = home.storage("durable").await else {
+        panic!("PostgreSQL")
+    };
+    let mut parsed = url::Url::parse(&url).unwrap();
+    let server = format!("127.0.0.1:{}", parsed.port().unwrap());
+    let (port, silence) = proxy(server).await;
+    parsed.set_port(Some(port)).unwrap();
+    let db = open(&Storage::Postgres {
+        url: parsed.to_string(),
+        schema,
+    })
+    .await;
+    use_all_connections(&db).await;
+    silence.send_modify(|generation| *generation += 1);
+    let begun = Instant::now();
+    // All at once, so that each meets another connection.
+    let (db, pool) = (Arc::new(db), settings().pool);
+    let faults = futures::future::join_all((0..pool).map(|_| write(&db))).await;
+    for fault in faults.into_iter().filter_map(Result::err) {
+        assert_eq!(fault.kind, FaultKind::Unavailable, "{fault}");
+    }
+    // Far below what the operating system takes to notice.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    write(&db).await.unwrap();
+    assert!(count(&db, "select count(*) from word").await >= 1);
+    db.close().await;
+    home.remove().await;
+}
