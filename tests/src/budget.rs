@@ -19,7 +19,8 @@ use crate::{
 const CUSTOMERS: usize = 32;
 const ORDERS: usize = 4;
 
-/// For an order of two lines, placed with `Prefer: wait`, until its mails are captured and its events consumed.
+/// A third above what is counted on an idle machine (112 statements; 8 transactions on SQLite, where they share commits, and 25 on PostgreSQL), because a
+/// busy one shares fewer and polls more for each order. For an order of two lines, placed with `Prefer: wait`, until its mails are captured and its events consumed.
 struct Budget {
     stage: Stage,
     statements: f64,
@@ -29,13 +30,13 @@ struct Budget {
 const BUDGETS: [Budget; 2] = [
     Budget {
         stage: Stage::Sqlite,
-        statements: 400.0,
-        transactions: 60.0,
+        statements: 150.0,
+        transactions: 35.0,
     },
     Budget {
         stage: Stage::Postgres,
-        statements: 400.0,
-        transactions: 60.0,
+        statements: 150.0,
+        transactions: 35.0,
     },
 ];
 

@@ -9,4 +9,4 @@ update shipment set
     dispatched_at = (select max(step.at) from shipment_step step where step.shipment_id = shipment.id and step.status = 'dispatched'),
     delivered_at = (select max(step.at) from shipment_step step where step.shipment_id = shipment.id and step.status = 'delivered'),
     cancelled_at = (select max(step.at) from shipment_step step where step.shipment_id = shipment.id and step.status = 'cancelled');
-drop table shipment_step;
+-- The former table of steps stays, because a binary of the version before may still write to it.

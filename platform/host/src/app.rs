@@ -74,6 +74,8 @@ impl App {
     where
         C: Clone + Send + Sync + 'static,
     {
+        // First: a counter that was made before its recorder counts nothing.
+        telemetry::metrics();
         let layout = product.layout();
         placement::check(&layout, &settings)?;
         let stop_connections = CancellationToken::new();

@@ -19,8 +19,17 @@ use crate::{
     harness::{Plan, Postgres, Shop, Stage, runtime},
 };
 
-/// Statements of the background that read all of a table for a purpose of their own, by a part of their text. No request waits for them.
-const READ_EVERYTHING: [(&str, &str); 3] = [
+/// Statements that read much for a purpose of their own, by a part of their text: work of the background, for which no request waits, and searches that end
+/// after 10,000 rows, which are more than there are of each kind in the first round.
+const READ_MUCH: [(&str, &str); 5] = [
+    (
+        ") as looked_at where kind = ",
+        "a page of a search for sagas looks at 10,000 rows",
+    ),
+    (
+        "select id from saga where id < $1",
+        "the end of a page of a search for sagas",
+    ),
     (
         "with changed as materialized",
         "a page of the comparison with a feed: of all subjects that changed since the last comparison",
@@ -64,7 +73,7 @@ fn no_statement_reads_more() -> Result<(), Failed> {
         tokio::time::sleep(std::time::Duration::from_secs(11)).await;
         shop.kill().await;
         let mut ran = statements::parse(&std::fs::read_to_string(server.log())?);
-        ran.retain(|ran| !READ_EVERYTHING.iter().any(|(part, _)| ran.sql.contains(part)));
+        ran.retain(|ran| !READ_MUCH.iter().any(|(part, _)| ran.sql.contains(part)));
         assert!(ran.len() > 200, "{} statements were logged", ran.len());
 
         let sqlite = Shop::start(Stage::Sqlite).await;

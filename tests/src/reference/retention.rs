@@ -35,7 +35,7 @@ pub fn every_table_is_listed() -> Result<(), Failed> {
         listed
             .keys()
             .filter(|part| !parts.contains(*part))
-            .map(|part| format!("{PAGE} has a part \"{part}\" that is no module")),
+            .map(|part| format!("{PAGE} has a part \"{part}\" that is not a module")),
     );
     if wrong.is_empty() {
         Ok(())
