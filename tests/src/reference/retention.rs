@@ -97,12 +97,16 @@ fn tables(source: &Path) -> Result<BTreeSet<String>, Failed> {
     } else {
         texts.push(fs::read_to_string(source)?);
     }
-    let made = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+    let made = texts.iter().flat_map(|text| made_in(text));
+    Ok(made.map(str::to_owned).collect())
+}
+
+/// The tables that an SQL text makes, without those that say themselves for how long they are kept, as those of a generated module do.
+fn made_in(sql: &str) -> impl Iterator<Item = &str> {
+    let before = std::iter::once("").chain(sql.lines());
+    before.zip(sql.lines()).filter_map(|(before, line)| {
         let name = line.trim().strip_prefix("create table ")?;
-        name.trim_start_matches("if not exists ")
-            .split([' ', '('])
-            .next()
-            .map(str::to_owned)
-    });
-    Ok(made.collect())
+        let name = name.trim_start_matches("if not exists ").split([' ', '(']).next()?;
+        (!before.starts_with("-- Kept ")).then_some(name)
+    })
 }
