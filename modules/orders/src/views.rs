@@ -228,7 +228,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// `None` if there is none. What a row of an earlier version does not have differs in nothing.
+    /// `None` without a difference. What a row of an earlier version lacks is not one.
     pub fn of(order_id: Uuid, mut live: Option<ReadModel>, folded: Option<ReadModel>) -> Option<Difference> {
         if let (Some(live), Some(folded)) = (&mut live, &folded)
             && live.progress.is_none()

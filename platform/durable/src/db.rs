@@ -217,8 +217,9 @@ impl Db {
     /// Waits for the running writes and closes every connection. Later writes are refused.
     pub async fn close(&self) {
         self.0.closed.cancel();
-        if let Writer::Sqlite(writer) = &self.0.writer {
-            writer.close().await;
+        match &self.0.writer {
+            Writer::Sqlite(writer) => writer.close().await,
+            Writer::Postgres(writer) => writer.close().await,
         }
         self.0.reads.close();
     }

@@ -15,17 +15,25 @@ use crate::connection::postgres::Pool;
 const QUEUE: usize = 4_096;
 
 #[derive(Clone)]
-pub(crate) struct Notifier(mpsc::Sender<Arc<str>>);
+pub(crate) struct Notifier {
+    queue: mpsc::Sender<Arc<str>>,
+    ended: CancellationToken,
+}
 
 impl Notifier {
-    /// Notifies on `channel` until `closed`.
+    /// Notifies on `channel` until `closed`, and then of what was committed before.
     pub fn start(pool: Pool, channel: String, closed: CancellationToken) -> Self {
         let (queue, mut topics) = mpsc::channel::<Arc<str>>(QUEUE);
+        let ended = CancellationToken::new();
+        let at_end = ended.clone().drop_guard();
         tokio::spawn(async move {
+            let _at_end = at_end;
             let mut waiting = Vec::new();
             loop {
                 tokio::select! {
+                    biased;
                     received = topics.recv_many(&mut waiting, QUEUE) => if received == 0 { return },
+                    // Biased: nothing is waiting any more.
                     () = closed.cancelled() => return,
                 }
                 let distinct: BTreeSet<Arc<str>> = waiting.drain(..).collect();
@@ -34,13 +42,18 @@ impl Notifier {
                 }
             }
         });
-        Notifier(queue)
+        Notifier { queue, ended }
     }
 
     pub fn notify(&self, topics: &[Arc<str>]) {
         for topic in topics {
-            let _ = self.0.try_send(topic.clone());
+            let _ = self.queue.try_send(topic.clone());
         }
+    }
+
+    /// Returns once the last notification was sent, after `closed`.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 

@@ -48,6 +48,11 @@ impl Writer {
         }
     }
 
+    /// Waits until other processes know what was committed.
+    pub async fn close(&self) {
+        self.attempt.notifier.ended().await;
+    }
+
     /// In a task of its own, so that a write is not cut off when its caller is dropped.
     pub async fn run(&self, job: Job) -> JobResult {
         let attempt = self.attempt.clone();

@@ -416,7 +416,7 @@ impl Metrics {
         }
     }
 
-    /// The value of the one series with this name and all of these labels, written `label=value`; NaN if there is none yet.
+    /// The value of the one series with this name and all of these labels, written `label=value`; NaN before the first value.
     fn of(&self, name: &str, labels: &[&str]) -> f64 {
         let labels: Vec<String> = labels
             .iter()

@@ -168,3 +168,30 @@ async fn a_transaction_that_postgresql_ended_as_idle_may_be_retried() {
     db.close().await;
     home.remove().await;
 }
+
+/// Its last commit releases the leases that other processes wait for.
+#[tokio::test]
+async fn what_a_process_commits_before_it_closes_is_received_by_the_others() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("durable").await;
+    let settings = banyan_durable_testing::settings();
+    let other = banyan_durable_testing::open("durable", &storage, settings.clone()).await;
+    let mut changes = other.changes();
+    for round in 0..10 {
+        let closing = banyan_durable_testing::open("durable", &storage, settings.clone()).await;
+        let topic = format!("last/{round}");
+        closing
+            .write(topic.clone(), |tx, topic| async move {
+                tx.wake(topic);
+                say(&tx, "select 1").await
+            })
+            .await
+            .unwrap();
+        closing.close().await;
+        tokio::time::timeout(SOON, banyan_durable::changed(&mut changes, &topic))
+            .await
+            .expect("it is notified");
+    }
+    other.close().await;
+    home.remove().await;
+}
