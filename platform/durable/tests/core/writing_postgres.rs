@@ -177,21 +177,31 @@ async fn what_a_process_commits_before_it_closes_is_received_by_the_others() {
     let settings = banyan_durable_testing::settings();
     let other = banyan_durable_testing::open("durable", &storage, settings.clone()).await;
     let mut changes = other.changes();
-    for round in 0..10 {
-        let closing = banyan_durable_testing::open("durable", &storage, settings.clone()).await;
-        let topic = format!("last/{round}");
-        closing
-            .write(topic.clone(), |tx, topic| async move {
-                tx.wake(topic);
-                say(&tx, "select 1").await
+    let one_connection = Settings { pool: 1, ..settings };
+    let closing = banyan_durable_testing::open("durable", &storage, one_connection).await;
+    let (writer, commit) = (closing.clone(), std::sync::Arc::new(tokio::sync::Notify::new()));
+    let may_commit = commit.clone();
+    let write = tokio::spawn(async move {
+        writer
+            .write(may_commit, |tx, may_commit| async move {
+                may_commit.notified().await;
+                tx.wake("last");
+                Ok(())
             })
             .await
-            .unwrap();
-        closing.close().await;
-        tokio::time::timeout(SOON, banyan_durable::changed(&mut changes, &topic))
-            .await
-            .expect("it is notified");
-    }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // It gets the one connection after the write, so that the notification still waits for it when the process closes.
+    let reader = closing.clone();
+    let read = tokio::spawn(async move { count(&reader, "select count(*) from pg_sleep(0.3)").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    commit.notify_one();
+    write.await.unwrap().unwrap();
+    closing.close().await;
+    tokio::time::timeout(SOON, banyan_durable::changed(&mut changes, "last"))
+        .await
+        .expect("the others are notified");
+    read.await.unwrap();
     other.close().await;
     home.remove().await;
 }
