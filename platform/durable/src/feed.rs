@@ -8,7 +8,7 @@ use banyan_event_feed_contract::{
 use sea_orm::{FromQueryResult, Value};
 use uuid::Uuid;
 
-use crate::{Db, listeners, query};
+use crate::{Db, query, subscribers};
 
 /// The maximum number of items in a page.
 pub(crate) const PAGE: u32 = 1_000;
@@ -67,7 +67,7 @@ impl EventFeed for Feed {
             // Read before the page: what is committed after it belongs to a later one.
             (
                 CHANGED_SUBJECTS,
-                listeners::now_ms(self.db.read(), self.db.clock().now().as_ms()).await?,
+                subscribers::now_ms(self.db.read(), self.db.clock().now().as_ms()).await?,
             )
         } else {
             (CHANGED_BY_NAME, 0)
@@ -97,7 +97,7 @@ impl EventFeed for Feed {
         let sql = "select last_version, (select min(version) from outbox where outbox.subject = subject.subject) as first_kept
              from subject where subject = $1";
         let extent: Option<Extent> = query::one(self.db.read(), sql, [request.subject.as_str().into()]).await?;
-        let before_subscription = listeners::began_later(&self.db, &request.listener, &request.subject).await?;
+        let before_subscription = subscribers::began_later(&self.db, &request.subscriber, &request.subject).await?;
         let sql = "select body from outbox where subject = $1 and version >= $2 order by version limit $3";
         let from = [
             request.subject.into(),
@@ -114,7 +114,7 @@ impl EventFeed for Feed {
 
     async fn confirm_handled(&self, _: &Call, request: ConfirmHandled) -> Result<Confirmed, Fault> {
         self.check(&request.module)?;
-        let since_ms = listeners::confirm(&self.db, request).await?;
+        let since_ms = subscribers::confirm(&self.db, request).await?;
         Ok(Confirmed { since_ms })
     }
 }

@@ -23,7 +23,6 @@ mod job;
 mod lease;
 mod list;
 mod listen;
-mod listeners;
 mod machinery;
 pub mod migrate;
 mod notify;
@@ -41,6 +40,7 @@ mod relay;
 pub mod saga;
 mod settings;
 mod sqlite;
+mod subscribers;
 mod time;
 mod tx;
 mod watch;
@@ -54,7 +54,7 @@ pub use list::{newest_first, newest_ids_first};
 pub use machinery::{Feeds, Machinery, Seed};
 pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
-pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, Listener, Ops, OutboxEntry, OutboxEvent};
+pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, KnownSubscriber, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
 pub use saga::{
     Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,

@@ -11,11 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Db, Ops, Reactions, Sagas,
     feed::Feed,
-    gauges, lease,
-    listeners::{self, Listener},
-    overdue, prune,
+    gauges, lease, overdue, prune,
     reactions::Deliveries,
     relay::Relay,
+    subscribers::{self, Subscription},
 };
 
 /// Inserts a module's own demo data, once; calls no other module.
@@ -33,7 +32,7 @@ pub struct Machinery {
     db: Db,
     deliveries: Option<Deliveries>,
     sagas: Option<Sagas>,
-    listeners: Vec<Listener>,
+    subscribers: Vec<Subscription>,
     workers: Vec<(&'static str, Work)>,
 }
 
@@ -43,7 +42,7 @@ impl Machinery {
             db,
             deliveries: None,
             sagas: None,
-            listeners: Vec::new(),
+            subscribers: Vec::new(),
             workers: Vec::new(),
         }
     }
@@ -59,8 +58,8 @@ impl Machinery {
     }
 
     /// The subscribers to this module's events, as module and aggregate. Its outbox keeps the events until they have handled them, also if they never ran.
-    pub fn listeners(mut self, listeners: Vec<(String, String)>) -> Self {
-        self.listeners = listeners;
+    pub fn subscribers(mut self, subscribers: Vec<(String, String)>) -> Self {
+        self.subscribers = subscribers;
         self
     }
 
@@ -134,7 +133,7 @@ impl Machinery {
     /// All work except the relay's.
     fn works(self, feeds: Feeds) -> Vec<(&'static str, Work)> {
         let mut works = self.workers;
-        works.push(("listeners", listeners::work(self.db.clone(), self.listeners)));
+        works.push(("subscribers", subscribers::work(self.db.clone(), self.subscribers)));
         works.push(("overdue", overdue::work(self.db.clone())));
         works.push(("prune", prune::work(self.db.clone())));
         works.push(("gauges", gauges::work(self.db.clone())));

@@ -10,7 +10,7 @@ use banyan_core::Fault;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Tx, lease, listeners, machinery::Work, once, query, saga::fold::fold};
+use crate::{Db, Tx, lease, machinery::Work, once, query, saga::fold::fold, subscribers};
 
 /// The number of rows deleted in one transaction, so that other writes never wait long for it.
 const CHUNK: i64 = 500;
@@ -70,7 +70,7 @@ const EXPIRED_EVENTS: &str = "select id from outbox where state = 'sent' and sen
      order by sent_at, version limit $3";
 
 async fn events(tx: &Tx) -> Result<u64, Fault> {
-    let handled_before = listeners::all_handled_before(tx).await?.unwrap_or(i64::MAX);
+    let handled_before = subscribers::all_handled_before(tx).await?.unwrap_or(i64::MAX);
     // An event is sent after it was created. So if a subscriber is far behind, this reads the events it has handled, not all that wait for it.
     let sent_before = kept_since(tx).min(handled_before);
     let sql = format!("delete from outbox where id in ({EXPIRED_EVENTS})");
@@ -88,7 +88,7 @@ async fn tell_who_is_behind(db: &Db, told: &mut Vec<String>) {
         let Some(oldest) = oldest.flatten().filter(|oldest| *oldest < kept_since) else {
             return Ok((0, Vec::new()));
         };
-        Ok::<_, Fault>((kept_since - oldest, listeners::behind(db, kept_since).await?))
+        Ok::<_, Fault>((kept_since - oldest, subscribers::behind(db, kept_since).await?))
     };
     let Ok((excess_ms, behind)) = look.await else { return };
     metrics::gauge!("banyan_outbox_held_seconds", "module" => db.module().to_owned()).set(excess_ms as f64 / 1_000.0);

@@ -38,14 +38,6 @@ use crate::{
 /// The timeout for the broker to confirm the end of the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts logging, as configured in `[log]`.
-///
-/// # Errors
-/// A filter that cannot be read.
-pub fn start_logs(settings: &Settings) -> anyhow::Result<()> {
-    telemetry::start_logs(&settings.log)
-}
-
 /// A process: its modules, servers and connections. It is built, listens, and runs until it is stopped.
 pub struct App {
     banner: String,

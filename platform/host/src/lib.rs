@@ -20,7 +20,7 @@ mod sources;
 mod telemetry;
 pub mod tls;
 
-pub use app::{App, openapi, start_logs};
+pub use app::{App, openapi};
 pub use health::Health;
 pub use migrated::{Migrated, Tables};
 pub use overview::fetch_own_view;

@@ -294,7 +294,7 @@ fn check_circles(workspace: &Workspace, broken: &mut Vec<String>) {
             let prefix = format!("{root}/src/{name}/");
             workspace.sources.iter().any(|other| other.path.starts_with(&prefix))
         };
-        for (_, line) in code_lines(source) {
+        for (_, line) in source.code_lines() {
             for (at, _) in line.match_indices("crate::") {
                 let named = line[at + "crate::".len()..].trim_start_matches('{');
                 let end = named
@@ -329,7 +329,7 @@ fn check_circles(workspace: &Workspace, broken: &mut Vec<String>) {
 
 fn check_words(source: &Source, broken: &mut Vec<String>) {
     for word in WORDS.iter().filter(|word| !(word.allowed)(&source.path)) {
-        for (at, line) in code_lines(source) {
+        for (at, line) in source.code_lines() {
             if let Some(found) = word.words.iter().find(|found| contains_word(line, found)) {
                 broken.push(format!(
                     "{}:{at} names {found}. Rule: {} Fix: {}",
@@ -339,8 +339,9 @@ fn check_words(source: &Source, broken: &mut Vec<String>) {
         }
     }
     if PURE.contains(&source.path.as_str()) {
-        for (at, line) in
-            code_lines(source).filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await"))
+        for (at, line) in source
+            .code_lines()
+            .filter(|(_, line)| contains_word(line, "async") || contains_word(line, ".await"))
         {
             broken.push(format!(
                 "{}:{at} waits: {line}. Rule: rules are pure and synchronous. Fix: do the I/O in service.rs.",
@@ -448,7 +449,7 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
             .iter()
             .filter(|source| source.path.starts_with(&folder))
         {
-            for (at, line) in code_lines(source) {
+            for (at, line) in source.code_lines() {
                 let lower = line.to_lowercase();
                 let names = |table: &str| {
                     let queried = ["from ", "join ", "into ", "update "]
@@ -470,23 +471,6 @@ fn check_tables(workspace: &Workspace, broken: &mut Vec<String>) {
             }
         }
     }
-}
-
-/// Lines with their numbers, without comments and without unit tests, which stand in a `mod` at a file's end.
-fn code_lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    let begins_tests = |(line, next): &(&str, Option<&str>)| {
-        line.starts_with("#[cfg(test)]") && next.is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'))
-    };
-    let lines = source
-        .text
-        .lines()
-        .zip(source.text.lines().skip(1).map(Some).chain([None]));
-    let code = lines
-        .take_while(move |pair| !begins_tests(pair))
-        .map(|(line, _)| line)
-        .enumerate();
-    code.map(|(at, line)| (at + 1, line.trim()))
-        .filter(|(_, line)| !line.starts_with("//") && !line.starts_with("--"))
 }
 
 /// Whether `word` stands in `line` and not as part of a longer name.

@@ -22,6 +22,22 @@ pub struct Source {
     pub text: String,
 }
 
+impl Source {
+    /// Lines with their numbers, without comments and without unit tests, which stand in a `mod` at a file's end.
+    pub fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let begins_tests = |(line, next): &(&str, Option<&str>)| {
+            line.starts_with("#[cfg(test)]") && next.is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'))
+        };
+        let lines = self.text.lines().zip(self.text.lines().skip(1).map(Some).chain([None]));
+        let code = lines
+            .take_while(move |pair| !begins_tests(pair))
+            .map(|(line, _)| line)
+            .enumerate();
+        code.map(|(at, line)| (at + 1, line.trim()))
+            .filter(|(_, line)| !line.starts_with("//") && !line.starts_with("--"))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Workspace {
     /// The names of the modules: the packages in the folders `modules/<name>`.

@@ -203,7 +203,7 @@ impl Objects {
             ("{sku}", &self.sku),
             ("{module}", module),
             ("{undo}", "refund_payment"),
-            ("{listener}", "catalog"),
+            ("{subscriber}", "catalog"),
             ("{provider}", "sandbox"),
             ("{owner}", &self.owner),
             ("{order}", &self.order),

@@ -154,6 +154,6 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/ops/{module}/dead-letters/{id}", Ops),
     ("post", "/api/v1/ops/{module}/dead-letters/{id}/discard", Ops),
     ("post", "/api/v1/ops/{module}/dead-letters/{id}/retry", Ops),
-    ("get", "/api/v1/ops/{module}/listeners", Ops),
-    ("post", "/api/v1/ops/{module}/listeners/{listener}/give-up", Ops),
+    ("get", "/api/v1/ops/{module}/subscribers", Ops),
+    ("post", "/api/v1/ops/{module}/subscribers/{subscriber}/give-up", Ops),
 ];

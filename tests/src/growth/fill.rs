@@ -12,7 +12,7 @@ const FIXED: [&str; 8] = [
 ];
 
 /// Tables with a row per module, subscription or task: they do not grow with what the shop stores.
-const BOUNDED: [&str; 4] = ["compared", "horizon", "lease", "listener"];
+const BOUNDED: [&str; 4] = ["compared", "horizon", "lease", "subscriber"];
 
 /// The tables of one module, as PostgreSQL describes them.
 pub struct Tables {

@@ -25,8 +25,8 @@ pub(crate) const MACHINERY: &[Migration] = &[
         up: include_str!("../../migrations/m0002_indexes.sql"),
     },
     Migration {
-        name: "m0003_durable_listeners",
-        up: include_str!("../../migrations/m0003_listeners.sql"),
+        name: "m0003_durable_subscribers",
+        up: include_str!("../../migrations/m0003_subscribers.sql"),
     },
     Migration {
         name: "m0004_durable_growth",

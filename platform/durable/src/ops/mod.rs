@@ -4,8 +4,8 @@
 
 mod audit_log;
 mod dead_letters;
-mod listeners;
 mod outbox;
+mod subscribers;
 
 use std::{fmt::Display, str::FromStr};
 
@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 pub use audit_log::AuditEntry;
 pub use dead_letters::{DeadLetter, DeadLetterEvent};
-pub use listeners::Listener;
 pub use outbox::{OutboxEntry, OutboxEvent};
+pub use subscribers::KnownSubscriber;
 
 use crate::{
     Db, SagaOps, Sagas,

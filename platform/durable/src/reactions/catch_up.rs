@@ -248,7 +248,7 @@ impl Deliveries {
             .map(|(aggregate, before_ms)| Handled { aggregate, before_ms });
         let request = ConfirmHandled {
             module: source.to_owned(),
-            listener: self.db().module().to_owned(),
+            subscriber: self.db().module().to_owned(),
             handled: handled.collect(),
             resuming,
         };
@@ -422,7 +422,7 @@ impl Deliveries {
             subject: subject.to_owned(),
             from_version,
             limit: EVENTS,
-            listener: self.db().module().to_owned(),
+            subscriber: self.db().module().to_owned(),
         };
         let call = Call::by_module(self.db().module()).within(FEED_TIMEOUT);
         let events = within(feed.list_events(&call, request)).await?;

@@ -40,7 +40,7 @@ fn feeds_of(orders: &Db) -> Feeds {
 
 /// The machinery of orders, with mails as a subscriber.
 fn heard_by_mails(orders: &Db) -> Machinery {
-    Machinery::new(orders.clone()).listeners(vec![("mails".to_owned(), "order".to_owned())])
+    Machinery::new(orders.clone()).subscribers(vec![("mails".to_owned(), "order".to_owned())])
 }
 
 /// Starts orders alone until it has listed its subscribers.
@@ -48,7 +48,7 @@ async fn listed(orders: Machinery) {
     let db = orders.db().clone();
     let running = Running::start_with(&Arc::new(TestBus::default()), vec![orders], Feeds::new()).await;
     eventually("listed", SOON, || async {
-        count(&db, "select count(*) from listener where module = ''").await == 0
+        count(&db, "select count(*) from subscriber where module = ''").await == 0
     })
     .await;
     running.stop().await;
@@ -210,7 +210,7 @@ async fn events_are_kept_until_a_known_subscriber_has_handled_them() {
         // It comes, handles them, and says so.
         let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds_of(&orders)).await;
         eventually("confirmed", SOON, || async {
-            count(&orders, "select confirmed_before from listener").await > 0
+            count(&orders, "select confirmed_before from subscriber").await > 0
         })
         .await;
         assert_eq!(count(&mails, "select count(*) from handled").await, 2);
@@ -231,14 +231,14 @@ async fn an_operator_gives_up_a_subscriber_and_only_then_its_events_are_deleted(
         let ops = machinery.ops();
         listed(machinery).await;
         let feed = Machinery::new(orders.clone()).feed();
-        let nobody = ops.give_up_listener(&Actor::default(), "nobody", "gone", None).await;
+        let nobody = ops.give_up_subscriber(&Actor::default(), "nobody", "gone", None).await;
         assert_eq!(nobody.unwrap_err().code, "not_found");
         let given_up = ops
-            .give_up_listener(&Actor::default(), "mails", "switched off", None)
+            .give_up_subscriber(&Actor::default(), "mails", "switched off", None)
             .await
             .unwrap();
         assert!(given_up[0].given_up && given_up[0].confirmed_before.is_none());
-        assert_eq!(texts(&orders, "select action from audit").await, ["listener.give_up"]);
+        assert_eq!(texts(&orders, "select action from audit").await, ["subscriber.give_up"]);
         let bus = Arc::new(TestBus::default());
         let running = Running::start_with(&bus, vec![heard_by_mails(&orders)], Feeds::new()).await;
         eventually("deleted", SOON, || async {
@@ -250,16 +250,16 @@ async fn an_operator_gives_up_a_subscriber_and_only_then_its_events_are_deleted(
         feed.confirm_handled(&Call::default(), handled_before("mails", 0, true))
             .await
             .unwrap();
-        assert!(!ops.list_listeners().await.unwrap()[0].given_up);
+        assert!(!ops.list_subscribers().await.unwrap()[0].given_up);
         assert!(!meant_for_others(&orders, "mails").await);
     })
     .await;
 }
 
-fn handled_before(listener: &str, before_ms: i64, resuming: bool) -> ConfirmHandled {
+fn handled_before(subscriber: &str, before_ms: i64, resuming: bool) -> ConfirmHandled {
     ConfirmHandled {
         module: "orders".to_owned(),
-        listener: listener.to_owned(),
+        subscriber: subscriber.to_owned(),
         handled: vec![Handled {
             aggregate: "order".to_owned(),
             before_ms,
@@ -269,11 +269,11 @@ fn handled_before(listener: &str, before_ms: i64, resuming: bool) -> ConfirmHand
 }
 
 /// Whether the producer says that what it deleted was deleted before this module subscribed.
-async fn meant_for_others(orders: &Db, listener: &str) -> bool {
+async fn meant_for_others(orders: &Db, subscriber: &str) -> bool {
     let request = ListEvents {
         module: "orders".to_owned(),
         subject: "order/1".to_owned(),
-        listener: listener.to_owned(),
+        subscriber: subscriber.to_owned(),
         ..ListEvents::default()
     };
     let feed = Machinery::new(orders.clone()).feed();
@@ -292,7 +292,7 @@ async fn a_confirmation_never_goes_back_unless_the_subscriber_was_restored() {
             let request = handled_before("late", before_ms, resuming);
             feed.confirm_handled(&Call::default(), request).await.unwrap().since_ms
         };
-        let confirmed = async || count(&orders, "select confirmed_before from listener").await;
+        let confirmed = async || count(&orders, "select confirmed_before from subscriber").await;
         assert!(
             confirm(0, true).await > 0,
             "it begins late, so it need not compare everything"

@@ -102,7 +102,7 @@ async fn a_comparison_that_was_interrupted_goes_on_where_it_was_and_reads_no_sub
         eventually("it is confirmed", SOON, || async {
             count(
                 &orders,
-                "select coalesce(max(confirmed_before), 0) from listener where module = 'mails'",
+                "select coalesce(max(confirmed_before), 0) from subscriber where module = 'mails'",
             )
             .await
                 > 1_700_000_010_000

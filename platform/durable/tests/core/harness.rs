@@ -104,16 +104,16 @@ pub async fn prepare(db: &Db) {
     .await;
 }
 
-pub async fn execute(db: &Db, sql: &'static str) {
-    db.write((), move |tx, ()| async move {
+pub async fn execute(db: &Db, sql: impl Into<String>) {
+    db.write(sql.into(), |tx, sql| async move {
         tx.conn()
-            .execute_unprepared(sql)
+            .execute_unprepared(&sql)
             .await
             .map(drop)
             .map_err(banyan_durable::fault)
     })
     .await
-    .unwrap();
+    .unwrap()
 }
 
 pub async fn rows(db: &Db, sql: &str) -> Vec<sea_orm::QueryResult> {

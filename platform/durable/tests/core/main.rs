@@ -1,6 +1,7 @@
 //! What the machinery promises, on both databases: writing, commands, events, leases, migrations, operators.
 
 mod absence;
+mod backlog;
 mod batches;
 mod catch_up;
 mod clocks;

@@ -97,7 +97,7 @@ impl EventFeed for EarlierFeed {
         if self.upgraded.load(Ordering::SeqCst) {
             return self.feed.list_events(call, request).await;
         }
-        request.listener.clear();
+        request.subscriber.clear();
         let events = self.feed.list_events(call, request).await?;
         Ok(Events {
             last_version: 0,
@@ -146,7 +146,7 @@ async fn a_subscriber_compares_with_a_producer_that_is_older_and_with_its_next_v
         feed.upgraded.store(true, Ordering::SeqCst);
         note(&orders, "order/1", "c").await;
         eventually("the next version is told how far it has come", SOON, || async {
-            count(&orders, "select coalesce(max(confirmed_before), 0) from listener where module = 'mails'").await > 0
+            count(&orders, "select coalesce(max(confirmed_before), 0) from subscriber where module = 'mails'").await > 0
         })
         .await;
         assert_eq!(handled(&mails, "order/1").await, ["a", "b", "c"]);

@@ -160,7 +160,7 @@ where
         _ => {}
     }
     let settings = Settings::load(&defaults, cli.global.config.as_deref())?;
-    crate::start_logs(&settings)?;
+    crate::telemetry::start_logs(&settings.log)?;
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => Ok(serve::serve(product, settings).await?),
         Command::Migrate(migrate) => Ok(migrate.run(product, &settings, output).await?),

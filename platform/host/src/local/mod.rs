@@ -208,7 +208,7 @@ impl LocalModules {
                 );
             }
             (started.offer)(contracts);
-            let machinery = started.machinery.listeners(listeners_of(product, name));
+            let machinery = started.machinery.subscribers(subscribers_of(product, name));
             running.push(Running {
                 name,
                 routes: started.routes,
@@ -329,15 +329,15 @@ impl LocalModules {
 }
 
 /// The modules that subscribe to a module's events, here or in another process, with the aggregate.
-fn listeners_of<C>(product: &Product<C>, producer: &str) -> Vec<(String, String)> {
+fn subscribers_of<C>(product: &Product<C>, producer: &str) -> Vec<(String, String)> {
     let subscriptions = product
         .modules
         .iter()
         .flat_map(|module| module.subscribes.iter().map(|topic| (module.name, *topic)));
     subscriptions
-        .filter_map(|(listener, topic)| {
+        .filter_map(|(subscriber, topic)| {
             let (of, aggregate) = topic.split_once('.')?;
-            (of == producer).then(|| (listener.to_owned(), aggregate.to_owned()))
+            (of == producer).then(|| (subscriber.to_owned(), aggregate.to_owned()))
         })
         .collect()
 }

@@ -3,8 +3,8 @@
 
 mod events;
 mod leftovers;
-mod listeners;
 mod sagas;
+mod subscribers;
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub fn routes(modules: Vec<ModuleOps>) -> Routes {
         sagas::register(config);
         leftovers::register(config);
         events::register(config);
-        listeners::register(config);
+        subscribers::register(config);
     })
 }
 

@@ -14,7 +14,7 @@ use crate::{
 
 /// A module that subscribes to an aggregate of this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Listener {
+pub struct KnownSubscriber {
     pub module: String,
     pub aggregate: String,
     /// Everything that happened before this time was handled, or is stored by the subscriber. Null: it has confirmed nothing yet.
@@ -28,64 +28,64 @@ impl Ops {
     ///
     /// # Errors
     /// As any query.
-    pub async fn list_listeners(&self) -> Result<Vec<Listener>, Fault> {
-        let sql = "select module, aggregate, confirmed_before, given_up from listener where module <> '' order by module, aggregate";
-        let rows: Vec<ListenerRow> = query::all(self.db.read(), sql, []).await?;
-        Ok(rows.into_iter().map(Listener::from).collect())
+    pub async fn list_subscribers(&self) -> Result<Vec<KnownSubscriber>, Fault> {
+        let sql = "select module, aggregate, confirmed_before, given_up from subscriber where module <> '' order by module, aggregate";
+        let rows: Vec<SubscriberRow> = query::all(self.db.read(), sql, []).await?;
+        Ok(rows.into_iter().map(KnownSubscriber::from).collect())
     }
 
     /// Keeps events for this subscriber no longer. If it comes back, what it can no longer fetch are dead letters there, and events are kept for it again.
     ///
     /// # Errors
     /// `not_found`; as any query.
-    pub async fn give_up_listener(
+    pub async fn give_up_subscriber(
         &self,
         actor: &Actor,
-        listener: &str,
+        subscriber: &str,
         reason: &str,
         comment: Option<&str>,
-    ) -> Result<Vec<Listener>, Fault> {
+    ) -> Result<Vec<KnownSubscriber>, Fault> {
         let context = (
             Arc::new(actor.clone()),
-            Arc::<str>::from(listener),
+            Arc::<str>::from(subscriber),
             Arc::<str>::from(reason),
             comment.map(Arc::<str>::from),
         );
         let given_up = self
             .db
-            .write(context, |tx, (actor, listener, reason, comment)| async move {
+            .write(context, |tx, (actor, subscriber, reason, comment)| async move {
                 // What is deleted from now on was meant for it.
-                let sql = "update listener set given_up = true, begins_at = 0 where module = $1";
-                if listener.is_empty() || tx.execute(sql, [(*listener).into()]).await? == 0 {
-                    return Err(Fault::not_found("listener"));
+                let sql = "update subscriber set given_up = true, begins_at = 0 where module = $1";
+                if subscriber.is_empty() || tx.execute(sql, [(*subscriber).into()]).await? == 0 {
+                    return Err(Fault::not_found("subscriber"));
                 }
                 audit(
                     &tx,
                     &actor,
-                    "listener.give_up",
-                    &format!("listener/{listener}"),
+                    "subscriber.give_up",
+                    &format!("subscriber/{subscriber}"),
                     &reason,
                     comment.as_deref(),
                 )
                 .await
             });
         given_up.await?;
-        let all = self.list_listeners().await?;
-        Ok(all.into_iter().filter(|row| row.module == listener).collect())
+        let all = self.list_subscribers().await?;
+        Ok(all.into_iter().filter(|row| row.module == subscriber).collect())
     }
 }
 
 #[derive(FromQueryResult)]
-struct ListenerRow {
+struct SubscriberRow {
     module: String,
     aggregate: String,
     confirmed_before: StoredTime,
     given_up: bool,
 }
 
-impl From<ListenerRow> for Listener {
-    fn from(row: ListenerRow) -> Self {
-        Listener {
+impl From<SubscriberRow> for KnownSubscriber {
+    fn from(row: SubscriberRow) -> Self {
+        KnownSubscriber {
             module: row.module,
             aggregate: row.aggregate,
             confirmed_before: (row.confirmed_before > StoredTime::default()).then(|| row.confirmed_before.into()),

@@ -13,18 +13,18 @@ use tokio::time::sleep;
 use crate::{Db, Tx, machinery::Work, query};
 
 /// A module and an aggregate of ours that it subscribes to.
-pub(crate) type Listener = (String, String);
+pub(crate) type Subscription = (String, String);
 
 /// Lists the subscribers in the database, so that events are kept for them.
-pub(crate) fn work(db: Db, listeners: Vec<Listener>) -> Work {
-    let listeners: Arc<[Listener]> = listeners.into();
+pub(crate) fn work(db: Db, subscribers: Vec<Subscription>) -> Work {
+    let subscribers: Arc<[Subscription]> = subscribers.into();
     Arc::new(move |stop| {
-        let (db, listeners) = (db.clone(), listeners.clone());
+        let (db, subscribers) = (db.clone(), subscribers.clone());
         Box::pin(async move {
             let register = async {
                 while let Err(fault) = db
-                    .write(listeners.clone(), |tx, listeners| async move {
-                        register(&tx, &listeners).await
+                    .write(subscribers.clone(), |tx, subscribers| async move {
+                        register(&tx, &subscribers).await
                     })
                     .await
                 {
@@ -41,20 +41,20 @@ pub(crate) fn work(db: Db, listeners: Vec<Listener>) -> Work {
     })
 }
 
-async fn register(tx: &Tx, listeners: &[Listener]) -> Result<(), Fault> {
+async fn register(tx: &Tx, subscribers: &[Subscription]) -> Result<(), Fault> {
     let begins_at = begins_at(tx).await?;
-    tx.execute("delete from listener where module = ''", []).await?;
-    if listeners.is_empty() {
+    tx.execute("delete from subscriber where module = ''", []).await?;
+    if subscribers.is_empty() {
         return Ok(());
     }
-    let rows: Vec<String> = (0..listeners.len())
+    let rows: Vec<String> = (0..subscribers.len())
         .map(|row| format!("(${}, ${}, $1, 0, false)", 2 * row + 2, 2 * row + 3))
         .collect();
     let sql = format!(
-        "insert into listener (module, aggregate, begins_at, confirmed_before, given_up) values {} on conflict (module, aggregate) do nothing",
+        "insert into subscriber (module, aggregate, begins_at, confirmed_before, given_up) values {} on conflict (module, aggregate) do nothing",
         rows.join(", ")
     );
-    let keys = listeners
+    let keys = subscribers
         .iter()
         .flat_map(|(module, aggregate)| [Value::from(module.as_str()), aggregate.as_str().into()]);
     tx.execute(&sql, std::iter::once(begins_at.into()).chain(keys))
@@ -64,7 +64,7 @@ async fn register(tx: &Tx, listeners: &[Listener]) -> Result<(), Fault> {
 
 /// Where a subscriber begins that is listed now: those of the first start are owed every event, a later one those from now on.
 async fn begins_at(tx: &Tx) -> Result<i64, Fault> {
-    let first: Option<i64> = query::scalar(tx.conn(), "select begins_at from listener where module = ''", []).await?;
+    let first: Option<i64> = query::scalar(tx.conn(), "select begins_at from subscriber where module = ''", []).await?;
     match first {
         Some(_) => Ok(0),
         None => now_ms(tx.conn(), tx.clock().now().as_ms()).await,
@@ -79,10 +79,10 @@ pub(crate) async fn now_ms(conn: &impl ConnectionTrait, now: i64) -> Result<i64,
 
 /// Stores what a subscriber confirmed; returns the time from which events are kept for it.
 pub(crate) async fn confirm(db: &Db, request: ConfirmHandled) -> Result<i64, Fault> {
-    if request.listener.is_empty() || request.handled.is_empty() {
+    if request.subscriber.is_empty() || request.handled.is_empty() {
         return Err(Fault::malformed(
             "invalid_confirmation",
-            "It names no listener, or nothing that it handled.",
+            "It names no subscriber, or nothing that it handled.",
         ));
     }
     let write = db.write(
@@ -95,32 +95,32 @@ pub(crate) async fn confirm(db: &Db, request: ConfirmHandled) -> Result<i64, Fau
 async fn store(tx: &Tx, request: &ConfirmHandled) -> Result<i64, Fault> {
     // A database that was restored has handled less than its predecessor. What was deleted since then was meant for it.
     let progress = if request.resuming {
-        "begins_at = case when excluded.confirmed_before < listener.confirmed_before then 0 else listener.begins_at end,
+        "begins_at = case when excluded.confirmed_before < subscriber.confirmed_before then 0 else subscriber.begins_at end,
          confirmed_before = excluded.confirmed_before"
     } else {
-        "confirmed_before = case when excluded.confirmed_before > listener.confirmed_before then excluded.confirmed_before
-                            else listener.confirmed_before end"
+        "confirmed_before = case when excluded.confirmed_before > subscriber.confirmed_before then excluded.confirmed_before
+                            else subscriber.confirmed_before end"
     };
     let rows: Vec<String> = (0..request.handled.len())
         .map(|row| format!("($1, ${}, $2, ${}, false)", 2 * row + 3, 2 * row + 4))
         .collect();
     let sql = format!(
-        "insert into listener (module, aggregate, begins_at, confirmed_before, given_up) values {}
+        "insert into subscriber (module, aggregate, begins_at, confirmed_before, given_up) values {}
          on conflict (module, aggregate) do update set given_up = false, {progress}",
         rows.join(", ")
     );
-    let listener: Value = request.listener.as_str().into();
+    let subscriber: Value = request.subscriber.as_str().into();
     let handled = request
         .handled
         .iter()
         .flat_map(|handled| [Value::from(handled.aggregate.as_str()), handled.before_ms.into()]);
-    let values = [listener.clone(), begins_at(tx).await?.into()]
+    let values = [subscriber.clone(), begins_at(tx).await?.into()]
         .into_iter()
         .chain(handled);
     tx.execute(&sql, values).await?;
 
     let sql = format!(
-        "select min(begins_at) from listener where module = $1 and aggregate in ({})",
+        "select min(begins_at) from subscriber where module = $1 and aggregate in ({})",
         query::placeholders(2, request.handled.len())
     );
     let aggregates = request
@@ -128,30 +128,30 @@ async fn store(tx: &Tx, request: &ConfirmHandled) -> Result<i64, Fault> {
         .iter()
         .map(|handled| Value::from(handled.aggregate.as_str()));
     let begins_at: Option<Option<i64>> =
-        query::scalar(tx.conn(), &sql, std::iter::once(listener).chain(aggregates)).await?;
+        query::scalar(tx.conn(), &sql, std::iter::once(subscriber).chain(aggregates)).await?;
     // A subscriber that is new also gets what happened shortly before, as far as it is kept.
     let kept = i64::try_from(tx.settings().outbox_retention().as_millis()).unwrap_or(i64::MAX);
     Ok(begins_at.flatten().unwrap_or(0).saturating_sub(kept).max(0))
 }
 
 /// Whether this subscriber began later than the module itself, so that the deleted events of a subject it never heard of were not meant for it.
-pub(crate) async fn began_later(db: &Db, listener: &str, subject: &str) -> Result<bool, Fault> {
+pub(crate) async fn began_later(db: &Db, subscriber: &str, subject: &str) -> Result<bool, Fault> {
     let aggregate = subject.split('/').next().unwrap_or_default();
-    let sql = "select begins_at from listener where module = $1 and aggregate = $2";
-    let begins_at: Option<i64> = query::scalar(db.read(), sql, [listener.into(), aggregate.into()]).await?;
+    let sql = "select begins_at from subscriber where module = $1 and aggregate = $2";
+    let begins_at: Option<i64> = query::scalar(db.read(), sql, [subscriber.into(), aggregate.into()]).await?;
     Ok(begins_at.is_some_and(|begins_at| begins_at > 0))
 }
 
 /// The time before which every subscriber has handled everything. None if nobody subscribes.
 pub(crate) async fn all_handled_before(tx: &Tx) -> Result<Option<i64>, Fault> {
-    let sql = "select min(confirmed_before) from listener where not given_up";
+    let sql = "select min(confirmed_before) from subscriber where not given_up";
     let confirmed: Option<Option<i64>> = query::scalar(tx.conn(), sql, []).await?;
     Ok(confirmed.flatten())
 }
 
 /// The subscribers that have not handled everything that happened before `time`, as `<module> (<aggregate>)`.
 pub(crate) async fn behind(db: &Db, time: i64) -> Result<Vec<String>, Fault> {
-    let sql = "select module || ' (' || aggregate || ')' from listener where not given_up and confirmed_before < $1
+    let sql = "select module || ' (' || aggregate || ')' from subscriber where not given_up and confirmed_before < $1
          order by module, aggregate";
     query::scalars(db.read(), sql, [time.into()]).await
 }

@@ -1,5 +1,5 @@
 -- Who subscribes to this module's events, and how far each has come: events after that are not deleted.
-create table listener (
+create table subscriber (
     module text not null,
     aggregate text not null,
     -- Events before this time were published before it subscribed. 0: every event is meant for it.
@@ -10,8 +10,8 @@ create table listener (
     given_up boolean not null,
     primary key (module, aggregate)
 );
--- Stands for the listeners until the first start has listed them: every event is meant for those. Listeners that are added later find it gone.
-insert into listener (module, aggregate, begins_at, confirmed_before, given_up) values ('', '', 0, 0, false);
+-- Stands for the subscribers until the first start has listed them: every event is meant for those. Subscribers that are added later find it gone.
+insert into subscriber (module, aggregate, begins_at, confirmed_before, given_up) values ('', '', 0, 0, false);
 
 -- How far this module has come with the events of others: everything that happened before was handled, or is in the retry table.
 create table compared (
