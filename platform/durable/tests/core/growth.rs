@@ -32,9 +32,9 @@ async fn a_finished_saga_is_folded_into_its_row_after_30_days() {
                      attempts, failures, deadline_told, compensate_asked, created_at, updated_at)
                  values ({id}, 'checkout', 1, '{key}', '{state}', 'last', '{{}}', '{{}}', 0, 0, 0, 0, 0, false, false, {at}, {at})"
             );
-            execute(&db, saga.leak()).await;
+            execute(&db, saga).await;
             let log = format!("insert into saga_log (saga_id, seq, at, entry, step, detail) values ({id}, 1, {at}, 'started', '', '')");
-            execute(&db, log.leak()).await;
+            execute(&db, log).await;
         }
         let machinery = Machinery::new(db.clone());
         let sagas = machinery.ops().sagas();
