@@ -120,7 +120,7 @@ struct PageShipment {
     tracking_number: Option<String>,
 }
 
-/// One order with its customer, products, payment and shipment, asked of their modules at the same time.
+/// One order with its customer, products, payment and shipment, fetched from their modules at the same time.
 #[utoipa::path(tag = "pages", params(("id" = Uuid, Path, description = "The order")),
     responses((status = 200, description = "The order and what is known around it", body = OrderDetails)), security(("bearer" = [])))]
 #[get("/order-details/{id}")]

@@ -14,7 +14,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
     })
 }
 
-/// What I was told by mail, newest first. Without a mail server this is where the mails can be read (status `captured`).
+/// My notifications, newest first. Without a mail server this is where the mails can be read (status `captured`).
 #[utoipa::path(tag = "notifications", params(PageQuery), responses((status = 200, body = Listed<Notification>)), security(("bearer" = [])))]
 #[get("/notifications")]
 async fn list_notifications(

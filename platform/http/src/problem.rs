@@ -38,7 +38,7 @@ pub struct ProblemBody {
     pub code: String,
     /// What went wrong this time, in a sentence.
     pub detail: String,
-    /// The path that was asked.
+    /// The path of the request.
     pub instance: String,
     /// Finds this request in logs and traces.
     pub trace_id: String,

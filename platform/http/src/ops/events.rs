@@ -35,7 +35,7 @@ struct OutboxQuery {
     state: Option<OutboxState>,
 }
 
-/// What a module has told, newest first; sent events stay for listeners that missed them.
+/// The events of a module, newest first; published ones stay for subscribers that missed them.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), OutboxQuery, PageQuery),
     responses((status = 200, description = "Events", body = Listed<OutboxEntry>)), security(("bearer" = [])))]
 #[get("/ops/{module}/outbox")]
@@ -51,7 +51,7 @@ async fn list_outbox(
     Ok(HttpResponse::Ok().json(Listed::from(events)))
 }
 
-/// One event as it was told.
+/// One event as it was published.
 #[utoipa::path(tag = "operations", params(("module" = String, Path, description = "The module's name"), ("id" = Uuid, Path, description = "The event")),
     responses((status = 200, description = "The event", body = OutboxEvent)), security(("bearer" = [])))]
 #[get("/ops/{module}/outbox/{id}")]
