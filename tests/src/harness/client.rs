@@ -1,10 +1,13 @@
 //! A client of the shop: plain HTTP and JSON, with as little logic as possible.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+/// A healthy shop may say for a moment that a module is unavailable: on a busy machine the response to a probe came too late.
+const AVAILABLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A response with its body.
 #[derive(Clone, Debug)]
@@ -146,6 +149,24 @@ impl Client {
         self.try_send(method, path, headers, body)
             .await
             .unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    /// As [`send`](Self::send), but made again while a module is unavailable.
+    pub async fn send_when_available(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Response {
+        let started = Instant::now();
+        loop {
+            let response = self.send(method.clone(), path, headers, body).await;
+            if response.status != 503 || started.elapsed() > AVAILABLE_LIMIT {
+                return response;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// As [`send`](Self::send), for a shop that may be down.

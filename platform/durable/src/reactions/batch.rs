@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use banyan_core::{Envelope, Fault};
@@ -101,7 +102,7 @@ impl Deliveries {
 
     /// Which of the events were handled; what was done for the others is rolled back.
     async fn handle_together(&self, events: Arc<[Arc<Envelope>]>) -> Vec<bool> {
-        let count = events.len();
+        let (count, began) = (events.len(), Instant::now());
         let write = self
             .db()
             .write((self.reactions.clone(), events), |tx, (reactions, events)| async move {
@@ -109,12 +110,9 @@ impl Deliveries {
             });
         match write.await {
             Ok(handled) => {
-                let labels = [
-                    ("module", self.db().module().to_owned()),
-                    ("outcome", <&str>::from(Taken::Handled).to_owned()),
-                ];
-                let number = handled.iter().filter(|handled| **handled).count();
-                metrics::counter!("banyan_reactions_total", &labels).increment(number as u64);
+                for _ in handled.iter().filter(|handled| **handled) {
+                    self.count(Taken::Handled, began);
+                }
                 handled
             }
             Err(fault) => {

@@ -95,13 +95,18 @@ impl Deliveries {
                 Taken::Kept
             }
         };
+        self.count(taken, began);
+        Ok(taken)
+    }
+
+    /// Counts an event whose transaction began then.
+    pub(super) fn count(&self, taken: Taken, began: Instant) {
         let labels = [
             ("module", self.db().module().to_owned()),
             ("outcome", taken.into_str().to_owned()),
         ];
         metrics::counter!("banyan_reactions_total", &labels).increment(1);
         metrics::histogram!("banyan_reaction_seconds", &labels).record(began.elapsed().as_secs_f64());
-        Ok(taken)
     }
 
     /// The second write, after what the reaction wrote was rolled back: a record to retry it.

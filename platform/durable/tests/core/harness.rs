@@ -95,11 +95,17 @@ where
     home.remove().await;
 }
 
-/// A table of the handled events; without a unique key, so that a doubled effect shows.
+/// A table of the handled events; without a unique key over them, so that a doubled effect shows.
 pub async fn prepare(db: &Db) {
+    let number = match db.backend() {
+        sea_orm::DbBackend::Sqlite => "integer primary key autoincrement",
+        _ => "bigserial primary key",
+    };
     execute(
         db,
-        "create table handled (subject text not null, version bigint not null, text text not null)",
+        format!(
+            "create table handled (number {number}, subject text not null, version bigint not null, text text not null)"
+        ),
     )
     .await;
 }
@@ -204,14 +210,9 @@ pub fn subscribed(db: &Db, faults: &Faults) -> Machinery {
 
 /// The handled events of a subject, in the order in which they were handled.
 pub async fn handled(db: &Db, subject: &str) -> Vec<String> {
-    let order = if db.backend() == sea_orm::DbBackend::Sqlite {
-        "rowid"
-    } else {
-        "ctid"
-    };
     texts(
         db,
-        &format!("select text from handled where subject = '{subject}' order by {order}"),
+        &format!("select text from handled where subject = '{subject}' order by number"),
     )
     .await
 }

@@ -81,3 +81,28 @@ async fn of_events_that_arrive_at_the_same_time_one_that_fails_is_retried_alone(
     })
     .await;
 }
+
+/// A queue may still have events of a topic to which only an earlier version subscribed.
+#[tokio::test]
+async fn among_events_that_arrive_together_those_not_subscribed_to_leave_nothing() {
+    with_two(quick(), |orders, mails| async move {
+        for subject in 0..SUBJECTS {
+            note(&orders, &format!("order/{subject}"), "first").await;
+            note(&orders, &format!("leaf/{subject}"), "first").await;
+        }
+        let events = outbox_of(&orders).await;
+        let subscriber = subscriber(&mails, &Faults::default()).await;
+        let delivered = join_all(events.iter().map(|event| subscriber.deliver(event.clone()))).await;
+        assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
+        assert_eq!(
+            count(&mails, "select count(*) from lane where subject like 'order/%'").await,
+            SUBJECTS as i64
+        );
+        assert_eq!(
+            count(&mails, "select count(*) from lane where subject like 'leaf/%'").await,
+            0
+        );
+        assert_eq!(count(&mails, "select count(*) from handled").await, SUBJECTS as i64);
+    })
+    .await;
+}
