@@ -99,10 +99,10 @@ impl Db {
         let (reads, writer) = match storage {
             Storage::Sqlite { path } => {
                 // The writer opens the file first and alone: two connections switching to WAL at once lock each other out.
-                let write = lite::Connection::open(path, lite::Mode::Write).map_err(not_opened)?;
-                let readers = lite::Readers::open(path, facts.settings.reads()).map_err(not_opened)?;
-                let writer =
-                    sqlite::Writer::start(write, path.clone(), counts.clone(), facts.clone(), changes.clone())?;
+                let file = lite::File::at(path);
+                let write = lite::Connection::open(&file, lite::Mode::Write).map_err(not_opened)?;
+                let readers = lite::Readers::open(&file, facts.settings.reads()).map_err(not_opened)?;
+                let writer = sqlite::Writer::start(write, file, counts.clone(), facts.clone(), changes.clone())?;
                 (Reads::sqlite(readers, counts), Writer::Sqlite(writer))
             }
             Storage::Postgres { url, schema } => {
@@ -201,6 +201,9 @@ impl Db {
     /// # Errors
     /// `unavailable`.
     pub async fn ping(&self) -> Result<(), Fault> {
+        if let Some(damage) = self.damage() {
+            return Err(Fault::unavailable(damage));
+        }
         let ping = async {
             match &self.0.writer {
                 // The last write could not be committed: only a write shows whether the next one can.
@@ -211,6 +214,14 @@ impl Db {
         match timeout(PING_LIMIT, ping).await {
             Ok(response) => response,
             Err(_) => Err(Fault::unavailable("The database does not respond.")),
+        }
+    }
+
+    /// The damage that a statement met in the file since it was opened. Such a module is not ready until it was restored and the process started again.
+    pub fn damage(&self) -> Option<&str> {
+        match &self.0.writer {
+            Writer::Sqlite(writer) => writer.file().damage(),
+            Writer::Postgres(_) => None,
         }
     }
 

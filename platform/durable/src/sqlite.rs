@@ -50,13 +50,14 @@ pub(crate) struct Writer {
     closed: AtomicBool,
     /// Whether the last transaction could be committed.
     commits: Arc<AtomicBool>,
+    file: Arc<sqlite::File>,
 }
 
 impl Writer {
     /// `connection` is the one to write by; another one to the same file is opened if it is lost.
     pub fn start(
         connection: sqlite::Connection,
-        path: std::path::PathBuf,
+        file: Arc<sqlite::File>,
         counts: Counts,
         facts: Arc<Facts>,
         changes: broadcast::Sender<Change>,
@@ -65,12 +66,13 @@ impl Writer {
         let commits = Arc::new(AtomicBool::new(true));
         let mut work = Loop {
             connection: Some(Arc::new(connection)),
-            path,
+            file: file.clone(),
             counts,
             facts,
             changes,
             commits: commits.clone(),
             again: VecDeque::new(),
+            wrote: false,
         };
         let runtime = Handle::current();
         thread::Builder::new()
@@ -85,6 +87,7 @@ impl Writer {
             queue,
             closed: AtomicBool::new(false),
             commits,
+            file,
         })
     }
 
@@ -105,6 +108,10 @@ impl Writer {
         self.commits.load(Ordering::Acquire)
     }
 
+    pub fn file(&self) -> &sqlite::File {
+        &self.file
+    }
+
     /// Waits until the jobs in the queue are done, and closes the connection.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -118,13 +125,15 @@ impl Writer {
 struct Loop {
     /// None after it was lost.
     connection: Option<Arc<sqlite::Connection>>,
-    path: std::path::PathBuf,
+    file: Arc<sqlite::File>,
     counts: Counts,
     facts: Arc<Facts>,
     changes: broadcast::Sender<Change>,
     commits: Arc<AtomicBool>,
     /// Jobs whose batch was lost through the fault of another job.
     again: VecDeque<Queued>,
+    /// Whether the open transaction has changed a row.
+    wrote: bool,
 }
 
 /// A job that ran; if `Ok`, its effects are in the open transaction, and these are the topics to wake.
@@ -161,7 +170,7 @@ impl Loop {
     fn begin(&mut self) -> Result<Arc<sqlite::Connection>, Fault> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Arc::new(sqlite::Connection::open(&self.path, Mode::Write).map_err(fault)?),
+            None => Arc::new(sqlite::Connection::open(&self.file, Mode::Write).map_err(fault)?),
         };
         connection.interrupt_at(None);
         connection.control("begin immediate").map_err(fault)?;
@@ -205,6 +214,7 @@ impl Loop {
                 return;
             }
         };
+        self.wrote = false;
         let mut ran: Vec<Ran> = Vec::new();
         let mut next = Some(first);
         while let Some(queued) = next {
@@ -218,6 +228,7 @@ impl Loop {
                 }
                 Err(BatchLost::Database) => {
                     ran.push((queued, Ok(Vec::new())));
+                    self.report(false);
                     return self.finish(ran, false);
                 }
             }
@@ -226,9 +237,16 @@ impl Loop {
         metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
         connection.interrupt_at(None);
         let committed = match connection.control("commit") {
-            Ok(()) => true,
+            Ok(()) => {
+                // A transaction that wrote nothing can be committed on a full disk, too.
+                if self.wrote {
+                    self.report(true);
+                }
+                true
+            }
             Err(error) => {
-                tracing::error!(module = self.facts.module, file = %self.path.display(), %error, "a batch of writes could not be committed");
+                self.report(false);
+                tracing::error!(module = self.facts.module, file = %self.file.path.display(), %error, "a batch of writes could not be committed");
                 false
             }
         };
@@ -240,7 +258,6 @@ impl Loop {
     }
 
     fn finish(&mut self, ran: Vec<Ran>, committed: bool) {
-        self.report(committed);
         for (queued, done) in ran {
             let done = match (done, committed) {
                 (Ok(topics), true) => {
@@ -265,13 +282,14 @@ impl Loop {
     /// Runs one job in a savepoint. SQLite ends a transaction by itself, savepoints and all, when the disk is full or broken, and when a write is
     /// interrupted.
     fn run_one(
-        &self,
+        &mut self,
         connection: &Arc<sqlite::Connection>,
         job: &Job,
     ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
         let limit = self.facts.settings.limits.job_timeout;
         connection.interrupt_at(None);
         connection.control("savepoint job").map_err(|_| BatchLost::Database)?;
+        let changes_before = connection.total_changes();
         let deadline = Instant::now() + limit;
         connection.interrupt_at(Some(deadline));
         let tx = Tx::new(
@@ -299,6 +317,7 @@ impl Loop {
         match done {
             Ok(()) => {
                 connection.control("release job").map_err(|_| BatchLost::Database)?;
+                self.wrote |= connection.total_changes() != changes_before;
                 Ok(Ok(topics))
             }
             Err(fault) => {

@@ -22,7 +22,7 @@ pub mod tls;
 
 pub use app::{App, openapi};
 pub use health::Health;
-pub use migrated::{Migrated, Tables};
+pub use migrated::{MigrateOptions, Migrated, Tables};
 pub use overview::fetch_own_view;
 pub use placement::{Placement, mermaid, placements};
 pub use product::{Contract, Demo, Gateway, Layout, Module, ModuleLayout, Product, Tokens};

@@ -1,4 +1,17 @@
-//! What `banyan migrate` reports, whichever modules are in the binary.
+//! What `banyan migrate` is asked for and reports, whichever modules are in the binary.
+
+/// What `banyan migrate` is to do.
+#[derive(Clone, Debug, Default)]
+pub struct MigrateOptions {
+    /// Create schemas and logins in PostgreSQL first.
+    pub provision: bool,
+    /// Apply pending migrations.
+    pub up: bool,
+    /// Databases that the installation had, are gone, and are made anew on purpose.
+    pub new_modules: Vec<String>,
+    /// Databases of another installation that are to belong to this one.
+    pub adopt: Vec<String>,
+}
 
 /// The applied and pending migrations of one module's tables.
 #[derive(Debug)]

@@ -115,7 +115,11 @@ impl Installation {
     }
 
     fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
-        let mut command = clean_command(&binary());
+        self.command_of(&binary(), arguments, settings)
+    }
+
+    fn command_of(&self, binary: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+        let mut command = clean_command(binary);
         command
             .current_dir(self.directory())
             .args(arguments)
@@ -157,13 +161,21 @@ impl Installation {
     /// # Panics
     /// If it is not ready within a minute; with its log.
     pub async fn serve_with(&self, settings: &[(&str, &str)]) -> Process {
+        // Without `serve`: it is the default.
+        self.start(self.command(&[], settings)).await
+    }
+
+    /// As [`serve`](Installation::serve), through a program that starts the binary.
+    pub async fn serve_by(&self, program: &Path) -> Process {
+        self.start(self.command_of(program, &[], &[])).await
+    }
+
+    async fn start(&self, mut command: Command) -> Process {
         let log = self
             .directory()
             .join(format!("serve-{}.log", uuid::Uuid::new_v4().simple()));
         let file = fs::File::create(&log).expect("a log file");
-        // Without `serve`: it is the default.
-        let mut child = self
-            .command(&[], settings)
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
@@ -228,6 +240,11 @@ impl Process {
 
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     /// Sends a signal, such as `TERM`.

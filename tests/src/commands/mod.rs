@@ -2,6 +2,7 @@
 
 mod help_and_settings;
 mod installation;
+mod lost_databases;
 mod migrate_and_seed;
 mod operations;
 mod several_processes;
@@ -58,6 +59,7 @@ pub fn trials() -> Vec<Trial> {
         shutdown::trials(),
         migrate_and_seed::trials(),
         several_processes::trials(),
+        lost_databases::trials(),
     ]
     .into_iter()
     .flatten()

@@ -58,14 +58,32 @@ impl Connection {
         }
     }
 
-    /// Opens a connection for migrations, and for looking into a database. Its statements may take as long as they need.
+    /// Opens a connection for migrations, and creates a file that does not exist. Its statements may take as long as they need.
     ///
     /// # Errors
     /// `unavailable`, naming what could not be reached.
     pub async fn open(storage: &Storage, module: &str) -> Result<Self, Fault> {
+        Self::open_as(storage, module, sqlite::Mode::Create).await
+    }
+
+    /// As [`open`](Connection::open); `None` if there is no such file. Whether a schema exists on PostgreSQL, the first statement shows.
+    ///
+    /// # Errors
+    /// `unavailable`, naming what could not be reached.
+    pub async fn open_existing(storage: &Storage, module: &str) -> Result<Option<Self>, Fault> {
+        if let Storage::Sqlite { path } = storage
+            && !path.exists()
+        {
+            return Ok(None);
+        }
+        Self::open_as(storage, module, sqlite::Mode::Write).await.map(Some)
+    }
+
+    async fn open_as(storage: &Storage, module: &str, mode: sqlite::Mode) -> Result<Self, Fault> {
         let opened = match storage {
             Storage::Sqlite { path } => {
-                sqlite::Connection::open(path, sqlite::Mode::Create).map(|opened| Kind::Sqlite(Arc::new(opened)))
+                let opened = sqlite::Connection::open(&sqlite::File::at(path), mode);
+                opened.map(|opened| Kind::Sqlite(Arc::new(opened)))
             }
             Storage::Postgres { url, schema } => match postgres::options(url, schema, module, None) {
                 Ok(options) => postgres::Connection::open(options).await.map(Kind::Postgres),

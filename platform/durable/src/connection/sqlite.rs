@@ -5,7 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::sqlite_error::SqliteError;
+pub(crate) use super::sqlite_error::damaged;
 
 /// The number of virtual machine instructions between two looks at the clock.
 const INSTRUCTIONS: i32 = 1_000;
@@ -38,9 +39,37 @@ pub(crate) enum Mode {
     Create,
 }
 
+/// A file, and the damage that a statement met in it.
+pub(crate) struct File {
+    pub path: PathBuf,
+    damage: OnceLock<String>,
+}
+
+impl File {
+    pub fn at(path: &Path) -> Arc<File> {
+        Arc::new(File {
+            path: path.to_owned(),
+            damage: OnceLock::new(),
+        })
+    }
+
+    /// What the first statement said that met damage. A file does not mend itself.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    fn error(&self, failure: rusqlite::Error) -> DbErr {
+        let error = SqliteError::new(&self.path, failure);
+        if error.is_damage() && self.damage.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "a database file is damaged");
+        }
+        DbErr::Query(RuntimeErr::SqlxError(Arc::new(sqlx::Error::Database(Box::new(error)))))
+    }
+}
+
 /// One connection to a file.
 pub(crate) struct Connection {
-    path: PathBuf,
+    file: Arc<File>,
     raw: Mutex<rusqlite::Connection>,
     limit: Arc<Deadline>,
 }
@@ -63,19 +92,20 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Connection {
-    pub fn open(path: &Path, mode: Mode) -> Result<Self, DbErr> {
-        let opened = rusqlite::Connection::open_with_flags(path, flags(mode)).and_then(|raw| configure(raw, mode));
-        Self::limited(path, opened)
+    pub fn open(file: &Arc<File>, mode: Mode) -> Result<Self, DbErr> {
+        let opened = rusqlite::Connection::open_with_flags(&file.path, flags(mode));
+        Self::limited(file, opened.and_then(|raw| configure(raw, mode)))
     }
 
     /// A database of its own, in memory.
     #[cfg(test)]
     pub fn in_memory() -> Result<Self, DbErr> {
-        Self::limited(Path::new(":memory:"), rusqlite::Connection::open_in_memory())
+        let file = File::at(Path::new(":memory:"));
+        Self::limited(&file, rusqlite::Connection::open_in_memory())
     }
 
-    fn limited(path: &Path, opened: rusqlite::Result<rusqlite::Connection>) -> Result<Self, DbErr> {
-        let error = |failure| error(path, failure);
+    fn limited(file: &Arc<File>, opened: rusqlite::Result<rusqlite::Connection>) -> Result<Self, DbErr> {
+        let error = |failure| file.error(failure);
         let limit = Arc::new(Deadline {
             epoch: Instant::now(),
             at: AtomicU64::new(u64::MAX),
@@ -84,7 +114,7 @@ impl Connection {
         raw.progress_handler(INSTRUCTIONS, Some(move || interrupts.has_passed()))
             .map_err(error)?;
         Ok(Connection {
-            path: path.to_owned(),
+            file: file.clone(),
             raw: Mutex::new(raw),
             limit,
         })
@@ -101,6 +131,11 @@ impl Connection {
     /// Whether a transaction is open. SQLite ends one by itself when the disk is full or broken, and when a write in it is interrupted.
     pub fn is_in_transaction(&self) -> bool {
         !self.raw.lock().is_autocommit()
+    }
+
+    /// The number of rows that were changed since it was opened.
+    pub fn total_changes(&self) -> u64 {
+        self.raw.lock().total_changes()
     }
 
     pub fn execute(&self, statement: &Statement) -> Result<u64, DbErr> {
@@ -154,7 +189,7 @@ impl Connection {
     }
 
     fn run<T>(&self, work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>) -> Result<T, DbErr> {
-        work(&self.raw.lock()).map_err(|failure| error(&self.path, failure))
+        work(&self.raw.lock()).map_err(|failure| self.file.error(failure))
     }
 }
 
@@ -255,12 +290,6 @@ fn value_of(value: ValueRef<'_>, boolean: bool) -> Value {
     }
 }
 
-/// The error in the form in which the other database's errors come.
-fn error(path: &Path, failure: rusqlite::Error) -> DbErr {
-    let failure = Box::new(SqliteError::new(path, failure));
-    DbErr::Query(RuntimeErr::SqlxError(Arc::new(sqlx::Error::Database(failure))))
-}
-
 /// The connections for reads.
 pub(crate) struct Readers {
     shared: Arc<Shared>,
@@ -277,7 +306,7 @@ pub(crate) struct ReadLimits {
 }
 
 struct Shared {
-    path: PathBuf,
+    file: Arc<File>,
     idle: Mutex<Vec<Connection>>,
     free: Semaphore,
     /// Reads that take long share these, so that they cannot occupy every connection.
@@ -289,12 +318,12 @@ const SHORT: Duration = Duration::from_millis(5);
 
 impl Readers {
     /// Opens the first connection, so that a file that cannot be read shows at once. The file must exist.
-    pub fn open(path: &Path, limits: ReadLimits) -> Result<Self, DbErr> {
-        let first = Connection::open(path, Mode::Read)?;
+    pub fn open(file: &Arc<File>, limits: ReadLimits) -> Result<Self, DbErr> {
+        let first = Connection::open(file, Mode::Read)?;
         let connections = limits.connections.max(1) as usize;
         Ok(Readers {
             shared: Arc::new(Shared {
-                path: path.to_owned(),
+                file: file.clone(),
                 idle: Mutex::new(vec![first]),
                 free: Semaphore::new(connections),
                 long: Semaphore::new((connections / 2).max(1)),
@@ -345,7 +374,7 @@ impl Shared {
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => Connection::open(&self.path, Mode::Read)?,
+            None => Connection::open(&self.file, Mode::Read)?,
         };
         connection.interrupt_at(Some(Instant::now() + limit));
         let read = connection.query(statement, rows);

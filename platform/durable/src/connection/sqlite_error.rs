@@ -4,6 +4,10 @@ use std::{borrow::Cow, error::Error, fmt, path::Path};
 
 use sea_orm::sqlx::error::{DatabaseError, ErrorKind};
 
+const IO_ERROR: i32 = 10;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const NOT_A_DATABASE: i32 = 26;
 /// SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_ROWID.
 const UNIQUE: [i32; 3] = [1555, 2067, 2579];
 
@@ -18,12 +22,28 @@ pub(crate) struct SqliteError {
 impl SqliteError {
     /// An error of the file at `path`.
     pub fn new(path: &Path, error: rusqlite::Error) -> Self {
-        SqliteError {
-            code: error.sqlite_error().map_or(1, |error| error.extended_code),
-            message: format!("{error} (the file {})", path.display()),
-            error,
-        }
+        let code = error.sqlite_error().map_or(1, |error| error.extended_code);
+        let path = path.display();
+        let message = match code & 0xff {
+            CORRUPT | NOT_A_DATABASE => format!("{error}: {}", damaged(&path)),
+            FULL | IO_ERROR => format!("{error} (the file {path}; is the disk full or failing?)"),
+            _ => format!("{error} (the file {path})"),
+        };
+        SqliteError { code, error, message }
     }
+
+    /// Whether the file itself is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.code & 0xff, CORRUPT | NOT_A_DATABASE)
+    }
+}
+
+/// What is wrong with a damaged file, and what to do.
+pub(crate) fn damaged(path: &impl fmt::Display) -> String {
+    format!(
+        "the file {path} is damaged; stop the process, keep a copy of the file, and restore it from a backup (with its -wal file, if the backup has one), \
+         or save what can be read with `sqlite3 {path} .recover`"
+    )
 }
 
 impl fmt::Display for SqliteError {

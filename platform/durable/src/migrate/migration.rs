@@ -16,14 +16,19 @@ pub struct Migration {
     pub up: &'static str,
 }
 
+/// The text as this database reads it.
+pub(crate) fn text(backend: DbBackend, up: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => up.replace(" uuid", " blob"),
+        _ => up.to_owned(),
+    }
+}
+
 impl Migration {
     /// Makes and records it in one transaction: half a migration is worse than none.
     pub(super) async fn apply(&self, connection: &Connection) -> anyhow::Result<()> {
         let backend = connection.get_database_backend();
-        let sql = match backend {
-            DbBackend::Sqlite => self.up.replace(" uuid", " blob"),
-            _ => self.up.to_owned(),
-        };
+        let sql = text(backend, self.up);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let record = Statement::from_sql_and_values(
             backend,

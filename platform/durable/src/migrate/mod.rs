@@ -8,6 +8,7 @@ mod migration;
 
 pub use admin::Admin;
 pub use migration::Migration;
+pub(crate) use migration::text;
 
 use anyhow::{Context, bail};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -40,6 +41,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         name: "m0006_durable_fold",
         up: include_str!("../../migrations/m0006_fold.sql"),
     },
+    Migration {
+        name: "m0007_durable_installation",
+        up: include_str!("../../migrations/m0007_installation.sql"),
+    },
 ];
 
 /// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.
@@ -65,6 +70,19 @@ pub struct Status {
 }
 
 impl Status {
+    /// Of a schema that does not exist yet.
+    pub fn of_new(schema: &Schema) -> Self {
+        let names = Set::of(schema)
+            .migrations
+            .into_iter()
+            .map(|migration| migration.name.to_owned());
+        Status {
+            applied: Vec::new(),
+            pending: names.collect(),
+            unknown: Vec::new(),
+        }
+    }
+
     fn is_pending(&self, migration: &Migration) -> bool {
         self.pending.iter().any(|name| name == migration.name)
     }

@@ -10,6 +10,7 @@ mod events;
 mod feeds;
 mod growth;
 mod harness;
+mod installations;
 mod leases;
 mod migrations;
 mod operators;

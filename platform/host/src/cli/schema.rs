@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Output, print, print_json};
-use crate::{App, Product, Tables, local, settings::Settings};
+use crate::{App, MigrateOptions, Product, Tables, local, settings::Settings};
 
 #[derive(Args)]
 pub struct Migrate {
@@ -14,6 +14,12 @@ pub struct Migrate {
     /// Creates each module's schema and login in PostgreSQL first; the login of database.url must have the rights for it.
     #[arg(long)]
     provision: bool,
+    /// Makes the database of this module anew, which this installation had and which is gone: its data is lost. Without it, that is refused.
+    #[arg(long = "new-module", value_name = "MODULE")]
+    new_modules: Vec<String>,
+    /// Takes over the database of this module from another installation, for example one that began in a process of its own.
+    #[arg(long, value_name = "MODULE")]
+    adopt: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -27,10 +33,22 @@ enum What {
 impl Migrate {
     pub async fn run<C>(self, product: &'static Product<C>, settings: &Settings, output: Output) -> anyhow::Result<()> {
         let up = !matches!(self.what, Some(What::Status));
-        if self.provision && !up {
-            bail!("`migrate status` changes nothing; remove --provision, or use `migrate --provision`");
+        for (given, option) in [
+            (self.provision, "--provision"),
+            (!self.new_modules.is_empty(), "--new-module"),
+            (!self.adopt.is_empty(), "--adopt"),
+        ] {
+            if given && !up {
+                bail!("`migrate status` changes nothing; remove {option}, or use `migrate {option}`");
+            }
         }
-        let migrated = local::migrate(product, settings, self.provision, up).await?;
+        let options = MigrateOptions {
+            provision: self.provision,
+            up,
+            new_modules: self.new_modules,
+            adopt: self.adopt,
+        };
+        let migrated = local::migrate(product, settings, &options).await?;
         for module in migrated.provisioned {
             eprintln!("{module}: schema and login exist");
         }

@@ -1,19 +1,18 @@
 //! Where each module's data is, who may open it, and how it is brought up to date.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, DirBuilder, File, TryLockError},
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, bail};
-use banyan_durable::{Db, Schema, Storage, migrate};
+use banyan_durable::{Db, Schema, Storage, installation, migrate};
 use hmac::{Hmac, Mac};
 use secrecy::ExposeSecret;
 use sha2::Sha256;
 use url::Url;
 
+use super::{
+    lock::DataLock,
+    members::{Members, Place},
+};
 use crate::{settings::Settings, sources::Sources};
 
 /// How to start PostgreSQL, for error messages about an unreachable one.
@@ -42,10 +41,6 @@ pub struct Data<'a> {
     settings: &'a Settings,
     stored: Vec<Stored>,
 }
-
-/// Keeps other processes from using the SQLite files until it is dropped.
-#[derive(Debug)]
-pub struct DataLock(#[allow(dead_code, reason = "the lock is held by being open")] Option<File>);
 
 /// Where storage of `module` is: its own storage if `name` is the module's name, otherwise further storage.
 ///
@@ -160,17 +155,40 @@ impl<'a> Data<'a> {
     /// Creates the data directory and locks it, if any module keeps its data there. On PostgreSQL several processes may share the data.
     ///
     /// # Errors
-    /// Another process uses the directory; it cannot be created or written.
-    pub fn lock(&self) -> anyhow::Result<DataLock> {
-        let settings = self.settings;
-        if self
-            .stored
-            .iter()
-            .all(|stored| url_of(settings, stored.schema.module).is_some())
-        {
-            return Ok(DataLock(None));
+    /// Another process uses the directory; it cannot be created or written; a file in it is damaged.
+    pub async fn lock(&self) -> anyhow::Result<DataLock> {
+        self.lock_and_check(true).await
+    }
+
+    async fn lock_and_check(&self, check: bool) -> anyhow::Result<DataLock> {
+        let mut files = Vec::new();
+        for Owner { module, name } in self.owners() {
+            if let Storage::Sqlite { path } = storage(self.settings, module, name)? {
+                files.push((module, path));
+            }
         }
-        lock(&settings.data_dir)
+        if files.is_empty() {
+            return Ok(DataLock::none());
+        }
+        let files = if check { files } else { Vec::new() };
+        DataLock::take(&self.settings.data_dir, &files).await
+    }
+
+    /// Where the databases of all modules are, and which installation they belong to.
+    ///
+    /// # Errors
+    /// An unreachable database; a damaged file.
+    pub async fn members(&self) -> anyhow::Result<Members> {
+        let mut places = Vec::new();
+        for Owner { module, name } in self.owners() {
+            let storage = storage(self.settings, module, name)?;
+            let found = installation::look(&storage, name).await;
+            let found = found
+                .map_err(|fault| anyhow::anyhow!("{}", fault.detail))
+                .with_context(|| self.how_to_reach(module, &storage))?;
+            places.push(Place { name, storage, found });
+        }
+        Ok(Members::new(places))
     }
 
     /// Creates the modules' schemas, and their logins where they share `database.url`. Safe to repeat, and from several processes at once.
@@ -208,7 +226,7 @@ impl<'a> Data<'a> {
     /// Another process uses the data; it cannot be removed.
     pub async fn reset(&self) -> anyhow::Result<()> {
         let (settings, owners) = (self.settings, self.owners());
-        let _lock = self.lock()?;
+        let mut lock = self.lock_and_check(false).await?;
         for Owner { module, name } in &owners {
             if let Storage::Sqlite { path } = storage(settings, module, name)? {
                 for suffix in ["", "-wal", "-shm"] {
@@ -232,37 +250,66 @@ impl<'a> Data<'a> {
             }
             admin.close().await?;
         }
+        lock.ended();
         Ok(())
     }
 
-    /// Migrates each module's schema, one after the other.
+    /// Migrates each module's schema, one after the other, and marks it as a member of the installation. Whatever is not as it should be is refused before
+    /// anything is created.
     ///
     /// # Errors
-    /// A schema from a newer version; an unreachable database.
-    pub async fn migrate(&self) -> anyhow::Result<()> {
+    /// A database that was lost, or belongs to another installation; a schema from a newer version; an unreachable database.
+    pub async fn migrate(&self, mut members: Members) -> anyhow::Result<Members> {
+        members.check()?;
         for stored in &self.stored {
             let module = stored.schema.module;
-            let connection = migration_connection(self.settings, module).await?;
+            let connection = self.migration_connection(module).await?;
             let status = migrate::up(&connection, stored.schema).await?;
             tracing::debug!(module, applied = status.applied.len(), "the schema is up to date");
             connection.close().await;
         }
-        Ok(())
+        members.join().await?;
+        Ok(members)
     }
 
-    /// The applied and pending migrations of each module's schema.
+    /// The applied and pending migrations of each module's schema. Creates no database.
     ///
     /// # Errors
     /// An unreachable database.
     pub async fn migration_status(&self) -> anyhow::Result<Vec<(&'static str, migrate::Status)>> {
+        let members = self.members().await?;
         let mut all = Vec::new();
         for stored in &self.stored {
             let module = stored.schema.module;
-            let connection = migration_connection(self.settings, module).await?;
+            if !members.exists(module) {
+                all.push((module, migrate::Status::of_new(stored.schema)));
+                continue;
+            }
+            let connection = self.migration_connection(module).await?;
             all.push((module, migrate::status(&connection, stored.schema).await?));
             connection.close().await;
         }
         Ok(all)
+    }
+
+    async fn migration_connection(&self, module: &str) -> anyhow::Result<banyan_durable::Connection> {
+        let storage = storage(self.settings, module, module)?;
+        let connection = banyan_durable::Connection::open(&storage, module)
+            .await
+            .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
+        connection.with_context(|| self.how_to_reach(module, &storage))
+    }
+
+    /// What to look at if a module's database cannot be opened.
+    fn how_to_reach(&self, module: &str, storage: &Storage) -> String {
+        match storage {
+            Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+            Storage::Postgres { .. } => format!(
+                "is PostgreSQL running there ({})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
+                 created the login and schema of {module}?",
+                setting_of(self.settings, module)
+            ),
+        }
     }
 }
 
@@ -275,48 +322,6 @@ fn by_database<'a>(settings: &'a Settings, owners: &[Owner]) -> BTreeMap<&'a str
         }
     }
     databases
-}
-
-fn lock(directory: &Path) -> anyhow::Result<DataLock> {
-    // The files hold password hashes and the key that signs tokens: only their owner may read them.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("creating the data directory {} (data_dir)", directory.display()))?;
-    let path = directory.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("opening {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(DataLock(Some(file))),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another banyan uses the data directory {}; stop it first, or give this one its own (BANYAN__DATA_DIR). Only one process at a time can use SQLite files; several processes can share PostgreSQL",
-            directory.display()
-        ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
-}
-
-async fn migration_connection(settings: &Settings, module: &str) -> anyhow::Result<banyan_durable::Connection> {
-    let storage = storage(settings, module, module)?;
-    let connection = banyan_durable::Connection::open(&storage, module)
-        .await
-        .map_err(|fault| anyhow::anyhow!("{}", fault.detail));
-    connection.with_context(|| match &storage {
-        Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
-        Storage::Postgres { .. } => {
-            let setting =
-                if own_url(settings, module).is_some() { format!("modules.{module}.database_url") } else { "database.url".to_owned() };
-            format!(
-                "is PostgreSQL running there ({setting})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
-                 created the login and schema of {module}?"
-            )
-        }
-    })
 }
 
 async fn connect(settings: &Settings, owner: &str, url: &str) -> anyhow::Result<migrate::Admin> {

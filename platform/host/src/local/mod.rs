@@ -3,6 +3,8 @@
 //! In a binary without any module, `none.rs` replaces this file.
 
 pub mod data;
+mod lock;
+mod members;
 
 use std::{
     collections::HashMap,
@@ -14,20 +16,22 @@ use anyhow::bail;
 use async_trait::async_trait;
 use banyan_core::{Bus, Check, CheckResult, Clock, Fault, FaultKind, Ids};
 pub use banyan_durable::Counts;
-use banyan_durable::{Db, Feeds, Machinery, Schema, Seed, Storage};
+use banyan_durable::{Db, Feeds, FileCheck, Machinery, Schema, Seed, Storage};
 use banyan_event_feed_contract::{EventFeed, LocalEventFeed};
 use banyan_http::Routes;
 use futures::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Module, Product,
+    MigrateOptions, Module, Product,
     migrated::{Migrated, Tables},
     settings::{Auth, Section, Settings},
     sources::Sources,
 };
-use data::{Data, DataLock};
+use data::Data;
+use lock::DataLock;
 
 /// The time after which seeding a busy database is given up.
 const SEED_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,21 +134,33 @@ pub fn data_of(settings: &Settings, module: &str) -> anyhow::Result<String> {
     })
 }
 
-/// The state of every module's tables: after creating schemas and logins if `provision` is true, and after applying migrations if `up` is true.
+/// The state of every module's tables, after what the options ask for.
 ///
 /// # Errors
-/// The data is in use; a database is unreachable or cannot be changed.
+/// The data is in use, damaged, incomplete, or of another installation; a database is unreachable or cannot be changed.
 pub async fn migrate<C>(
     product: &'static Product<C>,
     settings: &Settings,
-    provision: bool,
-    up: bool,
+    options: &MigrateOptions,
 ) -> anyhow::Result<Migrated> {
     let data = Data::new(settings, stored(product));
-    let _lock = data.lock()?;
-    let provisioned = if provision { data.provision().await? } else { Vec::new() };
-    if up {
-        data.migrate().await?;
+    let mut lock = data.lock().await?;
+    let migrated = migrate_locked(&data, options).await;
+    lock.ended();
+    migrated
+}
+
+async fn migrate_locked(data: &Data<'_>, options: &MigrateOptions) -> anyhow::Result<Migrated> {
+    let provisioned = if options.provision {
+        data.provision().await?
+    } else {
+        Vec::new()
+    };
+    if options.up {
+        let mut members = data.members().await?;
+        members.begin_anew(&options.new_modules).await?;
+        members.adopt(&options.adopt).await?;
+        data.migrate(members).await?;
     }
     let mut tables = Vec::new();
     for (module, status) in data.migration_status().await? {
@@ -161,7 +177,7 @@ pub async fn migrate<C>(
 /// All modules of this process, started and not yet running, and the lock on their data.
 pub struct LocalModules {
     running: Vec<Running>,
-    _lock: DataLock,
+    lock: Mutex<DataLock>,
 }
 
 impl LocalModules {
@@ -178,11 +194,11 @@ impl LocalModules {
         contracts: &mut C,
     ) -> anyhow::Result<LocalModules> {
         let data = Data::new(settings, stored(product));
-        let lock = data.lock()?;
+        let lock = data.lock().await?;
         if settings.is_demo() {
             data.provision().await?;
         }
-        data.migrate().await?;
+        let mut members = data.migrate(data.members().await?).await?;
         let mut running = Vec::new();
         for (module, local, start) in configured.0 {
             let name = module.name;
@@ -217,7 +233,10 @@ impl LocalModules {
                 well_known: started.well_known,
             });
         }
-        let local = LocalModules { running, _lock: lock };
+        // Further storage has its tables only now.
+        members.join().await?;
+        let lock = Mutex::new(lock);
+        let local = LocalModules { running, lock };
         if settings.is_demo() {
             local.seed().await?;
         }
@@ -290,8 +309,12 @@ impl LocalModules {
     }
 
     pub fn checks(&self) -> Vec<Arc<dyn Check>> {
+        let lock = self.lock.lock();
         self.databases()
-            .map(|db| Arc::new(DatabaseCheck(db.clone())) as Arc<dyn Check>)
+            .map(|db| {
+                let (db, files) = (db.clone(), lock.checks(db.module()));
+                Arc::new(DatabaseCheck { db, files }) as Arc<dyn Check>
+            })
             .collect()
     }
 
@@ -321,6 +344,9 @@ impl LocalModules {
     /// Closes the databases, once nothing runs any more.
     pub async fn close(&self) {
         join_all(self.databases().cloned().map(|db| async move { db.close().await })).await;
+        if self.databases().all(|db| db.damage().is_none()) {
+            self.lock.lock().ended();
+        }
     }
 
     fn databases(&self) -> impl Iterator<Item = &Db> {
@@ -342,21 +368,27 @@ fn subscribers_of<C>(product: &Product<C>, producer: &str) -> Vec<(String, Strin
         .collect()
 }
 
-/// Whether a module's database is available.
-struct DatabaseCheck(Db);
+/// Whether a module's database is available, and its files are not known to be damaged.
+struct DatabaseCheck {
+    db: Db,
+    files: Vec<FileCheck>,
+}
 
 #[async_trait]
 impl Check for DatabaseCheck {
     fn name(&self) -> String {
-        format!("database:{}", self.0.module())
+        format!("database:{}", self.db.module())
     }
 
     fn module(&self) -> Option<&str> {
-        Some(self.0.module())
+        Some(self.db.module())
     }
 
     async fn run(&self) -> CheckResult {
-        match self.0.ping().await {
+        if let Some(Err(damage)) = self.files.iter().filter_map(FileCheck::found).find(Result::is_err) {
+            return CheckResult::failed(damage);
+        }
+        match self.db.ping().await {
             Ok(()) => CheckResult::ok(),
             Err(fault) => CheckResult::failed(fault.detail),
         }

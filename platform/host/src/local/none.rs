@@ -9,7 +9,7 @@ use banyan_http::Routes;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Product, migrated::Migrated, settings::Settings, sources::Sources};
+use crate::{MigrateOptions, Product, migrated::Migrated, settings::Settings, sources::Sources};
 
 /// Forwarded as the module's own process sent it.
 pub type Counts = serde_json::Value;
@@ -34,7 +34,7 @@ pub fn data_of(_: &Settings, _: &str) -> anyhow::Result<String> {
 
 /// # Errors
 /// Always: there is no module whose tables could be migrated.
-pub async fn migrate<C>(_: &'static Product<C>, _: &Settings, _: bool, _: bool) -> anyhow::Result<Migrated> {
+pub async fn migrate<C>(_: &'static Product<C>, _: &Settings, _: &MigrateOptions) -> anyhow::Result<Migrated> {
     bail!("no module is in this binary, so it has no tables; use a binary with modules")
 }
 
