@@ -15,7 +15,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of so many steps.
+    /// Of `total` steps.
     pub fn new(total: usize) -> Self {
         Progress {
             total,

@@ -1,4 +1,4 @@
-//! Closed loops: so many customers, each beginning again as soon as it is done, until the time or the orders run out.
+//! Closed loops: a number of customers, each beginning again as soon as it is done, until the time or the orders run out.
 
 use std::{
     cell::Cell,
