@@ -9,7 +9,7 @@ use rand::{
     Rng,
     seq::{IndexedRandom, SliceRandom},
 };
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 
 use super::{Case, Story, faults};
 use crate::{
@@ -38,18 +38,28 @@ enum Refusal {
     NoTables,
     /// A module may not use its schema any more, so its tables do not even exist for it.
     NoSchema,
+    /// A module gets no connection: the server has no more of them.
+    NoConnections,
+    /// The disk of a module's tables is full. A real one needs a file system of its own, so a trigger refuses what a full disk does, with its code.
+    DiskFull,
     /// The broker's disk is full: it takes no more events.
     BrokerFull,
 }
 
-const REFUSALS: [Refusal; 6] = [
+const REFUSALS: [Refusal; 8] = [
     Refusal::ReadOnly,
     Refusal::ReadOnlyLogin,
     Refusal::NoLogin,
     Refusal::NoTables,
     Refusal::NoSchema,
+    Refusal::NoConnections,
+    Refusal::DiskFull,
     Refusal::BrokerFull,
 ];
+
+/// As PostgreSQL reports a full disk.
+const FULL: &str = "create or replace function public.disk_full() returns trigger language plpgsql as $$ begin
+    raise exception 'could not extend file: No space left on device' using errcode = 'disk_full'; end $$";
 
 /// The servers of the shop, as their administrator.
 struct Servers {
@@ -85,6 +95,20 @@ impl Servers {
                     .await;
             }
             Refusal::NoSchema => self.sql(&format!("revoke usage on schema {module} from {login}")).await,
+            Refusal::NoConnections => {
+                self.sql(&format!("alter role {login} connection limit 0")).await;
+                self.close_connections(&login).await;
+            }
+            Refusal::DiskFull => {
+                self.sql(FULL).await;
+                let trigger = "create trigger disk_full before insert or update on";
+                self.each_table(
+                    module,
+                    trigger,
+                    "for each statement execute function public.disk_full()",
+                )
+                .await;
+            }
             Refusal::BrokerFull => {
                 self.broker.control("set_disk_free_limit 900000GB");
             }
@@ -105,6 +129,8 @@ impl Servers {
                     .await;
             }
             Refusal::NoSchema => self.sql(&format!("grant usage on schema {module} to {login}")).await,
+            Refusal::NoConnections => self.sql(&format!("alter role {login} connection limit -1")).await,
+            Refusal::DiskFull => self.each_table(module, "drop trigger disk_full on", "").await,
             Refusal::BrokerFull => {
                 self.broker.control("set_disk_free_limit 50MB");
             }
@@ -116,6 +142,17 @@ impl Servers {
         self.sql("set default_transaction_read_only = off").await;
         self.sql(&format!("alter system {change}")).await;
         self.sql("select pg_reload_conf()").await;
+    }
+
+    /// One statement for each table of a module. Together they would lock all tables, and could deadlock with the load.
+    async fn each_table(&self, module: &str, before: &str, after: &str) {
+        let tables = format!("select tablename::text as name from pg_tables where schemaname = '{module}'");
+        let tables = Statement::from_string(DbBackend::Postgres, tables);
+        let rows = self.admin.query_all_raw(tables).await.expect("the tables are listed");
+        for row in rows {
+            let table: String = row.try_get("", "name").expect("a name");
+            self.sql(&format!("{before} {module}.{table} {after}")).await;
+        }
     }
 
     async fn close_connections(&self, login: &str) {
@@ -150,12 +187,12 @@ async fn refuse() {
         refusals.shuffle(&mut rand::rng());
         for refusal in refusals {
             let module = *MODULES.choose(&mut rand::rng()).expect("modules");
-            let lasts = Duration::from_millis(rand::rng().random_range(3_000..6_000));
+            let lasts = Duration::from_millis(rand::rng().random_range(2_500..5_000));
             story.add(format!("{refusal:?} for {module}, {lasts:?}"));
             servers.begin(refusal, module).await;
             tokio::time::sleep(lasts).await;
             servers.end(refusal, module).await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
     load.end(&shop).await;

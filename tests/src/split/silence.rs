@@ -56,8 +56,9 @@ async fn fall_silent() {
                 let names: Vec<&str> = proxies.keys().copied().collect();
                 let one = *names.choose(&mut random).expect("processes");
                 let silent = if random.random_bool(0.3) { names } else { vec![one] };
-                // Longer than any limit of a statement, and than a lease.
-                (silent, Duration::from_millis(random.random_range(7_000..10_000)))
+                // Longer than any limit of a statement, and than a lease; in the full run sometimes also longer than the broker's heartbeat.
+                let longest = if faults() > 1 { 30_000 } else { 9_000 };
+                (silent, Duration::from_millis(random.random_range(7_000..longest)))
             };
             story.add(format!("{server} is silent for {silent:?}, {lasts:?}"));
             silent.iter().for_each(|name| proxies[name].cut());
