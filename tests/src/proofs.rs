@@ -222,7 +222,7 @@ fn rows(page: &str) -> Vec<(String, Vec<String>)> {
 /// The names of all functions in files with tests, and the names of trials.
 fn tests() -> std::io::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for folder in ["app", "modules", "platform", "shared-kernel", "tests"] {
+    for folder in ["app", "load", "modules", "platform", "shared-kernel", "tests"] {
         read_tests(&root().join(folder), &mut names)?;
     }
     Ok(names)

@@ -209,7 +209,15 @@ fn links_resolve() -> Result<(), Failed> {
 /// Text in backticks that looks like a file or like the name of a test must name an existing one.
 fn named_things_exist() -> Result<(), Failed> {
     let mut sources = String::new();
-    for folder in ["app", "examples", "modules", "platform", "shared-kernel", "tests"] {
+    for folder in [
+        "app",
+        "examples",
+        "load",
+        "modules",
+        "platform",
+        "shared-kernel",
+        "tests",
+    ] {
         read_sources(&root().join(folder), &mut sources)?;
     }
     let homes = ["", "platform", "modules", "examples/helpdesk"].map(|home| root().join(home));

@@ -19,6 +19,7 @@ use crate::{
     checkout::{abandon_order, retry_after, steps::as_retry_after_ms},
     event::{CancelReason, OrderEvent},
     leftovers::Participants,
+    memory::Memory,
     publish::store_and_publish,
     store,
     stream::EventStream,
@@ -129,6 +130,7 @@ pub enum Command {
 }
 
 pub struct CancellationSaga {
+    pub memory: Memory,
     pub inventory: Arc<dyn Inventory>,
     pub payments: Arc<dyn Payments>,
     pub shipping: Arc<dyn Shipping>,
@@ -207,7 +209,7 @@ impl Saga for CancellationSaga {
             Next::TooLate => stream.record(OrderEvent::CancelRefused {}),
             _ => {}
         }
-        store_and_publish(tx, &saga.call, &stream).await?;
+        store_and_publish(tx, &saga.call, &self.memory, &stream).await?;
         Ok(match next {
             Next::Do(step) => Decision::Do {
                 step: step.into_str(),
@@ -233,7 +235,7 @@ impl Saga for CancellationSaga {
     }
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
-        abandon_order(tx, call, business_key).await
+        abandon_order(tx, call, &self.memory, business_key).await
     }
 
     async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {

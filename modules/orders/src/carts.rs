@@ -102,7 +102,7 @@ impl Service {
             user_id: user_of(call)?,
         };
         let stream = EventStream::begin(self.ids.new_id(), drafted, self.clock.now())?;
-        store_and_publish(tx, call, &stream).await?;
+        store_and_publish(tx, call, &self.memory, &stream).await?;
         Ok(stream)
     }
 
@@ -168,9 +168,9 @@ impl Service {
     where
         F: Fn(&Order) -> Result<Option<OrderEvent>, Refusal> + Clone + Send + Sync + 'static,
     {
-        let context = (call.clone(), self.clock.clone(), change);
+        let context = (call.clone(), self.clock.clone(), self.memory.clone(), change);
         self.db
-            .write(context, move |tx, (call, clock, change)| async move {
+            .write(context, move |tx, (call, clock, memory, change)| async move {
                 let stream = store::find_stream(tx.conn(), id, clock.now()).await?;
                 let mut stream = own(stream, &call).ok_or_else(|| Fault::not_found("cart"))?;
                 if expected.is_some_and(|version| version != stream.order().version) {
@@ -179,7 +179,7 @@ impl Service {
                 }
                 let event = change(stream.order())?;
                 stream.record_all(event);
-                store_and_publish(&tx, &call, &stream).await?;
+                store_and_publish(&tx, &call, &memory, &stream).await?;
                 Ok(stream)
             })
             .await

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The interval at which they poll.
-const POLL_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(3);
 
 /// Limits what each user holds open in this process: streams, or requests that wait.
 #[derive(Clone, Debug)]

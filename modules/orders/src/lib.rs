@@ -1,9 +1,11 @@
 //! Orders: the heart of the shop. An order is the stream of its events; its checkout is a saga across stock, payment and shipment.
 //!
 //! How the parts fit together: `order` contains the rules, `stream` the events of an order and those to be added, `publish` stores them and publishes
-//! what other modules need, `views` is the read model. `checkout` and `cancellation` are the sagas, `reactions` consumes the events of payments and
-//! shipments. `service`, `carts` and `follow` do the work of `http`.
+//! what other modules need, `memory` keeps the latest orders at hand, `views` is the read model. `checkout` and `cancellation` are the sagas, `reactions` consumes the events of payments and
+//! shipments. `service`, `carts` and `follow` do the work of `http`; `admission` refuses orders under
+//! too much load.
 
+mod admission;
 mod cancellation;
 mod carts;
 mod checkout;
@@ -11,6 +13,7 @@ mod event;
 mod follow;
 mod http;
 mod leftovers;
+mod memory;
 mod order;
 mod pricing;
 mod publish;
@@ -77,19 +80,22 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         shipping,
         ..
     } = needs;
+    let memory = service.memory().clone();
     let checkout = CheckoutSaga {
+        memory: memory.clone(),
         inventory: inventory.clone(),
         payments: payments.clone(),
         shipping: shipping.clone(),
     };
     let cancellation = CancellationSaga {
+        memory: memory.clone(),
         inventory,
         payments,
         shipping,
     };
     let sagas = Sagas::new(db.clone()).with(checkout).with(cancellation);
     let machinery = Machinery::new(db.clone())
-        .reactions(reactions::reactions(db.clone()))
+        .reactions(reactions::reactions(db.clone(), &memory))
         .sagas(sagas);
     let routes = http::routes(service.clone(), Views::new(db));
     Ok(Offers {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{Item, OrderEvent, Placement},
+    memory::Memory,
     order::Refusal,
     store,
     stream::EventStream,
@@ -26,8 +27,9 @@ pub fn status_topic(id: Uuid) -> String {
 ///
 /// # Errors
 /// As any query; a lost race makes the transaction run again.
-pub async fn store_and_publish(tx: &Tx, call: &Call, stream: &EventStream) -> Result<(), Fault> {
+pub async fn store_and_publish(tx: &Tx, call: &Call, memory: &Memory, stream: &EventStream) -> Result<(), Fault> {
     store::append(tx.conn(), stream).await?;
+    memory.remember(tx, stream);
     for recorded in stream.fresh() {
         publish(tx, call, stream, &recorded.event).await?;
         if changes_status(&recorded.event) {

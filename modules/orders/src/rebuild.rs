@@ -214,6 +214,7 @@ mod tests {
     use sea_orm::ConnectionTrait;
 
     use super::*;
+    use crate::memory::Memory;
     use crate::{event::OrderEvent, order::tests::placement, publish::store_and_publish, stream::EventStream};
 
     const ORDERS: u128 = 120;
@@ -236,7 +237,7 @@ mod tests {
             for number in 1..=ORDERS {
                 let placed =
                     move || EventStream::begin(Uuid::from_u128(number), OrderEvent::Placed(Box::new(placement())), Timestamp::from_ms(7));
-                db.write((), move |tx, ()| async move { store_and_publish(&tx, &Call::by_module("test"), &placed()?).await }).await.unwrap();
+                db.write((), move |tx, ()| async move { store_and_publish(&tx, &Call::by_module("test"), &Memory::default(), &placed()?).await }).await.unwrap();
             }
             // One view is lost, and one has lost its stream.
             for spoil in [

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
-use banyan_durable::{Db, Tx, Watchers, saga};
+use banyan_durable::{Db, Saga, Tx, Watchers, saga};
 use catalog_contract::{Catalog, ListProducts, Product};
 use orders_contract::{FindOrder, FoundOrder, ListOrders, OrderItem, OrderList, Orders};
 use shared_kernel::MaySee;
@@ -12,10 +12,13 @@ use shipping_contract::{FindShipment, Shipping};
 use uuid::Uuid;
 
 use crate::{
-    Settings, cancellation, carts,
+    Settings,
+    admission::Admission,
+    cancellation, carts,
     checkout::{CheckoutSaga, steps::Checkout},
     event::{Address, Canceller, Line, OrderEvent, Placement, Recorded, Status},
     follow::UserLimiter,
+    memory::Memory,
     order::{Order, Refusal},
     pricing,
     publish::{messages_of, store_and_publish},
@@ -23,9 +26,6 @@ use crate::{
     stream::EventStream,
     views::OrderView,
 };
-
-/// The delay after which a client repeats an order that was refused for load.
-const SHED_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The timeout for catalog lookups. Long enough for a busy catalog; a customer waits for it.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,6 +41,8 @@ pub struct Service {
     catalog: Arc<dyn Catalog>,
     shipping: Arc<dyn Shipping>,
     settings: Settings,
+    pub(crate) memory: Memory,
+    admission: Admission,
     /// Requests and streams that wait for changes of an order.
     pub(crate) watchers: Watchers,
     /// Open event streams.
@@ -64,6 +66,8 @@ impl Service {
             ids: needs.ids.clone(),
             catalog: needs.catalog.clone(),
             shipping: needs.shipping.clone(),
+            memory: Memory::default(),
+            admission: Admission::new(needs.settings.open_checkouts),
             watchers: Watchers::new(needs.db.clone()),
             streams: UserLimiter::new(needs.limits.streams_per_user),
             waits: UserLimiter::new(needs.limits.waits_per_user),
@@ -71,23 +75,20 @@ impl Service {
         }
     }
 
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     pub fn db(&self) -> &Db {
         &self.db
     }
 
-    /// Refuses new orders while more checkouts are unfinished than can be finished soon. Checked before anything is stored; what was accepted is
-    /// finished. Orders that are being placed at the same time are not counted yet, so the limit may be exceeded by as many.
+    /// As [`Admission::check`].
     ///
     /// # Errors
     /// `too_many_open_orders` (503).
     pub async fn check_load(&self) -> Result<(), Fault> {
-        let limit = self.settings.open_checkouts;
-        if limit == 0 || !saga::at_least_under_way::<CheckoutSaga>(&self.db, limit).await? {
-            return Ok(());
-        }
-        metrics::counter!("banyan_orders_shed_total").increment(1);
-        let detail = "Too many orders are being processed; nothing was ordered.";
-        Err(Fault::new(FaultKind::Unavailable, "too_many_open_orders", detail).retry_after(SHED_RETRY_AFTER))
+        self.admission.check(&self.db).await
     }
 
     /// The products of these lines, with their current names and prices in the catalog.
@@ -179,7 +180,7 @@ impl Service {
             reason: None,
             refusals: 0,
         };
-        store_and_publish(tx, call, stream).await?;
+        store_and_publish(tx, call, &self.memory, stream).await?;
         let deadline = Duration::from_secs(self.settings.checkout_deadline_s);
         saga::start::<CheckoutSaga>(tx, call, &order_id.to_string(), &checkout, Some(deadline)).await?;
         stream.view().cloned().ok_or_else(|| Refusal::NotPlaced.into())
@@ -266,17 +267,13 @@ impl Service {
         };
         let event = stream.order().request_cancel(by, reason.clone())?;
         if let Some(event) = event {
-            let key = id.to_string();
-            // Before the order is changed: the saga's runner takes the two locks in the same order.
-            if !stream.order().checkout_ended
-                && !saga::signal(tx, <CheckoutSaga as banyan_durable::Saga>::KIND, &key, "cancel").await?
-            {
-                return Err(self.no_checkout(tx, stream.order()).await?);
-            }
             stream.record(event);
-            store_and_publish(tx, call, &stream).await?;
+            store_and_publish(tx, call, &self.memory, &stream).await?;
             if stream.order().checkout_ended {
                 cancellation::start(tx, call, &stream).await?;
+            } else if !saga::signal(tx, <CheckoutSaga as Saga>::KIND, &id.to_string(), "cancel").await? {
+                // The order says that its checkout goes on, and it cannot have changed since: an operator has abandoned it.
+                return Err(Refusal::CheckoutAbandoned.into());
             }
             if by == Canceller::Operator {
                 banyan_durable::audit(
@@ -291,17 +288,6 @@ impl Service {
             }
         }
         stream.view().cloned().ok_or_else(|| Refusal::NotPlaced.into())
-    }
-
-    /// Why no checkout received a cancel: it has ended since the order was loaded, or an operator abandoned it without ending the order.
-    async fn no_checkout(&self, tx: &Tx, order: &Order) -> Result<Fault, Fault> {
-        let now = store::find_stream(tx.conn(), order.id, self.clock.now()).await?;
-        let changed = now.is_some_and(|now| now.order().version != order.version);
-        Ok(if changed {
-            banyan_durable::lost_race("the checkout has just ended")
-        } else {
-            Refusal::CheckoutAbandoned.into()
-        })
     }
 }
 

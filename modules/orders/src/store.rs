@@ -78,7 +78,7 @@ pub async fn find_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) 
 }
 
 /// As [`find_stream`], and locks a placed order until the transaction ends: another writer waits instead of losing a race. For sagas and reactions.
-/// Whoever also locks the order's saga does so first.
+/// Whoever also locks the order's saga does so afterwards.
 pub async fn lock_stream(conn: &impl ConnectionTrait, id: Uuid, now: Timestamp) -> Result<Option<EventStream>, Fault> {
     stream_of(conn, order_view::Entity::find_by_id(id).lock_exclusive(), id, now).await
 }

@@ -46,8 +46,9 @@ impl Shop {
         let gate = self.harness.modules.gate(step);
         let order = self.harness.place().await;
         eventually(step, TIMEOUT, || async { self.harness.modules.was_called(order, step) }).await;
+        // The runner reads the row again because of the signal.
         self.execute(format!(
-            "update saga set payload = 'unreadable' where business_key = '{order}'"
+            "update saga set payload = 'unreadable', signal = 'look' where business_key = '{order}'"
         ))
         .await;
         gate.add_permits(1);

@@ -67,7 +67,7 @@ impl Attempt {
     async fn until_done(&self, job: &Job) -> JobResult {
         let mut attempts = 1;
         loop {
-            match self.once(job).await {
+            match self.once(job, attempts).await {
                 Err(fault) if is_lost_race(&fault) && attempts < self.facts.settings.limits.write_attempts => {
                     // Full jitter, so that two transactions in conflict do not meet again.
                     let cap_ms = 1_u64 << attempts.min(6);
@@ -79,16 +79,20 @@ impl Attempt {
         }
     }
 
-    async fn once(&self, job: &Job) -> JobResult {
+    async fn once(&self, job: &Job, attempt: u32) -> JobResult {
         let begun = self.pool.begin().await.map_err(fault)?;
         self.counts.transaction();
-        let tx = Tx::new(Connection::postgres(begun, self.counts.clone()), self.facts.clone());
+        let tx = Tx::new(
+            Connection::postgres(begun, self.counts.clone()),
+            self.facts.clone(),
+            attempt,
+        );
         let limit = self.facts.settings.limits.job_timeout;
         let done = match timeout(limit, job::run(job, &tx)).await {
             Ok(done) => done,
             Err(_) => Err(job::too_long(&tx, limit)),
         };
-        let (connection, topics) = tx.finish()?;
+        let (connection, after) = tx.finish()?;
         let Some(connection) = connection.into_postgres() else {
             return Err(Fault::internal(
                 "wrong_database",
@@ -100,10 +104,8 @@ impl Attempt {
             return Err(fault);
         }
         connection.commit().await.map_err(fault)?;
-        self.notifier.notify(&topics);
-        for topic in topics {
-            let _ = self.changes.send(Change { topic });
-        }
+        self.notifier.notify(after.topics());
+        after.run(&self.changes);
         Ok(())
     }
 }

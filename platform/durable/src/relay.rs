@@ -127,9 +127,14 @@ impl Relay {
                 () = stop.cancelled() => return self.flush(flight).await,
                 () = held.cancelled() => return,
                 ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => {
-                    let retry = self.record(flight.take_ended(ended)).await;
+                    let published = flight.take_ended(ended);
+                    // Otherwise nothing is left that the walk has not seen, and what is committed later announces itself.
+                    let next = published.iter().any(|published| published.row.has_next == 1);
+                    let retry = self.record(published).await;
                     retry_at = retry_at.into_iter().chain(retry).min();
-                    walk.wake();
+                    if next {
+                        walk.wake();
+                    }
                 }
                 () = changed(&mut changes, outbox::TOPIC) => walk.wake(),
                 () = sleep_until(wake_at) => {
@@ -171,7 +176,7 @@ impl Relay {
         if walk.is_in_the_middle() {
             let share = window.saturating_sub(flight.rows.len()) / 2;
             for row in due::newest(&self.db, window).await? {
-                if launched < share && !flight.has(&row.subject) {
+                if launched < share && !flight.follows(&row) {
                     self.publish(flight, row);
                     launched += 1;
                 }
@@ -186,7 +191,7 @@ impl Relay {
                 break;
             }
             last = Some(row.subject.clone());
-            if !flight.has(&row.subject) {
+            if !flight.follows(&row) {
                 self.publish(flight, row);
                 launched += 1;
             }
@@ -240,6 +245,7 @@ impl Relay {
         if let Err(fault) = stored.await {
             tracing::warn!(module = self.db.module(), %fault, "confirmations could not be stored; the events will be published again");
             sleep(STORE_PAUSE).await;
+            return Some(Instant::now());
         }
         first_retry.map(|delay| Instant::now() + delay)
     }
@@ -301,8 +307,14 @@ impl Flight {
         self.rows.len() <= window.saturating_sub(window.div_ceil(4))
     }
 
-    fn has(&self, subject: &str) -> bool {
-        self.rows.values().any(|flying| flying.subject == subject)
+    /// Whether an event of the row's subject is being published: the row's own, because it is pending until it is stored as sent. The walk comes back for
+    /// those that follow.
+    fn follows(&mut self, row: &Pending) -> bool {
+        let flying = self.rows.values_mut().find(|flying| flying.subject == row.subject);
+        flying.is_some_and(|flying| {
+            flying.has_next |= row.has_next;
+            true
+        })
     }
 
     /// The publication that ended, and the others that have ended meanwhile: they are stored together.

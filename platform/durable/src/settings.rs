@@ -41,7 +41,7 @@ pub struct MachineryLimits {
     pub write_queue: usize,
     /// The maximum number of writes that share one commit on SQLite. More would gain little: the sync to disk is shared by enough of them.
     pub commit_batch: usize,
-    /// The maximum number of times a write on PostgreSQL is run after serialisation failures and deadlocks.
+    /// The maximum number of times a write is run that loses a race: to a serialisation failure or a deadlock, or to a newer row than it knew.
     pub write_attempts: u32,
     /// The number of renewals within the duration of a lease: two may fail before it is lost. 0: it is not renewed.
     pub renewals_per_lease: u32,

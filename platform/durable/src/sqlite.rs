@@ -31,12 +31,14 @@ use crate::{
         sqlite::{self, Mode},
     },
     db::Facts,
-    fault::fault,
+    fault::{fault, is_lost_race},
     job::{self, Job, JobResult},
+    tx::AfterCommit,
 };
 
 struct Queued {
     job: Job,
+    attempt: u32,
     result: oneshot::Sender<JobResult>,
 }
 
@@ -50,6 +52,7 @@ pub(crate) struct Writer {
     closed: AtomicBool,
     /// Whether the last transaction could be committed.
     commits: Arc<AtomicBool>,
+    max_attempts: u32,
 }
 
 impl Writer {
@@ -63,6 +66,7 @@ impl Writer {
     ) -> Result<Self, Fault> {
         let (queue, messages) = mpsc::channel(facts.settings.limits.write_queue);
         let commits = Arc::new(AtomicBool::new(true));
+        let max_attempts = facts.settings.limits.write_attempts;
         let mut work = Loop {
             connection: Some(Arc::new(connection)),
             path,
@@ -85,16 +89,28 @@ impl Writer {
             queue,
             closed: AtomicBool::new(false),
             commits,
+            max_attempts,
         })
     }
 
+    /// Nothing else writes meanwhile, so a race is only lost by what was known before the job began; the next attempt reads it anew.
     pub async fn run(&self, job: Job) -> JobResult {
+        let mut attempt = 1;
+        loop {
+            match self.once(job.clone(), attempt).await {
+                Err(fault) if is_lost_race(&fault) && attempt < self.max_attempts => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn once(&self, job: Job, attempt: u32) -> JobResult {
         let (result, done) = oneshot::channel();
         if self.closed.load(Ordering::Acquire) {
             return Err(Fault::unavailable("The module is shutting down."));
         }
         self.queue
-            .try_send(Message::Job(Queued { job, result }))
+            .try_send(Message::Job(Queued { job, attempt, result }))
             .map_err(|_| Fault::unavailable("Too many writes are waiting."))?;
         done.await
             .unwrap_or_else(|_| Err(Fault::unavailable("The module is shutting down.")))
@@ -127,8 +143,8 @@ struct Loop {
     again: VecDeque<Queued>,
 }
 
-/// A job that ran; if `Ok`, its effects are in the open transaction, and these are the topics to wake.
-type Ran = (Queued, Result<Vec<Arc<str>>, Fault>);
+/// A job that ran; if `Ok`, its effects are in the open transaction, and this is to happen after the commit.
+type Ran = (Queued, Result<AfterCommit, Fault>);
 
 /// Why the transaction was lost, and with it every job of the batch.
 enum BatchLost {
@@ -208,7 +224,7 @@ impl Loop {
         let mut ran: Vec<Ran> = Vec::new();
         let mut next = Some(first);
         while let Some(queued) = next {
-            match self.run_one(&connection, &queued.job) {
+            match self.run_one(&connection, &queued) {
                 Ok(done) => ran.push((queued, done)),
                 Err(BatchLost::TooLong(fault)) => {
                     let _ = queued.result.send(Err(fault));
@@ -217,7 +233,7 @@ impl Loop {
                     return;
                 }
                 Err(BatchLost::Database) => {
-                    ran.push((queued, Ok(Vec::new())));
+                    ran.push((queued, Ok(AfterCommit::default())));
                     return self.finish(ran, false);
                 }
             }
@@ -243,10 +259,8 @@ impl Loop {
         self.report(committed);
         for (queued, done) in ran {
             let done = match (done, committed) {
-                (Ok(topics), true) => {
-                    for topic in topics {
-                        let _ = self.changes.send(Change { topic });
-                    }
+                (Ok(after), true) => {
+                    after.run(&self.changes);
                     Ok(())
                 }
                 // A refusal too may depend on what another job of the batch wrote, and that is lost.
@@ -267,8 +281,8 @@ impl Loop {
     fn run_one(
         &self,
         connection: &Arc<sqlite::Connection>,
-        job: &Job,
-    ) -> Result<Result<Vec<Arc<str>>, Fault>, BatchLost> {
+        queued: &Queued,
+    ) -> Result<Result<AfterCommit, Fault>, BatchLost> {
         let limit = self.facts.settings.limits.job_timeout;
         connection.interrupt_at(None);
         connection.control("savepoint job").map_err(|_| BatchLost::Database)?;
@@ -277,8 +291,9 @@ impl Loop {
         let tx = Tx::new(
             Connection::sqlite(connection.clone(), self.counts.clone()),
             self.facts.clone(),
+            queued.attempt,
         );
-        let done = run_until(deadline, job::run(job, &tx));
+        let done = run_until(deadline, job::run(&queued.job, &tx));
         connection.interrupt_at(None);
         let done = match done {
             Some(Err(_)) | None if Instant::now() >= deadline => Err(job::too_long(&tx, limit)),
@@ -292,14 +307,14 @@ impl Loop {
                 _ => BatchLost::Database,
             });
         }
-        let (_, topics) = finished.map_err(|fault| {
+        let (_, after) = finished.map_err(|fault| {
             tracing::error!(%fault, "a write job kept its transaction");
             BatchLost::Database
         })?;
         match done {
             Ok(()) => {
                 connection.control("release job").map_err(|_| BatchLost::Database)?;
-                Ok(Ok(topics))
+                Ok(Ok(after))
             }
             Err(fault) => {
                 connection.control("rollback to job").map_err(|_| BatchLost::Database)?;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use banyan_core::{Clock, Fault, Ids, Timestamp};
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use tokio::sync::broadcast;
 
-use crate::{Connection, db::Facts, fault::fault, query};
+use crate::{Change, Connection, db::Facts, fault::fault, query};
 
 /// A write transaction. Everything done through it is committed together, or not at all.
 ///
@@ -15,15 +16,40 @@ use crate::{Connection, db::Facts, fault::fault, query};
 pub struct Tx {
     connection: Arc<Connection>,
     facts: Arc<Facts>,
-    topics: Arc<Mutex<Vec<Arc<str>>>>,
+    attempt: u32,
+    after: Arc<Mutex<AfterCommit>>,
+}
+
+/// What happens after the commit and only then.
+#[derive(Default)]
+pub(crate) struct AfterCommit {
+    topics: Vec<Arc<str>>,
+    work: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl AfterCommit {
+    /// The topics to wake.
+    pub fn topics(&self) -> &[Arc<str>] {
+        &self.topics
+    }
+
+    /// Does the work, and wakes the topics in this process.
+    pub fn run(self, changes: &broadcast::Sender<Change>) {
+        self.work.into_iter().for_each(|work| work());
+        for topic in self.topics {
+            let _ = changes.send(Change { topic });
+        }
+    }
 }
 
 impl Tx {
-    pub(crate) fn new(connection: Connection, facts: Arc<Facts>) -> Self {
+    /// `attempt` is 1 for the first.
+    pub(crate) fn new(connection: Connection, facts: Arc<Facts>, attempt: u32) -> Self {
         Tx {
             connection: Arc::new(connection),
             facts,
-            topics: Arc::default(),
+            attempt,
+            after: Arc::default(),
         }
     }
 
@@ -34,11 +60,21 @@ impl Tx {
 
     /// Notifies whoever waits for `topic`, after the commit and only then.
     pub fn wake(&self, topic: impl Into<Arc<str>>) {
-        let mut topics = self.topics.lock();
+        let topics = &mut self.after.lock().topics;
         let topic = topic.into();
         if !topics.contains(&topic) {
             topics.push(topic);
         }
+    }
+
+    /// Does `work` after the commit and only then, before any topic is woken. It must be quick and must not panic.
+    pub fn after_commit(&self, work: impl FnOnce() + Send + 'static) {
+        self.after.lock().work.push(Box::new(work));
+    }
+
+    /// Whether an earlier attempt of this job lost a race. What was known before may be out of date: read it from the database.
+    pub fn is_repeated(&self) -> bool {
+        self.attempt > 1
     }
 
     pub fn module(&self) -> &str {
@@ -83,14 +119,14 @@ impl Tx {
         Ok(done.rows_affected())
     }
 
-    /// Returns the connection, to commit or roll back, and the topics to wake after the commit.
+    /// Returns the connection, to commit or roll back, and what is to happen after the commit.
     ///
     /// # Errors
     /// A job that kept a clone beyond its end is a bug; its transaction is rolled back.
-    pub(crate) fn finish(self) -> Result<(Connection, Vec<Arc<str>>), Fault> {
-        let topics = std::mem::take(&mut *self.topics.lock());
+    pub(crate) fn finish(self) -> Result<(Connection, AfterCommit), Fault> {
+        let after = std::mem::take(&mut *self.after.lock());
         let connection = Arc::try_unwrap(self.connection)
             .map_err(|_| Fault::internal("transaction_leaked", "a write job kept its transaction beyond its end"))?;
-        Ok((connection, topics))
+        Ok((connection, after))
     }
 }

@@ -137,7 +137,7 @@ const WORDS: &[Word] = &[
             let of_store = path.ends_with("/store.rs") || path.contains("/store/");
             of_store
                 || is_test(path)
-                || ["platform/durable/", "tests/"]
+                || ["load/", "platform/durable/", "tests/"]
                     .iter()
                     .any(|folder| path.starts_with(folder))
         },

@@ -88,6 +88,7 @@ impl Workspace {
             "app",
             "examples",
             "generator/src",
+            "load",
             "modules",
             "platform",
             "shared-kernel",

@@ -24,6 +24,7 @@ use crate::{
     cancellation,
     event::{Address, CancelReason, Line, OrderEvent},
     leftovers::Participants,
+    memory::Memory,
     publish::store_and_publish,
     store,
     stream::EventStream,
@@ -62,6 +63,7 @@ impl From<StepOutcome> for CommandResponse {
 }
 
 pub struct CheckoutSaga {
+    pub memory: Memory,
     pub inventory: Arc<dyn Inventory>,
     pub payments: Arc<dyn Payments>,
     pub shipping: Arc<dyn Shipping>,
@@ -75,6 +77,38 @@ impl CheckoutSaga {
             shipping: self.shipping.as_ref(),
         }
     }
+
+    /// The decision on the order as this process remembers it, if that adds an event to it: storing the event shows whether the order was up to date.
+    fn decide_from_memory(&self, tx: &Tx, saga: &Progress<Checkout>, response: &CommandResponse) -> Option<Decided> {
+        let remembered = self.memory.recall(tx, saga.state.order_id)?;
+        let decided = decide_on(remembered, saga, response.clone()).ok()?;
+        (!decided.stream.fresh().is_empty()).then_some(decided)
+    }
+}
+
+/// A decision: the order with what it records, the state after it, and what comes next.
+struct Decided {
+    stream: EventStream,
+    state: Checkout,
+    next: Next,
+}
+
+fn decide_on(mut stream: EventStream, saga: &Progress<Checkout>, response: CommandResponse) -> Result<Decided, Fault> {
+    let step = saga.step.parse().ok();
+    let CommandResponse { outcome, event } = response;
+    let event = event.or_else(|| event_of_undo(saga, step, &outcome, &stream));
+    let event = event.and_then(|event| stream.order().unless_stale(event));
+    stream.record_all(event);
+    let situation = Situation {
+        step,
+        compensating: saga.compensating,
+        cancel: stream.order().cancel_requested.map(CancelReason::from),
+        deadline_passed: saga.deadline_passed,
+    };
+    let mut state = saga.state.clone();
+    let next = state.next(&situation, outcome);
+    record_decision(&mut stream, &state, &next)?;
+    Ok(Decided { stream, state, next })
 }
 
 #[async_trait]
@@ -166,24 +200,17 @@ impl Saga for CheckoutSaga {
         saga: &mut Progress<Checkout>,
         input: Input<CommandResponse>,
     ) -> Result<Decision<Command>, Fault> {
-        let order_id = saga.state.order_id;
-        let stream = store::lock_stream(tx.conn(), order_id, tx.clock().now()).await?;
-        let mut stream =
-            stream.ok_or_else(|| Fault::internal("order_missing", format!("checkout {} has no order", saga.id)))?;
-        let step = saga.step.parse().ok();
-        let CommandResponse { outcome, event } = read(input, saga);
-        let event = event.or_else(|| event_of_undo(saga, step, &outcome, &stream));
-        let event = event.and_then(|event| stream.order().unless_stale(event));
-        stream.record_all(event);
-        let situation = Situation {
-            step,
-            compensating: saga.compensating,
-            cancel: stream.order().cancel_requested.map(CancelReason::from),
-            deadline_passed: saga.deadline_passed,
+        let response = read(input, saga);
+        let Decided { stream, state, next } = match self.decide_from_memory(tx, saga, &response) {
+            Some(decided) => decided,
+            None => {
+                let stream = store::lock_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;
+                let missing = || Fault::internal("order_missing", format!("checkout {} has no order", saga.id));
+                decide_on(stream.ok_or_else(missing)?, saga, response)?
+            }
         };
-        let next = saga.state.next(&situation, outcome);
-        record_decision(&mut stream, &saga.state, &next)?;
-        store_and_publish(tx, &saga.call, &stream).await?;
+        saga.state = state;
+        store_and_publish(tx, &saga.call, &self.memory, &stream).await?;
         if next == Next::Complete && stream.order().cancel_requested.is_some() {
             cancellation::start(tx, &saga.call, &stream).await?;
         }
@@ -238,7 +265,7 @@ impl Saga for CheckoutSaga {
     }
 
     async fn abandon(&self, tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
-        abandon_order(tx, call, business_key).await
+        abandon_order(tx, call, &self.memory, business_key).await
     }
 
     async fn leftovers(&self, call: &Call, business_key: &str) -> Leftovers {
@@ -251,14 +278,14 @@ impl Saga for CheckoutSaga {
 }
 
 /// Ends the order whose saga, this one or the cancellation, an operator has abandoned: no order is left without an end.
-pub(crate) async fn abandon_order(tx: &Tx, call: &Call, business_key: &str) -> Result<(), Fault> {
+pub(crate) async fn abandon_order(tx: &Tx, call: &Call, memory: &Memory, business_key: &str) -> Result<(), Fault> {
     let order_id = parse_id("business_key", business_key)?;
     let Some(mut stream) = store::lock_stream(tx.conn(), order_id, tx.clock().now()).await? else {
         return Ok(());
     };
     let end = stream.order().abandon();
     stream.record_all(end);
-    store_and_publish(tx, call, &stream).await
+    store_and_publish(tx, call, memory, &stream).await
 }
 
 fn read(input: Input<CommandResponse>, saga: &Progress<Checkout>) -> CommandResponse {

@@ -277,3 +277,73 @@ fn the_end_of_the_checkout_is_recorded_even_after_the_shipment() {
     assert!(order.checkout_ended);
     assert_eq!((order.status, order.shipment.unwrap().stage), (Status::Shipped, 3));
 }
+
+/// A reaction looks at a remembered order first, and ends if there is nothing to record.
+#[test]
+fn what_has_nothing_to_add_to_an_order_has_nothing_to_add_later() {
+    let payment_id = PAYMENT;
+    let authorised = OrderEvent::PaymentAuthorised { payment_id };
+    let captured = OrderEvent::PaymentCaptured { payment_id };
+    let refunded = |refunded| OrderEvent::PaymentRefunded {
+        payment_id,
+        amount: euros(1),
+        refunded: euros(refunded),
+    };
+    let scheduled = OrderEvent::ShipmentScheduled { shipment_id: SHIPMENT };
+    let shipped = OrderEvent::Shipped {
+        shipment_id: SHIPMENT,
+        tracking_number: "T1".to_owned(),
+    };
+    let shipment_cancelled = OrderEvent::ShipmentCancelled { shipment_id: SHIPMENT };
+    let voided = OrderEvent::PaymentVoided { payment_id };
+    let cancelled = OrderEvent::Cancelled {
+        reason: CancelReason::Customer,
+        refunded: None,
+    };
+    let until_capture = [
+        placed(),
+        authorised.clone(),
+        scheduled.clone(),
+        OrderEvent::CaptureDecided {},
+    ];
+    let delivered = [
+        captured.clone(),
+        OrderEvent::Confirmed {},
+        OrderEvent::ShipmentReady {},
+        shipped.clone(),
+        OrderEvent::Delivered {},
+        refunded(1),
+        refunded(2),
+    ];
+    let undone = [shipment_cancelled.clone(), voided.clone(), cancelled];
+    let told = [
+        authorised,
+        captured,
+        refunded(1),
+        refunded(2),
+        voided,
+        scheduled,
+        shipped,
+        shipment_cancelled,
+    ];
+    for ending in [delivered.as_slice(), &undone] {
+        let history: Vec<OrderEvent> = until_capture.iter().chain(ending).cloned().collect();
+        let rules = |length: usize| {
+            let order = order(history[..length].iter().cloned());
+            let mut nothing: Vec<bool> = told
+                .iter()
+                .map(|event| order.unless_stale(event.clone()).is_none())
+                .collect();
+            nothing.extend([order.ship(SHIPMENT, "T1") == Ok(None), order.deliver() == Ok(None)]);
+            nothing
+        };
+        for length in 1..history.len() {
+            let (before, after) = (rules(length), rules(length + 1));
+            assert!(
+                before.iter().zip(&after).all(|(before, after)| !before || *after),
+                "{:?}: {before:?}, then {after:?}",
+                history[length]
+            );
+        }
+    }
+}

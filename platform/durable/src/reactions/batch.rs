@@ -1,7 +1,8 @@
 //! Takes the events that arrive at the same time in one transaction.
 //!
 //! Most events are the next ones of their subjects and are handled without a fault; many of them then share what one would need anyway: the begin, the
-//! look at the lanes, their advance, the commit. An event of any other kind is taken by itself, and if one event of a batch fails, all are.
+//! look at the lanes, their advance, the commit. That is the shortest way for a single event, too. An event of any other kind is taken by itself, and if
+//! one event of a batch fails, all are.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -72,7 +73,10 @@ impl Deliveries {
                 return;
             };
             let batch = deliveries.batches.next();
-            deliveries.take_batch(batch).await;
+            // Another turn may have taken the event meanwhile.
+            if !batch.is_empty() {
+                deliveries.take_batch(batch).await;
+            }
         });
         taken
             .await
@@ -83,11 +87,7 @@ impl Deliveries {
         // The order in which lanes are locked.
         batch.sort_by(|one, other| key_of(&one.event).cmp(&key_of(&other.event)));
         let events: Arc<[Arc<Envelope>]> = batch.iter().map(|waiting| waiting.event.clone()).collect();
-        let together = if events.len() > 1 {
-            self.handle_together(events).await
-        } else {
-            vec![false; events.len()]
-        };
+        let together = self.handle_together(events).await;
         let alone = batch.into_iter().zip(together).map(|(waiting, handled)| async move {
             let taken = if handled {
                 Ok(Taken::Handled)
@@ -116,7 +116,7 @@ impl Deliveries {
                 handled
             }
             Err(fault) => {
-                tracing::debug!(module = self.db().module(), %fault, "a batch of events failed; each is taken by itself");
+                tracing::debug!(module = self.db().module(), %fault, "events failed together; each is taken by itself");
                 vec![false; count]
             }
         }

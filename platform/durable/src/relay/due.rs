@@ -21,6 +21,8 @@ pub(super) struct Pending {
     pub body: String,
     pub attempts: i64,
     pub created_at: StoredTime,
+    /// 1 if other events of its subject follow it.
+    pub has_next: i64,
 }
 
 /// A part of the walk over the subjects.
@@ -58,8 +60,10 @@ fn page_sql(is_due: &str) -> String {
              union all
              select number + 1, (select min(outbox.subject) from outbox where state = 'pending' and outbox.subject > head.subject)
              from head where head.subject is not null and number < $3)
-         select id, subject, body, attempts, created_at, number, is_due from (
+         select id, subject, body, attempts, created_at, has_next, number, is_due from (
              select event.id, event.subject, event.body, event.attempts, event.created_at, head.number,
+                 cast(case when exists (select 1 from outbox later where later.state = 'pending' and later.subject = event.subject
+                     and later.version > event.version) then 1 else 0 end as bigint) as has_next,
                  cast(case when {is_due} then 1 else 0 end as bigint) as is_due
              from head join outbox event on event.state = 'pending' and event.subject = head.subject and event.version =
                  (select min(first.version) from outbox first where first.state = 'pending' and first.subject = head.subject)) as heads
@@ -71,7 +75,7 @@ fn page_sql(is_due: &str) -> String {
 /// The newest pending events, without those that another event of their subject precedes.
 fn newest_sql(is_due: &str) -> String {
     format!(
-        "select id, subject, body, attempts, created_at from (
+        "select id, subject, body, attempts, created_at, cast(1 as bigint) as has_next from (
              select id, subject, version, body, attempts, next_attempt_at, created_at from outbox
              where state = 'pending' order by id desc limit $1) as newest
          where {is_due}
@@ -126,7 +130,7 @@ mod tests {
             let read: Vec<&String> = steps
                 .iter()
                 .filter(|step| {
-                    ["outbox", "event", "first", "earlier"]
+                    ["outbox", "event", "first", "earlier", "later"]
                         .iter()
                         .any(|table| step.contains(table))
                 })

@@ -48,20 +48,26 @@ pub(super) enum Origin {
     Decide,
 }
 
-/// Passes what was obtained to the definition and stores its decision. `None`: the claim is void, and nothing was written.
+/// Passes what was obtained to the definition and stores its decision. `None`: the claim is void, and nothing was written. The row is as this instance
+/// wrote or claimed it, with the time of now; if somebody has changed it since, it is loaded.
 ///
 /// # Errors
 /// The definition's fault, or the database's; nothing is stored then.
 pub(super) async fn advance(
     tx: &Tx,
-    claim: Claim,
+    row: Row,
     definition: &dyn Definition,
     obtained: Obtained,
 ) -> Result<Option<Row>, Fault> {
-    let Some(mut row) = load_claimed(tx, claim).await? else {
-        return Ok(None);
+    let mut row = match tx.is_repeated() {
+        false => row,
+        true => match load_claimed(tx, Claim::from(&row)).await? {
+            Some(row) => row,
+            None => return Ok(None),
+        },
     };
-    let now = row.seen_at.into();
+    let (now, seen) = (row.seen_at.into(), row.seen());
+    keep_deadline_near(&mut row, now);
     let input = match obtained {
         Obtained::News(news) => Input::News(news),
         Obtained::Refusal(fault) => Input::Refused(fault),
@@ -78,7 +84,7 @@ pub(super) async fn advance(
         log.add(tx.clock().now(), entry, &step, &detail)?;
     }
     hold_or_release(&mut row, now, tx.settings());
-    store::save(tx, &row, claim.token, &log).await?;
+    store::save(tx, &mut row, &seen, &log).await?;
     if !row.state.is_active() {
         tx.wake(row.business_key.as_str());
     }
@@ -90,7 +96,8 @@ pub(super) async fn postpone(tx: &Tx, claim: Claim, fault: &Fault, origin: Origi
     let Some(mut row) = load_claimed(tx, claim).await? else {
         return Ok(None);
     };
-    let now = row.seen_at.into();
+    let (now, seen) = (row.seen_at.into(), row.seen());
+    keep_deadline_near(&mut row, now);
     let delay = backoff(tx.settings(), row.attempts, fault.retry_after);
     row.attempts += 1;
     row.last_error = Some(fault.to_string());
@@ -119,20 +126,14 @@ pub(super) async fn postpone(tx: &Tx, claim: Claim, fault: &Fault, origin: Origi
         tx.wake(row.business_key.as_str());
     }
     row.release();
-    store::save(tx, &row, claim.token, &log).await?;
+    store::save(tx, &mut row, &seen, &log).await?;
     Ok(Some(row))
 }
 
 /// The row, if the claim is still valid and the command is unchanged.
 async fn load_claimed(tx: &Tx, claim: Claim) -> Result<Option<Row>, Fault> {
-    let row = store::load_locked(tx, claim.id).await?;
-    let row =
-        row.filter(|row| row.lease_token == claim.token && row.command_id == claim.command_id && row.state.is_active());
-    Ok(row.map(|mut row| {
-        let now = row.seen_at.into();
-        keep_deadline_near(&mut row, now);
-        row
-    }))
+    let row = store::load(tx, claim.id).await?;
+    Ok(row.filter(|row| row.lease_token == claim.token && row.command_id == claim.command_id && row.state.is_active()))
 }
 
 /// A saga that goes on at once stays with its runner; the lease of one that waits or has ended is released.

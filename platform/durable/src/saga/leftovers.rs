@@ -157,13 +157,15 @@ impl SagaOps {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<(), Fault> {
-        let Some(row) = store::load_locked(tx, id).await? else {
+        let Some(mut row) = store::load(tx, id).await? else {
             return Ok(());
         };
+        let seen = row.seen();
+        row.lease_token += 1;
         let mut log = Entries::default();
         let detail = format!("{name} by {}: {reason}. {detail}", actor.label());
         log.add(tx.clock().now(), "leftover_undone", &row.step, &detail)?;
-        store::save(tx, &row, row.lease_token, &log).await?;
+        store::save(tx, &mut row, &seen, &log).await?;
         audit(
             tx,
             actor,

@@ -8,6 +8,7 @@ use sea_orm::{FromQueryResult, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::store::Row;
 use crate::{
     Db, Tx,
     query::{self, StoredTime},
@@ -112,11 +113,14 @@ pub(super) async fn read(db: &Db, id: Uuid) -> Result<Vec<SagaLogEntry>, Fault> 
     Ok(entries.split_off(surplus))
 }
 
-/// Moves the entries in the row to the table if they have become long. The caller has locked the row.
-pub(super) async fn make_room(tx: &Tx, id: Uuid, log_length: i64) -> Result<(), Fault> {
-    if log_length <= MAX_IN_ROW {
+/// Moves the entries in the row to the table if they have become long. The caller then saves the row, which fails if somebody else has added entries
+/// meanwhile.
+pub(super) async fn make_room(tx: &Tx, row: &mut Row) -> Result<(), Fault> {
+    if row.log_length <= MAX_IN_ROW {
         return Ok(());
     }
+    let id = row.id;
+    row.log_length = 0;
     let in_row: Option<String> = query::scalar(tx.conn(), "select log from saga where id = $1", [id.into()]).await?;
     let last: Option<i64> = query::scalar(
         tx.conn(),

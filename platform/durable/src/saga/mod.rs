@@ -66,7 +66,8 @@ pub trait Saga: Send + Sync + 'static {
     }
 
     /// Processes an input and decides what comes next. Runs inside the transaction that stores both, so it may change the module's own state there.
-    /// It may run more than once for one input, each time on the state as stored; only its last run counts.
+    /// It may run more than once for one input, because the saga got a signal or somebody else acted on it meanwhile; only its last run counts, and that is
+    /// on the state as stored.
     ///
     /// # Errors
     /// A transient fault: it is retried. Any other fault counts as a bug, and too many park the saga.
@@ -210,7 +211,7 @@ pub async fn start<S: Saga>(
 /// Sends a signal to a saga, in the caller's transaction. False: there is no unfinished saga of this kind and key. A later signal replaces one that
 /// was not processed yet.
 ///
-/// It locks the saga's row, and the runner locks that row before whatever `decide` changes: so signal **before** changing what `decide`
+/// It locks the saga's row, and the runner locks that row after whatever `decide` changes: so signal **after** changing what `decide`
 /// changes too, or the two may deadlock on PostgreSQL and one of them is repeated.
 ///
 /// # Errors
@@ -223,15 +224,15 @@ pub async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str) -> Re
     Ok(found)
 }
 
-/// Whether at least `count` sagas of this kind are running. Those that are compensated do not count: they may have to wait for a module that is away, and
+/// The number of sagas of this kind that are running, up to `most`. Those that are compensated do not count: they may have to wait for a module that is away, and
 /// what is refused meanwhile would not help them. Parked ones wait for an operator, cost nothing and do not count.
 ///
-/// It reads at most `count` rows and locks none: several callers that check before they start a saga may together start a few more.
+/// It reads at most `most` rows and locks none: several callers that check before they start a saga may together start a few more.
 ///
 /// # Errors
 /// As any query.
-pub async fn at_least_under_way<S: Saga>(db: &Db, count: u64) -> Result<bool, Fault> {
-    store::at_least_under_way(db, S::KIND, count).await
+pub async fn count_under_way<S: Saga>(db: &Db, most: u64) -> Result<u64, Fault> {
+    store::count_under_way(db, S::KIND, most).await
 }
 
 /// The id of a step's command: the same for every attempt.

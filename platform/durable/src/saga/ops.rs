@@ -305,15 +305,14 @@ async fn act(
     reason: &str,
     comment: Option<&str>,
 ) -> Result<SagaView, Fault> {
-    let mut row = store::load_locked(tx, id)
-        .await?
-        .ok_or_else(|| Fault::not_found("saga"))?;
+    let mut row = store::load(tx, id).await?.ok_or_else(|| Fault::not_found("saga"))?;
     if row.state.is_finished() {
         return Err(Fault::conflict(
             "saga_finished",
             format!("The saga is {} already.", row.state),
         ));
     }
+    let seen = row.seen();
     (action.change)(&mut row)?;
     if row.state == SagaState::Abandoned {
         let definition = definitions.find(&row.kind, row.version).ok_or_else(|| {
@@ -325,7 +324,6 @@ async fn act(
         })?;
         definition.abandon(tx, &row).await?;
     }
-    let token = row.lease_token;
     row.lease_token += 1;
     // A command may be under way. The next runner knows it from the owner of the lease, which stays.
     row.lease_until = StoredTime::default();
@@ -333,7 +331,7 @@ async fn act(
     let mut log = Entries::default();
     let detail = format!("{}: {reason}", actor.label());
     log.add(tx.clock().now(), action.entry, &row.step, &detail)?;
-    store::save(tx, &row, token, &log).await?;
+    store::save(tx, &mut row, &seen, &log).await?;
     audit(tx, actor, action.name, &format!("saga/{id}"), reason, comment).await?;
     tx.wake(TOPIC);
     tx.wake(row.business_key.as_str());

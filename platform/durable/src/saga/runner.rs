@@ -160,16 +160,20 @@ impl Runner {
     /// Runs a claimed saga until it waits, ends, or is claimed by another instance. Returns how long it waits.
     async fn drive(self: Arc<Self>, mut row: Row, stop: CancellationToken) -> Option<Duration> {
         let definition = self.definitions.find(&row.kind, row.version).cloned()?;
+        let mut read = Instant::now();
         loop {
             if stop.is_cancelled() {
                 self.release(&row, false).await;
                 return None;
             }
             let advanced = match self.obtain(&definition, &row, &stop).await {
-                Ok(Some(obtained)) => self
-                    .advance(&row, &definition, obtained)
-                    .await
-                    .map_err(|fault| (fault, Origin::Decide)),
+                Ok(Some(obtained)) => {
+                    row.seen_at = Timestamp::from(row.seen_at).plus(read.elapsed()).into();
+                    read = Instant::now();
+                    self.advance(&row, &definition, obtained)
+                        .await
+                        .map_err(|fault| (fault, Origin::Decide))
+                }
                 Ok(None) => return None,
                 Err(fault) => Err((fault, Origin::Send)),
             };
@@ -267,10 +271,10 @@ impl Runner {
         definition: &Arc<dyn Definition>,
         obtained: Obtained,
     ) -> Result<Option<Row>, Fault> {
-        let (claim, definition) = (Claim::from(row), definition.clone());
+        let context = (row.clone(), definition.clone(), obtained);
         self.db
-            .write((definition, obtained), move |tx, (definition, obtained)| async move {
-                advance::advance(&tx, claim, definition.as_ref(), obtained).await
+            .write(context, |tx, (row, definition, obtained)| async move {
+                advance::advance(&tx, row, definition.as_ref(), obtained).await
             })
             .await
     }

@@ -113,6 +113,14 @@ pub(super) const COLUMNS: &str = "id, kind, definition_version, business_key, st
      parked_reason, parked_state, last_error, traceparent, created_at, updated_at, cast(length(log) as bigint) as log_length";
 
 impl Row {
+    /// What others may change while this instance holds the lease.
+    pub fn seen(&self) -> Seen {
+        Seen {
+            lease_token: self.lease_token,
+            signal: self.signal.clone(),
+        }
+    }
+
     pub fn deadline_passed(&self, now: Timestamp) -> bool {
         self.deadline_at.is_some_and(|deadline| deadline <= now.into())
     }
@@ -122,6 +130,13 @@ impl Row {
         self.lease_owner = None;
         self.lease_until = StoredTime::default();
     }
+}
+
+/// A row as it was read, as far as others may have changed it since: whoever claims the saga or adds to its log raises the token, and a signal is only
+/// added.
+pub(super) struct Seen {
+    lease_token: i64,
+    signal: Option<String>,
 }
 
 /// A saga to be inserted.
@@ -199,28 +214,29 @@ pub(super) async fn signal(tx: &Tx, kind: &str, business_key: &str, signal: &str
     Ok(updated > 0)
 }
 
-/// Loads a saga, with the database's clock, and locks it until the transaction ends.
-pub(super) async fn load_locked(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
-    let backend = tx.conn().get_database_backend();
-    let lock = if backend == DbBackend::Sqlite { "" } else { "for update" };
-    let now = time::now(backend);
-    let sql = format!("select {COLUMNS}, {now} as seen_at from saga where id = $1 {lock}");
+/// Loads a saga, with the database's clock.
+pub(super) async fn load(tx: &Tx, id: Uuid) -> Result<Option<Row>, Fault> {
+    let now = time::now(tx.conn().get_database_backend());
+    let sql = format!("select {COLUMNS}, {now} as seen_at from saga where id = $1");
     query::one(tx.conn(), &sql, [id.into()]).await
 }
 
-/// Stores what may change in a row that was loaded and locked under `token`, and adds to its log.
-pub(super) async fn save(tx: &Tx, row: &Row, token: i64, entries: &Entries) -> Result<(), Fault> {
-    log::make_room(tx, row.id, row.log_length).await?;
+/// Stores what may change in a row, and adds to its log.
+///
+/// # Errors
+/// A lost race if the row is no longer as it was `seen`.
+pub(super) async fn save(tx: &Tx, row: &mut Row, seen: &Seen, entries: &Entries) -> Result<(), Fault> {
+    log::make_room(tx, row).await?;
     let saved = tx
         .execute(
             "update saga set state = $3, step = $4, payload = $5, command = $6, command_id = $7, lease_owner = $8, lease_token = $9,
                  lease_until = $10, next_run_at = $11, attempts = $12, failures = $13, deadline_told = $14, signal = $15,
                  compensate_asked = $16, parked_reason = $17, parked_state = $18, last_error = $19, updated_at = $20,
                  deadline_at = $21, log = log || $22
-             where id = $1 and lease_token = $2",
+             where id = $1 and lease_token = $2 and coalesce(signal, '') = $23",
             [
                 row.id.into(),
-                token.into(),
+                seen.lease_token.into(),
                 row.state.into(),
                 row.step.as_str().into(),
                 row.payload.as_str().into(),
@@ -241,14 +257,15 @@ pub(super) async fn save(tx: &Tx, row: &Row, token: i64, entries: &Entries) -> R
                 tx.clock().now().as_ms().into(),
                 row.deadline_at.into(),
                 entries.as_str().into(),
+                seen.signal.as_deref().unwrap_or_default().into(),
             ],
         )
         .await?;
-    if saved == 1 {
-        Ok(())
-    } else {
-        Err(crate::lost_race("a saga's lease was lost"))
+    if saved != 1 {
+        return Err(crate::lost_race("a saga was claimed or got a signal meanwhile"));
     }
+    row.log_length += i64::try_from(entries.as_str().chars().count()).unwrap_or(i64::MAX);
+    Ok(())
 }
 
 /// Claims up to `limit` due sagas of the known kinds and versions and raises their lease tokens. If the last owner is still in the row, it never learned
@@ -352,15 +369,12 @@ pub(super) async fn end_all_leases(tx: &Tx) -> Result<u64, Fault> {
 const END_ALL_LEASES: &str =
     "update saga set lease_until = 0 where state in ('running', 'compensating') and lease_until > 0";
 
-/// Whether there are at least `count` running sagas of this kind.
-pub(super) async fn at_least_under_way(db: &Db, kind: &str, count: u64) -> Result<bool, Fault> {
-    let Some(before) = count.checked_sub(1) else {
-        return Ok(true);
-    };
-    let sql = "select id from saga where state = 'running' and kind = $1 limit 1 offset $2";
-    let values = [Value::from(kind), ms(before).into()];
-    let found: Option<Uuid> = query::scalar(db.read(), sql, values).await?;
-    Ok(found.is_some())
+/// The number of running sagas of this kind, up to `most`.
+pub(super) async fn count_under_way(db: &Db, kind: &str, most: u64) -> Result<u64, Fault> {
+    let sql =
+        "select count(*) as sagas from (select id from saga where state = 'running' and kind = $1 limit $2) as running";
+    let counted: Option<i64> = query::scalar(db.read(), sql, [kind.into(), ms(most).into()]).await?;
+    Ok(counted.and_then(|counted| u64::try_from(counted).ok()).unwrap_or(0))
 }
 
 /// The number of unfinished sagas of one kind and version in one state.

@@ -326,6 +326,7 @@ impl<const V: i64> Saga for Script<V> {
         }
         let committed_forward = saga.step == "capture" || saga.compensating;
         Ok(match input {
+            Input::Started if saga.signal.as_deref() == Some("cancel") => backward(saga),
             Input::Started => forward(saga),
             Input::News(News::InProgress) => Decision::Repeat {
                 after: Duration::from_millis(20),
