@@ -86,7 +86,7 @@ async fn an_order_reads_no_row_for_a_decision_that_it_has_just_written() {
 }
 
 #[tokio::test]
-async fn an_idle_module_asks_the_database_less_than_once_a_second() {
+async fn an_idle_module_asks_the_database_about_once_a_second() {
     let home = PostgresHome::new().await;
     let (log, storage) = StatementLog::before(&home.storage("orders").await, Duration::ZERO).await;
     let db = open(orders::SCHEMA, &storage, settings()).await;
@@ -97,8 +97,10 @@ async fn an_idle_module_asks_the_database_less_than_once_a_second() {
     log.take();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let statements = log.take();
-    let asked = count(&statements, &["saga"]) + count(&statements, &["retry"]);
-    assert!(asked <= 6, "{statements:#?}");
+    // The leases of the module are renewed together.
+    assert!(count(&statements, &["update lease"]) <= 4, "{statements:#?}");
+    // Nine on average; each of the timers may fire once more in these ten seconds.
+    assert!(statements.len() <= 14, "{} of {statements:#?}", statements.len());
     harness.close().await;
     db.close().await;
     home.remove().await;

@@ -65,6 +65,7 @@ struct Inner {
     reads: Reads,
     writer: Writer,
     changes: broadcast::Sender<Change>,
+    held: lease::Held,
     closed: CancellationToken,
 }
 
@@ -121,6 +122,7 @@ impl Db {
             reads,
             writer,
             changes,
+            held: lease::Held::default(),
             closed,
         })))
     }
@@ -143,6 +145,11 @@ impl Db {
 
     pub fn backend(&self) -> DbBackend {
         self.0.reads.get_database_backend()
+    }
+
+    /// The leases that this process holds on it.
+    pub(crate) fn held(&self) -> &lease::Held {
+        &self.0.held
     }
 
     /// For queries only.

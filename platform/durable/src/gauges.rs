@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use crate::{Counts, Db, Ops, Sagas, machinery::Work};
 
 /// The interval between updates.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(15);
 
 pub(crate) fn work(db: Db) -> Work {
     Arc::new(move |stop| {

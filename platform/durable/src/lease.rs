@@ -4,10 +4,12 @@
 //! module's database and judged by that database's clock, which all instances share. A lease makes doing a thing twice rare; it cannot rule it out (an
 //! instance may be suspended until its lease has expired), so the work itself must be harmless when done twice.
 
-use std::{future::Future, panic::AssertUnwindSafe};
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe};
 
 use banyan_core::Fault;
 use futures::FutureExt;
+use parking_lot::Mutex;
+use sea_orm::{FromQueryResult, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -86,16 +88,21 @@ impl Lease<'_> {
         Fut: Future<Output = ()>,
     {
         let held = stop.child_token();
+        let key = (self.name, self.token);
+        self.db.held().leases.lock().insert(key, claimed_at);
         let renewal = async {
-            let mut renewed_at = claimed_at;
-            loop {
-                tokio::time::sleep(self.db.settings().lease_renewal()).await;
-                let begun_at = Instant::now();
-                let end = renewed_at + self.db.settings().lease();
-                match tokio::time::timeout_at(end, renew(self.db, self.name, self.token)).await {
-                    Ok(Ok(true)) => renewed_at = begun_at,
-                    Ok(Ok(false)) => break,
-                    Ok(Err(_)) if Instant::now() < end => {}
+            let settings = self.db.settings();
+            while let Some(renewed_at) = self.db.held().renewed_at(key) {
+                // It may be renewed meanwhile, together with another lease.
+                let wait = settings.lease_renewal().saturating_sub(renewed_at.elapsed());
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                let end = renewed_at + settings.lease();
+                match tokio::time::timeout_at(end, self.db.held().renew(self.db, key)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) if Instant::now() < end => tokio::time::sleep(settings.lease_renewal()).await,
                     Ok(Err(_)) | Err(_) => break,
                 }
             }
@@ -112,6 +119,7 @@ impl Lease<'_> {
             }
             () = renewal => {}
         }
+        self.db.held().leases.lock().remove(&key);
     }
 
     async fn release(&self) {
@@ -153,13 +161,60 @@ async fn claim<'a>(db: &'a Db, name: &'static str) -> Result<Option<Lease<'a>>, 
     Ok(token.await?.map(|token| Lease { db, name, token }))
 }
 
-/// An expired lease may be renewed if no other instance has acquired it since: the token shows it.
-async fn renew(db: &Db, name: &'static str, token: i64) -> Result<bool, Fault> {
-    let now = time::now(db.backend());
-    let sql = format!("update lease set until = {now} + $3 where name = $1 and token = $2");
-    db.write(sql, move |tx, sql| async move {
-        let lease_ms = time::ms_of(tx.settings().lease());
-        Ok(tx.execute(&sql, [name.into(), token.into(), lease_ms.into()]).await? == 1)
-    })
-    .await
+/// The leases that this process holds on one database, by name and token, with the beginning of their last renewal. They are renewed together.
+#[derive(Default)]
+pub(crate) struct Held {
+    leases: Mutex<BTreeMap<(&'static str, i64), Instant>>,
+    /// Held during a renewal.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(FromQueryResult)]
+struct Renewed {
+    name: String,
+    token: i64,
+}
+
+impl Held {
+    /// `None` for a lease that was lost.
+    fn renewed_at(&self, lease: (&'static str, i64)) -> Option<Instant> {
+        self.leases.lock().get(&lease).copied()
+    }
+
+    /// Renews all of them by one statement, and drops those that were lost, unless this one was renewed meanwhile. An expired lease may be renewed if no
+    /// other instance has acquired it since: the token shows it.
+    async fn renew(&self, db: &Db, lease: (&'static str, i64)) -> Result<(), Fault> {
+        let _turn = self.renewing.lock().await;
+        let is_due = |renewed_at: Instant| renewed_at.elapsed() >= db.settings().lease_renewal();
+        if !self.renewed_at(lease).is_some_and(is_due) {
+            return Ok(());
+        }
+        let begun_at = Instant::now();
+        let leases: Vec<(&'static str, i64)> = self.leases.lock().keys().copied().collect();
+        let rows: Vec<String> = (0..leases.len())
+            .map(|at| format!("(cast(${} as text), cast(${} as bigint))", 2 * at + 2, 2 * at + 3))
+            .collect();
+        let now = time::now(db.backend());
+        let sql = format!(
+            "update lease set until = {now} + $1 where (name, token) in (values {}) returning name, token",
+            rows.join(", ")
+        );
+        let these = leases.clone();
+        let renewed: Vec<Renewed> = db
+            .write((sql, these), |tx, (sql, these)| async move {
+                let lease_ms: Value = time::ms_of(tx.settings().lease()).into();
+                let keys = these.into_iter().flat_map(|(name, token)| [name.into(), token.into()]);
+                query::all(tx.conn(), &sql, std::iter::once(lease_ms).chain(keys)).await
+            })
+            .await?;
+        let mut held = self.leases.lock();
+        for lease in leases {
+            if renewed.iter().any(|row| (row.name.as_str(), row.token) == lease) {
+                held.entry(lease).and_modify(|renewed_at| *renewed_at = begun_at);
+            } else {
+                held.remove(&lease);
+            }
+        }
+        Ok(())
+    }
 }

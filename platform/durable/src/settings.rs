@@ -84,7 +84,7 @@ impl Default for MachineryLimits {
             write_attempts: 10,
             renewals_per_lease: 3,
             poll: Duration::from_secs(1),
-            idle_poll: Duration::from_secs(5),
+            idle_poll: Duration::from_secs(10),
             max_wait: Duration::from_secs(60),
             relay_window: 100,
             publish_timeout: Duration::from_secs(10),
@@ -174,7 +174,7 @@ mod tests {
             ),
             (100, 10, 7, 30, 1_000)
         );
-        assert_eq!((limits.idle_poll.as_secs(), limits.max_wait.as_secs()), (5, 60));
+        assert_eq!((limits.idle_poll.as_secs(), limits.max_wait.as_secs()), (10, 60));
         assert_eq!(
             (
                 settings.feed_compare_ms,

@@ -70,10 +70,13 @@ impl Ops {
     /// As any query.
     pub async fn counts(&self) -> Result<Counts, Fault> {
         let sql = "select count(*) as events from outbox where state = 'pending'";
-        let pending: Option<i64> = query::scalar(self.db.read(), sql, []).await?;
+        let pending: i64 = query::scalar(self.db.read(), sql, []).await?.unwrap_or(0);
         // Ids grow with time.
         let sql = "select created_at from outbox where state = 'pending' order by id limit 1";
-        let oldest: Option<StoredTime> = query::scalar(self.db.read(), sql, []).await?;
+        let oldest: Option<StoredTime> = match pending {
+            0 => None,
+            _ => query::scalar(self.db.read(), sql, []).await?,
+        };
         let sql = "select state, count(*) as events from retry where state <> 'discarded' group by state";
         let retries: Vec<InState> = query::all(self.db.read(), sql, []).await?;
         let count = |state: RetryState| {
@@ -85,7 +88,7 @@ impl Ops {
         let now = self.db.clock().now();
         let age = oldest.map_or(0, |oldest| now.since(oldest.into()).as_millis());
         Ok(Counts {
-            outbox_pending: pending.unwrap_or(0),
+            outbox_pending: pending,
             outbox_oldest_ms: i64::try_from(age).unwrap_or(i64::MAX),
             waiting: count(RetryState::Waiting),
             retrying: count(RetryState::Retrying),

@@ -25,7 +25,7 @@ use crate::{Db, changed};
 /// The time a command under way may take after the stop. Then it is dropped with its outcome unknown, and sent again by the next runner.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// The interval between updates of the metrics.
-const COUNT_EVERY: Duration = Duration::from_secs(10);
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// The delay before the database is tried again, and before sagas that another instance is just claiming.
 const SHORT_DELAY: Duration = Duration::from_millis(50);
 
@@ -84,7 +84,8 @@ impl Runner {
     /// Claims when a commit announces that a saga may be due, or when the next one is; so nothing is asked while nothing changes, except rarely, for
     /// announcements that were lost and leases that expired.
     async fn drive_all(self: &Arc<Self>, stop: &CancellationToken) {
-        let idle = self.db.settings().limits.idle_poll;
+        // Nobody announces that the lease of a crashed instance has expired.
+        let idle = self.db.settings().limits.idle_poll / 2;
         let mut changes = self.db.changes();
         let mut driven: JoinSet<Option<Duration>> = JoinSet::new();
         let (mut announced, mut look_at) = (true, Instant::now() + idle);
