@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Reads, Settings, Tx,
     connection::{Counts, cannot_open, postgres as pg, sqlite as lite},
+    echoes::Echoes,
     job::Job,
     lease, listen,
     notify::Notifier,
@@ -110,8 +111,15 @@ impl Db {
                 let options = pg::options(url, schema, module, Some(&facts.settings)).map_err(not_opened)?;
                 let pool = pg::Pool::open(options, facts.settings.pool).await.map_err(not_opened)?;
                 let channel = listen::channel(schema);
-                listen::start(url.clone(), channel.clone(), changes.clone(), closed.clone());
-                let notifier = Notifier::start(pool.clone(), channel, closed.clone());
+                let echoes = Echoes::default();
+                listen::start(
+                    url.clone(),
+                    channel.clone(),
+                    echoes.clone(),
+                    changes.clone(),
+                    closed.clone(),
+                );
+                let notifier = Notifier::start(pool.clone(), channel, echoes, closed.clone());
                 let writer =
                     postgres::Writer::new(pool.clone(), counts.clone(), facts.clone(), notifier, changes.clone());
                 (Reads::postgres(pool, counts), Writer::Postgres(writer))

@@ -15,6 +15,7 @@
 mod audit;
 mod connection;
 mod db;
+mod echoes;
 mod fault;
 mod feed;
 mod gauges;

@@ -1,6 +1,6 @@
 //! Receives on PostgreSQL what other processes committed (`LISTEN`/`NOTIFY`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Executor, postgres::PgListener};
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::Change;
+use crate::{Change, echoes::Echoes};
 
 /// A connection that was silent for this time is pinged: something on the way may have dropped it.
 const PING_AFTER: Duration = Duration::from_secs(30);
@@ -22,11 +22,17 @@ pub(crate) fn channel(schema: &str) -> String {
 }
 
 /// Listens until `closed`, reconnecting if necessary. Nothing depends on it: what was missed meanwhile is found by polling.
-pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Change>, closed: CancellationToken) {
+pub(crate) fn start(
+    url: String,
+    channel: String,
+    echoes: Echoes,
+    changes: broadcast::Sender<Change>,
+    closed: CancellationToken,
+) {
     tokio::spawn(async move {
         loop {
             let ended = tokio::select! {
-                ended = receive(&url, &channel, &changes) => ended,
+                ended = receive(&url, &channel, &echoes, &changes) => ended,
                 () = closed.cancelled() => return,
             };
             if let Err(error) = ended {
@@ -41,7 +47,12 @@ pub(crate) fn start(url: String, channel: String, changes: broadcast::Sender<Cha
 }
 
 /// Receives until the connection is lost.
-async fn receive(url: &str, channel: &str, changes: &broadcast::Sender<Change>) -> Result<(), sqlx::Error> {
+async fn receive(
+    url: &str,
+    channel: &str,
+    echoes: &Echoes,
+    changes: &broadcast::Sender<Change>,
+) -> Result<(), sqlx::Error> {
     let connecting = async {
         let mut listener = PgListener::connect(url).await?;
         listener.listen(channel).await?;
@@ -50,11 +61,19 @@ async fn receive(url: &str, channel: &str, changes: &broadcast::Sender<Change>) 
     let mut listener = timeout(LIMIT, connecting)
         .await
         .map_err(|_| sqlx::Error::PoolTimedOut)??;
+    echoes.clear();
     loop {
-        match timeout(PING_AFTER, listener.recv()).await {
+        match timeout(PING_AFTER, listener.try_recv()).await {
             Ok(notification) => {
-                let topic = notification?.payload().into();
-                let _ = changes.send(Change { topic });
+                let Some(notification) = notification? else {
+                    // The connection was lost; it is replaced by the next call.
+                    echoes.clear();
+                    continue;
+                };
+                let topic = notification.payload();
+                if !echoes.take(topic, Instant::now()) {
+                    let _ = changes.send(Change { topic: topic.into() });
+                }
             }
             Err(_) => {
                 let ping = timeout(LIMIT, listener.execute("select 1")).await;

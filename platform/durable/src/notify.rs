@@ -3,13 +3,13 @@
 //! Outside of the transactions: a transaction that notifies holds a lock of the whole database while it commits. What is committed while one
 //! notification is under way goes out with the next. A notification that is lost delays its receivers until they poll.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use sea_orm::{DbBackend, Statement};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::postgres::Pool;
+use crate::{connection::postgres::Pool, echoes::Echoes};
 
 /// The maximum number of topics that wait. Further ones are dropped, and found by polling.
 const QUEUE: usize = 4_096;
@@ -22,7 +22,7 @@ pub(crate) struct Notifier {
 
 impl Notifier {
     /// Notifies on `channel` until `closed`, and then of what was committed before.
-    pub fn start(pool: Pool, channel: String, closed: CancellationToken) -> Self {
+    pub fn start(pool: Pool, channel: String, echoes: Echoes, closed: CancellationToken) -> Self {
         let (queue, mut topics) = mpsc::channel::<Arc<str>>(QUEUE);
         let ended = CancellationToken::new();
         let at_end = ended.clone().drop_guard();
@@ -37,6 +37,8 @@ impl Notifier {
                     () = closed.cancelled() => return,
                 }
                 let distinct: BTreeSet<Arc<str>> = waiting.drain(..).collect();
+                let now = Instant::now();
+                distinct.iter().for_each(|topic| echoes.expect(topic, now));
                 if let Err(error) = pool.read_all(&notification(&channel, &distinct)).await {
                     tracing::debug!(%channel, %error, "other processes could not be notified; they will poll");
                 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_durable::{Db, Watchers};
-use banyan_durable_testing::on_both;
+use banyan_durable::{Change, Db, Watchers};
+use banyan_durable_testing::{PostgresHome, on_both, open, settings};
 use futures::future::join_all;
-use tokio::time::timeout;
+use tokio::{sync::broadcast::Receiver, time::timeout};
 
 use crate::harness::SOON;
 
@@ -45,4 +45,48 @@ async fn whoever_watches_a_topic_is_woken_by_its_changes_and_by_no_others() {
         timeout(SOON, watcher.changed()).await.expect("it is woken");
     })
     .await;
+}
+
+async fn received(changes: &mut Receiver<Change>, topic: &str) -> Vec<String> {
+    let mut received = Vec::new();
+    let until = async {
+        loop {
+            let change = changes.recv().await.unwrap();
+            received.push(change.topic.to_string());
+            if &*change.topic == topic {
+                return;
+            }
+        }
+    };
+    timeout(SOON, until).await.expect("it is received");
+    received
+}
+
+#[tokio::test]
+async fn a_process_on_postgresql_is_woken_once_by_what_it_committed_itself() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("durable").await;
+    let (one, other) = (
+        open("durable", &storage, settings()).await,
+        open("durable", &storage, settings()).await,
+    );
+    let (mut of_one, mut of_other) = (one.changes(), other.changes());
+    // Until each listens to the other.
+    for (from, to, topic) in [(&other, &mut of_one, "of other"), (&one, &mut of_other, "of one")] {
+        while timeout(Duration::from_millis(50), received(to, topic)).await.is_err() {
+            wake(from, topic).await;
+        }
+    }
+    wake(&one, "mine").await;
+    received(&mut of_other, "mine").await;
+    wake(&other, "last").await;
+    let received = received(&mut of_one, "last").await;
+    assert_eq!(
+        received.iter().filter(|topic| *topic == "mine").count(),
+        1,
+        "{received:?}"
+    );
+    one.close().await;
+    other.close().await;
+    home.remove().await;
 }
