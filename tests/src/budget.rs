@@ -19,7 +19,7 @@ use crate::{
 const CUSTOMERS: usize = 32;
 const ORDERS: usize = 4;
 
-/// A third above what is counted on an idle machine (112 statements; 8 transactions on SQLite, where they share commits, and 25 on PostgreSQL), because a
+/// A third above what is counted on an idle machine (94 statements; 7 transactions on SQLite, where they share commits, and 25 on PostgreSQL), because a
 /// busy one shares fewer and polls more for each order. For an order of two lines, placed with `Prefer: wait`, until its mails are captured and its events consumed.
 struct Budget {
     stage: Stage,
@@ -30,12 +30,12 @@ struct Budget {
 const BUDGETS: [Budget; 2] = [
     Budget {
         stage: Stage::Sqlite,
-        statements: 150.0,
+        statements: 125.0,
         transactions: 35.0,
     },
     Budget {
         stage: Stage::Postgres,
-        statements: 150.0,
+        statements: 125.0,
         transactions: 35.0,
     },
 ];

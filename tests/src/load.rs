@@ -224,7 +224,7 @@ async fn await_outcome(customer: &Client, response: &[u8], stop: &AtomicBool) {
     }
 }
 
-/// Staff who receive goods and refund some payments meanwhile.
+/// Staff who receive goods, refund some payments and send some parcels meanwhile.
 async fn work_as_staff_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<String>) {
     while !stop.load(Ordering::SeqCst) {
         repeat(
@@ -250,6 +250,16 @@ async fn work_as_staff_until(stop: Arc<AtomicBool>, staff: Client, skus: Vec<Str
                 &stop,
             )
             .await;
+        }
+        for (status, step) in [("ready", "dispatch"), ("dispatched", "deliver")] {
+            let path = format!("/api/v1/shipments?status={status}&limit=1");
+            if let Ok(page) = staff.try_send(Method::GET, &path, &[], None).await
+                && page.status == 200
+                && let Some(shipment) = page.json()["items"][0]["id"].as_str()
+            {
+                let path = format!("/api/v1/shipments/{shipment}/{step}");
+                repeat(&staff, &path, &new_key(), &json!({}), &stop).await;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
     let trials = [
         architecture::trials(),
+        auditor::trials(),
         scenarios::trials(),
         budget::trials(),
         bus::trials(),

@@ -61,7 +61,8 @@ fn is_transient(error: &DbErr) -> bool {
 /// The database refused or could not, whatever was asked of it; it may be able to later.
 fn is_outage(error: &sqlx::Error) -> bool {
     match error {
-        // PostgreSQL: connection exceptions, a login that is refused, out of resources, shut down; read-only; a right that was withdrawn.
+        // PostgreSQL: connection exceptions, a login that is refused, out of resources, shut down; read-only; a right that was withdrawn. Without the
+        // right to a schema its tables do not exist; those that are missing otherwise are noticed at the start.
         // SQLite: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB with all their extended codes.
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
@@ -71,7 +72,7 @@ fn is_outage(error: &sqlx::Error) -> bool {
                     ["08", "28", "53", "57", "58"]
                         .iter()
                         .any(|class| code.starts_with(class))
-                        || matches!(&*code, "25006" | "42501" | "3D000")
+                        || matches!(&*code, "25006" | "42501" | "42P01" | "3D000" | "3F000")
                 }
             }
         }
@@ -108,7 +109,7 @@ pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
     is_outage(error)
         && !matches!(
             error.as_database_error().and_then(|error| error.code()).as_deref(),
-            Some("57014" | "42501")
+            Some("57014" | "42501" | "42P01")
         )
 }
 

@@ -20,12 +20,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::due::Pending;
-use crate::{Db, Tx, changed, lease, machinery::Work, outbox, query};
+use crate::{Db, Tx, changed, lease, machinery::Work, outbox, query, time};
 
 mod due;
 
-/// The timeout of one publication; after it the event is published again.
-const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
 /// The time for publishing what is left in the outbox when the module stops; the rest waits for the next start.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// The pause after confirmations could not be stored: going on at full speed would only publish the same events again.
@@ -204,9 +202,10 @@ impl Relay {
 
     fn publish(&self, flight: &mut Flight, row: Pending) {
         let (bus, body) = (self.bus.clone(), row.body.clone());
+        let limit = self.db.settings().limits.publish_timeout;
         let task = flight.tasks.spawn(async move {
             let envelope = Envelope::from_bytes(body.as_bytes())?;
-            match timeout(PUBLISH_LIMIT, bus.publish(&envelope)).await {
+            match timeout(limit, bus.publish(&envelope)).await {
                 Ok(confirmed) => confirmed,
                 Err(_) => Err(Fault::timeout("The bus did not confirm in time.")),
             }
@@ -270,10 +269,17 @@ impl Failure {
     }
 
     async fn store(&self, tx: &Tx) -> Result<(), Fault> {
-        let next_attempt_at = tx.clock().now().plus(self.delay).as_ms();
+        let sql = format!(
+            "update outbox set attempts = attempts + 1, next_attempt_at = {} + $2, last_error = $3 where id = $1 and state = 'pending'",
+            time::now(tx.backend())
+        );
         tx.execute(
-            "update outbox set attempts = attempts + 1, next_attempt_at = $2, last_error = $3 where id = $1 and state = 'pending'",
-            [self.id.into(), next_attempt_at.into(), self.error.as_str().into()],
+            &sql,
+            [
+                self.id.into(),
+                time::ms_of(self.delay).into(),
+                self.error.as_str().into(),
+            ],
         )
         .await
         .map(drop)

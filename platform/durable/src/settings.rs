@@ -54,6 +54,8 @@ pub struct MachineryLimits {
     pub max_wait: Duration,
     /// The maximum number of events handed to the bus and not confirmed yet.
     pub relay_window: usize,
+    /// The timeout of one publication, whatever the bus has for limits of its own; after it the event is published again.
+    pub publish_timeout: Duration,
     /// The delays before a failed publication or reaction is retried; the last one repeats. The first ones pass over a hiccup, the last one gives a
     /// broken dependency time without delaying an event by more than that.
     pub retry_delays: Vec<Duration>,
@@ -85,6 +87,7 @@ impl Default for MachineryLimits {
             idle_poll: Duration::from_secs(10),
             max_wait: Duration::from_secs(60),
             relay_window: 100,
+            publish_timeout: Duration::from_secs(10),
             retry_delays: [200, 1_000, 5_000, 15_000].map(Duration::from_millis).to_vec(),
             max_failures: 5,
             alert_after: Duration::from_secs(600),
@@ -164,11 +167,12 @@ mod tests {
         assert_eq!(
             (
                 limits.relay_window,
+                limits.publish_timeout.as_secs(),
                 settings.outbox_keep_days,
                 settings.idempotency_keep_days,
                 limits.poll.as_millis()
             ),
-            (100, 7, 30, 1_000)
+            (100, 10, 7, 30, 1_000)
         );
         assert_eq!((limits.idle_poll.as_secs(), limits.max_wait.as_secs()), (10, 60));
         assert_eq!(

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use banyan_core::Timestamp;
 use sea_orm::DbBackend;
 
 use crate::Settings;
@@ -22,11 +21,6 @@ pub(crate) fn now(backend: DbBackend) -> &'static str {
 pub(crate) fn passed(backend: DbBackend, column: &str, cap: Duration) -> String {
     let (now, cap_ms) = (now(backend), ms_of(cap));
     format!("({column} <= {now} or {column} > {now} + {cap_ms})")
-}
-
-/// As [`passed`], by the clock of this instance.
-pub(crate) fn has_passed(at: Timestamp, now: Timestamp, cap: Duration) -> bool {
-    at <= now || at > now.plus(cap)
 }
 
 /// A lease that ends later than this was granted by a clock that has been set back since. Twice the duration, because a lease may have been granted

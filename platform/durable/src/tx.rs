@@ -93,6 +93,10 @@ impl Tx {
         &self.facts.settings
     }
 
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.connection.get_database_backend()
+    }
+
     /// The time by the database's clock, which all instances share: leases and deadlines are judged by it.
     ///
     /// # Errors

@@ -2,13 +2,16 @@
 //! the payment provider's own records.
 
 mod databases;
+mod effects;
 mod events;
 mod money;
 mod orders;
+mod seeded;
 mod stock;
 
 use banyan::MODULES;
 pub use databases::Databases;
+pub use seeded::trials;
 
 /// Everything that is wrong, each with the invariant's name. Empty when the shop is consistent. Call it when nothing is in progress.
 pub async fn audit(databases: &Databases) -> Vec<String> {
@@ -17,6 +20,7 @@ pub async fn audit(databases: &Databases) -> Vec<String> {
     wrong.extend(stock::audit_quiet(databases).await);
     wrong.extend(orders::audit_quiet(databases).await);
     wrong.extend(events::audit_quiet(databases).await);
+    wrong.extend(effects::audit_quiet(databases).await);
     wrong
 }
 
@@ -38,6 +42,12 @@ pub async fn stuck(databases: &Databases) -> Vec<String> {
                 stuck.push(format!("{module}: {count} rows of {table} are {state}"));
             }
         }
+    }
+    let unsent = databases
+        .count("notifications", "notification", "status = 'failed'")
+        .await;
+    if unsent > 0 {
+        stuck.push(format!("notifications: {unsent} mails were given up"));
     }
     stuck
 }
@@ -62,6 +72,12 @@ pub async fn unfinished(databases: &Databases) -> Vec<String> {
         .await;
     if open > 0 {
         pending.push(format!("payments: {open} commands without an outcome"));
+    }
+    let unsent = databases
+        .count("notifications", "notification", "status = 'queued'")
+        .await;
+    if unsent > 0 {
+        pending.push(format!("notifications: {unsent} mails are not sent"));
     }
     pending.extend(events::behind(databases).await);
     pending

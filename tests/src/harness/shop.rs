@@ -209,6 +209,14 @@ impl Shop {
         for process in self.processes.iter_mut().filter(|process| !process.is_running()) {
             process.spawn();
         }
+        self.until_ready().await;
+    }
+
+    /// Waits until every process and everything it depends on are ready.
+    ///
+    /// # Panics
+    /// If that takes more than a minute, or one does not run; with its log.
+    pub async fn until_ready(&mut self) {
         for process in &mut self.processes {
             process.ready().await;
         }

@@ -6,6 +6,8 @@ mod faults;
 mod instances;
 mod outage;
 mod proxy;
+mod refusals;
+mod silence;
 
 use std::pin::Pin;
 
@@ -14,11 +16,17 @@ use libtest_mimic::Trial;
 use crate::harness::runtime;
 
 pub fn trials() -> Vec<Trial> {
-    [outage::all(), instances::all(), faults::all()]
-        .concat()
-        .into_iter()
-        .map(|(name, run)| trial(name, run))
-        .collect()
+    [
+        outage::all(),
+        instances::all(),
+        faults::all(),
+        refusals::all(),
+        silence::all(),
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, run)| trial(name, run))
+    .collect()
 }
 
 /// A test: its name, and its body.
@@ -37,4 +45,22 @@ fn faults() -> u32 {
         .ok()
         .and_then(|faults| faults.parse().ok())
         .unwrap_or(1)
+}
+
+/// What was injected, printed if the test fails: it was chosen at random.
+#[derive(Default)]
+struct Story(Vec<String>);
+
+impl Story {
+    fn add(&mut self, fault: String) {
+        self.0.push(fault);
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("injected:\n{}", self.0.join("\n"));
+        }
+    }
 }

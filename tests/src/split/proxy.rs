@@ -1,12 +1,16 @@
-//! A proxy between two processes that can be cut: connections hang, and new ones are accepted but not forwarded, as in a network partition.
+//! A proxy between two processes that can fall silent, as a network partition does: connections stay open and nothing passes, and new ones are accepted
+//! but not forwarded. Afterwards what was under way arrives, late.
 
 use std::net::SocketAddr;
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+
+/// The bytes that are forwarded at once.
+const CHUNK: usize = 16 * 1024;
 
 /// Forwards connections to an address while it is not cut.
 pub struct Proxy {
@@ -28,6 +32,12 @@ impl Proxy {
         Proxy { port, cut }
     }
 
+    /// As [`new`](Self::new), to a server on this machine that is known from the beginning.
+    pub async fn to_port(port: u16) -> Proxy {
+        let (_, to) = watch::channel(SocketAddr::from(([127, 0, 0, 1], port)));
+        Proxy::new(to).await
+    }
+
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
@@ -37,21 +47,37 @@ impl Proxy {
     }
 }
 
-async fn forward(mut caller: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
+async fn forward(caller: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
     if *is_cut.borrow() {
         // Nothing is forwarded until the network is restored; by then the caller has given up the connection.
         drop(is_cut.wait_for(|cut| !cut).await);
         return;
     }
-    let Ok(mut callee) = TcpStream::connect(to).await else {
+    let Ok(callee) = TcpStream::connect(to).await else {
         return;
     };
-    let is_partitioned = tokio::select! {
-        _ = copy_bidirectional(&mut caller, &mut callee) => false,
-        cut = is_cut.wait_for(|cut| *cut) => cut.is_ok(),
-    };
-    if is_partitioned {
-        // Held open and silent, as both ends see a partition.
-        drop(is_cut.wait_for(|cut| !cut).await);
+    let ((from_caller, to_caller), (from_callee, to_callee)) = (caller.into_split(), callee.into_split());
+    // An error of one direction ends both.
+    drop(tokio::try_join!(
+        pass(from_caller, to_callee, is_cut.clone()),
+        pass(from_callee, to_caller, is_cut)
+    ));
+}
+
+/// Passes on what arrives, and its end, while the network is not cut; what has arrived meanwhile, afterwards.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut is_cut: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        // An error means that the test has ended.
+        drop(is_cut.wait_for(|cut| !cut).await.map_err(std::io::Error::other)?);
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&chunk[..length]).await?;
     }
 }

@@ -124,7 +124,7 @@ impl Ops {
                     return Err(Fault::conflict("not_dead", format!("This event is {} and needs no replay.", letter.state)));
                 }
                 let replayed = "update retry set state = 'retrying', failures = 0, next_attempt_at = $2 where id = $1 and state = 'dead'";
-                action.change(&tx, replayed, tx.clock().now()).await?;
+                action.change(&tx, replayed, tx.database_now().await?).await?;
                 action.audit(&tx, "dead_letter.replay").await?;
                 load(&tx, action.id).await.map(DeadLetter::from)
             });

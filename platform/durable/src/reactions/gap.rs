@@ -10,7 +10,7 @@ use super::{
     lane::Lane,
     retry::{RetryState, TOPIC},
 };
-use crate::{Tx, query};
+use crate::{Tx, query, time};
 
 /// The kind of a row for versions that the producer no longer keeps. The queue may still bring them; after `alert_after` it is a dead letter.
 pub(crate) const MISSING: &str = "missing";
@@ -144,20 +144,21 @@ impl Gap {
             self.body().into(),
             if dead { RetryState::Dead } else { RetryState::Waiting }.into(),
             (attempts + 1).into(),
-            now.plus(tx.settings().retry_delay(attempts)).as_ms().into(),
+            time::ms_of(tx.settings().retry_delay(attempts)).into(),
             created_at.into(),
             self.sentence().into(),
         ];
         // What is there is an event of the history that the source lost, or an earlier gap.
-        tx.execute(
+        let sql = format!(
             "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error, until_version)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, $12)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, 0, {} + $9, $10, $11, $12)
              on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state,
                  attempts = excluded.attempts, failures = 0, next_attempt_at = excluded.next_attempt_at, created_at = excluded.created_at,
                  last_error = excluded.last_error, until_version = excluded.until_version",
-            values.into_iter().chain([self.until().into()]),
-        )
-        .await?;
+            time::now(tx.backend())
+        );
+        tx.execute(&sql, values.into_iter().chain([self.until().into()]))
+            .await?;
         tx.wake(TOPIC);
         Ok(())
     }

@@ -9,10 +9,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::gap::is_gap;
-use crate::{
-    Db, Tx,
-    query::{self, StoredTime},
-};
+use crate::{Db, Tx, query, time};
 
 /// Woken when an event may be due for a retry.
 pub(crate) const TOPIC: &str = "retry";
@@ -77,7 +74,8 @@ pub(crate) struct Due {
     pub kind: String,
     pub body: String,
     pub attempts: i64,
-    pub next_attempt_at: StoredTime,
+    /// By the database's clock: another instance may have kept it.
+    pub wait_ms: i64,
     pub until_version: Option<i64>,
 }
 
@@ -95,13 +93,17 @@ pub(crate) async fn states(tx: &Tx, source: &str, subject: &str, version: i64) -
 /// Keeps an event whose predecessor is missing. A gap that an operator discarded makes room for it.
 pub(crate) async fn keep_waiting(tx: &Tx, envelope: &Envelope) -> Result<(), Fault> {
     let now = tx.clock().now().as_ms();
+    let sql = format!(
+        "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at)
+         values ($1, $2, $3, $4, $5, $6, 'waiting', 0, 0, {}, $7)
+         on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state, attempts = 0,
+             failures = 0, next_attempt_at = excluded.next_attempt_at, created_at = excluded.created_at, last_error = null, until_version = null
+         where retry.state = 'discarded' and retry.until_version is not null",
+        time::now(tx.backend())
+    );
     let inserted = tx
         .execute(
-            "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at)
-             values ($1, $2, $3, $4, $5, $6, 'waiting', 0, 0, $7, $7)
-             on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state, attempts = 0,
-                 failures = 0, next_attempt_at = excluded.next_attempt_at, created_at = excluded.created_at, last_error = null, until_version = null
-             where retry.state = 'discarded' and retry.until_version is not null",
+            &sql,
             [
                 tx.ids().new_id().into(),
                 envelope.source.as_str().into(),
@@ -144,13 +146,16 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
         );
         metrics::counter!("banyan_dead_letters_total", "module" => tx.module().to_owned()).increment(1);
     }
-    let now = tx.clock().now();
-    tx.execute(
+    let sql = format!(
         "insert into retry (id, source, subject, version, kind, body, state, attempts, failures, next_attempt_at, created_at, last_error)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, {} + $10, $11, $12)
          on conflict (source, subject, version) do update set kind = excluded.kind, body = excluded.body, state = excluded.state,
              attempts = excluded.attempts, failures = excluded.failures, next_attempt_at = excluded.next_attempt_at,
              last_error = excluded.last_error, until_version = null",
+        time::now(tx.backend())
+    );
+    tx.execute(
+        &sql,
         [
             tx.ids().new_id().into(),
             envelope.source.as_str().into(),
@@ -161,8 +166,8 @@ pub(crate) async fn keep_failed(tx: &Tx, envelope: &Envelope, why: &Fault) -> Re
             if dead { RetryState::Dead } else { RetryState::Retrying }.into(),
             (attempts + 1).into(),
             failures.into(),
-            now.plus(tx.settings().retry_delay(attempts)).as_ms().into(),
-            now.as_ms().into(),
+            time::ms_of(tx.settings().retry_delay(attempts)).into(),
+            tx.clock().now().as_ms().into(),
             why.to_string().into(),
         ],
     )
@@ -196,23 +201,28 @@ pub(crate) async fn forget(tx: &Tx, source: &str, subject: &str, version: i64) -
 
 /// Postpones an event that could not be retried because the versions before it cannot be fetched now.
 pub(crate) async fn postpone(tx: &Tx, due: &Due, why: &Fault) -> Result<(), Fault> {
-    let next_attempt_at = tx.clock().now().plus(tx.settings().retry_delay(due.attempts)).as_ms();
-    tx.execute(
-        "update retry set attempts = attempts + 1, next_attempt_at = $2, last_error = $3 where id = $1 and state in ('waiting', 'retrying')",
-        [due.id.into(), next_attempt_at.into(), why.to_string().into()],
-    )
-    .await
-    .map(drop)
+    let delay_ms = time::ms_of(tx.settings().retry_delay(due.attempts));
+    let sql = format!(
+        "update retry set attempts = attempts + 1, next_attempt_at = {} + $2, last_error = $3
+         where id = $1 and state in ('waiting', 'retrying')",
+        time::now(tx.backend())
+    );
+    tx.execute(&sql, [due.id.into(), delay_ms.into(), why.to_string().into()])
+        .await
+        .map(drop)
 }
 
 /// The oldest rows of their subjects, those due first in front. A subject whose oldest row is dead has none.
 pub(crate) async fn heads(db: &Db, limit: i64) -> Result<Vec<Due>, Fault> {
-    let sql = "select id, source, subject, version, kind, body, attempts, next_attempt_at, until_version from retry
+    let sql = format!(
+        "select id, source, subject, version, kind, body, attempts, next_attempt_at - {} as wait_ms, until_version from retry
          where state in ('waiting', 'retrying')
          and not exists (select 1 from retry earlier where earlier.source = retry.source and earlier.subject = retry.subject
                          and earlier.version < retry.version and earlier.state <> 'discarded')
-         order by next_attempt_at limit $1";
-    query::all(db.read(), sql, [limit.into()]).await
+         order by next_attempt_at limit $1",
+        time::now(db.backend())
+    );
+    query::all(db.read(), &sql, [limit.into()]).await
 }
 
 /// Whether this version is in the table already, so that it need not be fetched.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Envelope, Fault, Timestamp};
+use banyan_core::{Envelope, Fault};
 use futures::StreamExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -67,15 +67,14 @@ impl Deliveries {
     async fn pass(&self, feeds: &Feeds) -> Result<Duration, Fault> {
         let settings = self.db().settings();
         let heads = retry::heads(self.db(), PAGE).await?;
-        let now = self.db().clock().now();
+        let longest_ms = time::ms_of(settings.max_wait());
         let (due, waiting): (Vec<Due>, Vec<Due>) = heads
             .into_iter()
-            .partition(|head| time::has_passed(head.next_attempt_at.into(), now, settings.max_wait()));
+            .partition(|head| head.wait_ms <= 0 || head.wait_ms > longest_ms);
         if due.is_empty() {
-            let next = waiting
-                .first()
-                .map(|head| Timestamp::from(head.next_attempt_at).since(now));
-            return Ok(next.map_or(settings.limits.idle_poll, |wait| wait.min(settings.limits.idle_poll)));
+            let next = waiting.first().and_then(|head| u64::try_from(head.wait_ms).ok());
+            let idle = settings.limits.idle_poll;
+            return Ok(next.map_or(idle, |wait_ms| Duration::from_millis(wait_ms).min(idle)));
         }
         let retried: Vec<Result<(), Fault>> = futures::stream::iter(due)
             .map(|due| self.retry(feeds, due))

@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
-use banyan_core::{Fault, Timestamp};
-use banyan_durable::{Command, Db, Machinery, Memory, Outcome, hold, once};
-use banyan_durable_testing::{ManualClock, SqliteHome, eventually, on_both_with};
+use banyan_core::{Clock, Fault, SystemClock, Timestamp};
+use banyan_durable::{Command, Db, Machinery, MachineryLimits, Memory, Outcome, Settings, hold, once};
+use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    Faults, Running, SOON, TestBus, count, execute, handled, note, open_as, quick, subscribed, with_two,
+    Faults, Running, SOON, TestBus, count, execute, handled, note, open_as, outbox_of, prepare, quick, subscribed,
+    subscriber, with_two,
 };
 
 #[tokio::test]
@@ -98,4 +99,92 @@ async fn a_clock_that_jumps_thirty_days_ahead_does_not_forget_the_requests_of_ye
     prune_once().await;
     assert_eq!(request(&db).await, Memory::Again("placed".to_owned()));
     db.close().await;
+}
+
+/// The clock of another machine: of this one, and 40 s ahead of it.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus(Duration::from_secs(40))
+    }
+}
+
+/// Two instances of a module on one database. What the first one is to do later, the second one does.
+async fn ahead_and_on_time(home: &PostgresHome, module: &str, settings: Settings) -> (Db, Db) {
+    let storage = home.storage(module).await;
+    let ahead = open_as(module, &storage, settings.clone(), Arc::new(Ahead)).await;
+    let on_time = open_as(module, &storage, settings, Arc::new(SystemClock)).await;
+    (ahead, on_time)
+}
+
+#[tokio::test]
+async fn a_reaction_that_failed_in_an_instance_whose_clock_is_ahead_is_retried_in_time() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("orders").await;
+    let orders = open_as("orders", &storage, quick(), Arc::new(SystemClock)).await;
+    let (ahead, on_time) = ahead_and_on_time(&home, "mails", quick()).await;
+    prepare(&on_time).await;
+    note(&orders, "order/1", "fails").await;
+    note(&orders, "order/2", "first").await;
+    note(&orders, "order/2", "early").await;
+    let faults = Faults::default();
+    faults.set("fails", Fault::unavailable("users is unavailable"));
+    let receives = subscriber(&ahead, &faults).await;
+    let [fails, _, early] = outbox_of(&orders).await.try_into().expect("three events");
+    receives.deliver(fails).await.unwrap();
+    receives.deliver(early).await.unwrap();
+    faults.clear();
+    let bus = Arc::new(TestBus::default());
+    bus.down.store(true, Ordering::SeqCst);
+    let running = Running::start(
+        &bus,
+        vec![Machinery::new(orders.clone()), subscribed(&on_time, &faults)],
+    )
+    .await;
+    eventually("what failed is handled", SOON, || async {
+        handled(&on_time, "order/1").await == ["fails"]
+    })
+    .await;
+    eventually("what was early is handled", SOON, || async {
+        handled(&on_time, "order/2").await == ["first", "early"]
+    })
+    .await;
+    running.stop().await;
+    for db in [orders, ahead, on_time] {
+        db.close().await;
+    }
+    home.remove().await;
+}
+
+#[tokio::test]
+async fn an_event_that_an_instance_whose_clock_is_ahead_could_not_publish_is_published_in_time() {
+    let often = std::iter::repeat_n(Duration::from_millis(50), 1_000);
+    let settings = Settings {
+        limits: MachineryLimits {
+            // A delay longer than the difference, so that it could be one.
+            retry_delays: often.chain([Duration::from_secs(60)]).collect(),
+            ..quick().limits
+        },
+        ..quick()
+    };
+    let home = PostgresHome::new().await;
+    let (ahead, on_time) = ahead_and_on_time(&home, "orders", settings).await;
+    let bus = Arc::new(TestBus::default());
+    bus.down.store(true, Ordering::SeqCst);
+    let running = Running::start(&bus, vec![Machinery::new(ahead.clone())]).await;
+    note(&ahead, "order/1", "placed").await;
+    eventually("it is tried", SOON, || async {
+        count(&ahead, "select count(*) from outbox where attempts > 0").await == 1
+    })
+    .await;
+    running.stop().await;
+    bus.down.store(false, Ordering::SeqCst);
+    let running = Running::start(&bus, vec![Machinery::new(on_time.clone())]).await;
+    eventually("it is published", SOON, || async { bus.published() == ["order/1:1"] }).await;
+    running.stop().await;
+    ahead.close().await;
+    on_time.close().await;
+    home.remove().await;
 }

@@ -163,6 +163,31 @@ async fn an_event_is_sent_once_confirmed_and_published_again_until_then() {
     .await;
 }
 
+/// The relay has a limit of its own: a bus whose limits fail, or that has none, holds back nothing for ever.
+#[tokio::test]
+async fn a_publication_that_is_never_confirmed_is_given_up_and_made_again() {
+    let limits = MachineryLimits {
+        publish_timeout: Duration::from_millis(200),
+        ..quick().limits
+    };
+    on_both_with("durable", Settings { limits, ..quick() }, |db| async move {
+        let bus = Arc::new(TestBus::default());
+        bus.slow_ms.store(usize::MAX, Ordering::SeqCst);
+        let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
+        note(&db, "order/1", "a").await;
+        eventually("it was tried twice", SOON, || async {
+            count(&db, "select attempts from outbox").await >= 2
+        })
+        .await;
+        let error = &texts(&db, "select last_error from outbox").await[0];
+        assert!(error.contains("did not confirm in time"), "{error}");
+        bus.slow_ms.store(0, Ordering::SeqCst);
+        all_sent(&db).await;
+        running.stop().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn subjects_are_published_concurrently_within_the_window_and_each_in_order() {
     on_both_with(

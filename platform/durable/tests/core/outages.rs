@@ -6,7 +6,7 @@ use std::{
 };
 
 use banyan_core::FaultKind;
-use banyan_durable::{Db, Storage};
+use banyan_durable::{Db, MachineryLimits, Settings, Storage};
 use banyan_durable_testing::{PostgresHome, settings};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use tokio::{
@@ -113,6 +113,63 @@ async fn a_server_that_refuses_to_write_is_unavailable_and_not_ready_until_it_wr
     db.ping().await.unwrap();
     db.close().await;
     admin.close().await.unwrap();
+    home.remove().await;
+}
+
+/// A login without the right to use its schema is told that its tables do not exist. So is one whose schema is restored at the moment.
+#[tokio::test]
+async fn tables_that_cannot_be_seen_for_a_while_are_an_outage() {
+    let home = PostgresHome::new().await;
+    let (db, admin) = (open(&home.storage("durable").await).await, admin(&home).await);
+    write(&db).await.unwrap();
+    admin
+        .execute_unprepared("alter schema durable rename to away")
+        .await
+        .unwrap();
+    let refused = write(&db).await.unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
+    admin
+        .execute_unprepared("alter schema away rename to durable")
+        .await
+        .unwrap();
+    write(&db).await.unwrap();
+    assert_eq!(count(&db, "select count(*) from word").await, 2);
+    db.close().await;
+    admin.close().await.unwrap();
+    home.remove().await;
+}
+
+/// The limits that the server has for us, on each connection of the pool: they end what a suspended process has left behind.
+#[tokio::test]
+async fn the_limits_of_the_server_are_set_on_every_connection_and_end_a_long_statement() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("durable").await;
+    let limits = MachineryLimits {
+        job_timeout: Duration::from_millis(50),
+        ..MachineryLimits::default()
+    };
+    let db = banyan_durable_testing::open("durable", &storage, Settings { limits, ..settings() }).await;
+    let set = "select count(*) from pg_sleep(0.1) where current_setting('lock_timeout') = '40ms'
+         and current_setting('statement_timeout') = '500ms' and current_setting('idle_in_transaction_session_timeout') = '500ms'";
+    let all = futures::future::join_all((0..settings().pool).map(|_| count(&db, set))).await;
+    assert!(all.iter().all(|set| *set == 1), "{all:?}");
+    let connections =
+        "select count(*) from pg_stat_activity where datname = current_database() and query like '%pg_sleep(0.1)%'";
+    assert_eq!(
+        count(&db, connections).await,
+        i64::from(settings().pool),
+        "each was asked"
+    );
+    // A read has no limit of ours as short as this one.
+    let begun = Instant::now();
+    let read = db
+        .read()
+        .query_all_raw(sea_orm::Statement::from_string(db.backend(), "select pg_sleep(20)"));
+    let ended = read.await.unwrap_err();
+    assert!(ended.to_string().contains("statement timeout"), "{ended}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(banyan_durable::fault(ended).kind, FaultKind::Unavailable);
+    db.close().await;
     home.remove().await;
 }
 

@@ -1,9 +1,10 @@
 //! A database's clock that is set back or jumps ahead. Moving the times in a row the other way is the same to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use banyan_durable::{MachineryLimits, Settings, saga::SagaState};
-use banyan_durable_testing::on_both_with;
+use banyan_core::{Clock, RandomIds, SystemClock, Timestamp};
+use banyan_durable::{Db, MachineryLimits, Settings, saga::SagaState};
+use banyan_durable_testing::{PostgresHome, on_both_with, open};
 
 use crate::{
     harness::{Harness, quick},
@@ -93,4 +94,38 @@ async fn a_clock_that_jumped_ahead_breaks_no_saga() {
         running.stop().await;
     })
     .await;
+}
+
+/// The clock of another machine: 40 s ahead.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus(Duration::from_secs(40))
+    }
+}
+
+#[tokio::test]
+async fn a_saga_that_an_instance_whose_clock_is_ahead_began_is_driven_in_time() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("orders").await;
+    let on_time = open("orders", &storage, quick()).await;
+    let ahead = Db::open("orders", &storage, quick(), Arc::new(Ahead), Arc::new(RandomIds)).await;
+    let ahead = Harness::new(&ahead.unwrap());
+    ahead
+        .remote
+        .script("order-1", "reserve/do", [unavailable_for(Duration::from_millis(500))]);
+    let id = ahead.start("order-1").await;
+    let running = ahead.run();
+    ahead.remote.until_sent("order-1", "reserve/do", 1).await;
+    running.stop().await;
+    let harness = Harness::new(&on_time);
+    let (new, running) = (harness.start("order-2").await, harness.run());
+    harness.until(id, SagaState::Completed).await;
+    harness.until(new, SagaState::Completed).await;
+    running.stop().await;
+    ahead.db.close().await;
+    on_time.close().await;
+    home.remove().await;
 }

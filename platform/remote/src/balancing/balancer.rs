@@ -1,7 +1,7 @@
 //! Which of a module's instances are healthy, and which of them is called next.
 //!
-//! Every instance is probed continuously. It leaves the rotation at the first probe that fails, or when a caller reports that it refused the
-//! connection, and is back after the first probe that succeeds. The next instance is chosen by "the power of two choices" (Mitzenmacher, 2001):
+//! Every instance is probed continuously. It leaves the rotation at the first probe that fails, at the second in a row without a response in time, or when
+//! a caller reports that it refused the connection, and is back after the first probe that succeeds. The next instance is chosen by "the power of two choices" (Mitzenmacher, 2001):
 //! of two at random the one with fewer calls in flight. That keeps slow instances from being overloaded, without comparing all of them for each
 //! call.
 
@@ -374,7 +374,8 @@ impl<C: Connector> Keeper<C> {
     }
 }
 
-/// Probes one instance until it is removed.
+/// Probes one instance until it is removed. A single late response is a hiccup, of the instance or of this process, whose own suspension makes every probe
+/// late: the instance is probed again at once, and leaves only if there is no response again.
 async fn probe<C: Connector>(connector: Arc<C>, member: Arc<Member<C::Connection>>, probing: Probing) {
     let Probing {
         every,
@@ -382,9 +383,15 @@ async fn probe<C: Connector>(connector: Arc<C>, member: Arc<Member<C::Connection
     } = probing;
     let removed = member.removed.clone();
     let probing = async {
+        let mut was_late = false;
         loop {
             let refusals = member.probe_state().refusals;
             let result = timeout(probe_timeout, connector.probe(&member.connection)).await;
+            let is_first_late = result.is_err() && !was_late;
+            was_late = result.is_err();
+            if is_first_late {
+                continue;
+            }
             {
                 let mut probe_state = member.probe_state();
                 match result {

@@ -252,6 +252,44 @@ async fn a_probe_that_began_before_a_refusal_proves_nothing() {
     until_in_rotation(&balancer, &[&address]).await;
 }
 
+/// The second probe gets no response, every other one does.
+struct LateOnce(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Connector for LateOnce {
+    type Connection = ();
+
+    fn connect(&self, _: &Address) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn probe(&self, (): &()) -> Result<(), String> {
+        if self.0.fetch_add(1, Ordering::SeqCst) == 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_response_to_a_probe_is_late_once_stays() {
+    let probes = Arc::new(AtomicUsize::new(0));
+    let address: Address = "http://10.0.0.1:9000".parse().unwrap();
+    let (_publisher, addresses) = watch::channel(vec![address]);
+    let balancer = Balancer::start(
+        LateOnce(probes.clone()),
+        addresses,
+        probing(100, 100),
+        CancellationToken::new(),
+    );
+    let started = Instant::now();
+    while probes.load(Ordering::SeqCst) < 4 {
+        assert!(balancer.pick().is_some(), "{:?}", balancer.states());
+        assert!(started.elapsed() < TIMEOUT, "no probe");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 #[tokio::test]
 async fn an_instance_that_was_never_probed_counts_as_healthy() {
     let server = Server::start().await;
