@@ -26,6 +26,9 @@ done
 # Some tests start and stop a server of their own, so the programs are needed in any case.
 postgres_require
 rabbitmq_require
+# One test needs PgBouncer; without it, it says so and passes.
+command -v pgbouncer >/dev/null || install_package PgBouncer pgbouncer ||
+  echo "PgBouncer is not installed (Debian: sudo apt-get install pgbouncer): its test is skipped" >&2
 # Each test of discovery starts an etcd of its own.
 etcd_require
 

@@ -13,7 +13,7 @@ pub fn fault(error: DbErr) -> Fault {
     if is_conflict(&error) {
         return lost_race(&error.to_string());
     }
-    if code(&error).as_deref() == Some("55P03") {
+    if is_lock_timeout(&error) {
         return Fault::new(FaultKind::Unavailable, LOCKED, "Another request is changing this now.")
             .retry_after(Duration::from_secs(1));
     }
@@ -44,6 +44,11 @@ pub fn lost_race(what: &str) -> Fault {
 
 pub(crate) fn is_lost_race(fault: &Fault) -> bool {
     fault.code == LOST_RACE
+}
+
+/// PostgreSQL: the lock was not available in time.
+pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
+    code(error).as_deref() == Some("55P03")
 }
 
 /// PostgreSQL aborted this transaction in favour of another.

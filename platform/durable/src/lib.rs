@@ -49,7 +49,10 @@ mod tx;
 mod watch;
 
 pub use audit::{audit, audit_operator};
-pub use connection::{Connection, Reads};
+pub use connection::{
+    Connection, Reads, refuse_transaction_pooling,
+    servers::{first_host, with_hosts_of},
+};
 pub use db::{Change, Db, Storage, changed};
 pub use fault::{fault, is_locked, is_unique_violation, lost_race};
 pub use file_check::FileCheck;

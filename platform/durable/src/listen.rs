@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Executor, postgres::PgListener};
+use sqlx::{
+    Connection as _, Executor,
+    postgres::{PgListener, PgPoolOptions},
+};
 use tokio::{
     sync::broadcast,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Change, echoes::Echoes};
+use crate::{Change, connection::servers::Servers, echoes::Echoes};
 
 /// A connection that was silent for this time is pinged: something on the way may have dropped it.
 const PING_AFTER: Duration = Duration::from_secs(30);
@@ -54,7 +57,13 @@ async fn receive(
     changes: &broadcast::Sender<Change>,
 ) -> Result<(), sqlx::Error> {
     let connecting = async {
-        let mut listener = PgListener::connect(url).await?;
+        let servers = Servers::parse(url)?;
+        let (found, options) = servers.find().await?;
+        let _ = found.close().await;
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(options.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(channel).await?;
         Ok::<_, sqlx::Error>(listener)
     };

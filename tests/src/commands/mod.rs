@@ -5,6 +5,7 @@ mod installation;
 mod lost_databases;
 mod migrate_and_seed;
 mod operations;
+mod postgres_variants;
 mod several_processes;
 mod shutdown;
 mod startup_checks;
@@ -60,6 +61,7 @@ pub fn trials() -> Vec<Trial> {
         migrate_and_seed::trials(),
         several_processes::trials(),
         lost_databases::trials(),
+        postgres_variants::trials(),
     ]
     .into_iter()
     .flatten()

@@ -5,6 +5,7 @@
 
 mod counts;
 pub(crate) mod postgres;
+pub(crate) mod servers;
 pub(crate) mod sqlite;
 mod sqlite_error;
 
@@ -129,6 +130,19 @@ impl Connection {
             self.failed.store(true, Ordering::Relaxed);
         }
         done
+    }
+}
+
+/// Refuses a pooler in front of PostgreSQL that pools transactions: whatever belongs to a session would be another client's.
+///
+/// # Errors
+/// `unavailable`: with what to set, or naming what could not be reached.
+pub async fn refuse_transaction_pooling(storage: &Storage, module: &str) -> Result<(), Fault> {
+    match storage {
+        Storage::Sqlite { .. } => Ok(()),
+        Storage::Postgres { url, .. } => postgres::refuse_transaction_pooling(url)
+            .await
+            .map_err(|error| cannot_open(storage, module, &error)),
     }
 }
 

@@ -13,11 +13,12 @@ use sea_orm::{DbBackend, DbErr, RuntimeErr, Statement};
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection,
-    postgres::{PgConnectOptions, PgQueryResult, PgRow},
+    postgres::{PgQueryResult, PgRow},
     query::Query,
 };
 use tokio::{sync::Mutex, time::timeout};
 
+use super::servers::Servers;
 use crate::{Settings, fault};
 
 /// The timeout for opening a connection, and for waiting for a free one.
@@ -34,26 +35,37 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 const STATEMENTS: usize = 256;
 
 /// How to connect. `limits`: the server also ends what takes too long; migrations have none, because they may take long.
-pub(crate) fn options(
-    url: &str,
-    schema: &str,
-    module: &str,
-    limits: Option<&Settings>,
-) -> Result<PgConnectOptions, DbErr> {
-    let options: PgConnectOptions = url.parse().map_err(failed)?;
-    let options = options
-        .application_name(&format!("banyan-{module}"))
-        .statement_cache_capacity(STATEMENTS)
-        .options([("search_path", format!("\"{schema}\""))]);
-    let Some(settings) = limits else { return Ok(options) };
+pub(crate) fn options(url: &str, schema: &str, module: &str, limits: Option<&Settings>) -> Result<Servers, DbErr> {
+    let application = format!("banyan-{module}");
+    let servers = Servers::parse(url).map_err(failed)?;
+    let servers = servers
+        .map(|options| {
+            options
+                .application_name(&application)
+                .statement_cache_capacity(STATEMENTS)
+        })
+        .schema(schema);
+    let Some(settings) = limits else { return Ok(servers) };
     // A process that was suspended inside a transaction must not keep its locks for ever. The lock timeout is shorter than the job's, so that the job
     // can say why it failed.
     let job_ms = settings.limits.job_timeout.as_millis();
-    Ok(options.options([
+    let limits = [
         ("lock_timeout", job_ms * 4 / 5),
         ("statement_timeout", job_ms * 10),
         ("idle_in_transaction_session_timeout", job_ms * 10),
-    ]))
+    ];
+    Ok(limits
+        .into_iter()
+        .fold(servers, |servers, (name, ms)| servers.set(name, &ms.to_string())))
+}
+
+/// Refuses a pooler in front of PostgreSQL that does not keep sessions.
+pub(crate) async fn refuse_transaction_pooling(url: &str) -> Result<(), DbErr> {
+    let check = async { Servers::parse(url)?.refuse_transaction_pooling().await };
+    let checked = timeout(CONNECT_LIMIT * 2, check).await;
+    checked
+        .unwrap_or_else(|_| Err(silent(CONNECT_LIMIT * 2)))
+        .map_err(failed)
 }
 
 /// A session with the server.
@@ -66,9 +78,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    async fn open(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+    async fn open(servers: &Servers) -> Result<Self, sqlx::Error> {
         Ok(Session {
-            raw: PgConnection::connect_with(options).await?,
+            raw: servers.connect().await?,
             in_transaction: false,
             broken: false,
         })
@@ -103,7 +115,7 @@ fn failed(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
-pub(crate) struct Manager(PgConnectOptions);
+pub(crate) struct Manager(Servers);
 
 impl managed::Manager for Manager {
     type Type = Session;
@@ -130,8 +142,8 @@ pub(crate) struct Pool(managed::Pool<Manager>);
 
 impl Pool {
     /// Opens one session, so that a wrong URL shows at once.
-    pub async fn open(options: PgConnectOptions, connections: u32) -> Result<Self, DbErr> {
-        let built = managed::Pool::builder(Manager(options))
+    pub async fn open(servers: Servers, connections: u32) -> Result<Self, DbErr> {
+        let built = managed::Pool::builder(Manager(servers))
             .max_size(connections.max(1) as usize)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts {
@@ -285,8 +297,8 @@ impl Connection {
     }
 
     /// A connection outside of any pool. Its statements have no limit.
-    pub async fn open(options: PgConnectOptions) -> Result<Self, DbErr> {
-        let opening = timeout(CONNECT_LIMIT, Session::open(&options)).await;
+    pub async fn open(servers: Servers) -> Result<Self, DbErr> {
+        let opening = timeout(CONNECT_LIMIT, Session::open(&servers)).await;
         let session = opening.unwrap_or_else(|_| Err(silent(CONNECT_LIMIT))).map_err(failed)?;
         Ok(Connection::on(Held::Own(session)))
     }

@@ -1,9 +1,14 @@
 //! Where each module's data is, who may open it, and how it is brought up to date.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context, bail};
-use banyan_durable::{Db, Schema, Storage, installation, migrate};
+use banyan_durable::{
+    Db, Schema, Storage, first_host, installation, migrate, refuse_transaction_pooling, with_hosts_of,
+};
 use hmac::{Hmac, Mac};
 use secrecy::ExposeSecret;
 use sha2::Sha256;
@@ -114,7 +119,8 @@ impl Login {
     /// The role carries the database's name, because roles belong to the whole server. Its password is derived from that of `url`, so that
     /// every process with the settings can compute it, and it is stored nowhere.
     fn of(url: &str, module: &str) -> anyhow::Result<Self> {
-        let mut url = Url::parse(url).context("database.url is not a URL")?;
+        let original = url;
+        let mut url = Url::parse(&first_host(original)).context("database.url is not a URL")?;
         let database = url.path().trim_start_matches('/').to_owned();
         let role = format!("{database}_{module}");
         if role.len() > ROLE_BYTES {
@@ -133,7 +139,7 @@ impl Login {
         Ok(Login {
             role,
             password,
-            url: url.to_string(),
+            url: with_hosts_of(url.as_str(), original),
         })
     }
 }
@@ -180,8 +186,15 @@ impl<'a> Data<'a> {
     /// An unreachable database; a damaged file.
     pub async fn members(&self) -> anyhow::Result<Members> {
         let mut places = Vec::new();
+        let mut reached = BTreeSet::new();
         for Owner { module, name } in self.owners() {
             let storage = storage(self.settings, module, name)?;
+            if reached.insert(url_of(self.settings, module)) {
+                let refused = refuse_transaction_pooling(&storage, name).await;
+                refused
+                    .map_err(|fault| anyhow::anyhow!("{}", fault.detail))
+                    .with_context(|| self.how_to_reach(module, &storage))?;
+            }
             let found = installation::look(&storage, name).await;
             let found = found
                 .map_err(|fault| anyhow::anyhow!("{}", fault.detail))
