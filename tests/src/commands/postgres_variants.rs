@@ -207,7 +207,7 @@ async fn sslmode_is_obeyed() {
         .expect(1)
         .stderr_contains(&["TLS", "database.url"]);
     // A certificate made by the server's own user, in its directory.
-    let make = "openssl req -new -x509 -days 2 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout server.key -out server.crt 2>/dev/null && cat server.crt";
+    let make = "openssl req -new -x509 -days 2 -nodes -subj /CN=localhost -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout server.key -out server.crt 2>/dev/null && cat server.crt";
     sql(&server.url(), "create table public.certificate (line text)").await;
     sql(&server.url(), &format!("copy public.certificate from program '{make}'")).await;
     let connection = data::connect(&PathBuf::new(), Some(&server.url()), "public").await;
