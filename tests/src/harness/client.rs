@@ -98,8 +98,9 @@ impl Client {
     }
 
     pub async fn log_in_with(&self, email: &str, password: &str) -> Client {
+        let body = json!({"email": email, "password": password});
         let session = self
-            .post("/api/v1/sessions", &json!({"email": email, "password": password}))
+            .send_when_available(Method::POST, "/api/v1/sessions", &[], Some(&body))
             .await
             .expect(201)
             .json();
@@ -151,7 +152,7 @@ impl Client {
             .unwrap_or_else(|error| panic!("{path}: {error:?}"))
     }
 
-    /// As [`send`](Self::send), but made again while a module is unavailable.
+    /// As [`send`](Self::send), but made again while a module is unavailable or does not respond in time: only for what may be done twice.
     pub async fn send_when_available(
         &self,
         method: Method,
@@ -162,7 +163,7 @@ impl Client {
         let started = Instant::now();
         loop {
             let response = self.send(method.clone(), path, headers, body).await;
-            if response.status != 503 || started.elapsed() > AVAILABLE_LIMIT {
+            if ![503, 504].contains(&response.status) || started.elapsed() > AVAILABLE_LIMIT {
                 return response;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -337,12 +337,11 @@ fn what_has_nothing_to_add_to_an_order_has_nothing_to_add_later() {
             nothing.extend([order.ship(SHIPMENT, "T1") == Ok(None), order.deliver() == Ok(None)]);
             nothing
         };
-        for length in 1..history.len() {
+        for (length, event) in history.iter().enumerate().skip(1) {
             let (before, after) = (rules(length), rules(length + 1));
             assert!(
                 before.iter().zip(&after).all(|(before, after)| !before || *after),
-                "{:?}: {before:?}, then {after:?}",
-                history[length]
+                "{event:?}: {before:?}, then {after:?}"
             );
         }
     }
