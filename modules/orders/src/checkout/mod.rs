@@ -313,9 +313,11 @@ fn event_of_undo(
     }
     let order = stream.order();
     match step? {
+        // A declined payment had nothing to void.
         Step::AuthorisePayment => order
             .payment
             .as_ref()
+            .filter(|payment| !payment.is_declined())
             .map(|payment| OrderEvent::PaymentVoided { payment_id: payment.id }),
         Step::ScheduleShipment => order.shipment.as_ref().map(|shipment| OrderEvent::ShipmentCancelled {
             shipment_id: shipment.id,

@@ -2,14 +2,19 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use banyan_core::{Call, Timestamp};
+use banyan_durable::Progress;
+use strum::VariantArray;
 use uuid::Uuid;
 
-use strum::VariantArray;
-
-use super::steps::{Checkout, Next, Situation, Step, StepOutcome};
+use super::{
+    event_of_undo,
+    steps::{Checkout, Next, Situation, Step, StepOutcome},
+};
 use crate::{
-    event::{CancelReason, Line},
+    event::{CancelReason, Line, OrderEvent},
     order::tests::placement,
+    stream::EventStream,
 };
 
 fn checkout(attempted: &[Step]) -> Checkout {
@@ -456,4 +461,32 @@ fn every_interleaving_ends_with_everything_done_or_everything_undone() {
         explorer.seen.len()
     );
     assert!(explorer.confirmed > 0 && explorer.ends > explorer.confirmed);
+}
+
+/// The decline may be known from the payment's event, before the checkout got its response.
+#[test]
+fn the_undo_of_an_authorisation_voids_no_payment_that_was_declined() {
+    let payment_id = Uuid::from_u128(2);
+    let voided = |known: OrderEvent| {
+        let placed = OrderEvent::Placed(Box::new(placement()));
+        let mut stream = EventStream::begin(Uuid::from_u128(9), placed, Timestamp::from_ms(7)).unwrap();
+        stream.record(known);
+        let saga = Progress {
+            id: Uuid::from_u128(1),
+            business_key: "9".to_owned(),
+            state: checkout(&[Step::AuthorisePayment]),
+            step: Step::AuthorisePayment.into_str().to_owned(),
+            compensating: true,
+            deadline_passed: false,
+            signal: None,
+            call: Call::by_module("orders"),
+        };
+        event_of_undo(&saga, Some(Step::AuthorisePayment), &StepOutcome::Done, &stream)
+    };
+    let code = "card_declined".to_owned();
+    assert_eq!(voided(OrderEvent::PaymentDeclined { payment_id, code }), None);
+    assert_eq!(
+        voided(OrderEvent::PaymentAuthorised { payment_id }),
+        Some(OrderEvent::PaymentVoided { payment_id })
+    );
 }

@@ -63,6 +63,12 @@ pub struct Payment {
     refunded: i64,
 }
 
+impl Payment {
+    pub fn is_declined(&self) -> bool {
+        self.stage == DECLINED
+    }
+}
+
 /// How far the order's shipment is known to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shipment {
@@ -382,6 +388,9 @@ impl Order {
     }
 }
 
+/// The stage of a payment that was declined.
+const DECLINED: u8 = 4;
+
 /// What an event says about the payment. A higher stage cannot be followed by a lower one.
 fn payment_after(event: &OrderEvent) -> Option<Payment> {
     let (id, stage, refunded) = match event {
@@ -390,7 +399,7 @@ fn payment_after(event: &OrderEvent) -> Option<Payment> {
         OrderEvent::PaymentRefunded {
             payment_id, refunded, ..
         } => (*payment_id, 3, refunded.amount),
-        OrderEvent::PaymentDeclined { payment_id, .. } => (*payment_id, 4, 0),
+        OrderEvent::PaymentDeclined { payment_id, .. } => (*payment_id, DECLINED, 0),
         OrderEvent::PaymentVoided { payment_id } => (*payment_id, 5, 0),
         _ => return None,
     };
