@@ -1,8 +1,9 @@
 //! Where a shop's data is for the length of a run: a directory, or a database of its own in a PostgreSQL server.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, raw_sql};
 use uuid::Uuid;
 
@@ -32,10 +33,7 @@ impl Postgres {
         let unique = &Uuid::new_v4().simple().to_string()[..12];
         let name = format!("banyan_load_{}_{unique}", std::process::id());
         let mut admin = self.open(&self.url).await?;
-        self.created
-            .lock()
-            .expect("no panic while it is held")
-            .push(name.clone());
+        self.created.lock().push(name.clone());
         raw_sql(AssertSqlSafe(format!("create database {name}")))
             .execute(&mut admin)
             .await?;
@@ -74,7 +72,7 @@ impl Postgres {
 
     /// Drops every database the driver has created, with the logins of the shops in them, which belong to the server.
     pub async fn drop_databases(&self) -> anyhow::Result<()> {
-        let created = std::mem::take(&mut *self.created.lock().expect("no panic while it is held"));
+        let created = std::mem::take(&mut *self.created.lock());
         if created.is_empty() {
             return Ok(());
         }

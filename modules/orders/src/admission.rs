@@ -15,7 +15,7 @@ const ROOM_FOR: Duration = Duration::from_secs(1);
 
 /// Counts what is under way only after some orders: half of what was free at the last look is given away without another.
 pub struct Admission {
-    /// The maximum number of unfinished checkouts; 0: there is none.
+    /// The maximum number of unfinished checkouts; 0 disables it.
     limit: u64,
     room: Mutex<Room>,
 }

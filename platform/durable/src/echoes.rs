@@ -21,7 +21,7 @@ pub(crate) struct Echoes(Arc<Mutex<HashMap<Arc<str>, VecDeque<Instant>>>>);
 
 impl Echoes {
     /// A notification is about to be sent.
-    pub fn expect(&self, topic: &Arc<str>, now: Instant) {
+    pub fn sent(&self, topic: &Arc<str>, now: Instant) {
         let mut expected = self.0.lock();
         if expected.len() >= TOPICS {
             expected.clear();
@@ -32,14 +32,14 @@ impl Echoes {
     /// Whether a notification that was received is the echo of one that was sent.
     pub fn take(&self, topic: &str, now: Instant) -> bool {
         let mut expected = self.0.lock();
-        let Some(sent) = expected.get_mut(topic) else {
+        let Some(times) = expected.get_mut(topic) else {
             return false;
         };
-        while sent.front().is_some_and(|at| now.duration_since(*at) > LIMIT) {
-            sent.pop_front();
+        while times.front().is_some_and(|at| now.duration_since(*at) > LIMIT) {
+            times.pop_front();
         }
-        let found = sent.pop_front().is_some();
-        if sent.is_empty() {
+        let found = times.pop_front().is_some();
+        if times.is_empty() {
             expected.remove(topic);
         }
         found
@@ -59,8 +59,8 @@ mod tests {
     fn each_echo_is_taken_once_and_those_of_other_processes_are_not() {
         let (echoes, topic, now) = (Echoes::default(), Arc::<str>::from("outbox"), Instant::now());
         assert!(!echoes.take("outbox", now));
-        echoes.expect(&topic, now);
-        echoes.expect(&topic, now);
+        echoes.sent(&topic, now);
+        echoes.sent(&topic, now);
         assert!(!echoes.take("saga", now));
         assert!(echoes.take("outbox", now) && echoes.take("outbox", now));
         assert!(!echoes.take("outbox", now), "the third is of another process");
@@ -69,9 +69,9 @@ mod tests {
     #[test]
     fn an_echo_that_was_lost_is_not_expected_for_long() {
         let (echoes, topic, now) = (Echoes::default(), Arc::<str>::from("outbox"), Instant::now());
-        echoes.expect(&topic, now);
+        echoes.sent(&topic, now);
         assert!(!echoes.take("outbox", now + 2 * LIMIT));
-        echoes.expect(&topic, now);
+        echoes.sent(&topic, now);
         echoes.clear();
         assert!(!echoes.take("outbox", now));
     }

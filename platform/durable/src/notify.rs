@@ -38,7 +38,7 @@ impl Notifier {
                 }
                 let distinct: BTreeSet<Arc<str>> = waiting.drain(..).collect();
                 let now = Instant::now();
-                distinct.iter().for_each(|topic| echoes.expect(topic, now));
+                distinct.iter().for_each(|topic| echoes.sent(topic, now));
                 if let Err(error) = pool.read_all(&notification(&channel, &distinct)).await {
                     tracing::debug!(%channel, %error, "other processes could not be notified; they will poll");
                 }

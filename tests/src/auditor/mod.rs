@@ -52,7 +52,7 @@ pub async fn stuck(databases: &Databases) -> Vec<String> {
     stuck
 }
 
-/// Work that is still in progress; empty when there is none.
+/// Work that is still in progress.
 pub async fn unfinished(databases: &Databases) -> Vec<String> {
     let mut pending = Vec::new();
     for module in MODULES {
