@@ -3,10 +3,12 @@
 //! - The rules are pure: [`payment`](mod@payment) (what may happen), [`ledger`] (double entry).
 //! - A command goes through two transactions with the provider's call between them: `commands/begin.rs` (started), `commands/calls.rs`,
 //!   `commands/record.rs` (completed). RELIABILITY.md, Money commands in payments, says why.
+//! - `books/` compares our books with the provider's.
 //! - `sandbox/` is a provider that needs no account; it keeps its own books.
 //!
 //! Architecture invariant: no provider call inside a transaction, and no response of the provider recorded anywhere but in `commands/record.rs`.
 
+mod books;
 mod commands;
 mod http;
 mod ledger;
@@ -31,8 +33,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{
+    books::{Books, Comparison},
     provider::{ProviderConfig, Totals},
-    reconcile::{Books, Comparison},
     schema::SCHEMA,
     settings::{SandboxSettings, Settings},
     timing::Timing,
@@ -83,14 +85,15 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         Sandbox::open(&books, db.settings(), &settings, timing, clock, ids, secrets.as_ref()).await?;
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings, timing));
     let webhooks = Arc::new(Mutex::new(webhooks));
-    let (receiver, reconciler) = (service.clone(), service.clone());
+    let (receiver, reconciler, comparer) = (service.clone(), service.clone(), service.clone());
     let machinery = Machinery::new(db)
         .worker("sandbox-webhooks", move |stop| {
             receive_sandbox_webhooks(receiver.clone(), webhooks.clone(), stop)
         })
         .worker("payments-reconciler", move |stop| {
             reconcile::run(reconciler.clone(), stop)
-        });
+        })
+        .worker("payments-books", move |stop| books::run(comparer.clone(), stop));
     Ok(Offers {
         routes: http::routes(service.clone()),
         machinery,

@@ -8,6 +8,8 @@ use shared_kernel::Money;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::ledger::Movement;
+
 /// Which provider moves the money.
 #[derive(Clone, Debug)]
 pub enum ProviderConfig {
@@ -41,8 +43,46 @@ pub trait Provider: Send + Sync + 'static {
     /// `invalid_signature` (unauthenticated), `malformed_webhook`.
     fn read_webhook(&self, signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault>;
 
-    /// The provider's own totals, per currency, ordered by currency.
+    /// What it booked in the period, in the order of time and reference, at most `limit`; from the position on that is behind `after`.
+    async fn list_movements(
+        &self,
+        period: Period,
+        after: Option<Position>,
+        limit: u64,
+    ) -> Result<Vec<BookedMovement>, Fault>;
+
+    /// What it booked for the command with this key.
+    async fn find_movement(&self, key: Uuid) -> Result<Option<BookedMovement>, Fault>;
+
+    /// The provider's own totals, per currency, ordered by currency. Reads everything: for tests and auditors.
     async fn totals(&self) -> Result<Vec<Totals>, Fault>;
+}
+
+/// A part of the provider's time: from the first moment until before the second one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    pub from: Timestamp,
+    pub until: Timestamp,
+}
+
+/// A place in the provider's books: when a movement was booked, and its reference.
+pub type Position = (Timestamp, Uuid);
+
+/// A movement of money in the provider's books. It stays as it was booked: what a provider corrects, it books anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BookedMovement {
+    /// The key of the command that moved it.
+    pub reference: Uuid,
+    pub kind: Movement,
+    pub amount: Money,
+    /// By the provider's clock.
+    pub booked_at: Timestamp,
+}
+
+impl BookedMovement {
+    pub fn position(&self) -> Position {
+        (self.booked_at, self.reference)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,5 +17,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0003_payments_refunds",
             up: include_str!("../migrations/m0003_refunds.sql"),
         },
+        Migration {
+            name: "m0004_payments_books",
+            up: include_str!("../migrations/m0004_books.sql"),
+        },
     ],
 };

@@ -4,6 +4,7 @@
 //! idempotent by key, it may not respond although it acted, and it reports every outcome again by a signed webhook. Its books and ours can
 //! therefore disagree after a crash, which is what the protocol around them is for.
 
+mod movements;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{Kind, fingerprint},
-    provider::{AuthorisationRequest, Provider, Response, Totals, WebhookEvent},
+    provider::{AuthorisationRequest, BookedMovement, Period, Position, Provider, Response, Totals, WebhookEvent},
     settings::Settings,
     timing::Timing,
     webhook,
@@ -129,6 +130,12 @@ impl Sandbox {
                 tracing::debug!(%key, "a webhook of the sandbox provider was dropped; the reconciler finds the outcome");
             }
         });
+    }
+
+    /// Its own database.
+    #[cfg(test)]
+    pub fn books(&self) -> &Db {
+        &self.books
     }
 
     #[cfg(test)]
@@ -268,6 +275,19 @@ impl Provider for Sandbox {
 
     fn read_webhook(&self, signature: &str, body: &[u8], now: Timestamp) -> Result<WebhookEvent, Fault> {
         webhook::read(self.secret.expose_secret().as_bytes(), signature, body, now)
+    }
+
+    async fn list_movements(
+        &self,
+        period: Period,
+        after: Option<Position>,
+        limit: u64,
+    ) -> Result<Vec<BookedMovement>, Fault> {
+        movements::list(&self.books, period, after, limit).await
+    }
+
+    async fn find_movement(&self, key: Uuid) -> Result<Option<BookedMovement>, Fault> {
+        movements::find(&self.books, key).await
     }
 
     async fn totals(&self) -> Result<Vec<Totals>, Fault> {

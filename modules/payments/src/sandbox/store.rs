@@ -57,6 +57,10 @@ create table if not exists refund (
     created_at bigint not null
 );
 create index if not exists refund_by_authorisation on refund (authorisation_id);
+create index if not exists authorisation_by_time on authorisation (created_at, key);
+create index if not exists capture_by_time on capture (created_at, key);
+create index if not exists void_by_time on void (created_at, key);
+create index if not exists refund_by_time on refund (created_at, key);
 ";
 
 /// Creates the tables, and on PostgreSQL the schema, unless they exist.

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,8 +29,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    provider::{AuthorisationRequest, Provider, Response, Totals, WebhookEvent},
-    reconcile::Books,
+    books::Books,
+    provider::{AuthorisationRequest, BookedMovement, Period, Position, Provider, Response, Totals, WebhookEvent},
     sandbox::Sandbox,
     service::Service,
     settings::Settings,
@@ -135,6 +135,8 @@ impl Home {
             failures: Mutex::default(),
             repairs: watch::Sender::default(),
             requests: AtomicUsize::new(0),
+            books_closed: AtomicBool::new(false),
+            pages: AtomicUsize::new(0),
         });
         Shop {
             service: Arc::new(Service::new(db.clone(), provider.clone(), settings, timing)),
@@ -221,6 +223,10 @@ pub struct UnreliableProvider {
     failures: Mutex<VecDeque<(Failure, u64)>>,
     repairs: watch::Sender<u64>,
     requests: AtomicUsize,
+    /// Whether its lists of movements cannot be read.
+    pub books_closed: AtomicBool,
+    /// The pages of its books that were read.
+    pub pages: AtomicUsize,
 }
 
 impl UnreliableProvider {
@@ -302,6 +308,23 @@ impl Provider for UnreliableProvider {
         self.sandbox.read_webhook(signature, body, now)
     }
 
+    async fn list_movements(
+        &self,
+        period: Period,
+        after: Option<Position>,
+        limit: u64,
+    ) -> Result<Vec<BookedMovement>, Fault> {
+        if self.books_closed.load(Ordering::SeqCst) {
+            return Err(Fault::unavailable("The provider's books cannot be read now."));
+        }
+        self.pages.fetch_add(1, Ordering::SeqCst);
+        self.sandbox.list_movements(period, after, limit).await
+    }
+
+    async fn find_movement(&self, key: Uuid) -> Result<Option<BookedMovement>, Fault> {
+        self.sandbox.find_movement(key).await
+    }
+
     async fn totals(&self) -> Result<Vec<Totals>, Fault> {
         self.sandbox.totals().await
     }
@@ -341,7 +364,7 @@ impl Order {
         Order::paying_by("pm_card_visa")
     }
 
-    fn command(&self, step: &str) -> String {
+    pub fn command(&self, step: &str) -> String {
         Uuid::new_v5(&self.commands, step.as_bytes()).to_string()
     }
 
