@@ -49,7 +49,7 @@ pub struct Walked {
     pub is_whole: bool,
 }
 
-/// Compares all movements that the provider booked in the period, in at most so many pages. After each page it pauses for as long as the page took, so that
+/// Compares all movements that the provider booked in the period, in at most `pages` pages. After each page it pauses for as long as the page took, so that
 /// however much there is to compare, customers get their share of the machine. `patient`: a command may still get its outcome.
 pub async fn walk(service: &Service, period: Period, pages: u64, patient: bool) -> Result<Walked, Fault> {
     let mut walked = Walked::default();

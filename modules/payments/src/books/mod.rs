@@ -43,7 +43,7 @@ const CLOSED_AFTER: Duration = Duration::from_secs(3_600);
 /// A command whose outcome is unknown holds a period back this long, counted from the period's end. The reconciler asks for it every minute, so by then it is
 /// broken, and its movement a difference.
 const HELD_BACK_FOR: Duration = Duration::from_secs(4 * 3_600);
-/// If no round has come to its end for so long, an operator is told. An hour's outage of a provider's reports, or the first rounds of a large shop, which may
+/// An operator is told if no round has come to its end for this time. An hour's outage of a provider's reports, or the first rounds of a large shop, which may
 /// take hours with a distant provider, need nobody.
 const OVERDUE_AFTER: Duration = Duration::from_secs(6 * 3_600);
 /// The minimum time between two comparisons of a sealed period.

@@ -4,7 +4,6 @@
 //! idempotent by key, it may not respond although it acted, and it reports every outcome again by a signed webhook. Its books and ours can
 //! therefore disagree after a crash, which is what the protocol around them is for.
 
-mod movements;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -283,11 +282,11 @@ impl Provider for Sandbox {
         after: Option<Position>,
         limit: u64,
     ) -> Result<Vec<BookedMovement>, Fault> {
-        movements::list(&self.books, period, after, limit).await
+        store::movements::list(&self.books, period, after, limit).await
     }
 
     async fn find_movement(&self, key: Uuid) -> Result<Option<BookedMovement>, Fault> {
-        movements::find(&self.books, key).await
+        store::movements::find(&self.books, key).await
     }
 
     async fn totals(&self) -> Result<Vec<Totals>, Fault> {

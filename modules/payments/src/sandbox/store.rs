@@ -1,5 +1,7 @@
 //! The sandbox provider's books: every request with its key, and every effect it had. An auditor may read them beside ours.
 
+pub mod movements;
+
 use banyan_core::Fault;
 use banyan_durable::{Db, Storage, Tx, fault, lost_race};
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
