@@ -15,7 +15,7 @@ mod settings;
 mod store;
 mod templates;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Clock, Ids};
 use notifications_contract::Notifications;
@@ -27,6 +27,11 @@ use service::Service;
 
 pub use schema::SCHEMA;
 pub use settings::Settings;
+
+/// A notification stands in its user's list for 90 days, and is then deleted: the mail itself is with the user, and nobody reads a list of last year.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// The number of mails deleted in one transaction, so that those to be sent never wait long for it.
+const DELETED_AT_ONCE: u64 = 500;
 
 /// What the module requires.
 pub struct Needs {
@@ -65,6 +70,10 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     ));
     let machinery = banyan_durable::Machinery::new(needs.db.clone())
         .reactions(reactions::reactions(needs.db, &service))
+        .expire(|tx, now| async move {
+            let deleted = store::queue::delete_ended(&tx, now.minus(KEPT_FOR), DELETED_AT_ONCE).await?;
+            Ok(deleted == DELETED_AT_ONCE)
+        })
         .worker("mail", move |stop| {
             let worker = worker.clone();
             async move { worker.run(stop).await }

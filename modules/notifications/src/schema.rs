@@ -13,5 +13,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_notifications_due_mails",
             up: include_str!("../migrations/m0002_due_mails.sql"),
         },
+        Migration {
+            name: "m0003_notifications_ended_mails",
+            up: include_str!("../migrations/m0003_ended_mails.sql"),
+        },
     ],
 };

@@ -99,3 +99,37 @@ async fn a_mail_from_before_the_clock_was_set_back_is_sent() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn mails_are_deleted_after_ninety_days_unless_they_are_still_queued() {
+    on_both(notifications::SCHEMA, |db| async move {
+        let mut module = Module::open(db.clone(), quick()).await;
+        let [old, young, queued] = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
+        for (user, status, days) in [(old, "captured", 91), (young, "captured", 89), (queued, "queued", 91)] {
+            module.welcome(user).await;
+            let aged = db.write((), move |tx, ()| async move {
+                let at = tx.clock().now().as_ms() - days * 86_400_000;
+                // A queued mail that is not due yet stays so.
+                let sql = format!(
+                    "update notification set status = '{status}', recipient = 'a@b', created_at = {at}, next_attempt_at = {}
+                     where created_at > {}",
+                    tx.database_now().await?.as_ms() + 20_000,
+                    tx.clock().now().as_ms() - 60_000
+                );
+                tx.conn().execute_unprepared(&sql).await.map_err(banyan_durable::fault)
+            });
+            aged.await.unwrap();
+        }
+        module.run();
+        let mails = async |user| module.list(user).await.len();
+        for _ in 0..1_000 {
+            if mails(old).await == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!((mails(old).await, mails(young).await, mails(queued).await), (0, 1, 1));
+        module.stop().await;
+    })
+    .await;
+}

@@ -1,5 +1,7 @@
 //! Carts: drafts of orders. A cart is visible to its customer alone.
 
+use std::time::Duration;
+
 use banyan_core::{Call, Fault, FaultKind, Timestamp};
 use banyan_durable::Tx;
 use catalog_contract::Product;
@@ -18,6 +20,11 @@ use crate::{
     stream::EventStream,
     views::OrderView,
 };
+
+/// A cart that nobody has changed for 90 days is abandoned, and is deleted. It holds nothing: prices and stock are of the moment of its checkout.
+pub const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// The number of carts deleted in one transaction: each may have many changes.
+pub const DELETED_AT_ONCE: u64 = 50;
 
 /// A cart. Names and prices are the catalog's of this moment, and become the order's when it is checked out.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

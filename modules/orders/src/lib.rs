@@ -96,6 +96,10 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let sagas = Sagas::new(db.clone()).with(checkout).with(cancellation);
     let machinery = Machinery::new(db.clone())
         .reactions(reactions::reactions(db.clone(), &memory))
+        .expire(|tx, now| async move {
+            let deleted = store::carts::delete_abandoned(tx.conn(), now.minus(carts::KEPT_FOR), carts::DELETED_AT_ONCE);
+            Ok(deleted.await? == carts::DELETED_AT_ONCE)
+        })
         .sagas(sagas);
     let routes = http::routes(service.clone(), Views::new(db));
     Ok(Offers {

@@ -17,5 +17,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0003_orders_lists",
             up: include_str!("../migrations/m0003_lists.sql"),
         },
+        Migration {
+            name: "m0004_orders_open_carts",
+            up: include_str!("../migrations/m0004_open_carts.sql"),
+        },
     ],
 };

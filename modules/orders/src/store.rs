@@ -1,5 +1,7 @@
 //! Events and views as rows.
 
+pub mod carts;
+
 use std::collections::BTreeMap;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
@@ -146,9 +148,19 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result
         (Some(model), Some(version)) => insert_and_update(conn, events, &model, version).await,
         (Some(model), None) => {
             insert(conn, &events).await?;
+            if stream.ends_cart() {
+                carts::close(conn, stream.id()).await?;
+            }
             write_views(conn, &[model]).await
         }
-        (None, _) => insert(conn, &events).await,
+        (None, _) => {
+            insert(conn, &events).await?;
+            match stream.fresh() {
+                [first, ..] if first.version == 1 => carts::open(conn, stream.id(), first.at).await,
+                [.., last] => carts::touch(conn, stream.id(), last.at).await,
+                [] => Ok(()),
+            }
+        }
     }
 }
 

@@ -104,6 +104,12 @@ impl EventStream {
         &self.fresh
     }
 
+    /// Whether an event to store turns a cart into an order.
+    pub fn ends_cart(&self) -> bool {
+        let places = |recorded: &Recorded| matches!(recorded.event, OrderEvent::Placed(_)) && recorded.version > 1;
+        self.fresh.iter().any(places)
+    }
+
     /// When its first event was recorded; for a placed order, when it was placed.
     pub fn begun_at(&self) -> Timestamp {
         self.begun_at

@@ -13,5 +13,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_shipping_status_times",
             up: include_str!("../migrations/m0002_status_times.sql"),
         },
+        Migration {
+            name: "m0003_shipping_command",
+            up: include_str!("../migrations/m0003_command.sql"),
+        },
     ],
 };

@@ -90,11 +90,15 @@ impl Service {
         &self,
         tx: &Tx,
         call: &Call,
-        id: Uuid,
+        (id, command): (Uuid, Uuid),
         consignment: Consignment,
     ) -> Result<ShipmentReference, Fault> {
         let shipment = Shipment::schedule(id, consignment, self.clock.now());
-        if !store::insert(tx.conn(), &shipment).await? {
+        if !store::insert(tx.conn(), &shipment, command).await? {
+            // The command may be forgotten; its shipment never is.
+            if let Some(known) = store::find_scheduled_by(tx.conn(), shipment.order_id, command).await? {
+                return Ok(reference(known));
+            }
             return Err(Fault::conflict("shipment_exists", "The order already has a shipment."));
         }
         publish(tx, call, &shipment).await?;
@@ -139,15 +143,15 @@ impl Service {
 impl Shipping for Service {
     async fn schedule_shipment(&self, call: &Call, request: ScheduleShipment) -> Result<Schedule, Fault> {
         let consignment = consignment_of(&request)?;
-        let id = self.ids.new_id();
-        let command = command(SCHEDULE, &request.command_id, &request)?.expecting(&reference(id))?;
+        let ids = (self.ids.new_id(), parse_id("command_id", &request.command_id)?);
+        let command = command(SCHEDULE, &request.command_id, &request)?.expecting(&reference(ids.0))?;
         let context = (self.clone(), call.clone(), consignment);
         let memory = once(
             &self.db,
             command,
             context,
             move |tx, (service, call, consignment)| async move {
-                service.schedule(&tx, &call, id, consignment).await.map(Outcome::Done)
+                service.schedule(&tx, &call, ids, consignment).await.map(Outcome::Done)
             },
         );
         let outcome = match memory.await? {
@@ -180,13 +184,16 @@ impl Shipping for Service {
             );
             return completed(memory.await?);
         }
-        let undoes = (SCHEDULE, parse_id("undoes", &undoes)?.to_string());
+        let schedule = parse_id("undoes", &undoes)?;
+        let undoes = (SCHEDULE, schedule.to_string());
         let undone = undo_once(
             &self.db,
             command,
             undoes,
             context,
-            move |tx, (service, call, (reason, comment)), took_effect| async move {
+            move |tx, (service, call, (reason, comment)), is_remembered| async move {
+                let took_effect =
+                    is_remembered || store::find_scheduled_by(tx.conn(), order_id, schedule).await?.is_some();
                 let cancellation = if took_effect {
                     service.cancel(&tx, &call, order_id).await?
                 } else {
@@ -234,13 +241,11 @@ async fn audit_cancellation(
     audit_operator(tx, &call.actor, CANCEL, &target, reason.as_deref(), comment.as_deref()).await
 }
 
-/// The id is normalised, so that one command cannot hide behind two spellings.
+/// The id is normalised, so that one command cannot hide behind two spellings. Shipments stay for ever, and know by their status and their command's id what
+/// was done to them.
 fn command(kind: &'static str, id: &str, request: &impl Message) -> Result<Command, Fault> {
-    Ok(Command::new(
-        kind,
-        parse_id("command_id", id)?.to_string(),
-        &request.encode_to_vec(),
-    ))
+    let id = parse_id("command_id", id)?.to_string();
+    Ok(Command::new(kind, id, &request.encode_to_vec()).remembered_by_its_aggregate())
 }
 
 /// The result of a command that the contract cannot undo.

@@ -33,6 +33,8 @@ mod shipment {
         pub dispatched_at: Option<i64>,
         pub delivered_at: Option<i64>,
         pub cancelled_at: Option<i64>,
+        /// The command that scheduled it; null in a row of an earlier version, whose commands are remembered for ever.
+        pub command_id: Option<Uuid>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -45,8 +47,8 @@ pub struct Filter {
     pub order_id: Option<Uuid>,
 }
 
-/// Inserts a new shipment; false if the order has one.
-pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<bool, Fault> {
+/// Inserts a new shipment, scheduled by this command; false if the order has one.
+pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment, command: Uuid) -> Result<bool, Fault> {
     let row = shipment::ActiveModel {
         id: Set(new.id),
         order_id: Set(new.order_id),
@@ -58,12 +60,25 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &Shipment) -> Result<bool,
         carrier: Set(new.carrier.clone()),
         version: Set(new.version),
         created_at: Set(new.created_at.as_ms()),
+        command_id: Set(Some(command)),
         ..Default::default()
     };
     let inserted = shipment::Entity::insert(row)
         .on_conflict_do_nothing_on([shipment::Column::OrderId])
         .exec_without_returning(conn);
     Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
+}
+
+/// The order's shipment, if this command scheduled it.
+pub async fn find_scheduled_by(
+    conn: &impl ConnectionTrait,
+    order_id: Uuid,
+    command: Uuid,
+) -> Result<Option<Uuid>, Fault> {
+    let query = shipment::Entity::find()
+        .filter(shipment::Column::OrderId.eq(order_id))
+        .filter(shipment::Column::CommandId.eq(command));
+    Ok(query.one(conn).await.map_err(fault)?.map(|row| row.id))
 }
 
 /// Stores the change that led to `next`. If another change came first, the transaction runs again.

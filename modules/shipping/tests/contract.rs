@@ -526,3 +526,57 @@ async fn an_operator_cancels_what_has_not_left_as_a_saga_does_and_leaves_an_audi
     })
     .await;
 }
+
+/// After 30 days the inbox forgets a command that took effect. A saga that was parked for longer may still repeat it, or undo it.
+#[tokio::test]
+async fn a_command_that_is_repeated_or_undone_after_it_was_forgotten_finds_its_shipment() {
+    on_both(shipping::SCHEMA, |db| async move {
+        let offers = open(db.clone()).await;
+        let shipping = &*offers.contract;
+        let forget = async || {
+            let forgotten = db.write((), |tx, ()| async move {
+                let sql = "delete from inbox where expires_at is not null";
+                sea_orm::ConnectionTrait::execute_unprepared(tx.conn(), sql)
+                    .await
+                    .map_err(banyan_durable::fault)
+            });
+            assert!(forgotten.await.unwrap().rows_affected() > 0);
+        };
+        let order = id();
+        let request = schedule(&order);
+        let first = shipping.schedule_shipment(&saga(), request.clone()).await.unwrap();
+        forget().await;
+        assert_eq!(shipping.schedule_shipment(&saga(), request.clone()).await, Ok(first));
+        let make_ready = ready(&order);
+        for _ in 0..2 {
+            shipping.ready_shipment(&saga(), make_ready.clone()).await.unwrap();
+            forget().await;
+        }
+        let of_another = schedule(&order);
+        let refused = shipping
+            .schedule_shipment(&saga(), of_another.clone())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code, "shipment_exists");
+        shipping.cancel_shipment(&saga(), undo_of(&of_another)).await.unwrap();
+        assert_eq!(
+            status(shipping, &order).await.as_deref(),
+            Some("ready"),
+            "the undo of another command"
+        );
+        for _ in 0..2 {
+            let undone = shipping.cancel_shipment(&saga(), undo_of(&request)).await.unwrap();
+            assert!(was_cancelled(&undone));
+            assert_eq!(status(shipping, &order).await.as_deref(), Some("cancelled"));
+            forget().await;
+        }
+        let late = shipping.schedule_shipment(&saga(), request).await.unwrap();
+        assert!(matches!(late.outcome, Some(schedule::Outcome::Undone(_))), "{late:?}");
+        assert_eq!(
+            events(&db).await,
+            ["ShipmentScheduled", "ShipmentReady", "ShipmentCancelled"],
+            "each took effect once"
+        );
+    })
+    .await;
+}

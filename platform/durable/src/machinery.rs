@@ -2,16 +2,17 @@
 
 use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use banyan_core::{Bus, Fault};
+use banyan_core::{Bus, Fault, Timestamp};
 use banyan_event_feed_contract::EventFeed;
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Db, Ops, Reactions, Sagas,
+    Db, Ops, Reactions, Sagas, Tx,
     feed::Feed,
-    gauges, lease, overdue, prune,
+    gauges, lease, overdue,
+    prune::{self, Expire},
     reactions::Deliveries,
     relay::Relay,
     subscribers::{self, Subscription},
@@ -34,6 +35,7 @@ pub struct Machinery {
     sagas: Option<Sagas>,
     subscribers: Vec<Subscription>,
     workers: Vec<(&'static str, Work)>,
+    expiries: Vec<Expire>,
 }
 
 impl Machinery {
@@ -44,6 +46,7 @@ impl Machinery {
             sagas: None,
             subscribers: Vec::new(),
             workers: Vec::new(),
+            expiries: Vec::new(),
         }
     }
 
@@ -70,6 +73,19 @@ impl Machinery {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.workers.push((name, Arc::new(move |stop| Box::pin(work(stop)))));
+        self
+    }
+
+    /// Ends rows of the module: `expire` deletes a portion of those that ended before it says, counted from the time it is given, by index and within a
+    /// second, and returns whether there may be more. One instance at a time calls it, again and again. The time follows the clock no faster than time can
+    /// have passed, so that a clock that jumps ahead deletes nothing early.
+    pub fn expire<F, Fut>(mut self, expire: F) -> Self
+    where
+        F: Fn(Tx, Timestamp) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, Fault>> + Send + 'static,
+    {
+        self.expiries
+            .push(Arc::new(move |tx, horizon| Box::pin(expire(tx, horizon))));
         self
     }
 
@@ -135,7 +151,7 @@ impl Machinery {
         let mut works = self.workers;
         works.push(("subscribers", subscribers::work(self.db.clone(), self.subscribers)));
         works.push(("overdue", overdue::work(self.db.clone())));
-        works.push(("prune", prune::work(self.db.clone())));
+        works.push(("prune", prune::work(self.db.clone(), self.expiries)));
         works.push(("gauges", gauges::work(self.db.clone())));
         if let Some(deliveries) = self.deliveries {
             works.push(("reactions", deliveries.work(feeds)));

@@ -19,8 +19,13 @@ pub struct Command {
     id: String,
     fingerprint: String,
     keep_for: Option<Duration>,
+    /// As `keep_for`, for a command that took effect.
+    keep_done_for: Option<Duration>,
     expected: Option<String>,
 }
+
+/// The time the row of a command is kept whose effect its aggregate remembers, too. Until then a repetition gets the very response of the first time.
+const KEEP_DONE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Command {
     /// `bytes` identifies the content of the command; the same id with other bytes is refused.
@@ -32,6 +37,7 @@ impl Command {
             id: id.into(),
             fingerprint,
             keep_for: None,
+            keep_done_for: None,
             expected: None,
         }
     }
@@ -53,6 +59,14 @@ impl Command {
     /// The time after which the command is forgotten. Without it the command is remembered for ever.
     pub fn keep_for(mut self, retention: Duration) -> Self {
         self.keep_for = Some(retention);
+        self
+    }
+
+    /// The command changes an aggregate that is never deleted, and whose state tells a repetition that it was carried out: it then does nothing, also if the
+    /// command is forgotten. So the command is forgotten 30 days after it took effect. A refusal, and a tombstone, which leave nothing in an aggregate, are
+    /// remembered for ever.
+    pub fn remembered_by_its_aggregate(mut self) -> Self {
+        self.keep_done_for = Some(KEEP_DONE);
         self
     }
 }
@@ -111,6 +125,7 @@ where
     match attempt {
         Err(fault) if fault.code == REFUSAL => {
             let refused = Command {
+                keep_done_for: None,
                 expected: Some(fault.detail),
                 ..command
             };
@@ -151,6 +166,7 @@ where
             id,
             fingerprint: String::new(),
             keep_for: None,
+            keep_done_for: None,
             expected: None,
         };
         let absent = claim(&tx, &tombstone, true).await?;
@@ -194,7 +210,8 @@ fn write_result(result: &impl Serialize) -> Result<String, Fault> {
 /// Inserts the command's row, with the result it is expected to have; false if there is one already. On PostgreSQL this waits for an equal command that is still running.
 async fn claim(tx: &Tx, command: &Command, tombstone: bool) -> Result<bool, Fault> {
     let now = tx.clock().now();
-    let expires_at = command.keep_for.map(|retention| now.plus(retention).as_ms());
+    let retention = command.keep_for.or(command.keep_done_for);
+    let expires_at = retention.map(|retention| now.plus(retention).as_ms());
     let inserted = tx
         .execute(
             "insert into inbox (kind, id, fingerprint, tombstone, created_at, expires_at, answer) values ($1, $2, $3, $4, $5, $6, $7)

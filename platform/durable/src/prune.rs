@@ -1,16 +1,20 @@
-//! Deletes what need not be kept any longer: expired commands, events sent and dead letters discarded long ago, and all of finished sagas but their
-//! outcome.
+//! Deletes what need not be kept any longer: expired commands, events sent and dead letters discarded long ago, all of finished sagas but their
+//! outcome, and what a module says of its own rows.
 //!
 //! Invariant: an event is kept until every subscriber has confirmed that it was handled, unless an operator gave that subscriber up. If one is away for
 //! longer than events are usually kept, the outbox grows, and an operator is told.
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::Fault;
+use banyan_core::{Fault, Timestamp};
+use futures::future::BoxFuture;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Db, Tx, lease, machinery::Work, once, query, saga::fold::fold, subscribers};
+use crate::{Db, Tx, horizon, lease, machinery::Work, once, query, saga::fold::fold, subscribers};
+
+/// Deletes some rows of a module that ended before a time; returns whether there may be more.
+pub(crate) type Expire = Arc<dyn Fn(Tx, Timestamp) -> BoxFuture<'static, Result<bool, Fault>> + Send + Sync>;
 
 /// The number of rows deleted in one transaction, so that other writes never wait long for it.
 const CHUNK: i64 = 500;
@@ -20,17 +24,18 @@ const FOLDED: i64 = 50;
 const EVERY: Duration = Duration::from_secs(600);
 const BETWEEN_CHUNKS: Duration = Duration::from_millis(50);
 
-pub(crate) fn work(db: Db) -> Work {
+pub(crate) fn work(db: Db, expiries: Vec<Expire>) -> Work {
+    let expiries: Arc<[Expire]> = expiries.into();
     Arc::new(move |stop| {
-        let db = db.clone();
-        Box::pin(async move { lease::hold(&db, "prune", &stop, |held| run(&db, held)).await })
+        let (db, expiries) = (db.clone(), expiries.clone());
+        Box::pin(async move { lease::hold(&db, "prune", &stop, |held| run(&db, &expiries, held)).await })
     })
 }
 
-async fn run(db: &Db, held: CancellationToken) {
+async fn run(db: &Db, expiries: &[Expire], held: CancellationToken) {
     let mut told = Vec::new();
     loop {
-        let pause = match prune(db).await {
+        let pause = match prune(db, expiries).await {
             Ok(true) => BETWEEN_CHUNKS,
             Ok(false) => {
                 tell_who_is_behind(db, &mut told).await;
@@ -49,7 +54,7 @@ async fn run(db: &Db, held: CancellationToken) {
 }
 
 /// Deletes one chunk of each; returns whether there may be more.
-async fn prune(db: &Db) -> Result<bool, Fault> {
+async fn prune(db: &Db, expiries: &[Expire]) -> Result<bool, Fault> {
     let commands = db
         .write((), |tx, ()| async move { once::prune(&tx, CHUNK).await })
         .await?;
@@ -59,7 +64,15 @@ async fn prune(db: &Db) -> Result<bool, Fault> {
     if commands + events + letters + sagas > 0 {
         tracing::debug!(module = db.module(), commands, events, letters, sagas, "pruned");
     }
-    Ok([commands, events, letters].contains(&(CHUNK as u64)) || sagas == FOLDED as u64)
+    let mut more = [commands, events, letters].contains(&(CHUNK as u64)) || sagas == FOLDED as u64;
+    for expire in expiries {
+        let expired = db.write(expire.clone(), |tx, expire| async move {
+            let horizon = horizon::advance(&tx).await?;
+            expire(tx, horizon).await
+        });
+        more |= expired.await?;
+    }
+    Ok(more)
 }
 
 /// A subject's oldest events go first, so that its versions stay contiguous among those that are kept. In the order of the index on `sent_at`: the

@@ -4,6 +4,7 @@
 //! OpenAPI document with every combination of its filters. They run again on tables with very many rows, and on tables with twice as many; what each of
 //! them reads must stay the same. SQLite, on which the same shop sends the same statements, gets the same rows and the same values.
 
+mod bytes;
 mod fill;
 mod replay;
 mod statements;
@@ -37,10 +38,16 @@ const READ_MUCH: [(&str, &str); 3] = [
 ];
 
 pub fn trials() -> Vec<Trial> {
-    vec![Trial::test(
-        "growth::no_statement_reads_more_when_more_is_stored",
-        no_statement_reads_more,
-    )]
+    vec![
+        Trial::test(
+            "growth::no_statement_reads_more_when_more_is_stored",
+            no_statement_reads_more,
+        ),
+        Trial::test(
+            "growth::an_order_leaves_no_more_bytes_than_its_budget",
+            bytes::an_order_leaves_no_more_bytes_than_its_budget,
+        ),
+    ]
 }
 
 /// The rows of each table in the first round; the second has twice as many. More than a page of a search looks at.

@@ -185,6 +185,11 @@ impl Service {
         lines: &Lines,
     ) -> Result<Outcome<Reservation>, Fault> {
         if !store::insert_reservation(tx.conn(), order_id, command_id, self.clock.now()).await? {
+            // The command may be forgotten; its reservation never is.
+            let known = store::find_reservation(tx.conn(), order_id).await?;
+            if known.is_some_and(|known| known.command_id == command_id) {
+                return Ok(Outcome::Done(reserved()));
+            }
             return Err(Fault::conflict(
                 "already_reserved",
                 "The order has a reservation, made by another command.",
@@ -321,12 +326,10 @@ fn units(count: i64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// Reservations stay for ever, and know by their state and their command's id what was done to them.
 fn command(kind: &'static str, id: &str, message: &impl Message) -> Result<Command, Fault> {
-    Ok(Command::new(
-        kind,
-        parse_id("command_id", id)?.to_string(),
-        &message.encode_to_vec(),
-    ))
+    let id = parse_id("command_id", id)?.to_string();
+    Ok(Command::new(kind, id, &message.encode_to_vec()).remembered_by_its_aggregate())
 }
 
 #[async_trait]

@@ -263,3 +263,83 @@ async fn the_demo_stock_is_added_once() {
     })
     .await;
 }
+
+/// After 30 days the inbox forgets a command that took effect. A saga that was parked for longer may still repeat it.
+#[tokio::test]
+async fn a_command_that_is_repeated_after_it_was_forgotten_does_nothing_again() {
+    on_both(crate::SCHEMA, |db| async move {
+        let service = open(db.clone());
+        receive(&service, "tea-01", 10).await;
+        let forget = async || {
+            let forgotten = db.write((), |tx, ()| async move {
+                let sql = "delete from inbox where expires_at is not null";
+                sea_orm::ConnectionTrait::execute_unprepared(tx.conn(), sql)
+                    .await
+                    .map_err(banyan_durable::fault)
+            });
+            assert!(forgotten.await.unwrap().rows_affected() > 0);
+        };
+        let levels = async || {
+            let item = assert_balanced(&service, "tea-01").await;
+            (item.on_hand, item.reserved)
+        };
+        let request = reserve(&id(), &[("tea-01", 4)]);
+        let order_id = request.order_id.clone();
+        let commit = CommitStock {
+            command_id: id(),
+            order_id: order_id.clone(),
+        };
+        let restock = RestockOrder {
+            command_id: id(),
+            order_id: order_id.clone(),
+            ..RestockOrder::default()
+        };
+        for _ in 0..2 {
+            assert!(is_reserved(
+                &service.reserve_stock(&call(), request.clone()).await.unwrap()
+            ));
+            assert_eq!(levels().await, (10, 4));
+            forget().await;
+        }
+        for _ in 0..2 {
+            service.commit_stock(&call(), commit.clone()).await.unwrap();
+            assert_eq!(levels().await, (6, 0));
+            forget().await;
+        }
+        for _ in 0..2 {
+            service.restock_order(&call(), restock.clone()).await.unwrap();
+            assert_eq!(levels().await, (10, 0));
+            forget().await;
+        }
+        assert!(is_reserved(
+            &service.reserve_stock(&call(), request.clone()).await.unwrap()
+        ));
+        service.commit_stock(&call(), commit).await.unwrap();
+        assert_eq!(levels().await, (10, 0), "late copies of what was restocked do nothing");
+
+        // A reservation whose command is forgotten is undone, and only once.
+        let request = reserve(&id(), &[("tea-01", 4)]);
+        let undo = ReleaseStock {
+            command_id: id(),
+            undoes: request.command_id.clone(),
+            order_id: request.order_id.clone(),
+            ..ReleaseStock::default()
+        };
+        assert!(is_reserved(
+            &service.reserve_stock(&call(), request.clone()).await.unwrap()
+        ));
+        forget().await;
+        for _ in 0..2 {
+            service.release_stock(&call(), undo.clone()).await.unwrap();
+            assert_eq!(levels().await, (10, 0));
+            forget().await;
+        }
+        let late = service.reserve_stock(&call(), request).await.unwrap();
+        assert!(
+            matches!(late.outcome, Some(reservation::Outcome::Undone(_))),
+            "{late:?}"
+        );
+        assert_eq!(levels().await, (10, 0));
+    })
+    .await;
+}

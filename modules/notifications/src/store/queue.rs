@@ -154,6 +154,18 @@ fn outcome_of(attempted: &Attempted, now: Timestamp) -> [Value; 9] {
     ]
 }
 
+/// The condition is that of the index `notification_ended`, so that both databases use it.
+const ENDED: &str =
+    "select id from notification where status <> 'queued' and created_at < $1 order by created_at limit $2";
+
+/// Deletes mails that were made before this time and are no longer queued, at most `limit`; returns their number.
+pub async fn delete_ended(tx: &Tx, before: Timestamp, limit: u64) -> Result<u64, Fault> {
+    let sql = format!("delete from notification where id in ({ENDED}) returning id");
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let deleted = ids(tx, sql, vec![before.as_ms().into(), limit.into()]).await?;
+    Ok(u64::try_from(deleted.len()).unwrap_or(u64::MAX))
+}
+
 async fn ids(tx: &Tx, sql: String, values: Vec<Value>) -> Result<Vec<Uuid>, Fault> {
     #[derive(FromQueryResult)]
     struct Changed {

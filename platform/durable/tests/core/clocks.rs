@@ -188,3 +188,36 @@ async fn an_event_that_an_instance_whose_clock_is_ahead_could_not_publish_is_pub
     on_time.close().await;
     home.remove().await;
 }
+
+/// What a module ends goes with the machinery's own pruning, portion by portion.
+#[tokio::test]
+async fn rows_of_a_module_end_in_portions_and_not_because_a_clock_jumps_ahead() {
+    let clock = ManualClock::at(Timestamp::from_ms(1_700_000_000_000));
+    let home = SqliteHome::new();
+    let db = open_as("orders", &home.storage("orders"), quick(), clock.clone()).await;
+    execute(&db, "create table note (at bigint not null)").await;
+    execute(&db, "insert into note (at) values (1), (2), (3), (1700000000000)").await;
+    let bus = Arc::new(TestBus::default());
+    bus.down.store(true, Ordering::SeqCst);
+    let end = || async {
+        let machinery = Machinery::new(db.clone()).expire(|tx, now| async move {
+            let before = now.minus(Duration::from_secs(86_400)).as_ms();
+            let sql =
+                format!("delete from note where at in (select at from note where at < {before} order by at limit 2)");
+            let deleted = sea_orm::ConnectionTrait::execute_unprepared(tx.conn(), &sql).await;
+            Ok(deleted.map_err(banyan_durable::fault)?.rows_affected() == 2)
+        });
+        execute(&db, "insert into note (at) values (0)").await;
+        let running = Running::start(&bus, vec![machinery]).await;
+        eventually("ended", SOON, || async {
+            count(&db, "select count(*) from note where at < 4").await == 0
+        })
+        .await;
+        running.stop().await;
+    };
+    end().await;
+    clock.advance(Duration::from_secs(30 * 86_400));
+    end().await;
+    assert_eq!(count(&db, "select count(*) from note").await, 1);
+    db.close().await;
+}

@@ -284,3 +284,38 @@ async fn a_command_and_its_undo_at_the_same_time_agree_on_which_was_first() {
     db.close().await;
     home.remove().await;
 }
+
+#[tokio::test]
+async fn a_command_that_its_aggregate_remembers_is_forgotten_and_a_refusal_and_a_tombstone_are_not() {
+    on_both("durable", |db| async move {
+        let of_aggregate = |id: &str| Command::new("reserve", id, b"x").remembered_by_its_aggregate();
+        for (id, outcome) in [
+            ("done", Outcome::Done("reserved".to_owned())),
+            ("refused", Outcome::Refused("sold out".to_owned())),
+        ] {
+            let memory = once(&db, of_aggregate(id), outcome, |_, outcome| async move { Ok(outcome) });
+            memory.await.unwrap();
+        }
+        let undo = Command::new("release", "undo", b"x").remembered_by_its_aggregate();
+        let undoes = ("reserve", "never came".to_owned());
+        let undone = banyan_durable::undo_once(&db, undo, undoes, (), |_, (), took_part| async move { Ok(took_part) });
+        assert!(!undone.await.unwrap());
+        assert_eq!(
+            count(
+                &db,
+                "select count(*) from inbox where id in ('done', 'undo') and expires_at - created_at = 2592000000"
+            )
+            .await,
+            2
+        );
+        assert_eq!(
+            count(
+                &db,
+                "select count(*) from inbox where id in ('refused', 'never came') and expires_at is null"
+            )
+            .await,
+            2
+        );
+    })
+    .await;
+}
