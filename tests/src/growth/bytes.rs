@@ -118,6 +118,11 @@ async fn age(directory: &Path) {
             let update = format!("update {table} set {column} = {column} - 8640000000");
             let _ = execute(&database, &update).await;
         }
+        // Subscribers have handled everything, and confirm it once a minute.
+        for (table, column) in [("compared", "before_ms"), ("subscriber", "confirmed_before")] {
+            let confirm = format!("update {table} set {column} = unixepoch('now') * 1000");
+            let _ = execute(&database, &confirm).await;
+        }
         database.close().await;
     }
 }
