@@ -8,8 +8,21 @@ use banyan_durable::{fault, lost_race};
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
 use uuid::Uuid;
 
+use crate::stream::EventStream;
+
+/// Notes what the new events of a stream mean for the cart that it is, or was.
+pub async fn follow(conn: &impl ConnectionTrait, stream: &EventStream) -> Result<(), Fault> {
+    match stream.fresh() {
+        _ if stream.ends_cart() => close(conn, stream.id()).await,
+        _ if stream.view().is_some() => Ok(()),
+        [created, ..] if created.version == 1 => open(conn, stream.id(), created.at).await,
+        [.., changed] => touch(conn, stream.id(), changed.at).await,
+        [] => Ok(()),
+    }
+}
+
 /// A cart was created.
-pub async fn open(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Result<(), Fault> {
+async fn open(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Result<(), Fault> {
     let sql = "insert into open_cart (id, changed_at) values ($1, $2) on conflict (id) do nothing";
     execute(conn, sql, vec![id.into(), at.as_ms().into()]).await.map(drop)
 }
@@ -18,7 +31,7 @@ pub async fn open(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Resul
 ///
 /// # Errors
 /// A lost race if the cart was deleted meanwhile.
-pub async fn touch(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Result<(), Fault> {
+async fn touch(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Result<(), Fault> {
     let sql = "update open_cart set changed_at = $2 where id = $1";
     if execute(conn, sql, vec![id.into(), at.as_ms().into()]).await? == 1 {
         return Ok(());
@@ -32,7 +45,7 @@ pub async fn touch(conn: &impl ConnectionTrait, id: Uuid, at: Timestamp) -> Resu
 ///
 /// # Errors
 /// As [`touch`].
-pub async fn close(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
+async fn close(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
     if execute(conn, "delete from open_cart where id = $1", vec![id.into()]).await? == 1 {
         return Ok(());
     }
