@@ -48,7 +48,7 @@ async fn a_cart_that_nobody_changed_for_ninety_days_is_deleted_and_no_other_and_
         let [abandoned, changed, ordered] = &carts[..] else {
             unreachable!()
         };
-        let long_ago = |days: i64| format!("update open_cart set changed_at = changed_at - {days} * 86400000");
+        let long_ago = |days: i64| format!("update open_cart set changed_at = changed_at - {}", days * 86_400_000);
         execute(&db, long_ago(91)).await;
         // Of three carts of 91 days one is changed now, and one is checked out.
         let change = TestRequest::delete().uri(&format!("/api/v1/carts/{changed}/items/fig"));

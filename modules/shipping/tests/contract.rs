@@ -574,7 +574,7 @@ async fn a_command_that_is_repeated_or_undone_after_it_was_forgotten_finds_its_s
         assert!(matches!(late.outcome, Some(schedule::Outcome::Undone(_))), "{late:?}");
         assert_eq!(
             events(&db).await,
-            ["ShipmentScheduled", "ShipmentReady", "ShipmentCancelled"],
+            ["ShipmentScheduled", "ShipmentMadeReady", "ShipmentCancelled"],
             "each took effect once"
         );
     })
