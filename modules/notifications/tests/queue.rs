@@ -103,7 +103,11 @@ async fn a_mail_from_before_the_clock_was_set_back_is_sent() {
 #[tokio::test]
 async fn mails_are_deleted_after_ninety_days_unless_they_are_still_queued() {
     on_both(notifications::SCHEMA, |db| async move {
-        let mut module = Module::open(db.clone(), quick()).await;
+        let settings = Settings {
+            give_up_hours: 100 * 24,
+            ..quick()
+        };
+        let mut module = Module::open(db.clone(), settings).await;
         // What is queued stays so.
         module.users.unavailable.store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
         let [old, young, queued] = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
