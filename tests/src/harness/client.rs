@@ -72,6 +72,8 @@ impl Client {
     pub fn new(base: &str) -> Self {
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(60))
+            // The shop closes idle connections after five seconds, and a request written at that moment would be lost: this side closes first.
+            .pool_idle_timeout(Duration::from_secs(4))
             .build()
             .expect("a HTTP client");
         Client {
