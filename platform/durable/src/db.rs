@@ -119,7 +119,13 @@ impl Db {
                     changes.clone(),
                     closed.clone(),
                 );
-                let notifier = Notifier::start(pool.clone(), channel, echoes, closed.clone());
+                let notifier = Notifier::start(
+                    pool.clone(),
+                    channel,
+                    facts.settings.limits.pace,
+                    echoes,
+                    closed.clone(),
+                );
                 let writer =
                     postgres::Writer::new(pool.clone(), counts.clone(), facts.clone(), notifier, changes.clone());
                 (Reads::postgres(pool, counts), Writer::Postgres(writer))

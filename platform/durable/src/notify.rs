@@ -1,9 +1,13 @@
 //! Tells other processes on the same PostgreSQL what was committed (`NOTIFY`).
 //!
-//! Outside of the transactions: a transaction that notifies holds a lock of the whole database while it commits. What is committed while one
-//! notification is under way goes out with the next. A notification that is lost delays its receivers until they poll.
+//! Outside of the transactions: a transaction that notifies holds a lock of the whole database while it commits. What is committed within a pace of the
+//! last notification goes out with the next. A notification that is lost delays its receivers until they poll.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sea_orm::{DbBackend, Statement};
 use tokio::sync::mpsc;
@@ -21,8 +25,8 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Notifies on `channel` until `closed`, and then of what was committed before.
-    pub fn start(pool: Pool, channel: String, echoes: Echoes, closed: CancellationToken) -> Self {
+    /// Notifies on `channel`, at most once in each `pace`, until `closed`, and then of what was committed before.
+    pub fn start(pool: Pool, channel: String, pace: Duration, echoes: Echoes, closed: CancellationToken) -> Self {
         let (queue, mut topics) = mpsc::channel::<Arc<str>>(QUEUE);
         let ended = CancellationToken::new();
         let at_end = ended.clone().drop_guard();
@@ -36,11 +40,15 @@ impl Notifier {
                     // Biased: nothing is waiting any more.
                     () = closed.cancelled() => return,
                 }
+                let begun = Instant::now();
                 let distinct: BTreeSet<Arc<str>> = waiting.drain(..).collect();
-                let now = Instant::now();
-                distinct.iter().for_each(|topic| echoes.sent(topic, now));
+                distinct.iter().for_each(|topic| echoes.sent(topic, begun));
                 if let Err(error) = pool.read_all(&notification(&channel, &distinct)).await {
                     tracing::debug!(%channel, %error, "other processes could not be notified; they will poll");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep_until((begun + pace).into()) => {}
+                    () = closed.cancelled() => {}
                 }
             }
         });

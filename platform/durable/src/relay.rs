@@ -104,39 +104,34 @@ impl Relay {
         })
     }
 
+    /// Works in rounds: each stores the confirmations that came in and publishes what is new. What happens within a pace of the last round waits for the
+    /// next, so that many events share the statements of one; while there is more than fits into the window, rounds follow each other at once.
     async fn run(&self, stop: CancellationToken, held: CancellationToken) {
+        let limits = &self.db.settings().limits;
         let mut changes = self.db.changes();
         let mut flight = Flight::default();
+        let mut ended: Vec<Published> = Vec::new();
         let mut walk = Walk::new();
         let mut retry_at: Option<Instant> = None;
+        let mut round_at = Instant::now();
         loop {
-            while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
-                if let Err(fault) = self.launch(&mut flight, &mut walk).await {
-                    tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read");
-                    walk = Walk::new();
-                    walk.more = false;
-                    let again = Instant::now() + self.db.settings().limits.poll;
-                    retry_at = Some(retry_at.map_or(again, |retry_at| retry_at.min(again)));
-                }
-            }
-            let poll_at = Instant::now() + self.db.settings().limits.idle_poll;
+            let poll_at = Instant::now() + limits.idle_poll;
             let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
+            let can_launch = walk.more && flight.has_room(limits.relay_window);
             tokio::select! {
                 biased;
                 // `stop` cancels `held` too; only the loss of the lease forbids going on.
-                () = stop.cancelled() => return self.flush(flight).await,
+                () = stop.cancelled() => return self.flush(flight, ended).await,
                 () = held.cancelled() => return,
-                ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => {
-                    let published = flight.take_ended(ended);
-                    // Otherwise nothing is left that the walk has not seen, and what is committed later announces itself.
-                    let next = published.iter().any(|published| published.row.has_next == 1);
-                    let retry = self.record(published).await;
-                    retry_at = retry_at.into_iter().chain(retry).min();
-                    if next {
-                        walk.wake();
-                    }
-                }
+                first = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => ended.extend(flight.take_ended(first)),
                 () = changed(&mut changes, outbox::TOPIC) => walk.wake(),
+                () = sleep_until(round_at), if can_launch || !ended.is_empty() => {
+                    let begun = Instant::now();
+                    let recorded = self.record(std::mem::take(&mut ended), &mut walk).await;
+                    let launched = self.launch_all(&mut flight, &mut walk).await;
+                    retry_at = retry_at.into_iter().chain(recorded).chain(launched).min();
+                    round_at = if walk.more { begun } else { begun + limits.pace };
+                }
                 () = sleep_until(wake_at) => {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
                     walk.wake();
@@ -145,17 +140,33 @@ impl Relay {
         }
     }
 
+    /// Fills the window; returns when to try again if the outbox cannot be read.
+    async fn launch_all(&self, flight: &mut Flight, walk: &mut Walk) -> Option<Instant> {
+        let limits = &self.db.settings().limits;
+        while walk.more && flight.has_room(limits.relay_window) {
+            if let Err(fault) = self.launch(flight, walk).await {
+                tracing::warn!(module = self.db.module(), %fault, "the outbox cannot be read");
+                *walk = Walk::new();
+                walk.more = false;
+                return Some(Instant::now() + limits.poll);
+            }
+        }
+        None
+    }
+
     /// Publishes what is left in the outbox, within a time limit and while the lease is still held. What fails now is left for the next start.
-    async fn flush(&self, mut flight: Flight) {
+    async fn flush(&self, mut flight: Flight, ended: Vec<Published>) {
+        let window = self.db.settings().limits.relay_window;
         let all = async {
             let mut walk = Walk::new();
+            self.record(ended, &mut walk).await;
             while walk.more || !flight.rows.is_empty() {
-                while walk.more && flight.has_room(self.db.settings().limits.relay_window) {
+                while walk.more && flight.has_room(window) {
                     self.launch(&mut flight, &mut walk).await?;
                 }
                 if !flight.rows.is_empty() {
-                    let ended = flight.tasks.join_next_with_id().await;
-                    self.record(flight.take_ended(ended)).await;
+                    let first = flight.tasks.join_next_with_id().await;
+                    self.record(flight.take_ended(first), &mut walk).await;
                     walk.wake();
                 }
             }
@@ -213,8 +224,16 @@ impl Relay {
         flight.rows.insert(task.id(), row);
     }
 
-    /// Stores what was confirmed and what was not, in one transaction; returns when the first failed publication is to be retried.
-    async fn record(&self, published: Vec<Published>) -> Option<Instant> {
+    /// Stores what was confirmed and what was not, in one transaction, and wakes the walk for the events that follow in the same subjects; returns when
+    /// the first failed publication is to be retried.
+    async fn record(&self, published: Vec<Published>, walk: &mut Walk) -> Option<Instant> {
+        if published.is_empty() {
+            return None;
+        }
+        // Otherwise nothing is left that the walk has not seen, and what is committed later announces itself.
+        if published.iter().any(|published| published.row.has_next == 1) {
+            walk.wake();
+        }
         let (confirmed, failed): (Vec<_>, Vec<_>) =
             published.into_iter().partition(|published| published.confirmed.is_ok());
         let module = self.db.module().to_owned();

@@ -49,6 +49,9 @@ pub struct MachineryLimits {
     pub poll: Duration,
     /// The interval between polls for work that a commit or a timer announces. It is a fallback for announcements that were lost.
     pub idle_poll: Duration,
+    /// The shortest time between two rounds of work that no client waits for: publishing events, taking them, notifying other instances. What
+    /// happens meanwhile shares the next round's statements; what happens after a rest is done at once.
+    pub pace: Duration,
     /// The longest wait before anything is tried again, whatever a response demands. A wait that is found to be longer was stored before the clock was
     /// set back, and has passed.
     pub max_wait: Duration,
@@ -85,6 +88,7 @@ impl Default for MachineryLimits {
             renewals_per_lease: 3,
             poll: Duration::from_secs(1),
             idle_poll: Duration::from_secs(10),
+            pace: Duration::from_millis(50),
             max_wait: Duration::from_secs(60),
             relay_window: 100,
             publish_timeout: Duration::from_secs(10),

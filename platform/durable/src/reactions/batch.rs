@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use banyan_core::{Envelope, Fault};
@@ -34,6 +34,8 @@ const TURNS: usize = 2;
 pub(super) struct Batches {
     waiting: Arc<Mutex<VecDeque<Waiting>>>,
     turns: Arc<Semaphore>,
+    /// When the last batch was taken.
+    taken_at: Arc<Mutex<Option<Instant>>>,
 }
 
 struct Waiting {
@@ -46,14 +48,28 @@ impl Default for Batches {
         Batches {
             waiting: Arc::default(),
             turns: Arc::new(Semaphore::new(TURNS)),
+            taken_at: Arc::default(),
         }
     }
 }
 
 impl Batches {
+    /// Waits until a pace has passed since the last batch, so that events which come one after the other share a transaction, too. A whole batch does
+    /// not wait.
+    async fn collect(&self, pace: Duration) {
+        let is_part = (1..MAX_EVENTS).contains(&self.waiting.lock().len());
+        let due = self.taken_at.lock().map(|taken_at| taken_at + pace);
+        if let Some(due) = due.filter(|_| is_part) {
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+
     fn next(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
         let count = waiting.len().min(MAX_EVENTS);
+        if count > 0 {
+            *self.taken_at.lock() = Some(Instant::now());
+        }
         waiting.drain(..count).collect()
     }
 }
@@ -72,6 +88,7 @@ impl Deliveries {
             let Ok(_turn) = deliveries.batches.turns.acquire().await else {
                 return;
             };
+            deliveries.batches.collect(deliveries.db().settings().limits.pace).await;
             let batch = deliveries.batches.next();
             // Another turn may have taken the event meanwhile.
             if !batch.is_empty() {
