@@ -161,6 +161,11 @@ impl Db {
         self.0.reads.get_database_backend()
     }
 
+    /// Whether other processes may write to it too. On SQLite this one is the only one.
+    pub fn has_other_writers(&self) -> bool {
+        matches!(self.0.writer, Writer::Postgres(_))
+    }
+
     /// The leases that this process holds on it.
     pub(crate) fn held(&self) -> &lease::Held {
         &self.0.held
