@@ -92,13 +92,20 @@ impl Service {
     ) -> Result<OrderView, Fault> {
         let status = self.watchers.watch(status_topic(id));
         let outcome = async {
+            // What this process has committed need not be loaded.
+            let mut known = self.remembered(call, id);
             loop {
-                let order = self.load(call, id).await?;
+                let order = match known.take() {
+                    Some(order) => order,
+                    None => self.load(call, id).await?,
+                };
                 if is_outcome(&order) {
                     return Ok(order);
                 }
-                // Whether it was woken or the interval has passed, the order is loaded again.
-                let _ = tokio::time::timeout(POLL_EVERY, status.changed()).await;
+                // When the interval has passed, or an outcome came from another process, it is in the database.
+                if tokio::time::timeout(POLL_EVERY, status.changed()).await.is_ok() {
+                    known = self.remembered(call, id).filter(is_outcome);
+                }
             }
         };
         tokio::select! {

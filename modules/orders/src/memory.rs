@@ -10,7 +10,10 @@ use banyan_durable::Tx;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::{stream::EventStream, views::ReadModel};
+use crate::{
+    stream::EventStream,
+    views::{OrderView, ReadModel},
+};
 
 /// The number of orders in a generation: more than are being checked out at a time.
 const GENERATION: usize = 256;
@@ -34,9 +37,14 @@ impl Memory {
             generations.forget(id);
             return None;
         }
-        let model = generations.young.get(&id).or_else(|| generations.old.get(&id))?;
+        let model = generations.find(id)?;
         let progress = model.progress.clone()?;
         Some(EventStream::resume(model.view.clone(), progress, tx.clock().now()))
+    }
+
+    /// The view of the order as this process last committed it. It may be out of date, but not before anything this process has done.
+    pub fn view(&self, id: Uuid) -> Option<OrderView> {
+        self.0.lock().find(id).map(|model| model.view.clone())
     }
 
     /// Remembers the order with its new events, once they are committed.
@@ -59,6 +67,10 @@ impl Generations {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(id, Arc::new(model));
+    }
+
+    fn find(&self, id: Uuid) -> Option<&Arc<ReadModel>> {
+        self.young.get(&id).or_else(|| self.old.get(&id))
     }
 
     fn forget(&mut self, id: Uuid) {

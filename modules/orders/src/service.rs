@@ -194,6 +194,11 @@ impl Service {
             .ok_or_else(|| Fault::not_found("order"))
     }
 
+    /// As [`load`](Self::load), of what this process has committed last; it may be out of date.
+    pub(crate) fn remembered(&self, call: &Call, id: Uuid) -> Option<OrderView> {
+        self.memory.view(id).filter(|view| call.actor.may_see(view.user_id))
+    }
+
     /// Orders, newest first, without carts: the actor's own, or for staff everybody's or one user's.
     ///
     /// # Errors

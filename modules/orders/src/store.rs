@@ -8,8 +8,10 @@ use sea_orm::{
     ActiveModelTrait,
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    Select,
-    sea_query::{CommonTableExpression, Expr, InsertStatement, OnConflict, WithClause},
+    Select, StatementBuilder,
+    sea_query::{
+        CommonTableExpression, Expr, InsertStatement, OnConflict, SubQueryStatement, UpdateStatement, WithClause,
+    },
 };
 use shared_kernel::{MaySee, Money};
 use uuid::Uuid;
@@ -142,27 +144,40 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result
         .map(|recorded| row_of(stream.id(), recorded))
         .collect::<Result<_, _>>()?;
     let events = order_event::Entity::insert_many(rows).into_query();
-    match (stream.read_model(), stream.stored_view()) {
-        (Some(model), Some(version)) => insert_and_update(conn, events, &model, version).await,
-        (Some(model), None) => {
-            insert(conn, &events).await?;
-            write_views(conn, &[model]).await
-        }
-        (None, _) => insert(conn, &events).await,
-    }
+    let stored = match (stream.read_model(), stream.stored_view()) {
+        (Some(model), Some(version)) => append_and(conn, events, update_view(&model, version)?).await?,
+        (Some(model), None) => append_and(conn, events, insert_views(&[model])?).await?,
+        (None, _) => append_only(conn, &events).await?,
+    };
+    if stored == 0 { Err(changed_meanwhile()) } else { Ok(()) }
 }
 
-async fn insert(conn: &impl ConnectionTrait, events: &InsertStatement) -> Result<(), Fault> {
-    conn.execute(events).await.map(drop).map_err(unless_changed)
+async fn append_only(conn: &impl ConnectionTrait, events: &InsertStatement) -> Result<u64, Fault> {
+    let done = conn.execute(events).await.map_err(unless_changed)?;
+    Ok(done.rows_affected())
 }
 
-/// Inserts the events, and stores what they may have changed in the row that has this version: on PostgreSQL, which may be far away, by one statement.
-async fn insert_and_update(
-    conn: &impl ConnectionTrait,
-    events: InsertStatement,
-    model: &ReadModel,
-    version: i64,
-) -> Result<(), Fault> {
+/// Inserts the events and runs a statement about the view: on PostgreSQL, which may be far away, as one. Returns the number of views.
+async fn append_and<Q>(conn: &impl ConnectionTrait, events: InsertStatement, view: Q) -> Result<u64, Fault>
+where
+    Q: StatementBuilder + Into<SubQueryStatement>,
+{
+    let done = if conn.get_database_backend() == DbBackend::Sqlite {
+        append_only(conn, &events).await?;
+        conn.execute(&view).await
+    } else {
+        let appended = CommonTableExpression::new()
+            .query(events)
+            .table_name("appended")
+            .to_owned();
+        let both = WithClause::new().cte(appended).to_owned().query(view);
+        conn.execute(&both).await
+    };
+    Ok(done.map_err(unless_changed)?.rows_affected())
+}
+
+/// What events may have changed in the view that has this version.
+fn update_view(model: &ReadModel, version: i64) -> Result<UpdateStatement, Fault> {
     let mut row = row_of_model(model)?;
     for placed in [
         order_view::Column::Id,
@@ -174,27 +189,11 @@ async fn insert_and_update(
     ] {
         row.not_set(placed);
     }
-    let update = order_view::Entity::update_many()
+    Ok(order_view::Entity::update_many()
         .set(row)
         .filter(order_view::Column::Id.eq(model.view.id))
         .filter(order_view::Column::Version.eq(version))
-        .into_query();
-    let updated = if conn.get_database_backend() == DbBackend::Sqlite {
-        insert(conn, &events).await?;
-        conn.execute(&update).await
-    } else {
-        let appended = CommonTableExpression::new()
-            .query(events)
-            .table_name("appended")
-            .to_owned();
-        conn.execute(&update.with(WithClause::new().cte(appended).to_owned()))
-            .await
-    };
-    if updated.map_err(unless_changed)?.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(changed_meanwhile())
-    }
+        .into_query())
 }
 
 /// Another writer has taken the next version.
@@ -215,6 +214,10 @@ pub async fn write_views(conn: &impl ConnectionTrait, models: &[ReadModel]) -> R
     if models.is_empty() {
         return Ok(());
     }
+    conn.execute(&insert_views(models)?).await.map(drop).map_err(fault)
+}
+
+fn insert_views(models: &[ReadModel]) -> Result<InsertStatement, Fault> {
     let rows: Vec<_> = models.iter().map(row_of_model).collect::<Result<_, _>>()?;
     let newer = OnConflict::column(order_view::Column::Id)
         .update_columns([
@@ -232,12 +235,7 @@ pub async fn write_views(conn: &impl ConnectionTrait, models: &[ReadModel]) -> R
         ])
         .action_and_where(Expr::cust("order_view.version <= excluded.version"))
         .to_owned();
-    order_view::Entity::insert_many(rows)
-        .on_conflict(newer)
-        .exec_without_returning(conn)
-        .await
-        .map_err(fault)?;
-    Ok(())
+    Ok(order_view::Entity::insert_many(rows).on_conflict(newer).into_query())
 }
 
 /// Deletes the views of these orders, to be folded again.

@@ -250,6 +250,35 @@ async fn a_cancel_wins_over_a_step_that_never_responds_and_its_late_copy_does_no
     .await;
 }
 
+/// The instance that runs the checkout remembers the order from before the cancel.
+#[tokio::test]
+async fn a_cancel_accepted_by_another_instance_undoes_everything() {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
+        let running = Harness::running(db.clone()).await;
+        let other = Harness::open(db).await;
+        for step in BEFORE_PIVOT {
+            let gate = running.modules.gate(step);
+            let order = running.place().await;
+            eventually(step, TIMEOUT, || async { running.modules.was_called(order, step) }).await;
+            assert_eq!(other.cancel(order).await.status, 200, "{step}");
+            gate.add_permits(1);
+            running.until_status(order, "cancelled").await;
+            assert!(running.modules.effects(order).is_empty(), "{step}");
+        }
+        for step in BEFORE_PIVOT {
+            running.modules.script_always(step, Scripted::CommandLost);
+            let order = running.place().await;
+            eventually(step, TIMEOUT, || async { running.modules.was_called(order, step) }).await;
+            assert_eq!(other.cancel(order).await.status, 200, "{step}");
+            running.until_status(order, "cancelled").await;
+            running.modules.clear_script();
+            assert!(running.modules.effects(order).is_empty(), "{step}");
+        }
+        running.close().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_cancel_after_the_pivot_is_kept_and_carried_out_when_the_checkout_has_ended() {
     on_both_with(orders::SCHEMA, quick(), |db| async move {

@@ -15,7 +15,9 @@ use crate::{
     job::Job,
     lease, listen,
     notify::Notifier,
-    postgres, sqlite,
+    postgres,
+    saga::handover::Handover,
+    sqlite,
 };
 
 /// Where a module's data is stored.
@@ -33,6 +35,7 @@ pub(crate) struct Facts {
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
+    pub handover: Handover,
 }
 
 /// Something was committed that concerns `topic`: a subject (`<aggregate>/<id>`) or a name a module chose.
@@ -93,6 +96,7 @@ impl Db {
             settings,
             clock,
             ids,
+            handover: Handover::default(),
         });
         let (changes, _) = broadcast::channel(1_024);
         let closed = CancellationToken::new();
@@ -164,6 +168,11 @@ impl Db {
     /// Whether other processes may write to it too. On SQLite this one is the only one.
     pub fn has_other_writers(&self) -> bool {
         matches!(self.0.writer, Writer::Postgres(_))
+    }
+
+    /// Where sagas that are started here go.
+    pub(crate) fn handover(&self) -> &Handover {
+        &self.0.facts.handover
     }
 
     /// The leases that this process holds on it.

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use tokio::sync::broadcast;
 
-use crate::{Change, Connection, db::Facts, fault::fault, query};
+use crate::{Change, Connection, db::Facts, fault::fault, query, saga::handover::Handover};
 
 /// A write transaction. Everything done through it is committed together, or not at all.
 ///
@@ -91,6 +91,11 @@ impl Tx {
 
     pub fn settings(&self) -> &crate::Settings {
         &self.facts.settings
+    }
+
+    /// Where sagas that are started here go.
+    pub(crate) fn handover(&self) -> &Handover {
+        &self.facts.handover
     }
 
     pub(crate) fn backend(&self) -> DbBackend {

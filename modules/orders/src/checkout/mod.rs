@@ -78,11 +78,19 @@ impl CheckoutSaga {
         }
     }
 
-    /// The decision on the order as this process remembers it, if that adds an event to it: storing the event shows whether the order was up to date.
-    fn decide_from_memory(&self, tx: &Tx, saga: &Progress<Checkout>, response: &CommandResponse) -> Option<Decided> {
+    /// The decision on the order as this process remembers it, if it is found out should the order have changed since: by storing an event; or, since a
+    /// cancellation also signals the saga, by storing the saga. The decision on the signal itself must see what the signal is about.
+    fn decide_from_memory(
+        &self,
+        tx: &Tx,
+        saga: &Progress<Checkout>,
+        response: &CommandResponse,
+        is_news: bool,
+    ) -> Option<Decided> {
         let remembered = self.memory.recall(tx, saga.state.order_id)?;
         let decided = decide_on(remembered, saga, response.clone()).ok()?;
-        (!decided.stream.fresh().is_empty()).then_some(decided)
+        let signal_tells = is_news && saga.signal.is_none() && !saga.compensating;
+        (signal_tells || !decided.stream.fresh().is_empty()).then_some(decided)
     }
 }
 
@@ -200,8 +208,9 @@ impl Saga for CheckoutSaga {
         saga: &mut Progress<Checkout>,
         input: Input<CommandResponse>,
     ) -> Result<Decision<Command>, Fault> {
+        let is_news = matches!(input, Input::News(_));
         let response = read(input, saga);
-        let Decided { stream, state, next } = match self.decide_from_memory(tx, saga, &response) {
+        let Decided { stream, state, next } = match self.decide_from_memory(tx, saga, &response, is_news) {
             Some(decided) => decided,
             None => {
                 let stream = store::lock_stream(tx.conn(), saga.state.order_id, tx.clock().now()).await?;

@@ -23,6 +23,7 @@ use crate::{Db, Tx};
 mod advance;
 mod definition;
 pub(crate) mod fold;
+pub(crate) mod handover;
 mod leftovers;
 mod log;
 mod ops;
@@ -188,6 +189,7 @@ pub async fn start<S: Saga>(
         None => None,
     };
     let payload = definition::write("state", &state)?;
+    let reserved = tx.handover().reserve(S::KIND, S::VERSION);
     let new = store::New {
         id,
         kind: S::KIND,
@@ -197,14 +199,18 @@ pub async fn start<S: Saga>(
         first,
         deadline,
         call,
+        owner: reserved.as_ref().map(|reserved| &*reserved.owner),
     };
-    if !store::insert(tx, new).await? {
+    let Some(row) = store::insert(tx, new).await? else {
         return Err(Fault::internal(
             "saga_exists",
             format!("there is a saga {} for {business_key} already", S::KIND),
         ));
+    };
+    match reserved {
+        Some(reserved) => reserved.hand_over(tx, row),
+        None => tx.wake(TOPIC),
     }
-    tx.wake(TOPIC);
     Ok(id)
 }
 

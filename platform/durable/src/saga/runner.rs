@@ -9,7 +9,10 @@ use std::{
 use banyan_core::{Fault, Timestamp};
 use futures::FutureExt;
 use sea_orm::DbBackend;
-use tokio::{sync::broadcast, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,6 +20,7 @@ use super::{
     SagaState, TOPIC,
     advance::{self, Claim, Obtained, Origin},
     definition::{self, Definition, Definitions, ErasedNews},
+    handover::Handed,
     rules::waiting_input,
     store::{self, Row, SagaCount},
 };
@@ -35,7 +39,8 @@ pub(super) async fn run(db: Db, definitions: Definitions, stop: CancellationToke
         return;
     }
     let runner = Arc::new(Runner {
-        owner: db.ids().new_id().to_string(),
+        owner: db.ids().new_id().to_string().into(),
+        places: Arc::new(Semaphore::new(db.settings().saga_concurrency.max(1))),
         db,
         definitions,
     });
@@ -47,7 +52,9 @@ struct Runner {
     db: Db,
     definitions: Definitions,
     /// The name under which this run holds its leases.
-    owner: String,
+    owner: Arc<str>,
+    /// One for each saga that may run at the same time.
+    places: Arc<Semaphore>,
 }
 
 /// The end of a send.
@@ -81,27 +88,31 @@ impl Runner {
         }
     }
 
-    /// Claims when a commit announces that a saga may be due, or when the next one is; so nothing is asked while nothing changes, except rarely, for
-    /// announcements that were lost and leases that expired.
+    /// Runs what is handed over, and claims when a commit announces that a saga may be due, or when the next one is; so nothing is asked while nothing
+    /// changes, except rarely, for announcements that were lost and leases that expired.
     async fn drive_all(self: &Arc<Self>, stop: &CancellationToken) {
         // Nobody announces that the lease of a crashed instance has expired.
         let idle = self.db.settings().limits.idle_poll / 2;
         let mut changes = self.db.changes();
+        let (open, mut handed) = self.db.handover().open(&self.owner, &self.definitions, &self.places);
         let mut driven: JoinSet<Option<Duration>> = JoinSet::new();
         let (mut announced, mut look_at) = (true, Instant::now() + idle);
         while !stop.is_cancelled() {
-            let room = self.db.settings().saga_concurrency.max(1).saturating_sub(driven.len());
-            if announced && room > 0 {
+            if let Some(mut places) = self.free_places().filter(|_| announced) {
                 // What was announced until now is covered by the claim that follows.
                 while !matches!(
                     changes.try_recv(),
                     Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
                 ) {}
-                match self.claim(room).await {
+                match self.claim(places.num_permits()).await {
                     Ok(rows) => {
                         // There may be more than there is room for.
-                        announced = rows.len() == room;
-                        self.spawn(rows, &mut driven, stop);
+                        announced = rows.len() == places.num_permits();
+                        for row in rows {
+                            if let Some(place) = places.split(1) {
+                                self.spawn(Handed { row, place }, &mut driven, stop);
+                            }
+                        }
                     }
                     Err(fault) => {
                         tracing::warn!(module = self.db.module(), %fault, "sagas could not be claimed");
@@ -111,6 +122,7 @@ impl Runner {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
+                Some(saga) = handed.recv() => self.spawn(saga, &mut driven, stop),
                 Some(ended) = driven.join_next() => {
                     // One that waits is due by then.
                     if let Ok(Some(wait)) = ended {
@@ -126,14 +138,31 @@ impl Runner {
                 }
             }
         }
+        drop(open);
+        // What was handed over last is released by the same path.
+        while let Ok(saga) = handed.try_recv() {
+            self.spawn(saga, &mut driven, stop);
+        }
         while driven.join_next().await.is_some() {}
     }
 
-    fn spawn(self: &Arc<Self>, rows: Vec<Row>, driven: &mut JoinSet<Option<Duration>>, stop: &CancellationToken) {
-        for row in rows {
-            let span = tracing::info_span!("saga", kind = row.kind, id = %row.id, key = row.business_key);
-            driven.spawn(self.clone().drive(row, stop.clone()).instrument(span));
-        }
+    /// All places that are free now.
+    fn free_places(&self) -> Option<OwnedSemaphorePermit> {
+        let free = u32::try_from(self.places.available_permits())
+            .ok()
+            .filter(|free| *free > 0)?;
+        self.places.clone().try_acquire_many_owned(free).ok()
+    }
+
+    fn spawn(self: &Arc<Self>, saga: Handed, driven: &mut JoinSet<Option<Duration>>, stop: &CancellationToken) {
+        let Handed { row, place } = saga;
+        let span = tracing::info_span!("saga", kind = row.kind, id = %row.id, key = row.business_key);
+        let (runner, stop) = (self.clone(), stop.clone());
+        let drive = async move {
+            let _place = place;
+            runner.drive(row, stop).await
+        };
+        driven.spawn(drive.instrument(span));
     }
 
     /// The time until the next saga is due; zero if one is due now.

@@ -150,10 +150,12 @@ pub(super) struct New<'a> {
     pub first: Option<(&'static str, String)>,
     pub deadline: Option<Duration>,
     pub call: &'a Call,
+    /// The runner that has a place for it: the saga is stored as claimed by it.
+    pub owner: Option<&'a str>,
 }
 
-/// False if there is one for this kind and key.
-pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<bool, Fault> {
+/// `None` if there is one for this kind and key.
+pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<Option<Row>, Fault> {
     let now = time::now(tx.conn().get_database_backend());
     let at = tx.clock().now();
     let mut entries = Entries::default();
@@ -164,33 +166,39 @@ pub(super) async fn insert(tx: &Tx, new: New<'_>) -> Result<bool, Fault> {
         entries.add(at, "begun", "", "")?;
         entries.add(at, "do", step, &command_id.to_string())?;
     }
+    let lease_until = match new.owner {
+        Some(_) => format!("{now} + {}", ms(tx.settings().lease_ms)),
+        None => "0".to_owned(),
+    };
     let sql = format!(
-        "insert into saga (id, kind, definition_version, business_key, state, step, payload, command, command_id, lease_token, lease_until,
-             next_run_at, attempts, failures, deadline_at, deadline_ms, deadline_told, compensate_asked, traceparent, created_at, updated_at, log)
-         values ($1, $2, $3, $4, 'running', $5, $6, $7, $8, 0, 0, {now}, 0, 0, {now} + $9, $9, $10, $10, $11, $12, $12, $13)
-         on conflict (kind, business_key) do nothing"
+        "insert into saga (id, kind, definition_version, business_key, state, step, payload, command, command_id, lease_token, lease_owner,
+             lease_until, next_run_at, attempts, failures, deadline_at, deadline_ms, deadline_told, compensate_asked, traceparent, created_at,
+             updated_at, log)
+         values ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $14, $15, {lease_until}, {now}, 0, 0, {now} + $9, $9, $10, $10, $11, $12, $12, $13)
+         on conflict (kind, business_key) do nothing returning {COLUMNS}, {now} as seen_at"
     );
-    let inserted = tx
-        .execute(
-            &sql,
-            [
-                new.id.into(),
-                new.kind.into(),
-                new.version.into(),
-                new.business_key.into(),
-                step.into(),
-                new.payload.into(),
-                command.into(),
-                command_id.into(),
-                new.deadline.map(time::ms_of).into(),
-                false.into(),
-                new.call.trace.as_ref().map(ToString::to_string).into(),
-                at.as_ms().into(),
-                entries.as_str().into(),
-            ],
-        )
-        .await?;
-    Ok(inserted == 1)
+    query::one(
+        tx.conn(),
+        &sql,
+        [
+            new.id.into(),
+            new.kind.into(),
+            new.version.into(),
+            new.business_key.into(),
+            step.into(),
+            new.payload.into(),
+            command.into(),
+            command_id.into(),
+            new.deadline.map(time::ms_of).into(),
+            false.into(),
+            new.call.trace.as_ref().map(ToString::to_string).into(),
+            at.as_ms().into(),
+            entries.as_str().into(),
+            i64::from(new.owner.is_some()).into(),
+            new.owner.map(str::to_owned).into(),
+        ],
+    )
+    .await
 }
 
 /// False if there is no unfinished saga of this kind and key. It is due at once; a parked one gets the signal when it goes on.

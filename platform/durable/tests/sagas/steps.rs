@@ -104,6 +104,33 @@ async fn a_start_is_noticed_at_once_and_not_by_polling() {
     .await;
 }
 
+/// A claim would need a wake-up, a look and a transaction. A place is free again after a start that was rolled back.
+#[tokio::test]
+async fn a_saga_is_handed_to_the_runner_of_its_process_without_a_claim() {
+    let two_places = banyan_durable::Settings {
+        saga_concurrency: 2,
+        ..quick()
+    };
+    on_both_with("orders", two_places, |db| async move {
+        let harness = Harness::new(&db);
+        let running = harness.run();
+        let first = harness.start("order-1").await;
+        harness.until(first, SagaState::Completed).await;
+        let mut changes = db.changes();
+        for _ in 0..2 {
+            let again = harness.start_by("order-1", None, &Call::default()).await;
+            assert_eq!(again.unwrap_err().code, "saga_exists");
+        }
+        let second = harness.start("order-2").await;
+        harness.until(second, SagaState::Completed).await;
+        while let Ok(change) = changes.try_recv() {
+            assert_ne!(*change.topic, *"saga", "nobody has to look for it");
+        }
+        running.stop().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn there_is_one_saga_for_a_key_and_none_for_a_start_that_was_rolled_back() {
     on_both_with("orders", quick(), |db| async move {
