@@ -1,11 +1,11 @@
--- postgres
 -- The revision of the products, changed in every transaction that changes one, whoever runs it: pages in the memory of several processes are compared
--- with it. Random, so that it never comes again after a restored backup. On SQLite one process alone writes, and knows.
+-- with it. Random, so that it never comes again after a restored backup. Empty on SQLite, where one process alone writes, and knows.
 -- Kept for ever: one row.
 create table product_revision (
     one boolean primary key default true check (one),
     revision uuid not null
 );
+-- postgres
 insert into product_revision (revision) values (gen_random_uuid());
 create function change_product_revision() returns trigger language plpgsql as $$
 begin
