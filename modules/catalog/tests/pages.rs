@@ -154,7 +154,7 @@ async fn nobody_reads_the_past(instances: &[Instance]) {
                 let least = acknowledged
                     .load(Ordering::SeqCst)
                     .max(seen_by_all.load(Ordering::SeqCst));
-                let shown = if (number + reads) % 2 == 0 {
+                let shown = if (number + reads).is_multiple_of(2) {
                     amount(&instance.product("fig").await)
                 } else {
                     instance.list("").await[0].1
