@@ -506,3 +506,29 @@ async fn an_operator_releases_and_restocks_as_a_saga_does_and_leaves_audit_rows(
     })
     .await;
 }
+
+/// The instance that made the reservation remembers it as it was.
+#[tokio::test]
+async fn a_reservation_that_another_instance_released_is_not_committed() {
+    on_both(inventory::SCHEMA, |db| async move {
+        let (one, other) = (stocked(db.clone()).await, open(db).await.contract);
+        let (order, lines) = (id(), [("tea-01", 3)]);
+        let reserved = reserve(&order, &lines);
+        one.reserve_stock(&saga(), reserved.clone()).await.unwrap();
+        assert!(other.release_stock(&saga(), release(&reserved)).await.unwrap().released);
+        let refused = one.commit_stock(&saga(), commit(&order)).await.unwrap_err();
+        assert_eq!(refused.code, "reservation_released");
+        let found = other
+            .find_stock(
+                &saga(),
+                FindStock {
+                    sku: "tea-01".to_owned(),
+                },
+            )
+            .await
+            .unwrap();
+        let level = found.level.expect("a level");
+        assert_eq!((level.on_hand, level.reserved), (10, 0));
+    })
+    .await;
+}

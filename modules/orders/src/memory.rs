@@ -1,13 +1,10 @@
 //! The orders that this process changed last, as it committed them.
 //!
 //! A checkout takes six decisions on an order within a second, and the events of payments and shipping come back meanwhile: each needs the order, and
-//! this process wrote it just before. What is remembered may be out of date, because another process may have changed the order since. So it may serve
-//! where that is found out: events are only appended to the version that is stored, and an attempt that lost a race gets nothing from here.
+//! this process wrote it just before. That another process has changed it since is found out because events are only appended to the version that is
+//! stored.
 
-use std::{collections::HashMap, sync::Arc};
-
-use banyan_durable::Tx;
-use parking_lot::Mutex;
+use banyan_durable::{Remembered, Tx, Versioned};
 use uuid::Uuid;
 
 use crate::{
@@ -15,67 +12,34 @@ use crate::{
     views::{OrderView, ReadModel},
 };
 
-/// The number of orders in a generation: more than are being checked out at a time.
-const GENERATION: usize = 256;
-
 /// Cheap to clone; clones share what they remember.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Generations>>);
+pub struct Memory(Remembered<ReadModel>);
 
-/// When the young generation is full it becomes the old one, and the old one is forgotten.
-#[derive(Default)]
-struct Generations {
-    young: HashMap<Uuid, Arc<ReadModel>>,
-    old: HashMap<Uuid, Arc<ReadModel>>,
+impl Versioned for ReadModel {
+    fn version(&self) -> i64 {
+        self.view.version
+    }
 }
 
 impl Memory {
-    /// The order as this process last committed it. `None` if it did not, or if an earlier attempt of this transaction lost a race.
+    /// As [`Remembered::recall`].
     pub fn recall(&self, tx: &Tx, id: Uuid) -> Option<EventStream> {
-        let mut generations = self.0.lock();
-        if tx.is_repeated() {
-            generations.forget(id);
-            return None;
-        }
-        let model = generations.find(id)?;
+        let model = self.0.recall(tx, id)?;
         let progress = model.progress.clone()?;
         Some(EventStream::resume(model.view.clone(), progress, tx.clock().now()))
     }
 
-    /// The view of the order as this process last committed it. It may be out of date, but not before anything this process has done.
+    /// As [`Remembered::last`].
     pub fn view(&self, id: Uuid) -> Option<OrderView> {
-        self.0.lock().find(id).map(|model| model.view.clone())
+        self.0.last(id).map(|model| model.view.clone())
     }
 
     /// Remembers the order with its new events, once they are committed.
     pub fn remember(&self, tx: &Tx, stream: &EventStream) {
         if let Some(model) = stream.read_model() {
-            let memory = self.clone();
-            tx.after_commit(move || memory.0.lock().insert(model));
+            self.0.remember(tx, stream.id(), model);
         }
-    }
-}
-
-impl Generations {
-    fn insert(&mut self, model: ReadModel) {
-        let id = model.view.id;
-        let is_older = |known: &Arc<ReadModel>| known.view.version > model.view.version;
-        if self.young.get(&id).is_some_and(is_older) {
-            return;
-        }
-        if self.young.len() >= GENERATION {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(id, Arc::new(model));
-    }
-
-    fn find(&self, id: Uuid) -> Option<&Arc<ReadModel>> {
-        self.young.get(&id).or_else(|| self.old.get(&id))
-    }
-
-    fn forget(&mut self, id: Uuid) {
-        self.young.remove(&id);
-        self.old.remove(&id);
     }
 }
 
@@ -167,20 +131,5 @@ mod tests {
             assert_eq!(facts(&remembered), (1, false, false));
         })
         .await;
-    }
-
-    #[test]
-    fn the_oldest_orders_are_forgotten() {
-        let mut generations = Generations::default();
-        let placed = OrderEvent::Placed(Box::new(placement()));
-        let model = |number| {
-            let stream = EventStream::begin(Uuid::from_u128(number), placed.clone(), Timestamp::from_ms(7)).unwrap();
-            stream.read_model().unwrap()
-        };
-        for number in 0..3 * GENERATION as u128 {
-            generations.insert(model(number));
-        }
-        assert_eq!(generations.young.len() + generations.old.len(), 2 * GENERATION);
-        assert!(generations.old.contains_key(&Uuid::from_u128(GENERATION as u128)));
     }
 }

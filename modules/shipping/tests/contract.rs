@@ -526,3 +526,20 @@ async fn an_operator_cancels_what_has_not_left_as_a_saga_does_and_leaves_an_audi
     })
     .await;
 }
+
+/// The instance that scheduled the shipment remembers it as it was.
+#[tokio::test]
+async fn a_shipment_that_another_instance_cancelled_is_not_made_ready() {
+    on_both(shipping::SCHEMA, |db| async move {
+        let (one, other) = (open(db.clone()).await.contract, open(db).await.contract);
+        let order = id();
+        one.schedule_shipment(&saga(), schedule(&order)).await.unwrap();
+        assert!(was_cancelled(
+            &other.cancel_shipment(&saga(), cancel(&order)).await.unwrap()
+        ));
+        let refused = one.ready_shipment(&saga(), ready(&order)).await.unwrap_err();
+        assert_eq!(refused.code, "shipment_cancelled");
+        assert_eq!(status(&*other, &order).await.as_deref(), Some("cancelled"));
+    })
+    .await;
+}

@@ -51,7 +51,7 @@ async fn a_command_has_few_statements() {
     };
     shipping.ready_shipment(&call, ready).await.expect("ready");
     let statements = log.take();
-    assert_eq!(statements.len(), 5, "{statements:#?}");
+    assert_eq!(statements.len(), 4, "{statements:#?}");
     db.close().await;
     home.remove().await;
 }

@@ -40,6 +40,7 @@ mod prune;
 mod query;
 mod reactions;
 mod relay;
+mod remembered;
 pub mod saga;
 mod settings;
 mod sqlite;
@@ -63,6 +64,7 @@ pub use migrate::{Migration, Schema};
 pub use once::{Command, Memory, Outcome, once, recall, undo_once};
 pub use ops::{AuditEntry, Counts, DeadLetter, DeadLetterEvent, KnownSubscriber, Ops, OutboxEntry, OutboxEvent};
 pub use reactions::{Incoming, Reactions};
+pub use remembered::{Remembered, Versioned};
 pub use saga::{
     Decision, Input, Leftover, Leftovers, Progress, Saga, SagaDetails, SagaFilter, SagaOps, SagaState, SagaView, Sagas,
     UndoLeftover, Undone,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use banyan_core::{Actor, Call, Clock, Fault, Ids, parse_id};
 use banyan_durable::{
-    Command, Db, Memory, Outcome, Tx, audit_operator,
+    Command, Db, Memory, Outcome, Remembered, Tx, Versioned, audit_operator,
     outbox::{self, NewEvent},
 };
 use inventory_contract::{
@@ -38,6 +38,15 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     publishes_levels: bool,
+    /// By order: a checkout reserves and commits within a second.
+    remembered: Remembered<store::Reservation>,
+}
+
+/// A held reservation is the first version; whatever becomes of it is the second.
+impl Versioned for store::Reservation {
+    fn version(&self) -> i64 {
+        if self.state == ReservationState::Held { 1 } else { 2 }
+    }
 }
 
 /// One movement of several items.
@@ -66,6 +75,7 @@ impl Service {
             clock,
             ids,
             publishes_levels,
+            remembered: Remembered::default(),
         }
     }
 
@@ -205,6 +215,12 @@ impl Service {
             reason: None,
         };
         self.record(tx, call, moved).await?;
+        let held = store::Reservation {
+            command_id,
+            state: ReservationState::Held,
+            lines: lines.clone(),
+        };
+        self.remembered.remember(tx, order_id, held);
         Ok(Outcome::Done(reserved()))
     }
 
@@ -254,9 +270,14 @@ impl Service {
             command.expecting(&done)?,
             context,
             move |tx, (service, call, why, done)| async move {
-                let reservation = store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
-                    Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
-                })?;
+                // Storing a transition finds out whether the remembered reservation has changed since; anything else is decided on the stored one.
+                let remembered = service.remembered.recall(&tx, order_id);
+                let reservation = match remembered.filter(|held| matches!(decide(held.state), Ok(Some(_)))) {
+                    Some(held) => held,
+                    None => Arc::new(store::find_reservation(tx.conn(), order_id).await?.ok_or_else(|| {
+                        Fault::conflict("unknown_reservation", "Nothing was ever reserved for this order.")
+                    })?),
+                };
                 if let Some(transition) = decide(reservation.state)? {
                     service
                         .apply(&tx, &call, order_id, &reservation.lines, transition, why.reason.clone())
