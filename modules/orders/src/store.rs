@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
-use banyan_durable::{fault, is_unique_violation, lost_race, newest_first};
+use banyan_durable::{fault, insert_and, is_unique_violation, lost_race, newest_first};
 use sea_orm::{
     ActiveModelTrait,
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    Select, StatementBuilder,
-    sea_query::{
-        CommonTableExpression, Expr, InsertStatement, OnConflict, SubQueryStatement, UpdateStatement, WithClause,
-    },
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
+    sea_query::{Expr, InsertStatement, OnConflict, UpdateStatement},
 };
 use shared_kernel::{MaySee, Money};
 use uuid::Uuid;
@@ -145,35 +142,14 @@ pub async fn append(conn: &impl ConnectionTrait, stream: &EventStream) -> Result
         .collect::<Result<_, _>>()?;
     let events = order_event::Entity::insert_many(rows).into_query();
     let stored = match (stream.read_model(), stream.stored_view()) {
-        (Some(model), Some(version)) => append_and(conn, events, update_view(&model, version)?).await?,
-        (Some(model), None) => append_and(conn, events, insert_views(&[model])?).await?,
-        (None, _) => append_only(conn, &events).await?,
+        (Some(model), Some(version)) => insert_and(conn, events, update_view(&model, version)?).await,
+        (Some(model), None) => insert_and(conn, events, insert_views(&[model])?).await,
+        (None, _) => conn.execute(&events).await.map(|done| done.rows_affected()),
     };
-    if stored == 0 { Err(changed_meanwhile()) } else { Ok(()) }
-}
-
-async fn append_only(conn: &impl ConnectionTrait, events: &InsertStatement) -> Result<u64, Fault> {
-    let done = conn.execute(events).await.map_err(unless_changed)?;
-    Ok(done.rows_affected())
-}
-
-/// Inserts the events and runs a statement about the view: on PostgreSQL, which may be far away, as one. Returns the number of views.
-async fn append_and<Q>(conn: &impl ConnectionTrait, events: InsertStatement, view: Q) -> Result<u64, Fault>
-where
-    Q: StatementBuilder + Into<SubQueryStatement>,
-{
-    let done = if conn.get_database_backend() == DbBackend::Sqlite {
-        append_only(conn, &events).await?;
-        conn.execute(&view).await
-    } else {
-        let appended = CommonTableExpression::new()
-            .query(events)
-            .table_name("appended")
-            .to_owned();
-        let both = WithClause::new().cte(appended).to_owned().query(view);
-        conn.execute(&both).await
-    };
-    Ok(done.map_err(unless_changed)?.rows_affected())
+    match stored.map_err(unless_changed)? {
+        0 => Err(changed_meanwhile()),
+        _ => Ok(()),
+    }
 }
 
 /// What events may have changed in the view that has this version.

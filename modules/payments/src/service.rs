@@ -270,7 +270,8 @@ impl Payments for Service {
     async fn capture_payment(&self, call: &Call, request: CapturePayment) -> Result<Capture, Fault> {
         use capture::Outcome as Response;
         let command = command_request(&request.command_id, Kind::Capture, &request)?;
-        let begun = begin::capture(&self.db, call, command, parse_id("order_id", &request.order_id)?).await?;
+        let order_id = parse_id("order_id", &request.order_id)?;
+        let begun = begin::capture(&self.db, call, command, order_id, self.calls.authorised()).await?;
         let response = match self.settle(call, begun).await? {
             None => Response::InProgress(self.in_progress()),
             Some(command) => match outcome_of(&command)?.clone() {

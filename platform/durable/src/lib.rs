@@ -46,6 +46,7 @@ mod settings;
 mod sqlite;
 mod subscribers;
 mod time;
+mod together;
 mod tx;
 mod watch;
 
@@ -70,5 +71,6 @@ pub use saga::{
     UndoLeftover, Undone,
 };
 pub use settings::{MachineryLimits, Settings};
+pub use together::insert_and;
 pub use tx::Tx;
 pub use watch::{Watcher, Watchers};

@@ -47,7 +47,12 @@ impl<V: Versioned> Remembered<V> {
     /// Remembers the value once it is committed.
     pub fn remember(&self, tx: &Tx, id: Uuid, value: V) {
         let remembered = self.clone();
-        tx.after_commit(move || remembered.0.lock().insert(id, value));
+        tx.after_commit(move || remembered.remember_committed(id, value));
+    }
+
+    /// Remembers a value that is committed.
+    pub fn remember_committed(&self, id: Uuid, value: V) {
+        self.0.lock().insert(id, value);
     }
 }
 

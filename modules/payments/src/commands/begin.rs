@@ -3,8 +3,10 @@
 //!
 //! Each function here is one transaction. A command that came before is recognised by its id, so no command begins twice.
 
+use std::sync::Arc;
+
 use banyan_core::{Call, Fault};
-use banyan_durable::{Db, Tx, audit_operator, lost_race};
+use banyan_durable::{Db, Remembered, Tx, audit_operator, lost_race};
 use shared_kernel::Money;
 use uuid::Uuid;
 
@@ -55,10 +57,25 @@ pub async fn authorise(db: &Db, call: &Call, request: CommandRequest, new: NewPa
     begun.await
 }
 
-pub async fn capture(db: &Db, call: &Call, request: CommandRequest, order_id: Uuid) -> Result<Begun, Fault> {
-    let begun = db.write((call.clone(), request), move |tx, (call, request)| async move {
+/// `authorised` are remembered payments: storing the capture finds out whether one was changed since.
+pub async fn capture(
+    db: &Db,
+    call: &Call,
+    request: CommandRequest,
+    order_id: Uuid,
+    authorised: &Remembered<Payment>,
+) -> Result<Begun, Fault> {
+    let context = (call.clone(), request, authorised.clone());
+    let begun = db.write(context, move |tx, (call, request, authorised)| async move {
         // Nearly every capture is a new one, so a command that came before is only looked up if this one cannot begin.
-        let Some(payment) = store::find_of_order(tx.conn(), order_id).await? else {
+        let remembered = authorised
+            .recall(&tx, order_id)
+            .filter(|payment| payment.capture().is_ok());
+        let payment = match remembered {
+            Some(payment) => Some(payment),
+            None => store::find_of_order(tx.conn(), order_id).await?.map(Arc::new),
+        };
+        let Some(payment) = payment else {
             let begun = find_begun(&tx, &request).await?;
             return begun.ok_or_else(|| Fault::not_found("payment"));
         };

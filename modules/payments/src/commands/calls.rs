@@ -11,7 +11,7 @@ use std::{
 };
 
 use banyan_core::{Fault, FaultKind};
-use banyan_durable::Db;
+use banyan_durable::{Db, Remembered, Versioned};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -25,7 +25,7 @@ use super::{
     record::{self, Recorded},
 };
 use crate::{
-    payment::Payment,
+    payment::{Payment, Status},
     provider::{AuthorisationRequest, Provider, Response},
     store,
 };
@@ -59,6 +59,13 @@ pub struct ProviderCalls {
 struct Worker {
     db: Db,
     provider: Arc<dyn Provider>,
+    authorised: Remembered<Payment>,
+}
+
+impl Versioned for Payment {
+    fn version(&self) -> i64 {
+        self.version
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -96,13 +103,22 @@ impl ProviderCalls {
     pub fn new(db: Db, provider: Arc<dyn Provider>, timeout: Duration) -> Arc<Self> {
         Arc::new_cyclic(|me| ProviderCalls {
             me: me.clone(),
-            worker: Worker { db, provider },
+            worker: Worker {
+                db,
+                provider,
+                authorised: Remembered::default(),
+            },
             running: Mutex::default(),
             tasks: Mutex::default(),
             recorded: Mutex::default(),
             permits: Arc::new(Semaphore::new(CONCURRENT_CALLS)),
             timeout,
         })
+    }
+
+    /// The payments that this process authorised last, by order: most are captured within a second.
+    pub fn authorised(&self) -> &Remembered<Payment> {
+        &self.worker.authorised
     }
 
     /// Calls the provider for the first time.
@@ -172,7 +188,7 @@ async fn run(
         }
     };
     match tokio::time::timeout(timeout, work).await {
-        Ok(Ok(Recorded::Now { command, void })) => {
+        Ok(Ok(Recorded::Now { command, void, .. })) => {
             if let Some(calls) = guard.calls.upgrade() {
                 calls.recorded.lock().remember(command.id);
                 if let Some(void) = void {
@@ -235,7 +251,14 @@ impl Worker {
         let response = self.call(&call).await?;
         metrics::histogram!("banyan_payments_provider_call_seconds", "kind" => call.command.kind.into_str())
             .record(began.elapsed().as_secs_f64());
-        record::record(&self.db, call.command.id, response, Some(call.payment)).await
+        let recorded = record::record(&self.db, call.command.id, response, Some(call.payment)).await?;
+        if let Recorded::Now { payment, .. } = &recorded
+            && payment.status == Status::Authorised
+        {
+            self.authorised
+                .remember_committed(payment.order_id, (**payment).clone());
+        }
+        Ok(recorded)
     }
 
     async fn resolve(&self, id: Uuid) -> Result<Recorded, Fault> {

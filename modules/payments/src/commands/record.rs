@@ -22,6 +22,8 @@ pub enum Recorded {
     /// The outcome is known from now on. A void that waited for it has been started and must be sent.
     Now {
         command: Box<MoneyCommand>,
+        /// As it is stored now.
+        payment: Box<Payment>,
         void: Option<Uuid>,
     },
     /// It was known, or is no longer awaited: nothing changed.
@@ -54,6 +56,7 @@ pub async fn record(db: &Db, id: Uuid, response: Response, payment: Option<Payme
         tx.wake(topic(payment.id));
         Ok(Recorded::Now {
             command: Box::new(command),
+            payment: Box::new(payment),
             void,
         })
     });

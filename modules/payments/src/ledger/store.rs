@@ -1,8 +1,8 @@
 //! The ledger's rows: written once, never changed.
 
 use banyan_core::Fault;
-use banyan_durable::{Db, Tx, fault};
-use sea_orm::{ActiveValue::Set, EntityTrait, FromQueryResult, Statement};
+use banyan_durable::{Db, Tx, fault, insert_and};
+use sea_orm::{ActiveValue::Set, EntityTrait, FromQueryResult, QueryTrait, Statement};
 use uuid::Uuid;
 
 use super::LedgerTransaction;
@@ -55,21 +55,15 @@ pub async fn append(tx: &Tx, payment_id: Uuid, command_id: Uuid, transaction: &L
         kind: Set(transaction.movement().into_str().to_owned()),
         created_at: Set(tx.clock().now().as_ms()),
     };
-    ledger_transaction::Entity::insert(row)
-        .exec_without_returning(tx.conn())
-        .await
-        .map_err(fault)?;
     let entries = transaction.entries().iter().map(|entry| ledger_entry::ActiveModel {
         transaction_id: Set(id),
         account: Set(entry.account.into_str().to_owned()),
         amount: Set(entry.amount.amount),
         currency: Set(entry.amount.currency.clone()),
     });
-    ledger_entry::Entity::insert_many(entries)
-        .exec_without_returning(tx.conn())
-        .await
-        .map_err(fault)?;
-    Ok(())
+    let row = ledger_transaction::Entity::insert(row).into_query();
+    let entries = ledger_entry::Entity::insert_many(entries).into_query();
+    insert_and(tx.conn(), row, entries).await.map(drop).map_err(fault)
 }
 
 /// The totals of the ledger, per currency.

@@ -303,3 +303,20 @@ async fn a_void_in_one_instance_and_the_authorisation_in_another_leave_nothing_b
     })
     .await;
 }
+
+/// The instance that authorised the payment remembers it as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_that_another_instance_voided_is_not_captured() {
+    on_postgres(|home| async move {
+        let (one, other) = (home.open().await, home.open().await);
+        let order = Order::new();
+        assert_eq!(order.authorise(&one).await, "authorised");
+        assert_eq!(order.void(&other).await, "voided");
+        assert_eq!(order.capture(&one).await, "payment_voided");
+        assert_eq!(one.effects().await, [1, 0, 1, 0]);
+        for shop in [one, other] {
+            shop.crash().await;
+        }
+    })
+    .await;
+}
