@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
-use banyan_core::{Call, Fault, PageRequest};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
+use banyan_core::{Call, Fault};
 use banyan_http::{
     Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, StoredResponse,
 };
@@ -12,6 +12,7 @@ use shared_kernel::{Role, Sku, Staff};
 use utoipa::IntoParams;
 
 use crate::{
+    pages::{Fresh, Key, Page},
     product::{NewProduct, Product, ProductChange, StoredProduct},
     service::Service,
     store::Filter,
@@ -79,15 +80,25 @@ impl ProductQuery {
     security((), ("bearer" = []))
 )]
 #[get("/products")]
-async fn list_products(
-    anyone: Anyone,
-    query: Query<ProductQuery>,
-    page: Query<PageQuery>,
-    service: Data<Service>,
-) -> Result<HttpResponse, Problem> {
-    let filter = query.0.into_filter(anyone.call())?;
-    let page = service.list(&filter, &PageRequest::from(page.0)).await?;
-    Ok(banyan_http::ok(&Listed::from(page.map(|stored| stored.product))).into())
+async fn list_products(anyone: Anyone, service: Data<Service>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let read = async {
+        // Both are made before one reads: see `Query`.
+        let (query, page) = (
+            Query::<ProductQuery>::extract(&request),
+            Query::<PageQuery>::extract(&request),
+        );
+        let filter = query.await.map_err(fault)?.0.into_filter(anyone.call())?;
+        let listed = service.list(&filter, &page.await.map_err(fault)?.request()).await?;
+        let page = Page {
+            body: banyan_http::to_json(&Listed::from(listed.map(|stored| stored.product)))?,
+            etag: None,
+        };
+        let for_everyone = !filter.include_archived;
+        Ok(Fresh { page, for_everyone })
+    };
+    let key = Key::List(request.query_string().to_owned());
+    let page = service.pages().find_or_read(key, read).await?;
+    Ok(banyan_http::ok_json(page.body.clone()))
 }
 
 /// One product. An archived one is shown with `active: false`, so that old orders can link to it.
@@ -104,12 +115,20 @@ async fn show_product(
     service: Data<Service>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let stored = service.load(&sku).await?;
-    Ok(banyan_http::ok_with_etag(
-        &request,
-        &banyan_http::etag(stored.version),
-        &stored.product,
-    ))
+    let read = async {
+        let stored = service.load(&sku).await?;
+        let page = Page {
+            body: banyan_http::to_json(&stored.product)?,
+            etag: Some(banyan_http::etag(stored.version)),
+        };
+        Ok(Fresh {
+            page,
+            for_everyone: true,
+        })
+    };
+    let page = service.pages().find_or_read(Key::Product(sku.0.clone()), read).await?;
+    let etag = page.etag.as_deref().unwrap_or_default();
+    Ok(banyan_http::ok_json_with_etag(&request, etag, page.body.clone()))
 }
 
 /// Adds a product to the shop.
@@ -183,6 +202,10 @@ async fn archive_product(
         .change(staff.call(), &sku, ProductChange::archive(), expected)
         .await?;
     Ok(StoredResponse::no_content().into())
+}
+
+fn fault(Problem(fault): Problem) -> Fault {
+    fault
 }
 
 /// The version that `If-Match` requires, which must still be current when the change is made; `None` without the header.

@@ -6,8 +6,10 @@
 
 mod demo_products;
 mod http;
+mod pages;
 mod product;
 mod reactions;
+mod revisions;
 mod schema;
 mod seed;
 mod service;

@@ -13,5 +13,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_catalog_lists",
             up: include_str!("../migrations/m0002_lists.sql"),
         },
+        Migration {
+            name: "m0003_catalog_revision",
+            up: include_str!("../migrations/m0003_revision.sql"),
+        },
     ],
 };

@@ -15,6 +15,7 @@ use catalog_contract::{
 use shared_kernel::Sku;
 
 use crate::{
+    pages::Pages,
     product::{ChangeKind, NewProduct, Product, ProductChange, StoredProduct},
     store::{self, Filter},
 };
@@ -25,15 +26,22 @@ const MAX_PRODUCTS: usize = 100;
 pub struct Service {
     db: Db,
     clock: Arc<dyn Clock>,
+    pages: Arc<Pages>,
 }
 
 impl Service {
     pub fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
-        Service { db, clock }
+        let pages = Arc::new(Pages::of(&db));
+        Service { db, clock, pages }
     }
 
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// What customers read.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     pub async fn list(&self, filter: &Filter, page: &PageRequest) -> Result<Page<StoredProduct>, Fault> {
@@ -58,7 +66,7 @@ impl Service {
             version: 1,
             created_at: self.clock.now(),
         };
-        if !store::insert(tx.conn(), &stored).await? {
+        if !store::insert(tx.conn(), &self.pages.writing(tx), &stored).await? {
             return Err(Fault::conflict(
                 "sku_taken",
                 format!("There is a product with the sku {} already.", stored.product.sku),
@@ -79,9 +87,9 @@ impl Service {
         change: ProductChange,
         expected: Option<i64>,
     ) -> Result<StoredProduct, Fault> {
-        let context = (call.clone(), sku.clone(), change);
+        let context = (self.pages.clone(), call.clone(), sku.clone(), change);
         self.db
-            .write(context, move |tx, (call, sku, change)| async move {
+            .write(context, move |tx, (pages, call, sku, change)| async move {
                 let loaded = store::find(tx.conn(), &sku)
                     .await?
                     .ok_or_else(|| Fault::not_found("product"))?;
@@ -98,7 +106,7 @@ impl Service {
                     version: loaded.version + 1,
                     created_at: loaded.created_at,
                 };
-                store::update(tx.conn(), &changed, loaded.version).await?;
+                store::update(tx.conn(), &pages.writing(&tx), &changed, loaded.version).await?;
                 let events = kinds
                     .into_iter()
                     .map(|kind| changed_event(&call, &changed.product, kind));
@@ -119,7 +127,7 @@ impl Service {
                 created_at,
             })
             .collect();
-        let added = store::insert_new(tx.conn(), new).await?;
+        let added = store::insert_new(tx.conn(), &self.pages.writing(tx), new).await?;
         let events = added.iter().map(|stored| added_event(call, &stored.product));
         let events = events.collect::<Result<Vec<_>, Fault>>()?;
         outbox::append_all(tx, events).await.map(drop)

@@ -12,7 +12,10 @@ use sea_orm::{
 };
 use shared_kernel::{Money, Sku};
 
-use crate::product::{Product, StoredProduct, search_text, search_words};
+use crate::{
+    product::{Product, StoredProduct, search_text, search_words},
+    revisions::{Revision, Writing},
+};
 
 mod product {
     use sea_orm::entity::prelude::*;
@@ -53,6 +56,21 @@ mod product_sales {
         /// Absent if the product is not in this catalog: the database has no foreign key.
         #[sea_orm(belongs_to, from = "sku", to = "sku")]
         pub product: HasOne<super::product::Entity>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod product_revision {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "product_revision")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub one: bool,
+        pub revision: Uuid,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -121,6 +139,12 @@ pub async fn find(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<Store
     row.map(StoredProduct::try_from).transpose()
 }
 
+/// The current revision, on PostgreSQL: a trigger keeps it.
+pub async fn revision(conn: &impl ConnectionTrait) -> Result<Option<Revision>, Fault> {
+    let row = product_revision::Entity::find().one(conn).await.map_err(fault)?;
+    Ok(row.map(|row| Revision(row.revision.as_u128())))
+}
+
 /// The products with these skus, also archived ones. Unknown skus are left out.
 pub async fn find_all(conn: &impl ConnectionTrait, skus: &[Sku]) -> Result<Vec<StoredProduct>, Fault> {
     let names = skus.iter().map(Sku::as_str);
@@ -134,7 +158,7 @@ pub async fn find_all(conn: &impl ConnectionTrait, skus: &[Sku]) -> Result<Vec<S
 }
 
 /// False if the sku is taken.
-pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<bool, Fault> {
+pub async fn insert(conn: &impl ConnectionTrait, _: &Writing, new: &StoredProduct) -> Result<bool, Fault> {
     let row = product::ActiveModel::from(new);
     let inserted = product::Entity::insert(row)
         .on_conflict_do_nothing_on([product::Column::Sku])
@@ -143,7 +167,11 @@ pub async fn insert(conn: &impl ConnectionTrait, new: &StoredProduct) -> Result<
 }
 
 /// Inserts the products whose sku is not taken, and returns them.
-pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) -> Result<Vec<StoredProduct>, Fault> {
+pub async fn insert_new(
+    conn: &impl ConnectionTrait,
+    _: &Writing,
+    new: Vec<StoredProduct>,
+) -> Result<Vec<StoredProduct>, Fault> {
     let skus: Vec<Sku> = new.iter().map(|stored| stored.product.sku.clone()).collect();
     let taken = find_all(conn, &skus).await?;
     let fresh: Vec<StoredProduct> = new
@@ -164,7 +192,12 @@ pub async fn insert_new(conn: &impl ConnectionTrait, new: Vec<StoredProduct>) ->
 ///
 /// # Errors
 /// A lost race, if the stored version is not `loaded_version`.
-pub async fn update(conn: &impl ConnectionTrait, changed: &StoredProduct, loaded_version: i64) -> Result<(), Fault> {
+pub async fn update(
+    conn: &impl ConnectionTrait,
+    _: &Writing,
+    changed: &StoredProduct,
+    loaded_version: i64,
+) -> Result<(), Fault> {
     use product::Column;
     let updated = product::Entity::update_many()
         .set(product::ActiveModel::from(changed))

@@ -165,6 +165,11 @@ impl Db {
         self.0.reads.get_database_backend()
     }
 
+    /// Whether other processes may write to it too. On SQLite this one is the only one.
+    pub fn has_other_writers(&self) -> bool {
+        matches!(self.0.writer, Writer::Postgres(_))
+    }
+
     /// Where sagas that are started here go.
     pub(crate) fn handover(&self) -> &Handover {
         &self.0.facts.handover

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::due::Pending;
-use crate::{Db, Tx, changed, lease, machinery::Work, outbox, query, time};
+use crate::{Db, MachineryLimits, Tx, changed, lease, machinery::Work, outbox, query, time};
 
 mod due;
 
@@ -28,6 +28,9 @@ mod due;
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// The pause after confirmations could not be stored: going on at full speed would only publish the same events again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// The number of paces that a confirmation nobody waits for may wait until it is stored together with others. If the process crashes before, the event is
+/// published again, which its subscribers recognise.
+const RECORD_PACES: u32 = 4;
 /// The number of pages of the walk without an event that is due, after which the rest waits for the next wake-up or poll. While the bus is unavailable
 /// every event waits for its retry, and there may be very many.
 const PAGES_IN_VAIN: u32 = 25;
@@ -42,15 +45,19 @@ pub(crate) struct Relay {
 struct Published {
     row: Pending,
     confirmed: Result<(), Fault>,
+    at: Instant,
 }
 
 type Ended = Option<Result<(Id, Result<(), Fault>), JoinError>>;
 
-/// The publications under way, by task; never two of one subject.
+/// The publications whose outcome is not stored yet; never two of one subject.
 #[derive(Default)]
 struct Flight {
     tasks: JoinSet<Result<(), Fault>>,
+    /// Under way, by task.
     rows: HashMap<Id, Pending>,
+    /// In the order in which they ended.
+    ended: Vec<Published>,
 }
 
 /// The position in the walk over the subjects. It continues after the subject at which a page ended, and then starts again at the beginning, so that no
@@ -104,33 +111,41 @@ impl Relay {
         })
     }
 
-    /// Works in rounds: each stores the confirmations that came in and publishes what is new. What happens within a pace of the last round waits for the
-    /// next, so that many events share the statements of one; while there is more than fits into the window, rounds follow each other at once.
+    /// Works in rounds: each publishes what is new, and stores the confirmations that have waited long enough. What happens within a pace of the last round
+    /// waits for the next, so that many events share the statements of one; while there is more than fits into the window, rounds follow each other at
+    /// once.
     async fn run(&self, stop: CancellationToken, held: CancellationToken) {
         let limits = &self.db.settings().limits;
         let mut changes = self.db.changes();
         let mut flight = Flight::default();
-        let mut ended: Vec<Published> = Vec::new();
         let mut walk = Walk::new();
         let mut retry_at: Option<Instant> = None;
-        let mut round_at = Instant::now();
+        let mut paced_until = Instant::now();
         loop {
             let poll_at = Instant::now() + limits.idle_poll;
             let wake_at = retry_at.map_or(poll_at, |retry_at| retry_at.min(poll_at));
             let can_launch = walk.more && flight.has_room(limits.relay_window);
+            let record_at = flight.record_at(limits);
+            let round_at = match record_at {
+                Some(record_at) if !can_launch => record_at.max(paced_until),
+                _ => paced_until,
+            };
             tokio::select! {
                 biased;
                 // `stop` cancels `held` too; only the loss of the lease forbids going on.
-                () = stop.cancelled() => return self.flush(flight, ended).await,
+                () = stop.cancelled() => return self.flush(flight).await,
                 () = held.cancelled() => return,
-                first = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => ended.extend(flight.take_ended(first)),
+                ended = flight.tasks.join_next_with_id(), if !flight.rows.is_empty() => flight.end(ended),
                 () = changed(&mut changes, outbox::TOPIC) => walk.wake(),
-                () = sleep_until(round_at), if can_launch || !ended.is_empty() => {
+                () = sleep_until(round_at), if can_launch || record_at.is_some() => {
                     let begun = Instant::now();
-                    let recorded = self.record(std::mem::take(&mut ended), &mut walk).await;
-                    let launched = self.launch_all(&mut flight, &mut walk).await;
-                    retry_at = retry_at.into_iter().chain(recorded).chain(launched).min();
-                    round_at = if walk.more { begun } else { begun + limits.pace };
+                    if record_at.is_some_and(|record_at| record_at <= begun) {
+                        let recorded = self.record(&mut flight, &mut walk).await;
+                        retry_at = retry_at.into_iter().chain(recorded).min();
+                    }
+                    let unread = self.launch_all(&mut flight, &mut walk).await;
+                    retry_at = retry_at.into_iter().chain(unread).min();
+                    paced_until = if walk.more { begun } else { begun + limits.pace };
                 }
                 () = sleep_until(wake_at) => {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
@@ -155,18 +170,19 @@ impl Relay {
     }
 
     /// Publishes what is left in the outbox, within a time limit and while the lease is still held. What fails now is left for the next start.
-    async fn flush(&self, mut flight: Flight, ended: Vec<Published>) {
+    async fn flush(&self, mut flight: Flight) {
         let window = self.db.settings().limits.relay_window;
         let all = async {
             let mut walk = Walk::new();
-            self.record(ended, &mut walk).await;
+            self.record(&mut flight, &mut walk).await;
             while walk.more || !flight.rows.is_empty() {
                 while walk.more && flight.has_room(window) {
                     self.launch(&mut flight, &mut walk).await?;
                 }
                 if !flight.rows.is_empty() {
-                    let first = flight.tasks.join_next_with_id().await;
-                    self.record(flight.take_ended(first), &mut walk).await;
+                    let ended = flight.tasks.join_next_with_id().await;
+                    flight.end(ended);
+                    self.record(&mut flight, &mut walk).await;
                     walk.wake();
                 }
             }
@@ -226,7 +242,8 @@ impl Relay {
 
     /// Stores what was confirmed and what was not, in one transaction, and wakes the walk for the events that follow in the same subjects; returns when
     /// the first failed publication is to be retried.
-    async fn record(&self, published: Vec<Published>, walk: &mut Walk) -> Option<Instant> {
+    async fn record(&self, flight: &mut Flight, walk: &mut Walk) -> Option<Instant> {
+        let published = std::mem::take(&mut flight.ended);
         if published.is_empty() {
             return None;
         }
@@ -239,8 +256,9 @@ impl Relay {
         let module = self.db.module().to_owned();
         let now = self.db.clock().now();
         for published in &confirmed {
+            let since_created = now.since(published.row.created_at.into());
             metrics::histogram!("banyan_outbox_delay_seconds", "module" => module.clone())
-                .record(now.since(published.row.created_at.into()).as_secs_f64());
+                .record(since_created.saturating_sub(published.at.elapsed()).as_secs_f64());
         }
         metrics::counter!("banyan_outbox_published_total", "module" => module.clone())
             .increment(confirmed.len() as u64);
@@ -326,30 +344,46 @@ impl Flight {
         self.rows.len() <= window.saturating_sub(window.div_ceil(4))
     }
 
-    /// Whether an event of the row's subject is being published: the row's own, because it is pending until it is stored as sent. The walk comes back for
-    /// those that follow.
+    /// When the publications that ended are to be stored: a retry, and an event that follows in its subject, wait for that.
+    fn record_at(&self, limits: &MachineryLimits) -> Option<Instant> {
+        let first = self.ended.first()?.at;
+        let waited_for = |published: &Published| published.confirmed.is_err() || published.row.has_next == 1;
+        let at_once = self.ended.len() >= limits.relay_window.div_ceil(4) || self.ended.iter().any(waited_for);
+        Some(if at_once {
+            first
+        } else {
+            first + limits.pace * RECORD_PACES
+        })
+    }
+
+    /// Whether the outcome of an event of the row's subject is not stored yet: maybe of the row's own, because it is pending until it is stored as sent.
+    /// The walk comes back for those that follow.
     fn follows(&mut self, row: &Pending) -> bool {
-        let flying = self.rows.values_mut().find(|flying| flying.subject == row.subject);
-        flying.is_some_and(|flying| {
-            flying.has_next |= row.has_next;
+        let ended = self.ended.iter_mut().map(|published| &mut published.row);
+        let known = self
+            .rows
+            .values_mut()
+            .chain(ended)
+            .find(|known| known.subject == row.subject);
+        known.is_some_and(|known| {
+            known.has_next |= row.has_next;
             true
         })
     }
 
-    /// The publication that ended, and the others that have ended meanwhile: they are stored together.
-    fn take_ended(&mut self, first: Ended) -> Vec<Published> {
+    /// Keeps the publication that ended, and the others that have ended meanwhile.
+    fn end(&mut self, first: Ended) {
         let mut ended = first;
-        let mut published = Vec::new();
         while let Some(end) = ended {
             let (id, confirmed) = match end {
                 Ok((id, confirmed)) => (id, confirmed),
                 Err(error) => (error.id(), Err(Fault::internal("publish_panicked", error.to_string()))),
             };
             if let Some(row) = self.rows.remove(&id) {
-                published.push(Published { row, confirmed });
+                let at = Instant::now();
+                self.ended.push(Published { row, confirmed, at });
             }
             ended = self.tasks.try_join_next_with_id();
         }
-        published
     }
 }

@@ -10,6 +10,7 @@ mod health;
 mod keys;
 #[cfg_attr(not(feature = "modules"), path = "local/none.rs")]
 pub mod local;
+mod logs;
 mod migrated;
 mod overview;
 mod placement;

@@ -1,40 +1,14 @@
-//! Logs and metrics of the process.
+//! Metrics of the process.
 
-use std::{io::IsTerminal, sync::OnceLock, thread, time::Duration};
+use std::{sync::OnceLock, thread, time::Duration};
 
-use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tracing_subscriber::EnvFilter;
 
-use crate::settings::{Log, LogFormat};
+use crate::logs;
 
 /// The interval at which recorded histogram samples, each stored on its own until then, are merged. Scraping the metrics merges them too, but they
 /// may never be scraped.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Starts writing logs to standard error; standard output belongs to what a command prints.
-///
-/// # Errors
-/// A filter that cannot be read.
-pub fn start_logs(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| {
-        format!(
-            "log.filter = {:?}; write levels as in RUST_LOG, such as info,http=debug",
-            log.filter
-        )
-    })?;
-    // Colours only on terminals, not in files.
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    // A second start in one process (tests) keeps the first one's settings.
-    let _ = match log.format {
-        LogFormat::Text => logs.compact().try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).with_current_span(true).try_init(),
-    };
-    Ok(())
-}
 
 /// Installs the process's metrics recorder once; later calls return the same handle.
 pub fn metrics() -> PrometheusHandle {
@@ -57,6 +31,7 @@ fn recorder(upkeep_interval: Duration) -> PrometheusRecorder {
     let upkeep = move || {
         loop {
             thread::sleep(upkeep_interval);
+            logs::count_dropped();
             metrics.run_upkeep();
         }
     };

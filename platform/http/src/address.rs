@@ -20,6 +20,10 @@ pub struct TrustedPeers;
 /// The client's address: behind trusted proxies the one they report, else the peer's. `None` only without a connection, as in a handler's own tests.
 pub fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip().to_canonical();
+    let headers = request.headers();
+    if !headers.contains_key(header::FORWARDED) && !headers.contains_key(header::X_FORWARDED_FOR) {
+        return Some(peer);
+    }
     let trusted = request.app_data::<TrustedProxies>().cloned().unwrap_or_default();
     let mut trusted = trusted.0.to_vec();
     trusted.extend(request.app_data::<TrustedPeers>().map(|_| peer));

@@ -10,13 +10,14 @@ use actix_web::{
     },
 };
 use banyan_core::{Fault, FaultKind};
+use bytes::Bytes;
 use serde::Serialize;
 use utoipa::{
     IntoParams,
     openapi::path::{Parameter, ParameterIn},
 };
 
-use crate::{StoredResponse, openapi::header_parameter};
+use crate::{openapi::header_parameter, stored_response};
 
 /// A strong entity tag of a version: `"7"`. `version` must be visible ASCII without a quote, as numbers and hashes are.
 pub fn etag(version: impl Display) -> String {
@@ -25,21 +26,29 @@ pub fn etag(version: impl Display) -> String {
 
 /// 200 with the body and its `ETag`, or 304 without a body if the client already has this version.
 pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) -> HttpResponse {
-    // Only the client itself may cache it, and it revalidates each time.
-    let cache = (header::CACHE_CONTROL, "private, no-cache");
+    conditional(request, etag, || stored_response::ok(body).into_response())
+}
+
+/// As [`ok_with_etag`], with JSON that was serialized before.
+pub fn ok_json_with_etag(request: &HttpRequest, etag: &str, body: Bytes) -> HttpResponse {
+    conditional(request, etag, || stored_response::ok_json(body))
+}
+
+fn conditional(request: &HttpRequest, etag: &str, ok: impl FnOnce() -> HttpResponse) -> HttpResponse {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag)) {
-        return HttpResponse::NotModified()
-            .insert_header(cache)
-            .insert_header((header::ETAG, etag))
-            .finish();
+    let is_known =
+        reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag));
+    let mut response = if is_known {
+        HttpResponse::NotModified().finish()
+    } else {
+        ok()
+    };
+    let headers = response.headers_mut();
+    // Only the client itself may cache it, and it revalidates each time.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
     }
-    let mut response = StoredResponse::json(actix_web::http::StatusCode::OK, body)
-        .with_etag(etag)
-        .into_response();
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache.1));
     response
 }
 

@@ -51,7 +51,7 @@ mod unmatched;
 pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
 pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
-pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_with_etag};
+pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_json_with_etag, ok_with_etag};
 #[cfg(feature = "durable")]
 pub use idempotency::{
     KeyedRequest, KeyedResponse, OptionalKey, RequiredKey, claim_key, find_replay, find_response, idempotent,
@@ -66,7 +66,7 @@ pub use request::{RequestContext, RouteTemplate};
 pub use routes::Routes;
 pub use shell::{Shell, ShellService, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
-pub use stored_response::{StoredResponse, created, ok};
+pub use stored_response::{StoredResponse, created, ok, ok_json, to_json};
 pub use template::PathTemplate;
 pub use token::{Claims, KeySource, Verifier, VerifyingKey};
 pub use unmatched::{DocumentedPaths, unmatched, unmatched_in};

@@ -128,6 +128,8 @@ fn whole_seconds(duration: Duration) -> u64 {
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     limiter: Limiter,
+    /// `RateLimit-Policy`, the same in every response.
+    policy: HeaderValue,
     /// Only paths with this prefix are limited: health checks and metrics are not.
     prefix: &'static str,
 }
@@ -135,23 +137,20 @@ pub struct RateLimit {
 impl RateLimit {
     /// Limits everything under `/api/`.
     pub fn new(per_second: u32, burst: u32) -> Self {
+        let limiter = Limiter::per_second(per_second, burst);
+        let policy = format!("\"caller\";q={};w={}", limiter.quota.burst_size(), limiter.window_s());
         RateLimit {
-            limiter: Limiter::per_second(per_second, burst),
+            limiter,
+            policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("")),
             prefix: "/api/",
         }
     }
 
     fn write_headers(&self, headers: &mut HeaderMap, remaining: u32, reset: Duration) {
-        let policy = format!(
-            "\"caller\";q={};w={}",
-            self.limiter.quota.burst_size(),
-            self.limiter.window_s()
-        );
+        headers.insert(HeaderName::from_static("ratelimit-policy"), self.policy.clone());
         let state = format!("\"caller\";r={remaining};t={}", whole_seconds(reset));
-        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
+        if let Ok(state) = HeaderValue::try_from(state) {
+            headers.insert(HeaderName::from_static("ratelimit"), state);
         }
     }
 }

@@ -9,9 +9,12 @@ use actix_web::{
     },
 };
 use banyan_core::Fault;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{self, Occurrence, PROBLEM_JSON, ProblemBody};
+
+const APPLICATION_JSON: &str = "application/json";
 
 /// Status, headers and body of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +31,10 @@ impl StoredResponse {
         match serde_json::to_string(body) {
             Ok(body) => StoredResponse {
                 status: status.as_u16(),
-                headers: vec![content_type("application/json")],
+                headers: vec![content_type(APPLICATION_JSON)],
                 body,
             },
-            // Only a map whose keys are not strings cannot be serialized. That is a bug, but it must not panic the worker.
-            Err(error) => StoredResponse::problem(
-                &Fault::internal("unwritable_answer", error.to_string()),
-                &Occurrence::default(),
-            ),
+            Err(error) => StoredResponse::problem(&unwritable(&error), &Occurrence::default()),
         }
     }
 
@@ -90,6 +89,11 @@ impl StoredResponse {
     }
 }
 
+/// Only a map whose keys are not strings cannot be serialized. That is a bug, but it must not panic the worker.
+fn unwritable(error: &serde_json::Error) -> Fault {
+    Fault::internal("unwritable_answer", error.to_string())
+}
+
 fn content_type(kind: &str) -> (String, String) {
     (header::CONTENT_TYPE.as_str().to_owned(), kind.to_owned())
 }
@@ -120,4 +124,19 @@ pub fn created(location: &str, etag: Option<&str>, body: &impl Serialize) -> Sto
 /// 200.
 pub fn ok(body: &impl Serialize) -> StoredResponse {
     StoredResponse::json(StatusCode::OK, body)
+}
+
+/// The body of a response that is sent more than once: see [`ok_json`].
+///
+/// # Errors
+/// A map whose keys are not strings, which is a bug.
+pub fn to_json(body: &impl Serialize) -> Result<Bytes, Fault> {
+    serde_json::to_vec(body)
+        .map(Bytes::from)
+        .map_err(|error| unwritable(&error))
+}
+
+/// 200, with JSON that was serialized before. Its bytes are shared and not copied.
+pub fn ok_json(body: Bytes) -> HttpResponse {
+    HttpResponse::Ok().content_type(APPLICATION_JSON).body(body)
 }

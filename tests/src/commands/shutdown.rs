@@ -183,9 +183,10 @@ async fn ctrl_c_shuts_it_down() {
     shop.signal("INT").await;
     let (took, code) = shop.ended().await;
     assert_eq!(code, Some(0), "{}", shop.log());
+    let log = shop.log();
+    assert!(took < PROMPT && log.contains("SIGINT"), "{took:?}\n{log}");
     assert!(
-        took < PROMPT && shop.log().contains("SIGINT"),
-        "{took:?}\n{}",
-        shop.log()
+        log.trim_end().ends_with("stopped"),
+        "the last line is not written:\n{log}"
     );
 }

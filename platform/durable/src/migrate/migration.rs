@@ -9,7 +9,7 @@ use crate::Connection;
 /// A migration: its name, which is recorded for ever, and the statements that make it.
 ///
 /// The text keeps to what PostgreSQL and SQLite have in common. The one type they do not share is `uuid`: SQLite keeps the sixteen bytes
-/// in a `blob`.
+/// in a `blob`. What only several processes need stands between the lines `-- postgres` and `-- end`, and SQLite does not get it.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
     pub name: &'static str,
@@ -19,9 +19,20 @@ pub struct Migration {
 /// The text as this database reads it.
 pub(crate) fn text(backend: DbBackend, up: &str) -> String {
     match backend {
-        DbBackend::Sqlite => up.replace(" uuid", " blob"),
+        DbBackend::Sqlite => without_postgres(up).replace(" uuid", " blob"),
         _ => up.to_owned(),
     }
+}
+
+fn without_postgres(up: &str) -> String {
+    let mut of_postgres = false;
+    let both = up.lines().filter(|line| {
+        let begins = *line == "-- postgres";
+        let skipped = of_postgres || begins;
+        of_postgres = skipped && *line != "-- end";
+        !skipped
+    });
+    both.fold(String::new(), |text, line| text + line + "\n")
 }
 
 impl Migration {
@@ -47,5 +58,20 @@ impl Migration {
         }
         made?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_for_postgresql_is_left_out_on_sqlite() {
+        let up = "create table a (id uuid);\n-- postgres\ncreate function b() returns trigger;\n-- end\ncreate table c (d text);\n";
+        assert_eq!(text(DbBackend::Postgres, up), up);
+        assert_eq!(
+            text(DbBackend::Sqlite, up),
+            "create table a (id blob);\ncreate table c (d text);\n"
+        );
     }
 }

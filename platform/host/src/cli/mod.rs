@@ -12,6 +12,8 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use tracing_appender::non_blocking::WorkerGuard;
+
 use crate::{Product, settings::Settings};
 
 /// Without a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
@@ -120,9 +122,12 @@ where
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    let mut logs = None;
     let ended = runtime()
         .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(execute(product, cli)));
+        .and_then(|runtime| runtime.block_on(execute(product, cli, &mut logs)));
+    // After the runtime, whose tasks log until they end.
+    drop(logs);
     finish(name, ended)
 }
 
@@ -147,7 +152,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("starting the runtime")
 }
 
-async fn execute<C>(product: &'static Product<C>, cli: Cli) -> Result<(), Failure>
+async fn execute<C>(product: &'static Product<C>, cli: Cli, logs: &mut Option<WorkerGuard>) -> Result<(), Failure>
 where
     C: Clone + Send + Sync + 'static,
 {
@@ -160,7 +165,7 @@ where
         _ => {}
     }
     let settings = Settings::load(&defaults, cli.global.config.as_deref())?;
-    crate::telemetry::start_logs(&settings.log)?;
+    *logs = Some(crate::logs::start(&settings.log)?);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => Ok(serve::serve(product, settings).await?),
         Command::Migrate(migrate) => Ok(migrate.run(product, &settings, output).await?),

@@ -14,7 +14,10 @@ use actix_web::{
 use banyan_core::{Fault, FaultKind, Ids};
 use tracing::Span;
 
-use super::ids::{X_REQUEST_ID, request_id, trace};
+use super::{
+    ids::{X_REQUEST_ID, request_id, trace},
+    measured,
+};
 use crate::{
     RequestContext, RouteTemplate, StoredResponse,
     problem::{self, Occurrence},
@@ -123,19 +126,12 @@ impl Exchange {
 
     pub fn record(&self, result: &Result<ServiceResponse<BoxBody>, RenderedFault>) {
         let (status, route) = match result {
-            Ok(response) => (response.status().as_u16(), route_of(response.request())),
-            Err(rendered) => (rendered.0.status, None),
+            Ok(response) => (response.status(), route_of(response.request())),
+            Err(rendered) => (rendered.status_code(), None),
         };
         let elapsed = self.begun.elapsed();
-        // The template and not the path: ids in labels would create a time series each.
-        let labels = [
-            ("method", known_method(&self.method).to_owned()),
-            ("route", route.unwrap_or_else(|| "none".to_owned())),
-            ("status", status.to_string()),
-        ];
-        metrics::counter!("http_requests_total", &labels).increment(1);
-        metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(elapsed.as_secs_f64());
-        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        measured::record(route.as_deref(), &self.method, status, elapsed);
+        let (status, elapsed_ms) = (status.as_u16(), u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         if status >= 500 {
             tracing::warn!(target: "http", status, elapsed_ms, "responded");
         } else {
@@ -161,14 +157,6 @@ fn set_absent(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
 fn is_data(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_none_or(|kind| kind.contains("json"))
-}
-
-/// A client can send any token as a method; only the usual ones become labels.
-fn known_method(method: &Method) -> &str {
-    match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
-        _ => "other",
-    }
 }
 
 /// The fault behind a response, if it is an error that is not rendered as a problem yet.

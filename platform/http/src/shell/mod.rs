@@ -4,6 +4,7 @@
 
 mod exchange;
 mod ids;
+mod measured;
 
 use std::{
     cell::Cell,
@@ -162,7 +163,10 @@ where
 
 /// Approximately the size on the wire: method, target and headers with their separators.
 fn head_bytes(request: &ServiceRequest) -> usize {
-    let line = request.method().as_str().len() + request.uri().to_string().len() + 12;
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len())
+        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let line = request.method().as_str().len() + target + 12;
     line + request
         .headers()
         .iter()
