@@ -1,15 +1,18 @@
-//! Many events in one transaction: as one by one, and with two statements.
+//! Many events in one transaction: as one by one, and with two statements. Events of many transactions: published in rounds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use banyan_core::{Call, Fault};
 use banyan_durable::{
-    Db,
+    Db, Machinery,
     outbox::{self, NewEvent},
 };
-use banyan_durable_testing::{PostgresHome, StatementLog, on_both_with, open, settings};
+use banyan_durable_testing::{PostgresHome, StatementLog, eventually, on_both_with, open, settings};
 
-use crate::harness::{Noted, outbox_of, quick};
+use crate::{
+    events::PENDING,
+    harness::{Noted, Running, SOON, TestBus, count, note, outbox_of, quick},
+};
 
 /// Appends one event to each of these subjects, in one transaction.
 async fn append_all(db: &Db, subjects: &[&str]) -> Result<Vec<i64>, Fault> {
@@ -85,6 +88,38 @@ async fn many_events_are_stored_by_two_statements() {
         append_all(&db, &subjects).await.expect("the events are stored");
         assert_eq!(log.take().len(), 2, "{count} events");
     }
+    db.close().await;
+    home.remove().await;
+}
+
+/// The first event is published at once. Those that follow within a pace share the next round, and what is confirmed is stored together.
+#[tokio::test]
+async fn events_that_follow_each_other_are_published_in_rounds() {
+    let home = PostgresHome::new().await;
+    let (log, storage) = StatementLog::before(&home.storage("durable").await, Duration::ZERO).await;
+    let mut slow = quick();
+    slow.limits.idle_poll = Duration::from_secs(60);
+    slow.limits.pace = Duration::from_millis(500);
+    let db = open("durable", &storage, slow).await;
+    let bus = Arc::new(TestBus::default());
+    let running = Running::start(&bus, vec![Machinery::new(db.clone())]).await;
+    note(&db, "order/first", "at once").await;
+    eventually("the first is published", SOON, || async { bus.published().len() == 1 }).await;
+    log.take();
+    for number in 0..10 {
+        note(&db, &format!("order/{number}"), "later").await;
+    }
+    eventually("all are published", SOON, || async { bus.published().len() == 11 }).await;
+    eventually("all are stored as sent", SOON, || async {
+        count(&db, PENDING).await == 0
+    })
+    .await;
+    let statements = log.take();
+    let with = |text: &str| statements.iter().filter(|statement| statement.contains(text)).count();
+    let (looks, stored) = (with("with recursive head"), with("update outbox set state = 'sent'"));
+    assert!((1..=3).contains(&looks), "{looks} looks in {statements:#?}");
+    assert!((1..=2).contains(&stored), "stored {stored} times in {statements:#?}");
+    running.stop().await;
     db.close().await;
     home.remove().await;
 }
