@@ -30,7 +30,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// The number of paces that a confirmation nobody waits for may wait until it is stored together with others. If the process crashes before, the event is
 /// published again, which its subscribers recognise.
-const RECORD_PACES: u32 = 4;
+const RECORD_PACES: u32 = 3;
 /// The number of pages of the walk without an event that is due, after which the rest waits for the next wake-up or poll. While the bus is unavailable
 /// every event waits for its retry, and there may be very many.
 const PAGES_IN_VAIN: u32 = 25;

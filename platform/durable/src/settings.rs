@@ -88,7 +88,7 @@ impl Default for MachineryLimits {
             renewals_per_lease: 3,
             poll: Duration::from_secs(1),
             idle_poll: Duration::from_secs(10),
-            pace: Duration::from_millis(50),
+            pace: Duration::from_millis(100),
             max_wait: Duration::from_secs(60),
             relay_window: 100,
             publish_timeout: Duration::from_secs(10),
