@@ -44,14 +44,14 @@ async fn a_command_has_few_statements() {
     log.take();
     shipping.schedule_shipment(&call, schedule).await.expect("scheduled");
     let statements = log.take();
-    assert_eq!(statements.len(), 4, "{statements:#?}");
+    assert_eq!(statements.len(), 3, "{statements:#?}");
     let ready = ReadyShipment {
         command_id: id(),
         order_id,
     };
     shipping.ready_shipment(&call, ready).await.expect("ready");
     let statements = log.take();
-    assert_eq!(statements.len(), 4, "{statements:#?}");
+    assert_eq!(statements.len(), 3, "{statements:#?}");
     db.close().await;
     home.remove().await;
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use banyan_core::{Call, Envelope, Event, Fault};
-use sea_orm::{FromQueryResult, Value};
+use banyan_core::{Call, Envelope, Event, Fault, Timestamp};
+use sea_orm::{DbBackend, FromQueryResult, Value};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
@@ -41,6 +41,22 @@ impl NewEvent {
             data,
         })
     }
+
+    fn envelope(self, tx: &Tx, id: Uuid, time: Timestamp, version: i64, previousid: Option<Uuid>) -> Envelope {
+        Envelope {
+            specversion: "1.0".to_owned(),
+            id,
+            source: tx.module().to_owned(),
+            kind: self.kind.to_owned(),
+            subject: self.subject,
+            time,
+            datacontenttype: "application/json".to_owned(),
+            version,
+            previousid,
+            traceparent: self.traceparent,
+            data: self.data,
+        }
+    }
 }
 
 /// Puts `event` into the outbox and returns its version: 1 for a subject's first event, then gapless.
@@ -48,7 +64,11 @@ impl NewEvent {
 /// # Errors
 /// As any query; the caller's transaction then fails with it.
 pub async fn append<E: Event + Serialize>(tx: &Tx, call: &Call, subject: &str, event: &E) -> Result<i64, Fault> {
-    let versions = append_all(tx, vec![NewEvent::new(call, subject, event)?]).await?;
+    let event = NewEvent::new(call, subject, event)?;
+    if tx.backend() == DbBackend::Postgres {
+        return append_in_one_statement(tx, event).await;
+    }
+    let versions = append_all(tx, vec![event]).await?;
     versions.first().copied().ok_or_else(no_version)
 }
 
@@ -64,30 +84,11 @@ pub async fn append_all(tx: &Tx, events: Vec<NewEvent>) -> Result<Vec<i64>, Faul
     let mut versions = Vec::with_capacity(events.len());
     let mut rows = Vec::with_capacity(events.len());
     for (id, event) in events {
-        let NewEvent {
-            subject,
-            kind,
-            traceparent,
-            data,
-        } = event;
-        let place = places.get_mut(&subject).ok_or_else(no_version)?;
+        let place = places.get_mut(&event.subject).ok_or_else(no_version)?;
         let (version, previousid) = (place.version, place.previous_event_id.replace(id));
         place.version += 1;
-        tx.wake(subject.as_str());
-        let envelope = Envelope {
-            specversion: "1.0".to_owned(),
-            id,
-            source: tx.module().to_owned(),
-            kind: kind.to_owned(),
-            subject,
-            time: now,
-            datacontenttype: "application/json".to_owned(),
-            version,
-            previousid,
-            traceparent,
-            data,
-        };
-        rows.push((envelope, place.changed_at));
+        tx.wake(event.subject.as_str());
+        rows.push((event.envelope(tx, id, now, version, previousid), place.changed_at));
         versions.push(version);
     }
     for batch in rows.chunks(BATCH) {
@@ -97,6 +98,39 @@ pub async fn append_all(tx: &Tx, events: Vec<NewEvent>) -> Result<Vec<i64>, Faul
         tx.wake(TOPIC);
     }
     Ok(versions)
+}
+
+/// For PostgreSQL, which may be far away: the database itself puts the version and the id of the previous event into the envelope.
+async fn append_in_one_statement(tx: &Tx, event: NewEvent) -> Result<i64, Fault> {
+    let (id, now) = (tx.ids().new_id(), tx.clock().now());
+    tx.wake(event.subject.as_str());
+    tx.wake(TOPIC);
+    let envelope = event.envelope(tx, id, now, 0, None);
+    let body = write(&envelope)?;
+    // The attributes before it contain no such text: in a string the quotes would be escaped.
+    let (head, tail) = body
+        .split_once("\"version\":0")
+        .ok_or_else(|| unwritable("the envelope has no version"))?;
+    let sql = format!(
+        "with counted as ({})
+         insert into outbox (id, kind, subject, version, body, traceparent, state, attempts, next_attempt_at, created_at)
+         select $4, $5, $2, last_version,
+             cast($6 as text) || '\"version\":' || last_version || coalesce(',\"previousid\":\"' || previous_event_id || '\"', '') || cast($7 as text),
+             $8, 'pending', 0, $1, changed_at from counted
+         returning version",
+        count_up(1)
+    );
+    let values: [Value; 8] = [
+        now.as_ms().into(),
+        envelope.subject.into(),
+        1_i64.into(),
+        id.into(),
+        envelope.kind.into(),
+        head.into(),
+        tail.into(),
+        envelope.traceparent.into(),
+    ];
+    query::scalar(tx.conn(), &sql, values).await?.ok_or_else(no_version)
 }
 
 /// The place of a subject's first new event.
@@ -172,7 +206,7 @@ fn count_up(subjects: usize) -> String {
 async fn insert(tx: &Tx, events: &[(Envelope, i64)]) -> Result<(), Fault> {
     let mut values: Vec<Value> = Vec::with_capacity(events.len() * 10);
     for (envelope, changed_at) in events {
-        let body = serde_json::to_string(envelope).map_err(|error| unwritable(&error.to_string()))?;
+        let body = write(envelope)?;
         values.extend([
             envelope.id.into(),
             envelope.kind.as_str().into(),
@@ -199,6 +233,10 @@ fn rows(count: usize, columns: usize) -> String {
         .map(|row| format!("({})", placeholders(row * columns + 1, columns)))
         .collect();
     rows.join(", ")
+}
+
+fn write(envelope: &Envelope) -> Result<String, Fault> {
+    serde_json::to_string(envelope).map_err(|error| unwritable(&error.to_string()))
 }
 
 fn unwritable(detail: &str) -> Fault {

@@ -78,7 +78,25 @@ async fn an_event_is_stored_as_the_cloudevent_that_is_published() {
             (event.specversion.as_str(), event.source.as_str(), event.version),
             ("1.0", "durable", 1)
         );
-        assert_eq!(event.find::<Noted>().unwrap().unwrap().text, "hello");
+        assert_eq!(
+            (&event.previousid, event.find::<Noted>().unwrap().unwrap().text.as_str()),
+            (&None, "hello")
+        );
+        // What looks like an attribute of the envelope is not one.
+        let text = r#"{"version":0,"previousid":null}"#;
+        note(&db, "order/1", text).await;
+        let body = texts(&db, "select body from outbox where version = 2").await.remove(0);
+        let next = Envelope::from_bytes(body.as_bytes()).unwrap();
+        assert_eq!(
+            (next.version, next.previousid, &next.subject),
+            (2, Some(event.id), &event.subject)
+        );
+        assert_eq!(next.find::<Noted>().unwrap().unwrap().text, text);
+        assert_eq!(
+            body,
+            String::from_utf8(next.to_bytes()).unwrap(),
+            "as any envelope is written"
+        );
     })
     .await;
 }

@@ -22,11 +22,11 @@ async fn a_command_has_few_statements_and_a_repeated_webhook_at_most_one() {
         theirs.take();
         assert_eq!(order.authorise(&shop).await, "authorised");
         let (statements, requests) = (ours.take(), theirs.take());
-        assert_eq!(statements.len(), 7, "{statements:#?}");
+        assert_eq!(statements.len(), 6, "{statements:#?}");
         assert_eq!(requests.len(), 2, "{requests:#?}");
         assert_eq!(order.capture(&shop).await, "captured");
         let (statements, requests) = (ours.take(), theirs.take());
-        assert_eq!(statements.len(), 7, "{statements:#?}");
+        assert_eq!(statements.len(), 6, "{statements:#?}");
         assert_eq!(requests.len(), 3, "{requests:#?}");
         let (command, response) = (order.command("capture"), Response::Accepted { id: "cap".into() });
         let command = command.parse().unwrap();
