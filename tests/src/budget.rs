@@ -86,7 +86,8 @@ async fn compare(budget: Budget) -> Result<(), Failed> {
     Ok(())
 }
 
-async fn place(customers: &[Client], skus: &[String; 2], orders: usize) {
+/// Each customer orders this number of times, one order after the other, all customers at the same time.
+pub async fn place(customers: &[Client], skus: &[String; 2], orders: usize) {
     let mut placing = JoinSet::new();
     for customer in customers {
         let (customer, skus) = (customer.clone(), skus.clone());

@@ -5,14 +5,12 @@
 use std::{collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 
 use libtest_mimic::Failed;
-use reqwest::Method;
 use sea_orm::FromQueryResult;
-use serde_json::json;
-use tokio::task::JoinSet;
 
 use crate::{
+    budget::place,
     data::{connect, execute, owners, rows},
-    harness::{Shop, Stage, new_key, order_body, runtime},
+    harness::{Shop, Stage, runtime},
     scenarios::new_product,
 };
 
@@ -40,25 +38,7 @@ pub fn an_order_leaves_no_more_bytes_than_its_budget() -> Result<(), Failed> {
         let directory = shop.directory();
         until_quiet(&directory).await;
         let before = bytes(&directory).await;
-        let mut placing = JoinSet::new();
-        for customer in customers {
-            let skus = skus.clone();
-            placing.spawn(async move {
-                for _ in 0..ORDERS {
-                    let mut body = order_body(&skus[0], 1, "pm_card_visa");
-                    body["items"] = json!([{"sku": skus[0], "quantity": 1}, {"sku": skus[1], "quantity": 2}]);
-                    let key = new_key();
-                    let headers = [("Idempotency-Key", key.as_str()), ("Prefer", "wait=20")];
-                    let placed = customer
-                        .send(Method::POST, "/api/v1/orders", &headers, Some(&body))
-                        .await;
-                    assert_eq!(placed.expect(201).json()["status"], "confirmed");
-                }
-            });
-        }
-        while let Some(placed) = placing.join_next().await {
-            placed.expect("the orders are placed");
-        }
+        place(&customers, &skus, ORDERS).await;
         until_quiet(&directory).await;
         let soon = bytes(&directory).await;
         shop.kill().await;

@@ -102,7 +102,7 @@ pub async fn unmatched(db: &Db, before: Timestamp, limit: u64) -> Result<Vec<Uui
     references_of(db, sql, [before.as_ms().into(), rows(limit)]).await
 }
 
-/// The end of the last sealed period; `None` if there is none.
+/// The end of the last sealed period; `None` before the first.
 pub async fn sealed_until(db: &Db) -> Result<Option<Timestamp>, Fault> {
     time(db, "select max(ends_at) as at from books_period").await
 }
