@@ -19,6 +19,7 @@ use std::{
 };
 
 use banyan_core::Fault;
+use sea_orm::DbErr;
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot},
@@ -262,7 +263,7 @@ impl Loop {
             }
             Err(error) => {
                 self.report(false);
-                tracing::error!(module = self.facts.module, file = %self.file.path.display(), %error, "a batch of writes could not be committed");
+                self.log_loss(&error);
                 false
             }
         };
@@ -289,6 +290,18 @@ impl Loop {
         }
     }
 
+    /// A statement of the writer's own, without which the batch is lost.
+    fn control(&self, connection: &sqlite::Connection, sql: &str) -> Result<(), BatchLost> {
+        connection.control(sql).map_err(|error| {
+            self.log_loss(&error);
+            BatchLost::Database
+        })
+    }
+
+    fn log_loss(&self, error: &DbErr) {
+        tracing::error!(module = self.facts.module, file = %self.file.path.display(), %error, "a batch of writes could not be committed");
+    }
+
     fn report(&self, committed: bool) {
         self.commits.store(committed, Ordering::Release);
     }
@@ -302,7 +315,7 @@ impl Loop {
     ) -> Result<Result<AfterCommit, Fault>, BatchLost> {
         let limit = self.facts.settings.limits.job_timeout;
         connection.interrupt_at(None);
-        connection.control("savepoint job").map_err(|_| BatchLost::Database)?;
+        self.control(connection, "savepoint job")?;
         let changes_before = connection.total_changes();
         let deadline = Instant::now() + limit;
         connection.interrupt_at(Some(deadline));
@@ -331,13 +344,13 @@ impl Loop {
         })?;
         match done {
             Ok(()) => {
-                connection.control("release job").map_err(|_| BatchLost::Database)?;
+                self.control(connection, "release job")?;
                 self.wrote |= connection.total_changes() != changes_before;
                 Ok(Ok(after))
             }
             Err(fault) => {
-                connection.control("rollback to job").map_err(|_| BatchLost::Database)?;
-                connection.control("release job").map_err(|_| BatchLost::Database)?;
+                self.control(connection, "rollback to job")?;
+                self.control(connection, "release job")?;
                 Ok(Err(fault))
             }
         }

@@ -242,6 +242,16 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until its log has this text: lines are written a moment after what they tell.
+    pub async fn logged(&self, text: &str) {
+        let end = tokio::time::Instant::now() + Duration::from_secs(30);
+        while !self.log().contains(text) {
+            let late = tokio::time::Instant::now() > end;
+            assert!(!late, "{text:?} is not in the log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The id of the process.
     pub fn id(&self) -> u32 {
         self.child.id().expect("it runs")

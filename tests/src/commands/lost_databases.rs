@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     data,
-    harness::{Client, Stage, binary, new_key, order_body},
+    harness::{Stage, binary, new_key, order_body},
     scenarios::eventually,
 };
 
@@ -239,16 +239,16 @@ async fn a_full_disk_ends_readiness_and_nothing_accepted_is_lost() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a script");
     let shop = installation.serve_by(script.as_ref()).await;
     let customer = shop.client.new_customer().await;
-    let place = async |customer: &Client| {
+    let place = async || {
         let body = order_body("tea-01", 1, "pm_card_visa");
-        let key = [("Idempotency-Key", new_key())];
-        let key = key.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let key = new_key();
+        let key = [("Idempotency-Key", key.as_str())];
         customer.send(Method::POST, "/api/v1/orders", &key, Some(&body)).await
     };
-    let mut accepted = vec![place(&customer).await.expect(201).json()];
+    let mut accepted = vec![place().await.expect(201).json()];
     limit_files(&shop, "65536").await;
     let refused = loop {
-        let response = place(&customer).await;
+        let response = place().await;
         if response.status != 201 {
             break response;
         }
@@ -267,13 +267,11 @@ async fn a_full_disk_ends_readiness_and_nothing_accepted_is_lost() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    // What a write of nothing can commit does not make it ready again.
     ready(503).await;
-    let log = shop.log();
-    assert!(log.contains("orders.db") && log.contains("is the disk full"), "{log}");
+    shop.logged("(the file data/orders.db; is the disk full").await;
     limit_files(&shop, "unlimited").await;
     ready(200).await;
-    accepted.push(place(&customer).await.expect(201).json());
+    accepted.push(place().await.expect(201).json());
     for order in &accepted {
         let path = format!("/api/v1/orders/{}", order["id"].as_str().expect("an id"));
         let is_confirmed = |order: &Value| order["status"] == "confirmed";

@@ -179,6 +179,24 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
 }
 
 #[tokio::test]
+async fn after_a_full_disk_only_a_write_shows_that_the_database_is_ready() {
+    let (_home, db) = sqlite().await;
+    db.write((), |tx, ()| async move {
+        say(&tx, "pragma max_page_count = 1").await?;
+        say(&tx, "insert into word values (hex(zeroblob(1000000)))").await
+    })
+    .await
+    .unwrap_err();
+    // A transaction that wrote nothing can be committed on a full disk, too.
+    db.write((), |_, ()| async move { Ok(()) }).await.unwrap();
+    let probes = "select count(*) from lease where name = 'probe'";
+    assert_eq!(count(&db, probes).await, 0);
+    db.ping().await.unwrap();
+    assert_eq!(count(&db, probes).await, 1);
+    db.close().await;
+}
+
+#[tokio::test]
 async fn a_write_on_sqlite_locks_the_file_from_its_beginning_and_is_synced() {
     let (home, db) = sqlite().await;
     let outside = Arc::new(Connection::open(&home.storage("durable"), "outside").await.unwrap());
