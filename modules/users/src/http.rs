@@ -265,7 +265,8 @@ async fn show_user(
 
 /// Change a user's roles
 ///
-/// Operators alone. It shows in the user's next access token. Nobody takes the role `ops` from themselves, so there is always an operator.
+/// Operators alone, as their roles are now, whatever their access token says. The user's sessions end; the new roles show when they log in
+/// again. Nobody takes the role `ops` from themselves, so there is always an operator.
 #[utoipa::path(
     tag = "users",
     operation_id = "change_roles",

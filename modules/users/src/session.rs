@@ -51,6 +51,7 @@ pub struct Session {
 pub enum RevokedReason {
     LoggedOut,
     TokenReused,
+    RolesChanged,
 }
 
 /// What is to be done with a refresh token that a client presents.

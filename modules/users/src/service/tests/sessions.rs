@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Actor, Call, Clock, FaultKind, RandomSecrets};
+use banyan_core::{Clock, FaultKind, RandomSecrets};
 use banyan_durable_testing::on_both;
-use shared_kernel::Role;
-use uuid::Uuid;
 
 use super::{PASSWORD, Shop, claims, code, settings};
 use crate::{
@@ -17,10 +15,6 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-fn operator() -> Call {
-    Call::by(Actor::user(Uuid::from_u128(9), [Role::Ops]))
-}
 
 #[tokio::test]
 async fn an_unknown_user_costs_the_same_hash_and_gets_the_same_response_as_a_known_one() {
@@ -281,36 +275,6 @@ async fn a_session_lives_while_it_is_used_and_is_deleted_afterwards() {
         );
         assert_eq!(delete_expired().await.unwrap(), 3, "two tokens and their session");
         assert_eq!(delete_expired().await.unwrap(), 0);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_changed_role_is_in_the_next_token() {
-    on_both(crate::SCHEMA, |db| async move {
-        let shop = Shop::open(db).await;
-        let ada = shop.register("ada@example.com").await;
-        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
-        assert_eq!(claims(&tokens).roles, ["customer"]);
-        let changed = shop
-            .service
-            .change_roles(&operator(), ada.id, vec![Role::Staff, Role::Customer])
-            .await
-            .unwrap();
-        assert_eq!(
-            (&changed.roles[..], changed.version),
-            (&[Role::Customer, Role::Staff][..], 2)
-        );
-        let next = shop.service.refresh(&tokens.refresh_token).await.unwrap();
-        assert_eq!(claims(&next).roles, ["customer", "staff"]);
-        assert_eq!(
-            code(
-                shop.service
-                    .change_roles(&operator(), Uuid::from_u128(1), vec![Role::Staff])
-                    .await
-            ),
-            "not_found"
-        );
     })
     .await;
 }
