@@ -17,6 +17,7 @@ use crate::{
 /// The outcome of the transaction of a refresh.
 enum Exchange {
     Rotated { user: User, session_id: Uuid },
+    AlreadyRefreshed,
     Reused { user_id: Uuid },
     Invalid,
 }
@@ -66,7 +67,8 @@ impl Service {
     /// Exchanges a refresh token for new tokens, with the user's current roles.
     ///
     /// # Errors
-    /// `invalid_refresh_token` for a token that is unknown, expired, revoked or was used before; a second use also revokes the session.
+    /// `already_refreshed` for one that was used within the last 10 s; `invalid_refresh_token` for one that is unknown, expired, revoked or was
+    /// used before that; such a use also revokes the session.
     pub async fn refresh(&self, token: &str) -> Result<Tokens, Fault> {
         let hash = session::hash_of(token);
         let secret = session::to_text(self.secrets.new_secret()?);
@@ -80,6 +82,7 @@ impl Service {
                 };
                 match token.judge(&session, now) {
                     Verdict::Expired => Ok(Exchange::Invalid),
+                    Verdict::AlreadyRefreshed => Ok(Exchange::AlreadyRefreshed),
                     Verdict::Reused => {
                         // The revocation must be committed, so this is a result and not an error.
                         store::revoke_session(tx.conn(), session.id, RevokedReason::TokenReused, now).await?;
@@ -107,6 +110,10 @@ impl Service {
         match exchange {
             Exchange::Rotated { user, session_id } => self.tokens(&user, session_id, secret),
             Exchange::Invalid => Err(invalid_refresh_token()),
+            Exchange::AlreadyRefreshed => Err(Fault::conflict(
+                "already_refreshed",
+                "This refresh token was used a moment ago. Use the tokens that the other request got.",
+            )),
             Exchange::Reused { user_id } => {
                 metrics::counter!("users_refresh_tokens_reused_total").increment(1);
                 tracing::warn!(%user_id, "a refresh token was used twice; its session is revoked");
