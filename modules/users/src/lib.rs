@@ -116,6 +116,11 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         (1..=3_650).contains(&settings.refresh_token_days),
         "refresh_token_days must be within 1..=3650"
     );
+    ensure!(
+        (1..=3_650).contains(&settings.session_days),
+        "users.session_days is {}; it must be within 1..=3650 days",
+        settings.session_days
+    );
     let hasher = Hasher::new(&settings, secrets.clone())?;
     let keys = keys::load(&db, &settings, secrets.as_ref()).await?;
     Ok(Service {

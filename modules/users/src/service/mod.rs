@@ -1,6 +1,7 @@
 //! Registration and profiles, and the contract. Each method that writes is one transaction, which includes its events.
 
 mod accounts;
+mod passwords;
 mod sessions;
 #[cfg(test)]
 mod tests;

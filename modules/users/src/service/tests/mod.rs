@@ -2,6 +2,7 @@
 
 mod accounts;
 mod keys;
+mod passwords;
 mod sessions;
 
 use std::{sync::Arc, time::Duration};
