@@ -17,5 +17,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0003_users_accounts",
             up: include_str!("../migrations/m0003_accounts.sql"),
         },
+        Migration {
+            name: "m0004_users_ended_sessions",
+            up: include_str!("../migrations/m0004_ended_sessions.sql"),
+        },
     ],
 };

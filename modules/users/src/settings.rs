@@ -19,7 +19,7 @@ pub struct Settings {
     /// a key at its first start and stores it in its own database.
     #[serde(skip)]
     pub signing_key_file: Option<PathBuf>,
-    /// The lifetime of an access token, in seconds. An access token cannot be revoked before it expires.
+    /// The lifetime of an access token, in seconds. When its session ends, it is refused within 5 s.
     pub access_token_seconds: u64,
     /// The lifetime of an unused refresh token, in days. When it expires, its user is logged out.
     pub refresh_token_days: u64,

@@ -16,8 +16,8 @@ use crate::{email::EmailAddress, operators::Operators, person_name::PersonName, 
 
 pub use login_failures::{delete_failure, insert_failure, latest_failures};
 pub use sessions::{
-    delete_expired, find_token, insert_session, list_sessions, revoke_session, revoke_session_of, revoke_sessions_of,
-    rotate_token,
+    delete_expired, find_token, insert_session, list_revoked, list_sessions, revoke_session, revoke_session_of,
+    revoke_sessions_of, rotate_token,
 };
 
 /// A connection for queries: the module's database, or a transaction on it.

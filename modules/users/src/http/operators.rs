@@ -126,7 +126,7 @@ pub(super) async fn list_sessions_of_user(
 
 /// End a user's sessions
 ///
-/// Operators alone. All of them; the user can log in again.
+/// Operators alone. All of them; their access tokens are refused within 5 s. The user can log in again.
 #[utoipa::path(
     tag = "sessions",
     operation_id = "end_sessions_of_user",

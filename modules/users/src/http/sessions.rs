@@ -97,7 +97,7 @@ pub(super) async fn refresh_session(
 
 /// Log out
 ///
-/// Ends the session of this access token: its refresh tokens are good no more. The access token itself lives until it expires.
+/// Ends the session of this access token: its refresh tokens are good no more, and its access tokens are refused within 5 s.
 #[utoipa::path(
     tag = "sessions",
     operation_id = "log_out",
@@ -106,9 +106,7 @@ pub(super) async fn refresh_session(
 )]
 #[delete("/sessions/current")]
 pub(super) async fn log_out(token: Token, service: Data<Service>) -> Result<StoredResponse, Problem> {
-    if let Some(session_id) = token.0.sid {
-        service.log_out(session_id).await?;
-    }
+    service.log_out(token.0.sid).await?;
     Ok(StoredResponse::no_content())
 }
 
@@ -130,14 +128,14 @@ pub(super) async fn list_sessions(
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
     let sessions = service
-        .list_sessions(me.user_id(), token.0.sid, &page.request())
+        .list_sessions(me.user_id(), Some(token.0.sid), &page.request())
         .await?;
     Ok(banyan_http::ok(&Listed::from(sessions)))
 }
 
 /// End one of my sessions
 ///
-/// For example that of a device which was lost.
+/// For example that of a device which was lost. Its access tokens are refused within 5 s.
 #[utoipa::path(
     tag = "sessions",
     operation_id = "end_session",
@@ -181,7 +179,7 @@ pub(super) async fn change_password(
     service
         .change_password(
             me.user_id(),
-            token.0.sid,
+            Some(token.0.sid),
             &body.current_password,
             &body.new_password,
             &address,

@@ -1,8 +1,11 @@
 //! Log-ins, refreshes and log-outs.
 
-use banyan_core::{Fault, FaultKind, Page, PageRequest};
+use std::time::Duration;
+
+use banyan_core::{Fault, FaultKind, Page, PageRequest, Timestamp};
 use banyan_http::Claims;
 use secrecy::SecretString;
+use users_contract::{EndedSession, EndedSessions};
 use uuid::Uuid;
 
 use super::{Service, role_names};
@@ -13,6 +16,9 @@ use crate::{
     throttle::{self, Limits, LoginAttempt},
     user::User,
 };
+
+/// How much longer than its access tokens an ended session is listed: a refresh and the end of its session may happen at the same moment.
+const ENDED_SLACK: Duration = Duration::from_secs(60);
 
 /// The outcome of the transaction of a refresh.
 enum Exchange {
@@ -125,7 +131,7 @@ impl Service {
         }
     }
 
-    /// Ends a session: its refresh tokens become invalid. Its access token is valid until it expires.
+    /// Ends a session: its refresh tokens become invalid, and its access tokens are refused everywhere within 5 s.
     ///
     /// # Errors
     /// As any write.
@@ -176,6 +182,29 @@ impl Service {
         } else {
             Err(Fault::not_found("session"))
         }
+    }
+
+    /// The sessions that ended after `since`, or all whose access tokens may not have expired, but at most `limit`, the latest ones.
+    ///
+    /// # Errors
+    /// As any query.
+    pub async fn list_ended(&self, since: Option<Timestamp>, limit: usize) -> Result<EndedSessions, Fault> {
+        let now = self.clock.now();
+        let life = Duration::from_secs(self.settings.access_token_seconds);
+        let earliest = now.minus(life).minus(ENDED_SLACK);
+        let since = since.map_or(earliest, |since| since.max(earliest));
+        let mut ended = store::list_revoked(self.db.read(), since, limit as u64 + 1).await?;
+        let unlisted = ended.split_off(ended.len().min(limit));
+        let items = ended.into_iter().map(|(id, ended_at)| EndedSession {
+            id: id.to_string(),
+            ended_at_ms: ended_at.as_ms(),
+        });
+        Ok(EndedSessions {
+            items: items.collect(),
+            as_of_ms: now.as_ms(),
+            refused_until_ms: unlisted.first().map(|(_, ended_at)| ended_at.as_ms()),
+            access_token_seconds: self.settings.access_token_seconds,
+        })
     }
 
     /// Deletes expired refresh tokens, and the sessions that have none left. What a failure leaves is deleted the next time.
@@ -283,7 +312,7 @@ impl Service {
             nbf: now_s,
             exp: now_s.saturating_add(i64::try_from(lifetime_s).unwrap_or(i64::MAX)),
             jti: self.ids.new_id(),
-            sid: Some(session.id),
+            sid: session.id,
         };
         Ok(Tokens {
             access_token: self.keys.sign(&claims)?,

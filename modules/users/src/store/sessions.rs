@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use banyan_core::{Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, ExprTrait, Query},
 };
 use uuid::Uuid;
@@ -194,6 +194,23 @@ pub async fn list_sessions(
         items: with_token.collect(),
         next: page.next,
     })
+}
+
+/// The latest sessions that were revoked after `since`, newest first: the id and the time of each.
+pub async fn list_revoked(
+    conn: &impl ConnectionTrait,
+    since: Timestamp,
+    limit: u64,
+) -> Result<Vec<(Uuid, Timestamp)>, Fault> {
+    let query = session::Entity::find()
+        .filter(session::Column::RevokedAt.gt(since.as_ms()))
+        .order_by_desc(session::Column::RevokedAt)
+        .limit(limit);
+    let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
+    let revoked = rows
+        .into_iter()
+        .filter_map(|row| Some((row.id, Timestamp::from_ms(row.revoked_at?))));
+    Ok(revoked.collect())
 }
 
 async fn revoke(

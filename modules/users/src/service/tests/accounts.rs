@@ -108,7 +108,7 @@ async fn an_operator_sees_and_ends_the_sessions_of_a_user() {
         let page = PageRequest::default();
         let listed = || shop.service.list_sessions_of(&operator.actor, ada.id, &page);
         let sessions = listed().await.unwrap().items;
-        let ids: Vec<_> = sessions.iter().map(|session| Some(session.id)).collect();
+        let ids: Vec<_> = sessions.iter().map(|session| session.id).collect();
         let newest_first: Vec<_> = tokens.iter().rev().map(|tokens| claims(tokens).sid).collect();
         assert_eq!(ids, newest_first);
         let end = |id| shop.service.end_session_of(&operator, ada.id, id);

@@ -1,6 +1,7 @@
 //! The service on both databases.
 
 mod accounts;
+mod ended_sessions;
 mod keys;
 mod passwords;
 mod sessions;

@@ -11,7 +11,7 @@ const NEW: &str = "a new password";
 
 async fn change(shop: &Shop, user: &User, tokens: &Tokens, current: &str) -> Result<(), banyan_core::Fault> {
     let (current, new) = (SecretString::from(current), Password::parse(NEW).unwrap());
-    let session = claims(tokens).sid;
+    let session = Some(claims(tokens).sid);
     shop.service
         .change_password(user.id, session, &current, &new, CLIENT_ADDRESS)
         .await
