@@ -78,6 +78,7 @@ pub enum RevokedReason {
     TokenReused,
     RolesChanged,
     PasswordChanged,
+    PasswordReset,
     AccountDisabled,
     /// By its user, from another session.
     EndedByUser,

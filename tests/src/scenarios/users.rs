@@ -151,7 +151,12 @@ async fn logging_out_ends_the_session_and_its_access_tokens_in_every_process(cli
         .json();
     let customer = client.with_token(session["access_token"].as_str().expect("a token"));
     // Each of another module, which has a process of its own where the shop is split.
-    let paths = ["/api/v1/users/me", "/api/v1/orders", "/api/v1/notifications"];
+    let paths = [
+        "/api/v1/users/me",
+        "/api/v1/orders",
+        "/api/v1/payments",
+        "/api/v1/notifications",
+    ];
     for path in paths {
         customer.get(path).await.expect(200);
     }

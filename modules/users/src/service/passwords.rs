@@ -1,6 +1,6 @@
 //! Changes of passwords.
 
-use banyan_core::{Fault, FaultKind};
+use banyan_core::{Actor, Fault, FaultKind};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -45,6 +45,25 @@ impl Service {
             .await?;
         tracing::info!(user = %subject(user_id), %address, "a password was changed by its user; their other sessions are ended");
         Ok(())
+    }
+
+    /// Replaces the password of a user by one that whoever runs the shop has chosen, and ends all their sessions.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn reset_password(&self, user_id: Uuid, new_hash: String) -> Result<(), Fault> {
+        let now = self.clock.now();
+        self.db
+            .write(new_hash, move |tx, new_hash| async move {
+                let locked = store::lock_credentials(tx.conn(), user_id).await?;
+                let (_, hash) = locked.ok_or_else(|| Fault::not_found("user"))?;
+                store::replace_hash(tx.conn(), user_id, &hash, &new_hash).await?;
+                store::revoke_sessions_of(tx.conn(), user_id, None, RevokedReason::PasswordReset, now).await?;
+                let actor = Actor::module("users");
+                let how = "on the command line";
+                banyan_durable::audit(&tx, &actor, "reset_password", &subject(user_id), how, None).await
+            })
+            .await
     }
 }
 
