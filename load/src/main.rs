@@ -5,6 +5,7 @@
 
 mod counters;
 mod customers;
+mod fill;
 mod home;
 mod http;
 mod options;

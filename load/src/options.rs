@@ -41,6 +41,10 @@ pub struct Options {
     /// A stage of orders ends after this many orders, at most 100,000, also if there is time left.
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub orders: u32,
+    /// Then stores copies of these orders by SQL until there are N, at most 2,000,000, and measures the stages once more. A million need 20 GB of disk and
+    /// some minutes.
+    #[arg(long, value_name = "N", conflicts_with = "url", value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+    pub stored: Option<u32>,
     /// The length of a yardstick in seconds, at most 60; 0 leaves the yardsticks out.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=60))]
     pub yardstick_seconds: u64,

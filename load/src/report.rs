@@ -33,6 +33,10 @@ fn render(report: &Report) -> String {
         text += "\nfirst / second, medians of the rounds\n";
         text += &table(&RATIO_COLUMNS, report.ratios.iter().map(ratio_row));
     }
+    if !report.stored_ratios.is_empty() {
+        text += "\nwith the orders stored / before, medians of the rounds\n";
+        text += &table(&RATIO_COLUMNS, report.stored_ratios.iter().map(ratio_row));
+    }
     for note in &report.notes {
         text += &format!("\n{note}\n");
     }

@@ -55,11 +55,13 @@ pub struct Run {
     pub side: &'static str,
     pub round: u32,
     pub stages: Vec<StageResult>,
+    /// The orders in the shop once those of `--stored` were added.
+    pub orders_stored: Option<i64>,
     pub memory: Option<Memory>,
     pub yardsticks: Vec<Yardstick>,
 }
 
-/// First divided by second, of the medians over the rounds.
+/// One divided by the other, of the medians over the rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ratio {
     pub stage: String,
@@ -91,6 +93,8 @@ pub struct Report {
     pub machine: Machine,
     pub runs: Vec<Run>,
     pub ratios: Vec<Ratio>,
+    /// With the orders of `--stored` divided by without, of the first binary.
+    pub stored_ratios: Vec<Ratio>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }

@@ -45,7 +45,8 @@ pub async fn run(options: &Options, postgres: Option<&Postgres>) -> anyhow::Resu
     let load_average_before = process::load_average();
     let syncs_per_second = yardsticks::disk::syncs_per_second()?;
     let (mut runs, mut notes) = (Vec::new(), Vec::new());
-    let steps_per_run = options.stages.len() + 1 + usize::from(options.yardstick_seconds > 0);
+    let with_stored = options.stored.map_or(0, |_| options.stages.len() + 1);
+    let steps_per_run = options.stages.len() + 1 + usize::from(options.yardstick_seconds > 0) + with_stored;
     let mut progress = Progress::new(sides.len() * options.rounds as usize * steps_per_run);
     for round in 1..=options.rounds {
         for side in &sides {
@@ -73,6 +74,11 @@ pub async fn run(options: &Options, postgres: Option<&Postgres>) -> anyhow::Resu
             syncs_per_second,
         },
         ratios: if sides.len() == 2 { ratios(&runs) } else { Vec::new() },
+        stored_ratios: options.stored.map_or_else(Vec::new, |orders| {
+            let stages = options.stages.iter().map(|stage| stage.name());
+            let of = |name: String| between(&runs, (FIRST, &name_with_stored(&name, orders)), (FIRST, &name));
+            stages.map(of).collect()
+        }),
         runs,
         notes,
     })
@@ -88,7 +94,7 @@ async fn run_once(
 ) -> anyhow::Result<Run> {
     let label = format!("round {round}, {}", side.name);
     progress.step(&format!("{label}: start, products, customers"));
-    let shop = match &options.url {
+    let mut shop = match &options.url {
         Some(url) => Shop::attach(url, options.pid).await?,
         None => Shop::start(side.binary, postgres, &side.variables).await?,
     };
@@ -105,6 +111,18 @@ async fn run_once(
         progress.step(&format!("{label}: {}", stage.name()));
         results.push(stages::measure(&shop, &seed, *stage, limits).await?);
     }
+    let mut orders_stored = None;
+    if let Some(orders) = options.stored {
+        progress.step(&format!("{label}: {orders} orders by SQL"));
+        let stored = *orders_stored.insert(shop.store(orders).await?);
+        shop.settle().await;
+        for stage in &options.stages {
+            progress.step(&format!("{label}: {} with {stored} orders stored", stage.name()));
+            let mut result = stages::measure(&shop, &seed, *stage, limits).await?;
+            result.name = name_with_stored(&result.name, orders);
+            results.push(result);
+        }
+    }
     let memory = idle.zip(shop.pid.and_then(process::memory_mib));
     let mut yardsticks = Vec::new();
     if options.yardstick_seconds > 0 {
@@ -115,6 +133,7 @@ async fn run_once(
         side: side.name,
         round,
         stages: results,
+        orders_stored,
         memory: memory.map(|((idle_mib, _), (after_mib, peak_mib))| Memory {
             idle_mib,
             peak_mib,
@@ -132,25 +151,33 @@ pub fn figures(runs: &[Run], side: &str, stage: &str, figure: impl Fn(&StageResu
         .collect()
 }
 
+/// The name of a stage that is measured once more with that many orders stored.
+fn name_with_stored(stage: &str, orders: u32) -> String {
+    format!("{stage} with {orders} stored")
+}
+
 fn ratios(runs: &[Run]) -> Vec<Ratio> {
     let Some(run) = runs.first() else {
         return Vec::new();
     };
-    let of = |stage: &StageResult| {
-        let ratio_of = |figure: fn(&StageResult) -> Option<f64>| {
-            ratio(
-                &figures(runs, FIRST, &stage.name, figure),
-                &figures(runs, SECOND, &stage.name, figure),
-            )
-        };
-        Ratio {
-            stage: stage.name.clone(),
-            per_second: ratio_of(|result| Some(result.per_second)),
-            p50_ms: ratio_of(|result| result.p50_ms),
-            p99_ms: ratio_of(|result| result.p99_ms),
-            cpu_ms: ratio_of(|result| result.cpu_ms),
-            postgres_cpu_ms: ratio_of(|result| result.postgres_cpu_ms),
-        }
-    };
+    let of = |stage: &StageResult| between(runs, (FIRST, &stage.name), (SECOND, &stage.name));
     run.stages.iter().map(of).collect()
+}
+
+/// The ratios of the medians of two stages, each with its side.
+fn between(runs: &[Run], first: (&str, &str), second: (&str, &str)) -> Ratio {
+    let ratio_of = |figure: fn(&StageResult) -> Option<f64>| {
+        ratio(
+            &figures(runs, first.0, first.1, figure),
+            &figures(runs, second.0, second.1, figure),
+        )
+    };
+    Ratio {
+        stage: first.1.to_owned(),
+        per_second: ratio_of(|result| Some(result.per_second)),
+        p50_ms: ratio_of(|result| result.p50_ms),
+        p99_ms: ratio_of(|result| result.p99_ms),
+        cpu_ms: ratio_of(|result| result.cpu_ms),
+        postgres_cpu_ms: ratio_of(|result| result.postgres_cpu_ms),
+    }
 }

@@ -8,15 +8,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     counters::Counts,
+    fill,
     home::Postgres,
     http::{Connection, request},
     options::local,
@@ -40,7 +41,14 @@ pub struct Shop<'a> {
     pub pid: Option<u32>,
     /// Its server and its database, if it is on PostgreSQL and was started by the driver.
     pub database: Option<(&'a Postgres, String)>,
-    started: Option<(Child, TempDir)>,
+    started: Option<Started>,
+}
+
+/// A process of the driver, and what it is started by.
+struct Started {
+    child: Child,
+    directory: TempDir,
+    command: Command,
 }
 
 impl<'a> Shop<'a> {
@@ -83,10 +91,36 @@ impl<'a> Shop<'a> {
             address,
             pid: child.id(),
             database,
-            started: Some((child, directory)),
+            started: Some(Started {
+                child,
+                directory,
+                command,
+            }),
         };
         shop.until_ready().await?;
         Ok(shop)
+    }
+
+    /// Stops it in order, stores copies of its orders until there are `orders`, and starts it again. Returns the number of orders then.
+    ///
+    /// # Errors
+    /// The shop was not started by the driver, or does not stop or start.
+    pub async fn store(&mut self, orders: u32) -> anyhow::Result<i64> {
+        let started = self.started.as_mut().context("a running shop is not filled")?;
+        if let Some(pid) = self.pid {
+            let signal = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+            ensure!(signal.success(), "the shop could not be told to stop");
+        }
+        let stopped = timeout(START_LIMIT, started.child.wait()).await;
+        stopped.with_context(|| format!("the shop did not stop within {START_LIMIT:?}"))??;
+        let stored = match &self.database {
+            None => fill::sqlite(started.directory.path(), orders)?,
+            Some((postgres, name)) => fill::postgres(postgres, name, orders).await?,
+        };
+        started.child = started.command.spawn()?;
+        self.pid = started.child.id();
+        self.until_ready().await?;
+        Ok(stored)
     }
 
     /// A shop that runs already.
@@ -109,12 +143,12 @@ impl<'a> Shop<'a> {
     async fn until_ready(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + START_LIMIT;
         while self.get("/health/ready").await.is_err() {
-            let Some((child, directory)) = &mut self.started else {
+            let Some(started) = &mut self.started else {
                 continue;
             };
-            let ended = child.try_wait()?;
+            let ended = started.child.try_wait()?;
             if ended.is_some() || Instant::now() > end {
-                let log = std::fs::read_to_string(log(directory)).unwrap_or_default();
+                let log = std::fs::read_to_string(log(&started.directory)).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(10)..].join("\n");
                 bail!("the shop did not become ready within {START_LIMIT:?} ({ended:?}); its log ends with:\n{tail}");

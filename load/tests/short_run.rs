@@ -94,6 +94,22 @@ fn promised() -> BTreeSet<String> {
         .collect()
 }
 
+/// Orders that a run stores by SQL.
+const STORED: &str = "60";
+
+/// The copies are there, none was left out, and the shop takes orders with them.
+fn expect_stored(run: &Value) {
+    let placed = orders(run) + 2;
+    let stored = run["orders_stored"].as_u64().expect("a number");
+    assert!(
+        stored >= 60 && stored < 60 + placed && stored.is_multiple_of(placed),
+        "{run}"
+    );
+    let stages = run["stages"].as_array().expect("stages").iter();
+    let again = stages.filter(|stage| stage["name"] == "orders-2 with 60 stored");
+    assert_eq!(again.count(), 1, "{run}");
+}
+
 /// The orders of the first stage.
 fn orders(run: &Value) -> u64 {
     run["stages"][0]["done"].as_u64().expect("a number")
@@ -102,7 +118,8 @@ fn orders(run: &Value) -> u64 {
 #[test]
 fn the_report_has_exactly_the_fields_that_the_page_promises() {
     let versus = text(&shop());
-    let (_, report) = measure(&["--stages", "orders-2,product-2,list-1", "--versus", &versus]);
+    let stages = "orders-2,product-2,list-1";
+    let (_, report) = measure(&["--stages", stages, "--versus", &versus, "--stored", STORED]);
     let mut found = BTreeSet::new();
     paths(&report, "", &mut found);
     assert_eq!(found, promised(), "left: the report; right: {PAGE}");
@@ -121,6 +138,7 @@ fn the_report_has_exactly_the_fields_that_the_page_promises() {
         let names = run["yardsticks"].as_array().expect("yardsticks").iter();
         let names: Vec<&str> = names.filter_map(|yardstick| yardstick["name"].as_str()).collect();
         assert_eq!(names, ["bare actix endpoint", "bare actix endpoint", "SQLite loop"]);
+        expect_stored(run);
     }
 }
 
@@ -128,10 +146,11 @@ fn the_report_has_exactly_the_fields_that_the_page_promises() {
 fn a_run_on_postgresql_leaves_no_database_behind() {
     let server = std::env::var("BANYAN_TEST_POSTGRES")
         .expect("BANYAN_TEST_POSTGRES is not set: run scripts/test.sh, which starts a private PostgreSQL");
-    let (process, report) = measure(&["--stages", "orders-2", "--postgres", &server]);
+    let (process, report) = measure(&["--stages", "orders-2", "--postgres", &server, "--stored", STORED]);
     assert_eq!(report["database"], "postgres");
     let run = &report["runs"][0];
     assert!((1..=4).contains(&orders(run)), "{run}");
+    expect_stored(run);
     let has_pgbench = run["yardsticks"][0]["name"] == "pgbench";
     assert!(
         has_pgbench || report["notes"].to_string().contains("pgbench is not installed"),

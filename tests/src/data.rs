@@ -1,6 +1,6 @@
 //! Direct access to a shop's databases: for tests that read its tables or insert rows that the shop itself would not write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banyan::MODULES;
 use banyan_durable::{Connection, Storage};
@@ -12,6 +12,11 @@ pub const PROVIDER: &str = "sandbox_provider";
 /// Everybody who has data of their own: each module, and the provider.
 pub fn owners() -> impl Iterator<Item = &'static str> {
     MODULES.into_iter().chain([PROVIDER])
+}
+
+/// The SQLite file of `owner`.
+pub fn file(directory: &Path, owner: &str) -> PathBuf {
+    directory.join(format!("{}.db", owner.replace('_', "-")))
 }
 
 /// A connection to where `owner` keeps its data: the SQLite file in `directory`, or the schema at `url` with that URL's login.
@@ -31,7 +36,7 @@ async fn open(directory: &Path, url: Option<&str>, owner: &str, writes: bool) ->
             schema: owner.to_owned(),
         },
         None => {
-            let path = directory.join(format!("{}.db", owner.replace('_', "-")));
+            let path = file(directory, owner);
             assert!(path.exists(), "{} does not exist", path.display());
             Storage::Sqlite { path }
         }

@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use banyan_core::{Clock, SystemClock, Timestamp};
 use banyan_durable::Db;
-use banyan_durable_testing::{PostgresHome, StatementLog, eventually, on_both, open, settings};
+use banyan_durable_testing::{PostgresHome, StatementLog, eventually, on_both, open, open_with, settings};
 use notifications::Settings;
 use sea_orm::ConnectionTrait;
-use support::{Module, quick, smtp::FakeMailServer};
+use support::{LIMIT, Module, quick, smtp::FakeMailServer};
 use uuid::Uuid;
 
 /// The statements since the last call that name the table of mails.
@@ -98,6 +99,53 @@ async fn a_mail_from_before_the_clock_was_set_back_is_sent() {
         module.stop().await;
     })
     .await;
+}
+
+/// The clock of another machine: 40 s ahead.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus(Duration::from_secs(40))
+    }
+}
+
+#[tokio::test]
+async fn a_mail_that_failed_in_an_instance_whose_clock_is_ahead_is_sent_in_time() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("notifications").await;
+    let server = FakeMailServer::start(&["451 try later"]).await;
+    let mut settings = Settings {
+        smtp_url: Some(server.url().into()),
+        ..quick()
+    };
+    // The first retry is due in a second. Waits up to an hour are usual: none of them is taken for one from before a clock was set back.
+    settings.timing.retry_delays = vec![Duration::from_secs(1), Duration::from_secs(3_600)];
+    let databases = [
+        open_with(
+            notifications::SCHEMA,
+            &storage,
+            banyan_durable_testing::settings(),
+            Arc::new(Ahead),
+        )
+        .await,
+        open(notifications::SCHEMA, &storage, banyan_durable_testing::settings()).await,
+    ];
+    let mut ahead = Module::open_with(databases[0].clone(), settings.clone(), Arc::new(Ahead)).await;
+    let user = Uuid::new_v4();
+    ahead.welcome(user).await;
+    ahead.run();
+    eventually("it fails", LIMIT, || async { server.mails().len() == 1 }).await;
+    ahead.stop().await;
+    let mut on_time = Module::open(databases[1].clone(), settings).await;
+    on_time.run();
+    on_time.all_become(user, "sent").await;
+    on_time.stop().await;
+    for db in databases {
+        db.close().await;
+    }
+    home.remove().await;
 }
 
 #[tokio::test]

@@ -146,7 +146,8 @@ async fn log_in(
 
 /// Refresh a session
 ///
-/// Exchanges the refresh token for new tokens. Each is good once; a second use ends the session, because somebody else may have it.
+/// Exchanges the refresh token for new tokens. Each is good once. A second use within 10 s, as by two tabs of a browser, is refused and changes
+/// nothing; a later one ends the session, because somebody else may have the token.
 #[utoipa::path(
     tag = "sessions",
     operation_id = "refresh_session",
@@ -154,6 +155,7 @@ async fn log_in(
     responses(
         (status = 200, description = "New tokens, with the user's present roles", body = Tokens),
         (status = 401, description = "`invalid_refresh_token`: unknown, expired, revoked or used before; log in again"),
+        (status = 409, description = "`already_refreshed`: used within the last 10 s; use the tokens of that response"),
     )
 )]
 #[post("/sessions/refresh")]
@@ -265,7 +267,8 @@ async fn show_user(
 
 /// Change a user's roles
 ///
-/// Operators alone. It shows in the user's next access token. Nobody takes the role `ops` from themselves, so there is always an operator.
+/// Operators alone, as their roles are now, whatever their access token says. The user's sessions end; the new roles show when they log in
+/// again. Nobody takes the role `ops` from themselves, so there is always an operator.
 #[utoipa::path(
     tag = "users",
     operation_id = "change_roles",

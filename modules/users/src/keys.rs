@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use banyan_core::{Fault, Secrets};
 use banyan_durable::Db;
-use banyan_http::Claims;
+use banyan_http::{ACCESS_TOKEN_TYPE, Claims};
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -120,6 +120,7 @@ impl Keys {
     /// `internal`.
     pub fn sign(&self, claims: &Claims) -> Result<String, Fault> {
         let header = Header {
+            typ: Some(ACCESS_TOKEN_TYPE.to_owned()),
             kid: Some(self.signing.public.kid.clone()),
             ..Header::new(Algorithm::EdDSA)
         };

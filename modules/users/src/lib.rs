@@ -8,6 +8,7 @@ mod email;
 mod hasher;
 mod http;
 mod keys;
+mod operators;
 mod password;
 mod person_name;
 mod schema;

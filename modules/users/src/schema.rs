@@ -4,8 +4,14 @@ use banyan_durable::{Migration, Schema};
 
 pub const SCHEMA: Schema = Schema {
     module: "users",
-    migrations: &[Migration {
-        name: "m0001_users_accounts_and_sessions",
-        up: include_str!("../migrations/m0001_users.sql"),
-    }],
+    migrations: &[
+        Migration {
+            name: "m0001_users_accounts_and_sessions",
+            up: include_str!("../migrations/m0001_users.sql"),
+        },
+        Migration {
+            name: "m0002_users_operators",
+            up: include_str!("../migrations/m0002_operators.sql"),
+        },
+    ],
 };

@@ -98,6 +98,20 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
     ))
 }
 
+/// Creates a user with these roles, for tests.
+#[cfg(test)]
+pub async fn add_user(service: &Service, email: &str, password: &str, roles: Vec<Role>) -> Result<Uuid, Fault> {
+    let user = new_user(service, service.ids.new_id(), email, "Somebody", roles)?;
+    let (id, hash) = (user.id, service.hasher.slot().await?.hash(&password.into()).await?);
+    insert(
+        service,
+        Command::new("seed", email.to_owned(), b"1"),
+        vec![(user, hash)],
+    )
+    .await?;
+    Ok(id)
+}
+
 /// Inserts the users whose email address is not taken.
 async fn insert(service: &Service, command: Command, users: Vec<(User, String)>) -> Result<(), Fault> {
     banyan_durable::once(&service.db, command, users, |tx, users| async move {

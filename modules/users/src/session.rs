@@ -1,7 +1,8 @@
 //! Sessions: a log-in and the refresh tokens issued from it. Pure rules; no I/O.
 //!
 //! A refresh token can be used once, which issues the next one (RFC 9700, section 4.14). A second use means that the token was stolen. Which of
-//! the two clients is the thief cannot be decided, so the session is revoked with all its tokens.
+//! the two clients is the thief cannot be decided, so the session is revoked with all its tokens. The exception is a second use right after the
+//! first: two tabs of a browser refresh at the same moment. It gets nothing, and ends nothing.
 
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+/// The time after the use of a refresh token in which a second use is taken for the same client's.
+const REFRESH_GRACE: Duration = Duration::from_secs(10);
 
 /// What a log-in yields (the members of RFC 6749, section 5.1).
 #[derive(Clone, Serialize, ToSchema)]
@@ -51,6 +55,7 @@ pub struct Session {
 pub enum RevokedReason {
     LoggedOut,
     TokenReused,
+    RolesChanged,
 }
 
 /// What is to be done with a refresh token that a client presents.
@@ -58,6 +63,8 @@ pub enum RevokedReason {
 pub enum Verdict {
     /// It is valid: exchange it.
     Rotate,
+    /// It was exchanged a moment ago, probably by the same client: nothing is to be done.
+    AlreadyRefreshed,
     /// It was exchanged before: revoke the session.
     Reused,
     /// It has expired, or its session is revoked.
@@ -79,10 +86,12 @@ impl RefreshToken {
     pub fn judge(&self, session: &Session, now: Timestamp) -> Verdict {
         if session.revoked_at.is_some() || now >= self.expires_at {
             Verdict::Expired
-        } else if self.rotated_at.is_some() {
-            Verdict::Reused
         } else {
-            Verdict::Rotate
+            match self.rotated_at {
+                None => Verdict::Rotate,
+                Some(at) if now < at.plus(REFRESH_GRACE) => Verdict::AlreadyRefreshed,
+                Some(_) => Verdict::Reused,
+            }
         }
     }
 }
@@ -123,7 +132,14 @@ mod tests {
             rotated_at: Some(later),
             ..token
         };
-        assert_eq!(used.judge(&session, later), Verdict::Reused);
+        for (ms, verdict) in [
+            // Another instance's clock may be behind.
+            (500, Verdict::AlreadyRefreshed),
+            (10_999, Verdict::AlreadyRefreshed),
+            (11_000, Verdict::Reused),
+        ] {
+            assert_eq!(used.judge(&session, Timestamp::from_ms(ms)), verdict, "{ms}");
+        }
     }
 
     #[test]

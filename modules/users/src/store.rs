@@ -1,23 +1,21 @@
 //! The module's tables, and every query on them.
 
-use std::collections::BTreeSet;
+mod login_failures;
+mod sessions;
 
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::{Set, Unchanged},
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, ExprTrait, Query},
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::Expr,
 };
 use shared_kernel::MaySee;
 use uuid::Uuid;
 
-use crate::{
-    email::EmailAddress,
-    person_name::PersonName,
-    session::{RefreshToken, RevokedReason, Session},
-    throttle::{Limits, LoginAttempt},
-    user::User,
-};
+use crate::{email::EmailAddress, operators::Operators, person_name::PersonName, user::User};
+
+pub use login_failures::{delete_failure, insert_failure, latest_failures};
+pub use sessions::{delete_expired, find_token, insert_session, revoke_session, revoke_sessions_of, rotate_token};
 
 /// A connection for queries: the module's database, or a transaction on it.
 pub use sea_orm::ConnectionTrait as Readable;
@@ -45,42 +43,6 @@ mod user {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-mod session {
-    use sea_orm::entity::prelude::*;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "session")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub id: Uuid,
-        pub user_id: Uuid,
-        pub created_at: i64,
-        pub revoked_at: Option<i64>,
-        pub revoked_reason: Option<String>,
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-mod refresh_token {
-    use sea_orm::entity::prelude::*;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "refresh_token")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub hash: String,
-        pub session_id: Uuid,
-        pub issued_at: i64,
-        pub expires_at: i64,
-        pub rotated_at: Option<i64>,
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
 mod signing_key {
     use sea_orm::entity::prelude::*;
 
@@ -97,26 +59,6 @@ mod signing_key {
 
     impl ActiveModelBehavior for ActiveModel {}
 }
-
-mod login_failure {
-    use sea_orm::entity::prelude::*;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "login_failure")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub id: Uuid,
-        pub account: String,
-        pub address: String,
-        pub failed_at: i64,
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-/// The maximum number of tokens one clean-up transaction deletes, so that it stays short.
-const CLEANUP_BATCH: u64 = 500;
 
 /// # Errors
 /// `email_taken`.
@@ -196,6 +138,25 @@ pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<U
         .transpose()
 }
 
+/// The operators, locked until the transaction ends: no other transaction takes the role from one of them meanwhile.
+pub async fn lock_operators(conn: &impl ConnectionTrait) -> Result<Operators, Fault> {
+    // In the words of the index `users_operators`, so that it is used. All transactions lock in the same order.
+    let query = user::Entity::find()
+        .select_only()
+        .column(user::Column::Id)
+        .filter(Expr::cust(r#"roles like '%"ops"%'"#))
+        .order_by_asc(user::Column::Id)
+        .lock_exclusive();
+    let ids = query.into_tuple::<Uuid>().all(conn).await;
+    ids.map(Operators::new).map_err(banyan_durable::fault)
+}
+
+/// The user and the hash of their password, locked until the transaction ends: neither changes meanwhile.
+pub async fn lock_credentials(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<(User, String)>, Fault> {
+    let row = user::Entity::find_by_id(id).lock_exclusive().one(conn).await;
+    row.map_err(banyan_durable::fault)?.map(to_credentials).transpose()
+}
+
 /// The user with this lower-case email address, and the hash of their password.
 pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) -> Result<Option<(User, String)>, Fault> {
     let row = user::Entity::find()
@@ -203,11 +164,7 @@ pub async fn find_credentials(conn: &impl ConnectionTrait, email_lower: &str) ->
         .one(conn)
         .await
         .map_err(banyan_durable::fault)?;
-    row.map(|row| {
-        let hash = row.password_hash.clone();
-        Ok((to_user(row)?, hash))
-    })
-    .transpose()
+    row.map(to_credentials).transpose()
 }
 
 /// Newest first.
@@ -227,196 +184,6 @@ pub async fn list_users(
     let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
     let users = rows.into_iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
     Ok(request.page(users, |user| (user.created_at, user.id)))
-}
-
-/// Stores a session with its first refresh token.
-pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, token: &RefreshToken) -> Result<(), Fault> {
-    let row = session::ActiveModel {
-        id: Set(session.id),
-        user_id: Set(session.user_id),
-        created_at: Set(session.created_at.as_ms()),
-        revoked_at: Set(None),
-        revoked_reason: Set(None),
-    };
-    session::Entity::insert(row)
-        .exec_without_returning(conn)
-        .await
-        .map_err(banyan_durable::fault)?;
-    insert_token(conn, token).await
-}
-
-async fn insert_token(conn: &impl ConnectionTrait, token: &RefreshToken) -> Result<(), Fault> {
-    let row = refresh_token::ActiveModel {
-        hash: Set(token.hash.clone()),
-        session_id: Set(token.session_id),
-        issued_at: Set(token.issued_at.as_ms()),
-        expires_at: Set(token.expires_at.as_ms()),
-        rotated_at: Set(None),
-    };
-    refresh_token::Entity::insert(row)
-        .exec_without_returning(conn)
-        .await
-        .map(drop)
-        .map_err(banyan_durable::fault)
-}
-
-/// The token with this hash, and its session.
-pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Option<(RefreshToken, Session)>, Fault> {
-    let Some(token) = refresh_token::Entity::find_by_id(hash)
-        .one(conn)
-        .await
-        .map_err(banyan_durable::fault)?
-    else {
-        return Ok(None);
-    };
-    let session = session::Entity::find_by_id(token.session_id)
-        .one(conn)
-        .await
-        .map_err(banyan_durable::fault)?;
-    let session = session.ok_or_else(|| Fault::internal("broken_session", "a refresh token has no session"))?;
-    let token = RefreshToken {
-        hash: token.hash,
-        session_id: token.session_id,
-        issued_at: Timestamp::from_ms(token.issued_at),
-        expires_at: Timestamp::from_ms(token.expires_at),
-        rotated_at: token.rotated_at.map(Timestamp::from_ms),
-    };
-    let session = Session {
-        id: session.id,
-        user_id: session.user_id,
-        created_at: Timestamp::from_ms(session.created_at),
-        revoked_at: session.revoked_at.map(Timestamp::from_ms),
-    };
-    Ok(Some((token, session)))
-}
-
-/// Exchanges a token for the next one of its session.
-///
-/// # Errors
-/// A lost race, if it was exchanged concurrently; the transaction then runs again and finds it used.
-pub async fn rotate_token(conn: &impl ConnectionTrait, hash: &str, next: &RefreshToken) -> Result<(), Fault> {
-    let update = refresh_token::Entity::update_many()
-        .col_expr(refresh_token::Column::RotatedAt, Expr::value(next.issued_at.as_ms()))
-        .filter(refresh_token::Column::Hash.eq(hash))
-        .filter(refresh_token::Column::RotatedAt.is_null());
-    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
-    if done.rows_affected != 1 {
-        return Err(banyan_durable::lost_race("the refresh token was used meanwhile"));
-    }
-    insert_token(conn, next).await
-}
-
-/// Revokes a session; one that is revoked already stays unchanged.
-pub async fn revoke_session(
-    conn: &impl ConnectionTrait,
-    id: Uuid,
-    reason: RevokedReason,
-    now: Timestamp,
-) -> Result<(), Fault> {
-    let update = session::Entity::update_many()
-        .col_expr(session::Column::RevokedAt, Expr::value(now.as_ms()))
-        .col_expr(session::Column::RevokedReason, Expr::value(reason.into_str()))
-        .filter(session::Column::Id.eq(id))
-        .filter(session::Column::RevokedAt.is_null());
-    update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
-}
-
-/// Deletes a batch of expired refresh tokens, and the sessions that have no token left; returns the number of deleted rows. Nothing else leaves
-/// a session without a token, so only the sessions of these tokens are checked: there may be very many others.
-pub async fn delete_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Result<u64, Fault> {
-    use refresh_token::Column;
-    let expired = refresh_token::Entity::find()
-        .filter(Column::ExpiresAt.lte(now.as_ms()))
-        .limit(CLEANUP_BATCH);
-    let expired = expired.all(conn).await.map_err(banyan_durable::fault)?;
-    let hashes = expired.iter().map(|token| token.hash.as_str());
-    let tokens = refresh_token::Entity::delete_many()
-        .filter(Column::Hash.is_in(hashes))
-        .exec(conn)
-        .await
-        .map_err(banyan_durable::fault)?;
-    let remaining = Query::select()
-        .expr(Expr::val(1))
-        .from(refresh_token::Entity)
-        .and_where(Expr::col((refresh_token::Entity, Column::SessionId)).equals((session::Entity, session::Column::Id)))
-        .to_owned();
-    let touched: BTreeSet<Uuid> = expired.iter().map(|token| token.session_id).collect();
-    let empty = session::Entity::delete_many()
-        .filter(session::Column::Id.is_in(touched))
-        .filter(Expr::exists(remaining).not());
-    Ok(tokens.rows_affected + empty.exec(conn).await.map_err(banyan_durable::fault)?.rows_affected)
-}
-
-/// The times of the latest failed log-ins since `since`, of the account and of the network address: newest first, at most as many as the limits.
-pub async fn latest_failures(
-    conn: &impl ConnectionTrait,
-    attempt: &LoginAttempt,
-    since: Timestamp,
-    limits: Limits,
-) -> Result<(Vec<Timestamp>, Vec<Timestamp>), Fault> {
-    let account = latest(
-        conn,
-        login_failure::Column::Account.eq(&attempt.account),
-        since,
-        limits.per_account,
-    )
-    .await?;
-    let address = latest(
-        conn,
-        login_failure::Column::Address.eq(&attempt.address),
-        since,
-        limits.per_address,
-    )
-    .await?;
-    Ok((account, address))
-}
-
-async fn latest(
-    conn: &impl ConnectionTrait,
-    of: impl Into<Condition>,
-    since: Timestamp,
-    limit: u64,
-) -> Result<Vec<Timestamp>, Fault> {
-    let query = login_failure::Entity::find()
-        .filter(of.into())
-        .filter(login_failure::Column::FailedAt.gt(since.as_ms()));
-    let rows = query
-        .order_by_desc(login_failure::Column::FailedAt)
-        .limit(limit)
-        .all(conn)
-        .await
-        .map_err(banyan_durable::fault)?;
-    Ok(rows.into_iter().map(|row| Timestamp::from_ms(row.failed_at)).collect())
-}
-
-/// Counts an attempt as failed, and deletes failures older than `since`.
-pub async fn insert_failure(
-    conn: &impl ConnectionTrait,
-    attempt: &LoginAttempt,
-    since: Timestamp,
-) -> Result<(), Fault> {
-    let old = login_failure::Entity::delete_many().filter(login_failure::Column::FailedAt.lte(since.as_ms()));
-    old.exec(conn).await.map_err(banyan_durable::fault)?;
-    let row = login_failure::ActiveModel {
-        id: Set(attempt.id),
-        account: Set(attempt.account.clone()),
-        address: Set(attempt.address.clone()),
-        failed_at: Set(attempt.at.as_ms()),
-    };
-    login_failure::Entity::insert(row)
-        .exec_without_returning(conn)
-        .await
-        .map(drop)
-        .map_err(banyan_durable::fault)
-}
-
-/// Uncounts an attempt that has succeeded.
-pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(), Fault> {
-    login_failure::Entity::delete_by_id(id)
-        .exec(conn)
-        .await
-        .map(drop)
-        .map_err(banyan_durable::fault)
 }
 
 /// The seeds of the stored keys, the one that signs first.
@@ -456,6 +223,11 @@ pub async fn insert_signing_key(
         }
         other => other.map(drop).map_err(banyan_durable::fault),
     }
+}
+
+fn to_credentials(row: user::Model) -> Result<(User, String), Fault> {
+    let hash = row.password_hash.clone();
+    Ok((to_user(row)?, hash))
 }
 
 fn to_user(row: user::Model) -> Result<User, Fault> {

@@ -128,15 +128,22 @@ async fn a_session_from_log_in_to_log_out() {
 }
 
 #[actix_web::test]
-async fn a_refresh_token_used_twice_ends_the_session() {
+async fn a_refresh_token_used_twice_ends_the_session_unless_at_the_same_moment() {
     let (_home, db) = database().await;
-    let shop = Shop::open(db).await;
+    let clock = ManualClock::at(SystemClock.now());
+    let shop = Shop::open_at(db, clock.clone() as Arc<dyn Clock>).await;
     shop.register("ada@example.com").await;
     let first = shop.log_in("ada@example.com", PASSWORD).await;
     let refresh = |token: &str| post("/api/v1/sessions/refresh", json!({"refresh_token": token}));
     let second = shop.send(refresh(&first.refresh_token)).await.session();
-    assert_eq!(shop.send(refresh(&first.refresh_token)).await.status, 401);
+    assert_eq!(
+        shop.send(refresh(&first.refresh_token)).await.problem(),
+        (409, "already_refreshed".to_owned())
+    );
+    let third = shop.send(refresh(&second.refresh_token)).await.session();
+    clock.advance(Duration::from_secs(10));
     assert_eq!(shop.send(refresh(&second.refresh_token)).await.status, 401);
+    assert_eq!(shop.send(refresh(&third.refresh_token)).await.status, 401);
     assert_eq!(
         shop.send(refresh("nonsense")).await.problem(),
         (401, "invalid_refresh_token".to_owned())

@@ -68,5 +68,5 @@ pub use shell::{Shell, ShellService, ShellSettings, TimeLimit, shell};
 pub use sse::Stopping;
 pub use stored_response::{StoredResponse, created, ok, ok_json, to_json};
 pub use template::PathTemplate;
-pub use token::{Claims, KeySource, Verifier, VerifyingKey};
+pub use token::{ACCESS_TOKEN_TYPE, Claims, KeySource, Verifier, VerifyingKey};
 pub use unmatched::{DocumentedPaths, unmatched, unmatched_in};

@@ -20,6 +20,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(30);
 /// Longer tokens are refused without parsing.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
+/// The `typ` of an access token (RFC 9068, section 2.1). It keeps a token of another kind, signed with the same key, from being used as one.
+pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
 /// An Ed25519 public key, as it stands in a JWKS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyingKey {
@@ -121,6 +124,9 @@ impl Verifier {
         if header.alg != Algorithm::EdDSA || header.crit.is_some() {
             return Err(bad("is not signed with EdDSA"));
         }
+        if !header.typ.as_deref().is_some_and(is_access_token_type) {
+            return Err(bad("is not an access token: its `typ` is not `at+jwt`"));
+        }
         let kid = header.kid.ok_or_else(|| bad("names no key"))?;
         let key = self
             .find_key(&kid)
@@ -218,6 +224,12 @@ impl Verifier {
     fn current(&self) -> Arc<Keys> {
         self.keys.read().clone()
     }
+}
+
+/// A media type, whose `application/` may be left out, and whose case does not matter (RFC 7515, section 4.1.9).
+fn is_access_token_type(typ: &str) -> bool {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").unwrap_or(&typ) == ACCESS_TOKEN_TYPE
 }
 
 fn decoding_keys(keys: Vec<VerifyingKey>) -> HashMap<String, DecodingKey> {

@@ -19,8 +19,17 @@ checks![
     a_closed_output_pipe_is_not_an_error,
 ];
 
-const COMMANDS: [&str; 9] = [
-    "serve", "migrate", "seed", "modules", "openapi", "config", "health", "dlq", "saga",
+const COMMANDS: [&str; 10] = [
+    "serve",
+    "migrate",
+    "seed",
+    "modules",
+    "openapi",
+    "config",
+    "health",
+    "dlq",
+    "subscribers",
+    "saga",
 ];
 
 async fn help_names_every_command_and_exits_0() {
@@ -35,13 +44,18 @@ async fn help_names_every_command_and_exits_0() {
     ]) {
         assert!(help.out.contains(word), "{word} is not in:\n{}", help.out);
     }
-    let and: [(&[&str], &[&str]); 10] = [
+    let and: [(&[&str], &[&str]); 12] = [
         (&["migrate"], &["status", "up", "--provision", "login"]),
         (&["seed"], &["--reset"]),
         (&["modules"], &["--mermaid"]),
         (&["config"], &["show", "defaults"]),
         (&["health"], &["--url", "BANYAN_URL"]),
         (&["dlq"], &["list", "show", "retry", "discard"]),
+        (&["subscribers"], &["list", "give-up"]),
+        (
+            &["subscribers", "give-up"],
+            &["--reason", "<MODULE>", "<SUBSCRIBER>", "audit log"],
+        ),
         (
             &["saga"],
             &[
@@ -377,6 +391,7 @@ async fn client_commands_exit_3_when_no_shop_responds() {
         &["health"][..],
         &["saga", "list"],
         &["dlq", "list"],
+        &["subscribers", "list"],
         &["health", "--output", "json"],
     ] {
         let ended = installation

@@ -26,6 +26,7 @@ async fn operators_see_and_act_from_the_command_line() {
     health(&installation, &shop).await;
     sagas(&installation, &shop).await;
     dead_letters(&installation, &shop).await;
+    subscribers(&installation, &shop).await;
     unauthorised_users_get_the_reason(&installation, &shop).await;
     a_second_process_is_refused(&installation, &shop).await;
     shop.stop().await;
@@ -224,6 +225,44 @@ async fn dead_letters(installation: &Installation, shop: &Process) {
         .expect(200)
         .json();
     assert!(audit["items"][0].to_string().contains("not missed"), "{audit}");
+}
+
+async fn subscribers(installation: &Installation, shop: &Process) {
+    let url = ["--url", &shop.base];
+    let list = [&["subscribers", "list", "orders"][..], &url].concat();
+    let rows = async || {
+        let listed = installation.run(&list).await.expect(0).out;
+        let rows = listed
+            .lines()
+            .map(|line| line.split_whitespace().map(str::to_owned).collect());
+        rows.collect::<Vec<Vec<String>>>()
+    };
+    let listed = rows().await;
+    assert_eq!(
+        listed[0],
+        ["module", "subscriber", "aggregate", "confirmed_before", "given_up"]
+    );
+    let of = |rows: &[Vec<String>], subscriber: &str| {
+        let row = rows.iter().find(|row| row[1] == subscriber);
+        row.unwrap_or_else(|| panic!("{subscriber} is not in {rows:?}")).clone()
+    };
+    let row = of(&listed, "notifications");
+    assert_eq!([&*row[0], &*row[2], &*row[4]], ["orders", "order", "false"]);
+    let give_up = |subscriber: &'static str| {
+        [
+            &["subscribers", "give-up", "orders", subscriber, "--reason", "a test"][..],
+            &url,
+        ]
+        .concat()
+    };
+    installation
+        .run(&give_up("nobody"))
+        .await
+        .expect(1)
+        .stderr_contains(&["404", "nobody"]);
+    let given_up = installation.run(&give_up("notifications")).await.expect(0).json();
+    assert!(given_up.to_string().contains("\"given_up\":true"), "{given_up}");
+    assert_eq!(of(&rows().await, "notifications")[4], "true");
 }
 
 async fn unauthorised_users_get_the_reason(installation: &Installation, shop: &Process) {

@@ -40,8 +40,7 @@ struct Measured {
 
 impl Replay {
     pub fn new(postgres: Arc<Connection>, directory: &Path, owner: &str, ran: &[&Ran]) -> Replay {
-        let file = directory.join(format!("{}.db", owner.replace('_', "-")));
-        let sqlite = rusqlite::Connection::open(file).expect("the file opens");
+        let sqlite = rusqlite::Connection::open(crate::data::file(directory, owner)).expect("the file opens");
         sqlite.pragma_update(None, "foreign_keys", true).expect("a setting");
         let steps = Arc::new(AtomicU64::new(0));
         let counter = steps.clone();

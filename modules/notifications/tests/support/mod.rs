@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use banyan_core::{Bus, Call, Envelope, Fault, RandomIds, SystemClock};
+use banyan_core::{Bus, Call, Clock, Envelope, Fault, RandomIds, SystemClock};
 use banyan_durable::{Db, Feeds};
 use banyan_durable_testing::RecordingBus;
 pub use banyan_durable_testing::envelope;
@@ -91,10 +91,15 @@ pub fn quick() -> Settings {
 
 impl Module {
     pub async fn open(db: Db, settings: Settings) -> Self {
+        Module::open_with(db, settings, Arc::new(SystemClock)).await
+    }
+
+    /// In an instance with a clock of its own.
+    pub async fn open_with(db: Db, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let users = Arc::new(FakeUsers::default());
         let needs = Needs {
             db,
-            clock: Arc::new(SystemClock),
+            clock,
             ids: Arc::new(RandomIds),
             users: users.clone(),
             settings,

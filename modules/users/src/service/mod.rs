@@ -1,5 +1,6 @@
-//! Registration, profiles and roles, and the contract. Each method that writes is one transaction, which includes its events.
+//! Registration and profiles, and the contract. Each method that writes is one transaction, which includes its events.
 
+mod accounts;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -111,36 +112,6 @@ impl Service {
                     name: changed.name.as_str().to_owned(),
                 };
                 outbox::append(&tx, &call, &subject(id), &event).await?;
-                Ok(changed)
-            })
-            .await
-    }
-
-    /// Replaces the roles of a user. The change takes effect with their next access token, at the latest when the current one has expired.
-    ///
-    /// # Errors
-    /// `not_found`; `own_operations_role`.
-    pub async fn change_roles(&self, call: &Call, id: Uuid, roles: Vec<Role>) -> Result<User, Fault> {
-        let now = self.clock.now();
-        self.db
-            .write((call.clone(), roles), move |tx, (call, roles)| async move {
-                let user = store::find_user(tx.conn(), id)
-                    .await?
-                    .ok_or_else(|| Fault::not_found("user"))?;
-                let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
-                    return Ok(user);
-                };
-                store::update_user(tx.conn(), &changed).await?;
-                let (before, after) = (role_names(&user.roles).join(","), role_names(&changed.roles).join(","));
-                banyan_durable::audit(
-                    &tx,
-                    &call.actor,
-                    "change_roles",
-                    &subject(id),
-                    &format!("{before} -> {after}"),
-                    None,
-                )
-                .await?;
                 Ok(changed)
             })
             .await

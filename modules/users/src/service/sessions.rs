@@ -17,8 +17,19 @@ use crate::{
 /// The outcome of the transaction of a refresh.
 enum Exchange {
     Rotated { user: User, session_id: Uuid },
+    AlreadyRefreshed,
     Reused { user_id: Uuid },
     Invalid,
+}
+
+/// The user whose password was right.
+#[derive(Clone)]
+pub(super) struct Verified {
+    pub user_id: Uuid,
+    /// The hash that matched; the user's password must still have it when the session is stored.
+    pub hash: String,
+    /// The same password with the parameters of now, if those of `hash` are outdated.
+    pub new_hash: Option<String>,
 }
 
 impl Service {
@@ -39,16 +50,16 @@ impl Service {
         let matches = slot.verify(password, hash).await?;
         let Some((user, hash)) = found.filter(|_| matches) else {
             count_login("refused");
-            return Err(Fault::unauthenticated(
-                "invalid_credentials",
-                "Email address or password is wrong.",
-            ));
+            return Err(invalid_credentials());
         };
         let new_hash = self.renewed_hash(&slot, password, &hash).await?;
         drop(slot);
-        let tokens = self
-            .open_session(&user, attempt.id, new_hash.map(|new| (hash, new)))
-            .await?;
+        let verified = Verified {
+            user_id: user.id,
+            hash,
+            new_hash,
+        };
+        let tokens = self.open_session(verified, attempt.id).await?;
         count_login("opened");
         Ok(tokens)
     }
@@ -56,7 +67,8 @@ impl Service {
     /// Exchanges a refresh token for new tokens, with the user's current roles.
     ///
     /// # Errors
-    /// `invalid_refresh_token` for a token that is unknown, expired, revoked or was used before; a second use also revokes the session.
+    /// `already_refreshed` for one that was used within the last 10 s; `invalid_refresh_token` for one that is unknown, expired, revoked or was
+    /// used before that; such a use also revokes the session.
     pub async fn refresh(&self, token: &str) -> Result<Tokens, Fault> {
         let hash = session::hash_of(token);
         let secret = session::to_text(self.secrets.new_secret()?);
@@ -70,6 +82,7 @@ impl Service {
                 };
                 match token.judge(&session, now) {
                     Verdict::Expired => Ok(Exchange::Invalid),
+                    Verdict::AlreadyRefreshed => Ok(Exchange::AlreadyRefreshed),
                     Verdict::Reused => {
                         // The revocation must be committed, so this is a result and not an error.
                         store::revoke_session(tx.conn(), session.id, RevokedReason::TokenReused, now).await?;
@@ -97,6 +110,10 @@ impl Service {
         match exchange {
             Exchange::Rotated { user, session_id } => self.tokens(&user, session_id, secret),
             Exchange::Invalid => Err(invalid_refresh_token()),
+            Exchange::AlreadyRefreshed => Err(Fault::conflict(
+                "already_refreshed",
+                "This refresh token was used a moment ago. Use the tokens that the other request got.",
+            )),
             Exchange::Reused { user_id } => {
                 metrics::counter!("users_refresh_tokens_reused_total").increment(1);
                 tracing::warn!(%user_id, "a refresh token was used twice; its session is revoked");
@@ -169,33 +186,35 @@ impl Service {
         }
     }
 
-    async fn open_session(
-        &self,
-        user: &User,
-        attempt_id: Uuid,
-        new_hash: Option<(String, String)>,
-    ) -> Result<Tokens, Fault> {
+    /// Opens a session with the user's roles as they are when it is stored, so that a change of roles either shows in the session or ends it.
+    pub(super) async fn open_session(&self, verified: Verified, attempt_id: Uuid) -> Result<Tokens, Fault> {
         let secret = session::to_text(self.secrets.new_secret()?);
         let now = self.clock.now();
         let session = Session {
             id: self.ids.new_id(),
-            user_id: user.id,
+            user_id: verified.user_id,
             created_at: now,
             revoked_at: None,
         };
         let token = RefreshToken::issue(&secret, session.id, now, self.settings.refresh_token_lifetime());
         let session_id = session.id;
-        let context = (session, token, new_hash);
-        self.db
-            .write(context, move |tx, (session, token, new_hash)| async move {
+        let context = (session, token, verified);
+        let user = self
+            .db
+            .write(context, move |tx, (session, token, verified)| async move {
+                let locked = store::lock_credentials(tx.conn(), session.user_id).await?;
+                let (user, _) = locked
+                    .filter(|(_, hash)| *hash == verified.hash)
+                    .ok_or_else(invalid_credentials)?;
                 store::delete_failure(tx.conn(), attempt_id).await?;
-                if let Some((old, new)) = &new_hash {
-                    store::replace_hash(tx.conn(), session.user_id, old, new).await?;
+                if let Some(new) = &verified.new_hash {
+                    store::replace_hash(tx.conn(), session.user_id, &verified.hash, new).await?;
                 }
-                store::insert_session(tx.conn(), &session, &token).await
+                store::insert_session(tx.conn(), &session, &token).await?;
+                Ok(user)
             })
             .await?;
-        self.tokens(user, session_id, secret)
+        self.tokens(&user, session_id, secret)
     }
 
     fn tokens(&self, user: &User, session_id: Uuid, refresh_token: String) -> Result<Tokens, Fault> {
@@ -227,6 +246,10 @@ async fn check_limits(conn: &impl store::Readable, attempt: &LoginAttempt, limit
     let account = throttle::retry_after(&of_account, limits.per_account, attempt.at);
     let address = throttle::retry_after(&of_address, limits.per_address, attempt.at);
     throttle::check(account.max(address))
+}
+
+fn invalid_credentials() -> Fault {
+    Fault::unauthenticated("invalid_credentials", "Email address or password is wrong.")
 }
 
 fn invalid_refresh_token() -> Fault {

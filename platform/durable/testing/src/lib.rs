@@ -69,21 +69,23 @@ where
 /// # Panics
 /// If it cannot be opened.
 pub async fn open(schema: impl Into<Schema>, storage: &Storage, settings: Settings) -> Db {
+    open_with(schema, storage, settings, Arc::new(SystemClock)).await
+}
+
+/// As [`open`], in an instance with a clock of its own.
+///
+/// # Panics
+/// If it cannot be opened.
+pub async fn open_with(schema: impl Into<Schema>, storage: &Storage, settings: Settings, clock: Arc<dyn Clock>) -> Db {
     let schema = schema.into();
     let connection = Connection::open(storage, schema.module)
         .await
         .expect("a connection to migrate by");
     migrate::up(&connection, &schema).await.expect("the migrations run");
     connection.close().await;
-    Db::open(
-        schema.module,
-        storage,
-        settings,
-        Arc::new(SystemClock),
-        Arc::new(RandomIds),
-    )
-    .await
-    .expect("the database opens")
+    Db::open(schema.module, storage, settings, clock, Arc::new(RandomIds))
+        .await
+        .expect("the database opens")
 }
 
 /// The machinery's default settings.

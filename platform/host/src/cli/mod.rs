@@ -62,6 +62,8 @@ enum Command {
     Health(health::Health),
     /// Dead letters of a running server: events a module could not handle.
     Dlq(ops::Dlq),
+    /// Subscribers of a running server's modules: how far each has come with their events.
+    Subscribers(ops::Subscribers),
     /// Sagas of a running server: processes across modules, and why they wait.
     Saga(ops::Saga),
 }
@@ -174,6 +176,11 @@ where
         Command::Config(_) => Ok(info::show(&settings, output)?),
         Command::Health(health) => health.run(&settings, output).await,
         Command::Dlq(dlq) => dlq.run(&defaults.modules, product.demo, &settings, output).await,
+        Command::Subscribers(subscribers) => {
+            subscribers
+                .run(&defaults.modules, product.demo, &settings, output)
+                .await
+        }
         Command::Saga(saga) => {
             saga.run(product.command, product.saga_module, product.demo, &settings, output)
                 .await

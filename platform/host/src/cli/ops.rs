@@ -1,4 +1,4 @@
-//! `banyan dlq` and `banyan saga`: clients of a running server's operations API. What an abandoned saga has left is in [`super::leftovers`].
+//! `banyan dlq`, `banyan subscribers` and `banyan saga`: clients of a running server's operations API. What an abandoned saga has left is in [`super::leftovers`].
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
@@ -84,7 +84,7 @@ impl Dlq {
         match self.what {
             DlqCommand::List { module } => {
                 let modules = selected(module, modules);
-                let columns = ["id", "source", "subject", "version", "kind", "state", "last_error"];
+                let columns = ["id", "source", "subject", "version", "kind", "state", "last_error"].map(same);
                 session.list(&modules, "dead-letters", &columns, output).await
             }
             DlqCommand::Show { module, id } => session.show(&format!("{module}/dead-letters/{id}")).await,
@@ -94,6 +94,57 @@ impl Dlq {
             DlqCommand::Discard { module, id, reason } => {
                 session
                     .act(&format!("{module}/dead-letters/{id}/discard"), &reason)
+                    .await
+            }
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Subscribers {
+    #[command(subcommand)]
+    what: SubscribersCommand,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Subcommand)]
+enum SubscribersCommand {
+    /// Lists who subscribes to the events of one module, or of all, and how far each has come.
+    List { module: Option<String> },
+    /// Keeps a module's events for a subscriber no longer, because it will not come back.
+    GiveUp {
+        /// The module whose events are kept.
+        module: String,
+        /// The module that subscribes to them.
+        subscriber: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+}
+
+impl Subscribers {
+    pub async fn run(self, modules: &[&str], demo: Demo, settings: &Settings, output: Output) -> Result<(), Failure> {
+        let session = self.server.open(demo, settings).await?;
+        match self.what {
+            SubscribersCommand::List { module } => {
+                let columns = [
+                    ("subscriber", "module"),
+                    ("aggregate", "aggregate"),
+                    ("confirmed_before", "confirmed_before"),
+                    ("given_up", "given_up"),
+                ];
+                session
+                    .list(&selected(module, modules), "subscribers", &columns, output)
+                    .await
+            }
+            SubscribersCommand::GiveUp {
+                module,
+                subscriber,
+                reason,
+            } => {
+                session
+                    .act(&format!("{module}/subscribers/{subscriber}/give-up"), &reason)
                     .await
             }
         }
@@ -172,7 +223,8 @@ impl Saga {
                     "step",
                     "attempts",
                     "parked_reason",
-                ];
+                ]
+                .map(same);
                 session
                     .list(std::slice::from_ref(&module), &path, &columns, output)
                     .await
@@ -187,6 +239,11 @@ impl Saga {
             SagaCommand::Abandon { id, reason } => session.act(&format!("{module}/sagas/{id}/abandon"), &reason).await,
         }
     }
+}
+
+/// A column that is named after its field.
+fn same(field: &'static str) -> (&'static str, &'static str) {
+    (field, field)
 }
 
 /// The given module, or all.
@@ -306,7 +363,14 @@ impl Session {
         Ok(Reply { url, status, body })
     }
 
-    async fn list(&self, modules: &[String], path: &str, columns: &[&str], output: Output) -> Result<(), Failure> {
+    /// Prints a list of these modules. `columns`: the heading of each, and the field of an item.
+    async fn list(
+        &self,
+        modules: &[String],
+        path: &str,
+        columns: &[(&str, &str)],
+        output: Output,
+    ) -> Result<(), Failure> {
         let mut items = Vec::new();
         for module in modules {
             let found = self.all_of(module, path).await?;
@@ -323,11 +387,11 @@ impl Session {
             return Ok(print("none")?);
         }
         let header = std::iter::once("module")
-            .chain(columns.iter().copied())
+            .chain(columns.iter().map(|(heading, _)| *heading))
             .map(str::to_owned)
             .collect();
         let row = |(module, item): (&str, Value)| {
-            let cells = columns.iter().map(|column| match &item[*column] {
+            let cells = columns.iter().map(|(_, field)| match &item[*field] {
                 Value::String(text) if !text.is_empty() => text.clone(),
                 Value::String(_) | Value::Null => "-".to_owned(),
                 other => other.to_string(),

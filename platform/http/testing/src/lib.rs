@@ -16,7 +16,7 @@ use actix_web::{
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use banyan_core::{Clock, Fault, SystemClock};
-use banyan_http::{Claims, KeySource, Routes, Verifier, VerifyingKey};
+use banyan_http::{ACCESS_TOKEN_TYPE, Claims, KeySource, Routes, Verifier, VerifyingKey};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::Value;
@@ -117,6 +117,7 @@ impl Site {
             sid: None,
         };
         let header = Header {
+            typ: Some(ACCESS_TOKEN_TYPE.to_owned()),
             kid: Some(KID.to_owned()),
             ..Header::new(Algorithm::EdDSA)
         };

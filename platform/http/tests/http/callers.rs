@@ -139,24 +139,44 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
     unknown.kid = "k9".to_owned();
     let mut hs256 = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
     hs256.kid = Some("k1".to_owned());
+    hs256.typ = Some("at+jwt".to_owned());
     let public = jsonwebtoken::EncodingKey::from_secret(signer.public.as_bytes());
     let token = signer.token(&["customer"]);
     let (head, rest) = token.split_once('.').unwrap();
     let (_, signature) = rest.split_once('.').unwrap();
-    let promoted = raw_token(&json!({"alg": "EdDSA", "kid": "k1"}), &claims(&["staff"]), b"");
+    let promoted = raw_token(
+        &json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k1"}),
+        &claims(&["staff"]),
+        b"",
+    );
     let bad = [
-        ("alg none", raw_token(&json!({"alg": "none", "kid": "k1"}), &good, b"")),
-        ("alg None", raw_token(&json!({"alg": "None", "kid": "k1"}), &good, b"")),
+        (
+            "alg none",
+            raw_token(&json!({"alg": "none", "typ": "at+jwt", "kid": "k1"}), &good, b""),
+        ),
+        (
+            "alg None",
+            raw_token(&json!({"alg": "None", "typ": "at+jwt", "kid": "k1"}), &good, b""),
+        ),
         (
             "HS256 with the public key as its secret",
             jsonwebtoken::encode(&hs256, &good, &public).unwrap(),
         ),
         ("signed by a stranger", stranger.token(&["customer"])),
         ("an unknown kid", unknown.token(&["customer"])),
+        ("no typ", signer.token_under(|header| header.typ = None)),
+        (
+            "a token of another type",
+            signer.token_under(|header| header.typ = Some("JWT".to_owned())),
+        ),
+        (
+            "a type that only ends like an access token's",
+            signer.token_under(|header| header.typ = Some("x-at+jwt".to_owned())),
+        ),
         ("no kid", signer.token_under(|header| header.kid = None)),
         (
             "no signature",
-            raw_token(&json!({"alg": "EdDSA", "kid": "k1"}), &good, b""),
+            raw_token(&json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k1"}), &good, b""),
         ),
         (
             "claims exchanged under the signature",
@@ -216,6 +236,13 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
         send(&verifier, "/customer", Some(&format!("Bearer {token}"))).await.0,
         200,
         "the valid one is accepted"
+    );
+    let spelled_out = signer.token_under(|header| header.typ = Some("application/AT+JWT".to_owned()));
+    assert_eq!(
+        send(&verifier, "/customer", Some(&format!("Bearer {spelled_out}")))
+            .await
+            .0,
+        200
     );
 }
 

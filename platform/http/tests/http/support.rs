@@ -71,6 +71,7 @@ impl Signer {
         let mut claims = claims(&["customer"]);
         change(&mut claims);
         let mut header = Header::new(Algorithm::EdDSA);
+        header.typ = Some("at+jwt".to_owned());
         header.kid = Some(self.kid.clone());
         jsonwebtoken::encode(&header, &claims, &self.private).unwrap()
     }
@@ -78,6 +79,7 @@ impl Signer {
     /// Properly signed, but with a changed header.
     pub fn token_under(&self, change: impl FnOnce(&mut Header)) -> String {
         let mut header = Header::new(Algorithm::EdDSA);
+        header.typ = Some("at+jwt".to_owned());
         header.kid = Some(self.kid.clone());
         change(&mut header);
         jsonwebtoken::encode(&header, &claims(&["customer"]), &self.private).unwrap()

@@ -1,5 +1,6 @@
 //! The service on both databases.
 
+mod accounts;
 mod keys;
 mod sessions;
 
@@ -70,6 +71,14 @@ impl Shop {
             .register(&Call::default(), registration(email))
             .await
             .unwrap()
+    }
+
+    /// Creates an operator; returns their id and a call with a token of theirs.
+    async fn operator(&self, name: &str) -> (Uuid, Call) {
+        let id = seed::add_user(&self.service, &format!("{name}@example.com"), PASSWORD, vec![Role::Ops])
+            .await
+            .unwrap();
+        (id, Call::by(Actor::user(id, [Role::Ops])))
     }
 
     async fn log_in(&self, email: &str, password: &str) -> Result<Tokens, Fault> {
