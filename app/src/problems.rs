@@ -73,6 +73,12 @@ pub const PROBLEMS: &[KnownProblem] = &[
         "Nobody takes the role ops from himself.",
         &["change_roles"],
     ),
+    problem(
+        409,
+        "already_refreshed",
+        "This refresh token has just been exchanged by another request.",
+        &["refresh_session"],
+    ),
     // inventory
     problem(
         409,
