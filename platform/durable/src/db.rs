@@ -263,11 +263,15 @@ impl Db {
     /// Waits for the running writes and closes every connection. Later writes are refused.
     pub async fn close(&self) {
         self.0.closed.cancel();
-        match &self.0.writer {
+        let last = match &self.0.writer {
             Writer::Sqlite(writer) => writer.close().await,
-            Writer::Postgres(writer) => writer.close().await,
-        }
+            Writer::Postgres(writer) => {
+                writer.close().await;
+                None
+            }
+        };
         self.0.reads.close();
+        drop(last);
     }
 }
 

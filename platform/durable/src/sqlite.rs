@@ -45,8 +45,11 @@ struct Queued {
 
 enum Message {
     Job(Queued),
-    Close(oneshot::Sender<()>),
+    Close(oneshot::Sender<Last>),
 }
+
+/// The writer's connection, for whoever closes the others before it.
+pub(crate) type Last = Option<Arc<sqlite::Connection>>;
 
 pub(crate) struct Writer {
     queue: mpsc::Sender<Message>,
@@ -129,13 +132,13 @@ impl Writer {
         &self.file
     }
 
-    /// Waits until the jobs in the queue are done, and closes the connection.
-    pub async fn close(&self) {
+    /// Waits until the jobs in the queue are done. The connection that is returned is the last one to close: SQLite then copies the WAL into the file and
+    /// deletes it, which a connection that only reads cannot.
+    pub async fn close(&self) -> Last {
         self.closed.store(true, Ordering::Release);
         let (done, closed) = oneshot::channel();
-        if self.queue.send(Message::Close(done)).await.is_ok() {
-            let _ = closed.await;
-        }
+        self.queue.send(Message::Close(done)).await.ok()?;
+        closed.await.ok().flatten()
     }
 }
 
@@ -178,9 +181,8 @@ impl Loop {
                 None => break,
             }
         }
-        self.connection = None;
         for done in closing {
-            let _ = done.send(());
+            let _ = done.send(self.connection.take());
         }
     }
 
@@ -200,7 +202,7 @@ impl Loop {
         &mut self,
         ran: usize,
         messages: &mut mpsc::Receiver<Message>,
-        closing: &mut Vec<oneshot::Sender<()>>,
+        closing: &mut Vec<oneshot::Sender<Last>>,
     ) -> Option<Queued> {
         if ran >= self.facts.settings.limits.commit_batch {
             return None;
@@ -221,7 +223,7 @@ impl Loop {
         &mut self,
         first: Queued,
         messages: &mut mpsc::Receiver<Message>,
-        closing: &mut Vec<oneshot::Sender<()>>,
+        closing: &mut Vec<oneshot::Sender<Last>>,
     ) {
         let connection = match self.begin() {
             Ok(connection) => connection,

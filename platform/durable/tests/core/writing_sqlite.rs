@@ -9,7 +9,7 @@ use std::{
 };
 
 use banyan_core::{Fault, FaultKind};
-use banyan_durable::{Connection, Db, MachineryLimits, Settings};
+use banyan_durable::{Connection, Db, MachineryLimits, Settings, Storage};
 use banyan_durable_testing::SqliteHome;
 use sea_orm::ConnectionTrait;
 use tokio::sync::Notify;
@@ -176,6 +176,24 @@ async fn a_full_disk_fails_the_whole_batch_and_the_writer_recovers() {
     .unwrap();
     assert_eq!(count(&db, "select count(*) from word").await, 4);
     db.close().await;
+}
+
+#[tokio::test]
+async fn an_orderly_end_leaves_the_file_and_no_wal() {
+    let (home, db) = sqlite().await;
+    db.write((), |tx, ()| async move {
+        say(&tx, "insert into word values ('last')").await
+    })
+    .await
+    .unwrap();
+    assert_eq!(count(&db, "select count(*) from word").await, 1);
+    let Storage::Sqlite { path } = home.storage("durable") else {
+        panic!("a file")
+    };
+    let wal = path.with_extension("db-wal");
+    assert!(wal.exists());
+    db.close().await;
+    assert!(!wal.exists(), "who copies the file has everything");
 }
 
 #[tokio::test]
