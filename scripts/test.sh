@@ -29,6 +29,9 @@ rabbitmq_require
 # One test needs PgBouncer; without it, it says so and passes.
 command -v pgbouncer >/dev/null || install_package PgBouncer pgbouncer ||
   echo "PgBouncer is not installed (Debian: sudo apt-get install pgbouncer): its test is skipped" >&2
+# One test checks the OpenAPI document with Node's tools; without Node it does the rest.
+command -v npm >/dev/null || install_package Node npm ||
+  echo "Node is not installed (Debian: sudo apt-get install nodejs npm): Redocly's rules and the clients in TypeScript are not checked" >&2
 # Each test of discovery starts an etcd of its own.
 etcd_require
 

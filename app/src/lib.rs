@@ -3,6 +3,7 @@
 
 mod keys;
 mod pages;
+mod problems;
 pub mod shop;
 
 use std::path::PathBuf;

@@ -62,6 +62,9 @@ pub enum MoneyError {
 }
 
 impl Money {
+    /// The largest amount of a price or a total, as the document promises.
+    pub const MAX_AMOUNT: i64 = 1_000_000_000_000;
+
     /// # Errors
     /// `UnknownCurrency` unless `currency` is an upper-case code of ISO 4217.
     pub fn new(amount: i64, currency: &str) -> Result<Self, MoneyError> {

@@ -37,7 +37,7 @@ pub struct NewProduct {
     #[schema(min_length = 1, max_length = 200, example = "Mug, hand-thrown")]
     pub name: String,
     #[serde(default)]
-    #[schema(required = false, max_length = 5000)]
+    #[schema(required = false, max_length = 5000, example = "Holds 300 ml.")]
     pub description: String,
     /// Lower-case letters, digits and hyphens.
     #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,39}$", example = "kitchen")]
@@ -49,11 +49,11 @@ pub struct NewProduct {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductChange {
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    #[schema(nullable = false, min_length = 1, max_length = 200, example = "Mug, hand-thrown")]
     pub name: Option<String>,
-    #[schema(nullable = false, max_length = 5000)]
+    #[schema(nullable = false, max_length = 5000, example = "Holds 300 ml.")]
     pub description: Option<String>,
-    #[schema(nullable = false, pattern = "^[a-z0-9][a-z0-9-]{0,39}$")]
+    #[schema(nullable = false, pattern = "^[a-z0-9][a-z0-9-]{0,39}$", example = "kitchen")]
     pub category: Option<String>,
     #[schema(nullable = false)]
     pub price: Option<Money>,

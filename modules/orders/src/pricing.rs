@@ -89,6 +89,9 @@ pub fn total(items: &[Item]) -> Result<Option<Money>, Refusal> {
             None => line,
             Some(sum) => sum.checked_add(&line).map_err(refusal)?,
         });
+        if total.as_ref().is_some_and(|total| total.amount > Money::MAX_AMOUNT) {
+            return Err(Refusal::TotalTooLarge);
+        }
     }
     Ok(total)
 }
@@ -166,6 +169,22 @@ mod tests {
         };
         let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(pointers, ["/items/1/sku", "/items/3/sku"]);
+    }
+
+    #[test]
+    fn no_total_exceeds_what_the_document_allows() {
+        let lines = [line("fig", 2), line("mug", 1)];
+        let at = |fig: i64, mug: i64| {
+            price(
+                &lines,
+                &lines,
+                &[product("fig", fig, "EUR"), product("mug", mug, "EUR")],
+            )
+        };
+        let half = Money::MAX_AMOUNT / 2;
+        assert_eq!(at(half, 0).map(|(_, total)| total.amount), Ok(Money::MAX_AMOUNT));
+        assert_eq!(at(half, 1), Err(Refusal::TotalTooLarge));
+        assert_eq!(at(Money::MAX_AMOUNT, 0), Err(Refusal::TotalTooLarge));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::{Call, Fault, Timestamp};
 use banyan_http::{
-    Body, HasRole, KeyedRequest, KeyedResponse, Listed, LoggedIn, PageQuery, Path, Problem, Query, RawBody,
-    RequiredKey, Routes,
+    Body, HasRole, IfNoneMatch, KeyedRequest, KeyedResponse, Listed, LoggedIn, PageQuery, Path, Problem, Query,
+    RawBody, RequiredKey, Routes,
 };
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Money, Staff};
@@ -57,7 +57,7 @@ pub struct NewRefund {
     /// All that is left, if absent.
     #[serde(default)]
     amount: Option<RefundAmount>,
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, example = "arrived broken")]
     reason: String,
 }
 
@@ -136,7 +136,7 @@ async fn list_payments(
 }
 
 /// One payment.
-#[utoipa::path(tag = "payments", params(("id" = Uuid, Path)), security(("bearer" = [])),
+#[utoipa::path(tag = "payments", params(("id" = Uuid, Path), IfNoneMatch), security(("bearer" = [])),
     responses((status = 200, description = "The payment", body = PaymentBody)))]
 #[get("/payments/{id}")]
 async fn find_payment(
@@ -234,7 +234,7 @@ async fn list_refunds(
 }
 
 /// One refund.
-#[utoipa::path(tag = "payments", params(("id" = Uuid, Path), ("refund_id" = Uuid, Path)), security(("bearer" = [])),
+#[utoipa::path(tag = "payments", params(("id" = Uuid, Path), ("refund_id" = Uuid, Path), IfNoneMatch), security(("bearer" = [])),
     responses((status = 200, description = "The refund", body = RefundBody)))]
 #[get("/payments/{id}/refunds/{refund_id}")]
 async fn find_refund(

@@ -1,11 +1,16 @@
 //! The interface of a payment provider, whichever it is.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use banyan_core::{Fault, Timestamp};
 use banyan_durable::Storage;
 use serde::{Deserialize, Serialize};
 use shared_kernel::Money;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 use uuid::Uuid;
 
 use crate::ledger::Movement;
@@ -92,23 +97,63 @@ pub struct AuthorisationRequest {
     pub method: String,
 }
 
-/// What a provider said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What a provider said. Its schema is [`schemas::ProviderAnswer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = ProviderAnswer)]
 pub enum Response {
     /// It took effect; `id` is the provider's name for the effect.
-    Accepted {
-        #[schema(max_length = 200)]
-        id: String,
-    },
+    Accepted { id: String },
     /// It did not, and never will.
-    Declined {
-        #[schema(max_length = 200)]
+    Declined { code: String, detail: String },
+}
+
+impl PartialSchema for Response {
+    fn schema() -> RefOr<Schema> {
+        schemas::ProviderAnswer::schema()
+    }
+}
+
+impl ToSchema for Response {
+    fn name() -> Cow<'static, str> {
+        schemas::ProviderAnswer::name()
+    }
+
+    fn schemas(all: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas::ProviderAnswer::schemas(all);
+    }
+}
+
+/// Each part has a name of its own: generators of clients do not know what to call the parts of a union.
+#[allow(dead_code, reason = "nothing but its schema is used")]
+mod schemas {
+    use utoipa::ToSchema;
+
+    /// What a provider said.
+    #[derive(ToSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum ProviderAnswer {
+        /// It took effect.
+        Accepted(ProviderEffect),
+        /// It did not, and never will.
+        Declined(ProviderRefusal),
+    }
+
+    /// The effect of a payment command.
+    #[derive(ToSchema)]
+    pub struct ProviderEffect {
+        /// The provider's name for the effect.
+        #[schema(max_length = 200, example = "ch_4711")]
+        id: String,
+    }
+
+    /// Why a payment command had no effect.
+    #[derive(ToSchema)]
+    pub struct ProviderRefusal {
+        #[schema(max_length = 200, example = "card_declined")]
         code: String,
-        #[schema(max_length = 1000)]
+        #[schema(max_length = 1000, example = "The card was declined.")]
         detail: String,
-    },
+    }
 }
 
 /// What a webhook tells.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::PageRequest;
-use banyan_http::{HasRole, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes};
+use banyan_http::{
+    HasRole, IfNoneMatch, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes,
+};
 use serde::Deserialize;
 use shared_kernel::Staff;
 use utoipa::{IntoParams, ToSchema};
@@ -43,7 +45,12 @@ struct ShipmentQuery {
 #[schema(as = DispatchShipment)]
 struct Dispatch {
     /// The carrier's number for the parcel.
-    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        example = "JD014600003SE"
+    )]
     tracking_number: Option<String>,
     #[schema(min_length = 1, max_length = 64, example = "DHL")]
     carrier: Option<String>,
@@ -67,7 +74,7 @@ async fn list_shipments(
 }
 
 /// A shipment with its tracking history; one's own, or any for staff.
-#[utoipa::path(tag = "shipping", params(("id" = Uuid, Path)), responses((status = 200, body = Shipment)), security(("bearer" = [])))]
+#[utoipa::path(tag = "shipping", params(("id" = Uuid, Path), IfNoneMatch), responses((status = 200, body = Shipment)), security(("bearer" = [])))]
 #[get("/shipments/{id}")]
 async fn show_shipment(
     user: LoggedIn,

@@ -58,6 +58,7 @@ impl PartialSchema for Password {
         schema
             .min_length(Some(Self::MIN_LENGTH))
             .max_length(Some(Self::MAX_LENGTH))
+            .examples(["correct horse battery staple"])
             .into()
     }
 }

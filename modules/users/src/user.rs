@@ -37,7 +37,7 @@ pub struct Address {
     #[schema(min_length = 1, max_length = 200, example = "12 Fig Lane")]
     pub line1: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, example = "Flat 2")]
     pub line2: Option<String>,
     #[schema(min_length = 1, max_length = 100, example = "Berlin")]
     pub city: String,

@@ -17,6 +17,7 @@ mod page;
 mod secrets;
 mod timestamp;
 mod transaction;
+mod urls;
 
 pub use actor::{Actor, OPERATOR, RequiredRole};
 pub use bus::{Bus, Subscriber};
@@ -29,6 +30,7 @@ pub use health::{Check, CheckResult, Checks};
 pub use ids::{Ids, RandomIds, parse_id};
 pub use limits::refuse_zero;
 pub use page::{Page, PageRequest};
-pub use secrets::{RandomSecrets, Secrets, without_password};
+pub use secrets::{RandomSecrets, Secrets};
 pub use timestamp::Timestamp;
 pub use transaction::{inside_transaction, outside_transaction};
+pub use urls::{check_url, without_password};

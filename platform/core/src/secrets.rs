@@ -1,4 +1,4 @@
-//! Where secrets come from, and how URLs with secrets are shown.
+//! Where secrets come from.
 
 use std::fmt::Debug;
 
@@ -26,22 +26,6 @@ impl Secrets for RandomSecrets {
             .try_fill_bytes(&mut secret)
             .map_err(|error| Fault::internal("no_randomness", error.to_string()))?;
         Ok(secret)
-    }
-}
-
-/// The URL of a database or broker without its password, as it may be shown in logs and messages.
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    // A password may also stand in the query: `?password=`, `?sslpassword=`. Then the query is not shown.
-    let rest = match rest.split_once('?') {
-        Some((shown, query)) if query.to_lowercase().contains("password") => shown,
-        _ => rest,
-    };
-    match rest.rsplit_once('@') {
-        Some((login, host)) => format!("{scheme}://{}@{host}", login.split(':').next().unwrap_or_default()),
-        None => format!("{scheme}://{rest}"),
     }
 }
 

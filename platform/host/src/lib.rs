@@ -22,6 +22,7 @@ mod telemetry;
 pub mod tls;
 
 pub use app::{App, openapi};
+pub use banyan_http::openapi::KnownProblem;
 pub use health::Health;
 pub use migrated::{MigrateOptions, Migrated, Tables};
 pub use overview::fetch_own_view;

@@ -84,7 +84,8 @@ impl Missing<'_> {
         let is_usable = self.settings.is_demo() || issuer.starts_with("https://");
         (!is_usable && self.layout.tokens_from.is_some()).then(|| {
             format!(
-                "auth.issuer is {issuer}, but the profile prod needs an https:// URL: clients check tokens against it"
+                "auth.issuer is {}, but the profile prod needs an https:// URL: clients check tokens against it",
+                banyan_core::without_password(issuer)
             )
         })
     }

@@ -142,7 +142,7 @@ impl ProblemBody {
 }
 
 /// `idempotency_key_reused` reads `Idempotency key reused`.
-fn title_of(code: &str) -> String {
+pub(crate) fn title_of(code: &str) -> String {
     let words = code.replace('_', " ");
     let mut letters = words.chars();
     letters

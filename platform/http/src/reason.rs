@@ -11,6 +11,6 @@ pub struct Reason {
     #[schema(min_length = 1, max_length = 200, example = "provider is back")]
     pub reason: String,
     /// Whatever else a reader of the audit log should know.
-    #[schema(min_length = 1, max_length = 2000)]
+    #[schema(min_length = 1, max_length = 2000, example = "ticket 4711")]
     pub comment: Option<String>,
 }

@@ -29,6 +29,13 @@ impl RequestContext {
     }
 }
 
+/// Path and query of the request. Scheme and host are part of the URI in HTTP/2, and behind some proxies, so the same request would have two URIs.
+#[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "only idempotency calls it"))]
+pub(crate) fn target(request: &HttpRequest) -> &str {
+    let target = request.uri().path_and_query();
+    target.map_or("/", actix_web::http::uri::PathAndQuery::as_str)
+}
+
 /// Adds this request's trace to a call made on its behalf.
 pub(crate) fn traced(call: Call, request: &HttpRequest) -> Call {
     call.traced(RequestContext::find(request).map(|context| context.trace))

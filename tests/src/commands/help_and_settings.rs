@@ -12,6 +12,7 @@ checks![
     an_invalid_value_is_reported_with_its_key_and_source,
     the_printed_defaults_are_a_valid_settings_file,
     settings_are_shown_without_secrets,
+    no_command_shows_the_password_of_a_url,
     modules_are_printed_as_text_diagram_and_json,
     the_openapi_document_is_printed_without_a_running_shop_or_settings,
     client_commands_exit_3_when_no_shop_responds,
@@ -261,6 +262,75 @@ async fn settings_are_shown_without_secrets() {
         serde_json::json!(["127.0.0.1", "10.0.0.1"])
     );
     assert_eq!(json["http"]["listen"], "127.0.0.1:0");
+}
+
+/// In every setting that holds a URL, with every character that moves the end of a host: at start, and when the settings are shown.
+async fn no_command_shows_the_password_of_a_url() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    let settings = url_settings(&installation.run(&["config", "defaults"]).await.expect(0).out);
+    for expected in [
+        "database.url",
+        "bus.url",
+        "notifications.smtp_url",
+        "discovery.etcd_endpoints",
+        "modules.users.database_url",
+        "auth.issuer",
+    ] {
+        assert!(
+            settings.iter().any(|(key, _)| key == expected),
+            "{expected}: {settings:?}"
+        );
+    }
+    let variable = |key: &str| format!("BANYAN__{}", key.to_uppercase().replace('.', "__"));
+    for character in ["/", "#", "?", "@", "%", ":", " ", "/@"] {
+        // 7 would be a port, so that what is before the character can be taken for a whole host.
+        for secret in [format!("geheim{character}heim"), format!("7{character}geheim")] {
+            let url = |scheme: &str| format!("{scheme}://shop:{secret}@127.0.0.1:1,127.0.0.2:2/shop");
+            let all: Vec<(String, String)> = settings
+                .iter()
+                .map(|(key, scheme)| (variable(key), url(scheme)))
+                .collect();
+            let all: Vec<(&str, &str)> = all.iter().map(|(name, url)| (name.as_str(), url.as_str())).collect();
+            let shown = installation.run_with(&["config", "show"], &all).await;
+            assert!(
+                !shown.out.contains("heim") && !shown.err.contains("heim"),
+                "{secret}: {shown:?}"
+            );
+        }
+        let ends_the_host = !["@", "%", ":"].contains(&character);
+        for (key, scheme) in &settings {
+            let url = format!("{scheme}://shop:geheim{character}heim@127.0.0.1:1/shop");
+            // With a URL that can be read, a shop would start.
+            let command: &[&str] = if ends_the_host { &["serve"] } else { &["config", "show"] };
+            let ended = installation.run_with(command, &[(&variable(key), &url)]).await;
+            assert!(
+                !ended.out.contains("heim") && !ended.err.contains("heim"),
+                "{key} {url}: {ended:?}"
+            );
+            let refused = ended.code != Some(0) && ended.err.contains(key) && ended.err.contains("%2F");
+            assert!(refused || !ends_the_host, "{key} {url}: {ended:?}");
+        }
+    }
+}
+
+/// The keys whose value, or example, is a URL, and its scheme.
+fn url_settings(defaults: &str) -> Vec<(String, String)> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in defaults.lines() {
+        let line = line.trim_start_matches("# ");
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.to_owned();
+        }
+        let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) else {
+            continue;
+        };
+        let scheme = value.trim_matches('"').split_once("://").map(|(scheme, _)| scheme);
+        if let Some(scheme) = scheme.or(Some("http").filter(|_| key == "etcd_endpoints")) {
+            found.push((format!("{section}.{key}"), scheme.to_owned()));
+        }
+    }
+    found
 }
 
 async fn modules_are_printed_as_text_diagram_and_json() {

@@ -90,6 +90,11 @@ impl Client {
         }
     }
 
+    /// The address of the shop.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     pub fn token(&self) -> &str {
         self.token.as_deref().expect("logged in")
     }

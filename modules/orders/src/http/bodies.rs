@@ -36,7 +36,7 @@ pub struct NewAddress {
     #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "12 St James's Square")]
     pub line1: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, example = "Flat 2")]
     pub line2: Option<String>,
     #[schema(min_length = 1, max_length = 100, pattern = r"\S", example = "London")]
     pub city: String,
@@ -141,7 +141,7 @@ pub struct NewQuantity {
 #[serde(deny_unknown_fields)]
 pub struct CancelOrder {
     /// In the client's own words.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, example = "ordered twice")]
     pub reason: Option<String>,
 }
 

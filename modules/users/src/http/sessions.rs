@@ -32,7 +32,7 @@ struct Credentials {
 #[serde(deny_unknown_fields)]
 struct RefreshRequest {
     /// The one that came with the latest access token of the session.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, example = "q3Zl8mXw0bV4tYkR1nJc7sDfGh2pLe9u")]
     refresh_token: String,
 }
 

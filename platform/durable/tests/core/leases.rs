@@ -9,7 +9,7 @@ use std::{
 };
 
 use banyan_core::Timestamp;
-use banyan_durable::{Db, Machinery, hold};
+use banyan_durable::{Db, Machinery, Settings, hold};
 use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -52,24 +52,36 @@ fn work(db: &Db, watch: &Watch, stop: &CancellationToken) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn of_two_instances_one_works_until_it_releases_the_lease() {
+async fn of_two_instances_one_works_for_longer_than_a_lease() {
+    of_two_instances_one_works_until_it_ends(quick(), Duration::from_millis(2_500)).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_released_is_taken_before_it_expires() {
+    let settings = Settings {
+        lease_ms: 120_000,
+        ..quick()
+    };
+    of_two_instances_one_works_until_it_ends(settings, Duration::ZERO).await;
+}
+
+async fn of_two_instances_one_works_until_it_ends(settings: Settings, works_for: Duration) {
     let home = PostgresHome::new().await;
     let place = home.storage("durable").await;
     let (one, two) = (
-        banyan_durable_testing::open("durable", &place, quick()).await,
-        banyan_durable_testing::open("durable", &place, quick()).await,
+        banyan_durable_testing::open("durable", &place, settings.clone()).await,
+        banyan_durable_testing::open("durable", &place, settings).await,
     );
     let watch = Watch::default();
     let (stop_one, stop_two) = (CancellationToken::new(), CancellationToken::new());
     let first = work(&one, &watch, &stop_one);
     eventually("one works", SOON, || async { watch.now() == 1 }).await;
     let second = work(&two, &watch, &stop_two);
-    // Longer than a lease lasts: it is renewed.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(works_for).await;
     assert_eq!((watch.now(), watch.begun.load(Ordering::SeqCst)), (1, 1));
     stop_one.cancel();
     first.await.unwrap();
-    eventually("the other works", Duration::from_millis(1_000), || async {
+    eventually("the other works", 3 * SOON, || async {
         watch.begun.load(Ordering::SeqCst) == 2
     })
     .await;

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::bail;
 use banyan_remote::discovery::{self, Endpoints, Interface};
-use config::Config;
+use config::{Config, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -158,7 +158,30 @@ impl Settings {
         }
         settings.all = Sources(all);
         settings.check()?;
+        settings.check_urls()?;
         Ok(settings)
+    }
+
+    /// A URL whose parts cannot be told apart is refused before anything connects to a part of its password.
+    fn check_urls(&self) -> anyhow::Result<()> {
+        for (key, value) in sources::flatten(&self.all.0)? {
+            if !show::is_url(key.rsplit('.').next().unwrap_or_default()) {
+                continue;
+            }
+            let origin = value.origin().map(|origin| format!(" ({origin})")).unwrap_or_default();
+            let texts = match value.kind {
+                ValueKind::Array(items) => items
+                    .into_iter()
+                    .map(|item| item.into_string())
+                    .collect::<Result<_, _>>()?,
+                ValueKind::Nil => Vec::new(),
+                _ => vec![value.into_string()?],
+            };
+            for text in texts {
+                banyan_core::check_url(&text).map_err(|wrong| anyhow::anyhow!("{key}{origin} {wrong}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// The section of a module's own settings, empty if it has none.

@@ -24,6 +24,13 @@ pub fn show(all: &Config) -> anyhow::Result<String> {
     Ok(toml::to_string_pretty(&table)?)
 }
 
+/// Whether the last part of a setting's key says that its value is a URL, or a list of URLs.
+pub fn is_url(leaf: &str) -> bool {
+    ["url", "endpoint", "endpoints", "issuer"]
+        .iter()
+        .any(|name| leaf == *name || leaf.ends_with(&format!("_{name}")))
+}
+
 /// A value as `config show` prints it: secrets hidden, URLs without their password.
 fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
     if leaf.contains("secret") || leaf.contains("password") {
@@ -39,7 +46,10 @@ fn shown(leaf: &str, value: Value) -> anyhow::Result<toml::Value> {
                 .map(|item| shown(leaf, item))
                 .collect::<anyhow::Result<_>>()?,
         ),
-        _ if leaf.ends_with("url") => toml::Value::String(banyan_core::without_password(&value.into_string()?)),
+        // Whatever is a URL, or should be one.
+        ValueKind::String(text) if is_url(leaf) || text.contains("://") => {
+            toml::Value::String(banyan_core::without_password(&text))
+        }
         _ => toml::Value::String(value.into_string()?),
     })
 }

@@ -145,10 +145,8 @@ pub fn read(
     if let Some((path, text)) = file {
         let source = File::from_str(&text, FileFormat::Toml);
         let name = path.display().to_string();
-        let alone = Config::builder()
-            .add_source(source.clone())
-            .build()
-            .with_context(|| format!("{name} is not TOML"))?;
+        refuse_other_than_toml(&text, &name)?;
+        let alone = Config::builder().add_source(source.clone()).build()?;
         for (key, value) in flatten(&alone)? {
             known.check(&key, &name)?;
             builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
@@ -166,6 +164,19 @@ pub fn read(
         builder = builder.set_override(&key, Value::new(Some(&variable), kind))?;
     }
     Ok(builder.build()?)
+}
+
+/// The parser's own message shows the line, which may contain a password.
+fn refuse_other_than_toml(text: &str, name: &str) -> anyhow::Result<()> {
+    let Err(error) = text.parse::<toml::Table>() else {
+        return Ok(());
+    };
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    bail!(
+        "{name} is not TOML, line {line}: {}",
+        error.message().replace('\n', ", ")
+    )
 }
 
 /// The prefix of variables that are settings.
@@ -262,8 +273,16 @@ impl KnownKeys {
         let key = path.to_lowercase().replace("__", ".");
         let (from_file, key, text) = match key.strip_suffix("_file") {
             Some(plain) if !self.contains(&key) && self.contains(plain) => {
-                let text = fs::read_to_string(&text)
-                    .with_context(|| format!("{variable} names the file {text}, which cannot be read"))?;
+                let text = fs::read_to_string(&text).with_context(|| {
+                    // A value where its file was meant.
+                    let is_value = text.contains("://") || text.contains('@');
+                    let name = if is_value {
+                        banyan_core::without_password(&text)
+                    } else {
+                        text
+                    };
+                    format!("{variable} names the file {name}, which cannot be read")
+                })?;
                 (true, plain.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
             }
             _ => (false, key, text),

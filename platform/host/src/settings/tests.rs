@@ -128,3 +128,27 @@ fn every_module_has_endpoints_and_a_section() {
         "{error}"
     );
 }
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_without_showing_its_text() {
+    let text = error("[database]\nurl = \"postgres://shop:geheim@localhost/shop\n", &[]);
+    assert!(
+        text.contains("banyan.toml is not TOML, line 2") && !text.contains("geheim"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_url_where_the_name_of_a_file_belongs_is_refused_without_its_password() {
+    for url in [
+        "postgres://shop:geheim@localhost/shop",
+        "postgres://shop:ge/heim@localhost/shop",
+        "shop:geheim@localhost",
+    ] {
+        let text = error("", &[("BANYAN__DATABASE__URL_FILE", url)]);
+        assert!(
+            text.contains("BANYAN__DATABASE__URL_FILE") && !text.contains("heim"),
+            "{text}"
+        );
+    }
+}

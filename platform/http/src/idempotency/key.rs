@@ -60,7 +60,7 @@ impl OptionalKey {
 impl Key {
     /// The bytes are those that the body's extractor put into the request.
     fn keyed(&self) -> KeyedRequest {
-        let line = format!("{} {}\n", self.request.method(), self.request.uri());
+        let line = format!("{} {}\n", self.request.method(), request::target(&self.request));
         let mut bytes = line.into_bytes();
         if let Some(BodyBytes(body)) = self.request.extensions().get::<BodyBytes>() {
             bytes.extend_from_slice(body);

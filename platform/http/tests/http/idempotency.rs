@@ -1,6 +1,7 @@
 //! A repeated request gets the stored response; on both databases.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, post, test, web::Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::ServerHandle, post, test, web::Data};
 use banyan_core::{Event, Fault};
 use banyan_durable::{Db, outbox};
 use banyan_http::{Body, HasRole, OptionalKey, Problem, RequiredKey, Verifier};
@@ -141,14 +142,14 @@ impl Seen {
     }
 }
 
-struct Orchard {
+pub struct Orchard {
     state: Data<State>,
     verifier: Data<Verifier>,
-    signer: Signer,
+    pub signer: Signer,
 }
 
 impl Orchard {
-    fn new(db: &Db) -> Self {
+    pub fn new(db: &Db) -> Self {
         let signer = Signer::new("k1");
         let state = State {
             db: db.clone(),
@@ -160,6 +161,26 @@ impl Orchard {
             verifier: verifier(FakeKeys::of(&[&signer]), HandClock::new()),
             signer,
         }
+    }
+
+    /// A real server for HTTP/1.1 and HTTP/2 without TLS; its address, and how to stop it.
+    pub fn serve(&self) -> (SocketAddr, ServerHandle) {
+        let (state, verifier) = (self.state.clone(), self.verifier.clone());
+        let server = HttpServer::new(move || {
+            let app = App::new().app_data(state.clone()).app_data(verifier.clone());
+            app.service(pick)
+                .wrap(banyan_http::shell(banyan_http::ShellSettings::default()))
+        });
+        let server = server
+            .workers(1)
+            .disable_signals()
+            .bind_auto_h2c("127.0.0.1:0")
+            .unwrap();
+        let address = server.addrs()[0];
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        (address, handle)
     }
 
     async fn send(&self, path: &str, key: Option<&str>, outcome: &str) -> Seen {

@@ -5,6 +5,7 @@ mod callers;
 mod document;
 mod edges;
 mod equal_requests;
+mod equal_targets;
 mod idempotency;
 mod input;
 mod limits;

@@ -116,8 +116,10 @@ impl FromStr for Address {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Address> {
-        let wrong =
-            || format!("{text:?} is not the address of an instance; write http://host:port or https://host:port");
+        let wrong = || {
+            let text = banyan_core::without_password(text);
+            format!("{text} is not the address of an instance; write http://host:port or https://host:port")
+        };
         let url = url::Url::parse(text).with_context(wrong)?;
         if !matches!(url.scheme(), "http" | "https") {
             bail!("{}: the scheme must be http or https", wrong());

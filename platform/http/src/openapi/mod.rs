@@ -1,5 +1,7 @@
 //! What all operations of the document have in common is declared once, here, instead of by every module for each of its routes.
 
+mod problems;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -15,6 +17,8 @@ use utoipa::{
 use utoipa_actix_web::AppExt;
 
 use crate::{ProblemBody, Routes, problem::PROBLEM_JSON, query, schema};
+use problems::Known;
+pub use problems::{KnownProblem, PLATFORM_PROBLEMS};
 
 /// The only security scheme: `security(("bearer" = []))`, or `security((), ("bearer" = []))` where a token is optional.
 pub const BEARER: &str = "bearer";
@@ -104,8 +108,14 @@ pub fn collect(prefix: &str, routes: &[Routes]) -> OpenApi {
 /// Completes a collected document: shared problems and headers declared once and referred to, the bearer scheme, each operation's possible
 /// problems, query parameters one by one, implied limits spelled out, operation ids unique.
 pub fn finish(api: &mut OpenApi) {
+    finish_with(api, &[]);
+}
+
+/// As [`finish`], with the product's own problems.
+pub fn finish_with(api: &mut OpenApi, problems: &[KnownProblem]) {
+    let known = Known::with(problems);
     let mut components = api.components.take().unwrap_or_default();
-    declare_shared(&mut components);
+    declare_shared(&mut components, &known);
     let mut ids = BTreeSet::new();
     for item in api.paths.paths.values_mut() {
         let operations = [
@@ -119,21 +129,26 @@ pub fn finish(api: &mut OpenApi) {
             let Some(operation) = operation else { continue };
             finish_parameters(operation, &mut components);
             finish_responses(operation);
+            finish_successes(operation);
+            // Said, not left out: a generator that is told nothing cannot know that no token is needed.
+            operation.security.get_or_insert_default();
             make_id_unique(method, operation, &mut ids);
+            known.describe(operation);
         }
     }
     tighten_requests(api, &mut components);
     api.components = Some(components);
 }
 
-fn declare_shared(components: &mut Components) {
+fn declare_shared(components: &mut Components, known: &Known) {
+    known.declare(components);
     let mut schemas = vec![(ProblemBody::name().into_owned(), ProblemBody::schema())];
     ProblemBody::schemas(&mut schemas);
     components.schemas.extend(schemas);
     for (status, name, meaning) in PROBLEMS {
         components
             .responses
-            .insert(name.to_owned(), RefOr::T(shared_response(status, meaning)));
+            .insert(name.to_owned(), RefOr::T(shared_response(status, meaning, known)));
     }
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
     let bearer = bearer
@@ -142,24 +157,76 @@ fn declare_shared(components: &mut Components) {
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
 }
 
-fn shared_response(status: u16, meaning: &str) -> Response {
+fn shared_response(status: u16, meaning: &str, known: &Known) -> Response {
     let schema = RefOr::Ref(Ref::from_schema_name(ProblemBody::name()));
     let mut response = ResponseBuilder::new()
         .description(meaning)
-        .content(PROBLEM_JSON, Content::new(Some(schema)));
-    let text = |description: &str| {
-        let mut header = Header::new(ObjectBuilder::new().schema_type(Type::String));
-        header.description = Some(description.to_owned());
-        header
-    };
+        .content(PROBLEM_JSON, problems::content(schema, known.shared(status)));
     response = response.header("X-Request-Id", text("Names this request in our logs."));
     response = match status {
         401 | 403 => response.header("WWW-Authenticate", text("How to authenticate (RFC 6750).")),
         405 => response.header("Allow", text("The methods of this path.")),
+        404 | 422 => response.header(REPLAYED.0, text(REPLAYED.1)),
+        409 => response
+            .header(REPLAYED.0, text(REPLAYED.1))
+            .header("Retry-After", text("Seconds to wait, if waiting helps.")),
         429 | 503 => response.header("Retry-After", text("Seconds to wait.")),
         _ => response,
     };
     response.build()
+}
+
+/// The header of a response that was stored for an earlier request with the same key.
+const REPLAYED: (&str, &str) = (
+    "Idempotency-Replayed",
+    "`true`: the response to an earlier request with this Idempotency-Key.",
+);
+
+/// A header with text.
+fn text(description: &str) -> Header {
+    let mut header = Header::new(ObjectBuilder::new().schema_type(Type::String));
+    header.description = Some(description.to_owned());
+    header
+}
+
+/// What a success without a description of its own means, and the headers that come with what the operation honours.
+fn finish_successes(operation: &mut Operation) {
+    let honours = |name: &str| {
+        let mut parameters = operation.parameters.iter().flatten();
+        parameters.any(|parameter| matches!(parameter, RefOr::Ref(to) if to.ref_location.ends_with(name)))
+    };
+    let (keys, waits, versions) = (honours("IdempotencyKey"), honours("/Prefer"), honours("/IfNoneMatch"));
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if response.description.is_empty() {
+            response.description = match status.as_str() {
+                "201" => "It was created; `Location` names it.",
+                "202" => "It was accepted and is not done yet.",
+                "204" => "It is done; there is no content.",
+                _ => "The result.",
+            }
+            .to_owned();
+        }
+        let mut add = |(name, description): (&str, &str)| {
+            response
+                .headers
+                .entry(name.to_owned())
+                .or_insert(RefOr::T(text(description)));
+        };
+        let is_success = status.starts_with('2');
+        if is_success && keys {
+            add(REPLAYED);
+        }
+        if is_success && waits {
+            add((
+                "Preference-Applied",
+                "`wait=N`: the response waited for the outcome, up to N seconds.",
+            ));
+        }
+        if versions && (is_success || status == "304") {
+            add(("ETag", "The version of what is shown."));
+        }
+    }
 }
 
 /// An optional text header.
