@@ -27,6 +27,7 @@ mod address;
 mod auth;
 mod body;
 mod conditional;
+mod hosts;
 #[cfg(feature = "durable")]
 mod idempotency;
 pub mod openapi;
@@ -52,6 +53,7 @@ pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
 pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_json_with_etag, ok_with_etag};
+pub use hosts::{AllowedHosts, LOOPBACK};
 #[cfg(feature = "durable")]
 pub use idempotency::{
     KeyedRequest, KeyedResponse, OptionalKey, RequiredKey, claim_key, find_replay, find_response, idempotent,
