@@ -50,6 +50,13 @@ pub fn columns(database: Database, schema: &str) -> String {
     }
 }
 
+/// Statements after which subscribers have compared themselves with their producers, and confirmed it, up to now: as they do within minutes. Without them the
+/// next start would compare every copy. A schema may lack one of the tables.
+pub fn confirmed(now_ms: u64) -> [(&'static str, String); 2] {
+    [("compared", "before_ms"), ("subscriber", "confirmed_before")]
+        .map(|(table, column)| (table, format!("update {table} set {column} = {now_ms}")))
+}
+
 /// A table of which copies can be made.
 #[derive(Clone, Debug)]
 pub struct Table {

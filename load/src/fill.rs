@@ -1,6 +1,10 @@
 //! Stores copies of a stopped shop's orders, with all that belongs to them in every module.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, ensure};
 use load::copies::{self, Column, Copies, Database, Table};
@@ -32,9 +36,15 @@ pub fn sqlite(directory: &Path, orders: u32) -> anyhow::Result<i64> {
         let mut described = file.prepare(&copies::columns(Database::Sqlite, ""))?;
         let columns = described.query_map([], |row| {
             let (name, kind, is_key) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((row.get(0)?, Column { name, kind, is_key }))
+            Ok((row.get::<_, String>(0)?, Column { name, kind, is_key }))
         })?;
-        for table in Table::all(columns.collect::<Result<Vec<_>, _>>()?) {
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        for (table, confirm) in copies::confirmed(now_ms()) {
+            if columns.iter().any(|(name, _)| name == table) {
+                file.execute_batch(&confirm)?;
+            }
+        }
+        for table in Table::all(columns) {
             file.execute_batch(&table.pattern())?;
             for copies in parts(last) {
                 let filled = file.execute_batch(&table.copies(Database::Sqlite, copies));
@@ -42,7 +52,12 @@ pub fn sqlite(directory: &Path, orders: u32) -> anyhow::Result<i64> {
             }
         }
     }
-    count(&files)
+    let stored = count(&files)?;
+    // Or the disk would be busy with it while the shop is measured.
+    for path in &files {
+        fs::File::open(path)?.sync_all()?;
+    }
+    Ok(stored)
 }
 
 /// Fills the schemas of a database. Returns the number of orders then.
@@ -73,7 +88,12 @@ pub async fn postgres(postgres: &Postgres, database: &str, orders: u32) -> anyho
         let mut columns = Vec::new();
         for row in described.fetch_all(&mut connection).await? {
             let (name, kind, is_key) = (row.try_get("name")?, row.try_get("kind")?, row.try_get("is_key")?);
-            columns.push((row.try_get("table")?, Column { name, kind, is_key }));
+            columns.push((row.try_get::<String, _>("table")?, Column { name, kind, is_key }));
+        }
+        for (table, confirm) in copies::confirmed(now_ms()) {
+            if columns.iter().any(|(name, _)| name == table) {
+                run(&mut connection, &confirm).await?;
+            }
         }
         for table in Table::all(columns) {
             run(&mut connection, &table.pattern()).await?;
@@ -96,6 +116,11 @@ pub async fn postgres(postgres: &Postgres, database: &str, orders: u32) -> anyho
 async fn run(connection: &mut PgConnection, sql: &str) -> anyhow::Result<()> {
     let done = raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await;
     done.with_context(|| sql.to_owned()).map(drop)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or_default()
 }
 
 /// The number of the last copy of each of the orders that were placed.

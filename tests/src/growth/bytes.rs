@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 
+use banyan_core::{Clock, SystemClock};
 use libtest_mimic::Failed;
 use sea_orm::FromQueryResult;
 
@@ -98,9 +99,8 @@ async fn age(directory: &Path) {
             let update = format!("update {table} set {column} = {column} - 8640000000");
             let _ = execute(&database, &update).await;
         }
-        // Subscribers have handled everything, and confirm it once a minute.
-        for (table, column) in [("compared", "before_ms"), ("subscriber", "confirmed_before")] {
-            let confirm = format!("update {table} set {column} = unixepoch('now') * 1000");
+        // Subscribers have handled everything.
+        for (_, confirm) in load::copies::confirmed(SystemClock.now().as_ms().unsigned_abs()) {
             let _ = execute(&database, &confirm).await;
         }
         database.close().await;
