@@ -13,6 +13,7 @@ mod crash;
 mod data;
 mod deploy;
 mod docs;
+mod edge;
 mod generator;
 mod glossary;
 mod growth;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         budget::trials(),
         bus::trials(),
         contracts::trials(),
+        edge::trials(),
         openapi::trials(),
         authorisation::trials(),
         commands::trials(),

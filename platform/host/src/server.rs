@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use banyan_core::Ids;
 use banyan_gateway::Proxy;
 use banyan_http::{
-    AnyoneOperates, DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies, Verifier,
-    rate_limit::RateLimit,
+    AllowedHosts, AnyoneOperates, DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies,
+    Verifier, rate_limit::RateLimit,
 };
 use banyan_remote::mtls::Identity;
 use rustls::ServerConfig;
@@ -201,12 +201,20 @@ fn serve_api(
         ..
     } = served;
     let stopping = Stopping(state.stopping.clone());
-    let shell = ShellSettings {
-        ids,
-        ..ShellSettings::default()
-    };
     let is_proxy = !proxy.is_idle();
     let peers_are_ours = matches!(transport, Transport::Internal(_));
+    let shell = ShellSettings {
+        ids,
+        // The other processes have authenticated, and call this one at addresses that only they know.
+        hosts: if peers_are_ours {
+            AllowedHosts::default()
+        } else {
+            settings.allowed_hosts()
+        },
+        // Not in `demo`: the browser would refuse every other server on this machine that has no TLS.
+        tls_only: !settings.is_demo() && (matches!(transport, Transport::Public(_)) || settings.http.behind_tls),
+        ..ShellSettings::default()
+    };
     // Gateways probe this address, not the admin address; other clients cannot reach it.
     let probed_by_gateway = !is_edge && (peers_are_ours || settings.http.listen.ip().is_loopback());
     let server = HttpServer::new(move || {

@@ -24,17 +24,17 @@ pub fn etag(version: impl Display) -> String {
     format!("\"{version}\"")
 }
 
-/// 200 with the body and its `ETag`, or 304 without a body if the client already has this version.
+/// 200 with the body and its `ETag`, or 304 without a body if the client already has this version. Nobody stores a response to a caller with a token.
 pub fn ok_with_etag(request: &HttpRequest, etag: &str, body: &impl Serialize) -> HttpResponse {
-    conditional(request, etag, || stored_response::ok(body).into_response())
+    conditional(request, etag, false, || stored_response::ok(body).into_response())
 }
 
-/// As [`ok_with_etag`], with JSON that was serialized before.
+/// As [`ok_with_etag`], with JSON that was serialized before and is the same for every caller.
 pub fn ok_json_with_etag(request: &HttpRequest, etag: &str, body: Bytes) -> HttpResponse {
-    conditional(request, etag, || stored_response::ok_json(body))
+    conditional(request, etag, true, || stored_response::ok_json(body))
 }
 
-fn conditional(request: &HttpRequest, etag: &str, ok: impl FnOnce() -> HttpResponse) -> HttpResponse {
+fn conditional(request: &HttpRequest, etag: &str, is_public: bool, ok: impl FnOnce() -> HttpResponse) -> HttpResponse {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_known =
         reads && Condition::read(request, &header::IF_NONE_MATCH).is_some_and(|condition| condition.holds_weakly(etag));
@@ -44,8 +44,14 @@ fn conditional(request: &HttpRequest, etag: &str, ok: impl FnOnce() -> HttpRespo
         ok()
     };
     let headers = response.headers_mut();
-    // Only the client itself may cache it, and it revalidates each time.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    let keeps = if is_public || !request.headers().contains_key(header::AUTHORIZATION) {
+        // Only the client itself may cache it, and it revalidates each time.
+        "private, no-cache"
+    } else {
+        // What is shown to a user by name is kept nowhere; a client that remembers its ETag may still ask whether it changed.
+        "no-store"
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(keeps));
     if let Ok(etag) = HeaderValue::from_str(etag) {
         headers.insert(header::ETAG, etag);
     }

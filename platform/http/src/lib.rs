@@ -28,6 +28,7 @@ mod auth;
 mod body;
 mod conditional;
 mod ended_sessions;
+mod hosts;
 #[cfg(feature = "durable")]
 mod idempotency;
 pub mod openapi;
@@ -54,6 +55,7 @@ pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Tok
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_json_with_etag, ok_with_etag};
 pub use ended_sessions::{EndedSession, EndedSessions, FETCH_INTERVAL as ENDED_SESSIONS_INTERVAL};
+pub use hosts::{AllowedHosts, LOOPBACK};
 #[cfg(feature = "durable")]
 pub use idempotency::{
     KeyedRequest, KeyedResponse, OptionalKey, RequiredKey, claim_key, find_replay, find_response, idempotent,

@@ -56,7 +56,8 @@ pub(crate) struct Occurrence {
 }
 
 /// Codes of this crate with a more specific status than that of their kind. Kinds of faults are about meaning; only HTTP makes these distinctions.
-const STATUS_OF_CODE: [(&str, StatusCode); 7] = [
+const STATUS_OF_CODE: [(&str, StatusCode); 8] = [
+    ("misdirected_request", StatusCode::MISDIRECTED_REQUEST),
     ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
     ("not_acceptable", StatusCode::NOT_ACCEPTABLE),
     ("request_timeout", StatusCode::REQUEST_TIMEOUT),

@@ -162,7 +162,7 @@ async fn a_stalled_client_delays_shutdown_by_at_most_the_timeout() {
         .with(&[("BANYAN__HTTP__SHUTDOWN_TIMEOUT_MS", "2000")]);
     let mut shop = installation.serve().await;
     let mut stalled = TcpStream::connect(shop.address()).await.expect("a connection");
-    let head = "POST /api/v1/sessions HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let head = "POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     stalled.write_all(head.as_bytes()).await.expect("half a request");
     let idle = TcpStream::connect(shop.address()).await.expect("a connection");
     shop.client.get("/health/live").await.expect(200);

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::bail;
+use banyan_http::{AllowedHosts, LOOPBACK};
 use banyan_remote::discovery::{self, Endpoints, Interface};
 use config::{Config, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
@@ -76,6 +77,7 @@ pub struct Http {
     pub workers: usize,
     pub behind_tls: bool,
     pub trusted_proxies: Vec<IpAddr>,
+    pub hosts: Vec<String>,
     pub shutdown_timeout_ms: u64,
 }
 
@@ -229,6 +231,23 @@ impl Settings {
         (per_second, burst)
     }
 
+    /// The hosts that are served. Other processes call this one under its advertised name.
+    pub fn allowed_hosts(&self) -> AllowedHosts {
+        let mut hosts = self.http.hosts.clone();
+        if hosts.is_empty() && self.is_demo() {
+            hosts.push(LOOPBACK.to_owned());
+        }
+        if !hosts.is_empty() {
+            let advertised = self
+                .http
+                .advertise
+                .as_ref()
+                .and_then(|advertised| advertised.rsplit_once(':'));
+            hosts.extend(advertised.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()));
+        }
+        AllowedHosts::only(hosts)
+    }
+
     /// The effective settings as TOML, without secrets.
     ///
     /// # Errors
@@ -240,6 +259,15 @@ impl Settings {
     /// Checks settings that depend on each other or on the profile.
     fn check(&self) -> anyhow::Result<()> {
         self.check_listens()?;
+        let is_host = |host: &&String| {
+            let name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            name || host.parse::<IpAddr>().is_ok()
+        };
+        if let Some(wrong) = self.http.hosts.iter().find(|host| !is_host(host)) {
+            bail!(
+                "http.hosts names {wrong:?}, which is not a host; write a name or an address, without scheme and port, such as shop.example"
+            );
+        }
         if self.profile == Profile::Prod && self.database.login_per_module {
             let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
             if derived_from.is_some_and(|url| !has_password(url)) {

@@ -152,3 +152,12 @@ fn a_url_where_the_name_of_a_file_belongs_is_refused_without_its_password() {
         );
     }
 }
+
+#[test]
+fn a_host_is_a_name_or_an_address_without_scheme_and_port() {
+    for wrong in ["https://shop.example", "shop.example:443", "shop.example/", "*"] {
+        let text = error("", &[("BANYAN__HTTP__HOSTS", wrong)]);
+        assert!(text.contains("http.hosts") && text.contains(wrong), "{text}");
+    }
+    load("", &[("BANYAN__HTTP__HOSTS", "shop.example,10.0.0.1,::1")]).unwrap();
+}

@@ -24,7 +24,12 @@ pub use problems::{KnownProblem, PLATFORM_PROBLEMS};
 pub const BEARER: &str = "bearer";
 
 /// Status, name and meaning of the problems that operations share.
-const PROBLEMS: [(u16, &str, &str); 16] = [
+const PROBLEMS: [(u16, &str, &str); 17] = [
+    (
+        421,
+        "MisdirectedRequest",
+        "Nothing is served under the host name of the request.",
+    ),
     (
         400,
         "BadRequest",
@@ -285,7 +290,7 @@ fn location(parameter: &Parameter) -> &'static str {
 
 /// Adds the problems that can happen here and that the module has not described better itself.
 fn finish_responses(operation: &mut Operation) {
-    let mut statuses = BTreeSet::from([429, 431, 500, 503, 504]);
+    let mut statuses = BTreeSet::from([421, 429, 431, 500, 503, 504]);
     for parameter in operation.parameters.iter().flatten() {
         match parameter {
             RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path => statuses.extend([404]),

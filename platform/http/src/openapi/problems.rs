@@ -98,6 +98,11 @@ pub const PLATFORM_PROBLEMS: &[KnownProblem] = &[
         "idempotency_key_reused",
         "This Idempotency-Key was used before, for a different request.",
     ),
+    anywhere(
+        421,
+        "misdirected_request",
+        "Nothing is served under this host name. If it is right, the operator adds it to http.hosts.",
+    ),
     anywhere(429, "too_many_requests", "Too many requests."),
     anywhere(
         431,

@@ -11,10 +11,11 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
-use banyan_core::{Fault, FaultKind, Ids};
+use banyan_core::{Fault, FaultKind};
 use tracing::Span;
 
 use super::{
+    ShellSettings,
     ids::{X_REQUEST_ID, request_id, trace},
     measured,
 };
@@ -29,10 +30,12 @@ pub struct Exchange {
     method: Method,
     path: String,
     pub begun: Instant,
+    tls_only: bool,
 }
 
 impl Exchange {
-    pub fn begin(request: &ServiceRequest, ids: &dyn Ids) -> Self {
+    pub fn begin(request: &ServiceRequest, settings: &ShellSettings) -> Self {
+        let ids = settings.ids.as_ref();
         let context = RequestContext {
             request_id: request_id(request.headers(), ids),
             trace: trace(request.headers(), ids),
@@ -43,6 +46,7 @@ impl Exchange {
             method: request.method().clone(),
             path: request.path().to_owned(),
             begun: Instant::now(),
+            tls_only: settings.tls_only,
         }
     }
 
@@ -113,13 +117,21 @@ impl Exchange {
         set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         set(header::X_FRAME_OPTIONS, "DENY");
         set(header::REFERRER_POLICY, "no-referrer");
-        // HTML pages (the documentation, the console) set a policy of their own.
-        if is_data(headers) {
-            set_absent(
-                headers,
-                header::CONTENT_SECURITY_POLICY,
-                "default-src 'none'; frame-ancestors 'none'",
-            );
+        if self.tls_only {
+            set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+        }
+        name_charset(headers);
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let policy = if kind.as_deref().is_some_and(|kind| kind.starts_with("text/html")) {
+            PAGE_POLICY
+        } else {
+            "default-src 'none'; frame-ancestors 'none'"
+        };
+        set_absent(headers, header::CONTENT_SECURITY_POLICY, policy);
+        if kind.is_none_or(|kind| kind.contains("json")) {
             set_absent(headers, header::CACHE_CONTROL, "no-store");
         }
     }
@@ -154,9 +166,21 @@ fn set_absent(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
     }
 }
 
-fn is_data(headers: &HeaderMap) -> bool {
+/// What a page may load: from this server alone, and no other site may frame it. Swagger UI sets styles in its elements.
+const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
+                           form-action 'self'; frame-ancestors 'none'";
+
+/// Text without a charset is read in one that the browser guesses.
+fn name_charset(headers: &mut HeaderMap) {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    kind.is_none_or(|kind| kind.contains("json"))
+    let Some(kind) =
+        kind.filter(|kind| kind.starts_with("text/") && !kind.contains("charset") && !kind.contains("event-stream"))
+    else {
+        return;
+    };
+    if let Ok(kind) = HeaderValue::from_str(&format!("{kind}; charset=utf-8")) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
 }
 
 /// The fault behind a response, if it is an error that is not rendered as a problem yet.

@@ -27,7 +27,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::time::{error::Elapsed, timeout_at};
 use tracing::Instrument;
 
-use crate::{Prefer, Problem};
+use crate::{AllowedHosts, Prefer, Problem};
 use exchange::{Exchange, fault_of_error};
 
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -39,6 +39,10 @@ pub struct ShellSettings {
     pub time_limit: Duration,
     /// Where request and trace ids come from.
     pub ids: Arc<dyn Ids>,
+    /// The hosts under whose names clients may call.
+    pub hosts: AllowedHosts,
+    /// Whether browsers are told to use TLS alone from now on (HSTS, RFC 6797).
+    pub tls_only: bool,
 }
 
 impl Default for ShellSettings {
@@ -46,6 +50,8 @@ impl Default for ShellSettings {
         ShellSettings {
             time_limit: Duration::from_secs(10),
             ids: Arc::new(RandomIds),
+            hosts: AllowedHosts::default(),
+            tls_only: false,
         }
     }
 }
@@ -122,7 +128,7 @@ where
     forward_ready!(service);
 
     fn call(&self, mut request: ServiceRequest) -> Self::Future {
-        let exchange = Exchange::begin(&request, self.settings.ids.as_ref());
+        let exchange = Exchange::begin(&request, &self.settings);
         let wait = Prefer::read(request.headers()).wait.unwrap_or_default();
         let time_limit = TimeLimit(Rc::new(Cell::new(self.settings.time_limit + wait)));
         // A HEAD is a GET whose body is not sent, and not sending it is what the server does by itself (RFC 9110, section 9.3.2).
@@ -134,12 +140,14 @@ where
         let service = self.service.clone();
         let span = exchange.span();
         let head_fits = head_bytes(&request) <= MAX_HEAD_BYTES;
+        let host_is_served = self.settings.hosts.check(&request);
         async move {
             let working = AssertUnwindSafe(async {
                 if !head_fits {
                     let detail = format!("The request line and headers may have {MAX_HEAD_BYTES} bytes.");
                     return Err(Problem(Fault::malformed("header_fields_too_large", detail)).into());
                 }
+                host_is_served.map_err(Problem)?;
                 service.call(request).await
             })
             .catch_unwind();

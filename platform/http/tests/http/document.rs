@@ -108,24 +108,26 @@ fn statuses(operation: &Value) -> Vec<u16> {
 fn each_operation_documents_its_possible_problems() {
     let (_, document) = document();
     let figs = &document["paths"]["/api/v1/figs"];
-    assert_eq!(statuses(&figs["get"]), [200, 400, 429, 431, 500, 503, 504]);
+    assert_eq!(statuses(&figs["get"]), [200, 400, 421, 429, 431, 500, 503, 504]);
     assert_eq!(
         statuses(&figs["post"]),
-        [201, 400, 401, 403, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504]
+        [
+            201, 400, 401, 403, 408, 409, 413, 415, 421, 422, 429, 431, 500, 503, 504
+        ]
     );
     assert_eq!(
         statuses(&document["paths"]["/api/v1/others"]["get"]),
-        [200, 400, 401, 429, 431, 500, 503, 504]
+        [200, 400, 401, 421, 429, 431, 500, 503, 504]
     );
     let fig = &document["paths"]["/api/v1/figs/{id}"];
-    assert_eq!(statuses(&fig["get"]), [200, 304, 404, 429, 431, 500, 503, 504]);
+    assert_eq!(statuses(&fig["get"]), [200, 304, 404, 421, 429, 431, 500, 503, 504]);
     assert_eq!(
         statuses(&fig["patch"]),
-        [200, 400, 404, 408, 412, 413, 415, 422, 429, 431, 500, 503, 504]
+        [200, 400, 404, 408, 412, 413, 415, 421, 422, 429, 431, 500, 503, 504]
     );
     assert_eq!(
         statuses(&fig["delete"]),
-        [204, 400, 404, 409, 422, 429, 431, 500, 503, 504]
+        [204, 400, 404, 409, 421, 422, 429, 431, 500, 503, 504]
     );
     let own = &figs["post"]["responses"]["409"];
     assert_eq!(own["description"], "There are no figs left.");
