@@ -37,7 +37,8 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
 }
 
 async fn reset_password(section: Section, context: ModuleContext) -> anyhow::Result<String> {
-    ::users::reset_first_operator(needs(context, section.read()?)).await
+    let users = ::users::start(needs(context, section.read()?)).await?;
+    (users.reset_first_operator)().await
 }
 
 fn needs(context: ModuleContext, own: ::users::Settings) -> ::users::Needs {

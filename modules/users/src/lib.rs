@@ -20,7 +20,7 @@ mod store;
 mod throttle;
 mod user;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use banyan_core::{Clock, Ids, Secrets};
@@ -60,7 +60,13 @@ pub struct Offers {
     pub machinery: Machinery,
     /// Creates the demo users.
     pub seed: Seed,
+    /// Gives the first operator of the settings the password in their file, and ends their sessions; says what was done, in a sentence. It fails
+    /// without a first operator in the settings, with an unsuitable password, and for somebody who is no operator.
+    pub reset_first_operator: Box<dyn FnOnce() -> Done + Send>,
 }
+
+/// What a command did, in a sentence.
+type Done = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send>>;
 
 /// Starts the module. At its first start it generates a signing key, unless the settings name one.
 ///
@@ -76,7 +82,7 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     if let Some(first) = &service.settings.first_operator {
         seed::add_first_operator(&service, first).await?;
     }
-    let (cleaner, seeder) = (service.clone(), service.clone());
+    let (cleaner, seeder, resetter) = (service.clone(), service.clone(), service.clone());
     let machinery = Machinery::new(service.db.clone()).worker("forget_expired_sessions", move |stop| {
         let service = cleaner.clone();
         async move {
@@ -92,20 +98,15 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         well_known: http::well_known(service),
         machinery,
         seed: Arc::new(move || Box::pin(seed::add_demo_users(seeder.clone()))),
+        reset_first_operator: Box::new(move || Box::pin(reset_first_operator(resetter))),
     })
 }
 
-/// Gives the first operator of the settings the password in their file, and ends their sessions; returns what was done, in a sentence.
-///
-/// # Errors
-/// No `first_operator` in the settings; an unreadable or unsuitable password; nobody with that address, or somebody who is no operator.
-pub async fn reset_first_operator(needs: Needs) -> anyhow::Result<String> {
-    let service = build(needs).await?;
-    let first = service.settings.first_operator.clone();
-    let first = first.context(
-        "users.first_operator is not set: set users.first_operator.email and users.first_operator.password_file to the operator and the file with the new password",
+async fn reset_first_operator(service: Arc<Service>) -> anyhow::Result<String> {
+    let first = service.settings.first_operator.as_ref().context(
+        "users.first_operator is not set: set users.first_operator.email to the operator's address and users.first_operator.password_file to a file with the new password",
     )?;
-    seed::reset_first_operator(&service, &first).await
+    seed::reset_first_operator(&service, first).await
 }
 
 async fn build(needs: Needs) -> anyhow::Result<Service> {
