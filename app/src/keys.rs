@@ -1,11 +1,11 @@
-//! The public keys of access tokens, fetched from users.
+//! What users knows of access tokens: the public keys, and the sessions that have ended.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Call, Fault};
-use banyan_http::{KeySource, VerifyingKey};
-use users_contract::{ListSigningKeys, Users};
+use banyan_core::{Call, Fault, Timestamp, parse_id};
+use banyan_http::{ENDED_SESSIONS_INTERVAL, EndedSession, EndedSessions, KeySource, VerifyingKey};
+use users_contract::{ListEndedSessions, ListSigningKeys, Users};
 
 pub struct UsersKeys(pub Arc<dyn Users>);
 
@@ -21,5 +21,25 @@ impl KeySource for UsersKeys {
             .into_iter()
             .map(|key| VerifyingKey { kid: key.kid, x: key.x })
             .collect())
+    }
+
+    async fn ended_sessions(&self, since: Option<Timestamp>) -> Result<Option<EndedSessions>, Fault> {
+        let call = Call::by_module("web").within(ENDED_SESSIONS_INTERVAL);
+        let request = ListEndedSessions {
+            since_ms: since.map(Timestamp::as_ms),
+        };
+        let list = self.0.list_ended_sessions(&call, request).await?;
+        let items = list.items.into_iter().map(|session| {
+            Ok(EndedSession {
+                id: parse_id("id", &session.id)?,
+                ended_at: Timestamp::from_ms(session.ended_at_ms),
+            })
+        });
+        Ok(Some(EndedSessions {
+            items: items.collect::<Result<_, Fault>>()?,
+            as_of: Timestamp::from_ms(list.as_of_ms),
+            refused_until: list.refused_until_ms.map(Timestamp::from_ms),
+            token_lifetime: Duration::from_secs(list.access_token_seconds),
+        }))
     }
 }

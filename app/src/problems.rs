@@ -52,7 +52,7 @@ pub const PROBLEMS: &[KnownProblem] = &[
         422,
         "invalid_password",
         "A password has 8 to 128 characters.",
-        &["register"],
+        &["register", "change_password"],
     ),
     problem(
         401,
@@ -60,7 +60,25 @@ pub const PROBLEMS: &[KnownProblem] = &[
         "The email address or the password is wrong.",
         &["log_in"],
     ),
-    problem(429, "too_many_failed_logins", "Too many failed log-ins.", &["log_in"]),
+    problem(
+        429,
+        "too_many_failed_logins",
+        "Too many failed log-ins.",
+        &["log_in", "change_password"],
+    ),
+    problem(403, "account_disabled", "This account is disabled.", &["log_in"]),
+    problem(
+        403,
+        "wrong_password",
+        "The current password is wrong.",
+        &["change_password"],
+    ),
+    problem(
+        409,
+        "own_account",
+        "Another operator must disable your account.",
+        &["disable_account"],
+    ),
     problem(
         401,
         "invalid_refresh_token",

@@ -13,6 +13,7 @@ use crate::shop::{self, Contracts};
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
     schema: &::inventory::SCHEMA,
     also_stores: &[],
+    commands: &[],
     configure,
 });
 

@@ -18,6 +18,7 @@ const SANDBOX_PROVIDER: &str = "sandbox_provider";
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
     schema: &::payments::SCHEMA,
     also_stores: &[SANDBOX_PROVIDER],
+    commands: &[],
     configure,
 });
 

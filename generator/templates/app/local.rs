@@ -13,6 +13,7 @@ use crate::shop::Contracts;
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
     schema: &::{module}::SCHEMA,
     also_stores: &[],
+    commands: &[],
     configure,
 });
 

@@ -22,7 +22,7 @@ mod user;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use banyan_core::{Clock, Ids, Secrets};
 use banyan_durable::{Db, Machinery, Seed};
 use users_contract::Users;
@@ -95,6 +95,19 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     })
 }
 
+/// Gives the first operator of the settings the password in their file, and ends their sessions; returns what was done, in a sentence.
+///
+/// # Errors
+/// No `first_operator` in the settings; an unreadable or unsuitable password; nobody with that address, or somebody who is no operator.
+pub async fn reset_first_operator(needs: Needs) -> anyhow::Result<String> {
+    let service = build(needs).await?;
+    let first = service.settings.first_operator.clone();
+    let first = first.context(
+        "users.first_operator is not set: set users.first_operator.email and users.first_operator.password_file to the operator and the file with the new password",
+    )?;
+    seed::reset_first_operator(&service, &first).await
+}
+
 async fn build(needs: Needs) -> anyhow::Result<Service> {
     let Needs {
         db,
@@ -115,6 +128,11 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
     ensure!(
         (1..=3_650).contains(&settings.refresh_token_days),
         "refresh_token_days must be within 1..=3650"
+    );
+    ensure!(
+        (1..=3_650).contains(&settings.session_days),
+        "users.session_days is {}; it must be within 1..=3650 days",
+        settings.session_days
     );
     let hasher = Hasher::new(&settings, secrets.clone())?;
     let keys = keys::load(&db, &settings, secrets.as_ref()).await?;

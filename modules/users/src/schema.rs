@@ -13,5 +13,13 @@ pub const SCHEMA: Schema = Schema {
             name: "m0002_users_operators",
             up: include_str!("../migrations/m0002_operators.sql"),
         },
+        Migration {
+            name: "m0003_users_accounts",
+            up: include_str!("../migrations/m0003_accounts.sql"),
+        },
+        Migration {
+            name: "m0004_users_ended_sessions",
+            up: include_str!("../migrations/m0004_ended_sessions.sql"),
+        },
     ],
 };

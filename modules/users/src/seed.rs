@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use banyan_core::{Call, Fault};
 use banyan_durable::{Command, Db, Outcome, outbox};
 use shared_kernel::Role;
@@ -70,12 +70,7 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
         tracing::warn!(%email, "users.first_operator names a user who exists already; their roles stay as they are");
         return Ok(());
     }
-    let path = first.password_file.display();
-    let password = tokio::fs::read_to_string(&first.password_file)
-        .await
-        .with_context(|| format!("reading the password in {path}"))?;
-    let password =
-        Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))?;
+    let password = read_password(first).await?;
     let user = new_user(
         service,
         service.ids.new_id(),
@@ -86,6 +81,39 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
     let hash = service.hasher.slot().await?.hash(password.secret()).await?;
     insert(service, command, vec![(user, hash)]).await?;
     Ok(())
+}
+
+/// Gives the first operator the password in their file, and ends their sessions.
+pub async fn reset_first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<String> {
+    let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
+    let password = read_password(first).await?;
+    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    let found = store::find_credentials(service.db.read(), &email.lower()).await?;
+    let (user, _) = found.with_context(|| {
+        format!("nobody has the address {email} of users.first_operator.email; a start of the server creates this user")
+    })?;
+    ensure!(
+        user.roles.contains(&Role::Ops),
+        "{email} of users.first_operator.email is not an operator, so their password stays as it is"
+    );
+    service.reset_password(user.id, hash).await?;
+    let disabled = if user.disabled_at.is_some() {
+        " The account is disabled: another operator must enable it."
+    } else {
+        ""
+    };
+    Ok(format!(
+        "{email} has the password in {}; their sessions have ended.{disabled}",
+        first.password_file.display()
+    ))
+}
+
+async fn read_password(first: &FirstOperator) -> anyhow::Result<Password> {
+    let path = first.password_file.display();
+    let password = tokio::fs::read_to_string(&first.password_file)
+        .await
+        .with_context(|| format!("reading the password in {path}"))?;
+    Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))
 }
 
 fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Role>) -> Result<User, Fault> {

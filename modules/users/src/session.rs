@@ -49,6 +49,27 @@ pub struct Session {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// A session that has not ended, as its user and operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OpenSession {
+    pub id: Uuid,
+    /// When the user logged in.
+    pub created_at: Timestamp,
+    /// When its latest access token was issued.
+    pub refreshed_at: Timestamp,
+    /// When it ends, unless it is refreshed before.
+    pub expires_at: Timestamp,
+    /// Whether the request was made with an access token of this session.
+    pub current: bool,
+}
+
+impl Session {
+    /// When the session ends although it is refreshed.
+    pub fn ends_at(&self, lifetime: Duration) -> Timestamp {
+        self.created_at.plus(lifetime)
+    }
+}
+
 /// Why a session was revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case", const_into_str)]
@@ -56,6 +77,12 @@ pub enum RevokedReason {
     LoggedOut,
     TokenReused,
     RolesChanged,
+    PasswordChanged,
+    PasswordReset,
+    AccountDisabled,
+    /// By its user, from another session.
+    EndedByUser,
+    EndedByOperator,
 }
 
 /// What is to be done with a refresh token that a client presents.
@@ -73,12 +100,12 @@ pub enum Verdict {
 
 impl RefreshToken {
     /// The token to store for the secret that is sent to the client.
-    pub fn issue(secret: &str, session_id: Uuid, now: Timestamp, life: Duration) -> Self {
+    pub fn issue(secret: &str, session_id: Uuid, now: Timestamp, expires_at: Timestamp) -> Self {
         RefreshToken {
             hash: hash_of(secret),
             session_id,
             issued_at: now,
-            expires_at: now.plus(life),
+            expires_at,
             rotated_at: None,
         }
     }
@@ -120,7 +147,10 @@ mod tests {
             created_at: now,
             revoked_at: None,
         };
-        (session.clone(), RefreshToken::issue("secret", session.id, now, LIFE))
+        (
+            session.clone(),
+            RefreshToken::issue("secret", session.id, now, now.plus(LIFE)),
+        )
     }
 
     #[test]

@@ -19,10 +19,12 @@ pub struct Settings {
     /// a key at its first start and stores it in its own database.
     #[serde(skip)]
     pub signing_key_file: Option<PathBuf>,
-    /// The lifetime of an access token, in seconds. An access token cannot be revoked before it expires.
+    /// The lifetime of an access token, in seconds. When its session ends, it is refused within 5 s.
     pub access_token_seconds: u64,
     /// The lifetime of an unused refresh token, in days. When it expires, its user is logged out.
     pub refresh_token_days: u64,
+    /// The time after a log-in after which its session ends, however often it was refreshed, in days.
+    pub session_days: u64,
     /// Further keys, PEM, private or public, whose signatures are accepted. To rotate keys: list the new key here on every instance, let it sign,
     /// and keep the old one listed until its access tokens have expired.
     pub verifying_key_files: Vec<PathBuf>,
@@ -51,12 +53,12 @@ pub struct FirstOperator {
 }
 
 impl Settings {
-    pub(crate) fn access_token_lifetime(&self) -> Duration {
-        Duration::from_secs(self.access_token_seconds)
+    pub(crate) fn refresh_token_lifetime(&self) -> Duration {
+        days(self.refresh_token_days)
     }
 
-    pub(crate) fn refresh_token_lifetime(&self) -> Duration {
-        Duration::from_secs(self.refresh_token_days.saturating_mul(24 * 60 * 60))
+    pub(crate) fn session_lifetime(&self) -> Duration {
+        days(self.session_days)
     }
 
     pub(crate) fn failure_limits(&self) -> Limits {
@@ -65,6 +67,10 @@ impl Settings {
             per_address: self.address_failures_per_minute,
         }
     }
+}
+
+fn days(count: u64) -> Duration {
+    Duration::from_secs(count.saturating_mul(24 * 60 * 60))
 }
 
 /// The defaults, with the issuer and the audience of the default `[auth]`.

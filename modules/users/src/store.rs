@@ -6,7 +6,7 @@ mod sessions;
 use banyan_core::{Actor, Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::{Set, Unchanged},
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::Expr,
 };
 use shared_kernel::MaySee;
@@ -15,7 +15,10 @@ use uuid::Uuid;
 use crate::{email::EmailAddress, operators::Operators, person_name::PersonName, user::User};
 
 pub use login_failures::{delete_failure, insert_failure, latest_failures};
-pub use sessions::{delete_expired, find_token, insert_session, revoke_session, revoke_sessions_of, rotate_token};
+pub use sessions::{
+    delete_expired, find_token, insert_session, list_revoked, list_sessions, revoke_session, revoke_session_of,
+    revoke_sessions_of, rotate_token,
+};
 
 /// A connection for queries: the module's database, or a transaction on it.
 pub use sea_orm::ConnectionTrait as Readable;
@@ -38,6 +41,7 @@ mod user {
         pub version: i64,
         pub created_at: i64,
         pub updated_at: i64,
+        pub disabled_at: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -74,6 +78,7 @@ pub async fn insert_user(conn: &impl ConnectionTrait, user: &User, password_hash
         version: Set(user.version),
         created_at: Set(user.created_at.as_ms()),
         updated_at: Set(user.updated_at.as_ms()),
+        disabled_at: Set(user.disabled_at.map(Timestamp::as_ms)),
     };
     match user::Entity::insert(row).exec_without_returning(conn).await {
         Err(error) if banyan_durable::is_unique_violation(&error) => Err(email_taken()),
@@ -97,6 +102,7 @@ pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(),
         addresses: Set(to_json(&user.addresses)?),
         version: Set(user.version),
         updated_at: Set(user.updated_at.as_ms()),
+        disabled_at: Set(user.disabled_at.map(Timestamp::as_ms)),
         ..Default::default()
     };
     let update = user::Entity::update_many()
@@ -111,13 +117,14 @@ pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(),
     }
 }
 
-/// Replaces a hash with outdated parameters, unless the password was changed concurrently.
-pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str, new: &str) -> Result<(), Fault> {
+/// Replaces the hash of a password; returns `false` if the password was changed concurrently.
+pub async fn replace_hash(conn: &impl ConnectionTrait, user_id: Uuid, old: &str, new: &str) -> Result<bool, Fault> {
     let update = user::Entity::update_many().col_expr(user::Column::PasswordHash, Expr::value(new));
     let update = update
         .filter(user::Column::Id.eq(user_id))
         .filter(user::Column::PasswordHash.eq(old));
-    update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
+    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
+    Ok(done.rows_affected == 1)
 }
 
 /// The user, if `actor` may see them: a user who may not be seen is reported like one who does not exist.
@@ -138,23 +145,43 @@ pub async fn find_user(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<U
         .transpose()
 }
 
+/// The operators, without the disabled ones.
+pub async fn find_operators(conn: &impl ConnectionTrait) -> Result<Operators, Fault> {
+    operators(conn, select_operators()).await
+}
+
 /// The operators, locked until the transaction ends: no other transaction takes the role from one of them meanwhile.
 pub async fn lock_operators(conn: &impl ConnectionTrait) -> Result<Operators, Fault> {
-    // In the words of the index `users_operators`, so that it is used. All transactions lock in the same order.
-    let query = user::Entity::find()
-        .select_only()
-        .column(user::Column::Id)
+    operators(conn, select_operators().lock_exclusive()).await
+}
+
+/// In the words of the index `users_operators`, so that it is used. All transactions lock in the same order.
+fn select_operators() -> Select<user::Entity> {
+    user::Entity::find()
         .filter(Expr::cust(r#"roles like '%"ops"%'"#))
+        .filter(user::Column::DisabledAt.is_null())
         .order_by_asc(user::Column::Id)
-        .lock_exclusive();
-    let ids = query.into_tuple::<Uuid>().all(conn).await;
-    ids.map(Operators::new).map_err(banyan_durable::fault)
+}
+
+async fn operators(conn: &impl ConnectionTrait, query: Select<user::Entity>) -> Result<Operators, Fault> {
+    let ids = query.select_only().column(user::Column::Id).into_tuple::<Uuid>();
+    ids.all(conn).await.map(Operators::new).map_err(banyan_durable::fault)
 }
 
 /// The user and the hash of their password, locked until the transaction ends: neither changes meanwhile.
 pub async fn lock_credentials(conn: &impl ConnectionTrait, id: Uuid) -> Result<Option<(User, String)>, Fault> {
     let row = user::Entity::find_by_id(id).lock_exclusive().one(conn).await;
     row.map_err(banyan_durable::fault)?.map(to_credentials).transpose()
+}
+
+/// The user and the hash of their password.
+///
+/// # Errors
+/// `not_found`.
+pub async fn load_credentials(conn: &impl ConnectionTrait, id: Uuid) -> Result<(User, String), Fault> {
+    let row = user::Entity::find_by_id(id).one(conn).await;
+    let row = row.map_err(banyan_durable::fault)?;
+    to_credentials(row.ok_or_else(|| Fault::not_found("user"))?)
 }
 
 /// The user with this lower-case email address, and the hash of their password.
@@ -243,6 +270,7 @@ fn to_user(row: user::Model) -> Result<User, Fault> {
         version: row.version,
         created_at: Timestamp::from_ms(row.created_at),
         updated_at: Timestamp::from_ms(row.updated_at),
+        disabled_at: row.disabled_at.map(Timestamp::from_ms),
     })
 }
 

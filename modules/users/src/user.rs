@@ -19,6 +19,9 @@ pub struct User {
     pub addresses: Vec<Address>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// Since when the user cannot log in, because an operator has disabled the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_at: Option<Timestamp>,
     /// Raised by every change; clients see it as the `ETag`.
     #[serde(skip)]
     pub version: i64,
@@ -77,6 +80,7 @@ impl User {
             addresses: Vec::new(),
             created_at: now,
             updated_at: now,
+            disabled_at: None,
             version: 1,
         }
     }
@@ -117,6 +121,36 @@ impl User {
             updated_at: now,
             ..self.clone()
         }))
+    }
+
+    /// The user disabled; `None` if they are already.
+    ///
+    /// # Errors
+    /// `own_account`: operators cannot disable themselves, so at least one operator is left.
+    pub fn disable(&self, by: &Actor, now: Timestamp) -> Result<Option<User>, Fault> {
+        if by.user_id() == Some(self.id) {
+            return Err(Fault::conflict(
+                "own_account",
+                "Another operator must disable your account.",
+            ));
+        }
+        let changed = User {
+            disabled_at: Some(now),
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        };
+        Ok(self.disabled_at.is_none().then_some(changed))
+    }
+
+    /// The user enabled; `None` if they are already.
+    pub fn enable(&self, now: Timestamp) -> Option<User> {
+        self.disabled_at.is_some().then(|| User {
+            disabled_at: None,
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        })
     }
 
     /// The value of the `ETag`. It includes the id, because `/users/me` is a different resource for each user.

@@ -2,12 +2,13 @@
 
 mod support;
 
+use actix_web::test::TestRequest;
 use banyan_core::{Actor, Call, FaultKind};
 use banyan_durable_testing::on_both;
 use serde_json::json;
 use shared_kernel::Role;
 use support::{PASSWORD, Shop, post};
-use users_contract::{FindUser, ListSigningKeys};
+use users_contract::{FindUser, ListEndedSessions, ListSigningKeys};
 use uuid::Uuid;
 
 #[actix_web::test]
@@ -106,6 +107,28 @@ async fn the_demo_users_can_log_in() {
             .status,
             401
         );
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn an_ended_session_is_listed_by_the_contract() {
+    on_both(users::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        shop.register("ada@example.com").await;
+        let session = shop.log_in("ada@example.com", PASSWORD).await;
+        let call = Call::default();
+        let list = || {
+            shop.contract
+                .list_ended_sessions(&call, ListEndedSessions { since_ms: None })
+        };
+        let before = list().await.unwrap();
+        assert_eq!((before.items.len(), before.access_token_seconds), (0, 900));
+        let log_out = TestRequest::delete().uri("/api/v1/sessions/current");
+        assert_eq!(shop.send(log_out.insert_header(session.bearer())).await.status, 204);
+        let after = list().await.unwrap();
+        assert_eq!((after.items.len(), after.refused_until_ms), (1, None));
+        assert!((before.as_of_ms..=after.as_of_ms).contains(&after.items[0].ended_at_ms));
     })
     .await;
 }

@@ -347,6 +347,89 @@ async fn operators_grant_roles_but_cannot_remove_their_own() {
 }
 
 #[actix_web::test]
+async fn a_user_changes_their_password_and_ends_a_session() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    shop.register("ada@example.com").await;
+    let (own, other) = (
+        shop.log_in("ada@example.com", PASSWORD).await,
+        shop.log_in("ada@example.com", PASSWORD).await,
+    );
+    let change = |body: Value| {
+        TestRequest::put()
+            .uri("/api/v1/users/me/password")
+            .insert_header(own.bearer())
+            .set_json(body)
+    };
+    let wrong = change(json!({"current_password": "wrong", "new_password": "a new password"}));
+    assert_eq!(shop.send(wrong).await.problem(), (403, "wrong_password".to_owned()));
+    let short = change(json!({"current_password": PASSWORD, "new_password": "short"}));
+    assert_eq!(shop.send(short).await.status, 422);
+
+    let list = || get("/api/v1/sessions").insert_header(own.bearer());
+    let sessions = shop.send(list()).await.body["items"].clone();
+    let current: Vec<_> = sessions.as_array().unwrap().iter().map(|one| &one["current"]).collect();
+    assert_eq!(current, [&json!(false), &json!(true)], "{sessions}");
+    let path = format!("/api/v1/sessions/{}", sessions[0]["id"].as_str().unwrap());
+    let end = || TestRequest::delete().uri(&path).insert_header(own.bearer());
+    assert_eq!(shop.send(end()).await.status, 204);
+    assert_eq!(shop.send(end()).await.status, 404);
+    let refreshed = post(
+        "/api/v1/sessions/refresh",
+        json!({"refresh_token": other.refresh_token}),
+    );
+    assert_eq!(shop.send(refreshed).await.status, 401);
+
+    let right = change(json!({"current_password": PASSWORD, "new_password": "a new password"}));
+    assert_eq!(shop.send(right).await.status, 204);
+    shop.log_in("ada@example.com", "a new password").await;
+}
+
+#[actix_web::test]
+async fn an_operator_disables_an_account_and_sees_its_sessions() {
+    let (_home, db) = database().await;
+    let shop = Shop::open(db).await;
+    (shop.seed)().await.unwrap();
+    let ada = shop.register("ada@example.com").await;
+    shop.log_in("ada@example.com", PASSWORD).await;
+    let ops = shop.log_in("ops@banyan.example", "banyan-demo").await;
+    let sessions = format!("/api/v1/users/{ada}/sessions");
+    let list = || get(&sessions).insert_header(ops.bearer());
+    let listed = shop.send(list()).await;
+    assert_eq!(listed.body["items"].as_array().unwrap().len(), 1, "{}", listed.body);
+    let switch = |to: &str| {
+        post(&format!("/api/v1/users/{ada}/{to}"), json!({"reason": "a stolen card"})).insert_header(ops.bearer())
+    };
+    let disabled = shop.send(switch("disable")).await;
+    assert!(
+        disabled.status == 200 && disabled.body["disabled_at"].is_string(),
+        "{}",
+        disabled.body
+    );
+    assert_eq!(shop.send(list()).await.body["items"], json!([]));
+    let log_in = || {
+        post(
+            "/api/v1/sessions",
+            json!({"email": "ada@example.com", "password": PASSWORD}),
+        )
+    };
+    assert_eq!(
+        shop.send(log_in()).await.problem(),
+        (403, "account_disabled".to_owned())
+    );
+    let enabled = shop.send(switch("enable")).await;
+    assert!(
+        enabled.status == 200 && enabled.body.get("disabled_at").is_none(),
+        "{}",
+        enabled.body
+    );
+    assert_eq!(shop.send(log_in()).await.status, 201);
+    let end_all = TestRequest::delete().uri(&sessions).insert_header(ops.bearer());
+    assert_eq!(shop.send(end_all).await.status, 204);
+    assert_eq!(shop.send(list()).await.body["items"], json!([]));
+}
+
+#[actix_web::test]
 async fn the_document_has_every_route_and_the_enforced_limits() {
     let (_home, db) = database().await;
     let shop = Shop::open(db).await;
@@ -357,10 +440,16 @@ async fn the_document_has_every_route_and_the_enforced_limits() {
         "sessions",
         "sessions/current",
         "sessions/refresh",
+        "sessions/{id}",
         "users",
         "users/me",
+        "users/me/password",
         "users/{id}",
+        "users/{id}/disable",
+        "users/{id}/enable",
         "users/{id}/roles",
+        "users/{id}/sessions",
+        "users/{id}/sessions/{session_id}",
     ];
     assert_eq!(paths, expected.map(|path| format!("/api/v1/{path}")));
     let schemas = serde_json::to_value(&api).unwrap()["components"]["schemas"].clone();

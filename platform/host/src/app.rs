@@ -329,6 +329,7 @@ impl Parts {
         let mut checks = local.checks();
         if layout.tokens_from.is_some() {
             keys::fetch_first(verifier.clone(), self.stop_connections.clone());
+            keys::follow_ended_sessions(verifier.clone(), self.stop_connections.clone());
             checks.push(Arc::new(KeysCheck(verifier.clone())) as Arc<dyn Check>);
         }
         checks.extend(health::checks(&self.bus, &remotes, &layout.called()));

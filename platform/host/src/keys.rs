@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Check, CheckResult, Fault};
-use banyan_http::{KeySource, Verifier, VerifyingKey};
+use banyan_http::{ENDED_SESSIONS_INTERVAL, KeySource, Verifier, VerifyingKey};
 use tokio_util::sync::CancellationToken;
 
 /// The interval between two requests for the first keys.
@@ -16,6 +16,26 @@ pub fn fetch_first(verifier: Arc<Verifier>, stop: CancellationToken) {
         while !verifier.has_keys() {
             verifier.fetch_first_keys().await;
             tokio::time::sleep(FIRST_KEYS_INTERVAL).await;
+        }
+    }));
+}
+
+/// Fetches the sessions that have ended, again and again, so that their tokens are refused here within 5 s; ends with `stop`.
+pub fn follow_ended_sessions(verifier: Arc<Verifier>, stop: CancellationToken) {
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        let mut is_known = true;
+        loop {
+            let fetch = tokio::time::timeout(ENDED_SESSIONS_INTERVAL, verifier.fetch_ended_sessions());
+            let fetched = fetch.await.unwrap_or_else(|_| Err(Fault::unavailable("no response in time")));
+            match &fetched {
+                Err(fault) if is_known => {
+                    tracing::warn!(%fault, "the sessions that have ended are not known; the last known ones stay refused");
+                }
+                Ok(()) if !is_known => tracing::info!("the sessions that have ended are known again"),
+                _ => {}
+            }
+            is_known = fetched.is_ok();
+            tokio::time::sleep(ENDED_SESSIONS_INTERVAL).await;
         }
     }));
 }

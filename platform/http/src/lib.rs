@@ -27,6 +27,7 @@ mod address;
 mod auth;
 mod body;
 mod conditional;
+mod ended_sessions;
 mod hosts;
 #[cfg(feature = "durable")]
 mod idempotency;
@@ -53,6 +54,7 @@ pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
 pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_json_with_etag, ok_with_etag};
+pub use ended_sessions::{EndedSession, EndedSessions, FETCH_INTERVAL as ENDED_SESSIONS_INTERVAL};
 pub use hosts::{AllowedHosts, LOOPBACK};
 #[cfg(feature = "durable")]
 pub use idempotency::{

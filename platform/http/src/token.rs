@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ended_sessions::{Ended, EndedSessions};
+
 /// The age at which keys are fetched again.
 const KEYS_FRESH_FOR: Duration = Duration::from_secs(300);
 /// The minimum interval between fetches. An unknown `kid` causes a fetch, and an attacker can make kids up.
@@ -35,6 +37,12 @@ pub struct VerifyingKey {
 #[async_trait]
 pub trait KeySource: Send + Sync {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault>;
+
+    /// The sessions that ended after `since`, or all whose access tokens may not have expired yet. `None` from a source whose sessions do not end.
+    async fn ended_sessions(&self, since: Option<Timestamp>) -> Result<Option<EndedSessions>, Fault> {
+        let _ = since;
+        Ok(None)
+    }
 }
 
 /// The claims of an access token. Whoever issues tokens signs them, the [`Verifier`] reads them. Times are seconds since the epoch (RFC 7519).
@@ -51,9 +59,8 @@ pub struct Claims {
     pub exp: i64,
     /// This token's own id.
     pub jti: Uuid,
-    /// The session's family of refresh tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sid: Option<Uuid>,
+    /// The session: when it ends, the token is refused.
+    pub sid: Uuid,
 }
 
 /// Verifies tokens. One per server, as `actix_web::web::Data`.
@@ -63,6 +70,7 @@ pub struct Verifier {
     clock: Arc<dyn Clock>,
     rules: Validation,
     keys: Arc<RwLock<Arc<Keys>>>,
+    ended: Arc<RwLock<Ended>>,
     /// Held during a fetch, so that concurrent requests cause only one.
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
@@ -109,6 +117,7 @@ impl Verifier {
             clock,
             rules,
             keys: Arc::default(),
+            ended: Arc::default(),
             fetching: Arc::default(),
         }
     }
@@ -135,14 +144,30 @@ impl Verifier {
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.rules)
             .map_err(|_| bad("is not valid here"))?
             .claims;
-        let now_s = self.clock.now().as_ms().div_euclid(1000);
+        let now = self.clock.now();
+        let now_s = now.as_ms().div_euclid(1000);
         if claims.exp <= now_s {
             return Err(bad("has expired"));
         }
         if claims.nbf > now_s.saturating_add(CLOCK_SKEW.as_secs() as i64) {
             return Err(bad("is not valid yet"));
         }
+        if self.ended.read().refuses(&claims, now) {
+            return Err(bad("is of a session that has ended, or must be refreshed"));
+        }
         Ok(claims)
+    }
+
+    /// Fetches the sessions that have ended since the last time; their tokens are refused from then on.
+    ///
+    /// # Errors
+    /// Those of the source. What was known stays in use.
+    pub async fn fetch_ended_sessions(&self) -> Result<(), Fault> {
+        let since = self.ended.read().since();
+        if let Some(list) = self.source.ended_sessions(since).await? {
+            self.ended.write().add(list);
+        }
+        Ok(())
     }
 
     /// Whether tokens can be verified: keys were fetched at least once.

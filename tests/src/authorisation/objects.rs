@@ -20,6 +20,11 @@ pub struct Objects {
     /// A product that the matrix may change.
     pub sku: String,
     pub owner: String,
+    /// A session of the owner that the matrix may end.
+    session: String,
+    /// A user whose account the operator's powers are tried on, and a session of theirs.
+    account: String,
+    account_session: String,
     pub cart: String,
     pub order: String,
     payment: String,
@@ -38,6 +43,7 @@ impl Objects {
         let sku = new_product(&client, 1_000, 50).await;
         let (owner_email, owner) = register(&client).await;
         let (stranger_email, stranger) = register(&client).await;
+        let (account_email, account) = register(&client).await;
         let (staff, ops) = (client.staff().await, client.ops().await);
 
         let cart = id(&owner.post("/api/v1/carts", &json!({})).await.expect(201).json());
@@ -68,6 +74,9 @@ impl Objects {
         let events = ops.get("/api/v1/ops/orders/outbox").await.expect(200).json();
 
         let objects = Objects {
+            session: another_session(&owner, &owner_email).await,
+            account: id(&account.get("/api/v1/users/me").await.expect(200).json()),
+            account_session: another_session(&account, &account_email).await,
             sku,
             owner: id(&owner.get("/api/v1/users/me").await.expect(200).json()),
             cart,
@@ -183,6 +192,8 @@ impl Objects {
     pub fn path(&self, template: &str) -> String {
         let collection = collection_of(template);
         let object = match collection {
+            "users" if template.contains("/sessions") || template.ends_with("able") => &self.account,
+            "sessions" => &self.session,
             "users" => &self.owner,
             "carts" => &self.cart,
             "payments" => &self.payment,
@@ -200,6 +211,7 @@ impl Objects {
         let filled = [
             ("{id}", object.as_str()),
             ("{refund_id}", &self.refund),
+            ("{session_id}", &self.account_session),
             ("{sku}", &self.sku),
             ("{module}", module),
             ("{undo}", "refund_payment"),
@@ -238,6 +250,11 @@ impl Objects {
                     .json();
                 json!({"refresh_token": session["refresh_token"]})
             }
+            ("put", "/users/me/password") => {
+                let password = &self.credentials(caller)["password"];
+                json!({"current_password": password, "new_password": password})
+            }
+            ("post", "/users/{id}/disable" | "/users/{id}/enable") => reason(),
             ("patch", "/users/me") => json!({"name": "Somebody Else"}),
             ("put", "/users/{id}/roles") => json!({"roles": ["customer"]}),
             ("post", "/products") => {
@@ -272,6 +289,13 @@ impl Objects {
         };
         json!({"email": email, "password": password})
     }
+}
+
+/// The id of a new session of a user, beside that of `client`.
+async fn another_session(client: &Client, email: &str) -> String {
+    client.log_in_with(email, PASSWORD).await;
+    let sessions = client.get("/api/v1/sessions").await.expect(200).json();
+    id(&sessions["items"][0])
 }
 
 /// `orders` of `/api/v1/orders/{id}`.

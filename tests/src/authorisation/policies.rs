@@ -92,12 +92,19 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("post", "/api/v1/users", Anyone),
     ("post", "/api/v1/sessions", Anyone),
     ("post", "/api/v1/sessions/refresh", Anyone),
-    ("delete", "/api/v1/sessions/current", LoggedIn),
+    ("get", "/api/v1/sessions", LoggedIn),
+    ("delete", "/api/v1/sessions/{id}", Owner),
     ("get", "/api/v1/users/me", LoggedIn),
     ("patch", "/api/v1/users/me", LoggedIn),
+    ("put", "/api/v1/users/me/password", LoggedIn),
     ("get", "/api/v1/users", Staff),
     ("get", "/api/v1/users/{id}", OwnerOrStaff),
     ("put", "/api/v1/users/{id}/roles", Ops),
+    ("get", "/api/v1/users/{id}/sessions", Ops),
+    ("delete", "/api/v1/users/{id}/sessions/{session_id}", Ops),
+    ("delete", "/api/v1/users/{id}/sessions", Ops),
+    ("post", "/api/v1/users/{id}/disable", Ops),
+    ("post", "/api/v1/users/{id}/enable", Ops),
     ("get", "/api/v1/notifications", LoggedIn),
     // Products and stock.
     ("get", "/api/v1/products", Anyone),
@@ -156,4 +163,6 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("post", "/api/v1/ops/{module}/dead-letters/{id}/retry", Ops),
     ("get", "/api/v1/ops/{module}/subscribers", Ops),
     ("post", "/api/v1/ops/{module}/subscribers/{subscriber}/give-up", Ops),
+    // Last: the callers log out.
+    ("delete", "/api/v1/sessions/current", LoggedIn),
 ];

@@ -16,7 +16,8 @@ checks![
     on both: migrations_run_once_and_report_their_status,
     migrations_need_no_signing_key,
     a_newer_schema_is_refused_with_the_name_of_its_migration,
-    data_and_signing_key_survive_a_restart_and_a_reset_deletes_both
+    data_and_signing_key_survive_a_restart_and_a_reset_deletes_both,
+    the_first_operators_password_is_rotated_by_a_command
 ];
 
 fn all(status: &Value, column: &str, holds: fn(&Vec<Value>) -> bool) -> bool {
@@ -243,6 +244,40 @@ async fn data_and_signing_key_survive_a_restart_and_a_reset_deletes_both(stage: 
         keys,
         "a reset creates a new key"
     );
+    shop.stop().await;
+    installation.remove().await;
+}
+
+async fn the_first_operators_password_is_rotated_by_a_command(stage: Stage) {
+    const EMAIL: &str = "ops@banyan.example";
+    const NEW: &str = "nobody knows this one";
+    let installation = Installation::new(stage).await;
+    let file = installation.file("new-password", NEW);
+    installation.run(&["users", "reset-password"]).await.expect(1);
+    let shop = installation.serve().await;
+    shop.client.log_in_with(EMAIL, "banyan-demo").await;
+    let (email_key, file_key) = (
+        "BANYAN__USERS__FIRST_OPERATOR__EMAIL",
+        "BANYAN__USERS__FIRST_OPERATOR__PASSWORD_FILE",
+    );
+    let settings = [(email_key, EMAIL), (file_key, file.as_str())];
+    let reset = || installation.run_with(&["users", "reset-password"], &settings);
+    // Several processes may share PostgreSQL; on SQLite the server must be stopped.
+    let shop = if stage == Stage::Sqlite {
+        reset().await.expect(1);
+        shop.stop().await;
+        reset().await.expect(0);
+        installation.serve().await
+    } else {
+        reset().await.expect(0);
+        shop
+    };
+    shop.client.log_in_with(EMAIL, NEW).await;
+    let old = json!({"email": EMAIL, "password": "banyan-demo"});
+    shop.client
+        .post("/api/v1/sessions", &old)
+        .await
+        .expect_problem(401, "invalid_credentials");
     shop.stop().await;
     installation.remove().await;
 }

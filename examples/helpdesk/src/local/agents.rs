@@ -13,6 +13,7 @@ use crate::Contracts;
 pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
     schema: &helpdesk_agents::SCHEMA,
     also_stores: &[],
+    commands: &[],
     configure,
 });
 

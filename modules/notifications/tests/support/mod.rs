@@ -20,7 +20,9 @@ use notifications::{Needs, Offers, Settings, start};
 use notifications_contract::{ListNotifications, Notification};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use users_contract::{FindUser, FoundUser, ListSigningKeys, SigningKeys, User, UserRegistered, Users};
+use users_contract::{
+    EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, SigningKeys, User, UserRegistered, Users,
+};
 use uuid::Uuid;
 
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -64,6 +66,10 @@ impl Users for FakeUsers {
             roles: vec!["customer".to_owned()],
         });
         Ok(FoundUser { user })
+    }
+
+    async fn list_ended_sessions(&self, _: &Call, _: ListEndedSessions) -> Result<EndedSessions, Fault> {
+        Ok(EndedSessions::default())
     }
 
     async fn list_signing_keys(&self, _: &Call, _: ListSigningKeys) -> Result<SigningKeys, Fault> {

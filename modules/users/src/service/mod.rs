@@ -1,6 +1,7 @@
 //! Registration and profiles, and the contract. Each method that writes is one transaction, which includes its events.
 
 mod accounts;
+mod passwords;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -8,12 +9,12 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Secrets, parse_id};
+use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Secrets, Timestamp, parse_id};
 use banyan_durable::{Db, outbox};
 use shared_kernel::Role;
 use users_contract::{
-    FindUser, FoundUser, ListSigningKeys, SigningKey, SigningKeys, User as UserMessage, UserProfileChanged,
-    UserRegistered, Users,
+    EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, SigningKey, SigningKeys,
+    User as UserMessage, UserProfileChanged, UserRegistered, Users,
 };
 use uuid::Uuid;
 
@@ -24,6 +25,9 @@ use crate::{
     store,
     user::{ProfileChange, Registration, User},
 };
+
+/// The maximum number of ended sessions in a response.
+const MAX_ENDED_LISTED: usize = 10_000;
 
 pub struct Service {
     pub(crate) db: Db,
@@ -145,6 +149,11 @@ impl Users for Service {
             x: key.x.clone(),
         });
         Ok(SigningKeys { items: items.collect() })
+    }
+
+    async fn list_ended_sessions(&self, _: &Call, request: ListEndedSessions) -> Result<EndedSessions, Fault> {
+        self.list_ended(request.since_ms.map(Timestamp::from_ms), MAX_ENDED_LISTED)
+            .await
     }
 }
 

@@ -1,22 +1,28 @@
 //! Log-ins, refreshes and log-outs.
 
-use banyan_core::Fault;
+use std::time::Duration;
+
+use banyan_core::{Fault, FaultKind, Page, PageRequest, Timestamp};
 use banyan_http::Claims;
 use secrecy::SecretString;
+use users_contract::{EndedSession, EndedSessions};
 use uuid::Uuid;
 
 use super::{Service, role_names};
 use crate::{
     hasher::Slot,
-    session::{self, RefreshToken, RevokedReason, Session, Tokens, Verdict},
+    session::{self, OpenSession, RefreshToken, RevokedReason, Session, Tokens, Verdict},
     store,
     throttle::{self, Limits, LoginAttempt},
     user::User,
 };
 
+/// How much longer than its access tokens an ended session is listed: a refresh and the end of its session may happen at the same moment.
+const ENDED_SLACK: Duration = Duration::from_secs(60);
+
 /// The outcome of the transaction of a refresh.
 enum Exchange {
-    Rotated { user: User, session_id: Uuid },
+    Rotated { user: User, session: Session },
     AlreadyRefreshed,
     Reused { user_id: Uuid },
     Invalid,
@@ -38,7 +44,7 @@ impl Service {
     /// An unknown email address is handled like a known one, including the hash, so that neither the response nor its time reveals which are known.
     ///
     /// # Errors
-    /// `invalid_credentials`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
+    /// `invalid_credentials`; `account_disabled`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
     pub async fn log_in(&self, email: &str, password: &SecretString, address: &str) -> Result<Tokens, Fault> {
         let attempt = LoginAttempt::new(self.ids.new_id(), email, address, self.clock.now());
         // Checked before a slot is acquired, so that a flood of throttled attempts does not fill the queue.
@@ -72,14 +78,19 @@ impl Service {
     pub async fn refresh(&self, token: &str) -> Result<Tokens, Fault> {
         let hash = session::hash_of(token);
         let secret = session::to_text(self.secrets.new_secret()?);
-        let (now, lifetime) = (self.clock.now(), self.settings.refresh_token_lifetime());
-        let next = RefreshToken::issue(&secret, Uuid::nil(), now, lifetime);
+        let now = self.clock.now();
+        let (life, session_life) = (self.settings.refresh_token_lifetime(), self.settings.session_lifetime());
+        let next = RefreshToken::issue(&secret, Uuid::nil(), now, now.plus(life));
         let exchange = self
             .db
             .write((hash, next), move |tx, (hash, next)| async move {
                 let Some((token, session)) = store::find_token(tx.conn(), &hash).await? else {
                     return Ok(Exchange::Invalid);
                 };
+                let ends_at = session.ends_at(session_life);
+                if now >= ends_at {
+                    return Ok(Exchange::Invalid);
+                }
                 match token.judge(&session, now) {
                     Verdict::Expired => Ok(Exchange::Invalid),
                     Verdict::AlreadyRefreshed => Ok(Exchange::AlreadyRefreshed),
@@ -93,22 +104,20 @@ impl Service {
                     Verdict::Rotate => {
                         let next = RefreshToken {
                             session_id: session.id,
+                            expires_at: next.expires_at.min(ends_at),
                             ..next
                         };
                         store::rotate_token(tx.conn(), &hash, &next).await?;
                         let Some(user) = store::find_user(tx.conn(), session.user_id).await? else {
                             return Ok(Exchange::Invalid);
                         };
-                        Ok(Exchange::Rotated {
-                            user,
-                            session_id: session.id,
-                        })
+                        Ok(Exchange::Rotated { user, session })
                     }
                 }
             })
             .await?;
         match exchange {
-            Exchange::Rotated { user, session_id } => self.tokens(&user, session_id, secret),
+            Exchange::Rotated { user, session } => self.tokens(&user, &session, secret),
             Exchange::Invalid => Err(invalid_refresh_token()),
             Exchange::AlreadyRefreshed => Err(Fault::conflict(
                 "already_refreshed",
@@ -122,7 +131,7 @@ impl Service {
         }
     }
 
-    /// Ends a session: its refresh tokens become invalid. Its access token is valid until it expires.
+    /// Ends a session: its refresh tokens become invalid, and its access tokens are refused everywhere within 5 s.
     ///
     /// # Errors
     /// As any write.
@@ -133,6 +142,69 @@ impl Service {
                 store::revoke_session(tx.conn(), session_id, RevokedReason::LoggedOut, now).await
             })
             .await
+    }
+
+    /// The open sessions of a user; `current` is the one of the caller.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a cursor of another list.
+    pub async fn list_sessions(
+        &self,
+        user_id: Uuid,
+        current: Option<Uuid>,
+        page: &PageRequest,
+    ) -> Result<Page<OpenSession>, Fault> {
+        let open = store::list_sessions(self.db.read(), user_id, self.clock.now(), page).await?;
+        let items = open.items.into_iter().map(|(session, token)| OpenSession {
+            id: session.id,
+            created_at: session.created_at,
+            refreshed_at: token.issued_at,
+            expires_at: token.expires_at,
+            current: current == Some(session.id),
+        });
+        Ok(Page {
+            items: items.collect(),
+            next: open.next,
+        })
+    }
+
+    /// Ends one of the caller's own sessions.
+    ///
+    /// # Errors
+    /// `not_found`, also for a session of somebody else.
+    pub async fn end_session(&self, user_id: Uuid, id: Uuid) -> Result<(), Fault> {
+        let now = self.clock.now();
+        let ended = self.db.write((), move |tx, ()| async move {
+            store::revoke_session_of(tx.conn(), user_id, id, RevokedReason::EndedByUser, now).await
+        });
+        if ended.await? {
+            Ok(())
+        } else {
+            Err(Fault::not_found("session"))
+        }
+    }
+
+    /// The sessions that ended after `since`, or all whose access tokens may not have expired, but at most `limit`, the latest ones.
+    ///
+    /// # Errors
+    /// As any query.
+    pub async fn list_ended(&self, since: Option<Timestamp>, limit: usize) -> Result<EndedSessions, Fault> {
+        let now = self.clock.now();
+        let life = Duration::from_secs(self.settings.access_token_seconds);
+        let earliest = now.minus(life).minus(ENDED_SLACK);
+        let since = since.map_or(earliest, |since| since.max(earliest));
+        let mut ended = store::list_revoked(self.db.read(), since, limit as u64 + 1).await?;
+        let unlisted = ended.split_off(ended.len().min(limit));
+        let items = ended.into_iter().map(|(id, ended_at)| EndedSession {
+            id: id.to_string(),
+            ended_at_ms: ended_at.as_ms(),
+        });
+        Ok(EndedSessions {
+            items: items.collect(),
+            as_of_ms: now.as_ms(),
+            refused_until_ms: unlisted.first().map(|(_, ended_at)| ended_at.as_ms()),
+            access_token_seconds: self.settings.access_token_seconds,
+        })
     }
 
     /// Deletes expired refresh tokens, and the sessions that have none left. What a failure leaves is deleted the next time.
@@ -154,7 +226,7 @@ impl Service {
         }
     }
 
-    async fn check_limits(&self, attempt: &LoginAttempt) -> Result<(), Fault> {
+    pub(super) async fn check_limits(&self, attempt: &LoginAttempt) -> Result<(), Fault> {
         let checked = check_limits(self.db.read(), attempt, self.settings.failure_limits()).await;
         if checked.is_err() {
             count_login("throttled");
@@ -163,7 +235,7 @@ impl Service {
     }
 
     /// Counts the attempt as failed before the password is checked, under the same limits: see [`throttle`].
-    async fn count_as_failed(&self, attempt: &LoginAttempt) -> Result<(), Fault> {
+    pub(super) async fn count_as_failed(&self, attempt: &LoginAttempt) -> Result<(), Fault> {
         let limits = self.settings.failure_limits();
         self.db
             .write(attempt.clone(), move |tx, attempt| async move {
@@ -196,9 +268,10 @@ impl Service {
             created_at: now,
             revoked_at: None,
         };
-        let token = RefreshToken::issue(&secret, session.id, now, self.settings.refresh_token_lifetime());
-        let session_id = session.id;
-        let context = (session, token, verified);
+        let ends_at = session.ends_at(self.settings.session_lifetime());
+        let expires_at = now.plus(self.settings.refresh_token_lifetime()).min(ends_at);
+        let token = RefreshToken::issue(&secret, session.id, now, expires_at);
+        let context = (session.clone(), token, verified);
         let user = self
             .db
             .write(context, move |tx, (session, token, verified)| async move {
@@ -206,6 +279,13 @@ impl Service {
                 let (user, _) = locked
                     .filter(|(_, hash)| *hash == verified.hash)
                     .ok_or_else(invalid_credentials)?;
+                if user.disabled_at.is_some() {
+                    return Err(Fault::new(
+                        FaultKind::Forbidden,
+                        "account_disabled",
+                        "This account is disabled. Ask the shop's operators.",
+                    ));
+                }
                 store::delete_failure(tx.conn(), attempt_id).await?;
                 if let Some(new) = &verified.new_hash {
                     store::replace_hash(tx.conn(), session.user_id, &verified.hash, new).await?;
@@ -214,12 +294,15 @@ impl Service {
                 Ok(user)
             })
             .await?;
-        self.tokens(&user, session_id, secret)
+        self.tokens(&user, &session, secret)
     }
 
-    fn tokens(&self, user: &User, session_id: Uuid, refresh_token: String) -> Result<Tokens, Fault> {
-        let now_s = self.clock.now().as_ms().div_euclid(1_000);
-        let lifetime = self.settings.access_token_lifetime();
+    fn tokens(&self, user: &User, session: &Session, refresh_token: String) -> Result<Tokens, Fault> {
+        let now = self.clock.now();
+        let now_s = now.as_ms().div_euclid(1_000);
+        // An access token does not outlive its session.
+        let rest = session.ends_at(self.settings.session_lifetime()).since(now);
+        let lifetime_s = self.settings.access_token_seconds.min(rest.as_secs().max(1));
         let claims = Claims {
             sub: user.id,
             roles: role_names(&user.roles),
@@ -227,14 +310,14 @@ impl Service {
             aud: self.settings.audience.clone(),
             iat: now_s,
             nbf: now_s,
-            exp: now_s.saturating_add(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)),
+            exp: now_s.saturating_add(i64::try_from(lifetime_s).unwrap_or(i64::MAX)),
             jti: self.ids.new_id(),
-            sid: Some(session_id),
+            sid: session.id,
         };
         Ok(Tokens {
             access_token: self.keys.sign(&claims)?,
             token_type: "Bearer",
-            expires_in: lifetime.as_secs(),
+            expires_in: lifetime_s,
             refresh_token,
         })
     }

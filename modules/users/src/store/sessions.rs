@@ -1,11 +1,11 @@
 //! The tables of sessions and their refresh tokens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use banyan_core::{Fault, Timestamp};
+use banyan_core::{Fault, Page, PageRequest, Timestamp};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, ExprTrait, Query},
 };
 use uuid::Uuid;
@@ -98,20 +98,7 @@ pub async fn find_token(conn: &impl ConnectionTrait, hash: &str) -> Result<Optio
         .await
         .map_err(banyan_durable::fault)?;
     let session = session.ok_or_else(|| Fault::internal("broken_session", "a refresh token has no session"))?;
-    let token = RefreshToken {
-        hash: token.hash,
-        session_id: token.session_id,
-        issued_at: Timestamp::from_ms(token.issued_at),
-        expires_at: Timestamp::from_ms(token.expires_at),
-        rotated_at: token.rotated_at.map(Timestamp::from_ms),
-    };
-    let session = Session {
-        id: session.id,
-        user_id: session.user_id,
-        created_at: Timestamp::from_ms(session.created_at),
-        revoked_at: session.revoked_at.map(Timestamp::from_ms),
-    };
-    Ok(Some((token, session)))
+    Ok(Some((to_token(token), to_session(session))))
 }
 
 /// Exchanges a token for the next one of its session.
@@ -137,17 +124,93 @@ pub async fn revoke_session(
     reason: RevokedReason,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    revoke(conn, session::Column::Id.eq(id), reason, now).await
+    revoke(conn, session::Column::Id.eq(id), reason, now).await.map(drop)
 }
 
-/// Revokes all sessions of a user.
+/// Revokes a session of this user; returns whether there is one that was not revoked.
+pub async fn revoke_session_of(
+    conn: &impl ConnectionTrait,
+    user_id: Uuid,
+    id: Uuid,
+    reason: RevokedReason,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let own = session::Column::UserId.eq(user_id).and(session::Column::Id.eq(id));
+    Ok(revoke(conn, own, reason, now).await? > 0)
+}
+
+/// Revokes all sessions of a user but one.
 pub async fn revoke_sessions_of(
     conn: &impl ConnectionTrait,
     user_id: Uuid,
+    except: Option<Uuid>,
     reason: RevokedReason,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    revoke(conn, session::Column::UserId.eq(user_id), reason, now).await
+    let mut which = Condition::all().add(session::Column::UserId.eq(user_id));
+    if let Some(id) = except {
+        which = which.add(session::Column::Id.ne(id));
+    }
+    revoke(conn, which, reason, now).await.map(drop)
+}
+
+/// The sessions of a user that can be refreshed at `now`, newest first, each with its refresh token.
+///
+/// # Errors
+/// `invalid_parameter` for a cursor of another list.
+pub async fn list_sessions(
+    conn: &impl ConnectionTrait,
+    user_id: Uuid,
+    now: Timestamp,
+    request: &PageRequest,
+) -> Result<Page<(Session, RefreshToken)>, Fault> {
+    let usable = Query::select()
+        .expr(Expr::val(1))
+        .from(refresh_token::Entity)
+        .and_where(of_session())
+        .and_where(Expr::col(refresh_token::Column::RotatedAt).is_null())
+        .and_where(Expr::col(refresh_token::Column::ExpiresAt).gt(now.as_ms()))
+        .to_owned();
+    let open = session::Entity::find()
+        .filter(session::Column::UserId.eq(user_id))
+        .filter(session::Column::RevokedAt.is_null())
+        .filter(Expr::exists(usable));
+    let key = (session::Column::CreatedAt, session::Column::Id);
+    let query = banyan_durable::newest_first::<_, Uuid>(open, key, request)?;
+    let sessions = query.all(conn).await.map_err(banyan_durable::fault)?;
+    let page = request.page(sessions, |row| (Timestamp::from_ms(row.created_at), row.id));
+    let tokens = refresh_token::Entity::find()
+        .filter(refresh_token::Column::SessionId.is_in(page.items.iter().map(|session| session.id)))
+        .filter(refresh_token::Column::RotatedAt.is_null());
+    let tokens = tokens.all(conn).await.map_err(banyan_durable::fault)?;
+    let mut tokens: BTreeMap<Uuid, RefreshToken> =
+        tokens.into_iter().map(|row| (row.session_id, to_token(row))).collect();
+    // A session that was ended and deleted between the two queries has no token.
+    let with_token = page.items.into_iter().filter_map(|row| {
+        let token = tokens.remove(&row.id)?;
+        Some((to_session(row), token))
+    });
+    Ok(Page {
+        items: with_token.collect(),
+        next: page.next,
+    })
+}
+
+/// The latest sessions that were revoked after `since`, newest first: the id and the time of each.
+pub async fn list_revoked(
+    conn: &impl ConnectionTrait,
+    since: Timestamp,
+    limit: u64,
+) -> Result<Vec<(Uuid, Timestamp)>, Fault> {
+    let query = session::Entity::find()
+        .filter(session::Column::RevokedAt.gt(since.as_ms()))
+        .order_by_desc(session::Column::RevokedAt)
+        .limit(limit);
+    let rows = query.all(conn).await.map_err(banyan_durable::fault)?;
+    let revoked = rows
+        .into_iter()
+        .filter_map(|row| Some((row.id, Timestamp::from_ms(row.revoked_at?))));
+    Ok(revoked.collect())
 }
 
 async fn revoke(
@@ -155,7 +218,7 @@ async fn revoke(
     which: impl Into<Condition>,
     reason: RevokedReason,
     now: Timestamp,
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     // `revoked_reason` admits the reasons of its table's first version alone; `end_reason` has the exact one.
     let first_reason = match reason {
         RevokedReason::TokenReused => RevokedReason::TokenReused,
@@ -167,7 +230,32 @@ async fn revoke(
         .col_expr(session::Column::EndReason, Expr::value(reason.into_str()))
         .filter(which.into())
         .filter(session::Column::RevokedAt.is_null());
-    update.exec(conn).await.map(drop).map_err(banyan_durable::fault)
+    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
+    Ok(done.rows_affected)
+}
+
+/// For a subquery: the tokens of the session of the outer query.
+fn of_session() -> Expr {
+    Expr::col((refresh_token::Entity, refresh_token::Column::SessionId)).equals((session::Entity, session::Column::Id))
+}
+
+fn to_token(row: refresh_token::Model) -> RefreshToken {
+    RefreshToken {
+        hash: row.hash,
+        session_id: row.session_id,
+        issued_at: Timestamp::from_ms(row.issued_at),
+        expires_at: Timestamp::from_ms(row.expires_at),
+        rotated_at: row.rotated_at.map(Timestamp::from_ms),
+    }
+}
+
+fn to_session(row: session::Model) -> Session {
+    Session {
+        id: row.id,
+        user_id: row.user_id,
+        created_at: Timestamp::from_ms(row.created_at),
+        revoked_at: row.revoked_at.map(Timestamp::from_ms),
+    }
 }
 
 /// Deletes a batch of expired refresh tokens, and the sessions that have no token left; returns the number of deleted rows. Nothing else leaves
@@ -187,7 +275,7 @@ pub async fn delete_expired(conn: &impl ConnectionTrait, now: Timestamp) -> Resu
     let remaining = Query::select()
         .expr(Expr::val(1))
         .from(refresh_token::Entity)
-        .and_where(Expr::col((refresh_token::Entity, Column::SessionId)).equals((session::Entity, session::Column::Id)))
+        .and_where(of_session())
         .to_owned();
     let touched: BTreeSet<Uuid> = expired.iter().map(|token| token.session_id).collect();
     let empty = session::Entity::delete_many()

@@ -14,7 +14,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use tracing_appender::non_blocking::WorkerGuard;
 
-use crate::{Product, settings::Settings};
+use crate::{Product, local, settings::Settings};
 
 /// Without a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `config defaults` shows them all.
 #[derive(Parser)]
@@ -106,7 +106,8 @@ where
             "{}\n\nWithout a command it serves. Settings come from banyan.toml and from BANYAN__* variables; `{name} config defaults` shows them all.",
             product.summary
         ))
-        .subcommands(extensions.iter().map(|extension| (extension.command)()));
+        .subcommands(extensions.iter().map(|extension| (extension.command)()))
+        .subcommands(module_commands(product));
     let matches = command.get_matches();
     if let Some((own, arguments)) = matches.subcommand()
         && let Some(extension) = extensions
@@ -120,17 +121,68 @@ where
                 .map_err(Failure::from),
         );
     }
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
-    };
     let mut logs = None;
-    let ended = runtime()
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(execute(product, cli, &mut logs)));
+    let ended = match ModuleCommand::of(product, &matches) {
+        Some(command) => runtime()
+            .and_then(|runtime| runtime.block_on(command.execute(product, &mut logs)))
+            .map_err(Failure::from),
+        None => {
+            let cli = match Cli::from_arg_matches(&matches) {
+                Ok(cli) => cli,
+                Err(error) => error.exit(),
+            };
+            runtime()
+                .map_err(Failure::from)
+                .and_then(|runtime| runtime.block_on(execute(product, cli, &mut logs)))
+        }
+    };
     // After the runtime, whose tasks log until they end.
     drop(logs);
     finish(name, ended)
+}
+
+/// `banyan <module>`, with the commands of that module.
+fn module_commands<C>(product: &'static Product<C>) -> Vec<clap::Command> {
+    let mut modules: Vec<clap::Command> = Vec::new();
+    for (module, name, summary) in local::commands(product) {
+        let command = clap::Command::new(name).about(summary);
+        match modules.iter_mut().find(|known| known.get_name() == module) {
+            Some(known) => *known = known.clone().subcommand(command),
+            None => {
+                let of_module = clap::Command::new(module).about(format!("Works on the data of {module}."));
+                modules.push(of_module.subcommand_required(true).subcommand(command));
+            }
+        }
+    }
+    modules
+}
+
+/// A command of a module, as it was given.
+struct ModuleCommand {
+    module: String,
+    name: String,
+    config: Option<PathBuf>,
+}
+
+impl ModuleCommand {
+    fn of<C>(product: &'static Product<C>, matches: &clap::ArgMatches) -> Option<Self> {
+        let (module, arguments) = matches.subcommand()?;
+        let (name, _) = arguments.subcommand()?;
+        let is_known = local::commands(product)
+            .iter()
+            .any(|(of, command, _)| (*of, *command) == (module, name));
+        is_known.then(|| ModuleCommand {
+            module: module.to_owned(),
+            name: name.to_owned(),
+            config: matches.get_one::<PathBuf>("config").cloned(),
+        })
+    }
+
+    async fn execute<C>(self, product: &'static Product<C>, logs: &mut Option<WorkerGuard>) -> anyhow::Result<()> {
+        let settings = Settings::load(&product.defaults(), self.config.as_deref())?;
+        *logs = Some(crate::logs::start(&settings.log)?);
+        print(&local::run_command(product, &settings, &self.module, &self.name).await?)
+    }
 }
 
 fn finish(name: &str, ended: Result<(), Failure>) -> ExitCode {

@@ -43,8 +43,19 @@ pub struct LocalModule<C: 'static> {
     pub schema: &'static Schema,
     /// The names of further storage, in the same directory or database as the module's own.
     pub also_stores: &'static [&'static str],
+    /// Its commands on the command line.
+    pub commands: &'static [ModuleCommand],
     /// Reads the module's own settings, and returns how it is started with them.
     pub configure: fn(Section) -> anyhow::Result<Start<C>>,
+}
+
+/// A command that works on the data of a module: `banyan <module> <command>`. On SQLite the server must be stopped meanwhile.
+pub struct ModuleCommand {
+    pub name: &'static str,
+    /// What it does, in a sentence: for the command line.
+    pub summary: &'static str,
+    /// Carries it out, with the module's own settings, and returns what is printed.
+    pub run: fn(Section, ModuleContext) -> BoxFuture<'static, anyhow::Result<String>>,
 }
 
 /// Starts a module with its [`ModuleContext`] and the contracts of all modules, local ones if they were started before it.
@@ -172,6 +183,67 @@ async fn migrate_locked(data: &Data<'_>, options: &MigrateOptions) -> anyhow::Re
         });
     }
     Ok(Migrated { provisioned, tables })
+}
+
+/// The commands of the modules in this binary: the module, the command's name, and what it does.
+pub fn commands<C>(product: &'static Product<C>) -> Vec<(&'static str, &'static str, &'static str)> {
+    let local = product
+        .modules
+        .iter()
+        .filter_map(|module| Some((module.name, module.local.as_ref()?)));
+    let commands = local.flat_map(|(module, local)| local.commands.iter().map(move |command| (module, command)));
+    commands
+        .map(|(module, command)| (module, command.name, command.summary))
+        .collect()
+}
+
+/// Runs a command of a module; returns what is printed.
+///
+/// # Errors
+/// The data is in use, or its tables are not those of this version; whatever the command refuses.
+pub async fn run_command<C>(
+    product: &'static Product<C>,
+    settings: &Settings,
+    module: &str,
+    command: &str,
+) -> anyhow::Result<String> {
+    let known = product.modules.iter().find(|known| known.name == module);
+    let local = known.and_then(|known| known.local.as_ref());
+    let found = local.and_then(|local| local.commands.iter().find(|known| known.name == command));
+    let Some(found) = found else {
+        bail!("{module} has no command {command} in this binary");
+    };
+    let data = Data::new(settings, stored(product));
+    let mut lock = data.lock().await?;
+    let done = run_on_data(&data, settings, module, found).await;
+    lock.ended();
+    done
+}
+
+async fn run_on_data(
+    data: &Data<'_>,
+    settings: &Settings,
+    module: &str,
+    command: &ModuleCommand,
+) -> anyhow::Result<String> {
+    let status = data.migration_status().await?;
+    let of_module = status.iter().find(|(name, _)| *name == module);
+    if of_module.is_none_or(|(_, status)| !status.pending.is_empty()) {
+        bail!("the tables of {module} are not those of this version: run `migrate` with the same settings first");
+    }
+    let sources = Sources::system();
+    let db = data::open(settings, module, &sources).await?;
+    let context = ModuleContext {
+        db: db.clone(),
+        clock: sources.clock.clone(),
+        ids: sources.ids.clone(),
+        auth: settings.auth.clone(),
+        is_demo: settings.is_demo(),
+        also_stores: Vec::new(),
+    };
+    let done = (command.run)(settings.section_of(module), context).await;
+    db.close().await;
+    done
 }
 
 /// All modules of this process, started and not yet running, and the lock on their data.

@@ -38,6 +38,22 @@ pub async fn migrate<C>(_: &'static Product<C>, _: &Settings, _: &MigrateOptions
     bail!("no module is in this binary, so it has no tables; use a binary with modules")
 }
 
+/// No module has commands.
+pub fn commands<C>(_: &'static Product<C>) -> Vec<(&'static str, &'static str, &'static str)> {
+    Vec::new()
+}
+
+/// # Errors
+/// Always: there is no module that has commands.
+pub async fn run_command<C>(
+    _: &'static Product<C>,
+    _: &Settings,
+    module: &str,
+    command: &str,
+) -> anyhow::Result<String> {
+    bail!("{module} has no command {command} in this binary")
+}
+
 pub struct LocalModules;
 
 impl LocalModules {

@@ -114,7 +114,7 @@ impl Site {
             nbf: now_s,
             exp: now_s + 900,
             jti: Uuid::new_v4(),
-            sid: None,
+            sid: Uuid::new_v4(),
         };
         let header = Header {
             typ: Some(ACCESS_TOKEN_TYPE.to_owned()),

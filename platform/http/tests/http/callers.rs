@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use actix_web::{App, HttpResponse, get, http::StatusCode, test, web::Data};
-use banyan_core::Actor;
-use banyan_core::RequiredRole;
-use banyan_http::{Anyone, AnyoneOperates, HasRole, LoggedIn, Ops, Problem, Verifier};
+use banyan_core::{Actor, RequiredRole, Timestamp};
+use banyan_http::{Anyone, AnyoneOperates, EndedSession, HasRole, LoggedIn, Ops, Problem, Verifier};
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::support::{FakeKeys, HandClock, NOW_S, Signer, claims, raw_token, verifier};
+use crate::support::{FakeKeys, HandClock, NOW_S, SESSION, Signer, claims, raw_token, verifier};
 
 /// The roles of a product.
 #[derive(Debug)]
@@ -208,6 +208,10 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
             signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("aud")),
         ),
         (
+            "without a session",
+            signer.token_with(|claims| _ = claims.as_object_mut().unwrap().remove("sid")),
+        ),
+        (
             "sub is not an id",
             signer.token_with(|claims| claims["sub"] = json!("root")),
         ),
@@ -244,6 +248,29 @@ async fn a_token_that_is_not_to_be_believed_is_401_everywhere_and_says_so() {
             .0,
         200
     );
+}
+
+#[actix_web::test]
+async fn the_tokens_of_an_ended_session_are_refused_also_while_the_source_is_down() {
+    let signer = Signer::new("k1");
+    let keys = FakeKeys::of(&[&signer]);
+    let verifier = verifier(keys.clone(), HandClock::new());
+    let (ended, other) = (
+        signer.token(&["customer"]),
+        signer.token_with(|claims| claims["sid"] = json!(Uuid::from_u128(1))),
+    );
+    verifier.fetch_ended_sessions().await.unwrap();
+    assert!(verifier.verify(&ended).await.is_ok());
+    keys.ended.lock().unwrap().push(EndedSession {
+        id: SESSION,
+        ended_at: Timestamp::from_ms(NOW_S * 1_000),
+    });
+    verifier.fetch_ended_sessions().await.unwrap();
+    keys.set(None);
+    assert!(verifier.fetch_ended_sessions().await.is_err());
+    let authorization = |token: &str| format!("Bearer {token}");
+    assert_eq!(send(&verifier, "/anyone", Some(&authorization(&ended))).await.0, 401);
+    assert_eq!(send(&verifier, "/customer", Some(&authorization(&other))).await.0, 200);
 }
 
 #[actix_web::test]

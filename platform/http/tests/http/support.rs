@@ -9,7 +9,7 @@ use actix_web::{App, HttpServer, dev::ServerHandle, web::Data};
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use banyan_core::{Clock, Fault, Timestamp};
-use banyan_http::{KeySource, Routes, Verifier, VerifyingKey};
+use banyan_http::{EndedSession, EndedSessions, KeySource, Routes, Verifier, VerifyingKey};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -90,10 +90,13 @@ impl Signer {
     }
 }
 
+/// The session of the tokens.
+pub const SESSION: Uuid = Uuid::from_u128(9);
+
 pub fn claims(roles: &[&str]) -> Value {
     json!({
         "sub": Uuid::from_u128(7), "roles": roles, "iss": ISSUER, "aud": AUDIENCE,
-        "iat": NOW_S, "nbf": NOW_S, "exp": NOW_S + 900, "jti": Uuid::from_u128(8),
+        "iat": NOW_S, "nbf": NOW_S, "exp": NOW_S + 900, "jti": Uuid::from_u128(8), "sid": SESSION,
     })
 }
 
@@ -112,6 +115,8 @@ pub fn raw_token(header: &Value, claims: &Value, signature: &[u8]) -> String {
 #[derive(Default)]
 pub struct FakeKeys {
     pub keys: Mutex<Option<Vec<VerifyingKey>>>,
+    /// Listed as ended, unless the source is down.
+    pub ended: Mutex<Vec<EndedSession>>,
     pub fetches: AtomicUsize,
     /// While this is set, the source does not respond.
     pub hangs: AtomicBool,
@@ -145,6 +150,18 @@ impl KeySource for FakeKeys {
             .unwrap()
             .clone()
             .ok_or_else(|| Fault::unavailable("the key source is down"))
+    }
+
+    async fn ended_sessions(&self, _: Option<Timestamp>) -> Result<Option<EndedSessions>, Fault> {
+        if self.keys.lock().unwrap().is_none() {
+            return Err(Fault::unavailable("the key source is down"));
+        }
+        Ok(Some(EndedSessions {
+            items: self.ended.lock().unwrap().clone(),
+            as_of: Timestamp::from_ms(NOW_S * 1_000),
+            refused_until: None,
+            token_lifetime: std::time::Duration::from_secs(900),
+        }))
     }
 }
 

@@ -1,36 +1,128 @@
 //! The powers of operators over the accounts of others.
 
-use banyan_core::{Actor, Call};
+use banyan_core::{Actor, Call, Clock, PageRequest};
 use banyan_durable_testing::on_both;
+use banyan_http::Reason;
 use shared_kernel::Role;
 use uuid::Uuid;
 
-use super::{super::sessions::Verified, PASSWORD, Shop, claims, code};
+use super::{super::sessions::Verified, MINUTE, PASSWORD, Shop, claims, code};
 use crate::store;
 
+fn why() -> Reason {
+    Reason {
+        reason: "a test".to_owned(),
+        comment: None,
+    }
+}
+
+/// The outcome of every power over somebody else's account, exercised by `call` on `target`.
+async fn exercise_all(shop: &Shop, call: &Call, target: Uuid) -> Vec<String> {
+    let service = &shop.service;
+    let page = PageRequest::default();
+    vec![
+        code(service.change_roles(call, target, vec![Role::Staff, Role::Ops]).await),
+        code(service.disable(call, target, why()).await),
+        code(service.enable(call, target, why()).await),
+        code(service.list_sessions_of(&call.actor, target, &page).await),
+        code(service.end_sessions_of(call, target).await),
+        code(service.end_session_of(call, target, Uuid::nil()).await),
+    ]
+}
+
 #[tokio::test]
-async fn an_operator_whose_role_was_taken_exercises_no_power_with_an_older_token() {
+async fn an_operator_who_is_none_any_more_exercises_no_power_with_an_older_token() {
     on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let (_, alice) = shop.operator("alice").await;
         let (bob_id, bob) = shop.operator("bob").await;
+        let (cid_id, cid) = shop.operator("cid").await;
         let ada = shop.register("ada@example.com").await;
-        shop.service
+        let service = &shop.service;
+        service
             .change_roles(&alice, bob_id, vec![Role::Customer])
             .await
             .unwrap();
-        for target in [bob_id, ada.id] {
+        service.disable(&alice, cid_id, why()).await.unwrap();
+        for former in [&bob, &cid] {
+            for target in [ada.id, bob_id, cid_id] {
+                assert_eq!(exercise_all(&shop, former, target).await, ["insufficient_role"; 6]);
+            }
+        }
+        let bob_now = service.load_visible(&bob.actor, bob_id).await.unwrap();
+        assert_eq!(bob_now.roles, [Role::Customer]);
+        assert!(
+            service
+                .load_visible(&cid.actor, cid_id)
+                .await
+                .unwrap()
+                .disabled_at
+                .is_some()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_disabled_user_is_logged_out_and_cannot_log_in_until_enabled() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        let (operator_id, operator) = shop.operator("ops").await;
+        let ada = shop.register("ada@example.com").await;
+        let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let disabled = shop.service.disable(&operator, ada.id, why()).await.unwrap();
+        assert_eq!((disabled.disabled_at, disabled.version), (Some(shop.clock.now()), 2));
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert_eq!(code(shop.log_in("ada@example.com", PASSWORD).await), "account_disabled");
+        assert_eq!(
+            code(shop.log_in("ada@example.com", "wrong").await),
+            "invalid_credentials",
+            "only who knows the password learns that the account is disabled"
+        );
+        let again = shop.service.disable(&operator, ada.id, why()).await.unwrap();
+        assert_eq!(again, disabled, "it is disabled already");
+        shop.service.enable(&operator, ada.id, why()).await.unwrap();
+        assert!(shop.log_in("ada@example.com", PASSWORD).await.is_ok());
+        assert_eq!(
+            code(shop.service.disable(&operator, operator_id, why()).await),
+            "own_account"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_sees_and_ends_the_sessions_of_a_user() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db.clone()).await;
+        let (_, operator) = shop.operator("ops").await;
+        let ada = shop.register("ada@example.com").await;
+        let mut tokens = Vec::new();
+        for _ in 0..3 {
+            shop.clock.advance(MINUTE);
+            tokens.push(shop.log_in("ada@example.com", PASSWORD).await.unwrap());
+        }
+        let page = PageRequest::default();
+        let listed = || shop.service.list_sessions_of(&operator.actor, ada.id, &page);
+        let sessions = listed().await.unwrap().items;
+        let ids: Vec<_> = sessions.iter().map(|session| session.id).collect();
+        let newest_first: Vec<_> = tokens.iter().rev().map(|tokens| claims(tokens).sid).collect();
+        assert_eq!(ids, newest_first);
+        let end = |id| shop.service.end_session_of(&operator, ada.id, id);
+        end(sessions[0].id).await.unwrap();
+        assert_eq!(code(end(sessions[0].id).await), "not_found");
+        assert_eq!(listed().await.unwrap().items, sessions[1..]);
+        shop.service.end_sessions_of(&operator, ada.id).await.unwrap();
+        assert_eq!(listed().await.unwrap().items, []);
+        for tokens in tokens {
             assert_eq!(
-                code(
-                    shop.service
-                        .change_roles(&bob, target, vec![Role::Staff, Role::Ops])
-                        .await
-                ),
-                "insufficient_role"
+                code(shop.service.refresh(&tokens.refresh_token).await),
+                "invalid_refresh_token"
             );
         }
-        let bob_now = shop.service.load_visible(&bob.actor, bob_id).await.unwrap();
-        assert_eq!(bob_now.roles, [Role::Customer]);
     })
     .await;
 }

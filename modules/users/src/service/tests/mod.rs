@@ -1,7 +1,9 @@
 //! The service on both databases.
 
 mod accounts;
+mod ended_sessions;
 mod keys;
+mod passwords;
 mod sessions;
 
 use std::{sync::Arc, time::Duration};
@@ -298,6 +300,47 @@ async fn the_first_operator_is_created_once_and_never_from_an_existing_user() {
         );
         let tokens = shop.log_in("ops@example.com", "operators only").await.unwrap();
         assert_eq!(claims(&tokens).roles, ["staff", "ops"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_operators_password_is_replaced_by_the_one_in_the_file() {
+    on_both(crate::SCHEMA, |db| async move {
+        let directory = banyan_durable_testing::SqliteHome::new();
+        let password_file = directory.path().join("password");
+        let write = |password: &str| std::fs::write(&password_file, password).unwrap();
+        let shop = Shop::open(db).await;
+        let first = |email: &str| FirstOperator {
+            email: email.to_owned(),
+            password_file: password_file.clone(),
+        };
+        write("leaked and known\n");
+        seed::add_first_operator(&shop.service, &first("ops@example.com"))
+            .await
+            .unwrap();
+        let tokens = shop.log_in("ops@example.com", "leaked and known").await.unwrap();
+        write("a new secret\n");
+        seed::reset_first_operator(&shop.service, &first("ops@example.com"))
+            .await
+            .unwrap();
+        assert_eq!(
+            code(shop.log_in("ops@example.com", "leaked and known").await),
+            "invalid_credentials"
+        );
+        assert_eq!(
+            code(shop.service.refresh(&tokens.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert!(shop.log_in("ops@example.com", "a new secret").await.is_ok());
+        shop.register("ada@example.com").await;
+        for email in ["ada@example.com", "nobody@example.com"] {
+            assert!(
+                seed::reset_first_operator(&shop.service, &first(email)).await.is_err(),
+                "{email}"
+            );
+        }
+        assert!(shop.log_in("ada@example.com", PASSWORD).await.is_ok());
     })
     .await;
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Clock, FaultKind, RandomSecrets};
+use banyan_core::{Clock, FaultKind, PageRequest, RandomSecrets};
 use banyan_durable_testing::on_both;
 
 use super::{PASSWORD, Shop, claims, code, settings};
@@ -222,10 +222,11 @@ async fn a_refresh_token_that_was_exchanged_meanwhile_is_not_exchanged_again() {
         let shop = Shop::open(db.clone()).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
-        let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid.unwrap());
+        let (hash, session_id) = (session::hash_of(&tokens.refresh_token), claims(&tokens).sid);
         // Two transactions that both found the token unused, here as one, so that the order is fixed.
         let both = db.write(hash, move |tx, hash| async move {
-            let next = |secret: &str| RefreshToken::issue(secret, session_id, tx.clock().now(), DAY);
+            let now = tx.clock().now();
+            let next = |secret: &str| RefreshToken::issue(secret, session_id, now, now.plus(DAY));
             store::rotate_token(tx.conn(), &hash, &next("one")).await?;
             store::rotate_token(tx.conn(), &hash, &next("other")).await
         });
@@ -244,7 +245,7 @@ async fn a_session_cannot_be_refreshed_after_log_out() {
         let shop = Shop::open(db).await;
         shop.register("ada@example.com").await;
         let tokens = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
-        let session = claims(&tokens).sid.unwrap();
+        let session = claims(&tokens).sid;
         shop.service.log_out(session).await.unwrap();
         shop.service.log_out(session).await.unwrap();
         assert_eq!(
@@ -280,6 +281,61 @@ async fn a_session_lives_while_it_is_used_and_is_deleted_afterwards() {
         );
         assert_eq!(delete_expired().await.unwrap(), 3, "two tokens and their session");
         assert_eq!(delete_expired().await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_and_its_access_tokens_end_at_the_latest_after_the_setting() {
+    on_both(crate::SCHEMA, |db| async move {
+        let settings = Settings {
+            session_days: 40,
+            ..settings()
+        };
+        let shop = Shop::open_with(db, settings).await;
+        let ada = shop.register("ada@example.com").await;
+        let first = shop.log_in("ada@example.com", PASSWORD).await.unwrap();
+        let (ends_at, page) = (shop.clock.now().plus(40 * DAY), PageRequest::default());
+        shop.clock.advance(29 * DAY);
+        let second = shop.service.refresh(&first.refresh_token).await.unwrap();
+        let listed = shop.service.list_sessions(ada.id, Some(claims(&second).sid), &page);
+        let listed = listed.await.unwrap().items;
+        assert_eq!(
+            (listed[0].expires_at, listed[0].refreshed_at, listed[0].current),
+            (ends_at, shop.clock.now(), true)
+        );
+        shop.clock.advance(11 * DAY - Duration::from_secs(60));
+        let third = shop.service.refresh(&second.refresh_token).await.unwrap();
+        assert_eq!((third.expires_in, claims(&third).exp), (60, ends_at.as_ms() / 1_000));
+        shop.clock.advance(Duration::from_secs(60));
+        assert_eq!(
+            code(shop.service.refresh(&third.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        let listed = shop.service.list_sessions(ada.id, None, &page);
+        assert_eq!(listed.await.unwrap().items, []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_ends_their_own_sessions_and_no_other() {
+    on_both(crate::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        let ada = shop.register("ada@example.com").await;
+        let bob = shop.register("bob@example.com").await;
+        let (lost, kept) = (
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+            shop.log_in("ada@example.com", PASSWORD).await.unwrap(),
+        );
+        let lost_id = claims(&lost).sid;
+        assert_eq!(code(shop.service.end_session(bob.id, lost_id).await), "not_found");
+        shop.service.end_session(ada.id, lost_id).await.unwrap();
+        assert_eq!(
+            code(shop.service.refresh(&lost.refresh_token).await),
+            "invalid_refresh_token"
+        );
+        assert!(shop.service.refresh(&kept.refresh_token).await.is_ok());
     })
     .await;
 }
