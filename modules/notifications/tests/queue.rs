@@ -4,9 +4,8 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Clock, SystemClock, Timestamp};
 use banyan_durable::Db;
-use banyan_durable_testing::{PostgresHome, StatementLog, eventually, on_both, open, open_with, settings};
+use banyan_durable_testing::{AheadClock, PostgresHome, StatementLog, eventually, on_both, open, open_with, settings};
 use notifications::Settings;
 use sea_orm::ConnectionTrait;
 use support::{LIMIT, Module, quick, smtp::FakeMailServer};
@@ -101,16 +100,6 @@ async fn a_mail_from_before_the_clock_was_set_back_is_sent() {
     .await;
 }
 
-/// The clock of another machine: 40 s ahead.
-#[derive(Debug)]
-struct Ahead;
-
-impl Clock for Ahead {
-    fn now(&self) -> Timestamp {
-        SystemClock.now().plus(Duration::from_secs(40))
-    }
-}
-
 #[tokio::test]
 async fn a_mail_that_failed_in_an_instance_whose_clock_is_ahead_is_sent_in_time() {
     let home = PostgresHome::new().await;
@@ -127,12 +116,12 @@ async fn a_mail_that_failed_in_an_instance_whose_clock_is_ahead_is_sent_in_time(
             notifications::SCHEMA,
             &storage,
             banyan_durable_testing::settings(),
-            Arc::new(Ahead),
+            Arc::new(AheadClock),
         )
         .await,
         open(notifications::SCHEMA, &storage, banyan_durable_testing::settings()).await,
     ];
-    let mut ahead = Module::open_with(databases[0].clone(), settings.clone(), Arc::new(Ahead)).await;
+    let mut ahead = Module::open_with(databases[0].clone(), settings.clone(), Arc::new(AheadClock)).await;
     let user = Uuid::new_v4();
     ahead.welcome(user).await;
     ahead.run();

@@ -274,6 +274,16 @@ impl Clock for ManualClock {
     }
 }
 
+/// The clock of another machine, 40 s ahead of this one.
+#[derive(Debug)]
+pub struct AheadClock;
+
+impl Clock for AheadClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus(Duration::from_secs(40))
+    }
+}
+
 /// Waits until `holds` returns true; polls every 10 ms.
 ///
 /// # Panics

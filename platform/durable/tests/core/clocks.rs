@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use banyan_core::{Clock, Fault, SystemClock, Timestamp};
+use banyan_core::{Fault, SystemClock, Timestamp};
 use banyan_durable::{Command, Db, Machinery, MachineryLimits, Memory, Outcome, Settings, hold, once};
-use banyan_durable_testing::{ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
+use banyan_durable_testing::{AheadClock, ManualClock, PostgresHome, SqliteHome, eventually, on_both_with};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
@@ -101,20 +101,10 @@ async fn a_clock_that_jumps_thirty_days_ahead_does_not_forget_the_requests_of_ye
     db.close().await;
 }
 
-/// The clock of another machine: of this one, and 40 s ahead of it.
-#[derive(Debug)]
-struct Ahead;
-
-impl Clock for Ahead {
-    fn now(&self) -> Timestamp {
-        SystemClock.now().plus(Duration::from_secs(40))
-    }
-}
-
 /// Two instances of a module on one database. What the first one is to do later, the second one does.
 async fn ahead_and_on_time(home: &PostgresHome, module: &str, settings: Settings) -> (Db, Db) {
     let storage = home.storage(module).await;
-    let ahead = open_as(module, &storage, settings.clone(), Arc::new(Ahead)).await;
+    let ahead = open_as(module, &storage, settings.clone(), Arc::new(AheadClock)).await;
     let on_time = open_as(module, &storage, settings, Arc::new(SystemClock)).await;
     (ahead, on_time)
 }

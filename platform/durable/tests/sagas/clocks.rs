@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Clock, RandomIds, SystemClock, Timestamp};
+use banyan_core::RandomIds;
 use banyan_durable::{Db, MachineryLimits, Settings, saga::SagaState};
-use banyan_durable_testing::{PostgresHome, on_both_with, open};
+use banyan_durable_testing::{AheadClock, PostgresHome, on_both_with, open};
 
 use crate::{
     harness::{Harness, quick},
@@ -96,22 +96,12 @@ async fn a_clock_that_jumped_ahead_breaks_no_saga() {
     .await;
 }
 
-/// The clock of another machine: 40 s ahead.
-#[derive(Debug)]
-struct Ahead;
-
-impl Clock for Ahead {
-    fn now(&self) -> Timestamp {
-        SystemClock.now().plus(Duration::from_secs(40))
-    }
-}
-
 #[tokio::test]
 async fn a_saga_that_an_instance_whose_clock_is_ahead_began_is_driven_in_time() {
     let home = PostgresHome::new().await;
     let storage = home.storage("orders").await;
     let on_time = open("orders", &storage, quick()).await;
-    let ahead = Db::open("orders", &storage, quick(), Arc::new(Ahead), Arc::new(RandomIds)).await;
+    let ahead = Db::open("orders", &storage, quick(), Arc::new(AheadClock), Arc::new(RandomIds)).await;
     let ahead = Harness::new(&ahead.unwrap());
     ahead
         .remote
