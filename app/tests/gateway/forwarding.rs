@@ -38,7 +38,8 @@ async fn path_and_query_arrive_byte_for_byte() {
 async fn an_absolute_target_does_not_change_the_host() {
     let catalog = Instance::responding("{}").await;
     let gateway = TestGateway::in_front_of("catalog", &[&catalog], &[]).await;
-    assert_eq!(gateway.get("http://evil.example/api/v1/products?q=1").await.status, 200);
+    assert_eq!(gateway.get("http://evil.example/api/v1/products?q=1").await.status, 421);
+    assert_eq!(gateway.get("http://localhost:1/api/v1/products?q=1").await.status, 200);
     let received = catalog.received_once();
     assert_eq!(received.line(), "GET /api/v1/products?q=1 HTTP/1.1");
     assert_eq!(format!("http://{}", received.header("host")), catalog.base);

@@ -67,6 +67,8 @@ impl TestGateway {
     ) -> anyhow::Result<TestGateway> {
         let endpoint = format!("BANYAN__MODULES__{}__HTTP_ENDPOINT", module.to_uppercase());
         let fixed = [
+            // The names that the tests call it by.
+            ("BANYAN__HTTP__HOSTS", "localhost,shop.example,a"),
             (endpoint.as_str(), endpoints),
             ("BANYAN__HTTP__LISTEN", "127.0.0.1:0"),
             ("BANYAN__HTTP__WORKERS", "1"),

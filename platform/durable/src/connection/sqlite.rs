@@ -31,6 +31,9 @@ const STATEMENTS: usize = 256;
 /// The number of pages in the WAL at which it is copied into the file: 16 MiB. Most pages of a busy module change in every transaction, and this copies
 /// each of them once for many transactions; SQLite's default of 1,000 pages costs a seventh more CPU per order and a third of the orders per second.
 const CHECKPOINT_PAGES: i64 = 4_000;
+/// The memory in which the connection that writes keeps pages of the file, at most: the upper pages of a large module's indexes fit. With 100,000 orders stored
+/// an order reads 45 pages from the files of all modules instead of 61 with SQLite's default of 2,000.
+const WRITE_CACHE_KIB: i64 = 6_000;
 /// The time a connection waits for a lock that another process holds.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -218,6 +221,7 @@ fn configure(raw: rusqlite::Connection, mode: Mode) -> rusqlite::Result<rusqlite
         raw.pragma_update(None, "journal_mode", "wal")?;
         raw.pragma_update(None, "synchronous", "full")?;
         raw.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        raw.pragma_update(None, "cache_size", -WRITE_CACHE_KIB)?;
     }
     Ok(raw)
 }
