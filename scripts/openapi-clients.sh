@@ -4,8 +4,9 @@
 #
 #   scripts/openapi-clients.sh DOCUMENT URL     the document's file, and the address of a shop, such as http://127.0.0.1:8080
 #
-# Needs Python 3.11 or newer, and Node 20 or newer for Redocly's rules and the clients in TypeScript: without Node it says so, and fails if
-# BANYAN_TEST_NODE=required. Exit codes: 0 all is well; 1 it is not, or a tool is missing; 2 usage.
+# Needs Python 3.11 or newer with venv, and Node 20 or newer for Redocly's rules and the clients in TypeScript. Without one of them, or without a registry to
+# install the tools from, it says what is not checked, and fails if BANYAN_TEST_CLIENTS=required. Exit codes: 0 all that was checked is well; 1 it is not, or
+# something is missing that is required; 2 usage.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0"; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -17,18 +18,23 @@ mkdir -p "$home"
 exec 9>"$home/lock"
 flock 9
 
+# Ends the run, because a tool is missing.
+not_checked() {
+  echo "scripts/openapi-clients.sh: $1 is NOT checked: $2" >&2
+  [ "${BANYAN_TEST_CLIENTS:-}" != required ] || exit 1
+  exit 0
+}
+
 python_tools() {
   [ -e "$home/python-1" ] && return
   rm -rf "$home/venv"
   if ! python3 -m venv "$home/venv" >"$home/log" 2>&1; then
     rm -rf "$home/venv"
-    if ! install_package "Python's venv" python3-venv || ! python3 -m venv "$home/venv"; then
-      cat "$home/log" >&2
-      echo "scripts/openapi-clients.sh: needs Python 3.11 with venv; Debian, Ubuntu: sudo apt-get install python3-venv" >&2
-      exit 1
-    fi
+    install_package "Python's venv" python3-venv || true
+    python3 -m venv "$home/venv" || not_checked "the document" "Python 3.11 with venv is missing (Debian, Ubuntu: sudo apt-get install python3-venv)"
   fi
-  "$home/venv/bin/pip" install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0 openapi-python-client==0.29.1
+  "$home/venv/bin/pip" install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0 openapi-python-client==0.29.1 ||
+    not_checked "the document" "its validators could not be installed from PyPI"
   touch "$home/python-1"
 }
 
@@ -37,7 +43,8 @@ node_tools() {
   rm -rf "$home/node_modules" "$home/package-lock.json"
   echo '{"private": true}' >"$home/package.json"
   (cd "$home" && npm install --silent --no-audit --no-fund --save-exact @redocly/cli@2.77.0 openapi-typescript@7.13.0 openapi-fetch@0.17.0 \
-    @hey-api/openapi-ts@0.95.0 typescript@5.9.3 esbuild@0.25.12 @types/node@20.19.25)
+    @hey-api/openapi-ts@0.95.0 typescript@5.9.3 esbuild@0.25.12 @types/node@20.19.25) ||
+    not_checked "the document by Redocly's rules and by clients in TypeScript" "the tools could not be installed from the npm registry"
   touch "$home/node-1"
 }
 
@@ -67,11 +74,8 @@ fi
 step "its client compiles" "$bin/python" -m compileall -q "$home/python-client"
 step "its client buys" env PYTHONPATH="$home/python-client" "$bin/python" "$root/tests/clients/buy.py" "$url"
 
-if ! command -v npm >/dev/null && ! install_package Node npm; then
-  echo "Node is not installed (Debian: sudo apt-get install nodejs npm): Redocly's rules and the clients in TypeScript are NOT checked" >&2
-  [ "${BANYAN_TEST_NODE:-}" != required ] || exit 1
-  exit 0
-fi
+command -v npm >/dev/null || install_package Node npm ||
+  not_checked "the document by Redocly's rules and by clients in TypeScript" "Node is missing (Debian: sudo apt-get install nodejs npm)"
 node_tools
 cd "$home"
 run() { "$home/node_modules/.bin/$1" "${@:2}"; }
