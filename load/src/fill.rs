@@ -68,7 +68,7 @@ pub async fn postgres(postgres: &Postgres, database: &str, orders: u32) -> anyho
         "set session_replication_role = replica; set synchronous_commit = off",
     )
     .await?;
-    let query = "select schemaname::text from pg_tables where tablename = 'seaql_migrations'";
+    let query = "select distinct schemaname::text from pg_tables where schemaname !~ '^(pg_|information_schema)'";
     let schemas = sqlx::query(query).fetch_all(&mut connection).await?;
     let mut last = None;
     let count = format!("select count(*) from orders.{ORDERS}");

@@ -83,10 +83,12 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let ProviderConfig::Sandbox { books } = provider;
     let (sandbox, webhooks) =
         Sandbox::open(&books, db.settings(), &settings, timing, clock, ids, secrets.as_ref()).await?;
+    let sandbox_books = sandbox.books().clone();
     let service = Arc::new(Service::new(db.clone(), Arc::new(sandbox), settings, timing));
     let webhooks = Arc::new(Mutex::new(webhooks));
     let (receiver, reconciler, comparer) = (service.clone(), service.clone(), service.clone());
     let machinery = Machinery::new(db)
+        .further(sandbox_books)
         .worker("sandbox-webhooks", move |stop| {
             receive_sandbox_webhooks(receiver.clone(), webhooks.clone(), stop)
         })

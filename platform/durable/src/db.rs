@@ -243,6 +243,7 @@ impl Db {
             match &self.0.writer {
                 // The last write could not be committed: only a write shows whether the next one can.
                 Writer::Sqlite(writer) if !writer.commits() => lease::probe(self).await,
+                Writer::Postgres(writer) if !writer.commits() => lease::probe(self).await,
                 _ => self.0.reads.check().await,
             }
         };

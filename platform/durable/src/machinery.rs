@@ -36,6 +36,7 @@ pub struct Machinery {
     subscribers: Vec<Subscription>,
     workers: Vec<(&'static str, Work)>,
     expiries: Vec<Expire>,
+    further: Vec<Db>,
 }
 
 impl Machinery {
@@ -47,7 +48,14 @@ impl Machinery {
             subscribers: Vec::new(),
             workers: Vec::new(),
             expiries: Vec::new(),
+            further: Vec::new(),
         }
+    }
+
+    /// A further database of the module, which is closed with its own.
+    pub fn further(mut self, db: Db) -> Self {
+        self.further.push(db);
+        self
     }
 
     pub fn reactions(mut self, reactions: Reactions) -> Self {
@@ -91,6 +99,11 @@ impl Machinery {
 
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// All databases of the module.
+    pub fn databases(&self) -> impl Iterator<Item = &Db> {
+        std::iter::once(&self.db).chain(&self.further)
     }
 
     /// What operators can see and do.

@@ -1,8 +1,14 @@
 //! Writes on PostgreSQL: one transaction for each job, repeated when it lost a race.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use banyan_core::Fault;
+use banyan_core::{Fault, FaultKind};
 use tokio::{runtime::Handle, sync::broadcast, time::timeout};
 
 use crate::{
@@ -26,6 +32,8 @@ struct Attempt {
     facts: Arc<Facts>,
     notifier: Notifier,
     changes: broadcast::Sender<Change>,
+    /// Whether the last write could be committed, or was refused for a reason of its own.
+    commits: AtomicBool,
 }
 
 impl Writer {
@@ -43,9 +51,15 @@ impl Writer {
                 facts,
                 notifier,
                 changes,
+                commits: AtomicBool::new(true),
             }),
             runtime: Handle::current(),
         }
+    }
+
+    /// Whether the last write could be committed, or was refused for a reason of its own.
+    pub fn commits(&self) -> bool {
+        self.attempt.commits.load(Ordering::Acquire)
     }
 
     /// Waits until other processes know what was committed.
@@ -74,7 +88,11 @@ impl Attempt {
                     tokio::time::sleep(Duration::from_millis(rand::random_range(0..=cap_ms))).await;
                     attempts += 1;
                 }
-                done => return done,
+                done => {
+                    let is_in_doubt = done.as_ref().is_err_and(|fault| fault.kind == FaultKind::Unavailable);
+                    self.commits.store(!is_in_doubt, Ordering::Release);
+                    return done;
+                }
             }
         }
     }

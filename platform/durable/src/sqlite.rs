@@ -8,6 +8,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Display,
     pin::pin,
     sync::{
         Arc,
@@ -19,7 +20,6 @@ use std::{
 };
 
 use banyan_core::Fault;
-use sea_orm::DbErr;
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot},
@@ -229,6 +229,7 @@ impl Loop {
             Ok(connection) => connection,
             Err(fault) => {
                 self.report(false);
+                self.log_loss(&fault);
                 let _ = first.result.send(Err(fault));
                 return;
             }
@@ -300,7 +301,7 @@ impl Loop {
         })
     }
 
-    fn log_loss(&self, error: &DbErr) {
+    fn log_loss(&self, error: &dyn Display) {
         tracing::error!(module = self.facts.module, file = %self.file.path.display(), %error, "a batch of writes could not be committed");
     }
 

@@ -261,8 +261,8 @@ async fn subscribers(installation: &Installation, shop: &Process) {
         .expect(1)
         .stderr_contains(&["404", "nobody"]);
     let given_up = installation.run(&give_up("notifications")).await.expect(0).json();
+    // It runs, so the next comparison ends that again.
     assert!(given_up.to_string().contains("\"given_up\":true"), "{given_up}");
-    assert_eq!(of(&rows().await, "notifications")[4], "true");
 }
 
 async fn unauthorised_users_get_the_reason(installation: &Installation, shop: &Process) {

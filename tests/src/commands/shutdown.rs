@@ -1,6 +1,9 @@
 //! Shutdown: accepted requests are completed, waiting clients get a response, and the next start continues the rest.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use reqwest::Method;
@@ -189,4 +192,8 @@ async fn ctrl_c_shuts_it_down() {
         log.trim_end().ends_with("stopped"),
         "the last line is not written:\n{log}"
     );
+    let files = fs::read_dir(installation.data_directory()).expect("the data");
+    let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
+    let wals: Vec<String> = names.filter(|name| name.ends_with("-wal")).collect();
+    assert!(wals.is_empty(), "who copies the files has everything: {wals:?}");
 }

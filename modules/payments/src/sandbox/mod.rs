@@ -132,7 +132,6 @@ impl Sandbox {
     }
 
     /// Its own database.
-    #[cfg(test)]
     pub fn books(&self) -> &Db {
         &self.books
     }

@@ -128,10 +128,12 @@ async fn tables_that_cannot_be_seen_for_a_while_are_an_outage() {
         .unwrap();
     let refused = write(&db).await.unwrap_err();
     assert_eq!(refused.kind, FaultKind::Unavailable, "{refused}");
+    db.ping().await.expect_err("not ready while writes fail");
     admin
         .execute_unprepared("alter schema away rename to durable")
         .await
         .unwrap();
+    db.ping().await.expect("ready without another write");
     write(&db).await.unwrap();
     assert_eq!(count(&db, "select count(*) from word").await, 2);
     db.close().await;

@@ -112,7 +112,7 @@ pub struct Subscribers {
 enum SubscribersCommand {
     /// Lists who subscribes to the events of one module, or of all, and how far each has come.
     List { module: Option<String> },
-    /// Keeps a module's events for a subscriber no longer, because it will not come back.
+    /// Keeps a module's events for a subscriber no longer, because it will not come back. If it does, events are kept for it again from then on.
     GiveUp {
         /// The module whose events are kept.
         module: String,

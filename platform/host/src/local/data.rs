@@ -316,7 +316,10 @@ impl<'a> Data<'a> {
     /// What to look at if a module's database cannot be opened.
     fn how_to_reach(&self, module: &str, storage: &Storage) -> String {
         match storage {
-            Storage::Sqlite { .. } => "is data_dir writable, and is the disk full?".to_owned(),
+            Storage::Sqlite { path } => format!(
+                "{} cannot be opened: is it writable, and intact? If it is damaged, restore it from a backup",
+                path.display()
+            ),
             Storage::Postgres { .. } => format!(
                 "is PostgreSQL running there ({})? If not, start it, {START_POSTGRESQL}. If it is, has `banyan migrate --provision` \
                  created the login and schema of {module}?",

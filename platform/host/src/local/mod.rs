@@ -422,7 +422,7 @@ impl LocalModules {
     }
 
     fn databases(&self) -> impl Iterator<Item = &Db> {
-        self.running.iter().map(|module| module.machinery.db())
+        self.running.iter().flat_map(|module| module.machinery.databases())
     }
 }
 
