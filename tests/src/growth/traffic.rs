@@ -176,9 +176,11 @@ impl Customers {
     }
 
     fn paths(&self, template: &str) -> Vec<String> {
+        let user = self.heavy.id.to_string();
         let id = match template {
             payments if payments.contains("/payments/") => &self.payment,
             shipments if shipments.contains("/shipments/") => &self.shipment,
+            users if users.contains("/users/") => &user,
             _ => &self.order,
         };
         let path = template
