@@ -24,22 +24,25 @@ pub struct KnownProblem {
     pub operations: &'static [&'static str],
 }
 
-const fn anywhere(status: u16, code: &'static str, detail: &'static str) -> KnownProblem {
-    at(status, code, detail, &[])
+impl KnownProblem {
+    /// A problem of these operations; of every operation that may respond with this status if there are none.
+    pub const fn of(
+        status: u16,
+        code: &'static str,
+        detail: &'static str,
+        operations: &'static [&'static str],
+    ) -> Self {
+        KnownProblem {
+            status,
+            code,
+            detail,
+            operations,
+        }
+    }
 }
 
-const fn at(
-    status: u16,
-    code: &'static str,
-    detail: &'static str,
-    operations: &'static [&'static str],
-) -> KnownProblem {
-    KnownProblem {
-        status,
-        code,
-        detail,
-        operations,
-    }
+const fn anywhere(status: u16, code: &'static str, detail: &'static str) -> KnownProblem {
+    KnownProblem::of(status, code, detail, &[])
 }
 
 const SAGA_ACTIONS: &[&str] = &["retry_saga", "compensate_saga", "abandon_saga"];
@@ -135,57 +138,57 @@ pub const PLATFORM_PROBLEMS: &[KnownProblem] = &[
         "connection_lost",
         "The connection to `accounts` broke before it responded; what happened is not known.",
     ),
-    at(409, "saga_finished", "The saga has ended.", SAGA_ACTIONS),
-    at(
+    KnownProblem::of(409, "saga_finished", "The saga has ended.", SAGA_ACTIONS),
+    KnownProblem::of(
         409,
         "saga_not_parked",
         "Only a parked saga can be abandoned.",
         &["abandon_saga"],
     ),
-    at(
+    KnownProblem::of(
         409,
         "saga_compensating",
         "The saga is being compensated already.",
         &["compensate_saga"],
     ),
-    at(
+    KnownProblem::of(
         409,
         "saga_not_abandoned",
         "The saga is neither abandoned nor parked.",
         &["undo_leftover"],
     ),
-    at(
+    KnownProblem::of(
         409,
         "saga_unfinished",
         "The saga may still need it.",
         &["undo_leftover"],
     ),
-    at(
+    KnownProblem::of(
         409,
         "saga_unknown",
         "This process does not know the definition of this saga.",
         &["retry_saga", "compensate_saga", "abandon_saga", "undo_leftover"],
     ),
-    at(
+    KnownProblem::of(
         422,
         "reason_required",
         "Say why.",
         &["retry_saga", "compensate_saga", "abandon_saga", "undo_leftover"],
     ),
-    at(
+    KnownProblem::of(
         422,
         "invalid_state",
         "There is no such state.",
         &["list_sagas", "list_outbox", "list_dead_letters"],
     ),
-    at(409, "not_dead", "It is not a dead letter.", DEAD_LETTER_ACTIONS),
-    at(
+    KnownProblem::of(409, "not_dead", "It is not a dead letter.", DEAD_LETTER_ACTIONS),
+    KnownProblem::of(
         409,
         "not_discardable",
         "It cannot be given up.",
         &["discard_dead_letter"],
     ),
-    at(
+    KnownProblem::of(
         422,
         "invalid_confirmation",
         "Confirm with the number of events that are given up.",
