@@ -61,7 +61,7 @@ impl Feed {
     async fn named(&self, subjects: Vec<String>) -> Result<Subjects, Fault> {
         if subjects.len() > PAGE as usize {
             return Err(Fault::malformed(
-                "too_many_subjects",
+                "invalid_parameter",
                 "At most 1000 subjects can be named.",
             ));
         }
