@@ -18,6 +18,7 @@ use crate::{
     postgres,
     saga::handover::Handover,
     sqlite,
+    subscribers::Asking,
 };
 
 /// Where a module's data is stored.
@@ -70,6 +71,7 @@ struct Inner {
     writer: Writer,
     changes: broadcast::Sender<Change>,
     held: lease::Held,
+    asking: Asking,
     closed: CancellationToken,
 }
 
@@ -141,6 +143,7 @@ impl Db {
             writer,
             changes,
             held: lease::Held::default(),
+            asking: Asking::default(),
             closed,
         })))
     }
@@ -173,6 +176,11 @@ impl Db {
     /// Where sagas that are started here go.
     pub(crate) fn handover(&self) -> &Handover {
         &self.0.facts.handover
+    }
+
+    /// When each subscriber asked this process for events.
+    pub(crate) fn asking(&self) -> &Asking {
+        &self.0.asking
     }
 
     /// The leases that this process holds on it.
@@ -243,7 +251,7 @@ impl Db {
             match &self.0.writer {
                 // The last write could not be committed: only a write shows whether the next one can.
                 Writer::Sqlite(writer) if !writer.commits() => lease::probe(self).await,
-                Writer::Postgres(writer) if !writer.commits() => lease::probe(self).await,
+                Writer::Postgres(writer) if !writer.commits() => lease::probe(self).await.inspect(|()| writer.proved()),
                 _ => self.0.reads.check().await,
             }
         };

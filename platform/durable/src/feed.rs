@@ -94,6 +94,7 @@ impl From<ChangedSubject> for Subject {
 impl EventFeed for Feed {
     async fn list_subjects(&self, _: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
         self.check(&request.module)?;
+        self.db.asking().note(&request.subscriber, self.db.clock().now());
         if !request.subjects.is_empty() {
             return self.named(request.subjects).await;
         }
@@ -148,6 +149,7 @@ impl EventFeed for Feed {
 
     async fn confirm_handled(&self, _: &Call, request: ConfirmHandled) -> Result<Confirmed, Fault> {
         self.check(&request.module)?;
+        self.db.asking().note(&request.subscriber, self.db.clock().now());
         subscribers::confirm(&self.db, request).await
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe};
 use banyan_core::Fault;
 use futures::FutureExt;
 use parking_lot::Mutex;
-use sea_orm::{FromQueryResult, Value};
+use sea_orm::{DbBackend, FromQueryResult, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -63,9 +63,27 @@ pub(crate) async fn clear(db: &Db) -> Result<(), Fault> {
     .await
 }
 
-/// Writes a row that means nothing, to find out whether the database can be written to.
+/// The tables of the module that its login has not every right to: those of the owner of this one. Others in its schema are not the module's.
+const DENIED: &str = "select string_agg(relname, ', ' order by relname) from pg_class
+     where relnamespace = current_schema()::regnamespace and relkind in ('r', 'p')
+       and relowner = (select relowner from pg_class where oid = 'lease'::regclass)
+       and not (has_table_privilege(oid, 'select') and has_table_privilege(oid, 'insert')
+                and has_table_privilege(oid, 'update') and has_table_privilege(oid, 'delete'))";
+
+/// Writes a row that means nothing, to find out whether the database can be written to. A right to another table may be missing: on PostgreSQL those are
+/// looked up.
 pub(crate) async fn probe(db: &Db) -> Result<(), Fault> {
     db.write((), |tx, ()| async move {
+        if tx.backend() == DbBackend::Postgres {
+            let denied: Option<Option<String>> = query::scalar(tx.conn(), DENIED, []).await?;
+            if let Some(tables) = denied.flatten() {
+                let detail = format!(
+                    "The login of {} lacks rights to the tables {tables}: grant select, insert, update and delete.",
+                    tx.module()
+                );
+                return Err(Fault::unavailable(detail));
+            }
+        }
         let sql = "insert into lease (name, owner, token, until) values ('probe', '', 1, 0)
                    on conflict (name) do update set token = lease.token + 1";
         tx.execute(sql, []).await.map(drop)

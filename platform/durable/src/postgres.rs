@@ -32,7 +32,8 @@ struct Attempt {
     facts: Arc<Facts>,
     notifier: Notifier,
     changes: broadcast::Sender<Change>,
-    /// Whether the last write could be committed, or was refused for a reason of its own.
+    /// Whether every write since the last probe could be committed, or was refused for a reason of its own. One that succeeds says nothing of the others:
+    /// it may have needed other rights.
     commits: AtomicBool,
 }
 
@@ -57,9 +58,14 @@ impl Writer {
         }
     }
 
-    /// Whether the last write could be committed, or was refused for a reason of its own.
+    /// Whether every write since the last probe could be committed, or was refused for a reason of its own.
     pub fn commits(&self) -> bool {
         self.attempt.commits.load(Ordering::Acquire)
+    }
+
+    /// A probe showed that writes can be committed.
+    pub fn proved(&self) {
+        self.attempt.commits.store(true, Ordering::Release);
     }
 
     /// Waits until other processes know what was committed.
@@ -90,7 +96,9 @@ impl Attempt {
                 }
                 done => {
                     let is_in_doubt = done.as_ref().is_err_and(|fault| fault.kind == FaultKind::Unavailable);
-                    self.commits.store(!is_in_doubt, Ordering::Release);
+                    if is_in_doubt {
+                        self.commits.store(false, Ordering::Release);
+                    }
                     return done;
                 }
             }

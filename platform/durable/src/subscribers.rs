@@ -3,10 +3,11 @@
 //! A subscriber is known from the product's table of modules, so it counts before it ever ran; or because it confirmed something. One that will not come
 //! back is given up by an operator: nothing else makes the producer forget it, because its events would then be lost without anybody knowing.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use banyan_core::Fault;
+use banyan_core::{Fault, Timestamp};
 use banyan_event_feed_contract::{ConfirmHandled, Confirmed};
+use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use tokio::time::sleep;
 
@@ -14,6 +15,28 @@ use crate::{Db, Tx, machinery::Work, query};
 
 /// A module and an aggregate of ours that it subscribes to.
 pub(crate) type Subscription = (String, String);
+
+/// When each subscriber asked for events last, by this process's clock. A subscriber that runs asks at every comparison, also if there is nothing to
+/// confirm. Each instance of this module knows those that asked it.
+#[derive(Default)]
+pub(crate) struct Asking(Mutex<HashMap<String, Timestamp>>);
+
+impl Asking {
+    pub fn note(&self, subscriber: &str, now: Timestamp) {
+        if !subscriber.is_empty() {
+            self.0.lock().insert(subscriber.to_owned(), now);
+        }
+    }
+
+    pub fn last(&self, subscriber: &str) -> Option<Timestamp> {
+        self.0.lock().get(subscriber).copied()
+    }
+}
+
+/// How long after it asked or confirmed a subscriber counts as running.
+pub(crate) fn running_for(db: &Db) -> Duration {
+    Duration::from_millis(db.settings().feed_compare_ms.saturating_mul(3))
+}
 
 /// Lists the subscribers in the database, so that events are kept for them.
 pub(crate) fn work(db: Db, subscribers: Vec<Subscription>) -> Work {

@@ -260,9 +260,20 @@ async fn subscribers(installation: &Installation, shop: &Process) {
         .await
         .expect(1)
         .stderr_contains(&["404", "nobody"]);
-    let given_up = installation.run(&give_up("notifications")).await.expect(0).json();
-    // It runs, so the next comparison ends that again.
-    assert!(given_up.to_string().contains("\"given_up\":true"), "{given_up}");
+    installation
+        .run(&give_up("notifications"))
+        .await
+        .expect(1)
+        .stderr_contains(&["409", "so it runs", "Stop it, wait 180 s"]);
+    assert_eq!(of(&rows().await, "notifications")[4], "false");
+    let json = [&list[..], &["--output", "json"]].concat();
+    let json = installation.run(&json).await.expect(0).json();
+    let item = json.as_array().and_then(|rows| rows.first()).expect("a subscriber");
+    assert_eq!(item["module"], "orders", "the producer");
+    assert!(
+        item["item"]["subscriber"].is_string() && item["item"]["module"].is_null(),
+        "{item}"
+    );
 }
 
 async fn unauthorised_users_get_the_reason(installation: &Installation, shop: &Process) {

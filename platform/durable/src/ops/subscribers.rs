@@ -10,6 +10,7 @@ use super::Ops;
 use crate::{
     audit,
     query::{self, StoredTime},
+    subscribers::running_for,
 };
 
 /// A module that subscribes to an aggregate of this one.
@@ -37,7 +38,7 @@ impl Ops {
     /// Keeps events for this subscriber no longer. If it comes back, what it can no longer fetch are dead letters there, and events are kept for it again.
     ///
     /// # Errors
-    /// `not_found`; as any query.
+    /// `not_found`; `subscriber_running` if it asked for events, or confirmed some, a short time ago; as any query.
     pub async fn give_up_subscriber(
         &self,
         actor: &Actor,
@@ -45,6 +46,7 @@ impl Ops {
         reason: &str,
         comment: Option<&str>,
     ) -> Result<Vec<KnownSubscriber>, Fault> {
+        self.refuse_if_it_runs(subscriber).await?;
         let context = (
             Arc::new(actor.clone()),
             Arc::<str>::from(subscriber),
@@ -72,6 +74,26 @@ impl Ops {
         given_up.await?;
         let all = self.list_subscribers().await?;
         Ok(all.into_iter().filter(|row| row.module == subscriber).collect())
+    }
+
+    /// Its next confirmation would take it back, without a word to whoever gave it up.
+    async fn refuse_if_it_runs(&self, subscriber: &str) -> Result<(), Fault> {
+        let (now, patience) = (self.db.clock().now(), running_for(&self.db));
+        let sql = "select max(confirmed_before) from subscriber where module = $1";
+        let confirmed: Option<Option<StoredTime>> = query::scalar(self.db.read(), sql, [subscriber.into()]).await?;
+        let asked = self.db.asking().last(subscriber);
+        let last = confirmed.flatten().map(Timestamp::from).into_iter().chain(asked).max();
+        match last.filter(|last| *last > now.minus(patience)) {
+            None => Ok(()),
+            Some(last) => Err(Fault::conflict(
+                "subscriber_running",
+                format!(
+                    "{subscriber} asked for events {} s ago, so it runs, and its next confirmation would take this back. Stop it, wait {} s, and repeat this.",
+                    now.since(last).as_secs(),
+                    patience.as_secs()
+                ),
+            )),
+        }
     }
 }
 

@@ -173,6 +173,7 @@ impl Deliveries {
             limit: feed::PAGE,
             by_change: true,
             subjects: Vec::new(),
+            subscriber: self.db().module().to_owned(),
         };
         let mut settled = place;
         loop {

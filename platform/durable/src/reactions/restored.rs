@@ -58,6 +58,7 @@ impl Deliveries {
     ) -> Result<HashMap<String, Subject>, Fault> {
         let request = ListSubjects {
             module: source.to_owned(),
+            subscriber: self.db().module().to_owned(),
             subjects: page.iter().map(|lane| lane.subject.clone()).collect(),
             ..ListSubjects::default()
         };

@@ -256,6 +256,48 @@ async fn an_operator_gives_up_a_subscriber_and_only_then_its_events_are_deleted(
     .await;
 }
 
+/// Also if it has nothing to confirm. Its next confirmation would take that back without a word.
+#[tokio::test]
+async fn a_subscriber_that_runs_is_not_given_up() {
+    with_two(quick(), |orders, mails| async move {
+        note(&orders, "order/1", "a").await;
+        make_old(&orders).await;
+        let ops = Machinery::new(orders.clone()).ops();
+        let give_up = async || {
+            ops.give_up_subscriber(&Actor::default(), "mails", "switched off", None)
+                .await
+        };
+        let bus = Arc::new(TestBus::default());
+        let running = Running::start_with(&bus, vec![subscribed(&mails, &Faults::default())], feeds_of(&orders)).await;
+        eventually("confirmed", SOON, || async {
+            count(&orders, "select coalesce(max(confirmed_before), 0) from subscriber").await > 0
+        })
+        .await;
+        execute(
+            &orders,
+            "update subscriber set confirmed_before = 1 where module = 'mails'",
+        )
+        .await;
+        let refused = give_up().await.unwrap_err();
+        assert_eq!(refused.code, "subscriber_running");
+        assert!(refused.detail.contains("Stop it"), "{refused}");
+        running.stop().await;
+        eventually("it counts as switched off", SOON, || async { give_up().await.is_ok() }).await;
+        assert!(ops.list_subscribers().await.unwrap()[0].given_up);
+        // Another instance of the producer was asked: what is stored shows it.
+        execute(
+            &orders,
+            format!(
+                "update subscriber set confirmed_before = {}",
+                orders.clock().now().as_ms()
+            ),
+        )
+        .await;
+        assert_eq!(give_up().await.unwrap_err().code, "subscriber_running");
+    })
+    .await;
+}
+
 fn handled_before(subscriber: &str, before_ms: i64, resuming: bool) -> ConfirmHandled {
     ConfirmHandled {
         module: "orders".to_owned(),

@@ -141,6 +141,83 @@ async fn tables_that_cannot_be_seen_for_a_while_are_an_outage() {
     home.remove().await;
 }
 
+/// A right to one table of many: other writes succeed, those of the leases among them, and the module is not ready all the same.
+#[tokio::test]
+async fn a_right_that_is_withdrawn_from_one_table_ends_readiness_until_it_is_back() {
+    let home = PostgresHome::new().await;
+    let storage = home.storage("durable").await;
+    let db = open(&storage).await;
+    write(&db).await.unwrap();
+    db.ping().await.unwrap();
+    let login = db.read().query_one_raw(sea_orm::Statement::from_string(
+        db.backend(),
+        "select current_user::text",
+    ));
+    let login: String = login.await.unwrap().unwrap().try_get_by_index(0).unwrap();
+    let admin = admin(&home).await;
+    // A superuser has every right: the module must have a login of its own, as in production.
+    let role = format!("{}_limited", home.name());
+    for sql in [
+        format!("create role \"{role}\" login password 'a-password'"),
+        format!("grant usage, create on schema durable to \"{role}\""),
+        "do $$ declare t text; begin for t in select tablename from pg_tables where schemaname = 'durable' loop
+             execute format('alter table durable.%I owner to %I', t, 'ROLE'); end loop; end $$"
+            .replace("ROLE", &role),
+    ] {
+        admin.execute_unprepared(&sql).await.unwrap();
+    }
+    db.close().await;
+    let Storage::Postgres { url, schema } = storage else {
+        panic!("PostgreSQL")
+    };
+    let mut url = url::Url::parse(&url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("a-password")).unwrap();
+    let limited = Storage::Postgres {
+        url: url.to_string(),
+        schema,
+    };
+    let clock = Arc::new(banyan_core::SystemClock);
+    let db = Db::open("durable", &limited, settings(), clock, Arc::new(banyan_core::RandomIds))
+        .await
+        .unwrap();
+    write(&db).await.unwrap();
+    // A table of somebody else in the schema is not the module's.
+    for sql in [
+        "create table durable.report (word text)".to_owned(),
+        format!("revoke insert on durable.word from \"{role}\""),
+    ] {
+        admin.execute_unprepared(&sql).await.unwrap();
+    }
+    db.ping().await.expect("nothing has failed, so nothing is looked up");
+    assert_eq!(write(&db).await.unwrap_err().kind, FaultKind::Unavailable);
+    let other = || {
+        db.write(
+            (),
+            |tx, ()| async move { say(&tx, "update lease set until = until").await },
+        )
+    };
+    for _ in 0..2 {
+        other().await.unwrap();
+        let not_ready = db.ping().await.unwrap_err();
+        assert!(
+            not_ready.detail.contains("lacks rights to the tables word"),
+            "{not_ready}"
+        );
+    }
+    admin
+        .execute_unprepared(&format!("grant insert on durable.word to \"{role}\""))
+        .await
+        .unwrap();
+    db.ping().await.expect("ready without another write");
+    write(&db).await.unwrap();
+    db.close().await;
+    let gone = format!("reassign owned by \"{role}\" to \"{login}\"; drop owned by \"{role}\"; drop role \"{role}\"");
+    admin.execute_unprepared(&gone).await.unwrap();
+    admin.close().await.unwrap();
+    home.remove().await;
+}
+
 /// The limits that the server has for us, on each connection of the pool: they end what a suspended process has left behind.
 #[tokio::test]
 async fn the_limits_of_the_server_are_set_on_every_connection_and_end_a_long_statement() {

@@ -112,7 +112,8 @@ pub struct Subscribers {
 enum SubscribersCommand {
     /// Lists who subscribes to the events of one module, or of all, and how far each has come.
     List { module: Option<String> },
-    /// Keeps a module's events for a subscriber no longer, because it will not come back. If it does, events are kept for it again from then on.
+    /// Keeps a module's events for a subscriber no longer, because it will not come back. If it does, events are kept for it again from then on. Refused
+    /// while it runs.
     GiveUp {
         /// The module whose events are kept.
         module: String,
@@ -379,7 +380,7 @@ impl Session {
         if output == Output::Json {
             let rows: Vec<Value> = items
                 .into_iter()
-                .map(|(module, item)| json!({"module": module, "item": item}))
+                .map(|(module, item)| json!({"module": module, "item": renamed(item, columns)}))
                 .collect();
             return Ok(print_json(&rows)?);
         }
@@ -439,6 +440,18 @@ impl Session {
         };
         Ok(printed?)
     }
+}
+
+/// An item whose fields are named as the headings, so that none means something else than the `module` beside it.
+fn renamed(mut item: Value, columns: &[(&str, &str)]) -> Value {
+    for (heading, field) in columns.iter().filter(|(heading, field)| heading != field) {
+        if let Some(object) = item.as_object_mut()
+            && let Some(value) = object.remove(*field)
+        {
+            object.insert((*heading).to_owned(), value);
+        }
+    }
+    item
 }
 
 /// Rows with aligned columns; the first row is the header.

@@ -197,6 +197,12 @@ pub const PLATFORM_PROBLEMS: &[KnownProblem] = &[
         &["discard_dead_letter"],
     ),
     KnownProblem::of(
+        409,
+        "subscriber_running",
+        "notifications asked for events 12 s ago, so it runs, and its next confirmation would take this back. Stop it, wait 180 s, and repeat this.",
+        &["give_up_subscriber"],
+    ),
+    KnownProblem::of(
         422,
         "invalid_confirmation",
         "Confirm with the number of events that are given up.",
