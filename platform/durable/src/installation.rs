@@ -9,12 +9,17 @@ use banyan_core::Fault;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use uuid::Uuid;
 
-use crate::{Connection, Storage, fault::fault, migrate, query, time};
+use crate::{
+    Connection, Storage,
+    fault::fault,
+    marks::{self, Marks},
+    migrate, query, time,
+};
 
 const TABLE: &str = "installation";
 const MADE_BY: &str = include_str!("../migrations/m0007_installation.sql");
 /// Tables that a database without data may have.
-const RECORDS: [&str; 2] = ["seaql_migrations", TABLE];
+const RECORDS: [&str; 3] = ["seaql_migrations", TABLE, marks::TABLE];
 
 /// What a database says of the installation it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct Membership {
     pub installation: Uuid,
     /// The names of the installation's databases, as far as this one knows.
     pub members: BTreeSet<String>,
+    /// Its own mark, and those of the others that it remembers. None: it was never opened by a version that has marks.
+    pub marks: Option<Marks>,
 }
 
 /// Reads what the database in `storage` says, and creates nothing.
@@ -62,6 +69,11 @@ async fn found(connection: &Connection) -> Result<Found, Fault> {
                 .await?
                 .into_iter()
                 .collect(),
+            marks: if tables.iter().any(|table| table == marks::TABLE) {
+                Some(marks::read(connection).await?)
+            } else {
+                None
+            },
         }),
     })
 }
@@ -106,6 +118,7 @@ pub async fn join(
         if !tables(connection).await?.iter().any(|table| table == TABLE) {
             execute_script(connection, &migrate::text(connection.get_database_backend(), MADE_BY)).await?;
         }
+        marks::prepare(connection).await?;
         let id = self::installation(connection).await?.unwrap_or(proposed);
         let now = time::now(connection.get_database_backend());
         let insert = format!(

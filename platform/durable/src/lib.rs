@@ -27,6 +27,7 @@ mod lease;
 mod list;
 mod listen;
 mod machinery;
+pub mod marks;
 pub mod migrate;
 mod notify;
 mod once;

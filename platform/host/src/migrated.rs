@@ -11,6 +11,8 @@ pub struct MigrateOptions {
     pub new_modules: Vec<String>,
     /// Databases of another installation that are to belong to this one.
     pub adopt: Vec<String>,
+    /// Databases that are older than the others remember, and are to be used all the same.
+    pub accept_older: Vec<String>,
 }
 
 /// The applied and pending migrations of one module's tables.

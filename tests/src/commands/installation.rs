@@ -216,6 +216,18 @@ impl Installation {
         }
     }
 
+    /// Starts a server and kills it after this time, whatever it has come to.
+    pub async fn kill_after(&self, time: Duration) {
+        let mut child = self
+            .command(&[], &[])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        tokio::time::sleep(time).await;
+        child.kill().await.expect("it can be killed");
+    }
+
     pub async fn remove(self) {
         if let Some(postgres) = self.postgres {
             postgres.remove().await;

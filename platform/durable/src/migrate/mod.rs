@@ -13,7 +13,7 @@ pub(crate) use migration::text;
 use anyhow::{Context, bail};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use crate::{Connection, query};
+use crate::{Connection, marks, query};
 
 /// The tables that every module has for what must survive a crash.
 pub(crate) const MACHINERY: &[Migration] = &[
@@ -48,6 +48,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
     Migration {
         name: "m0008_durable_restored",
         up: include_str!("../../migrations/m0008_restored.sql"),
+    },
+    Migration {
+        name: "m0009_durable_mark",
+        up: marks::MADE_BY,
     },
 ];
 

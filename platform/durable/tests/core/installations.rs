@@ -31,6 +31,7 @@ async fn keeps_its_installation(storage: Storage) {
         Found::Member(Membership {
             installation: own,
             members: names(members),
+            marks: Some(banyan_durable::marks::Marks::new()),
         })
     };
     assert_eq!(found, known(&["library", "shelf"]));

@@ -12,6 +12,7 @@ mod growth;
 mod harness;
 mod installations;
 mod leases;
+mod marks;
 mod migrations;
 mod operators;
 mod outages;

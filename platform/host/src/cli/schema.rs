@@ -20,6 +20,9 @@ pub struct Migrate {
     /// Takes over the database of this module from another installation, for example one that began in a process of its own.
     #[arg(long, value_name = "MODULE")]
     adopt: Vec<String>,
+    /// Uses the database of this module although it was restored from an older backup than those of the others: what it lost is lost.
+    #[arg(long = "accept-older", value_name = "MODULE")]
+    accept_older: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -37,6 +40,7 @@ impl Migrate {
             (self.provision, "--provision"),
             (!self.new_modules.is_empty(), "--new-module"),
             (!self.adopt.is_empty(), "--adopt"),
+            (!self.accept_older.is_empty(), "--accept-older"),
         ] {
             if given && !up {
                 bail!("`migrate status` changes nothing; remove {option}, or use `migrate {option}`");
@@ -47,6 +51,7 @@ impl Migrate {
             up,
             new_modules: self.new_modules,
             adopt: self.adopt,
+            accept_older: self.accept_older,
         };
         let migrated = local::migrate(product, settings, &options).await?;
         for module in migrated.provisioned {

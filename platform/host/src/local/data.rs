@@ -274,6 +274,7 @@ impl<'a> Data<'a> {
     /// A database that was lost, or belongs to another installation; a schema from a newer version; an unreachable database.
     pub async fn migrate(&self, mut members: Members) -> anyhow::Result<Members> {
         members.check()?;
+        members.check_age().await?;
         for stored in &self.stored {
             let module = stored.schema.module;
             let connection = self.migration_connection(module).await?;

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{anyhow, bail};
-use banyan_core::{Fault, without_password};
+use banyan_core::{Fault, Timestamp, without_password};
 use banyan_durable::{
     Connection, Storage,
     installation::{self, Found, Membership},
+    marks::{self, Marks},
 };
 use uuid::Uuid;
 
@@ -27,6 +28,12 @@ impl Place {
             Found::Member(membership) => Some(membership),
             Found::Nothing | Found::Unmarked => None,
         }
+    }
+
+    /// Its own mark; 0 if it has none.
+    fn mark(&self) -> i64 {
+        let marks = self.membership().and_then(|own| own.marks.as_ref());
+        marks.and_then(|marks| marks.get(self.name)).copied().unwrap_or(0)
     }
 
     async fn connect(&self) -> anyhow::Result<Connection> {
@@ -144,6 +151,121 @@ impl Members {
         );
     }
 
+    /// The databases that another remembers to have been newer: each with that witness and its memory.
+    fn older(&self) -> Vec<(&Place, &Place, i64)> {
+        let members = || self.0.iter().filter(|place| place.membership().is_some());
+        let remembered = |place: &Place, name: &str| {
+            let marks = place.membership().and_then(|own| own.marks.as_ref());
+            marks.and_then(|marks| marks.get(name)).copied().unwrap_or(0)
+        };
+        members()
+            .filter_map(|place| {
+                let others = members().filter(|other| other.name != place.name);
+                let (newest, witness) = others
+                    .map(|other| (remembered(other, place.name), other))
+                    .max_by_key(|(mark, _)| *mark)?;
+                (newest > place.mark()).then_some((place, witness, newest))
+            })
+            .collect()
+    }
+
+    /// # Errors
+    /// A database is older than another remembers it: it was restored from an older backup. With what to do.
+    pub async fn check_age(&self) -> anyhow::Result<()> {
+        let mut older = Vec::new();
+        for (place, witness, newest) in self.older() {
+            // Another instance may have advanced the marks while they were read, and this one was read before the witness.
+            let again = installation::look(&place.storage, place.name).await.map_err(refused)?;
+            let again = Place {
+                name: place.name,
+                storage: place.storage.clone(),
+                found: again,
+            };
+            if again.mark() < newest {
+                older.push((again, witness, newest));
+            }
+        }
+        let Some((first, witness, newest)) = older.first() else {
+            return Ok(());
+        };
+        let others = match older.len() {
+            1 => String::new(),
+            more => format!(" (and {} more)", more - 1),
+        };
+        let state = match first.mark() {
+            0 => "has no mark of its time".to_owned(),
+            mark => format!("is of {}", Timestamp::from_ms(mark)),
+        };
+        let options: Vec<String> = older
+            .iter()
+            .map(|(place, ..)| format!("--accept-older {}", place.name))
+            .collect();
+        bail!(
+            "{}{others} {state}, but {} remembers it as of {}: it was restored from an older backup than the others, or they are from newer ones. \
+             Restore all databases from backups of the same time. If it is to be used all the same, and what it lost is lost: `banyan migrate {}`",
+            described(&first.storage),
+            described(&witness.storage),
+            Timestamp::from_ms(*newest),
+            options.join(" "),
+        );
+    }
+
+    /// The own marks of the databases.
+    pub fn own_marks(&self) -> Marks {
+        let marks = self.0.iter().map(|place| (place.name.to_owned(), place.mark()));
+        marks.filter(|(_, mark)| *mark > 0).collect()
+    }
+
+    /// Lets these databases, which are older than others remember, count as being of that time.
+    ///
+    /// # Errors
+    /// One is not a database of this process, or is not older.
+    pub async fn accept_older(&mut self, names: &[String]) -> anyhow::Result<()> {
+        for name in names {
+            self.find(name, "--accept-older")?;
+            let older = self.older().into_iter().find(|(place, ..)| place.name == *name);
+            let Some(newest) = older.map(|(_, _, newest)| newest) else {
+                bail!("--accept-older {name}: no other database remembers a newer one");
+            };
+            let place = self.find(name, "--accept-older")?;
+            let connection = place.connect().await?;
+            marks::set(&connection, name, Some(newest)).await.map_err(refused)?;
+            connection.close().await;
+            if let Found::Member(own) = &mut place.found {
+                own.marks.get_or_insert_default().insert(name.clone(), newest);
+            }
+            tracing::warn!(module = name, "a database that is older than the others was accepted");
+        }
+        Ok(())
+    }
+
+    /// Lets these databases and the others forget each other's marks: they were written in different installations, or by a database that is gone.
+    async fn forget_marks(&mut self, names: &[String]) -> anyhow::Result<()> {
+        for place in &mut self.0 {
+            let is_named = names.iter().any(|name| name == place.name);
+            let Found::Member(own) = &mut place.found else { continue };
+            let Some(remembered) = &mut own.marks else { continue };
+            let own_name = place.name;
+            let forgotten: Vec<String> = remembered
+                .keys()
+                .filter(|name| *name != own_name && (is_named || names.contains(name)))
+                .cloned()
+                .collect();
+            if forgotten.is_empty() {
+                continue;
+            }
+            for name in &forgotten {
+                remembered.remove(name);
+            }
+            let connection = place.connect().await?;
+            for name in &forgotten {
+                marks::set(&connection, name, None).await.map_err(refused)?;
+            }
+            connection.close().await;
+        }
+        Ok(())
+    }
+
     fn find(&mut self, name: &str, option: &str) -> anyhow::Result<&mut Place> {
         let names: Vec<&str> = self.0.iter().map(|place| place.name).collect();
         let at = names.iter().position(|own| *own == name);
@@ -177,7 +299,7 @@ impl Members {
             }
             connection.close().await;
         }
-        Ok(())
+        self.forget_marks(names).await
     }
 
     /// Makes these databases belong to the installation of the others.
@@ -208,7 +330,7 @@ impl Members {
             installation::change(&connection, installation).await.map_err(refused)?;
             connection.close().await;
         }
-        Ok(())
+        self.forget_marks(names).await
     }
 
     /// Marks every database that has tables as a member, and tells it of all others.
@@ -226,7 +348,9 @@ impl Members {
         members.extend(with_tables.map(|place| place.name.to_owned()));
         let mut id = self.installation();
         for place in &mut self.0 {
-            let is_complete = place.membership().is_some_and(|own| own.members.is_superset(&members));
+            let is_complete = place
+                .membership()
+                .is_some_and(|own| own.members.is_superset(&members) && own.marks.is_some());
             if is_complete || place.found == Found::Nothing {
                 continue;
             }
@@ -234,9 +358,11 @@ impl Members {
             let joined = installation::join(&connection, id, &members).await.map_err(refused)?;
             connection.close().await;
             id = id.or(Some(joined));
+            let marks = place.membership().and_then(|own| own.marks.clone());
             place.found = Found::Member(Membership {
                 installation: joined,
                 members: members.clone(),
+                marks: Some(marks.unwrap_or_default()),
             });
         }
         // Another process may have marked one first.

@@ -4,6 +4,7 @@
 
 pub mod data;
 mod lock;
+mod marking;
 mod members;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
 };
 use data::Data;
 use lock::DataLock;
+use marking::Marking;
 
 /// The time after which seeding a busy database is given up.
 const SEED_TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,6 +173,7 @@ async fn migrate_locked(data: &Data<'_>, options: &MigrateOptions) -> anyhow::Re
         let mut members = data.members().await?;
         members.begin_anew(&options.new_modules).await?;
         members.adopt(&options.adopt).await?;
+        members.accept_older(&options.accept_older).await?;
         data.migrate(members).await?;
     }
     let mut tables = Vec::new();
@@ -250,6 +253,7 @@ async fn run_on_data(
 pub struct LocalModules {
     running: Vec<Running>,
     lock: Mutex<DataLock>,
+    marking: Marking,
 }
 
 impl LocalModules {
@@ -308,7 +312,10 @@ impl LocalModules {
         // Further storage has its tables only now.
         members.join().await?;
         let lock = Mutex::new(lock);
-        let local = LocalModules { running, lock };
+        let databases = running.iter().flat_map(|module| module.machinery.databases());
+        let marking = Marking::new(databases.cloned().collect(), members.own_marks());
+        marking.advance().await;
+        let local = LocalModules { running, lock, marking };
         if settings.is_demo() {
             local.seed().await?;
         }
@@ -407,14 +414,17 @@ impl LocalModules {
 
     /// Runs every module's machinery until `stop`; a handle ends when all of its module's work is done.
     pub fn run(&self, bus: &Arc<dyn Bus>, feeds: &Feeds, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        self.running
+        let machineries = self
+            .running
             .iter()
-            .map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone()))
-            .collect()
+            .map(|module| module.machinery.clone().run(bus.clone(), feeds.clone(), stop.clone()));
+        let marks = tokio::spawn(self.marking.clone().run(stop.clone()));
+        machineries.chain([marks]).collect()
     }
 
     /// Closes the databases, once nothing runs any more.
     pub async fn close(&self) {
+        self.marking.end().await;
         join_all(self.databases().cloned().map(|db| async move { db.close().await })).await;
         if self.databases().all(|db| db.damage().is_none()) {
             self.lock.lock().ended();
