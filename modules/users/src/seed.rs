@@ -50,7 +50,7 @@ pub async fn add_demo_users(service: Arc<Service>) -> Result<(), Fault> {
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("banyan:user:{email}").as_bytes());
         users.push((
             new_user(&service, id, email, name, vec![role])?,
-            service.hasher.slot().await?.hash(password.secret()).await?,
+            service.hasher.own_slot().await?.hash(password.secret()).await?,
         ));
     }
     insert(&service, command, users).await
@@ -78,7 +78,7 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
         "Operator",
         vec![Role::Staff, Role::Ops],
     )?;
-    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    let hash = service.hasher.own_slot().await?.hash(password.secret()).await?;
     insert(service, command, vec![(user, hash)]).await?;
     Ok(())
 }
@@ -87,7 +87,7 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
 pub async fn reset_first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<String> {
     let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
     let password = read_password(first).await?;
-    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    let hash = service.hasher.own_slot().await?.hash(password.secret()).await?;
     let found = store::find_credentials(service.db.read(), &email.lower()).await?;
     let (user, _) = found.with_context(|| {
         format!("nobody has the address {email} of users.first_operator.email; a start of the server creates this user")
@@ -130,7 +130,7 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
 #[cfg(test)]
 pub async fn add_user(service: &Service, email: &str, password: &str, roles: Vec<Role>) -> Result<Uuid, Fault> {
     let user = new_user(service, service.ids.new_id(), email, "Somebody", roles)?;
-    let (id, hash) = (user.id, service.hasher.slot().await?.hash(&password.into()).await?);
+    let (id, hash) = (user.id, service.hasher.own_slot().await?.hash(&password.into()).await?);
     insert(
         service,
         Command::new("seed", email.to_owned(), b"1"),

@@ -6,8 +6,8 @@ use banyan_http::Reason;
 use shared_kernel::Role;
 use uuid::Uuid;
 
-use super::{super::sessions::Verified, MINUTE, PASSWORD, Shop, claims, code};
-use crate::store;
+use super::{super::sessions::Verified, CLIENT_ADDRESS, MINUTE, PASSWORD, Shop, claims, code};
+use crate::{store, throttle::LoginAttempt};
 
 fn why() -> Reason {
     Reason {
@@ -188,6 +188,7 @@ async fn a_log_in_that_began_before_a_change_of_roles_gets_the_new_ones() {
         let (_, operator) = shop.operator("ops").await;
         let (bob_id, _) = shop.operator("bob").await;
         let found = store::find_credentials(db.read(), "bob@example.com").await.unwrap();
+        let attempt = LoginAttempt::new(Uuid::nil(), "bob@example.com", CLIENT_ADDRESS, shop.clock.now());
         let verified = Verified {
             user_id: bob_id,
             hash: found.unwrap().1,
@@ -197,7 +198,7 @@ async fn a_log_in_that_began_before_a_change_of_roles_gets_the_new_ones() {
             .change_roles(&operator, bob_id, vec![Role::Customer])
             .await
             .unwrap();
-        let tokens = shop.service.open_session(verified, Uuid::nil()).await.unwrap();
+        let tokens = shop.service.open_session(verified, &attempt).await.unwrap();
         assert_eq!(claims(&tokens).roles, ["customer"]);
     })
     .await;
