@@ -3,7 +3,6 @@
 
 mod keys;
 mod pages;
-mod problems;
 pub mod shop;
 
 use std::path::PathBuf;

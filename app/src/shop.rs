@@ -169,7 +169,6 @@ pub static SHOP: Product<Contracts> = Product {
     summary: "A commerce backend in one binary: users, catalog, inventory, orders, payments, shipping, notifications.",
     description: "A headless commerce backend: users, catalog, inventory, orders, payments, shipping, notifications. Errors are RFC 9457 problems; \
                   money is integer minor units; lists are read by cursor; `Idempotency-Key` makes a repeated POST harmless.",
-    problems: crate::problems::PROBLEMS,
     document: include_str!("../openapi.json"),
     modules: MODULES,
     contracts: Contracts::remote,

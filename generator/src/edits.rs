@@ -4,6 +4,7 @@ use crate::{name::Name, text::Text};
 
 const ENTRY: &str = include_str!("../templates/app/entry.rs");
 const PATHS: &str = include_str!("../templates/app/openapi-paths.json");
+const EXAMPLES: &str = include_str!("../templates/app/openapi-examples.json");
 const SCHEMAS: &str = include_str!("../templates/app/openapi-schemas.json");
 const SETTINGS: &str = include_str!("../templates/app/settings.md");
 
@@ -174,10 +175,14 @@ fn policies(before: &str, name: &Name) -> anyhow::Result<String> {
     Ok(text.into_text())
 }
 
-/// The document is sorted: paths by themselves, schemas by their names.
+/// The document is sorted: paths by themselves, examples and schemas by their names.
 fn document(before: &str, name: &Name) -> anyhow::Result<String> {
     let mut text = Text::new("app/openapi.json", before);
-    for (section, indent, entries) in [("  \"paths\": {", 4, PATHS), ("    \"schemas\": {", 6, SCHEMAS)] {
+    for (section, indent, entries) in [
+        ("  \"paths\": {", 4, PATHS),
+        ("    \"examples\": {", 6, EXAMPLES),
+        ("    \"schemas\": {", 6, SCHEMAS),
+    ] {
         let entries = filled(entries, name);
         for entry in entries.split("\n\n") {
             insert_sorted(&mut text, section, indent, entry.trim_end())?;
@@ -186,15 +191,18 @@ fn document(before: &str, name: &Name) -> anyhow::Result<String> {
     Ok(text.into_text())
 }
 
-/// Inserts an entry, with the comma behind it, into an object of JSON whose keys have this indentation.
+/// Inserts an entry, with the comma behind it, into an object of JSON whose keys have this indentation. An example may be there already: modules share
+/// the codes of problems.
 fn insert_sorted(text: &mut Text, object: &str, indent: usize, entry: &str) -> anyhow::Result<()> {
     let from = text.find(0, object, |line| line == object)? + 1;
     let closing = " ".repeat(indent - 2) + "}";
     let end = text.find(from, &closing, |line| line.trim_end_matches(',') == closing)?;
     let key = key_of(entry, indent);
-    let behind = text.lines()[from..end]
-        .iter()
-        .position(|line| key_of(line, indent) > key);
+    let entries = &text.lines()[from..end];
+    if entries.iter().any(|line| key_of(line, indent) == key) {
+        return Ok(());
+    }
+    let behind = entries.iter().position(|line| key_of(line, indent) > key);
     match behind {
         Some(at) => text.splice(from + at, entry),
         None => {

@@ -1,6 +1,6 @@
 //! The OpenAPI document: committed, valid, and served as committed.
 
-mod codes;
+pub mod codes;
 
 use std::{collections::BTreeSet, process::Command};
 

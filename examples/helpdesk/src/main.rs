@@ -68,7 +68,6 @@ static HELPDESK: Product<Contracts> = Product {
     command: "helpdesk",
     summary: "A helpdesk in one binary: agents and tickets.",
     description: "A helpdesk: people report problems as tickets, and agents work on them.",
-    problems: &[],
     document: include_str!("../openapi.json"),
     modules: MODULES,
     contracts: Contracts::remote,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, delete, get, http::header, patch, post, web::Data};
 use banyan_core::{Call, Fault};
 use banyan_http::{
-    Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, StoredResponse,
+    Anyone, Body, HasRole, KnownProblem, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes, StoredResponse,
 };
 use serde::Deserialize;
 use shared_kernel::{Role, Sku, Staff};
@@ -28,7 +28,24 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(change_product)
             .service(archive_product);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[
+    KnownProblem::of(
+        409,
+        "sku_taken",
+        "There is a product with this sku already.",
+        &["add_product"],
+    ),
+    KnownProblem::of(
+        422,
+        "unknown_currency",
+        "EURO is not an ISO 4217 currency code.",
+        &["add_product", "change_product"],
+    ),
+];
 
 /// Filters are combined: a product must pass all of them.
 #[derive(Clone, Debug, Deserialize, IntoParams)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::Fault;
-use banyan_http::{Anyone, Body, HasRole, Path, Problem, RequiredKey, Routes};
+use banyan_http::{Anyone, Body, HasRole, KnownProblem, Path, Problem, RequiredKey, Routes};
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Sku, Staff};
 use utoipa::{
@@ -25,7 +25,24 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(receive_stock)
             .service(adjust_stock);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[
+    KnownProblem::of(
+        409,
+        "below_reserved",
+        "Fewer would be left than are promised to orders.",
+        &["adjust_stock"],
+    ),
+    KnownProblem::of(
+        422,
+        "invalid_quantity",
+        "At most 999 of one product.",
+        &["receive_stock", "adjust_stock"],
+    ),
+];
 
 /// How many units of a product there are.
 #[derive(Clone, Debug, Serialize, ToSchema)]

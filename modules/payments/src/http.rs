@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::{Call, Fault, Timestamp};
 use banyan_http::{
-    Body, HasRole, IfNoneMatch, KeyedRequest, KeyedResponse, Listed, LoggedIn, PageQuery, Path, Problem, Query,
-    RawBody, RequiredKey, Routes,
+    Body, HasRole, IfNoneMatch, KeyedRequest, KeyedResponse, KnownProblem, Listed, LoggedIn, PageQuery, Path, Problem,
+    Query, RawBody, RequiredKey, Routes,
 };
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Money, Staff};
@@ -294,4 +294,47 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(find_refund)
             .service(find_payment);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[
+    KnownProblem::of(
+        409,
+        "exceeds_captured",
+        "More than was captured cannot be given back.",
+        &["refund_payment"],
+    ),
+    KnownProblem::of(
+        409,
+        "nothing_to_refund",
+        "Everything was given back.",
+        &["refund_payment"],
+    ),
+    KnownProblem::of(409, "not_captured", "No money was taken.", &["refund_payment"]),
+    KnownProblem::of(409, "declined", "The provider declined it.", &["refund_payment"]),
+    KnownProblem::of(
+        422,
+        "currency_mismatch",
+        "The payment is in another currency.",
+        &["refund_payment"],
+    ),
+    KnownProblem::of(
+        422,
+        "invalid_amount",
+        "The amount must be positive.",
+        &["refund_payment"],
+    ),
+    KnownProblem::of(
+        401,
+        "invalid_signature",
+        "Not signed by its provider, or too long ago.",
+        &["hear_webhook"],
+    ),
+    KnownProblem::of(
+        400,
+        "malformed_webhook",
+        "This is not an event of the provider.",
+        &["hear_webhook"],
+    ),
+];

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::PageRequest;
 use banyan_http::{
-    HasRole, IfNoneMatch, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query, Routes,
+    HasRole, IfNoneMatch, KnownProblem, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query,
+    Routes,
 };
 use serde::Deserialize;
 use shared_kernel::Staff;
@@ -27,7 +28,25 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(dispatch_shipment)
             .service(deliver_shipment);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[
+    KnownProblem::of(409, "not_ready", "The shipment is not ready.", &["dispatch_shipment"]),
+    KnownProblem::of(
+        409,
+        "not_dispatched",
+        "The shipment has not been dispatched.",
+        &["deliver_shipment"],
+    ),
+    KnownProblem::of(
+        409,
+        "shipment_cancelled",
+        "The shipment is cancelled.",
+        &["dispatch_shipment"],
+    ),
+];
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -460,7 +460,6 @@ fn info<C>(product: &Product<C>) -> document::Info {
         name: product.name,
         version: product.version,
         description: product.description,
-        problems: product.problems,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use banyan_http::{Routes, openapi::KnownProblem};
+use banyan_http::Routes;
 use utoipa::openapi::{Info as OpenApiInfo, License, OpenApi, OpenApiBuilder, Server, extensions::Extensions};
 
 use crate::health::{self, Health};
@@ -13,7 +13,6 @@ pub struct Info {
     pub name: &'static str,
     pub version: &'static str,
     pub description: &'static str,
-    pub problems: &'static [KnownProblem],
 }
 
 /// The document of these modules' routes. `x-module` on every operation names its module, so that the document is a route table too; the value
@@ -65,7 +64,12 @@ pub fn assemble(
         "app",
         banyan_http::openapi::collect("", &[Routes::new(move |config| health(config))]),
     )?;
-    banyan_http::openapi::finish_with(&mut all, info.problems);
+    let routes: Vec<Routes> = modules
+        .iter()
+        .chain(well_known)
+        .map(|(_, routes)| routes.clone())
+        .collect();
+    banyan_http::openapi::finish(&mut all, &routes);
     Ok(all)
 }
 

@@ -22,7 +22,6 @@ mod telemetry;
 pub mod tls;
 
 pub use app::{App, openapi};
-pub use banyan_http::openapi::KnownProblem;
 pub use health::Health;
 pub use migrated::{MigrateOptions, Migrated, Tables};
 pub use overview::fetch_own_view;

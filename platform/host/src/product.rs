@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use banyan_http::{KeySource, Routes, openapi::KnownProblem};
+use banyan_http::{KeySource, Routes};
 use banyan_remote::grpc::{Callee, Remotes, ServedModule, Services};
 
 use crate::{local::LocalModule, settings::Defaults};
@@ -18,8 +18,6 @@ pub struct Product<C: 'static> {
     pub summary: &'static str,
     /// The description in the OpenAPI document.
     pub description: &'static str,
-    /// The problems of its modules that clients may meet, for the OpenAPI document.
-    pub problems: &'static [KnownProblem],
     /// The committed OpenAPI document of all modules, which is the gateway's route table.
     pub document: &'static str,
     /// In the order in which they are started: each after those it calls.

@@ -61,6 +61,7 @@ pub use idempotency::{
     KeyedRequest, KeyedResponse, OptionalKey, RequiredKey, claim_key, find_replay, find_response, idempotent,
     key_reused, respond_once,
 };
+pub use openapi::KnownProblem;
 pub use page::{Listed, PageQuery};
 pub use prefer::{MAX_WAIT, Prefer};
 pub use problem::{Problem, ProblemBody, status_of};

@@ -12,7 +12,7 @@ use crate::{
     architecture, contracts,
     generator::{TUTORIAL, free_name, new_module},
     harness::{Copy, build_environment, free_port, runtime},
-    reference,
+    openapi, reference,
     report::none,
 };
 
@@ -94,7 +94,9 @@ fn agrees_with_what_is_compiled(copy: &Copy, name: &str) -> Result<(), Failed> {
     let messages = copy.cargo(&["build", "--locked", "--message-format=json", "--package=banyan"]);
     let binary = executable(&messages)?;
     let document = Command::new(&binary).arg("openapi").output()?.stdout;
-    same("app/openapi.json", copy, &String::from_utf8(document)?)?;
+    let document = String::from_utf8(document)?;
+    same("app/openapi.json", copy, &document)?;
+    none(openapi::codes::check(copy.path(), &document)?)?;
     let modules_page = reference::modules_page(copy.path(), &binary, &modules)?;
     same(reference::MODULES_PAGE, copy, &modules_page)?;
     let descriptors = fs::read(out_dir_of_the_contract(&messages, name)?.join("descriptors.bin"))?;

@@ -9,7 +9,7 @@ use std::{
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::architecture::root;
+use crate::architecture;
 
 /// Codes that no client of the HTTP interface meets, and why.
 const INTERNAL: [(&str, &[&str]); 3] = [
@@ -41,8 +41,8 @@ const INTERNAL: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Every source file of the platform, the modules and the shop, without tests.
-pub fn sources() -> Vec<PathBuf> {
+/// Every source file of the platform, the modules and the shop in a checkout, without tests.
+pub fn sources(root: &Path) -> Vec<PathBuf> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         let Ok(entries) = fs::read_dir(directory) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -65,13 +65,18 @@ pub fn sources() -> Vec<PathBuf> {
         "app",
         "shared-kernel",
     ] {
-        walk(&root().join(directory), &mut found);
+        walk(&root.join(directory), &mut found);
     }
     found
 }
 
 pub fn every_code_is_documented() -> Result<(), Failed> {
-    let document: Value = serde_json::from_str(&super::printed()?)?;
+    super::none_wrong(check(&architecture::root(), &super::printed()?)?)
+}
+
+/// What is wrong between the codes in a checkout and in the document that its binary prints.
+pub fn check(root: &Path, document: &str) -> Result<Vec<String>, Failed> {
+    let document: Value = serde_json::from_str(document)?;
     let text = document.to_string();
     let documented: BTreeSet<&String> = document["components"]["examples"]
         .as_object()
@@ -80,11 +85,11 @@ pub fn every_code_is_documented() -> Result<(), Failed> {
         .map(|(code, _)| code)
         .collect();
     let internal: BTreeSet<&str> = INTERNAL.iter().flat_map(|(_, codes)| codes.iter().copied()).collect();
-    let codes = codes_in_the_code()?;
+    let codes = codes_in_the_code(root)?;
     let mut wrong = Vec::new();
     for (code, files) in &codes {
         if !documented.contains(code) && !internal.contains(code.as_str()) {
-            wrong.push(format!("`{code}` ({files}) is not in the document: name it with its status and operations in app/src/problems.rs"));
+            wrong.push(format!("`{code}` ({files}) is not in the document: name it with its status and operations in the PROBLEMS of its routes"));
         }
     }
     for code in documented {
@@ -101,16 +106,16 @@ pub fn every_code_is_documented() -> Result<(), Failed> {
     if codes.len() < 60 {
         wrong.push(format!("only {} codes were found", codes.len()));
     }
-    super::none_wrong(wrong)
+    Ok(wrong)
 }
 
 /// Each code, and the first file that makes it.
-fn codes_in_the_code() -> Result<BTreeMap<String, String>, Failed> {
+fn codes_in_the_code(root: &Path) -> Result<BTreeMap<String, String>, Failed> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
-    for file in sources() {
+    for file in sources(root) {
         let text = fs::read_to_string(&file)?;
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        let name = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
+        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         for code in MAKERS.iter().flat_map(|maker| codes_after(maker, text)) {
             found.entry(code).or_insert_with(|| name.clone());
         }

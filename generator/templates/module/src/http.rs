@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, get, post, web::Data};
 use banyan_core::{Fault, PageRequest};
-use banyan_http::{Anyone, Body, HasRole, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
+use banyan_http::{Anyone, Body, HasRole, KnownProblem, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
 use shared_kernel::Staff;
 use uuid::Uuid;
 
@@ -21,7 +21,24 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(show_{module}_item)
             .service(add_{module}_item);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[
+    KnownProblem::of(
+        409,
+        "name_taken",
+        "There is an item of this name already.",
+        &["add_{module}_item"],
+    ),
+    KnownProblem::of(
+        422,
+        "invalid_name",
+        "A name has at least one visible character.",
+        &["add_{module}_item"],
+    ),
+];
 
 /// The items of {module}, newest first.
 #[utoipa::path(

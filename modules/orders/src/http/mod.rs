@@ -3,6 +3,7 @@
 mod bodies;
 mod carts;
 mod orders;
+mod problems;
 mod views;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub fn routes(service: Arc<Service>, views: Views) -> Routes {
             .service(views::compare_views)
             .service(views::rebuild_views);
     })
+    .with_problems(problems::PROBLEMS)
 }
 
 /// The 201 of a placed order.

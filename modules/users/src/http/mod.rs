@@ -1,6 +1,7 @@
 //! The REST resources of users and sessions.
 
 mod operators;
+mod problems;
 mod sessions;
 mod users;
 
@@ -38,6 +39,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(operators::end_sessions_of_user)
             .service(operators::end_session_of_user);
     })
+    .with_problems(problems::PROBLEMS)
 }
 
 /// Routes outside `/api/v1`, at paths defined by standards.

@@ -93,7 +93,7 @@ pub fn document(base: OpenApi, routes: &[Routes]) -> OpenApi {
         .openapi(base)
         .service(scope)
         .split_for_parts();
-    finish(&mut api);
+    finish(&mut api, routes);
     api
 }
 
@@ -111,14 +111,9 @@ pub fn collect(prefix: &str, routes: &[Routes]) -> OpenApi {
 }
 
 /// Completes a collected document: shared problems and headers declared once and referred to, the bearer scheme, each operation's possible
-/// problems, query parameters one by one, implied limits spelled out, operation ids unique.
-pub fn finish(api: &mut OpenApi) {
-    finish_with(api, &[]);
-}
-
-/// As [`finish`], with the product's own problems.
-pub fn finish_with(api: &mut OpenApi, problems: &[KnownProblem]) {
-    let known = Known::with(problems);
+/// problems, those that `routes` name among them, query parameters one by one, implied limits spelled out, operation ids unique.
+pub fn finish(api: &mut OpenApi, routes: &[Routes]) {
+    let known = Known::of(routes);
     let mut components = api.components.take().unwrap_or_default();
     declare_shared(&mut components, &known);
     let mut ids = BTreeSet::new();

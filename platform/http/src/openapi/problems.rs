@@ -10,7 +10,10 @@ use utoipa::openapi::{
 };
 
 use super::{PROBLEMS, shared_response};
-use crate::problem::{PROBLEM_JSON, title_of};
+use crate::{
+    Routes,
+    problem::{PROBLEM_JSON, title_of},
+};
 
 /// A problem that clients may meet, for the document.
 #[derive(Clone, Copy, Debug)]
@@ -196,12 +199,13 @@ pub const PLATFORM_PROBLEMS: &[KnownProblem] = &[
     ),
 ];
 
-/// Every known problem of the document, the platform's and the product's.
-pub(super) struct Known<'a>(Vec<&'a KnownProblem>);
+/// Every known problem of the document, the platform's and those that its routes name.
+pub(super) struct Known(Vec<&'static KnownProblem>);
 
-impl<'a> Known<'a> {
-    pub fn with(products: &'a [KnownProblem]) -> Self {
-        Known(PLATFORM_PROBLEMS.iter().chain(products).collect())
+impl Known {
+    pub fn of(routes: &[Routes]) -> Self {
+        let named = routes.iter().flat_map(Routes::problems);
+        Known(PLATFORM_PROBLEMS.iter().chain(named).collect())
     }
 
     /// The examples that the shared response of a status refers to.

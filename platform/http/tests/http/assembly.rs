@@ -35,7 +35,7 @@ async fn a_server_is_composed_of_routes_a_document_and_the_shell() {
                     .configure(|config| modules.iter().for_each(|module| module.configure(config))),
             )
             .split_for_parts();
-        banyan_http::openapi::finish(&mut api);
+        banyan_http::openapi::finish(&mut api, &[]);
         let document = serde_json::to_string(&api).unwrap();
         app.app_data(verifier.clone())
             .app_data(stopping.clone())

@@ -197,7 +197,7 @@ impl Server {
         let server = HttpServer::new(move || {
             let scope = utoipa_actix_web::scope("/api/v1").configure(|config| routes.configure(config));
             let (app, mut api) = App::new().into_utoipa_app().service(scope).split_for_parts();
-            banyan_http::openapi::finish(&mut api);
+            banyan_http::openapi::finish(&mut api, &[]);
             app.app_data(verifier.clone())
                 .default_service(banyan_http::unmatched(&api))
                 .wrap(limit.clone())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::PageRequest;
-use banyan_http::{Anyone, Body, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
+use banyan_http::{Anyone, Body, KnownProblem, Listed, OptionalKey, PageQuery, Path, Problem, Query, Routes};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -23,7 +23,16 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(open_ticket)
             .service(close_ticket);
     })
+    .with_problems(PROBLEMS)
 }
+
+/// What clients may meet beside the shared problems, for the OpenAPI document.
+const PROBLEMS: &[KnownProblem] = &[KnownProblem::of(
+    409,
+    "already_closed",
+    "The ticket is closed.",
+    &["close_ticket"],
+)];
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
