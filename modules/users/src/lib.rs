@@ -4,6 +4,7 @@
 //!
 //! Invariant: passwords, refresh tokens and private keys never leave this module; events contain no email addresses.
 
+mod common_passwords;
 mod email;
 mod fair_queue;
 mod hasher;

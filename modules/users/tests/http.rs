@@ -81,6 +81,20 @@ async fn an_invalid_registration_is_refused_field_by_field() {
         assert_eq!(reply.problem(), (422, "invalid_body".to_owned()), "{pointer} {value}");
         assert_eq!(reply.text("/errors/0/pointer"), pointer, "{value}");
     }
+    for (password, rule) in [
+        ("Password1", "must not be one of the 10,000 most common passwords"),
+        ("Lovelace@example.com", "must not be the email address or a part of it"),
+        ("LOVELACE", "must not be the email address or a part of it"),
+        ("localhost", "must not be the name of the shop"),
+    ] {
+        let body = json!({"email": "lovelace@example.com", "password": password, "name": "Ada"});
+        let reply = shop.send(post("/api/v1/users", body)).await;
+        assert_eq!(reply.problem(), (422, "invalid_password".to_owned()), "{password}");
+        assert_eq!(
+            (reply.text("/errors/0/pointer"), reply.text("/errors/0/detail")),
+            ("/password".to_owned(), rule.to_owned())
+        );
+    }
     let missing = shop
         .send(post("/api/v1/users", json!({"email": "ada@example.com"})))
         .await;
@@ -366,6 +380,12 @@ async fn a_user_changes_their_password_and_ends_a_session() {
     assert_eq!(shop.send(wrong).await.problem(), (403, "wrong_password".to_owned()));
     let short = change(json!({"current_password": PASSWORD, "new_password": "short"}));
     assert_eq!(shop.send(short).await.status, 422);
+    for guessable in ["Password1", "ada@example.com"] {
+        let body = json!({"current_password": PASSWORD, "new_password": guessable});
+        let reply = shop.send(change(body)).await;
+        assert_eq!(reply.problem(), (422, "invalid_password".to_owned()), "{guessable}");
+        assert_eq!(reply.text("/errors/0/pointer"), "/new_password");
+    }
 
     let list = || get("/api/v1/sessions").insert_header(own.bearer());
     let sessions = shop.send(list()).await.body["items"].clone();

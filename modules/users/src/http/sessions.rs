@@ -156,7 +156,7 @@ pub(super) async fn end_session(
 
 /// Change my password
 ///
-/// Ends all other sessions of the caller. Wrong tries count as failed log-ins.
+/// Ends all other sessions of the caller. Wrong tries count as failed log-ins. The new password is checked as at registration.
 #[utoipa::path(
     tag = "users",
     operation_id = "change_password",

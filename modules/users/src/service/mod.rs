@@ -47,10 +47,13 @@ impl Service {
     /// Registers a customer. `address` is the network address of the client.
     ///
     /// # Errors
-    /// `email_taken`; `too_many_registrations`; `unavailable` if too many requests wait for a password hash.
+    /// `invalid_password`; `email_taken`; `too_many_registrations`; `unavailable` if too many requests wait for a password hash.
     pub async fn register(&self, call: &Call, registration: Registration, address: &str) -> Result<User, Fault> {
         // Before anything is looked up, so that it also limits how many addresses of users can be found out.
         self.registrations.check(address).map_err(too_many_registrations)?;
+        registration
+            .password
+            .check_for(&registration.email, &self.settings.issuer, "/password")?;
         // A hash is expensive, so a taken address is refused before one is computed. The unique index decides in any case.
         if store::find_credentials(self.db.read(), &registration.email.lower())
             .await?

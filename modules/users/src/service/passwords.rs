@@ -19,7 +19,7 @@ impl Service {
     /// Whoever has only the access token must not be able to try passwords, so each try counts as a log-in does.
     ///
     /// # Errors
-    /// `wrong_password`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
+    /// `invalid_password`; `wrong_password`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
     pub async fn change_password(
         &self,
         user_id: Uuid,
@@ -29,6 +29,7 @@ impl Service {
         address: &str,
     ) -> Result<(), Fault> {
         let (user, hash) = store::load_credentials(self.db.read(), user_id).await?;
+        new.check_for(&user.email, &self.settings.issuer, "/new_password")?;
         let now = self.clock.now();
         let attempt = LoginAttempt::new(self.ids.new_id(), user.email.as_str(), address, now);
         self.check_limits(&attempt).await?;
