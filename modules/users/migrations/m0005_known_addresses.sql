@@ -1,5 +1,4 @@
 -- The network addresses that an account logged in from, whose attempts are not delayed by failures from elsewhere: the latest 20 of each account.
--- Kept 90 days after the last log-in from there.
 create table known_address (
     -- As in login_failure.
     account text not null,

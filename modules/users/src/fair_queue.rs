@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// After so many log-ins in a row a registration that waits has its turn.
+/// The number of log-ins in a row after which a registration that waits has its turn.
 const LOG_INS_PER_REGISTRATION: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
