@@ -4,7 +4,10 @@ use libtest_mimic::{Failed, Trial};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::harness::{Client, Shop, Stage, runtime};
+use crate::{
+    commands::installation::{Installation, signing_key},
+    harness::{Client, Shop, Stage, free_port, runtime},
+};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -19,6 +22,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::test(
             "edge::nobody_stores_what_is_shown_to_a_user",
             personal_data_is_not_stored,
+        ),
+        Trial::test(
+            "edge::in_prod_strangers_see_neither_metrics_nor_documentation_nor_what_readiness_depends_on",
+            operations_are_not_public,
         ),
     ]
 }
@@ -168,4 +175,47 @@ async fn is_not_stored(caller: &Client, path: &str) -> bool {
         response.status
     );
     response.status == 200
+}
+
+fn operations_are_not_public() -> Result<(), Failed> {
+    runtime().block_on(async {
+        let installation = Installation::new(Stage::Sqlite).await;
+        let key = installation.file("key.pem", &signing_key());
+        let prod = [
+            ("BANYAN__PROFILE", "prod"),
+            ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
+            ("BANYAN__AUTH__ISSUER", "https://shop.example"),
+        ];
+        let inside = ["/metrics", "/openapi.json", "/docs/"];
+        let shop = installation.serve_with(&prod).await;
+        for path in inside {
+            shop.client.get(path).await.expect_problem(404, "not_found");
+        }
+        shop.client.get("/health/live").await.expect(200);
+        let ready = shop.client.get("/health/ready").await.expect(200).json();
+        assert_eq!(ready, serde_json::json!({"status": "ready", "checks": {}}));
+        shop.client.get("/api/v1/products").await.expect(200);
+        shop.stop().await;
+
+        let admin = format!("127.0.0.1:{}", free_port());
+        let with_admin = [&prod[..], &[("BANYAN__ADMIN__LISTEN", admin.as_str())]].concat();
+        let shop = installation.serve_with(&with_admin).await;
+        let operator = Client::new(&format!("http://{admin}"));
+        for path in inside {
+            shop.client.get(path).await.expect_problem(404, "not_found");
+            operator.get(path).await.expect(200);
+        }
+        let ready = operator.get("/health/ready").await.expect(200).json();
+        assert_eq!(ready["checks"]["database:orders"], "ok", "{ready}");
+        shop.stop().await;
+
+        let on_api = [&prod[..], &[("BANYAN__ADMIN__ON_API", "true")]].concat();
+        let shop = installation.serve_with(&on_api).await;
+        for path in inside {
+            shop.client.get(path).await.expect(200);
+        }
+        shop.stop().await;
+        installation.remove().await;
+    });
+    Ok(())
 }

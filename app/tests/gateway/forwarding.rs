@@ -302,7 +302,7 @@ async fn service_that_names_its_client() -> (String, actix_web::dev::ServerHandl
     let server = actix_web::HttpServer::new(move || {
         let client = |request: actix_web::HttpRequest| async move { banyan_http::client_address(&request) };
         actix_web::App::new()
-            .app_data(banyan_http::TrustedProxies(Arc::new([gateway])))
+            .app_data(banyan_http::TrustedProxies(Arc::new([gateway.into()])))
             .default_service(actix_web::web::to(client))
     });
     let server = server.workers(1).disable_signals().listen(listener).unwrap().run();

@@ -10,7 +10,7 @@ use actix_web::{
     http::header::{self as outer, HeaderMap as OuterHeaders},
 };
 use banyan_core::TraceParent;
-use banyan_http::RequestContext;
+use banyan_http::{OverTls, RequestContext};
 use hyper::{
     Method,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -126,7 +126,6 @@ pub fn is_idempotent(method: &Method, headers: &HeaderMap, remembers_keys: bool)
 /// The value of `Via` (RFC 9110, section 7.6.3): the protocol version of the received request, and this gateway.
 fn via(version: actix_web::http::Version) -> HeaderValue {
     HeaderValue::from_static(match version {
-        actix_web::http::Version::HTTP_2 => "2.0 banyan",
         actix_web::http::Version::HTTP_10 => "1.0 banyan",
         _ => "1.1 banyan",
     })
@@ -162,7 +161,11 @@ fn forwarded(request: &HttpRequest) -> String {
         .unwrap_or_default();
     format!(
         "for={address}{host};proto={}",
-        if request.app_config().secure() { "https" } else { "http" }
+        if request.app_data::<OverTls>().is_some() {
+            "https"
+        } else {
+            "http"
+        }
     )
 }
 
@@ -197,10 +200,10 @@ mod tests {
     }
 
     fn forwarded_headers_from(peer: &str, trusted: &[&str], headers: &[(&str, &str)]) -> HeaderMap {
-        let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
+        let trusted = trusted.iter().map(|address| address.parse::<IpAddr>().unwrap().into());
         let request = TestRequest::get()
             .peer_addr(peer.parse().unwrap())
-            .app_data(TrustedProxies(trusted.into()));
+            .app_data(TrustedProxies(trusted.collect()));
         let request = headers
             .iter()
             .fold(request, |request, (name, value)| request.append_header((*name, *value)));

@@ -4,6 +4,7 @@
 
 mod app;
 pub mod cli;
+mod connections;
 mod docs_ui;
 mod document;
 mod health;

@@ -6,29 +6,33 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web::Data};
+use actix_web::{App, dev::Server, middleware::from_fn, web::Data};
 use anyhow::{Context, bail};
 use banyan_core::Ids;
 use banyan_gateway::Proxy;
 use banyan_http::{
-    AllowedHosts, AnyoneOperates, DocumentedPaths, Routes, ShellSettings, Stopping, TrustedPeers, TrustedProxies,
-    Verifier, rate_limit::RateLimit,
+    AllowedHosts, AnyoneOperates, DocumentedPaths, OverTls, Routes, ShellSettings, Stopping, TrustedPeers,
+    TrustedProxies, Verifier, rate_limit::RateLimit,
 };
 use banyan_remote::mtls::Identity;
+use bytes::Bytes;
 use rustls::ServerConfig;
 use serde_json::Value;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
 
 use crate::{
+    connections::{self, Admission, Options},
     docs_ui,
     health::{self, Health},
     settings::{Http, Settings},
     tls,
 };
 
-/// The timeout for receiving a request with its body: enough for slow clients with small bodies, and idle connections do not hold a worker.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Orchestrators and Prometheus need a few.
+const ADMIN_CONNECTIONS: usize = 100;
+/// File descriptors for everything else: databases, files, calls to other processes.
+const OTHER_DESCRIPTORS: u64 = 512;
 
 /// What is served.
 pub struct Served {
@@ -77,8 +81,9 @@ pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyho
         (listening.admin, listening.admin_scheme) = (address, "http");
         listening
             .servers
-            .push(serve_admin(listener, &served, document.clone())?);
+            .push(serve_admin(listener, settings, &served, document.clone())?);
     }
+    raise_descriptor_limit(settings.http.connections);
     listening
         .servers
         .insert(0, serve_api(listener, transport, settings, served, document)?);
@@ -88,7 +93,8 @@ pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyho
 /// The document of every operation this process serves or forwards.
 #[derive(Clone)]
 struct Document {
-    text: Arc<str>,
+    /// Shared by all responses.
+    text: Bytes,
     paths: DocumentedPaths,
 }
 
@@ -136,10 +142,10 @@ impl Transport {
         }
     }
 
-    fn tls(self) -> Option<ServerConfig> {
+    fn tls(self) -> Option<Arc<ServerConfig>> {
         match self {
             Transport::Plain => None,
-            Transport::Public(tls) | Transport::Internal(tls) => Some(tls),
+            Transport::Public(tls) | Transport::Internal(tls) => Some(Arc::new(tls)),
         }
     }
 
@@ -151,7 +157,12 @@ impl Transport {
     }
 }
 
-fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> anyhow::Result<Server> {
+fn serve_admin(
+    listener: TcpListener,
+    settings: &Settings,
+    served: &Served,
+    document: Document,
+) -> anyhow::Result<Server> {
     let (state, shell) = (
         served.health.clone(),
         ShellSettings {
@@ -159,7 +170,17 @@ fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> an
             ..ShellSettings::default()
         },
     );
-    let server = HttpServer::new(move || {
+    let options = Options {
+        admission: Admission::new(ADMIN_CONNECTIONS, None, TrustedProxies::default()),
+        proxy_protocol: false,
+        tls: None,
+        keep_alive: Duration::from_secs(settings.http.keep_alive_s),
+        half_closed: true,
+        stopping: served.health.stopping.clone(),
+        workers: 1,
+        shutdown_timeout: Duration::from_secs(1),
+    };
+    let app = move || {
         let health = health::routes(state.clone());
         let (app, _) = App::new()
             .into_utoipa_app()
@@ -168,14 +189,8 @@ fn serve_admin(listener: TcpListener, served: &Served, document: Document) -> an
         app.configure(|config| docs_ui::configure(config, &document.text))
             .default_service(banyan_http::unmatched_in(document.paths.clone()))
             .wrap(banyan_http::shell(shell.clone()))
-    });
-    Ok(server
-        .workers(1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen(listener)
-        .context("admin.listen")?
-        .run())
+    };
+    connections::serve(listener, options, app).context("admin.listen")
 }
 
 fn serve_api(
@@ -188,7 +203,7 @@ fn serve_api(
     let (per_second, burst) = settings.rate_limit();
     let rate_limit = RateLimit::new(per_second, burst);
     let proxies = TrustedProxies(settings.http.trusted_proxies.clone().into());
-    let own_admin = settings.admin.listen.is_some();
+    let admin_on_api = settings.admin_on_api();
     let Served {
         api,
         well_known,
@@ -217,26 +232,46 @@ fn serve_api(
     };
     // Gateways probe this address, not the admin address; other clients cannot reach it.
     let probed_by_gateway = !is_edge && (peers_are_ours || settings.http.listen.ip().is_loopback());
-    let server = HttpServer::new(move || {
+    let is_tls = matches!(transport, Transport::Public(_) | Transport::Internal(_));
+    let http = &settings.http;
+    let options = Options {
+        admission: Admission::new(
+            http.connections,
+            (!probed_by_gateway).then_some(http.connections_per_address),
+            proxies.clone(),
+        ),
+        proxy_protocol: http.proxy_protocol,
+        tls: transport.tls(),
+        keep_alive: Duration::from_secs(http.keep_alive_s),
+        // A client that disconnects cancels its forwarded request.
+        half_closed: !is_proxy,
+        stopping: state.stopping.clone(),
+        workers: http.workers,
+        shutdown_timeout: Duration::from_millis(http.shutdown_timeout_ms),
+    };
+    let app = move || {
         let modules = utoipa_actix_web::scope("/api/v1")
             .configure(|config| api.iter().for_each(|routes| routes.configure(config)));
         let mut app = App::new()
             .into_utoipa_app()
             .service(modules)
             .configure(|config| well_known.iter().for_each(|routes| routes.configure(config)));
-        if !own_admin {
+        if admin_on_api {
             let health = health::routes(state.clone());
             app = app.configure(|config| health(config));
-        } else if probed_by_gateway {
-            let readiness = health::readiness(state.clone());
-            app = app.configure(|config| readiness(config));
+        } else {
+            let status = health::status(state.clone(), probed_by_gateway);
+            app = app.configure(|config| status(config));
         }
         let (mut app, _) = app.split_for_parts();
-        if !own_admin {
+        if admin_on_api {
             app = app.configure(|config| docs_ui::configure(config, &document.text));
         }
         if peers_are_ours {
             app = app.app_data(TrustedPeers);
+        }
+        if is_tls {
+            app = app.app_data(OverTls);
         }
         if anyone_operates {
             app = app.app_data(AnyoneOperates);
@@ -251,21 +286,22 @@ fn serve_api(
             }))
             .wrap(rate_limit.clone())
             .wrap(banyan_http::shell(shell.clone()))
-    });
-    let mut server = server
-        .disable_signals()
-        .client_request_timeout(RECEIVE_TIMEOUT)
-        .shutdown_timeout(settings.http.shutdown_timeout_ms.div_ceil(1_000))
-        // A client that disconnects cancels its forwarded request.
-        .h1_allow_half_closed(!is_proxy);
-    if settings.http.workers > 0 {
-        server = server.workers(settings.http.workers);
-    }
-    let listening = match transport.tls() {
-        None => server.listen(listener),
-        Some(tls) => server.listen_rustls_0_23(listener, tls),
     };
-    Ok(listening.context("http.listen")?.run())
+    connections::serve(listener, options, app).context("http.listen")
+}
+
+/// The soft limit is often 1,024, and the hard one is what the operator allows.
+fn raise_descriptor_limit(connections: usize) {
+    let wanted = connections as u64 + OTHER_DESCRIPTORS;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit < wanted => tracing::warn!(
+            limit,
+            wanted,
+            "this process may open fewer files than http.connections needs; raise its limit (ulimit -n, LimitNOFILE) or lower http.connections"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
 }
 
 /// A listening socket and its address: the port may be chosen by the system.

@@ -2,13 +2,21 @@
 
 use std::{sync::OnceLock, thread, time::Duration};
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::logs;
 
 /// The interval at which recorded histogram samples, each stored on its own until then, are merged. Scraping the metrics merges them too, but they
 /// may never be scraped.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// The bounds of the histograms, in seconds. Without bounds they would be quantiles, which are computed at every scrape, cannot be added up over
+/// processes, and read 0 after a quiet minute.
+const BUCKETS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// The bounds of the number of jobs that share a commit.
+const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// Installs the process's metrics recorder once; later calls return the same handle.
 pub fn metrics() -> PrometheusHandle {
@@ -26,7 +34,11 @@ pub fn metrics() -> PrometheusHandle {
 
 /// A recorder whose samples are merged until the process ends. A thread does it, because runtimes may begin and end before.
 fn recorder(upkeep_interval: Duration) -> PrometheusRecorder {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).and_then(|builder| {
+        let batches = Matcher::Full("banyan_commit_batch_jobs".to_owned());
+        builder.set_buckets_for_metric(batches, &BATCH_BUCKETS)
+    });
+    let recorder = builder.expect("there are bounds").build_recorder();
     let metrics = recorder.handle();
     let upkeep = move || {
         loop {

@@ -40,9 +40,9 @@ pub fn public(http: &Http) -> anyhow::Result<Option<ServerConfig>> {
     let renewed = Renewed::read(certificate, key)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?;
-    Ok(Some(
-        builder.with_no_client_auth().with_cert_resolver(Arc::new(renewed)),
-    ))
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(renewed));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(config))
 }
 
 /// The certificate and key in two files, reloaded when they change.

@@ -7,11 +7,22 @@ use std::{
 };
 
 use actix_web::{HttpRequest, http::header};
+use ipnet::IpNet;
 
 /// Proxies whose `Forwarded` (RFC 7239) and `X-Forwarded-For` headers are trusted: put it into the app's data. Without it no such header is trusted,
 /// because any client can send one.
 #[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(pub Arc<[IpAddr]>);
+pub struct TrustedProxies(pub Arc<[IpNet]>);
+
+impl TrustedProxies {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// In the app's data of a server that clients reach over TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct OverTls;
 
 /// In the app's data of a server whose peers have all authenticated as processes of this deployment (mutual TLS): their forwarding headers are trusted.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +36,12 @@ pub fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
         return Some(peer);
     }
     let trusted = request.app_data::<TrustedProxies>().cloned().unwrap_or_default();
-    let mut trusted = trusted.0.to_vec();
-    trusted.extend(request.app_data::<TrustedPeers>().map(|_| peer));
+    let peer_is_ours = request.app_data::<TrustedPeers>().is_some();
+    let is_trusted = |address| trusted.contains(address) || peer_is_ours && address == peer;
     let reported = [forwarded_hops(request), x_forwarded_for_hops(request)]
         .into_iter()
         .filter(|hops| !hops.is_empty());
-    let reported: BTreeSet<IpAddr> = reported.map(|hops| client_of(peer, &trusted, &hops)).collect();
+    let reported: BTreeSet<IpAddr> = reported.map(|hops| client_of(peer, is_trusted, &hops)).collect();
     // A proxy writes one of the two headers and may pass the other through from the client. If they disagree, neither can be trusted.
     Some(if reported.len() == 1 {
         reported.into_iter().next()?
@@ -41,14 +52,14 @@ pub fn client_ip(request: &HttpRequest) -> Option<IpAddr> {
 
 /// The [client's address](client_ip) as the key of a rate limit. An IPv6 client owns a whole /64, so the key is its /64 prefix.
 pub fn client_address(request: &HttpRequest) -> String {
-    client_ip(request).map_or_else(|| "unknown".to_owned(), address_label)
+    client_ip(request).map_or_else(|| "unknown".to_owned(), address_key)
 }
 
 /// Each proxy appends the address of its own client, so the list is read from its end, past the trusted proxies.
-fn client_of(peer: IpAddr, trusted: &[IpAddr], hops: &[String]) -> IpAddr {
+fn client_of(peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool, hops: &[String]) -> IpAddr {
     let mut client = peer;
     for hop in hops.iter().rev() {
-        if !trusted.contains(&client) {
+        if !is_trusted(client) {
             break;
         }
         match parse(hop) {
@@ -116,7 +127,8 @@ fn parse(node: &str) -> Option<IpAddr> {
     socket.or_else(|| node.trim_start_matches('[').trim_end_matches(']').parse().ok())
 }
 
-fn address_label(address: IpAddr) -> String {
+/// What stands for one client in limits: an address, of IPv6 the network `/64`.
+pub fn address_key(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => {
@@ -134,7 +146,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_is_counted_by_its_64_bit_prefix() {
-        let label = |text: &str| address_label(text.parse().unwrap());
+        let label = |text: &str| address_key(text.parse().unwrap());
         assert_eq!(label("192.0.2.7"), "192.0.2.7");
         assert_eq!(label("::ffff:192.0.2.7"), "192.0.2.7");
         assert_eq!(label("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
@@ -146,10 +158,14 @@ mod tests {
     }
 
     fn counted_all(trusted: &[&str], headers: &[(&str, &str)]) -> String {
-        let trusted: Vec<IpAddr> = trusted.iter().map(|address| address.parse().unwrap()).collect();
+        let network = |text: &&str| {
+            text.parse()
+                .unwrap_or_else(|_| IpNet::from(text.parse::<IpAddr>().unwrap()))
+        };
+        let trusted = TrustedProxies(trusted.iter().map(network).collect());
         let request = TestRequest::default()
             .peer_addr("10.0.0.1:4711".parse().unwrap())
-            .app_data(TrustedProxies(trusted.into()));
+            .app_data(trusted);
         let request = headers
             .iter()
             .fold(request, |request, (name, value)| request.append_header((*name, *value)));
@@ -162,6 +178,8 @@ mod tests {
         assert_eq!(counted(&[], header), "10.0.0.1");
         assert_eq!(counted(&["10.0.0.2"], header), "10.0.0.1");
         assert_eq!(counted(&["10.0.0.1"], header), "203.0.113.9");
+        assert_eq!(counted(&["10.0.0.0/8", "2001:db8::/32"], header), "203.0.113.9");
+        assert_eq!(counted(&["10.1.0.0/16"], header), "10.0.0.1");
     }
 
     #[test]

@@ -50,7 +50,7 @@ mod template;
 mod token;
 mod unmatched;
 
-pub use address::{TrustedPeers, TrustedProxies, client_address, client_ip};
+pub use address::{OverTls, TrustedPeers, TrustedProxies, address_key, client_address, client_ip};
 pub use auth::{Anyone, AnyoneOperates, HasRole, LoggedIn, OperatorRole, Ops, Token};
 pub use body::{Body, MAX_BODY_BYTES, OptionalBody, RawBody};
 pub use conditional::{IfMatch, IfNoneMatch, check_if_match, etag, ok_json_with_etag, ok_with_etag};

@@ -109,7 +109,7 @@ impl Identity {
         &self.key
     }
 
-    /// For an HTTP server between processes: a client without a certificate of the CA is refused. HTTP/2 and HTTP/1.1.
+    /// For an HTTP server between processes: a client without a certificate of the CA is refused.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
@@ -155,7 +155,7 @@ fn server_config(
     let mut config = builder
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 

@@ -1,7 +1,7 @@
 //! The command line as a user types it: real processes, their output, their exit codes, and their shutdown.
 
 mod help_and_settings;
-mod installation;
+pub mod installation;
 mod lost_databases;
 mod migrate_and_seed;
 mod operations;

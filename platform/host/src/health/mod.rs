@@ -1,18 +1,19 @@
 //! `/health/live`, `/health/ready`, `/metrics`: for orchestrators and for Prometheus.
 
 mod dependencies;
+mod rendered;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use actix_web::{HttpResponse, get, http::header, web::Data};
 use banyan_core::Checks;
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub use dependencies::checks;
+use rendered::Rendered;
 
 /// The state from which the health of the process is reported.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ pub struct Health {
     pub started: CancellationToken,
     /// Cancelled when the process begins to stop.
     pub stopping: CancellationToken,
-    pub metrics: PrometheusHandle,
+    metrics: Arc<Rendered>,
 }
 
 impl Health {
@@ -32,7 +33,7 @@ impl Health {
             checks,
             started: CancellationToken::new(),
             stopping: CancellationToken::new(),
-            metrics: crate::telemetry::metrics(),
+            metrics: Arc::new(Rendered::new(crate::telemetry::metrics())),
         }
     }
 }
@@ -43,7 +44,7 @@ struct Readiness {
     /// `ready`, `starting`, `stopping` or `unavailable`.
     #[schema(example = "ready")]
     status: String,
-    /// Each dependency and its state: `ok`, or what is wrong.
+    /// Each dependency and its state: `ok`, or what is wrong. Empty on an address that everybody reaches.
     checks: BTreeMap<String, String>,
 }
 
@@ -65,11 +66,16 @@ pub fn routes(health: Arc<Health>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     }
 }
 
-/// Only `/health/ready`, for gateways: used on the API's address if the other routes are served on the admin address.
-pub fn readiness(health: Arc<Health>) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
+/// Only whether the process runs and is ready, for an address that everybody reaches; `with_checks` says on what readiness depends, for gateways.
+pub fn status(health: Arc<Health>, with_checks: bool) -> impl Fn(&mut ServiceConfig<'_>) + Clone {
     let health = Data::from(health);
     move |config| {
-        config.app_data(health.clone()).service(ready);
+        let config = config.app_data(health.clone()).service(live);
+        if with_checks {
+            config.service(ready);
+        } else {
+            config.service(ready_without_checks);
+        }
     }
 }
 
@@ -88,6 +94,17 @@ async fn live() -> HttpResponse {
     (status = 503, description = "Not ready: starting, stopping, or a dependency is away", body = Readiness)))]
 #[get("/health/ready")]
 async fn ready(health: Data<Health>) -> HttpResponse {
+    readiness(&health, true).await
+}
+
+/// As [`ready`], without the names of servers and what they said.
+#[utoipa::path(get, path = "/health/ready", tag = "operations", responses((status = 200, body = Readiness)))]
+#[get("/health/ready")]
+async fn ready_without_checks(health: Data<Health>) -> HttpResponse {
+    readiness(&health, false).await
+}
+
+async fn readiness(health: &Health, with_checks: bool) -> HttpResponse {
     let results = health.checks.run().await;
     let all_pass = results.iter().all(|(_, result)| !result.fails_readiness);
     let status = if health.stopping.is_cancelled() {
@@ -101,7 +118,11 @@ async fn ready(health: Data<Health>) -> HttpResponse {
     };
     let body = Readiness {
         status: status.to_owned(),
-        checks: results.into_iter().map(|(name, result)| (name, result.text)).collect(),
+        checks: results
+            .into_iter()
+            .filter(|_| with_checks)
+            .map(|(name, result)| (name, result.text))
+            .collect(),
     };
     let mut response = if status == "ready" {
         HttpResponse::Ok()
@@ -117,5 +138,5 @@ async fn ready(health: Data<Health>) -> HttpResponse {
 async fn metrics(health: Data<Health>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
-        .body(health.metrics.render())
+        .body(health.metrics.text().await)
 }

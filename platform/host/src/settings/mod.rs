@@ -4,6 +4,7 @@
 
 #[cfg_attr(not(feature = "modules"), path = "no_durable.rs")]
 mod durable;
+mod http;
 mod show;
 mod sources;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use durable::DurableSettings;
+pub use http::Http;
 pub use sources::{Defaults, Section};
 
 /// All settings, checked.
@@ -69,34 +71,16 @@ pub enum Profile {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Http {
-    pub listen: SocketAddr,
-    pub advertise: Option<String>,
-    pub tls_certificate_file: Option<PathBuf>,
-    pub tls_key_file: Option<PathBuf>,
-    pub workers: usize,
-    pub behind_tls: bool,
-    pub trusted_proxies: Vec<IpAddr>,
-    pub hosts: Vec<String>,
-    pub shutdown_timeout_ms: u64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
 pub struct Admin {
     pub listen: Option<SocketAddr>,
     pub plaintext: bool,
+    pub on_api: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Database {
     pub url: Option<SecretString>,
     pub login_per_module: bool,
-}
-
-impl Http {
-    fn has_tls(&self) -> bool {
-        self.tls_certificate_file.is_some() && self.tls_key_file.is_some()
-    }
 }
 
 /// `[modules.<name>]`: the database of a module, and its addresses if it is remote.
@@ -256,18 +240,17 @@ impl Settings {
         show::show(&self.all.0)
     }
 
+    /// Whether metrics, documentation and the details of health are served on the API's address.
+    pub fn admin_on_api(&self) -> bool {
+        self.admin
+            .on_api
+            .unwrap_or(self.is_demo() && self.admin.listen.is_none())
+    }
+
     /// Checks settings that depend on each other or on the profile.
     fn check(&self) -> anyhow::Result<()> {
         self.check_listens()?;
-        let is_host = |host: &&String| {
-            let name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-            name || host.parse::<IpAddr>().is_ok()
-        };
-        if let Some(wrong) = self.http.hosts.iter().find(|host| !is_host(host)) {
-            bail!(
-                "http.hosts names {wrong:?}, which is not a host; write a name or an address, without scheme and port, such as shop.example"
-            );
-        }
+        self.http.check()?;
         if self.profile == Profile::Prod && self.database.login_per_module {
             let derived_from = self.database.url.as_ref().map(ExposeSecret::expose_secret);
             if derived_from.is_some_and(|url| !has_password(url)) {

@@ -123,6 +123,11 @@ pub const PLATFORM_PROBLEMS: &[KnownProblem] = &[
     anywhere(503, "unavailable", "This cannot be answered now."),
     anywhere(
         503,
+        "too_many_connections",
+        "Too many connections are open; close some, or try again later.",
+    ),
+    anywhere(
+        503,
         "module_unavailable",
         "The module `accounts` cannot be reached now; nothing has happened.",
     ),

@@ -163,7 +163,7 @@ impl Orchard {
         }
     }
 
-    /// A real server for HTTP/1.1 and HTTP/2 without TLS; its address, and how to stop it.
+    /// A real server; its address, and how to stop it.
     pub fn serve(&self) -> (SocketAddr, ServerHandle) {
         let (state, verifier) = (self.state.clone(), self.verifier.clone());
         let server = HttpServer::new(move || {
@@ -171,11 +171,7 @@ impl Orchard {
             app.service(pick)
                 .wrap(banyan_http::shell(banyan_http::ShellSettings::default()))
         });
-        let server = server
-            .workers(1)
-            .disable_signals()
-            .bind_auto_h2c("127.0.0.1:0")
-            .unwrap();
+        let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
         let address = server.addrs()[0];
         let server = server.run();
         let handle = server.handle();
