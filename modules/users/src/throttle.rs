@@ -2,7 +2,7 @@
 //!
 //! A limit must not become a weapon: whoever sends wrong passwords on purpose must not keep out the account's user, nor everybody else behind the
 //! same network address. So what a failure delays is the account *at this address*. An address that the account logged in from before is exempt
-//! from what the failures of other addresses cause, see ADR 0041.
+//! from what the failures of other addresses cause, see ADR 0042.
 //!
 //! Failures of the last hour are counted in the module's database, so the limits hold across instances and restarts. An attempt is counted
 //! as failed **before** the password is checked and uncounted when the password was right, so concurrent guesses cannot exceed the limit. Each

@@ -239,6 +239,9 @@ impl Db {
         if let Some(damage) = self.damage() {
             return Err(Fault::unavailable(damage));
         }
+        if let Writer::Sqlite(writer) = &self.0.writer {
+            writer.file().check_is_there().map_err(Fault::unavailable)?;
+        }
         let ping = async {
             match &self.0.writer {
                 // The last write could not be committed: only a write shows whether the next one can.
@@ -271,8 +274,9 @@ impl Db {
                 None
             }
         };
-        self.0.reads.close();
-        drop(last);
+        self.0.reads.close().await;
+        // SQLite copies the WAL into the file, which may take a while.
+        let _ = tokio::task::spawn_blocking(move || drop(last)).await;
     }
 }
 

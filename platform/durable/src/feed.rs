@@ -57,12 +57,46 @@ impl Feed {
             Err(Fault::not_found("module"))
         }
     }
+
+    async fn named(&self, subjects: Vec<String>) -> Result<Subjects, Fault> {
+        if subjects.len() > PAGE as usize {
+            return Err(Fault::malformed(
+                "invalid_parameter",
+                "At most 1000 subjects can be named.",
+            ));
+        }
+        let sql = format!(
+            "select subject, last_version, changed_at,
+                 case when last_event_version = last_version then last_event_id end as last_event_id from subject where subject in ({})",
+            query::placeholders(1, subjects.len())
+        );
+        let rows: Vec<ChangedSubject> = query::all(self.db.read(), &sql, subjects.into_iter().map(Value::from)).await?;
+        Ok(Subjects {
+            items: rows.into_iter().map(Subject::from).collect(),
+            now_ms: 0,
+            named: true,
+        })
+    }
+}
+
+impl From<ChangedSubject> for Subject {
+    fn from(row: ChangedSubject) -> Self {
+        Subject {
+            subject: row.subject,
+            last_version: row.last_version,
+            changed_ms: row.changed_at,
+            last_event_id: row.last_event_id.map(|id| id.to_string()).unwrap_or_default(),
+        }
+    }
 }
 
 #[async_trait]
 impl EventFeed for Feed {
     async fn list_subjects(&self, _: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
         self.check(&request.module)?;
+        if !request.subjects.is_empty() {
+            return self.named(request.subjects).await;
+        }
         let (sql, now_ms) = if request.by_change {
             // Read before the page: what is committed after it belongs to a later one.
             (
@@ -78,15 +112,14 @@ impl EventFeed for Feed {
             limit(request.limit),
         ];
         let rows: Vec<ChangedSubject> = query::all(self.db.read(), sql, after).await?;
-        let items = rows.into_iter().map(|row| Subject {
-            subject: row.subject,
-            last_version: row.last_version,
-            changed_ms: if request.by_change { row.changed_at } else { 0 },
-            last_event_id: row.last_event_id.map(|id| id.to_string()).unwrap_or_default(),
-        });
+        let mut items: Vec<Subject> = rows.into_iter().map(Subject::from).collect();
+        if !request.by_change {
+            items.iter_mut().for_each(|item| item.changed_ms = 0);
+        }
         Ok(Subjects {
-            items: items.collect(),
+            items,
             now_ms,
+            named: false,
         })
     }
 
@@ -107,6 +140,7 @@ impl EventFeed for Feed {
         Ok(Events {
             items: query::scalars(self.db.read(), sql, from).await?,
             first_kept_version: extent.as_ref().and_then(|extent| extent.first_kept).unwrap_or(0),
+            unknown: extent.is_none(),
             last_version: extent.map_or(0, |extent| extent.last_version),
             before_subscription,
         })
@@ -114,8 +148,7 @@ impl EventFeed for Feed {
 
     async fn confirm_handled(&self, _: &Call, request: ConfirmHandled) -> Result<Confirmed, Fault> {
         self.check(&request.module)?;
-        let since_ms = subscribers::confirm(&self.db, request).await?;
-        Ok(Confirmed { since_ms })
+        subscribers::confirm(&self.db, request).await
     }
 }
 

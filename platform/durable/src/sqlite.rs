@@ -256,6 +256,11 @@ impl Loop {
         }
         metrics::histogram!("banyan_commit_batch_jobs", "module" => self.facts.module.clone()).record(ran.len() as f64);
         connection.interrupt_at(None);
+        if self.file.check_is_there().is_err() {
+            self.report(false);
+            // The connection is closed with the transaction.
+            return self.finish(ran, false);
+        }
         let committed = match connection.control("commit") {
             Ok(()) => {
                 // A transaction that wrote nothing can be committed on a full disk, too.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use banyan_core::Fault;
-use banyan_event_feed_contract::ConfirmHandled;
-use sea_orm::{ConnectionTrait, Value};
+use banyan_event_feed_contract::{ConfirmHandled, Confirmed};
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use tokio::time::sleep;
 
 use crate::{Db, Tx, machinery::Work, query};
@@ -77,8 +77,9 @@ pub(crate) async fn now_ms(conn: &impl ConnectionTrait, now: i64) -> Result<i64,
     Ok(last.flatten().map_or(now, |last| now.max(last)))
 }
 
-/// Stores what a subscriber confirmed; returns the time from which events are kept for it.
-pub(crate) async fn confirm(db: &Db, request: ConfirmHandled) -> Result<i64, Fault> {
+/// Stores what a subscriber confirmed; returns the time from which events are kept for it. If this module acknowledged more than it has, nothing is stored:
+/// the subscriber would otherwise have no second chance to notice that this database went back.
+pub(crate) async fn confirm(db: &Db, request: ConfirmHandled) -> Result<Confirmed, Fault> {
     if request.subscriber.is_empty() || request.handled.is_empty() {
         return Err(Fault::malformed(
             "invalid_confirmation",
@@ -92,7 +93,14 @@ pub(crate) async fn confirm(db: &Db, request: ConfirmHandled) -> Result<i64, Fau
     write.await
 }
 
-async fn store(tx: &Tx, request: &ConfirmHandled) -> Result<i64, Fault> {
+async fn store(tx: &Tx, request: &ConfirmHandled) -> Result<Confirmed, Fault> {
+    if let Some(confirmed_ms) = lost(tx, request).await? {
+        return Ok(Confirmed {
+            went_back: true,
+            confirmed_ms,
+            since_ms: 0,
+        });
+    }
     // A database that was restored has handled less than its predecessor. What was deleted since then was meant for it.
     let progress = if request.resuming {
         "begins_at = case when excluded.confirmed_before < subscriber.confirmed_before then 0 else subscriber.begins_at end,
@@ -131,7 +139,35 @@ async fn store(tx: &Tx, request: &ConfirmHandled) -> Result<i64, Fault> {
         query::scalar(tx.conn(), &sql, std::iter::once(subscriber).chain(aggregates)).await?;
     // A subscriber that is new also gets what happened shortly before, as far as it is kept.
     let kept = i64::try_from(tx.settings().outbox_retention().as_millis()).unwrap_or(i64::MAX);
-    Ok(begins_at.flatten().unwrap_or(0).saturating_sub(kept).max(0))
+    Ok(Confirmed {
+        since_ms: begins_at.flatten().unwrap_or(0).saturating_sub(kept).max(0),
+        ..Confirmed::default()
+    })
+}
+
+/// What is stored of the confirmations, if that is less than what was acknowledged. One that was given up is kept, so it is not taken for lost.
+async fn lost(tx: &Tx, request: &ConfirmHandled) -> Result<Option<i64>, Fault> {
+    let acknowledged = request.handled.iter().map(|handled| handled.acknowledged_ms);
+    if acknowledged.max().unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    let sql = "select aggregate, confirmed_before from subscriber where module = $1";
+    let rows: Vec<Confirmation> = query::all(tx.conn(), sql, [request.subscriber.as_str().into()]).await?;
+    let stored = |aggregate: &str| {
+        let row = rows.iter().find(|row| row.aggregate == aggregate);
+        row.map_or(0, |row| row.confirmed_before)
+    };
+    let behind = request
+        .handled
+        .iter()
+        .filter(|handled| stored(&handled.aggregate) < handled.acknowledged_ms);
+    Ok(behind.map(|handled| stored(&handled.aggregate)).min())
+}
+
+#[derive(FromQueryResult)]
+struct Confirmation {
+    aggregate: String,
+    confirmed_before: i64,
 }
 
 /// Whether this subscriber began later than the module itself, so that the deleted events of a subject it never heard of were not meant for it.

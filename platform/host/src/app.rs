@@ -428,11 +428,17 @@ fn banner(
     if !remote.is_empty() {
         lines.push(format!("  remote   {}", remote.join(", ")));
     }
-    if docs_ui::IS_INCLUDED {
-        lines.push(format!("  docs     {admin}/docs"));
+    if settings.admin.listen.is_some() || settings.admin_on_api() {
+        if docs_ui::IS_INCLUDED {
+            lines.push(format!("  docs     {admin}/docs"));
+        }
+        lines.push(format!("  OpenAPI  {admin}/openapi.json"));
+        lines.push(format!("  health   {admin}/health/ready   metrics {admin}/metrics"));
+    } else {
+        lines.push(format!(
+            "  health   {url}/health/ready; metrics, documentation and details are on admin.listen, which is not set"
+        ));
     }
-    lines.push(format!("  OpenAPI  {admin}/openapi.json"));
-    lines.push(format!("  health   {admin}/health/ready   metrics {admin}/metrics"));
     if settings.is_demo() {
         let passwords = if layout.tokens_from.is_some() {
             " and known passwords"

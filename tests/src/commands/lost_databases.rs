@@ -22,6 +22,7 @@ checks![
     a_file_of_another_installation_is_refused,
     a_file_that_was_damaged_in_a_crash_is_refused,
     damage_that_a_statement_meets_ends_readiness,
+    a_file_that_is_replaced_or_removed_under_a_running_shop_is_not_written_to,
     a_full_disk_ends_readiness_and_nothing_accepted_is_lost;
     on both: a_new_module_is_made_and_databases_of_an_earlier_version_join
 ];
@@ -201,6 +202,29 @@ async fn damage_that_a_statement_meets_ends_readiness() {
     // It was seen, so the next start checks, although this end was in order.
     let refused = installation.run(&["serve"]).await.expect(1);
     refused.stderr_contains(&["catalog.db is damaged"]);
+}
+
+/// What is written to a file without a name is lost when the process ends.
+async fn a_file_that_is_replaced_or_removed_under_a_running_shop_is_not_written_to() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    installation.run(&["seed"]).await.expect(0);
+    let (path, backup) = (file(&installation, "catalog.db"), file(&installation, "catalog.backup"));
+    fs::copy(&path, &backup).expect("a backup");
+    let shop = installation.serve().await;
+    let staff = shop.client.staff().await;
+    let product = serde_json::json!({"sku": "late-fig", "name": "Late fig", "category": "fruit", "price": {"amount": 100, "currency": "EUR"}});
+    let is_noticed = async || {
+        staff.post("/api/v1/products", &product).await.expect(503);
+        let health = shop.client.get("/health/ready").await.expect(503).json();
+        let check = health["checks"]["database:catalog"].to_string();
+        assert!(check.contains("catalog.db was removed or replaced"), "{health}");
+        assert_eq!(health["checks"]["database:orders"], "ok", "{health}");
+    };
+    fs::rename(&backup, &path).expect("replaced");
+    is_noticed().await;
+    fs::remove_file(&path).expect("removed");
+    is_noticed().await;
+    shop.stop().await;
 }
 
 /// Damages the pages of one table, and of nothing that a start reads.

@@ -6,6 +6,7 @@ mod lost_databases;
 mod migrate_and_seed;
 mod operations;
 mod postgres_variants;
+mod restored;
 mod several_processes;
 mod shutdown;
 mod startup_checks;
@@ -56,6 +57,7 @@ pub fn trials() -> Vec<Trial> {
     [
         help_and_settings::trials(),
         operations::trials(),
+        restored::trials(),
         startup_checks::trials(),
         shutdown::trials(),
         migrate_and_seed::trials(),

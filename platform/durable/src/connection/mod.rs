@@ -239,9 +239,9 @@ impl Reads {
     }
 
     /// Closes all connections; later reads fail.
-    pub(crate) fn close(&self) {
+    pub(crate) async fn close(&self) {
         match &self.kind {
-            ReadsKind::Sqlite(readers) => readers.close(),
+            ReadsKind::Sqlite(readers) => readers.close().await,
             ReadsKind::Postgres(pool) => pool.close(),
         }
     }

@@ -49,6 +49,10 @@ pub(crate) enum Mode {
 pub(crate) struct File {
     pub path: PathBuf,
     damage: OnceLock<String>,
+    /// Which file it was when it was opened: device and number.
+    opened: OnceLock<(u64, u64)>,
+    /// What is wrong since it is not at its path any more.
+    gone: OnceLock<String>,
 }
 
 impl File {
@@ -56,7 +60,43 @@ impl File {
         Arc::new(File {
             path: path.to_owned(),
             damage: OnceLock::new(),
+            opened: OnceLock::new(),
+            gone: OnceLock::new(),
         })
+    }
+
+    fn remember(&self) {
+        if let Some(identity) = identity(&self.path) {
+            self.opened.get_or_init(|| identity);
+        }
+    }
+
+    /// That the file at the path is still the one that was opened. What is written to a file that was removed or replaced is lost when the process ends.
+    /// Once it is gone it stays so: the process does not know what it missed.
+    ///
+    /// # Errors
+    /// What happened, and what to do.
+    pub fn check_is_there(&self) -> Result<(), &str> {
+        let is_there = self.gone.get().is_none()
+            && self
+                .opened
+                .get()
+                .is_none_or(|opened| identity(&self.path).as_ref() == Some(opened));
+        if is_there {
+            return Ok(());
+        }
+        let is_new = self.gone.get().is_none();
+        let gone = self.gone.get_or_init(|| {
+            format!(
+                "{} was removed or replaced while it was in use, so nothing more is written: stop the process, restore all database files from one \
+                 backup (or put this one back), and start it again",
+                self.path.display()
+            )
+        });
+        if is_new {
+            tracing::error!("{gone}");
+        }
+        Err(gone)
     }
 
     /// What the first statement said that met damage. A file does not mend itself.
@@ -100,7 +140,9 @@ fn micros(duration: Duration) -> u64 {
 impl Connection {
     pub fn open(file: &Arc<File>, mode: Mode) -> Result<Self, DbErr> {
         let opened = rusqlite::Connection::open_with_flags(&file.path, flags(mode));
-        Self::limited(file, opened.and_then(|raw| configure(raw, mode)))
+        let connection = Self::limited(file, opened.and_then(|raw| configure(raw, mode)))?;
+        file.remember();
+        Ok(connection)
     }
 
     /// A database of its own, in memory.
@@ -197,6 +239,19 @@ impl Connection {
     fn run<T>(&self, work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>) -> Result<T, DbErr> {
         work(&self.raw.lock()).map_err(|failure| self.file.error(failure))
     }
+}
+
+/// Device and number of the file at a path. `None`: there is no file, or the system has no such numbers.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_path: &Path) -> Option<(u64, u64)> {
+    None
 }
 
 fn flags(mode: Mode) -> OpenFlags {
@@ -301,6 +356,7 @@ fn value_of(value: ValueRef<'_>, boolean: bool) -> Value {
 /// The connections for reads.
 pub(crate) struct Readers {
     shared: Arc<Shared>,
+    connections: u32,
     limits: ReadLimits,
 }
 
@@ -328,19 +384,24 @@ impl Readers {
     /// Opens the first connection, so that a file that cannot be read shows at once. The file must exist.
     pub fn open(file: &Arc<File>, limits: ReadLimits) -> Result<Self, DbErr> {
         let first = Connection::open(file, Mode::Read)?;
-        let connections = limits.connections.max(1) as usize;
+        let connections = limits.connections.max(1);
         Ok(Readers {
+            connections,
             shared: Arc::new(Shared {
                 file: file.clone(),
                 idle: Mutex::new(vec![first]),
-                free: Semaphore::new(connections),
-                long: Semaphore::new((connections / 2).max(1)),
+                free: Semaphore::new(connections as usize),
+                long: Semaphore::new((connections / 2).max(1) as usize),
             }),
             limits,
         })
     }
 
-    pub fn close(&self) {
+    /// Waits for the reads under way, and refuses others.
+    pub async fn close(&self) {
+        let all = self.connections;
+        // The wait ends with the time that a read may take.
+        let _ = tokio::time::timeout(self.limits.timeout, self.shared.free.acquire_many(all)).await;
         self.shared.free.close();
         self.shared.long.close();
         self.shared.idle.lock().clear();

@@ -45,6 +45,10 @@ pub(crate) const MACHINERY: &[Migration] = &[
         name: "m0007_durable_installation",
         up: include_str!("../../migrations/m0007_installation.sql"),
     },
+    Migration {
+        name: "m0008_durable_restored",
+        up: include_str!("../../migrations/m0008_restored.sql"),
+    },
 ];
 
 /// The table that records the applied migrations. Name and columns are those of sea-orm-migration, by which earlier versions made it.

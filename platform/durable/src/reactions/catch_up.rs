@@ -8,9 +8,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use banyan_core::{Call, Envelope, Fault, Subscriber, Timestamp};
-use banyan_event_feed_contract::{
-    ConfirmHandled, Confirmed, EventFeed, Events, Handled, ListEvents, ListSubjects, Subject, Subjects,
-};
+use banyan_event_feed_contract::{EventFeed, Events, ListEvents, ListSubjects, Subject, Subjects};
 use futures::StreamExt;
 use sea_orm::{FromQueryResult, Value};
 use tokio::time::{Instant, sleep, timeout};
@@ -19,6 +17,8 @@ use uuid::Uuid;
 
 use super::{
     Deliveries, advance, compared,
+    compared::Place,
+    confirmed::Told,
     delivery::By,
     gap::Gap,
     lane::{Lane, skipped_to},
@@ -27,13 +27,13 @@ use super::{
 use crate::{Db, Feeds, feed, query};
 
 /// The timeout for one page of a feed.
-const FEED_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FEED_TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of events of one subject fetched by one call.
 const EVENTS: u32 = 100;
 /// The number of subjects fetched at the same time.
 const CONCURRENCY: usize = 8;
 /// The number of lanes read by one query.
-const LANES: usize = 200;
+pub(super) const LANES: usize = 200;
 /// A transaction is dated before it is committed. So what changed within this time before a page was read may still be incomplete.
 const OVERLAP: Duration = Duration::from_secs(60);
 /// As `OVERLAP`, for producers of earlier versions: there the two clocks may differ, too.
@@ -41,12 +41,14 @@ const CLOCKS_OVERLAP: Duration = Duration::from_secs(300);
 /// The interval until the next comparison after one failed, unless `feed_compare_ms` is shorter.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause after a page, as a multiple of the time the page took: a comparison uses a quarter of one core at most.
-const PAUSE: u32 = 3;
+pub(super) const PAUSE: u32 = 3;
 
 /// What this process knows of its comparisons with one producer. It is lost with the lease.
 struct Progress {
     /// The producer knows where this module stands.
     resumed: bool,
+    /// The producer did not go back, or all lanes were compared with it since.
+    lanes_compared: bool,
     /// The last time that the producer was told.
     confirmed_before: Option<i64>,
     /// When the last complete comparison with a producer of an earlier version began.
@@ -60,6 +62,7 @@ impl Default for Progress {
     fn default() -> Self {
         Progress {
             resumed: false,
+            lanes_compared: false,
             confirmed_before: None,
             compared_at: None,
             succeeded_at: Instant::now(),
@@ -159,7 +162,7 @@ impl Deliveries {
         let begun_at = self.db().clock().now();
         let places = compared::places(self.db(), source, &aggregates).await?;
         let place = if places.len() == aggregates.len() {
-            places.values().copied().min()
+            places.values().map(|place| place.before_ms).min()
         } else {
             None
         };
@@ -169,12 +172,13 @@ impl Deliveries {
             after_subject: String::new(),
             limit: feed::PAGE,
             by_change: true,
+            subjects: Vec::new(),
         };
         let mut settled = place;
         loop {
             let page_begun_at = Instant::now();
             let call = Call::by_module(self.db().module()).within(FEED_TIMEOUT);
-            let Subjects { items, now_ms } = within(feed.list_subjects(&call, request.clone())).await?;
+            let Subjects { items, now_ms, .. } = within(feed.list_subjects(&call, request.clone())).await?;
             let full = items.len() >= feed::PAGE as usize;
             let Some(last) = items.last().cloned() else { break };
             self.catch_up_with(feeds, source, items).await?;
@@ -198,70 +202,30 @@ impl Deliveries {
         if let Some(before_ms) =
             settled.filter(|settled| progress.resumed && progress.confirmed_before != Some(*settled))
         {
-            let handled = aggregates
-                .iter()
-                .map(|aggregate| (aggregate.clone(), before_ms))
-                .collect();
-            self.confirm(feed, source, handled, false).await?;
-            progress.confirmed_before = Some(before_ms);
+            let handled = aggregates.iter().map(|aggregate| {
+                let acknowledged_ms = places.get(aggregate).map_or(0, |place| place.acknowledged_ms);
+                (
+                    aggregate.clone(),
+                    Place {
+                        before_ms,
+                        acknowledged_ms,
+                    },
+                )
+            });
+            match self.confirm(feed, source, handled.collect(), false).await? {
+                Told::Stored { .. } => progress.confirmed_before = Some(before_ms),
+                Told::WentBack => {
+                    *progress = Progress::default();
+                    self.missed.notify_one();
+                    return Ok(());
+                }
+            }
+        }
+        if !progress.lanes_compared {
+            self.compare_lanes(feeds, source).await?;
+            progress.lanes_compared = true;
         }
         Ok(())
-    }
-
-    /// Tells the producer where this module stands, and begins to listen to what it never has. Returns false for a producer of an earlier version, which
-    /// has no such call.
-    async fn resume(&self, feed: &Arc<dyn EventFeed>, source: &str, aggregates: &[String]) -> Result<bool, Fault> {
-        let places = compared::places(self.db(), source, aggregates).await?;
-        let (known, new): (Vec<_>, Vec<_>) = aggregates
-            .iter()
-            .map(|aggregate| (aggregate.clone(), places.get(aggregate).copied().unwrap_or(0)))
-            .partition(|(aggregate, _)| places.contains_key(aggregate));
-        for handled in [known, new] {
-            if handled.is_empty() {
-                continue;
-            }
-            let named: Vec<String> = handled.iter().map(|(aggregate, _)| aggregate.clone()).collect();
-            match self.confirm(feed, source, handled, true).await {
-                Ok(Confirmed { since_ms }) if !places.contains_key(&named[0]) => {
-                    self.move_to(source, &named, since_ms).await?
-                }
-                Ok(_) => {}
-                Err(fault) if fault.is_transient() => return Err(fault),
-                Err(fault) => {
-                    tracing::info!(module = self.db().module(), source, %fault, "this producer keeps no record of its subscribers");
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    async fn confirm(
-        &self,
-        feed: &Arc<dyn EventFeed>,
-        source: &str,
-        handled: Vec<(String, i64)>,
-        resuming: bool,
-    ) -> Result<Confirmed, Fault> {
-        let handled = handled
-            .into_iter()
-            .map(|(aggregate, before_ms)| Handled { aggregate, before_ms });
-        let request = ConfirmHandled {
-            module: source.to_owned(),
-            subscriber: self.db().module().to_owned(),
-            handled: handled.collect(),
-            resuming,
-        };
-        let call = Call::by_module(self.db().module()).within(FEED_TIMEOUT);
-        within(feed.confirm_handled(&call, request)).await
-    }
-
-    async fn move_to(&self, source: &str, aggregates: &[String], before_ms: i64) -> Result<(), Fault> {
-        let context = (source.to_owned(), Arc::<[String]>::from(aggregates));
-        let write = self.db().write(context, move |tx, (source, aggregates)| async move {
-            compared::move_to(&tx, &source, &aggregates, before_ms).await
-        });
-        write.await
     }
 
     /// The time from which a comparison with a producer of an earlier version starts, if the last complete one began at `last`: from there, if that is
@@ -275,7 +239,7 @@ impl Deliveries {
     }
 
     /// Fetches what is missing of these subjects, and stops the lanes of those that went back.
-    async fn catch_up_with(&self, feeds: &Feeds, source: &str, subjects: Vec<Subject>) -> Result<(), Fault> {
+    pub(super) async fn catch_up_with(&self, feeds: &Feeds, source: &str, subjects: Vec<Subject>) -> Result<(), Fault> {
         let subscribed = |subject: &Subject| {
             let aggregate = subject.subject.split('/').next().unwrap_or_default();
             self.reactions.subscribes_to(&format!("{source}.{aggregate}"))
@@ -284,21 +248,27 @@ impl Deliveries {
         for subjects in subscribed.chunks(LANES) {
             let names: Vec<&str> = subjects.iter().map(|subject| subject.subject.as_str()).collect();
             let lanes = lanes(self.db(), source, &names).await?;
-            let mut differing: Vec<(Subject, Lane)> = Vec::new();
-            for subject in subjects {
-                let lane = lanes.get(&subject.subject).copied().unwrap_or_default();
-                if differs(&lane, subject) {
-                    differing.push((subject.clone(), lane));
-                }
-            }
-            let fetched: Vec<Result<(), Fault>> = futures::stream::iter(differing)
-                .map(|(subject, lane)| async move { self.catch_up_one(feeds, source, &subject, lane).await })
-                .buffer_unordered(CONCURRENCY)
-                .collect()
-                .await;
-            fetched.into_iter().collect::<Result<(), Fault>>()?;
+            let lane_of = |subject: &Subject| lanes.get(&subject.subject).copied().unwrap_or_default();
+            let subjects = subjects.iter().map(|subject| (subject.clone(), lane_of(subject)));
+            self.catch_up_all(feeds, source, subjects.collect()).await?;
         }
         Ok(())
+    }
+
+    /// As `catch_up_with`, for subjects of which the lanes are known.
+    pub(super) async fn catch_up_all(
+        &self,
+        feeds: &Feeds,
+        source: &str,
+        subjects: Vec<(Subject, Lane)>,
+    ) -> Result<(), Fault> {
+        let differing = subjects.into_iter().filter(|(subject, lane)| differs(lane, subject));
+        let fetched: Vec<Result<(), Fault>> = futures::stream::iter(differing)
+            .map(|(subject, lane)| async move { self.catch_up_one(feeds, source, &subject, lane).await })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        fetched.into_iter().collect()
     }
 
     async fn catch_up_one(&self, feeds: &Feeds, source: &str, subject: &Subject, lane: Lane) -> Result<(), Fault> {
@@ -330,8 +300,9 @@ impl Deliveries {
                 first_kept_version,
                 last_version,
                 before_subscription,
+                unknown,
             } = self.list_events(feed, source, subject, from).await?;
-            if (1..lane.version).contains(&last_version) {
+            if is_behind(lane, last_version, unknown) {
                 self.stop_if_it_went_back(feeds, source, subject).await?;
                 return Ok(Fetched::Gap);
             }
@@ -387,7 +358,7 @@ impl Deliveries {
         let events = self.list_events(feed, source, subject, handled.version.max(1)).await?;
         let next = events.items.iter().map(|body| Envelope::from_bytes(body.as_bytes()));
         let next = next.take(2).collect::<Result<Vec<Envelope>, Fault>>()?;
-        let found = if (1..handled.version).contains(&events.last_version) {
+        let found = if is_behind(handled, events.last_version, events.unknown) {
             Some(skipped_to(events.last_version))
         } else {
             next.iter().find(|event| handled.contradicts(event)).map(|event| Lane {
@@ -457,6 +428,11 @@ impl Deliveries {
     }
 }
 
+/// Whether the producer has fewer versions of a subject than were handled here, or never heard of it.
+fn is_behind(lane: Lane, last_version: i64, unknown: bool) -> bool {
+    (1..lane.version).contains(&last_version) || (unknown && lane.version > 0)
+}
+
 /// Whether there is something to fetch, or the two do not have the same event in the same place. A lane that is ahead may have got there since the page
 /// was read, or the producer went back.
 fn differs(lane: &Lane, subject: &Subject) -> bool {
@@ -469,10 +445,10 @@ fn differs(lane: &Lane, subject: &Subject) -> bool {
 }
 
 #[derive(FromQueryResult)]
-struct LaneOf {
-    subject: String,
+pub(super) struct LaneOf {
+    pub subject: String,
     #[sea_orm(nested)]
-    lane: Lane,
+    pub lane: Lane,
 }
 
 /// The lanes of these subjects. A subject without a lane has had no event yet.
@@ -486,13 +462,13 @@ pub(super) async fn lanes(db: &Db, source: &str, subjects: &[&str]) -> Result<Ha
     Ok(rows.into_iter().map(|row| (row.subject, row.lane)).collect())
 }
 
-fn feed_of<'a>(feeds: &'a Feeds, source: &str) -> Result<&'a Arc<dyn EventFeed>, Fault> {
+pub(super) fn feed_of<'a>(feeds: &'a Feeds, source: &str) -> Result<&'a Arc<dyn EventFeed>, Fault> {
     feeds
         .get(source)
         .ok_or_else(|| Fault::unavailable(format!("No event feed is configured for {source}.")))
 }
 
-async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+pub(super) async fn within<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     timeout(FEED_TIMEOUT, call)
         .await
         .unwrap_or_else(|_| Err(Fault::timeout("The producer did not respond in time.")))

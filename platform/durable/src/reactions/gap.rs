@@ -17,6 +17,8 @@ pub(crate) const MISSING: &str = "missing";
 /// The kind of a row for a source that gave out versions again which this module has handled: a dead letter at once.
 pub(crate) const WENT_BACK: &str = "went_back";
 
+const WHAT_TO_DO: &str = "If the source can be brought back to what it was, do that and retry; else settle by hand what the lost events did here, and discard.";
+
 /// Where, and why.
 #[derive(Clone, Debug)]
 pub(crate) struct Gap {
@@ -53,7 +55,7 @@ impl Gap {
         }
     }
 
-    /// `found`: the version of the source that contradicts `handled`, and its event; or the last version there is, if that is lower.
+    /// `found`: the version of the source that contradicts `handled`, and its event; or the last version there is, if that is lower: 0 if it has none.
     pub fn went_back(source: &str, subject: &str, handled: Lane, found: Lane) -> Self {
         Gap {
             source: source.to_owned(),
@@ -84,8 +86,13 @@ impl Gap {
                 "The versions {} to {until} were not delivered, and the producer no longer keeps them.",
                 self.version
             ),
+            Why::WentBack { handled, found } if found.version == 0 => format!(
+                "Version {} was event {} here; the source has no version of this subject any more: it lost what it had committed. {WHAT_TO_DO}",
+                handled.version,
+                text(handled.event_id)
+            ),
             Why::WentBack { handled, found } => format!(
-                "Version {} was event {} here; the source now ends with or continues from version {}, event {}: it lost what it had committed.",
+                "Version {} was event {} here; the source now ends with or continues from version {}, event {}: it lost what it had committed. {WHAT_TO_DO}",
                 handled.version,
                 text(handled.event_id),
                 found.version,
@@ -189,7 +196,9 @@ pub(crate) async fn pass(tx: &Tx, source: &str, subject: &str, kind: &str, until
     super::advance(tx, source, subject, lane.version, super::skipped_to(until)).await?;
     if kind == WENT_BACK {
         // The events after it are new. They were taken for duplicates, so they are fetched: a gap that the producer can fill.
-        let events_after = Gap::missing(source, subject, until + 1, lane.version);
+        // Of a subject that the source did not know none is known to exist, but it may have begun since.
+        let known = if until == 0 { 0 } else { lane.version };
+        let events_after = Gap::missing(source, subject, until + 1, known);
         events_after.keep(tx).await?;
     }
     Ok(())

@@ -6,9 +6,11 @@
 mod batch;
 mod catch_up;
 mod compared;
+mod confirmed;
 mod delivery;
 mod gap;
 mod lane;
+mod restored;
 pub(crate) mod retry;
 mod runner;
 

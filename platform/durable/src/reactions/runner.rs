@@ -11,7 +11,7 @@ use super::{
     Deliveries,
     catch_up::Fetched,
     delivery::{By, no_version},
-    gap::{WENT_BACK, is_gap},
+    gap::{MISSING, WENT_BACK, is_gap},
     retry::{self, Due},
 };
 use crate::{Db, Feeds, changed, lease, machinery::Work, time};
@@ -120,13 +120,19 @@ impl Deliveries {
                 }
                 self.forget(&due).await?;
             }
-            self.fetch(feeds, &due.source, &due.subject, until.max(due.version))
-                .await
+            // Of `missing` no version may be known to exist; then this only asks for those that there are.
+            let known = if due.kind == WENT_BACK {
+                until.max(due.version)
+            } else {
+                until
+            };
+            self.fetch(feeds, &due.source, &due.subject, known).await
         };
         match filled.await {
             Err(fault) => self.postpone(due, fault).await,
             // What is missing was stored again, with the time of the next attempt.
             Ok(Fetched::Gap) => Ok(()),
+            Ok(Fetched::Events { .. }) if due.kind == MISSING && until < due.version => self.forget(&due).await,
             Ok(Fetched::Events { last_version }) if last_version > 0 && last_version < due.version => {
                 self.forget(&due).await
             }

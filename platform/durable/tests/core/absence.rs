@@ -263,6 +263,7 @@ fn handled_before(subscriber: &str, before_ms: i64, resuming: bool) -> ConfirmHa
         handled: vec![Handled {
             aggregate: "order".to_owned(),
             before_ms,
+            acknowledged_ms: 0,
         }],
         resuming,
     }

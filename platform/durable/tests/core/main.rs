@@ -16,6 +16,7 @@ mod migrations;
 mod operators;
 mod outages;
 mod reactions;
+mod restored;
 mod together;
 mod upgrades;
 mod watching;

@@ -192,8 +192,19 @@ async fn an_orderly_end_leaves_the_file_and_no_wal() {
     };
     let wal = path.with_extension("db-wal");
     assert!(wal.exists());
+    // A read under way is the last connection to close, unless the end waits for it.
+    let reading = tokio::spawn({
+        let db = db.clone();
+        async move {
+            let slow = "with recursive n (i) as (select 1 union all select i + 1 from n where i < 3000000) select count(*) from n";
+            count(&db, slow).await
+        }
+    });
+    tokio::task::yield_now().await;
+    assert!(!reading.is_finished());
     db.close().await;
     assert!(!wal.exists(), "who copies the file has everything");
+    assert_eq!(reading.await.unwrap(), 3_000_000);
 }
 
 #[tokio::test]
