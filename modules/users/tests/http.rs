@@ -421,7 +421,22 @@ async fn an_operator_disables_an_account_and_sees_its_sessions() {
     let switch = |to: &str| {
         post(&format!("/api/v1/users/{ada}/{to}"), json!({"reason": "a stolen card"})).insert_header(ops.bearer())
     };
-    let disabled = shop.send(switch("disable")).await;
+    for action in ["disable", "enable", "roles"] {
+        let stale = if action == "roles" {
+            TestRequest::put()
+                .uri(&format!("/api/v1/users/{ada}/roles"))
+                .set_json(json!({"roles": ["staff"]}))
+                .insert_header(ops.bearer())
+        } else {
+            switch(action)
+        };
+        let stale = shop.send(stale.insert_header((header::IF_MATCH, "\"7\""))).await;
+        assert_eq!(stale.problem(), (412, "precondition_failed".to_owned()), "{action}");
+    }
+    let path = format!("/api/v1/users/{ada}");
+    let read = shop.send(get(&path).insert_header(ops.bearer())).await;
+    let current = (header::IF_MATCH, read.header("etag").to_owned());
+    let disabled = shop.send(switch("disable").insert_header(current)).await;
     assert!(
         disabled.status == 200 && disabled.body["disabled_at"].is_string(),
         "{}",
