@@ -38,7 +38,7 @@ const PARTS: [(&str, &str); 5] = [
 ];
 
 /// Long enough for a login's password, and a URL for every setting that is read from a secret.
-const A_SECRET: &str = "postgres://shop:a-password@database:5432/shop";
+const A_SECRET: &str = "postgres://shop:a-password@postgres:5432/shop";
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -185,6 +185,7 @@ fn operations_are_not_public() -> Result<(), Failed> {
             ("BANYAN__PROFILE", "prod"),
             ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
             ("BANYAN__AUTH__ISSUER", "https://shop.example"),
+            ("BANYAN__PAYMENTS__ALLOW_SANDBOX", "true"),
         ];
         let inside = ["/metrics", "/openapi.json", "/docs/"];
         let shop = installation.serve_with(&prod).await;

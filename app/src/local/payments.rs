@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use banyan_core::RandomSecrets;
 use banyan_host::{
     local::{LocalModule, ModuleContext, Start, StartedModule},
@@ -23,7 +23,13 @@ pub const MODULE: Option<LocalModule<Contracts>> = Some(LocalModule {
 });
 
 fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
+    let is_demo = section.is_demo();
     let settings: ::payments::Settings = section.read()?;
+    ensure!(
+        is_demo || settings.allow_sandbox,
+        "payments has only the built-in sandbox provider, which moves no real money, and the profile prod refuses it; set \
+         payments.allow_sandbox = true (BANYAN__PAYMENTS__ALLOW_SANDBOX) for a trial run"
+    );
     Ok(Start::new(async move |context: ModuleContext, _: Contracts| {
         if !context.is_demo {
             tracing::warn!("payments go to the built-in sandbox provider: no real money moves");

@@ -15,6 +15,8 @@ pub struct Settings {
     /// The secret with which the provider signs its webhooks. Absent: a new one at each start, which is enough for the sandbox in the same process.
     #[serde(default)]
     pub webhook_secret: Option<SecretString>,
+    /// Whether the sandbox provider may be used outside the profile `demo`.
+    pub allow_sandbox: bool,
     pub sandbox: SandboxSettings,
 }
 

@@ -66,10 +66,21 @@ impl App {
     where
         C: Clone + Send + Sync + 'static,
     {
+        let origins = settings.clone();
+        Self::start(product, settings)
+            .await
+            .map_err(|error| origins.with_origins(error))
+    }
+
+    async fn start<C>(product: &'static Product<C>, settings: Settings) -> anyhow::Result<App>
+    where
+        C: Clone + Send + Sync + 'static,
+    {
         // First: a counter that was made before its recorder counts nothing.
         telemetry::metrics();
         let layout = product.layout();
         placement::check(&layout, &settings)?;
+        server::check_addresses(&settings)?;
         let stop_connections = CancellationToken::new();
         let connections = Connections::start(&layout, &settings, &stop_connections)?;
         let bus = start_bus(&layout, &settings, &stop_connections)?;

@@ -90,6 +90,24 @@ pub fn start(settings: &Settings, transport: Transport, served: Served) -> anyho
     Ok(listening)
 }
 
+/// That the addresses can be listened on, before any data is made for a process that could not serve it.
+///
+/// # Errors
+/// As [`start`].
+pub fn check_addresses(settings: &Settings) -> anyhow::Result<()> {
+    let listens = [
+        (Some(settings.http.listen), "http.listen"),
+        (settings.admin.listen, "admin.listen"),
+        (settings.rpc.listen, "rpc.listen"),
+    ];
+    for (listen, key) in listens {
+        if let Some(listen) = listen {
+            bind(listen, key)?;
+        }
+    }
+    Ok(())
+}
+
 /// The document of every operation this process serves or forwards.
 #[derive(Clone)]
 struct Document {
@@ -307,7 +325,8 @@ fn raise_descriptor_limit(connections: usize) {
 /// A listening socket and its address: the port may be chosen by the system.
 fn bind(listen: SocketAddr, setting: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(listen).with_context(|| {
-        format!("cannot listen on {listen} ({setting}); is another banyan running? BANYAN__HTTP__LISTEN=127.0.0.1:0 takes any free port")
+        let variable = setting.to_uppercase().replace('.', "__");
+        format!("cannot listen on {listen} ({setting}); is another banyan running? BANYAN__{variable}=127.0.0.1:0 takes any free port")
     })?;
     let address = listener
         .local_addr()

@@ -1,6 +1,6 @@
 //! Configurations that are refused at startup, with their messages; and how the profile `prod` starts.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
 use serde_json::json;
 
@@ -13,11 +13,29 @@ use crate::harness::Stage;
 checks![
     an_unsafe_configuration_does_not_start,
     an_invalid_signing_key_is_refused,
+    an_address_in_use_is_refused_before_data_is_made,
     prod_does_not_start_on_demo_data_and_only_the_owner_can_read_the_data,
     an_unreachable_postgresql_is_reported_with_how_to_start_one,
     postgresql_without_schemas_is_reported_with_the_command_that_creates_them;
     on both: prod_starts_with_the_configured_key_and_without_demo_data,
 ];
+
+async fn an_address_in_use_is_refused_before_data_is_made() {
+    let installation = Installation::new(Stage::Sqlite).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken
+        .local_addr()
+        .map(|address| (address.to_string(), taken))
+        .expect("its address");
+    for variable in ["BANYAN__HTTP__LISTEN", "BANYAN__ADMIN__LISTEN", "BANYAN__RPC__LISTEN"] {
+        let refused = installation
+            .run_with(&["serve"], &[(variable, &taken.0)])
+            .await
+            .expect(1);
+        refused.stderr_contains(&["cannot listen on", &taken.0, variable]);
+        assert!(!installation.data_directory().exists());
+    }
+}
 
 /// What `prod` requires, except for the signing key.
 const PROD: [(&str, &str); 2] = [
@@ -54,6 +72,11 @@ async fn an_unsafe_configuration_does_not_start() {
         .await
         .expect(1)
         .stderr_contains(&["http.listen", "TLS", "http.behind_tls"]);
+    installation
+        .run_with(&["serve"], &[&PROD[..], &key].concat())
+        .await
+        .expect(1)
+        .stderr_contains(&["payments.allow_sandbox", "no real money"]);
     let admin = [
         ("BANYAN__HTTP__BEHIND_TLS", "true"),
         ("BANYAN__ADMIN__LISTEN", "0.0.0.0:0"),
@@ -87,10 +110,25 @@ async fn prod_does_not_start_on_demo_data_and_only_the_owner_can_read_the_data()
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o700, "it contains password hashes and the signing key");
+    for entry in std::fs::read_dir(installation.data_directory()).expect("there is data") {
+        let path = entry.expect("a file").path();
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    let set_mode = |mode| {
+        std::fs::set_permissions(installation.data_directory(), Permissions::from_mode(mode)).expect("it is ours");
+    };
+    set_mode(0o705);
+    let refused = installation.run_with(&["serve"], &[]).await.expect(1);
+    refused.stderr_contains(&["data_dir", "705", "chmod o-rwx"]);
+    set_mode(0o700);
     let key = installation.file("key.pem", &signing_key());
-    let key = [("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str())];
+    let prod = [
+        ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
+        ("BANYAN__PAYMENTS__ALLOW_SANDBOX", "true"),
+    ];
     installation
-        .run_with(&["serve"], &[&PROD[..], &key].concat())
+        .run_with(&["serve"], &[&PROD[..], &prod].concat())
         .await
         .expect(1)
         .stderr_contains(&["demo users", "data_dir"]);
@@ -176,6 +214,7 @@ async fn prod_starts_with_the_configured_key_and_without_demo_data(stage: Stage)
         ("BANYAN__PROFILE", "prod"),
         ("BANYAN__AUTH__ISSUER", "https://shop.example"),
         ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
+        ("BANYAN__PAYMENTS__ALLOW_SANDBOX", "true"),
         ("BANYAN__USERS__FIRST_OPERATOR__EMAIL", "ops@shop.example"),
         ("BANYAN__USERS__FIRST_OPERATOR__PASSWORD_FILE", password.as_str()),
     ];

@@ -139,6 +139,9 @@ fn micros(duration: Duration) -> u64 {
 
 impl Connection {
     pub fn open(file: &Arc<File>, mode: Mode) -> Result<Self, DbErr> {
+        if mode == Mode::Create {
+            make_private(&file.path);
+        }
         let opened = rusqlite::Connection::open_with_flags(&file.path, flags(mode));
         let connection = Self::limited(file, opened.and_then(|raw| configure(raw, mode)))?;
         file.remember();
@@ -240,6 +243,21 @@ impl Connection {
         work(&self.raw.lock()).map_err(|failure| self.file.error(failure))
     }
 }
+
+/// Makes the file, if there is none, for its owner alone, whatever the umask; SQLite gives the `-wal` the same mode. What fails here fails again when
+/// SQLite opens it, which says why.
+#[cfg(unix)]
+fn make_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+}
+
+#[cfg(not(unix))]
+fn make_private(_path: &Path) {}
 
 /// Device and number of the file at a path. `None`: there is no file, or the system has no such numbers.
 #[cfg(unix)]

@@ -115,7 +115,9 @@ impl SqliteHome {
     )]
     pub fn new() -> Self {
         let directory = std::env::temp_dir().join(format!("banyan-test-{}", Uuid::new_v4().simple()));
-        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let mut private = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private.create(&directory).expect("a temporary directory");
         SqliteHome(directory)
     }
 

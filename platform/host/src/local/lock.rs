@@ -3,12 +3,12 @@
 use std::{
     fs::{DirBuilder, File, TryLockError},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use banyan_durable::FileCheck;
 
 /// The time a start waits for the checks of files that were not closed in order. A check that takes longer goes on while the process serves.
@@ -99,6 +99,23 @@ impl DataLock {
     }
 }
 
+/// # Errors
+/// Every user of the machine may enter the directory; with the command that mends it.
+fn refuse_public(directory: &Path) -> anyhow::Result<()> {
+    let metadata = directory
+        .metadata()
+        .with_context(|| format!("reading the data directory {} (data_dir)", directory.display()))?;
+    let mode = metadata.permissions().mode();
+    ensure!(
+        mode & 0o007 == 0,
+        "the data directory {0} (data_dir) has mode {1:o}, so every user of this machine can reach the password hashes and the signing key in it; \
+         run: chmod o-rwx {0}",
+        directory.display(),
+        mode & 0o777
+    );
+    Ok(())
+}
+
 const IN_USE: &str = "in use\n";
 const ENDED: &str = "ended in order\n";
 
@@ -109,12 +126,14 @@ fn open(directory: &Path) -> anyhow::Result<File> {
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("creating the data directory {} (data_dir)", directory.display()))?;
+    refuse_public(directory)?;
     let path = directory.join("lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {

@@ -5,6 +5,7 @@
 #[cfg_attr(not(feature = "modules"), path = "no_durable.rs")]
 mod durable;
 mod http;
+mod servers;
 mod show;
 mod sources;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use sources::{Defaults, Section};
 pub struct Settings {
     pub profile: Profile,
     pub data_dir: PathBuf,
+    pub plaintext_hosts: Vec<String>,
     pub http: Http,
     pub admin: Admin,
     pub database: Database,
@@ -143,9 +145,32 @@ impl Settings {
             settings.modules.entry((*module).to_owned()).or_default();
         }
         settings.all = Sources(all);
-        settings.check()?;
-        settings.check_urls()?;
-        Ok(settings)
+        let checked = settings.check_urls().and_then(|()| settings.check());
+        match checked {
+            Ok(()) => Ok(settings),
+            Err(error) => Err(settings.with_origins(error)),
+        }
+    }
+
+    /// The error, with where each setting comes from that it names.
+    pub fn with_origins(&self, error: anyhow::Error) -> anyhow::Error {
+        let text = format!("{error:#}");
+        let is_named = |key: &str| {
+            text.match_indices(key).any(|(at, _)| {
+                let behind = text[at + key.len()..].chars().next();
+                !behind.is_some_and(|next| next.is_ascii_alphanumeric() || next == '_')
+            })
+        };
+        let leaves = sources::flatten(&self.all.0).unwrap_or_default();
+        let origins = leaves.iter().filter(|(key, _)| key.contains('.') && is_named(key));
+        let origins: Vec<String> = origins
+            .filter_map(|(key, value)| Some(format!("{key} comes from {}", value.origin()?)))
+            .filter(|origin| !text.contains(origin.rsplit(' ').next().unwrap_or_default()))
+            .collect();
+        if origins.is_empty() {
+            return error;
+        }
+        anyhow::anyhow!("{text} ({})", origins.join(", "))
     }
 
     /// A URL whose parts cannot be told apart is refused before anything connects to a part of its password.
@@ -172,7 +197,7 @@ impl Settings {
 
     /// The section of a module's own settings, empty if it has none.
     pub fn section_of(&self, module: &str) -> Section {
-        Section::of(&self.all.0, module)
+        Section::of(&self.all.0, module, self.is_demo())
     }
 
     /// The configured endpoints of remote modules.
@@ -260,6 +285,9 @@ impl Settings {
                 );
             }
         }
+        if self.profile == Profile::Prod {
+            self.check_servers()?;
+        }
         for (name, url) in self.database_urls() {
             if !["postgres://", "postgresql://"]
                 .iter()
@@ -268,6 +296,25 @@ impl Settings {
                 bail!(
                     "{name} must be a postgres:// URL, such as postgres://user:password@localhost:5432/shop; without it the data is kept in SQLite files"
                 );
+            }
+        }
+        Ok(())
+    }
+
+    /// Passwords and events cross a network only with TLS, unless the operator says that it is trusted.
+    fn check_servers(&self) -> anyhow::Result<()> {
+        let mut urls = self.database_urls();
+        urls.extend(
+            self.bus
+                .url
+                .iter()
+                .map(|url| ("bus.url".to_owned(), url.expose_secret())),
+        );
+        let etcd = self.discovery.etcd_endpoints.iter();
+        urls.extend(etcd.map(|url| ("discovery.etcd_endpoints".to_owned(), url.as_str())));
+        for (key, url) in urls {
+            if let Some(refusal) = servers::refusal(url, &self.plaintext_hosts) {
+                bail!("{key} {refusal}");
             }
         }
         Ok(())

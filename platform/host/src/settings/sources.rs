@@ -64,10 +64,11 @@ fn module_placement(at: u32, module: &str) -> String {
 pub struct Section {
     name: String,
     value: Value,
+    is_demo: bool,
 }
 
 impl Section {
-    pub(super) fn of(all: &Config, name: &str) -> Self {
+    pub(super) fn of(all: &Config, name: &str, is_demo: bool) -> Self {
         let value = match &all.cache.kind {
             ValueKind::Table(sections) => sections.get(name).cloned(),
             _ => None,
@@ -75,7 +76,13 @@ impl Section {
         Section {
             name: name.to_owned(),
             value: value.unwrap_or_else(|| Value::new(None, ValueKind::Table(config::Map::new()))),
+            is_demo,
         }
+    }
+
+    /// Whether the profile is `demo`, for a setting that depends on it.
+    pub fn is_demo(&self) -> bool {
+        self.is_demo
     }
 
     /// # Errors
@@ -149,7 +156,8 @@ pub fn read(
         let alone = Config::builder().add_source(source.clone()).build()?;
         for (key, value) in flatten(&alone)? {
             known.check(&key, &name)?;
-            builder = builder.set_override(&key, Value::new(Some(&name), value.kind))?;
+            known.check_zero(&key, &value.kind, &name)?;
+            builder = builder.set_override(&key, Value::new(Some(&name), by_address(&key, value.kind)))?;
         }
     }
     let mut given = Vec::new();
@@ -181,11 +189,12 @@ fn refuse_other_than_toml(text: &str, name: &str) -> anyhow::Result<()> {
 
 /// The prefix of variables that are settings.
 const VARIABLE_PREFIX: &str = "BANYAN__";
+const ALMOST_PREFIX: &str = "BANYAN_";
 
 /// The environment's variables that are settings; others are ignored.
 pub fn own_variables() -> anyhow::Result<Vec<(String, String)>> {
     let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    let own = named.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+    let own = named.filter(|(name, _)| name.starts_with(ALMOST_PREFIX));
     own.map(|(name, value)| {
         let value = value
             .into_string()
@@ -209,6 +218,8 @@ struct Given {
 struct KnownKeys {
     with_default: BTreeMap<String, Value>,
     without_default: BTreeSet<String>,
+    /// Those whose comment says what 0 means.
+    zero_is_explained: BTreeSet<String>,
 }
 
 impl KnownKeys {
@@ -217,8 +228,22 @@ impl KnownKeys {
             .add_source(File::from_str(&defaults.text, FileFormat::Toml))
             .build()?;
         let mut without_default = BTreeSet::new();
+        let mut zero_is_explained = BTreeSet::new();
         let mut section = String::new();
+        let mut explains_zero = false;
         for line in defaults.text.lines() {
+            match line.strip_prefix('#') {
+                Some(comment) => {
+                    let is_zero = |word: &str| word.trim_matches([':', ',', ';', '.', '`']) == "0";
+                    explains_zero |= comment.split(' ').any(is_zero);
+                }
+                None => {
+                    if let Some((key, _)) = line.split_once(" = ").filter(|_| explains_zero) {
+                        zero_is_explained.insert(format!("{section}{key}"));
+                    }
+                    explains_zero = false;
+                }
+            }
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = format!("{name}.");
             }
@@ -235,6 +260,7 @@ impl KnownKeys {
         Ok(KnownKeys {
             with_default: flatten(&with_default)?,
             without_default,
+            zero_is_explained,
         })
     }
 
@@ -246,28 +272,68 @@ impl KnownKeys {
         if self.contains(key) {
             return Ok(());
         }
-        let all = || self.with_default.keys().chain(&self.without_default);
-        let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
-        let similar: Vec<&str> = match all().find(|known| leaf(known) == leaf(key)) {
-            Some(same_name) => vec![same_name],
-            None => all()
-                .filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section)
-                .map(String::as_str)
-                .collect(),
-        };
-        let hint = if similar.is_empty() {
-            "`banyan config defaults` shows all".to_owned()
-        } else {
-            format!("did you mean {}?", similar.join(", "))
+        let hint = match self.nearest(key) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => "`banyan config defaults` shows all".to_owned(),
         };
         bail!("{source} sets {key}, but there is no such setting; {hint}")
+    }
+
+    /// The known key that is most like this one, if one is.
+    fn nearest(&self, key: &str) -> Option<&str> {
+        let leaf = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        // The name alone counts as well: it may stand in a wrong section.
+        let likeness =
+            |known: &str| strsim::jaro_winkler(known, key).max(strsim::jaro_winkler(&leaf(known), &leaf(key)) - 0.05);
+        let all = self.with_default.keys().chain(&self.without_default);
+        let (best, nearest) = all
+            .map(|known| (likeness(known), known.as_str()))
+            .max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+        (best > 0.8).then_some(nearest)
+    }
+
+    /// A number is at least 1, unless its comment says what 0 means: an interval, a limit or a size of nothing stops what it is for.
+    fn check_zero(&self, key: &str, kind: &ValueKind, source: &str) -> anyhow::Result<()> {
+        let is_number = |kind: &ValueKind| matches!(kind, ValueKind::I64(value) if *value > 0);
+        let has_minimum = self
+            .with_default
+            .get(key)
+            .is_some_and(|default| is_number(&default.kind));
+        let is_zero = match kind {
+            ValueKind::I64(value) => *value == 0,
+            ValueKind::String(text) => text.trim().parse::<i64>() == Ok(0),
+            _ => false,
+        };
+        if has_minimum && is_zero && !self.zero_is_explained.contains(key) {
+            bail!("{source} sets {key} to 0; it must be at least 1");
+        }
+        Ok(())
+    }
+
+    /// A variable with a prefix that is almost ours would otherwise be ignored in silence.
+    fn refuse_almost(&self, variable: &str) -> anyhow::Result<()> {
+        let Some(rest) = variable.strip_prefix(ALMOST_PREFIX) else {
+            return Ok(());
+        };
+        let rest = rest.to_lowercase();
+        let (section, name) = rest.split_once('_').unwrap_or((rest.as_str(), ""));
+        let key = format!("{section}.{}", name.trim_start_matches('_').replace("__", "."));
+        let is_meant = self.contains(&rest) || self.contains(&key) || self.contains(key.trim_end_matches("_file"));
+        if is_meant {
+            let key = if self.contains(&rest) { rest } else { key };
+            bail!(
+                "{variable} is not read; did you mean {VARIABLE_PREFIX}{}?",
+                key.to_uppercase().replace('.', "__")
+            );
+        }
+        Ok(())
     }
 
     /// The setting of an environment variable; `None` if the variable is not a setting.
     fn read_environment(&self, variable: &str, text: String) -> anyhow::Result<Option<Given>> {
         // The tests' own variables and BANYAN_CONFIG are not settings.
         let Some(path) = variable.strip_prefix(VARIABLE_PREFIX) else {
+            self.refuse_almost(variable)?;
             return Ok(None);
         };
         let key = path.to_lowercase().replace("__", ".");
@@ -298,12 +364,25 @@ impl KnownKeys {
         } else {
             ValueKind::String(text)
         };
+        let kind = by_address(&key, kind);
+        self.check_zero(&key, &kind, variable)?;
         Ok(Some(Given {
             variable: variable.to_owned(),
             from_file,
             key,
             kind,
         }))
+    }
+}
+
+/// `localhost` where an address to listen on belongs.
+fn by_address(key: &str, kind: ValueKind) -> ValueKind {
+    match kind {
+        ValueKind::String(text) if key.ends_with(".listen") => match text.strip_prefix("localhost:") {
+            Some(port) => ValueKind::String(format!("127.0.0.1:{port}")),
+            None => ValueKind::String(text),
+        },
+        other => other,
     }
 }
 

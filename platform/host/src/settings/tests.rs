@@ -161,3 +161,145 @@ fn a_host_is_a_name_or_an_address_without_scheme_and_port() {
     }
     load("", &[("BANYAN__HTTP__HOSTS", "shop.example,10.0.0.1,::1")]).unwrap();
 }
+
+#[test]
+fn the_nearest_key_is_suggested() {
+    for (variable, nearest) in [
+        ("BANYAN__HTTP__LISEN", "http.listen"),
+        ("BANYAN__HTTP__TRUSTED_PROXY", "http.trusted_proxies"),
+        ("BANYAN__DURABEL__POOL", "durable.pool"),
+        ("BANYAN__POOL", "durable.pool"),
+        ("BANYAN__ORDERS__OPEN_CHECKOUT", "orders.open_checkouts"),
+    ] {
+        let text = error("", &[(variable, "1")]);
+        assert!(text.contains(&format!("did you mean {nearest}?")), "{text}");
+    }
+    let text = error("", &[("BANYAN__QQQ__ZZZ", "1")]);
+    assert!(text.contains("banyan config defaults"), "{text}");
+}
+
+#[test]
+fn a_variable_whose_prefix_is_almost_right_is_refused() {
+    for (variable, meant) in [
+        ("BANYAN_HTTP_LISTEN", "BANYAN__HTTP__LISTEN"),
+        ("BANYAN_HTTP__LISTEN", "BANYAN__HTTP__LISTEN"),
+        ("BANYAN_PROFILE", "BANYAN__PROFILE"),
+        ("BANYAN_DATABASE_URL_FILE", "BANYAN__DATABASE__URL_FILE"),
+    ] {
+        let text = error("", &[(variable, "x")]);
+        assert!(
+            text.contains(variable) && text.contains(&format!("did you mean {meant}?")),
+            "{text}"
+        );
+    }
+    load(
+        "",
+        &[
+            ("BANYAN_CONFIG", "x"),
+            ("BANYAN_TOKEN", "x"),
+            ("BANYAN_TEST_POSTGRES", "x"),
+        ],
+    )
+    .unwrap();
+}
+
+#[test]
+fn nothing_that_is_needed_is_zero() {
+    for key in [
+        "durable.pool",
+        "durable.lease_ms",
+        "rpc.timeout_ms",
+        "rpc.concurrency",
+        "bus.prefetch",
+        "discovery.probe_every_ms",
+        "http.connections",
+        "http.keep_alive_s",
+        "orders.open_checkouts",
+    ] {
+        let variable = format!("BANYAN__{}", key.to_uppercase().replace('.', "__"));
+        let text = error("", &[(&variable, "0")]);
+        assert!(
+            text.contains(&format!("{variable} sets {key} to 0")) && text.contains("at least 1"),
+            "{text}"
+        );
+        let (section, name) = key.split_once('.').unwrap();
+        let text = error(&format!("[{section}]\n{name} = 0"), &[]);
+        assert!(text.contains("banyan.toml") && text.contains(key), "{text}");
+    }
+    load("", &[("BANYAN__HTTP__WORKERS", "0"), ("BANYAN__RPC__QUEUE", "0")]).unwrap();
+}
+
+#[test]
+fn every_error_says_where_the_setting_comes_from() {
+    let text = error("", &[("BANYAN__HTTP__LISTEN", "0.0.0.0:80")]);
+    assert!(
+        text.contains("0.0.0.0:80") && text.contains("comes from BANYAN__HTTP__LISTEN"),
+        "{text}"
+    );
+    let text = error("[http]\nlisten = \"0.0.0.0:80\"", &[]);
+    assert!(text.contains("http.listen comes from banyan.toml"), "{text}");
+    let text = error("", &[("BANYAN__DATABASE__URL", "mysql://shop@localhost/shop")]);
+    assert!(text.contains("comes from BANYAN__DATABASE__URL"), "{text}");
+    let text = error("", &[("BANYAN__HTTP__PROXY_PROTOCOL", "true")]);
+    assert!(
+        text.contains("http.trusted_proxies") && text.contains("comes from BANYAN__HTTP__PROXY_PROTOCOL"),
+        "{text}"
+    );
+}
+
+#[test]
+fn proxies_are_addresses_and_networks() {
+    load(
+        "",
+        &[(
+            "BANYAN__HTTP__TRUSTED_PROXIES",
+            "10.0.0.1,10.1.0.0/16,2001:db8::/32,::1",
+        )],
+    )
+    .unwrap();
+    let text = error("", &[("BANYAN__HTTP__TRUSTED_PROXIES", "10.0.0.0/33")]);
+    assert!(text.contains("10.0.0.0/33") && text.contains("10.0.0.0/8"), "{text}");
+}
+
+#[test]
+fn localhost_is_an_address_to_listen_on() {
+    let settings = load(
+        "[admin]\nlisten = \"localhost:9090\"",
+        &[("BANYAN__HTTP__LISTEN", "localhost:8081")],
+    )
+    .unwrap();
+    assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8081");
+    assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:9090");
+}
+
+#[test]
+fn prod_reaches_servers_with_tls() {
+    let prod = "profile = \"prod\"\n[auth]\nissuer = \"https://shop.example\"";
+    for (variable, url, key) in [
+        (
+            "BANYAN__DATABASE__URL",
+            "postgres://shop:geheim@db/shop",
+            "database.url",
+        ),
+        (
+            "BANYAN__MODULES__ORDERS__DATABASE_URL",
+            "postgres://shop:geheim@db/shop",
+            "modules.orders.database_url",
+        ),
+        ("BANYAN__BUS__URL", "amqp://shop:geheim@db/%2f", "bus.url"),
+        (
+            "BANYAN__DISCOVERY__ETCD_ENDPOINTS",
+            "http://db:2379",
+            "discovery.etcd_endpoints",
+        ),
+    ] {
+        let text = error(prod, &[(variable, url)]);
+        assert!(
+            text.contains(key) && text.contains(variable) && text.contains("plaintext_hosts"),
+            "{text}"
+        );
+        assert!(!text.contains("geheim"), "{text}");
+        load(prod, &[(variable, url), ("BANYAN__PLAINTEXT_HOSTS", "db")]).unwrap();
+        load("", &[(variable, url)]).unwrap();
+    }
+}
