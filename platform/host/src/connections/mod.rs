@@ -102,8 +102,12 @@ where
     Ok(server.run())
 }
 
-/// A connection that is admitted, with the address of its client. Why one is not is logged.
-async fn open(options: Options, mut stream: TcpStream) -> Result<(Connection, Option<SocketAddr>), ()> {
+/// A connection that is closed; why was logged.
+#[derive(Debug)]
+struct Closed;
+
+/// A connection that is admitted, with the address of its client.
+async fn open(options: Options, mut stream: TcpStream) -> Result<(Connection, Option<SocketAddr>), Closed> {
     let mut client = stream.peer_addr().map_err(|error| ended_early(&error))?;
     let permit = match options.admission.admit() {
         Ok(permit) => permit,
@@ -113,7 +117,7 @@ async fn open(options: Options, mut stream: TcpStream) -> Result<(Connection, Op
     if options.proxy_protocol {
         if !options.admission.trusts(client.ip().to_canonical()) {
             tracing::debug!(%client, "refused: only proxies in http.trusted_proxies may connect with http.proxy_protocol");
-            return Err(());
+            return Err(Closed);
         }
         client = limited(proxy_protocol::read_client(&mut stream))
             .await?
@@ -132,31 +136,33 @@ async fn open(options: Options, mut stream: TcpStream) -> Result<(Connection, Op
 }
 
 /// What clients do wrong, malformed bytes included, is not for operators; what a response did wrong is.
-fn ended(error: &DispatchError) {
+fn ended(error: &DispatchError) -> Closed {
     match error {
         DispatchError::Service(_) | DispatchError::Body(_) | DispatchError::InternalError => {
             tracing::warn!(%error, "a response failed after it had begun");
         }
         error => tracing::debug!(%error, "a connection ended"),
     }
+    Closed
 }
 
-async fn limited<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, ()> {
+async fn limited<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, Closed> {
     let done = timeout(RECEIVE_TIMEOUT, step).await;
     done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| ended_early(&error))
 }
 
-fn ended_early(error: &io::Error) {
+fn ended_early(error: &io::Error) -> Closed {
     tracing::debug!(%error, "a connection ended before its first request");
+    Closed
 }
 
 /// Says why, where that needs no handshake, and closes.
-async fn refuse(mut stream: TcpStream, client: SocketAddr, why: Refused, is_tls: bool) {
+async fn refuse(mut stream: TcpStream, client: SocketAddr, why: Refused, is_tls: bool) -> Closed {
     metrics::counter!("banyan_http_connections_refused_total", "reason" => why.reason()).increment(1);
     tracing::debug!(%client, reason = why.reason(), "a connection is refused");
     if is_tls {
-        return;
+        return Closed;
     }
     let response = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 10\r\nconnection: close\r\n\
@@ -169,4 +175,5 @@ async fn refuse(mut stream: TcpStream, client: SocketAddr, why: Refused, is_tls:
         stream.shutdown().await
     })
     .await;
+    Closed
 }
