@@ -127,8 +127,7 @@ pub(super) async fn check_out_cart(
     prefer: Prefer,
     shown: IfMatch,
     body: Body<Checkout>,
-    service: Data<Service>,
-    stopping: Stopping,
+    (service, stopping): (Data<Service>, Stopping),
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (customer.call().clone(), *id);

@@ -173,8 +173,7 @@ pub(super) async fn cancel_order(
     prefer: Prefer,
     version: IfMatch,
     body: OptionalBody<CancelOrder>,
-    service: Data<Service>,
-    stopping: Stopping,
+    (service, stopping): (Data<Service>, Stopping),
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (user.call().clone(), *id);
