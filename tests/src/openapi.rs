@@ -33,6 +33,10 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::test("openapi::what_answers_304_says_so", unchanged_resources_are_documented),
         Trial::test(
+            "openapi::what_has_an_etag_is_changed_with_if_match",
+            changes_are_conditional,
+        ),
+        Trial::test(
             "openapi::every_problem_code_in_the_code_is_in_the_document",
             codes::every_code_is_documented,
         ),
@@ -225,6 +229,43 @@ fn honoured_headers_are_documented() -> Result<(), Failed> {
     }
     if seen.len() < 3 {
         wrong.push(format!("only {seen:?} were found"));
+    }
+    none_wrong(wrong)
+}
+
+/// A client that names what it has read in `If-Match` believes that nothing else is changed, so every operation on a resource with an `ETag` evaluates
+/// it: those at its path and at the paths below that are no other resource's.
+fn changes_are_conditional() -> Result<(), Failed> {
+    /// What does not change the resource above it, which would be the user.
+    const OTHERS: [&str; 3] = [
+        "/api/v1/users/me/password",
+        "/api/v1/users/{id}/sessions",
+        "/api/v1/users/{id}/sessions/{session_id}",
+    ];
+    let document: Value = serde_json::from_str(&printed()?)?;
+    let honours = |operation: &Value, parameter: &str| operation["parameters"].to_string().contains(parameter);
+    let of_tagged_resource = |path: &str| {
+        let mut above = Some(path);
+        while let Some(resource) = above {
+            let read = &document["paths"][resource]["get"];
+            if honours(read, "IfNoneMatch") {
+                return true;
+            }
+            above = resource.rsplit_once('/').map(|(above, _)| above);
+        }
+        false
+    };
+    let changes: Vec<_> = operations(&document)
+        .into_iter()
+        .filter(|(path, method, _)| method != "get" && !OTHERS.contains(&path.as_str()) && of_tagged_resource(path))
+        .collect();
+    let mut wrong: Vec<String> = changes
+        .iter()
+        .filter(|(_, _, operation)| !honours(operation, "IfMatch") || operation["responses"]["412"].is_null())
+        .map(|(path, method, _)| format!("{method} {path} changes what has an ETag and does not evaluate If-Match"))
+        .collect();
+    if changes.len() < 15 {
+        wrong.push(format!("only {} changes were found", changes.len()));
     }
     none_wrong(wrong)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::Fault;
-use banyan_http::{Anyone, Body, HasRole, KnownProblem, Path, Problem, RequiredKey, Routes};
+use banyan_http::{Anyone, Body, HasRole, IfMatch, KnownProblem, Path, Problem, RequiredKey, Routes};
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Sku, Staff};
 use utoipa::{
@@ -166,7 +166,7 @@ async fn show_stock(
 /// Books units that came in. The first receipt of a sku makes its stock item, whether or not the catalog has such a product.
 #[utoipa::path(
     tag = "inventory",
-    params(("sku" = inline(Sku), Path), RequiredKey),
+    params(("sku" = inline(Sku), Path), RequiredKey, IfMatch),
     request_body = Receipt,
     responses((status = 201, description = "The new level", body = StockLevel)),
     security(("bearer" = []))
@@ -176,14 +176,22 @@ async fn receive_stock(
     staff: HasRole<Staff>,
     sku: Path<Sku>,
     key: RequiredKey,
+    version: IfMatch,
     body: Body<Receipt>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let db = service.db().clone();
-    let context = (service, staff.call().clone(), sku.into_inner(), body.into_inner());
+    let context = (
+        service,
+        staff.call().clone(),
+        sku.into_inner(),
+        version,
+        body.into_inner(),
+    );
     banyan_http::idempotent(&db, request, context, |tx, context| async move {
-        let (service, call, sku, Receipt { quantity, reason }) = context;
+        let (service, call, sku, version, Receipt { quantity, reason }) = context;
+        service.check_version(&tx, &sku, &version).await?;
         Ok(new_level(&service.receive(&tx, &call, &sku, quantity, reason).await?))
     })
     .await
@@ -192,7 +200,7 @@ async fn receive_stock(
 /// Corrects the books after counting. Units that are promised to orders cannot be written off.
 #[utoipa::path(
     tag = "inventory",
-    params(("sku" = inline(Sku), Path), RequiredKey),
+    params(("sku" = inline(Sku), Path), RequiredKey, IfMatch),
     request_body = Adjustment,
     responses(
         (status = 201, description = "The new level", body = StockLevel),
@@ -205,6 +213,7 @@ async fn adjust_stock(
     staff: HasRole<Staff>,
     sku: Path<Sku>,
     key: RequiredKey,
+    version: IfMatch,
     body: Body<Adjustment>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
@@ -214,9 +223,10 @@ async fn adjust_stock(
         quantity: Difference(difference),
         reason,
     } = body.into_inner();
-    let context = (service, staff.call().clone(), sku.into_inner(), reason);
+    let context = (service, staff.call().clone(), sku.into_inner(), version, reason);
     banyan_http::idempotent(&db, request, context, move |tx, context| async move {
-        let (service, call, sku, reason) = context;
+        let (service, call, sku, version, reason) = context;
+        service.check_version(&tx, &sku, &version).await?;
         Ok(new_level(&service.adjust(&tx, &call, &sku, difference, reason).await?))
     })
     .await

@@ -4,8 +4,8 @@ use banyan_core::{Fault, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, Statement,
-    TryInsertResult, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QuerySelect,
+    Statement, TryInsertResult, Value,
     sea_query::{Alias, Expr, OnConflict},
 };
 use shared_kernel::Sku;
@@ -112,6 +112,13 @@ pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<
         .one(conn)
         .await
         .map_err(fault)?;
+    row.map(StockItem::try_from).transpose()
+}
+
+/// The item, locked until the transaction ends: its level does not change meanwhile.
+pub async fn lock_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<StockItem>, Fault> {
+    let row = stock_item::Entity::find_by_id(sku.as_str()).lock_exclusive();
+    let row = row.one(conn).await.map_err(fault)?;
     row.map(StockItem::try_from).transpose()
 }
 

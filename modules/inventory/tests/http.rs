@@ -102,6 +102,29 @@ async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
 }
 
 #[tokio::test]
+async fn a_level_that_has_changed_since_it_was_read_is_not_corrected() {
+    on_both(inventory::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        let path = "/api/v1/stock/rare-fig";
+        let book = |action: &str, tag: &str| {
+            let request = keyed(&format!("{path}/{action}")).insert_header(("If-Match", tag.to_owned()));
+            shop.as_staff(request.set_json(json!({ "quantity": 1, "reason": "a count" })))
+        };
+        assert_eq!(book("receipts", "*").await.status, 412, "there is no level yet");
+        shop.receive("rare-fig", 3).await;
+        let read = shop.site.send(get(path)).await.header("etag").to_owned();
+        shop.receive("rare-fig", 1).await;
+        for action in ["receipts", "adjustments"] {
+            let stale = book(action, &read).await;
+            assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
+            let read = shop.site.send(get(path)).await.header("etag").to_owned();
+            assert_eq!(book(action, &read).await.status, 201);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn receipts_are_for_staff_and_need_a_key() {
     on_both(inventory::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;

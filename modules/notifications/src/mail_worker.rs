@@ -156,7 +156,7 @@ impl MailWorker {
         Attempted { mail, next }
     }
 
-    /// Looks up a user's name and address, or returns what that attempt came to.
+    /// Looks up a user's address, or returns what that attempt came to.
     async fn find_recipient(&self, call: Call, user_id: Uuid) -> Result<Recipient, Attempt> {
         let timeout = self.settings.timing.users_timeout;
         let request = FindUser {
@@ -177,10 +177,7 @@ impl MailWorker {
         let user = user.ok_or_else(|| Attempt::Undeliverable {
             error: Failure::new("no_such_user", "there is no such user"),
         })?;
-        Ok(Recipient {
-            name: user.name,
-            address: user.email,
-        })
+        Ok(Recipient { address: user.email })
     }
 
     /// Stores outcomes, and publishes those that count, in one transaction.

@@ -105,13 +105,13 @@ pub fn payment_refunded(event: &PaymentRefunded) -> Result<Mail, Fault> {
     )
 }
 
+/// Without the user's name: whoever registers chooses it, and may register the address of somebody else, who would read it.
 pub fn welcome(event: &UserRegistered) -> Result<Mail, Fault> {
-    let name = &event.name;
     Ok(Mail {
         kind: Kind::Welcome,
         user_id: parse_id("user_id", &event.user_id)?,
         subject: "Welcome to Banyan".to_owned(),
-        body: format!("Hello {name},\n\nyour account is ready. We are glad to have you.\n\nYour Banyan shop\n"),
+        body: "Hello,\n\nyour account is ready. We are glad to have you.\n\nYour Banyan shop\n".to_owned(),
     })
 }
 

@@ -6,6 +6,7 @@ use banyan_core::{Call, Fault, FaultKind, Timestamp};
 use banyan_durable::Tx;
 use catalog_contract::Product;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use shared_kernel::{Money, Quantity, Sku};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -75,6 +76,22 @@ impl Cart {
             created_at: stream.begun_at(),
             version: order.version,
         }
+    }
+}
+
+impl Cart {
+    /// The value of the `ETag`: it changes with everything that is shown, names and prices included.
+    ///
+    /// # Errors
+    /// `unwritable_cart`, which only a bug causes.
+    pub fn etag(&self) -> Result<String, Fault> {
+        let shown = serde_json::to_vec(self).map_err(|error| Fault::internal("unwritable_cart", error.to_string()))?;
+        let digest = Sha256::digest(shown);
+        Ok(banyan_http::etag(format!(
+            "{}-{}",
+            self.version,
+            hex::encode(&digest[..8])
+        )))
     }
 }
 
@@ -220,7 +237,9 @@ impl Service {
         let Terms {
             shipping_address,
             payment_method,
+            expected_total,
         } = terms;
+        pricing::check_total(&total, expected_total.as_ref())?;
         let placement = Placement {
             user_id: cart.user_id,
             items,
@@ -233,14 +252,13 @@ impl Service {
         self.begin_checkout(tx, call, &stream, placement).await
     }
 
-    /// The version of the actor's own cart or order, and its lines, for looking up their products before the checkout.
+    /// The actor's own cart, or the order that it was made, for looking up the products before the checkout.
     ///
     /// # Errors
     /// `not_found`.
-    pub async fn peek_cart(&self, call: &Call, id: Uuid) -> Result<(i64, Vec<Line>), Fault> {
+    pub async fn peek_cart(&self, call: &Call, id: Uuid) -> Result<EventStream, Fault> {
         let stream = own(store::find_stream(self.db.read(), id, self.clock.now()).await?, call);
-        let stream = stream.ok_or_else(|| Fault::not_found("cart"))?;
-        Ok((stream.order().version, stream.order().cart.clone()))
+        stream.ok_or_else(|| Fault::not_found("cart"))
     }
 }
 

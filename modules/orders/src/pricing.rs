@@ -39,6 +39,17 @@ pub fn merge(lines: &[Line]) -> Result<Vec<Line>, Refusal> {
     }
 }
 
+/// Refuses another total than the customer was shown. They may have been shown none.
+///
+/// # Errors
+/// `TotalChanged`.
+pub fn check_total(total: &Money, expected: Option<&Money>) -> Result<(), Refusal> {
+    match expected {
+        Some(expected) if expected != total => Err(Refusal::TotalChanged(total.clone())),
+        _ => Ok(()),
+    }
+}
+
 /// The merged lines with their names and prices in the catalog, and their total. Errors point into `sent`, the lines of the request.
 ///
 /// # Errors

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
 use banyan_durable::{Db, Saga, Tx, Watchers, saga};
+use banyan_http::IfMatch;
 use catalog_contract::{Catalog, ListProducts, Product};
 use orders_contract::{FindOrder, FoundOrder, ListOrders, OrderItem, OrderList, Orders};
-use shared_kernel::MaySee;
+use shared_kernel::{MaySee, Money};
 use shipping_contract::{FindShipment, Shipping};
 use uuid::Uuid;
 
@@ -56,6 +57,8 @@ pub struct Service {
 pub struct Terms {
     pub shipping_address: Address,
     pub payment_method: String,
+    /// The total that the customer was shown.
+    pub expected_total: Option<Money>,
 }
 
 impl Service {
@@ -134,7 +137,9 @@ impl Service {
         let Terms {
             shipping_address,
             payment_method,
+            expected_total,
         } = terms;
+        pricing::check_total(&total, expected_total.as_ref())?;
         let placement = Placement {
             user_id,
             items,
@@ -256,12 +261,13 @@ impl Service {
         &self,
         tx: &Tx,
         call: &Call,
-        id: Uuid,
+        (id, version): (Uuid, &IfMatch),
         reason: Option<String>,
         was_dispatched: bool,
     ) -> Result<OrderView, Fault> {
         let found = store::find_visible_stream(tx.conn(), id, &call.actor, self.clock.now()).await?;
         let mut stream = found.ok_or(Refusal::NotPlaced)?;
+        version.check(&banyan_http::etag(stream.order().version))?;
         if was_dispatched && stream.order().status == Status::Confirmed {
             return Err(Refusal::AlreadyShipped.into());
         }

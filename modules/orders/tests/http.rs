@@ -674,14 +674,14 @@ async fn a_cart_becomes_an_order_with_the_same_id() {
         assert_eq!(
             (
                 changed.status,
-                changed.header("etag"),
+                &changed.json()["version"],
                 &changed.json()["total"]["amount"]
             ),
-            (200, "\"4\"", &json!(1_648))
+            (200, &json!(4), &json!(1_648))
         );
         assert_eq!(
             harness.as_ada(put("fig", 2)).await.header("etag"),
-            "\"4\"",
+            changed.header("etag"),
             "setting the same quantity changes nothing"
         );
         let stale = harness.as_ada(put("fig", 3).insert_header(("If-Match", "\"3\""))).await;
@@ -689,7 +689,7 @@ async fn a_cart_becomes_an_order_with_the_same_id() {
         let remove = || TestRequest::delete().uri(&format!("{cart}/items/mug"));
         assert_eq!(
             harness
-                .as_ada(remove().insert_header(("If-Match", "\"4\"")))
+                .as_ada(remove().insert_header(("If-Match", changed.header("etag"))))
                 .await
                 .status,
             204
@@ -789,15 +789,94 @@ async fn concurrent_changes_of_one_cart_are_all_kept() {
         assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
         let shown = harness.as_ada(get(&cart)).await;
         assert_eq!(
-            (shown.json()["items"].as_array().unwrap().len(), shown.header("etag")),
-            (8, "\"9\"")
+            (
+                shown.json()["items"].as_array().unwrap().len(),
+                &shown.json()["version"]
+            ),
+            (8, &json!(9))
         );
 
         // Of concurrent changes that require the same version, exactly one succeeds.
-        let conditional = (0..8).map(|n| harness.as_ada(put(format!("q{n}")).insert_header(("If-Match", "\"9\""))));
+        let tag = shown.header("etag");
+        let conditional = (0..8).map(|n| harness.as_ada(put(format!("q{n}")).insert_header(("If-Match", tag))));
         let mut statuses: Vec<u16> = join_all(conditional).await.iter().map(|reply| reply.status).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 412, 412, 412, 412, 412, 412, 412]);
+        harness.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_customer_pays_no_other_price_than_they_were_shown() {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
+        let harness = Harness::running(db).await;
+        let begin = async || {
+            let cart = format!("/api/v1/carts/{}", id_in(&harness.as_ada(post("/api/v1/carts")).await));
+            let put = TestRequest::put().uri(&format!("{cart}/items/plum"));
+            harness.as_ada(put.set_json(json!({ "quantity": 2 }))).await;
+            cart
+        };
+        let check_out = |cart: &str, expected: Value| {
+            let mut body = json!({ "shipping_address": address(), "payment_method": "pm_card_visa" });
+            if !expected.is_null() {
+                body["expected_total"] = expected;
+            }
+            keyed(&format!("{cart}/checkout")).set_json(body)
+        };
+        let euros = |amount: i64| json!({ "amount": amount, "currency": "EUR" });
+
+        // The ETag is that of what is shown, so a new price makes it stale, and so does another product.
+        harness.modules.sell("plum", 100, "EUR", true);
+        let cart = begin().await;
+        let shown = harness.as_ada(get(&cart)).await;
+        let tag = shown.header("etag");
+        let unchanged = harness.as_ada(get(&cart).insert_header(("If-None-Match", tag))).await;
+        assert_eq!((unchanged.status, &shown.json()["total"]), (304, &euros(200)));
+        harness.modules.sell("plum", 150, "EUR", true);
+        let reply = harness.as_ada(get(&cart).insert_header(("If-None-Match", tag))).await;
+        assert_eq!((reply.status, &reply.json()["total"]), (200, &euros(300)));
+        assert_ne!(reply.header("etag"), tag);
+        let stale = check_out(&cart, Value::Null).insert_header(("If-Match", tag));
+        let stale = harness.as_ada(stale).await;
+        assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
+
+        // Another total than the expected one is refused, and the cart stays a cart.
+        let changed = harness.as_ada(check_out(&cart, euros(200))).await;
+        assert_eq!((changed.status, changed.code().as_str()), (409, "total_changed"));
+        assert_eq!(harness.as_ada(get(&cart)).await.status, 200);
+        let order = check_out(&cart, euros(300)).insert_header(("If-Match", reply.header("etag")));
+        let order = harness.as_ada(order).await;
+        assert_eq!((order.status, &order.json()["total"]), (201, &euros(300)));
+
+        // The same for an order without a cart.
+        let place = |expected: Value| {
+            let mut body = order_of(json!([{ "sku": "plum", "quantity": 2 }]));
+            body["expected_total"] = expected;
+            keyed(ORDERS).set_json(body)
+        };
+        let other_currency = json!({ "amount": 300, "currency": "USD" });
+        for expected in [euros(299), other_currency] {
+            let changed = harness.as_ada(place(expected)).await;
+            assert_eq!((changed.status, changed.code().as_str()), (409, "total_changed"));
+        }
+        assert_eq!(harness.as_ada(place(euros(300))).await.status, 201);
+        harness.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_is_cancelled_only_at_the_version_that_the_client_requires() {
+    on_both_with(orders::SCHEMA, quick(), |db| async move {
+        let harness = Harness::open(db).await;
+        let order = harness.place().await;
+        let path = format!("{ORDERS}/{order}");
+        let cancel = |tag: &str| keyed(&format!("{path}/cancel")).insert_header(("If-Match", tag.to_owned()));
+        let stale = harness.as_ada(cancel("\"77\"")).await;
+        assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
+        let shown = harness.as_ada(get(&path)).await;
+        assert_eq!(harness.as_ada(cancel(shown.header("etag"))).await.status, 200);
         harness.close().await;
     })
     .await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::{Call, Fault, Timestamp};
 use banyan_http::{
-    Body, HasRole, IfNoneMatch, KeyedRequest, KeyedResponse, KnownProblem, Listed, LoggedIn, PageQuery, Path, Problem,
-    Query, RawBody, RequiredKey, Routes,
+    Body, HasRole, IfMatch, IfNoneMatch, KeyedRequest, KeyedResponse, KnownProblem, Listed, LoggedIn, PageQuery, Path,
+    Problem, Query, RawBody, RequiredKey, Routes,
 };
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Money, Staff};
@@ -154,7 +154,7 @@ async fn find_payment(
 }
 
 /// Gives money back: an amount, or all that is left. All refunds together never exceed what was captured (409 `exceeds_captured`).
-#[utoipa::path(tag = "payments", params(("id" = Uuid, Path), RequiredKey), request_body = NewRefund, security(("bearer" = [])),
+#[utoipa::path(tag = "payments", params(("id" = Uuid, Path), RequiredKey, IfMatch), request_body = NewRefund, security(("bearer" = [])),
     responses((status = 201, description = "The refund; `pending` if the provider has not answered yet", body = RefundBody,
         headers(("Location" = String, description = "Where the refund is")))))]
 #[post("/payments/{id}/refunds")]
@@ -162,6 +162,7 @@ async fn refund_payment(
     staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: RequiredKey,
+    version: IfMatch,
     body: Body<NewRefund>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
@@ -175,7 +176,7 @@ async fn refund_payment(
         service.into_inner(),
         staff.call().clone(),
         request,
-        id.into_inner(),
+        (id.into_inner(), version),
         body.into_inner(),
     ));
     let response = refunding
@@ -191,7 +192,7 @@ async fn refund_once(
     service: Arc<Service>,
     call: Call,
     request: KeyedRequest,
-    id: Uuid,
+    (id, version): (Uuid, IfMatch),
     refund: NewRefund,
 ) -> Result<KeyedResponse, Problem> {
     let NewRefund { amount, reason } = refund;
@@ -203,7 +204,7 @@ async fn refund_once(
     let fingerprint = format!("{id} {wanted:?} {reason}");
     banyan_http::claim_key(&service.db, &request, "refund_key", fingerprint.as_bytes()).await?;
     let command = CommandRequest::new(command_id, Kind::Refund, fingerprint.as_bytes()).because(&reason);
-    let refunded = service.refund_payment(&call, id, command, wanted).await;
+    let refunded = service.refund_payment(&call, (id, version), command, wanted).await;
     if let Err(fault) = &refunded
         && fault.code == "command_reused"
     {

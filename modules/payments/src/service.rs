@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use banyan_core::{Call, Fault, Page, PageRequest, Timestamp, parse_id};
 use banyan_durable::Db;
+use banyan_http::IfMatch;
 use parking_lot::Mutex;
 use payments_contract::{
     AlreadyVoided, Authorisation, AuthorisePayment, Capture, CapturePayment, Decline, FindPayment, FoundPayment,
@@ -97,7 +98,7 @@ impl Service {
     pub async fn refund_payment(
         &self,
         call: &Call,
-        payment: Uuid,
+        payment: (Uuid, IfMatch),
         request: CommandRequest,
         wanted: Option<Money>,
     ) -> Result<MoneyCommand, Fault> {

@@ -218,6 +218,36 @@ async fn a_refused_refund_says_why_and_its_repeat_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_of_a_payment_that_has_changed_is_refused_and_its_own_repetition_is_not() {
+    on_both(payments::SCHEMA, |db| async move {
+        let desk = Desk::open(db).await;
+        let order = Order::captured(&desk.shop).await;
+        let payment = order.payment(&desk.shop).await.id;
+        let path = format!("/api/v1/payments/{payment}");
+        let refund = |key: &'static str, tag: &str| {
+            post(&format!("{path}/refunds"))
+                .insert_header(("Idempotency-Key", key))
+                .insert_header(("If-Match", tag.to_owned()))
+                .set_json(json!({ "amount": { "amount": 100, "currency": "EUR" }, "reason": "a bruise" }))
+        };
+        let read = desk.as_staff(get(&path)).await;
+        let tag = read.header("etag");
+        assert_eq!(desk.as_staff(refund("k1", tag)).await.status, 201);
+        assert_eq!(
+            desk.as_staff(refund("k1", tag)).await.header("idempotency-replayed"),
+            "true"
+        );
+        let stale = desk.as_staff(refund("k2", tag)).await;
+        assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
+        // It is not stored, so the same key is good for another try.
+        let read = desk.as_staff(get(&path)).await;
+        assert_eq!(desk.as_staff(refund("k2", read.header("etag"))).await.status, 201);
+        assert_eq!(refunds(&desk, &payment).await.len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_refunds_at_the_same_time_are_one_refund() {
     on_both(payments::SCHEMA, |db| async move {
         let desk = Desk::open(db).await;

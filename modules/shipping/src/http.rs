@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::PageRequest;
 use banyan_http::{
-    HasRole, IfNoneMatch, KnownProblem, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem, Query,
-    Routes,
+    HasRole, IfMatch, IfNoneMatch, KnownProblem, Listed, LoggedIn, OptionalBody, OptionalKey, PageQuery, Path, Problem,
+    Query, Routes,
 };
 use serde::Deserialize;
 use shared_kernel::Staff;
@@ -112,7 +112,7 @@ async fn show_shipment(
 /// Hands a ready shipment to the carrier; the order becomes `shipped`.
 #[utoipa::path(
     tag = "shipping",
-    params(("id" = Uuid, Path), OptionalKey),
+    params(("id" = Uuid, Path), OptionalKey, IfMatch),
     request_body = Option<Dispatch>,
     responses((status = 200, body = Shipment), (status = 409, description = "`not_ready`")),
     security(("bearer" = []))
@@ -122,6 +122,7 @@ async fn dispatch_shipment(
     staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: OptionalKey,
+    version: IfMatch,
     body: OptionalBody<Dispatch>,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
@@ -130,10 +131,12 @@ async fn dispatch_shipment(
         carrier,
     } = body.0.unwrap_or_default();
     let (db, id) = (service.db().clone(), *id);
-    let context = (service, staff.call().clone(), tracking_number, carrier);
+    let context = (service, staff.call().clone(), version, tracking_number, carrier);
     banyan_http::idempotent(&db, key.keyed(), context, move |tx, context| async move {
-        let (service, call, tracking_number, carrier) = context;
-        let shipment = service.dispatch(&tx, &call, id, tracking_number, carrier).await?;
+        let (service, call, version, tracking_number, carrier) = context;
+        let shipment = service
+            .dispatch(&tx, &call, (id, &version), tracking_number, carrier)
+            .await?;
         Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
     })
     .await
@@ -142,7 +145,7 @@ async fn dispatch_shipment(
 /// The parcel has arrived; the order becomes `delivered`.
 #[utoipa::path(
     tag = "shipping",
-    params(("id" = Uuid, Path), OptionalKey),
+    params(("id" = Uuid, Path), OptionalKey, IfMatch),
     responses((status = 200, body = Shipment), (status = 409, description = "`not_dispatched`")),
     security(("bearer" = []))
 )]
@@ -151,12 +154,19 @@ async fn deliver_shipment(
     staff: HasRole<Staff>,
     id: Path<Uuid>,
     key: OptionalKey,
+    version: IfMatch,
     service: Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let (db, context) = (service.db().clone(), (service, staff.call().clone(), *id));
-    banyan_http::idempotent(&db, key.keyed(), context, |tx, (service, call, id)| async move {
-        let shipment = service.deliver(&tx, &call, id).await?;
-        Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
-    })
+    let (db, id) = (service.db().clone(), *id);
+    let context = (service, staff.call().clone(), version);
+    banyan_http::idempotent(
+        &db,
+        key.keyed(),
+        context,
+        move |tx, (service, call, version)| async move {
+            let shipment = service.deliver(&tx, &call, (id, &version)).await?;
+            Ok(banyan_http::ok(&shipment).with_etag(&banyan_http::etag(shipment.version)))
+        },
+    )
     .await
 }

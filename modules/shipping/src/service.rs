@@ -7,6 +7,7 @@ use banyan_core::{Call, Clock, Fault, Ids, Page, PageRequest, parse_id};
 use banyan_durable::{
     Command, Db, Memory, Outcome, Remembered, Tx, Versioned, audit_operator, once, outbox, undo_once,
 };
+use banyan_http::IfMatch;
 use prost::Message;
 use shipping_contract::{
     AlreadyCancelled, AlreadyDispatched, CancelShipment, Cancelled, FindShipment, FoundShipment, Readiness,
@@ -75,11 +76,11 @@ impl Service {
         &self,
         tx: &Tx,
         call: &Call,
-        id: Uuid,
+        (id, version): (Uuid, &IfMatch),
         number: Option<String>,
         carrier: Option<String>,
     ) -> Result<Shipment, Fault> {
-        let shipment = self.load_in(tx, call, id).await?;
+        let shipment = self.load_in(tx, call, id, version).await?;
         let number = number.unwrap_or_else(|| Tracking::number_of(self.ids.new_id()));
         let dispatched = shipment.dispatch(Tracking { number, carrier }, self.clock.now())?;
         self.store_change(tx, call, &dispatched).await?;
@@ -89,16 +90,20 @@ impl Service {
     /// The parcel has arrived, inside the transaction that stores the response.
     ///
     /// # Errors
-    /// `not_found`, `not_dispatched`.
-    pub async fn deliver(&self, tx: &Tx, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
-        let delivered = self.load_in(tx, call, id).await?.deliver(self.clock.now())?;
+    /// `not_found`, `precondition_failed`, `not_dispatched`.
+    pub async fn deliver(&self, tx: &Tx, call: &Call, (id, version): (Uuid, &IfMatch)) -> Result<Shipment, Fault> {
+        let shipment = self.load_in(tx, call, id, version).await?;
+        let delivered = shipment.deliver(self.clock.now())?;
         self.store_change(tx, call, &delivered).await?;
         Ok(delivered)
     }
 
-    async fn load_in(&self, tx: &Tx, call: &Call, id: Uuid) -> Result<Shipment, Fault> {
+    /// The shipment that is to be changed, if it has the version that the client requires.
+    async fn load_in(&self, tx: &Tx, call: &Call, id: Uuid, version: &IfMatch) -> Result<Shipment, Fault> {
         let found = store::find_visible(tx.conn(), id, &call.actor).await?;
-        found.ok_or_else(|| Fault::not_found("shipment"))
+        let shipment = found.ok_or_else(|| Fault::not_found("shipment"))?;
+        version.check(&banyan_http::etag(shipment.version))?;
+        Ok(shipment)
     }
 
     async fn schedule(

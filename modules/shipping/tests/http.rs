@@ -122,7 +122,13 @@ async fn a_shipment_is_dispatched_with_tracking_and_delivered() {
         assert_eq!((early.status, early.code().as_str()), (409, "not_dispatched"));
 
         let body = json!({ "tracking_number": "00340434161094042557", "carrier": "DHL" });
-        let sent = shop.as_staff(post(&shop.path("/dispatch")).set_json(&body)).await;
+        let dispatch = |tag: &'static str| {
+            let request = post(&shop.path("/dispatch")).insert_header(("If-Match", tag));
+            request.set_json(&body)
+        };
+        let stale = shop.as_staff(dispatch("\"1\"")).await;
+        assert_eq!((stale.status, stale.code().as_str()), (412, "precondition_failed"));
+        let sent = shop.as_staff(dispatch("\"2\"")).await;
         assert_eq!(sent.status, 200, "{}", sent.body);
         assert_eq!(
             (sent.json()["tracking_number"].as_str(), sent.json()["carrier"].as_str()),
@@ -132,6 +138,8 @@ async fn a_shipment_is_dispatched_with_tracking_and_delivered() {
         let twice = shop.as_staff(post(&shop.path("/dispatch"))).await;
         assert_eq!((twice.status, twice.code().as_str()), (409, "not_ready"));
 
+        let stale = post(&shop.path("/deliver")).insert_header(("If-Match", "\"2\""));
+        assert_eq!(shop.as_staff(stale).await.status, 412);
         assert_eq!(shop.as_staff(post(&shop.path("/deliver"))).await.status, 200);
         let shown = shop.show().await;
         assert_eq!(states(&shown), ["scheduled", "ready", "dispatched", "delivered"]);

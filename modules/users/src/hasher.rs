@@ -1,7 +1,7 @@
 //! Password hashing: argon2id, with limited concurrency, so that log-ins cannot starve other requests.
 //!
-//! A caller first acquires a [`Slot`]. The number of slots is the number of hashes computed at the same time; a bounded queue waits for them.
-//! If the queue is full or the wait times out, the request is refused with 503.
+//! A caller first acquires a [`Slot`]. The number of slots is the number of hashes computed at the same time; a bounded [queue](FairQueue), in which
+//! network addresses take turns, waits for them. If the queue is full or the wait times out, the request is refused with 503.
 
 use std::{
     sync::{
@@ -18,25 +18,19 @@ use argon2::{
 };
 use banyan_core::{Fault, Secrets};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::Settings;
+use crate::{
+    Settings,
+    fair_queue::{FairQueue, Limits, Permit, Work},
+};
 
-/// The limits on waiting for a slot. Constants: an operator turns the concurrency, which is what costs memory and CPU.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// The maximum number of requests that wait: enough for a burst, while a flood is refused at once.
-    queue: usize,
-    /// The maximum time a request waits, shorter than clients' usual timeouts.
-    timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            queue: 64,
-            timeout: Duration::from_secs(5),
-        }
+/// The limits on waiting for a slot. Constants but for the concurrency: that is what costs memory and CPU.
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        running: settings.hashing_concurrency.max(1),
+        waiting: 64,
+        waiting_per_address: 32,
+        timeout: Duration::from_secs(5),
     }
 }
 
@@ -47,25 +41,21 @@ pub struct Hasher {
     /// A hash that matches no password, with the same parameters: verifying against it takes as long as against a real one.
     dummy_hash: String,
     secrets: Arc<dyn Secrets>,
-    /// A permit for each hash being computed or waited for.
-    queue: Arc<Semaphore>,
-    /// A permit for each hash being computed.
-    running: Arc<Semaphore>,
-    timeout: Duration,
+    queue: Arc<FairQueue>,
     computed: Arc<AtomicU64>,
 }
 
 /// The permission to compute hashes, one after the other.
 pub struct Slot<'h> {
     hasher: &'h Hasher,
-    permits: Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+    permit: Arc<Permit>,
 }
 
 impl Hasher {
     /// # Errors
     /// If argon2 refuses the parameters.
     pub fn new(settings: &Settings, secrets: Arc<dyn Secrets>) -> anyhow::Result<Self> {
-        Hasher::with_limits(settings, secrets, Limits::default())
+        Hasher::with_limits(settings, secrets, limits(settings))
     }
 
     fn with_limits(settings: &Settings, secrets: Arc<dyn Secrets>, limits: Limits) -> anyhow::Result<Self> {
@@ -76,15 +66,12 @@ impl Hasher {
         let prefix = format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1$");
         // Any 16 and 32 bytes will do as salt and output; computing a real hash would only slow down the start.
         let dummy_hash = format!("{prefix}{}${}", "A".repeat(22), "A".repeat(43));
-        let running = settings.hashing_concurrency.max(1);
         Ok(Hasher {
             params,
             prefix,
             dummy_hash,
             secrets,
-            queue: Arc::new(Semaphore::new(running + limits.queue)),
-            running: Arc::new(Semaphore::new(running)),
-            timeout: limits.timeout,
+            queue: FairQueue::new(limits),
             computed: Arc::default(),
         })
     }
@@ -100,23 +87,33 @@ impl Hasher {
         self.computed.load(Ordering::SeqCst)
     }
 
+    /// The numbers of log-ins and registrations that wait for a slot.
+    #[cfg(test)]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.queue.waiting(Work::LogIn), self.queue.waiting(Work::Registration))
+    }
+
+    /// `address` is the network address of the client.
+    ///
     /// # Errors
     /// `unavailable` if the queue is full, or the wait for a slot times out.
-    pub async fn slot(&self) -> Result<Slot<'_>, Fault> {
-        let busy = || {
+    pub async fn slot(&self, work: Work, address: &str) -> Result<Slot<'_>, Fault> {
+        let permit = self.queue.acquire(work, address).await.ok_or_else(|| {
             metrics::counter!("users_password_hashes_refused_total").increment(1);
             Fault::unavailable("Too many people are logging in right now.").retry_after(Duration::from_secs(2))
-        };
-        let queued = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
-        let running = tokio::time::timeout(self.timeout, self.running.clone().acquire_owned())
-            .await
-            .map_err(|_| busy())?;
-        let running =
-            running.map_err(|_| Fault::internal("hashing_closed", "the semaphore of the hasher was closed"))?;
+        })?;
         Ok(Slot {
             hasher: self,
-            permits: Arc::new((queued, running)),
+            permit: Arc::new(permit),
         })
+    }
+
+    /// A slot for the users that the shop itself creates.
+    ///
+    /// # Errors
+    /// As [`slot`](Self::slot).
+    pub async fn own_slot(&self) -> Result<Slot<'_>, Fault> {
+        self.slot(Work::LogIn, "").await
     }
 }
 
@@ -163,13 +160,13 @@ impl Slot<'_> {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-        let (permits, computed) = (self.permits.clone(), self.hasher.computed.clone());
+        let (permit, computed) = (self.permit.clone(), self.hasher.computed.clone());
         let computing = tokio::task::spawn_blocking(move || {
             let result = work();
             computed.fetch_add(1, Ordering::SeqCst);
             metrics::counter!("users_password_hashes_total").increment(1);
             // Released when the hash is computed, even if the caller has disconnected before.
-            drop(permits);
+            drop(permit);
             result
         });
         computing
@@ -196,17 +193,14 @@ mod tests {
 
     /// Computes one hash at a time.
     fn single(limits: Limits) -> Hasher {
-        let settings = Settings {
-            hashing_concurrency: 1,
-            ..settings()
-        };
-        Hasher::with_limits(&settings, Arc::new(RandomSecrets), limits).unwrap()
+        let limits = Limits { running: 1, ..limits };
+        Hasher::with_limits(&settings(), Arc::new(RandomSecrets), limits).unwrap()
     }
 
     #[tokio::test]
     async fn a_hash_matches_its_password_and_no_other() {
         let hasher = hasher(settings());
-        let slot = hasher.slot().await.unwrap();
+        let slot = hasher.own_slot().await.unwrap();
         let hash = slot.hash(&"correct horse".into()).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{hash}");
         assert!(slot.verify(&"correct horse".into(), &hash).await.unwrap());
@@ -221,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn the_dummy_hash_costs_as_much_and_matches_no_password() {
         let hasher = hasher(settings());
-        let slot = hasher.slot().await.unwrap();
+        let slot = hasher.own_slot().await.unwrap();
         let real = slot.hash(&"correct horse".into()).await.unwrap();
         let parameters = |hash: &str| hash.rsplitn(3, '$').last().map(str::to_owned);
         assert_eq!(parameters(&real), parameters(hasher.dummy_hash()));
@@ -233,12 +227,18 @@ mod tests {
     #[tokio::test]
     async fn a_hash_with_other_parameters_still_verifies_and_is_outdated() {
         let old = hasher(settings());
-        let hash = old.slot().await.unwrap().hash(&"correct horse".into()).await.unwrap();
+        let hash = old
+            .own_slot()
+            .await
+            .unwrap()
+            .hash(&"correct horse".into())
+            .await
+            .unwrap();
         let new = hasher(Settings {
             argon2_iterations: 2,
             ..settings()
         });
-        let slot = new.slot().await.unwrap();
+        let slot = new.own_slot().await.unwrap();
         assert!(slot.verify(&"correct horse".into(), &hash).await.unwrap());
         assert!(slot.is_outdated(&hash));
         assert!(!slot.is_outdated(&slot.hash(&"correct horse".into()).await.unwrap()));
@@ -247,34 +247,35 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_refused_when_the_queue_is_full_or_the_wait_times_out() {
         let hasher = single(Limits {
-            queue: 1,
+            waiting: 1,
             timeout: Duration::from_millis(50),
+            ..limits(&settings())
         });
-        let first = hasher.slot().await.unwrap();
-        let (timed_out, full) = tokio::join!(hasher.slot(), hasher.slot());
+        let first = hasher.own_slot().await.unwrap();
+        let (timed_out, full) = tokio::join!(hasher.own_slot(), hasher.own_slot());
         for refused in [timed_out.err().unwrap(), full.err().unwrap()] {
             assert_eq!(refused.kind, FaultKind::Unavailable);
             assert!(refused.retry_after.is_some());
         }
         drop(first);
-        assert!(hasher.slot().await.is_ok());
+        assert!(hasher.own_slot().await.is_ok());
     }
 
     #[tokio::test]
     async fn a_caller_that_disconnects_does_not_release_a_slot_that_is_still_computing() {
         let hasher = single(Limits {
             timeout: Duration::from_millis(20),
-            ..Limits::default()
+            ..limits(&settings())
         });
-        let slot = hasher.slot().await.unwrap();
+        let slot = hasher.own_slot().await.unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let work = slot.run(move || held.recv().is_ok());
         // Polled once, so that the work has started, then dropped.
         assert!(tokio::time::timeout(Duration::from_millis(20), work).await.is_err());
         drop(slot);
-        assert!(hasher.slot().await.is_err());
+        assert!(hasher.own_slot().await.is_err());
         release.send(()).unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(hasher.slot().await.is_ok());
+        assert!(hasher.own_slot().await.is_ok());
     }
 }

@@ -4,7 +4,9 @@
 //!
 //! Invariant: passwords, refresh tokens and private keys never leave this module; events contain no email addresses.
 
+mod common_passwords;
 mod email;
+mod fair_queue;
 mod hasher;
 mod http;
 mod keys;
@@ -25,6 +27,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use banyan_core::{Clock, Ids, Secrets};
 use banyan_durable::{Db, Machinery, Seed};
+use banyan_http::rate_limit::Limiter;
 use users_contract::Users;
 
 use hasher::Hasher;
@@ -35,6 +38,10 @@ pub use settings::Settings;
 
 /// The interval between clean-ups of expired sessions.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// The default limits on the registrations of one network address. A demo is filled by tests and measurements.
+const DEMO_REGISTRATIONS_PER_HOUR: u32 = 1_000_000;
+const PROD_REGISTRATIONS_PER_HOUR: u32 = 60;
 
 /// What the module requires.
 pub struct Needs {
@@ -87,7 +94,7 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         let service = cleaner.clone();
         async move {
             while !stop.is_cancelled() {
-                service.delete_expired_sessions().await;
+                service.delete_expired().await;
                 let _ = tokio::time::timeout(CLEANUP_INTERVAL, stop.cancelled()).await;
             }
         }
@@ -116,7 +123,7 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         ids,
         secrets,
         settings,
-        ..
+        demo,
     } = needs;
     ensure!(
         !settings.issuer.is_empty() && !settings.audience.is_empty(),
@@ -136,6 +143,7 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         settings.session_days
     );
     let hasher = Hasher::new(&settings, secrets.clone())?;
+    let registrations = registration_limiter(&settings, demo);
     let keys = keys::load(&db, &settings, secrets.as_ref()).await?;
     Ok(Service {
         db,
@@ -143,7 +151,18 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         ids,
         secrets,
         hasher,
+        registrations,
         keys,
         settings,
     })
+}
+
+/// The limit on the registrations of each network address, half of those of an hour at once.
+fn registration_limiter(settings: &Settings, demo: bool) -> Limiter {
+    let per_hour = match settings.address_registrations_per_hour {
+        0 if demo => DEMO_REGISTRATIONS_PER_HOUR,
+        0 => PROD_REGISTRATIONS_PER_HOUR,
+        per_hour => per_hour,
+    };
+    Limiter::new(Duration::from_secs(60 * 60) / per_hour, per_hour.div_ceil(2))
 }

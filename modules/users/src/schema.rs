@@ -21,5 +21,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0004_users_ended_sessions",
             up: include_str!("../migrations/m0004_ended_sessions.sql"),
         },
+        Migration {
+            name: "m0005_users_known_addresses",
+            up: include_str!("../migrations/m0005_known_addresses.sql"),
+        },
     ],
 };

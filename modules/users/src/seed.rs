@@ -50,7 +50,7 @@ pub async fn add_demo_users(service: Arc<Service>) -> Result<(), Fault> {
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("banyan:user:{email}").as_bytes());
         users.push((
             new_user(&service, id, email, name, vec![role])?,
-            service.hasher.slot().await?.hash(password.secret()).await?,
+            service.hasher.own_slot().await?.hash(password.secret()).await?,
         ));
     }
     insert(&service, command, users).await
@@ -70,7 +70,7 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
         tracing::warn!(%email, "users.first_operator names a user who exists already; their roles stay as they are");
         return Ok(());
     }
-    let password = read_password(first).await?;
+    let password = read_password(first, &email, service).await?;
     let user = new_user(
         service,
         service.ids.new_id(),
@@ -78,7 +78,7 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
         "Operator",
         vec![Role::Staff, Role::Ops],
     )?;
-    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    let hash = service.hasher.own_slot().await?.hash(password.secret()).await?;
     insert(service, command, vec![(user, hash)]).await?;
     Ok(())
 }
@@ -86,8 +86,8 @@ pub async fn add_first_operator(service: &Service, first: &FirstOperator) -> any
 /// Gives the first operator the password in their file, and ends their sessions.
 pub async fn reset_first_operator(service: &Service, first: &FirstOperator) -> anyhow::Result<String> {
     let email = EmailAddress::parse(&first.email).context("users.first_operator.email")?;
-    let password = read_password(first).await?;
-    let hash = service.hasher.slot().await?.hash(password.secret()).await?;
+    let password = read_password(first, &email, service).await?;
+    let hash = service.hasher.own_slot().await?.hash(password.secret()).await?;
     let found = store::find_credentials(service.db.read(), &email.lower()).await?;
     let (user, _) = found.with_context(|| {
         format!("nobody has the address {email} of users.first_operator.email; a start of the server creates this user")
@@ -108,12 +108,16 @@ pub async fn reset_first_operator(service: &Service, first: &FirstOperator) -> a
     ))
 }
 
-async fn read_password(first: &FirstOperator) -> anyhow::Result<Password> {
+async fn read_password(first: &FirstOperator, email: &EmailAddress, service: &Service) -> anyhow::Result<Password> {
     let path = first.password_file.display();
     let password = tokio::fs::read_to_string(&first.password_file)
         .await
         .with_context(|| format!("reading the password in {path}"))?;
-    Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(|| format!("the password in {path}"))
+    let unsuitable = || format!("the password in {path} (users.first_operator.password_file)");
+    let password = Password::parse(password.trim_end_matches(['\r', '\n'])).with_context(unsuitable)?;
+    let checked = password.check_for(email, &service.settings.issuer, "/password");
+    checked.with_context(unsuitable)?;
+    Ok(password)
 }
 
 fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Role>) -> Result<User, Fault> {
@@ -130,7 +134,7 @@ fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Rol
 #[cfg(test)]
 pub async fn add_user(service: &Service, email: &str, password: &str, roles: Vec<Role>) -> Result<Uuid, Fault> {
     let user = new_user(service, service.ids.new_id(), email, "Somebody", roles)?;
-    let (id, hash) = (user.id, service.hasher.slot().await?.hash(&password.into()).await?);
+    let (id, hash) = (user.id, service.hasher.own_slot().await?.hash(&password.into()).await?);
     insert(
         service,
         Command::new("seed", email.to_owned(), b"1"),

@@ -34,10 +34,15 @@ pub struct Settings {
     pub argon2_iterations: u32,
     /// The maximum number of password hashes computed at the same time, so that log-ins cannot starve other requests.
     pub hashing_concurrency: usize,
-    /// The maximum number of failed log-ins per account and minute; further ones are refused with 429. 0: no limit.
-    pub account_failures_per_minute: u64,
-    /// The maximum number of failed log-ins per network address and minute, across all accounts. 0: no limit.
-    pub address_failures_per_minute: u64,
+    /// The maximum number of registrations per network address and hour, half of them at once; further ones are refused with 429. 0 selects the
+    /// profile's default.
+    pub address_registrations_per_hour: u32,
+    /// The maximum number of failed log-ins per account and hour, from all network addresses together. Those that the account never logged in from
+    /// can use up 3/5 of it. 0: no limit, and no delays of an account.
+    pub account_failures_per_hour: u64,
+    /// The number of failed log-ins of a network address within an hour, with accounts that never logged in from it, after which it waits between
+    /// attempts with such accounts: 1 s, doubling, at most 30 s. 0: no delays of an address.
+    pub address_failures_before_delay: u64,
     /// A user created at start, if nobody has this email address, who grants the first roles in a shop without demo data.
     #[serde(default)]
     pub first_operator: Option<FirstOperator>,
@@ -63,8 +68,8 @@ impl Settings {
 
     pub(crate) fn failure_limits(&self) -> Limits {
         Limits {
-            per_account: self.account_failures_per_minute,
-            per_address: self.address_failures_per_minute,
+            account_per_hour: self.account_failures_per_hour,
+            address_before_delay: self.address_failures_before_delay,
         }
     }
 }

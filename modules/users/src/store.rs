@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use crate::{email::EmailAddress, operators::Operators, person_name::PersonName, user::User};
 
-pub use login_failures::{delete_failure, insert_failure, latest_failures};
+pub use login_failures::{
+    delete_failure, delete_old_addresses, forget_addresses, insert_failure, load_history, remember_address,
+};
 pub use sessions::{
-    delete_expired, find_token, insert_session, list_revoked, list_sessions, revoke_session, revoke_session_of,
-    revoke_sessions_of, rotate_token,
+    CLEANUP_BATCH, delete_expired, find_token, insert_session, list_revoked, list_sessions, revoke_session,
+    revoke_session_of, revoke_sessions_of, rotate_token,
 };
 
 /// A connection for queries: the module's database, or a transaction on it.

@@ -1,9 +1,13 @@
 //! Conditional requests (RFC 9110, section 13): a strong `ETag` on single resources, `If-None-Match`, `If-Match`.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    future::{Ready, ready},
+};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    FromRequest, HttpRequest, HttpResponse,
+    dev::Payload,
     http::{
         Method,
         header::{self, HeaderName, HeaderValue},
@@ -63,18 +67,11 @@ fn conditional(request: &HttpRequest, etag: &str, is_public: bool, ok: impl FnOn
 /// # Errors
 /// `precondition_failed`.
 pub fn check_if_match(request: &HttpRequest, etag: &str) -> Result<(), Fault> {
-    match Condition::read(request, &header::IF_MATCH) {
-        Some(condition) if !condition.holds_strongly(etag) => Err(Fault::new(
-            FaultKind::PreconditionFailed,
-            "precondition_failed",
-            "It has changed since you read it: read it again and repeat the change with its new ETag.",
-        )),
-        _ => Ok(()),
-    }
+    IfMatch::of(request).check(etag)
 }
 
 /// The value of `If-Match` or `If-None-Match`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Condition {
     Any,
     /// Each with whether it is weak.
@@ -144,9 +141,46 @@ impl IntoParams for IfNoneMatch {
     }
 }
 
-/// Documents that an operation honours `If-Match`: `params(banyan_http::IfMatch)`.
-#[derive(Clone, Copy, Debug)]
-pub struct IfMatch;
+/// `If-Match`: the version that the client wants to change, for a check in the transaction that changes it. It also documents that an operation
+/// honours the header: `params(banyan_http::IfMatch)`.
+#[derive(Clone, Debug, Default)]
+pub struct IfMatch(Option<Condition>);
+
+impl IfMatch {
+    fn of(request: &HttpRequest) -> Self {
+        IfMatch(Condition::read(request, &header::IF_MATCH))
+    }
+
+    /// Whether the client sent the header.
+    pub fn is_present(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Refuses the change (412) if the client names another version than the current one, whose entity tag is `etag`. Always allowed without the
+    /// header.
+    ///
+    /// # Errors
+    /// `precondition_failed`.
+    pub fn check(&self, etag: &str) -> Result<(), Fault> {
+        match &self.0 {
+            Some(condition) if !condition.holds_strongly(etag) => Err(Fault::new(
+                FaultKind::PreconditionFailed,
+                "precondition_failed",
+                "It has changed since you read it: read it again and repeat the change with its new ETag.",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromRequest for IfMatch {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(IfMatch::of(request)))
+    }
+}
 
 impl IntoParams for IfMatch {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {

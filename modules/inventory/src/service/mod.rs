@@ -8,11 +8,12 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Call, Clock, Fault, Ids, parse_id};
+use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, parse_id};
 use banyan_durable::{
     Command, Db, Memory, Outcome, Remembered, Tx, Versioned, audit_operator,
     outbox::{self, NewEvent},
 };
+use banyan_http::IfMatch;
 use inventory_contract::{
     AlreadyUndone, CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, InsufficientStock, Inventory,
     OrderReservation, ReleaseStock, Reservation, ReserveStock, RestockOrder, Restocking, StockCommitment, StockLevel,
@@ -85,6 +86,24 @@ impl Service {
 
     pub async fn find_item(&self, sku: &Sku) -> Result<Option<StockItem>, Fault> {
         store::find_item(self.db.read(), sku).await
+    }
+
+    /// Refuses a change of a level that is not the one which the client has read.
+    ///
+    /// # Errors
+    /// `precondition_failed`, also for a sku that was never received.
+    pub async fn check_version(&self, tx: &Tx, sku: &Sku, version: &IfMatch) -> Result<(), Fault> {
+        if !version.is_present() {
+            return Ok(());
+        }
+        match store::lock_item(tx.conn(), sku).await? {
+            Some(item) => version.check(&banyan_http::etag(item.version)),
+            None => Err(Fault::new(
+                FaultKind::PreconditionFailed,
+                "precondition_failed",
+                "There is no stock of this sku yet.",
+            )),
+        }
     }
 
     /// Books received units. The first receipt of a sku creates its item, whether or not the catalog has such a product.

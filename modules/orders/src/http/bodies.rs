@@ -2,7 +2,7 @@
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Country, Quantity, Sku};
+use shared_kernel::{Country, Money, Quantity, Sku};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -84,6 +84,10 @@ pub struct NewOrder {
         example = "pm_card_visa"
     )]
     pub payment_method: String,
+    /// The total that the customer was shown: with another one nothing is ordered (409 `total_changed`).
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub expected_total: Option<Money>,
 }
 
 impl NewOrder {
@@ -92,10 +96,12 @@ impl NewOrder {
             items,
             shipping_address,
             payment_method,
+            expected_total,
         } = self;
         let terms = Terms {
             shipping_address: shipping_address.into(),
             payment_method,
+            expected_total,
         };
         (items.into_iter().map(Line::from).collect(), terms)
     }
@@ -114,6 +120,10 @@ pub struct Checkout {
         example = "pm_card_visa"
     )]
     pub payment_method: String,
+    /// The total that the customer was shown: with another one nothing is ordered (409 `total_changed`).
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub expected_total: Option<Money>,
 }
 
 impl From<Checkout> for Terms {
@@ -121,11 +131,13 @@ impl From<Checkout> for Terms {
         Checkout {
             shipping_address,
             payment_method,
+            expected_total,
         }: Checkout,
     ) -> Self {
         Terms {
             shipping_address: shipping_address.into(),
             payment_method,
+            expected_total,
         }
     }
 }

@@ -3,8 +3,8 @@
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::{Fault, PageRequest};
 use banyan_http::{
-    Body, HasRole, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query, RequiredKey,
-    Stopping,
+    Body, HasRole, IfMatch, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query,
+    RequiredKey, Stopping,
     sse::{self, LastEventId},
 };
 use futures::StreamExt;
@@ -17,13 +17,15 @@ use super::{
 };
 use crate::{service::Service, views::OrderView};
 
-/// Places an order. It is answered as `pending` at once; with `Prefer: wait=N` once its outcome is known, or N seconds have passed.
+/// Places an order. It is answered as `pending` at once; with `Prefer: wait=N` once its outcome is known, or N seconds have passed. Prices are the catalog's of
+/// this moment: `expected_total` refuses any other total than the customer was shown.
 #[utoipa::path(
     tag = "orders",
     params(RequiredKey, Prefer),
     request_body = NewOrder,
     responses(
         (status = 201, body = OrderView, headers(("Location" = String), ("ETag" = String))),
+        (status = 409, description = "`total_changed`: the total is not `expected_total`; nothing was ordered"),
         (status = 503, description = "`unavailable`, `too_many_open_orders`: nothing was ordered", headers(("Retry-After" = String)))
     ),
     security(("bearer" = []))
@@ -155,7 +157,7 @@ pub(super) async fn follow_order(
 /// order as it stands when the cancel was taken; with `Prefer: wait=N` once it is cancelled, or N seconds have passed.
 #[utoipa::path(
     tag = "orders",
-    params(("id" = Uuid, Path), RequiredKey, Prefer),
+    params(("id" = Uuid, Path), RequiredKey, Prefer, IfMatch),
     request_body = Option<CancelOrder>,
     responses(
         (status = 200, body = OrderView, headers(("ETag" = String))),
@@ -169,9 +171,9 @@ pub(super) async fn cancel_order(
     id: Path<Uuid>,
     key: RequiredKey,
     prefer: Prefer,
+    version: IfMatch,
     body: OptionalBody<CancelOrder>,
-    service: Data<Service>,
-    stopping: Stopping,
+    (service, stopping): (Data<Service>, Stopping),
 ) -> Result<HttpResponse, Problem> {
     let request = key.keyed();
     let (call, id) = (user.call().clone(), *id);
@@ -180,10 +182,12 @@ pub(super) async fn cancel_order(
         None => {
             let reason = body.0.unwrap_or_default().reason;
             let was_dispatched = service.was_dispatched(&call, id).await?;
-            let context = (service.clone(), call.clone(), reason);
+            let context = (service.clone(), call.clone(), version, reason);
             banyan_http::respond_once(service.db(), request, context, move |tx, context| async move {
-                let (service, call, reason) = context;
-                let order = service.cancel(&tx, &call, id, reason, was_dispatched).await?;
+                let (service, call, version, reason) = context;
+                let order = service
+                    .cancel(&tx, &call, (id, &version), reason, was_dispatched)
+                    .await?;
                 Ok(banyan_http::ok(&order).with_etag(&banyan_http::etag(order.version)))
             })
             .await?

@@ -38,6 +38,12 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         "The cart was changed at the same time.",
         &["check_out_cart"],
     ),
+    KnownProblem::of(
+        409,
+        "total_changed",
+        "The total is 21.00 EUR now; nothing was ordered.",
+        PLACING,
+    ),
     KnownProblem::of(422, "empty_cart", "There is nothing in this cart.", PLACING),
     KnownProblem::of(422, "product_unavailable", "Some of this cannot be ordered.", PLACING),
     KnownProblem::of(

@@ -89,6 +89,8 @@ pub enum Refusal {
     ProductUnavailable(Vec<FieldError>),
     MixedCurrencies,
     TotalTooLarge,
+    /// To this one.
+    TotalChanged(Money),
     AlreadyCancelled,
     AlreadyShipped,
     /// An operator has abandoned the checkout: no saga would carry a cancel out.
@@ -110,6 +112,10 @@ impl From<Refusal> for Fault {
         match refusal {
             Refusal::NotACart => Fault::conflict("not_a_cart", "This cart has been checked out."),
             Refusal::NotPlaced => Fault::not_found("order"),
+            Refusal::TotalChanged(total) => Fault::conflict(
+                "total_changed",
+                format!("The total is {total} now; nothing was ordered."),
+            ),
             Refusal::NoSuchItem => Fault::not_found("item in this cart"),
             Refusal::TooManyLines => {
                 Fault::conflict("too_many_lines", format!("A cart holds at most {MAX_LINES} products."))

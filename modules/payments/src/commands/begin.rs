@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use banyan_core::{Call, Fault};
 use banyan_durable::{Db, Remembered, Tx, audit_operator, lost_race};
+use banyan_http::IfMatch;
 use shared_kernel::Money;
 use uuid::Uuid;
 
@@ -158,15 +159,17 @@ pub async fn refund(
     db: &Db,
     call: &Call,
     request: CommandRequest,
-    payment_id: Uuid,
+    (payment_id, version): (Uuid, IfMatch),
     wanted: Option<Money>,
 ) -> Result<Begun, Fault> {
-    let context = (call.clone(), request, wanted);
-    let begun = db.write(context, move |tx, (call, request, wanted)| async move {
+    let context = (call.clone(), request, version, wanted);
+    let begun = db.write(context, move |tx, (call, request, version, wanted)| async move {
+        // A refund that has begun is not refused because of the version that it has itself changed.
         if let Some(begun) = find_begun(&tx, &request).await? {
             return Ok(begun);
         }
         let payment = store::load(tx.conn(), payment_id).await?;
+        version.check(&banyan_http::etag(payment.version))?;
         if let Some(wanted) = &wanted
             && wanted.currency != payment.amount.currency
         {

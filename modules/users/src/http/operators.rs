@@ -1,7 +1,7 @@
 //! What operators do with the accounts of others, over HTTP.
 
 use actix_web::{delete, get, post, put, web::Data};
-use banyan_http::{Body, Listed, Ops, PageQuery, Path, Problem, Query, Reason, StoredResponse};
+use banyan_http::{Body, IfMatch, Listed, Ops, PageQuery, Path, Problem, Query, Reason, StoredResponse};
 use serde::Deserialize;
 use shared_kernel::Role;
 use utoipa::ToSchema;
@@ -32,10 +32,11 @@ struct SessionOf {
 #[utoipa::path(
     tag = "users",
     operation_id = "change_roles",
-    params(("id" = Uuid, Path, description = "The user's id")),
+    params(("id" = Uuid, Path, description = "The user's id"), IfMatch),
     request_body = RolesChange,
     responses(
         (status = 200, description = "The user as they are now", body = User),
+        (status = 412, description = "The user is not at the version of `If-Match` any more"),
         (status = 409, description = "`own_operations_role`"),
     ),
     security(("bearer" = []))
@@ -44,11 +45,12 @@ struct SessionOf {
 pub(super) async fn change_roles(
     operator: Ops,
     id: Path<Uuid>,
+    version: IfMatch,
     body: Body<RolesChange>,
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
     let user = service
-        .change_roles(operator.call(), *id, body.into_inner().roles)
+        .change_roles(operator.call(), (*id, version), body.into_inner().roles)
         .await?;
     Ok(banyan_http::ok(&user).with_etag(&etag(&user)))
 }
@@ -60,10 +62,11 @@ pub(super) async fn change_roles(
 #[utoipa::path(
     tag = "users",
     operation_id = "disable_account",
-    params(("id" = Uuid, Path, description = "The user's id")),
+    params(("id" = Uuid, Path, description = "The user's id"), IfMatch),
     request_body = Reason,
     responses(
         (status = 200, description = "The user as they are now", body = User),
+        (status = 412, description = "The user is not at the version of `If-Match` any more"),
         (status = 409, description = "`own_account`"),
     ),
     security(("bearer" = []))
@@ -72,10 +75,13 @@ pub(super) async fn change_roles(
 pub(super) async fn disable_account(
     operator: Ops,
     id: Path<Uuid>,
+    version: IfMatch,
     body: Body<Reason>,
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
-    let user = service.disable(operator.call(), *id, body.into_inner()).await?;
+    let user = service
+        .disable(operator.call(), (*id, version), body.into_inner())
+        .await?;
     Ok(banyan_http::ok(&user).with_etag(&etag(&user)))
 }
 
@@ -85,7 +91,7 @@ pub(super) async fn disable_account(
 #[utoipa::path(
     tag = "users",
     operation_id = "enable_account",
-    params(("id" = Uuid, Path, description = "The user's id")),
+    params(("id" = Uuid, Path, description = "The user's id"), IfMatch),
     request_body = Reason,
     responses((status = 200, description = "The user as they are now", body = User)),
     security(("bearer" = []))
@@ -94,10 +100,13 @@ pub(super) async fn disable_account(
 pub(super) async fn enable_account(
     operator: Ops,
     id: Path<Uuid>,
+    version: IfMatch,
     body: Body<Reason>,
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
-    let user = service.enable(operator.call(), *id, body.into_inner()).await?;
+    let user = service
+        .enable(operator.call(), (*id, version), body.into_inner())
+        .await?;
     Ok(banyan_http::ok(&user).with_etag(&etag(&user)))
 }
 

@@ -19,7 +19,7 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
     KnownProblem::of(
         422,
         "invalid_password",
-        "A password has 8 to 128 characters.",
+        "A password must not be the email address or a part of it.",
         &["register", "change_password"],
     ),
     KnownProblem::of(
@@ -33,6 +33,12 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         "too_many_failed_logins",
         "Too many failed log-ins.",
         &["log_in", "change_password"],
+    ),
+    KnownProblem::of(
+        429,
+        "too_many_registrations",
+        "Too many registrations from this network address.",
+        &["register"],
     ),
     KnownProblem::of(403, "account_disabled", "This account is disabled.", &["log_in"]),
     KnownProblem::of(

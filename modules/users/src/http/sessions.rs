@@ -46,7 +46,8 @@ struct PasswordChange {
 
 /// Log in
 ///
-/// Opens a session. After 10 failures within a minute the account, after 100 the network address, has to wait (429).
+/// Opens a session. After 10 failures within an hour the account waits at this network address, longer with each failure (429). An address from which
+/// the account has logged in before is not delayed by the failures of others.
 #[utoipa::path(
     tag = "sessions",
     operation_id = "log_in",
@@ -155,7 +156,7 @@ pub(super) async fn end_session(
 
 /// Change my password
 ///
-/// Ends all other sessions of the caller. Wrong tries count as failed log-ins.
+/// Ends all other sessions of the caller. Wrong tries count as failed log-ins. The new password is checked as at registration.
 #[utoipa::path(
     tag = "users",
     operation_id = "change_password",

@@ -3,7 +3,7 @@
 
 use banyan_core::{Actor, Call, Fault, Page, PageRequest};
 use banyan_durable::Tx;
-use banyan_http::Reason;
+use banyan_http::{IfMatch, Reason};
 use shared_kernel::Role;
 use uuid::Uuid;
 
@@ -18,42 +18,55 @@ impl Service {
     /// Replaces the roles of a user and ends their sessions, so that the new roles take effect with the next log-in.
     ///
     /// # Errors
-    /// `insufficient_role` if the caller is not an operator any more; `not_found`; `own_operations_role`.
-    pub async fn change_roles(&self, call: &Call, id: Uuid, roles: Vec<Role>) -> Result<User, Fault> {
+    /// `insufficient_role` if the caller is not an operator any more; `not_found`; `precondition_failed`; `own_operations_role`.
+    pub async fn change_roles(
+        &self,
+        call: &Call,
+        (id, version): (Uuid, IfMatch),
+        roles: Vec<Role>,
+    ) -> Result<User, Fault> {
         let now = self.clock.now();
         self.db
-            .write((call.clone(), roles), move |tx, (call, roles)| async move {
-                let user = admit(&tx, &call.actor, id).await?;
-                let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
-                    return Ok(user);
-                };
-                store::update_user(tx.conn(), &changed).await?;
-                store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::RolesChanged, now).await?;
-                let (before, after) = (role_names(&user.roles).join(","), role_names(&changed.roles).join(","));
-                let change = format!("{before} -> {after}");
-                banyan_durable::audit(&tx, &call.actor, "change_roles", &subject(id), &change, None).await?;
-                Ok(changed)
-            })
+            .write(
+                (call.clone(), version, roles),
+                move |tx, (call, version, roles)| async move {
+                    let user = admit(&tx, &call.actor, id).await?;
+                    version.check(&etag(&user))?;
+                    let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
+                        return Ok(user);
+                    };
+                    store::update_user(tx.conn(), &changed).await?;
+                    store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::RolesChanged, now).await?;
+                    let (before, after) = (role_names(&user.roles).join(","), role_names(&changed.roles).join(","));
+                    let change = format!("{before} -> {after}");
+                    banyan_durable::audit(&tx, &call.actor, "change_roles", &subject(id), &change, None).await?;
+                    Ok(changed)
+                },
+            )
             .await
     }
 
     /// Disables an account and ends its sessions: its user cannot log in until it is enabled.
     ///
     /// # Errors
-    /// `insufficient_role` if the caller is not an operator any more; `not_found`; `own_account`.
-    pub async fn disable(&self, call: &Call, id: Uuid, why: Reason) -> Result<User, Fault> {
+    /// `insufficient_role` if the caller is not an operator any more; `not_found`; `precondition_failed`; `own_account`.
+    pub async fn disable(&self, call: &Call, (id, version): (Uuid, IfMatch), why: Reason) -> Result<User, Fault> {
         let now = self.clock.now();
         self.db
-            .write((call.clone(), why), move |tx, (call, why)| async move {
-                let user = admit(&tx, &call.actor, id).await?;
-                let Some(changed) = user.disable(&call.actor, now)? else {
-                    return Ok(user);
-                };
-                store::update_user(tx.conn(), &changed).await?;
-                store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::AccountDisabled, now).await?;
-                audit(&tx, &call.actor, "disable_account", id, &why).await?;
-                Ok(changed)
-            })
+            .write(
+                (call.clone(), version, why),
+                move |tx, (call, version, why)| async move {
+                    let user = admit(&tx, &call.actor, id).await?;
+                    version.check(&etag(&user))?;
+                    let Some(changed) = user.disable(&call.actor, now)? else {
+                        return Ok(user);
+                    };
+                    store::update_user(tx.conn(), &changed).await?;
+                    store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::AccountDisabled, now).await?;
+                    audit(&tx, &call.actor, "disable_account", id, &why).await?;
+                    Ok(changed)
+                },
+            )
             .await
     }
 
@@ -61,18 +74,22 @@ impl Service {
     ///
     /// # Errors
     /// `insufficient_role` if the caller is not an operator any more; `not_found`.
-    pub async fn enable(&self, call: &Call, id: Uuid, why: Reason) -> Result<User, Fault> {
+    pub async fn enable(&self, call: &Call, (id, version): (Uuid, IfMatch), why: Reason) -> Result<User, Fault> {
         let now = self.clock.now();
         self.db
-            .write((call.clone(), why), move |tx, (call, why)| async move {
-                let user = admit(&tx, &call.actor, id).await?;
-                let Some(changed) = user.enable(now) else {
-                    return Ok(user);
-                };
-                store::update_user(tx.conn(), &changed).await?;
-                audit(&tx, &call.actor, "enable_account", id, &why).await?;
-                Ok(changed)
-            })
+            .write(
+                (call.clone(), version, why),
+                move |tx, (call, version, why)| async move {
+                    let user = admit(&tx, &call.actor, id).await?;
+                    version.check(&etag(&user))?;
+                    let Some(changed) = user.enable(now) else {
+                        return Ok(user);
+                    };
+                    store::update_user(tx.conn(), &changed).await?;
+                    audit(&tx, &call.actor, "enable_account", id, &why).await?;
+                    Ok(changed)
+                },
+            )
             .await
     }
 
@@ -126,6 +143,10 @@ impl Service {
             })
             .await
     }
+}
+
+fn etag(user: &User) -> String {
+    banyan_http::etag(user.etag_version())
 }
 
 /// The user whose account a power is exercised on, if the actor is an operator until the transaction ends.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Secrets, Timestamp, parse_id};
 use banyan_durable::{Db, outbox};
+use banyan_http::rate_limit::Limiter;
 use shared_kernel::Role;
 use users_contract::{
     EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, SigningKey, SigningKeys,
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     Settings,
+    fair_queue::Work,
     hasher::Hasher,
     keys::{Jwk, Keys},
     store,
@@ -35,16 +37,23 @@ pub struct Service {
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) hasher: Hasher,
+    /// The registrations of each network address.
+    pub(crate) registrations: Limiter,
     pub(crate) keys: Keys,
     pub(crate) settings: Settings,
 }
 
 impl Service {
-    /// Registers a customer.
+    /// Registers a customer. `address` is the network address of the client.
     ///
     /// # Errors
-    /// `email_taken`; `unavailable` if too many requests wait for a password hash.
-    pub async fn register(&self, call: &Call, registration: Registration) -> Result<User, Fault> {
+    /// `invalid_password`; `email_taken`; `too_many_registrations`; `unavailable` if too many requests wait for a password hash.
+    pub async fn register(&self, call: &Call, registration: Registration, address: &str) -> Result<User, Fault> {
+        // Before anything is looked up, so that it also limits how many addresses of users can be found out.
+        self.registrations.check(address).map_err(too_many_registrations)?;
+        registration
+            .password
+            .check_for(&registration.email, &self.settings.issuer, "/password")?;
         // A hash is expensive, so a taken address is refused before one is computed. The unique index decides in any case.
         if store::find_credentials(self.db.read(), &registration.email.lower())
             .await?
@@ -52,7 +61,9 @@ impl Service {
         {
             return Err(store::email_taken());
         }
-        let hash = self.hasher.slot().await?.hash(registration.password.secret()).await?;
+        let slot = self.hasher.slot(Work::Registration, address).await?;
+        let hash = slot.hash(registration.password.secret()).await?;
+        drop(slot);
         let now = self.clock.now();
         let user = User::register(
             self.ids.new_id(),
@@ -171,6 +182,15 @@ pub(crate) fn user_registered(user: &User) -> UserRegistered {
 
 fn role_names(roles: &[Role]) -> Vec<String> {
     roles.iter().map(|role| (*role).into()).collect()
+}
+
+fn too_many_registrations(limited: Fault) -> Fault {
+    let detail = "Too many registrations from this network address. Wait before you try again.";
+    let fault = Fault::new(FaultKind::TooMany, "too_many_registrations", detail);
+    match limited.retry_after {
+        Some(wait) => fault.retry_after(wait),
+        None => fault,
+    }
 }
 
 fn check_version(user: &User, expected: Option<i64>) -> Result<(), Fault> {

@@ -5,7 +5,13 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{Service, subject};
-use crate::{password::Password, session::RevokedReason, store, throttle::LoginAttempt};
+use crate::{
+    fair_queue::Work,
+    password::Password,
+    session::RevokedReason,
+    store,
+    throttle::{self, LoginAttempt},
+};
 
 impl Service {
     /// Changes a user's own password and ends their other sessions. `session_id` is the one that goes on, `address` the network address of the client.
@@ -13,7 +19,7 @@ impl Service {
     /// Whoever has only the access token must not be able to try passwords, so each try counts as a log-in does.
     ///
     /// # Errors
-    /// `wrong_password`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
+    /// `invalid_password`; `wrong_password`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
     pub async fn change_password(
         &self,
         user_id: Uuid,
@@ -23,23 +29,25 @@ impl Service {
         address: &str,
     ) -> Result<(), Fault> {
         let (user, hash) = store::load_credentials(self.db.read(), user_id).await?;
+        new.check_for(&user.email, &self.settings.issuer, "/new_password")?;
         let now = self.clock.now();
         let attempt = LoginAttempt::new(self.ids.new_id(), user.email.as_str(), address, now);
         self.check_limits(&attempt).await?;
-        let slot = self.hasher.slot().await?;
+        let slot = self.hasher.slot(Work::LogIn, address).await?;
         self.count_as_failed(&attempt).await?;
         if !slot.verify(current, &hash).await? {
             return Err(wrong_password());
         }
         let new_hash = slot.hash(new.secret()).await?;
         drop(slot);
-        let context = (hash, new_hash, attempt.id);
+        let context = (hash, new_hash, attempt);
         self.db
-            .write(context, move |tx, (hash, new_hash, attempt_id)| async move {
-                store::delete_failure(tx.conn(), attempt_id).await?;
+            .write(context, move |tx, (hash, new_hash, attempt)| async move {
+                store::delete_failure(tx.conn(), attempt.id).await?;
                 if !store::replace_hash(tx.conn(), user_id, &hash, &new_hash).await? {
                     return Err(wrong_password());
                 }
+                store::forget_addresses(tx.conn(), &attempt.account, Some(&attempt.address)).await?;
                 store::revoke_sessions_of(tx.conn(), user_id, session_id, RevokedReason::PasswordChanged, now).await
             })
             .await?;
@@ -56,8 +64,9 @@ impl Service {
         self.db
             .write(new_hash, move |tx, new_hash| async move {
                 let locked = store::lock_credentials(tx.conn(), user_id).await?;
-                let (_, hash) = locked.ok_or_else(|| Fault::not_found("user"))?;
+                let (user, hash) = locked.ok_or_else(|| Fault::not_found("user"))?;
                 store::replace_hash(tx.conn(), user_id, &hash, &new_hash).await?;
+                store::forget_addresses(tx.conn(), &throttle::hash_of(user.email.as_str()), None).await?;
                 store::revoke_sessions_of(tx.conn(), user_id, None, RevokedReason::PasswordReset, now).await?;
                 let actor = Actor::module("users");
                 let how = "on the command line";

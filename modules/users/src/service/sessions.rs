@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Service, role_names};
 use crate::{
+    fair_queue::Work,
     hasher::Slot,
     session::{self, OpenSession, RefreshToken, RevokedReason, Session, Tokens, Verdict},
     store,
@@ -49,7 +50,7 @@ impl Service {
         let attempt = LoginAttempt::new(self.ids.new_id(), email, address, self.clock.now());
         // Checked before a slot is acquired, so that a flood of throttled attempts does not fill the queue.
         self.check_limits(&attempt).await?;
-        let slot = self.hasher.slot().await?;
+        let slot = self.hasher.slot(Work::LogIn, address).await?;
         self.count_as_failed(&attempt).await?;
         let found = store::find_credentials(self.db.read(), &email.to_ascii_lowercase()).await?;
         let hash = found.as_ref().map_or(self.hasher.dummy_hash(), |(_, hash)| hash);
@@ -65,7 +66,7 @@ impl Service {
             hash,
             new_hash,
         };
-        let tokens = self.open_session(verified, attempt.id).await?;
+        let tokens = self.open_session(verified, &attempt).await?;
         count_login("opened");
         Ok(tokens)
     }
@@ -207,19 +208,21 @@ impl Service {
         })
     }
 
-    /// Deletes expired refresh tokens, and the sessions that have none left. What a failure leaves is deleted the next time.
-    pub async fn delete_expired_sessions(&self) {
+    /// Deletes expired refresh tokens, the sessions that have none left, and the addresses without a log-in for long. What a failure leaves is
+    /// deleted the next time.
+    pub async fn delete_expired(&self) {
         let now = self.clock.now();
+        let known_since = now.minus(throttle::KNOWN_FOR);
         loop {
-            let deleted = self.db.write(
-                (),
-                move |tx, ()| async move { store::delete_expired(tx.conn(), now).await },
-            );
+            let deleted = self.db.write((), move |tx, ()| async move {
+                let addresses = store::delete_old_addresses(tx.conn(), known_since, store::CLEANUP_BATCH).await?;
+                Ok(addresses + store::delete_expired(tx.conn(), now).await?)
+            });
             match deleted.await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(fault) => {
-                    tracing::warn!(%fault, "expired sessions could not be deleted");
+                    tracing::warn!(%fault, "expired sessions and addresses could not be deleted");
                     return;
                 }
             }
@@ -231,7 +234,7 @@ impl Service {
         if checked.is_err() {
             count_login("throttled");
         }
-        checked
+        checked.map(drop)
     }
 
     /// Counts the attempt as failed before the password is checked, under the same limits: see [`throttle`].
@@ -239,8 +242,8 @@ impl Service {
         let limits = self.settings.failure_limits();
         self.db
             .write(attempt.clone(), move |tx, attempt| async move {
-                check_limits(tx.conn(), &attempt, limits).await?;
-                store::insert_failure(tx.conn(), &attempt, attempt.at.minus(throttle::WINDOW)).await
+                let known_address = check_limits(tx.conn(), &attempt, limits).await?;
+                store::insert_failure(tx.conn(), &attempt, known_address).await
             })
             .await
     }
@@ -259,7 +262,7 @@ impl Service {
     }
 
     /// Opens a session with the user's roles as they are when it is stored, so that a change of roles either shows in the session or ends it.
-    pub(super) async fn open_session(&self, verified: Verified, attempt_id: Uuid) -> Result<Tokens, Fault> {
+    pub(super) async fn open_session(&self, verified: Verified, attempt: &LoginAttempt) -> Result<Tokens, Fault> {
         let secret = session::to_text(self.secrets.new_secret()?);
         let now = self.clock.now();
         let session = Session {
@@ -271,10 +274,10 @@ impl Service {
         let ends_at = session.ends_at(self.settings.session_lifetime());
         let expires_at = now.plus(self.settings.refresh_token_lifetime()).min(ends_at);
         let token = RefreshToken::issue(&secret, session.id, now, expires_at);
-        let context = (session.clone(), token, verified);
+        let context = (session.clone(), token, verified, attempt.clone());
         let user = self
             .db
-            .write(context, move |tx, (session, token, verified)| async move {
+            .write(context, move |tx, (session, token, verified, attempt)| async move {
                 let locked = store::lock_credentials(tx.conn(), session.user_id).await?;
                 let (user, _) = locked
                     .filter(|(_, hash)| *hash == verified.hash)
@@ -286,7 +289,8 @@ impl Service {
                         "This account is disabled. Ask the shop's operators.",
                     ));
                 }
-                store::delete_failure(tx.conn(), attempt_id).await?;
+                store::delete_failure(tx.conn(), attempt.id).await?;
+                store::remember_address(tx.conn(), &attempt).await?;
                 if let Some(new) = &verified.new_hash {
                     store::replace_hash(tx.conn(), session.user_id, &verified.hash, new).await?;
                 }
@@ -323,12 +327,14 @@ impl Service {
     }
 }
 
-async fn check_limits(conn: &impl store::Readable, attempt: &LoginAttempt, limits: Limits) -> Result<(), Fault> {
-    let since = attempt.at.minus(throttle::WINDOW);
-    let (of_account, of_address) = store::latest_failures(conn, attempt, since, limits).await?;
-    let account = throttle::retry_after(&of_account, limits.per_account, attempt.at);
-    let address = throttle::retry_after(&of_address, limits.per_address, attempt.at);
-    throttle::check(account.max(address))
+/// Whether the account logged in from the address of the attempt lately.
+///
+/// # Errors
+/// `too_many_failed_logins`.
+async fn check_limits(conn: &impl store::Readable, attempt: &LoginAttempt, limits: Limits) -> Result<bool, Fault> {
+    let history = store::load_history(conn, attempt, limits).await?;
+    history.check(limits, attempt.at)?;
+    Ok(history.is_known(attempt.at))
 }
 
 fn invalid_credentials() -> Fault {

@@ -50,7 +50,7 @@ mod refresh_token {
 }
 
 /// The maximum number of tokens one clean-up transaction deletes, so that it stays short.
-const CLEANUP_BATCH: u64 = 500;
+pub const CLEANUP_BATCH: u64 = 500;
 
 /// Stores a session with its first refresh token.
 pub async fn insert_session(conn: &impl ConnectionTrait, session: &Session, token: &RefreshToken) -> Result<(), Fault> {

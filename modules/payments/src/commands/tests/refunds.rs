@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use banyan_core::{Actor, Call};
+use banyan_http::IfMatch;
 use payments_contract::{FindPayment, Payments};
 use shared_kernel::Role;
 use uuid::Uuid;
@@ -37,7 +38,7 @@ async fn refund_with_id(order: &Order, shop: &Shop, amount: Option<i64>, id: Uui
     let request = CommandRequest::new(id, Kind::Refund, format!("{amount:?}").as_bytes()).because("damaged");
     match shop
         .service
-        .refund_payment(&staff(), payment, request, amount.map(euros))
+        .refund_payment(&staff(), (payment, IfMatch::default()), request, amount.map(euros))
         .await
     {
         Ok(command) => match command.state {

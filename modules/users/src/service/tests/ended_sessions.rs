@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use banyan_core::{Call, Clock};
 use banyan_durable_testing::on_both;
-use banyan_http::Reason;
+use banyan_http::{IfMatch, Reason};
 use secrecy::SecretString;
 use shared_kernel::Role;
 use uuid::Uuid;
@@ -48,7 +48,7 @@ impl Way {
             }
             Way::Roles => {
                 _ = service
-                    .change_roles(operator, user.id, vec![Role::Staff])
+                    .change_roles(operator, (user.id, IfMatch::default()), vec![Role::Staff])
                     .await
                     .unwrap()
             }
@@ -62,7 +62,10 @@ impl Way {
                     reason: "a test".to_owned(),
                     comment: None,
                 };
-                _ = service.disable(operator, user.id, why).await.unwrap();
+                _ = service
+                    .disable(operator, (user.id, IfMatch::default()), why)
+                    .await
+                    .unwrap();
             }
             Way::ByUser => service.end_session(user.id, session).await.unwrap(),
             Way::ByOperator => service.end_session_of(operator, user.id, session).await.unwrap(),

@@ -3,6 +3,7 @@
 mod accounts;
 mod ended_sessions;
 mod keys;
+mod limits;
 mod passwords;
 mod sessions;
 
@@ -70,7 +71,7 @@ impl Shop {
 
     async fn register(&self, email: &str) -> User {
         self.service
-            .register(&Call::default(), registration(email))
+            .register(&Call::default(), registration(email), CLIENT_ADDRESS)
             .await
             .unwrap()
     }
@@ -126,7 +127,7 @@ async fn an_email_address_belongs_to_one_user_whatever_its_case() {
         assert_eq!(
             code(
                 shop.service
-                    .register(&Call::default(), registration("ada@example.COM"))
+                    .register(&Call::default(), registration("ada@example.COM"), CLIENT_ADDRESS)
                     .await
             ),
             "email_taken"
@@ -141,7 +142,7 @@ async fn of_two_concurrent_registrations_of_an_address_one_is_refused() {
     on_both(crate::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
         let call = Call::default();
-        let register = |email| shop.service.register(&call, registration(email));
+        let register = |email| shop.service.register(&call, registration(email), CLIENT_ADDRESS);
         let (one, other) = tokio::join!(register("ada@example.com"), register("ADA@example.com"));
         let mut codes = [code(one), code(other)];
         codes.sort();
