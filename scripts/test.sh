@@ -60,4 +60,4 @@ fi
 if [ -z "${BANYAN_TEST_RABBITMQ:-}" ]; then
   rabbitmq_start
 fi
-cargo test --workspace --locked "$@"
+cargo test --workspace --locked --no-fail-fast "$@"

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test]
 async fn every_module_starts_and_no_contract_can_be_called_inside_a_transaction() {
     let directory = tempfile::tempdir().unwrap();
-    let variable = ("BANYAN__DATA_DIR".to_owned(), directory.path().display().to_string());
+    let data = directory.path().join("data");
+    let variable = ("BANYAN__DATA_DIR".to_owned(), data.display().to_string());
     let settings = banyan::settings(None, [variable]).unwrap();
     let stop = CancellationToken::new();
     let found = discovery::start(&settings.discovery, settings.endpoints().unwrap(), &stop).unwrap();

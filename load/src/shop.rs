@@ -1,8 +1,9 @@
 //! The shop that is measured: started for the run, or already running.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -58,7 +59,11 @@ impl<'a> Shop<'a> {
         postgres: Option<&'a Postgres>,
         variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("banyan-load-").tempdir()?;
+        // A shop refuses a directory for its data that every user of the machine can enter.
+        let directory = tempfile::Builder::new()
+            .prefix("banyan-load-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let binary = std::path::absolute(binary)?;
         let mut command = Command::new(&binary);
