@@ -38,9 +38,10 @@ async fn an_address_in_use_is_refused_before_data_is_made() {
 }
 
 /// What `prod` requires, except for the signing key.
-const PROD: [(&str, &str); 2] = [
+const PROD: [(&str, &str); 3] = [
     ("BANYAN__PROFILE", "prod"),
     ("BANYAN__AUTH__ISSUER", "https://shop.example"),
+    ("BANYAN__PAYMENTS__ALLOW_SANDBOX", "true"),
 ];
 
 async fn an_unsafe_configuration_does_not_start() {
@@ -73,7 +74,7 @@ async fn an_unsafe_configuration_does_not_start() {
         .expect(1)
         .stderr_contains(&["http.listen", "TLS", "http.behind_tls"]);
     installation
-        .run_with(&["serve"], &[&PROD[..], &key].concat())
+        .run_with(&["serve"], &[&PROD[..2], &key].concat())
         .await
         .expect(1)
         .stderr_contains(&["payments.allow_sandbox", "no real money"]);
@@ -123,12 +124,9 @@ async fn prod_does_not_start_on_demo_data_and_only_the_owner_can_read_the_data()
     refused.stderr_contains(&["data_dir", "705", "chmod o-rwx"]);
     set_mode(0o700);
     let key = installation.file("key.pem", &signing_key());
-    let prod = [
-        ("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str()),
-        ("BANYAN__PAYMENTS__ALLOW_SANDBOX", "true"),
-    ];
+    let key = [("BANYAN__AUTH__SIGNING_KEY_FILE", key.as_str())];
     installation
-        .run_with(&["serve"], &[&PROD[..], &prod].concat())
+        .run_with(&["serve"], &[&PROD[..], &key].concat())
         .await
         .expect(1)
         .stderr_contains(&["demo users", "data_dir"]);
