@@ -23,7 +23,7 @@ binary=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/banyan
 for name in "${!BANYAN_@}"; do unset "$name"; done
 cd "$data"
 # The fuzzer sends many wrong log-ins on purpose.
-BANYAN__HTTP__LISTEN=127.0.0.1:0 BANYAN__DATA_DIR="$data" BANYAN__USERS__ADDRESS_FAILURES_PER_MINUTE=0 BANYAN__LOG__FILTER=warn \
+BANYAN__HTTP__LISTEN=127.0.0.1:0 BANYAN__DATA_DIR="$data" BANYAN__USERS__ADDRESS_FAILURES_BEFORE_DELAY=0 BANYAN__LOG__FILTER=warn \
   "$binary" serve >"$data/banner" 2>"$data/log" &
 shop=$!
 trap 'kill "$shop" 2>/dev/null; wait "$shop" 2>/dev/null || true; rm -rf "$data"' EXIT
