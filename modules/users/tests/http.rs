@@ -434,7 +434,9 @@ async fn an_operator_disables_an_account_and_sees_its_sessions() {
         assert_eq!(stale.problem(), (412, "precondition_failed".to_owned()), "{action}");
     }
     let path = format!("/api/v1/users/{ada}");
-    let read = shop.send(get(&path).insert_header(ops.bearer())).await;
+    // Users are read by staff.
+    let staff = shop.log_in("staff@banyan.example", "banyan-demo").await;
+    let read = shop.send(get(&path).insert_header(staff.bearer())).await;
     let current = (header::IF_MATCH, read.header("etag").to_owned());
     let disabled = shop.send(switch("disable").insert_header(current)).await;
     assert!(
