@@ -4,12 +4,9 @@
 //! another one sends. Of a full queue the address with most requests loses its latest. Registrations, which anybody can send without an account,
 //! wait apart from log-ins and compute at most half of the hashes.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// The number of log-ins in a row after which a registration that waits has its turn.
@@ -77,7 +74,7 @@ impl FairQueue {
     /// Waits for a permit; `None` if the queue is full or the wait times out. `address` is the client's network address.
     pub async fn acquire(self: &Arc<Self>, work: Work, address: &str) -> Option<Permit> {
         let permit = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let permit = state.waiting(work).add(address, self.limits)?;
             self.grant(&mut state);
             permit
@@ -105,7 +102,7 @@ impl FairQueue {
     }
 
     fn release(self: &Arc<Self>, work: Work) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.running -= 1;
         if work == Work::Registration {
             state.registrations_running -= 1;
@@ -113,13 +110,9 @@ impl FairQueue {
         self.grant(&mut state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[cfg(test)]
     pub fn waiting(&self, work: Work) -> usize {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let waiting = state.waiting(work);
         waiting.remove_abandoned();
         waiting.len()
@@ -359,6 +352,6 @@ mod tests {
         drop(queue.requests.drain(..2));
         assert_eq!(queue.queue.waiting(Work::LogIn), 0);
         assert_eq!(queue.order(), ["c"]);
-        assert_eq!(queue.queue.lock().running, 0);
+        assert_eq!(queue.queue.state.lock().running, 0);
     }
 }
