@@ -3,6 +3,7 @@
 //! A product is a table of its modules ([`Product`]) and a `main` that calls [`cli::run`].
 
 mod app;
+mod banner;
 pub mod cli;
 mod connections;
 mod docs_ui;

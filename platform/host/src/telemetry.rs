@@ -38,6 +38,7 @@ fn recorder(upkeep_interval: Duration) -> PrometheusRecorder {
         let batches = Matcher::Full("banyan_commit_batch_jobs".to_owned());
         builder.set_buckets_for_metric(batches, &BATCH_BUCKETS)
     });
+    // Only an empty list of bounds is refused, and both are constants.
     let recorder = builder.expect("there are bounds").build_recorder();
     let metrics = recorder.handle();
     let upkeep = move || {

@@ -12,7 +12,7 @@ use banyan_http::{Routes, StoredResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{keys::Jwk, service::Service, user::User};
+use crate::{keys::Jwk, service::Service};
 
 /// Everything under `/api/v1`.
 pub fn routes(service: Arc<Service>) -> Routes {
@@ -67,8 +67,4 @@ async fn show_keys(service: Data<Service>) -> StoredResponse {
         keys: service.jwks().to_vec(),
     })
     .with_header(header::CACHE_CONTROL, "public, max-age=300")
-}
-
-fn etag(user: &User) -> String {
-    banyan_http::etag(user.etag_version())
 }

@@ -7,8 +7,11 @@ use shared_kernel::Role;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::etag;
-use crate::{service::Service, session::OpenSession, user::User};
+use crate::{
+    service::{Service, etag},
+    session::OpenSession,
+    user::User,
+};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

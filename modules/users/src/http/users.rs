@@ -7,9 +7,8 @@ use shared_kernel::Staff;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::etag;
 use crate::{
-    service::Service,
+    service::{Service, etag},
     user::{ProfileChange, Registration, User},
 };
 

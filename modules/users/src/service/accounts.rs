@@ -145,7 +145,8 @@ impl Service {
     }
 }
 
-fn etag(user: &User) -> String {
+/// The `ETag` of a user, which `If-Match` names.
+pub(crate) fn etag(user: &User) -> String {
     banyan_http::etag(user.etag_version())
 }
 

@@ -19,6 +19,8 @@ use users_contract::{
 };
 use uuid::Uuid;
 
+pub(crate) use accounts::etag;
+
 use crate::{
     Settings,
     fair_queue::Work,

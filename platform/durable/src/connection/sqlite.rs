@@ -244,7 +244,7 @@ impl Connection {
     }
 }
 
-/// Makes the file, if there is none, for its owner alone, whatever the umask; SQLite gives the `-wal` the same mode. What fails here fails again when
+/// Creates a missing file for its owner alone, whatever the umask; SQLite gives the `-wal` the same mode. What fails here fails again when
 /// SQLite opens it, which says why.
 #[cfg(unix)]
 fn make_private(path: &Path) {
