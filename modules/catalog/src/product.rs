@@ -34,7 +34,7 @@ pub struct StoredProduct {
 #[serde(deny_unknown_fields)]
 pub struct NewProduct {
     pub sku: Sku,
-    #[schema(min_length = 1, max_length = 200, example = "Mug, hand-thrown")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "Mug, hand-thrown")]
     pub name: String,
     #[serde(default)]
     #[schema(required = false, max_length = 5000, example = "Holds 300 ml.")]
@@ -49,7 +49,13 @@ pub struct NewProduct {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductChange {
-    #[schema(nullable = false, min_length = 1, max_length = 200, example = "Mug, hand-thrown")]
+    #[schema(
+        nullable = false,
+        min_length = 1,
+        max_length = 200,
+        format = "line",
+        example = "Mug, hand-thrown"
+    )]
     pub name: Option<String>,
     #[schema(nullable = false, max_length = 5000, example = "Holds 300 ml.")]
     pub description: Option<String>,

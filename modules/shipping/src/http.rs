@@ -71,7 +71,7 @@ struct Dispatch {
         example = "JD014600003SE"
     )]
     tracking_number: Option<String>,
-    #[schema(min_length = 1, max_length = 64, example = "DHL")]
+    #[schema(min_length = 1, max_length = 64, format = "line", example = "DHL")]
     carrier: Option<String>,
 }
 

@@ -32,16 +32,16 @@ pub struct User {
 #[serde(deny_unknown_fields)]
 pub struct Address {
     /// Who receives it.
-    #[schema(min_length = 1, max_length = 100, example = "Ada Lovelace")]
+    #[schema(min_length = 1, max_length = 100, format = "line", example = "Ada Lovelace")]
     pub name: String,
-    #[schema(min_length = 1, max_length = 200, example = "12 Fig Lane")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "12 Fig Lane")]
     pub line1: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200, example = "Flat 2")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "Flat 2")]
     pub line2: Option<String>,
-    #[schema(min_length = 1, max_length = 100, example = "Berlin")]
+    #[schema(min_length = 1, max_length = 100, format = "line", example = "Berlin")]
     pub city: String,
-    #[schema(min_length = 1, max_length = 20, example = "10115")]
+    #[schema(min_length = 1, max_length = 20, format = "line", example = "10115")]
     pub postal_code: String,
     /// ISO 3166-1 alpha-2.
     pub country: Country,

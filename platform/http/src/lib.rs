@@ -18,7 +18,7 @@
 //! - **`1.0` is an integer**, as in JSON Schema; serde would refuse it, so whole numbers are made integers before serde sees them.
 //! - **Duplicate keys** in an object: the last one counts, as in every browser's `JSON.parse`. The body is parsed once, so the handler cannot see
 //!   another value than the one that was checked.
-//! - **NUL** in any string is refused (422, in a path 404): PostgreSQL text cannot hold it. The document has a pattern for it.
+//! - **Control characters and overrides of direction** in any text are refused (422; NUL in a path 404): [`text`]. The document has a pattern for it.
 //! - **Unknown query parameters** are refused (400) like unknown body fields.
 //! - **A head over 16 KiB** is a 431 problem. What actix's own parser refuses (a head over 128 KiB, more than 96 headers, malformed HTTP) never
 //!   reaches the application: actix responds without a body.
@@ -47,6 +47,7 @@ mod shell;
 pub mod sse;
 mod stored_response;
 mod template;
+pub mod text;
 mod token;
 mod unmatched;
 

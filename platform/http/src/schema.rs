@@ -1,6 +1,6 @@
 //! One source for limits: a type's schema in the OpenAPI document is the schema its input is validated against.
 //!
-//! [`tighten`] adds implicit limits to a schema (the range of a 64-bit integer; no NUL in text, which PostgreSQL cannot hold). It is applied both to
+//! [`tighten`] adds implicit limits to a schema (the range of a 64-bit integer; what text may not contain: [`text`]). It is applied both to
 //! the document and to the validators, so that the two cannot differ.
 
 use std::{
@@ -14,11 +14,11 @@ use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 
+use crate::text;
+
 /// The maximum number of errors in one response.
 const MAX_ERRORS: usize = 32;
-/// The pattern for free text.
-pub(crate) const NO_NUL: &str = "^[^\\u0000]*$";
-/// Formats that exclude a NUL.
+/// Formats that exclude what no text may contain.
 const STRICT_FORMATS: [&str; 10] = [
     "uuid",
     "email",
@@ -82,7 +82,7 @@ fn as_json(schema: &impl serde::Serialize) -> Value {
     serde_json::to_value(schema).unwrap_or(Value::Null)
 }
 
-/// Adds implicit limits: ranges of sized integers, and no NUL in free text.
+/// Adds implicit limits: ranges of sized integers, and what free text may not contain.
 pub(crate) fn tighten(schema: &mut Value) {
     match schema {
         Value::Array(all) => all.iter_mut().for_each(tighten),
@@ -124,7 +124,11 @@ fn tighten_node(map: &mut Map<String, Value>) {
         .iter()
         .any(|keyword| map.contains_key(*keyword));
     if has_type(map, "string") && free && !STRICT_FORMATS.contains(&format.as_str()) {
-        map.insert("pattern".to_owned(), json!(NO_NUL));
+        let min_length = map.get("minLength").and_then(Value::as_u64);
+        map.insert("pattern".to_owned(), json!(text::pattern(&format, min_length)));
+        if format == text::LINE {
+            map.remove("format");
+        }
     }
 }
 
@@ -139,7 +143,7 @@ fn has_type(map: &Map<String, Value>, wanted: &str) -> bool {
 /// Every rule that `value` breaks, as RFC 6901 pointers and descriptions; the values themselves are not repeated, they may be secrets.
 pub(crate) fn violations(validator: &Validator, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    find_nul(value, &mut String::new(), &mut errors);
+    find_forbidden(value, &mut String::new(), &mut errors);
     if errors.is_empty() {
         validator
             .iter_errors(value)
@@ -165,8 +169,12 @@ fn describe(error: &ValidationError<'_>, errors: &mut Vec<FieldError>) {
                 "is required".to_owned(),
             );
         }
-        ValidationErrorKind::Pattern { pattern } if pattern == NO_NUL => {
-            push(path.to_owned(), "must not contain NUL".to_owned())
+        // The minimum length says it already.
+        ValidationErrorKind::Pattern { pattern }
+            if text::rule(pattern).is_some() && error.instance().as_str() == Some("") => {}
+        ValidationErrorKind::Pattern { pattern } => {
+            let rule = text::rule(pattern).map_or_else(|| error.masked().to_string(), str::to_owned);
+            push(path.to_owned(), rule);
         }
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             match best_branch(path, context) {
@@ -195,18 +203,19 @@ fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-fn find_nul(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
-    let nul = |path: &str| FieldError {
+/// Also in texts whose own pattern would allow it, and in names of fields.
+fn find_forbidden(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
+    let forbidden = |path: &str| FieldError {
         pointer: path.to_owned(),
-        detail: "must not contain NUL".to_owned(),
+        detail: text::RULE.to_owned(),
     };
     let len = path.len();
     match value {
-        Value::String(text) if text.contains('\0') => errors.push(nul(path)),
+        Value::String(value) if value.contains(text::is_forbidden) => errors.push(forbidden(path)),
         Value::Array(all) => {
             for (index, inner) in all.iter().enumerate() {
                 path.push_str(&format!("/{index}"));
-                find_nul(inner, path, errors);
+                find_forbidden(inner, path, errors);
                 path.truncate(len);
             }
         }
@@ -214,10 +223,10 @@ fn find_nul(value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
             for (name, inner) in map {
                 path.push('/');
                 path.push_str(&escape(name));
-                if name.contains('\0') {
-                    errors.push(nul(path));
+                if name.contains(text::is_forbidden) {
+                    errors.push(forbidden(path));
                 }
-                find_nul(inner, path, errors);
+                find_forbidden(inner, path, errors);
                 path.truncate(len);
             }
         }

@@ -24,7 +24,7 @@ pub struct Item {
 #[schema(as = New{Module}Item)]
 pub struct NewItem {
     /// Unique among the items.
-    #[schema(min_length = 1, max_length = 200, example = "Another item")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "Another item")]
     pub name: String,
 }
 

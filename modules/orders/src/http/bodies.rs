@@ -31,16 +31,16 @@ impl From<NewLine> for Line {
 #[serde(deny_unknown_fields)]
 #[schema(as = ShippingAddress)]
 pub struct NewAddress {
-    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "Ada Lovelace")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "Ada Lovelace")]
     pub name: String,
-    #[schema(min_length = 1, max_length = 200, pattern = r"\S", example = "12 St James's Square")]
+    #[schema(min_length = 1, max_length = 200, format = "line", example = "12 St James's Square")]
     pub line1: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 200, example = "Flat 2")]
+    #[schema(max_length = 200, format = "line", example = "Flat 2")]
     pub line2: Option<String>,
-    #[schema(min_length = 1, max_length = 100, pattern = r"\S", example = "London")]
+    #[schema(min_length = 1, max_length = 100, format = "line", example = "London")]
     pub city: String,
-    #[schema(min_length = 1, max_length = 20, pattern = r"\S", example = "SW1Y 4LB")]
+    #[schema(min_length = 1, max_length = 20, format = "line", example = "SW1Y 4LB")]
     pub postal_code: String,
     #[schema(inline, example = "GB")]
     pub country: Country,

@@ -25,6 +25,8 @@ struct Money {
 struct Wish {
     #[schema(min_length = 2, max_length = 5)]
     name: String,
+    #[schema(min_length = 1, format = "line")]
+    title: Option<String>,
     #[schema(format = "email")]
     email: String,
     #[schema(minimum = 1, maximum = 999)]
@@ -38,7 +40,7 @@ struct Wish {
     note: Option<String>,
     address: Option<Address>,
     kind: Kind,
-    /// A pattern of its own that would allow a NUL.
+    /// A pattern of its own that would allow control characters.
     #[schema(pattern = "^[^x]*$")]
     memo: Option<String>,
 }
@@ -174,6 +176,8 @@ async fn a_body_that_is_valid_against_its_schema_is_accepted() {
         ("/address", json!(null)),
         ("/address", json!({"city": "Köln"})),
         ("/name", json!("äöüßé")),
+        ("/note", json!("one\ttab\r\nand a line")),
+        ("/title", json!("\u{200f}שלום")),
     ] {
         assert_eq!(
             post_json(with(pointer, value.clone()).to_string()).await.0,
@@ -245,7 +249,13 @@ async fn every_documented_limit_is_enforced_and_named_by_its_pointer() {
         ("/price", json!({"amount": 1}), "/price/currency"),
         ("/note", json!(5), "/note"),
         ("/note", json!("a\u{0}"), "/note"),
+        ("/note", json!("a\u{1b}[2J"), "/note"),
+        ("/note", json!("invoice\u{202e}fdp.exe"), "/note"),
         ("/memo", json!("a\u{0}"), "/memo"),
+        ("/memo", json!("a\u{9b}"), "/memo"),
+        ("/title", json!("a\nBcc: b"), "/title"),
+        ("/title", json!(" "), "/title"),
+        ("/title", json!(""), "/title"),
         ("/memo", json!("x"), "/memo"),
         ("/address", json!({"city": ""}), "/address/city"),
         ("/address", json!({"city": "x", "planet": "y"}), "/address/planet"),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAgent {
-    #[schema(min_length = 1, max_length = 80, example = "Ada")]
+    #[schema(min_length = 1, max_length = 80, format = "line", example = "Ada")]
     pub name: String,
     /// The maximum number of tickets at the same time.
     #[schema(minimum = 1, maximum = 100)]

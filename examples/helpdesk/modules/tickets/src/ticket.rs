@@ -50,7 +50,12 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTicket {
-    #[schema(min_length = 1, max_length = 200, example = "The printer on floor 3 is on fire")]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        format = "line",
+        example = "The printer on floor 3 is on fire"
+    )]
     pub subject: String,
     pub severity: Severity,
 }
