@@ -4,15 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The officially assigned codes of ISO 3166-1 alpha-2, in order.
+/// The officially assigned codes of ISO 3166-1 alpha-2, and XK: Kosovo has no code of the standard, and this one everywhere else.
 const ASSIGNED: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC CD \
 CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ \
 GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY \
 MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT \
 PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM \
-US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW";
+US UY UZ VA VC VE VG VI VN VU WF WS XK YE YT ZA ZM ZW";
 
-/// An officially assigned ISO 3166-1 alpha-2 code, in upper case. In the API's document it is an enumeration, so what the document allows is what
+/// An ISO 3166-1 alpha-2 code, or XK, in upper case. In the API's document it is an enumeration, so what the document allows is what
 /// is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Country([u8; 2]);
@@ -25,6 +25,11 @@ impl Country {
             .split(' ')
             .any(|assigned| assigned == code)
             .then_some(Country(bytes))
+    }
+
+    /// All of them, in the order of their codes.
+    pub fn all() -> impl Iterator<Item = Country> {
+        ASSIGNED.split(' ').filter_map(Country::find)
     }
 
     pub fn as_str(&self) -> &str {
@@ -54,7 +59,7 @@ impl Serialize for Country {
 impl<'de> Deserialize<'de> for Country {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let code = String::deserialize(deserializer)?;
-        Country::find(&code).ok_or_else(|| D::Error::custom("must be an ISO 3166-1 alpha-2 code"))
+        Country::find(&code).ok_or_else(|| D::Error::custom("must be an ISO 3166-1 alpha-2 code, or XK"))
     }
 }
 
@@ -63,7 +68,7 @@ impl utoipa::PartialSchema for Country {
         utoipa::openapi::schema::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
             .enum_values(Some(ASSIGNED.split(' ')))
-            .description(Some("ISO 3166-1 alpha-2"))
+            .description(Some("ISO 3166-1 alpha-2, and XK for Kosovo"))
             .into()
     }
 }
@@ -80,7 +85,7 @@ mod tests {
         for wrong in ["de", "XX", "DEU", "", "D ", " D", "D E", "UK"] {
             assert_eq!(Country::find(wrong), None, "{wrong:?}");
         }
-        assert_eq!(ASSIGNED.split(' ').count(), 249);
+        assert_eq!(ASSIGNED.split(' ').count(), 250);
     }
 
     #[test]

@@ -7,7 +7,7 @@ from banyan_client import AuthenticatedClient, Client
 from banyan_client.api.catalog import list_products
 from banyan_client.api.orders import place_order, show_order
 from banyan_client.api.sessions import log_in
-from banyan_client.models import Credentials, NewOrder, OrderLine, Order, Problem, ShippingAddress, ShippingAddressCountry
+from banyan_client.models import Address, Country, Credentials, NewOrder, Order, OrderLine, Problem
 
 url = sys.argv[1]
 anyone = Client(base_url=url)
@@ -15,7 +15,7 @@ session = log_in.sync(client=anyone, body=Credentials(email="demo@banyan.example
 customer = AuthenticatedClient(base_url=url, token=session.access_token)
 product = list_products.sync(client=anyone, limit=1).items[0]
 
-address = ShippingAddress(name="Ada Lovelace", line1="12 St James's Square", city="London", postal_code="SW1Y 4LB", country=ShippingAddressCountry.GB)
+address = Address(name="Ada Lovelace", line1="12 St James's Square", city="London", postal_code="SW1Y 4LB", country=Country.GB)
 order = NewOrder(items=[OrderLine(sku=product.sku, quantity=2)], payment_method="pm_card_visa", shipping_address=address)
 key = str(uuid.uuid4())
 placed = place_order.sync_detailed(client=customer, body=order, idempotency_key=key, prefer="wait=20")

@@ -141,16 +141,37 @@ pub struct Item {
     pub unit_price: Money,
 }
 
-/// Where an order goes.
+/// Where an order goes, as stored: unlike in a request, parts that a newer version knows are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     pub name: String,
     pub line1: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line2: Option<String>,
-    pub city: String,
-    pub postal_code: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub city: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
     pub country: Country,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+}
+
+impl From<shared_kernel::Address> for Address {
+    fn from(address: shared_kernel::Address) -> Self {
+        Address {
+            name: address.name,
+            line1: address.line1,
+            line2: address.line2,
+            city: address.city,
+            region: address.region,
+            postal_code: address.postal_code,
+            country: address.country,
+            phone: address.phone,
+        }
+    }
 }
 
 /// Who requested a cancel.

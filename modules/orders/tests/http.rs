@@ -342,7 +342,7 @@ async fn the_address_and_the_payment_method_are_validated() {
             ("country", "gb"),
             ("country", "XX"),
             ("name", ""),
-            ("city", "  "),
+            ("city", "Lon\ndon"),
             ("planet", "earth"),
             ("line1", "\u{0}"),
         ] {
@@ -356,9 +356,28 @@ async fn the_address_and_the_payment_method_are_validated() {
                 reply.body
             );
         }
-        let mut body = two_figs();
-        body["shipping_address"]["line2"] = json!("c/o Babbage");
-        assert_eq!(harness.as_ada(keyed(ORDERS).set_json(&body)).await.status, 201);
+        for (address, blamed) in [
+            (json!({ "name": "Ada", "line1": "1", "country": "GB" }), &["/city", "/postal_code"][..]),
+            (json!({ "name": "Ada", "line1": "1", "city": " ", "postal_code": "10115", "country": "DE" }), &["/city"]),
+            (json!({ "name": "Ada", "line1": "1", "city": "Austin", "postal_code": "73301", "country": "US" }), &["/region"]),
+        ] {
+            let mut body = two_figs();
+            body["shipping_address"] = address;
+            let reply = harness.as_ada(keyed(ORDERS).set_json(&body)).await;
+            assert_eq!((reply.status, reply.code().as_str()), (422, "invalid_address"), "{}", reply.body);
+            let problem: Value = serde_json::from_str(&reply.body).unwrap();
+            let pointers = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap().to_owned());
+            assert_eq!(pointers.collect::<Vec<_>>(), blamed.iter().map(|part| format!("/shipping_address{part}")).collect::<Vec<_>>());
+        }
+        for address in [
+            json!({ "name": "Ada", "line1": "1", "line2": "c/o Babbage", "city": "London", "postal_code": "n1 9gu", "country": "GB" }),
+            json!({ "name": "Ada", "line1": "1", "region": "Kowloon", "country": "HK", "phone": "+852 2345 6789" }),
+            json!({ "name": "Ada", "line1": "1", "city": "Prishtina", "country": "XK" }),
+        ] {
+            let mut body = two_figs();
+            body["shipping_address"] = address;
+            assert_eq!(harness.as_ada(keyed(ORDERS).set_json(&body)).await.status, 201, "{body}");
+        }
         harness.close().await;
     })
     .await;

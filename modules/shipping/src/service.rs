@@ -332,9 +332,11 @@ fn consignment_of(request: &ScheduleShipment) -> Result<Consignment, Fault> {
         name: address.name,
         line1: address.line1,
         line2: address.line2,
-        city: address.city,
-        postal_code: address.postal_code,
+        city: Some(address.city).filter(|city| !city.is_empty()),
+        region: address.region,
+        postal_code: Some(address.postal_code).filter(|code| !code.is_empty()),
         country: address.country,
+        phone: address.phone,
     };
     Ok(Consignment {
         order_id,

@@ -47,11 +47,22 @@ pub struct Address {
     pub line1: String,
     #[schema(required = true)]
     pub line2: Option<String>,
-    pub city: String,
-    pub postal_code: String,
-    /// ISO 3166-1 alpha-2.
+    /// Null, like the region and the postal code, where the country has addresses without.
+    #[schema(required = true)]
+    pub city: Option<String>,
+    /// State, province or the like.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub region: Option<String>,
+    #[schema(required = true)]
+    pub postal_code: Option<String>,
+    /// ISO 3166-1 alpha-2, or XK.
     #[schema(example = "DE")]
     pub country: String,
+    /// Of whoever receives it.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub phone: Option<String>,
 }
 
 /// Units of one product in the parcel.
@@ -245,9 +256,11 @@ mod tests {
             name: "Ada".into(),
             line1: "Fig Lane 1".into(),
             line2: None,
-            city: "Berlin".into(),
-            postal_code: "10115".into(),
+            city: Some("Berlin".into()),
+            region: None,
+            postal_code: Some("10115".into()),
             country: "DE".into(),
+            phone: None,
         };
         let lines = vec![Line {
             sku: "fig".into(),

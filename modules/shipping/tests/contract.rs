@@ -43,6 +43,8 @@ fn schedule(order: &str) -> ScheduleShipment {
             line2: None,
             city: "Berlin".into(),
             postal_code: "10115".into(),
+            region: None,
+            phone: None,
             country: "DE".into(),
         }),
         lines: vec![ShipmentLine {

@@ -83,6 +83,8 @@ async fn schedule(offers: &Offers, user: Uuid, order: Uuid) -> String {
         user_id: user.to_string(),
         address: Some(Address {
             postal_code: "10115".into(),
+            region: None,
+            phone: None,
             country: "DE".into(),
             ..address
         }),

@@ -2,7 +2,7 @@
 
 use banyan_core::{Actor, Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Country, Role};
+use shared_kernel::{Address, Role};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -27,26 +27,6 @@ pub struct User {
     pub version: i64,
 }
 
-/// Where a parcel goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Address {
-    /// Who receives it.
-    #[schema(min_length = 1, max_length = 100, format = "line", example = "Ada Lovelace")]
-    pub name: String,
-    #[schema(min_length = 1, max_length = 200, format = "line", example = "12 Fig Lane")]
-    pub line1: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200, format = "line", example = "Flat 2")]
-    pub line2: Option<String>,
-    #[schema(min_length = 1, max_length = 100, format = "line", example = "Berlin")]
-    pub city: String,
-    #[schema(min_length = 1, max_length = 20, format = "line", example = "10115")]
-    pub postal_code: String,
-    /// ISO 3166-1 alpha-2.
-    pub country: Country,
-}
-
 /// What it takes to become a customer.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -67,6 +47,19 @@ pub struct ProfileChange {
     #[serde(default)]
     #[schema(nullable = false, max_items = 10)]
     pub addresses: Option<Vec<Address>>,
+}
+
+impl ProfileChange {
+    /// # Errors
+    /// `invalid_address`.
+    pub fn checked(mut self) -> Result<Self, Fault> {
+        if let Some(addresses) = self.addresses.take() {
+            let checked = addresses.into_iter().enumerate();
+            let checked = checked.map(|(index, address)| address.checked(&format!("/addresses/{index}")));
+            self.addresses = Some(checked.collect::<Result<_, _>>()?);
+        }
+        Ok(self)
+    }
 }
 
 impl User {

@@ -227,6 +227,10 @@ async fn a_profile_is_changed_field_by_field_at_the_expected_version() {
             .status,
         412
     );
+    let incomplete = json!({"addresses": [address, {"name": "Ada", "line1": "1", "country": "AE"}]});
+    let refused = change_me(&shop, &session, incomplete, None).await;
+    assert_eq!(refused.problem(), (422, "invalid_address".to_owned()));
+    assert_eq!(refused.text("/errors/0/pointer"), "/addresses/1/region");
     let renamed = change_me(&shop, &session, json!({"name": "Countess"}), None).await;
     assert_eq!(
         (renamed.status, renamed.text("/name"), &renamed.body["addresses"]),

@@ -485,8 +485,10 @@ fn address_message(address: &Address) -> shipping_contract::Address {
         name: address.name.clone(),
         line1: address.line1.clone(),
         line2: address.line2.clone(),
-        city: address.city.clone(),
-        postal_code: address.postal_code.clone(),
+        city: address.city.clone().unwrap_or_default(),
+        postal_code: address.postal_code.clone().unwrap_or_default(),
         country: address.country.to_string(),
+        region: address.region.clone(),
+        phone: address.phone.clone(),
     }
 }

@@ -2,12 +2,12 @@
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared_kernel::{Country, Money, Quantity, Sku};
+use shared_kernel::{Address, Money, Quantity, Sku};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::{
-    event::{Address, Line, Recorded, Status},
+    event::{Line, Recorded, Status},
     service::Terms,
 };
 
@@ -26,48 +26,6 @@ impl From<NewLine> for Line {
     }
 }
 
-/// Where an order goes.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = ShippingAddress)]
-pub struct NewAddress {
-    #[schema(min_length = 1, max_length = 200, format = "line", example = "Ada Lovelace")]
-    pub name: String,
-    #[schema(min_length = 1, max_length = 200, format = "line", example = "12 St James's Square")]
-    pub line1: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 200, format = "line", example = "Flat 2")]
-    pub line2: Option<String>,
-    #[schema(min_length = 1, max_length = 100, format = "line", example = "London")]
-    pub city: String,
-    #[schema(min_length = 1, max_length = 20, format = "line", example = "SW1Y 4LB")]
-    pub postal_code: String,
-    #[schema(inline, example = "GB")]
-    pub country: Country,
-}
-
-impl From<NewAddress> for Address {
-    fn from(
-        NewAddress {
-            name,
-            line1,
-            line2,
-            city,
-            postal_code,
-            country,
-        }: NewAddress,
-    ) -> Self {
-        Address {
-            name,
-            line1,
-            line2,
-            city,
-            postal_code,
-            country,
-        }
-    }
-}
-
 /// What to order, where it goes, and how it is paid.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,7 +33,7 @@ pub struct NewOrder {
     /// Lines of the same product are added up.
     #[schema(min_items = 1, max_items = 100)]
     pub items: Vec<NewLine>,
-    pub shipping_address: NewAddress,
+    pub shipping_address: Address,
     /// A token of the payment provider. The sandbox knows `pm_card_visa`, `pm_card_declined` and others.
     #[schema(
         pattern = "^pm_[a-z0-9_]{1,60}$",
@@ -91,7 +49,9 @@ pub struct NewOrder {
 }
 
 impl NewOrder {
-    pub fn into_parts(self) -> (Vec<Line>, Terms) {
+    /// # Errors
+    /// `invalid_address`.
+    pub fn into_parts(self) -> Result<(Vec<Line>, Terms), Fault> {
         let NewOrder {
             items,
             shipping_address,
@@ -99,11 +59,11 @@ impl NewOrder {
             expected_total,
         } = self;
         let terms = Terms {
-            shipping_address: shipping_address.into(),
+            shipping_address: shipping_address.checked("/shipping_address")?.into(),
             payment_method,
             expected_total,
         };
-        (items.into_iter().map(Line::from).collect(), terms)
+        Ok((items.into_iter().map(Line::from).collect(), terms))
     }
 }
 
@@ -111,7 +71,7 @@ impl NewOrder {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checkout {
-    pub shipping_address: NewAddress,
+    pub shipping_address: Address,
     /// A token of the payment provider.
     #[schema(
         pattern = "^pm_[a-z0-9_]{1,60}$",
@@ -126,19 +86,23 @@ pub struct Checkout {
     pub expected_total: Option<Money>,
 }
 
-impl From<Checkout> for Terms {
-    fn from(
+impl TryFrom<Checkout> for Terms {
+    type Error = Fault;
+
+    /// # Errors
+    /// `invalid_address`.
+    fn try_from(
         Checkout {
             shipping_address,
             payment_method,
             expected_total,
         }: Checkout,
-    ) -> Self {
-        Terms {
-            shipping_address: shipping_address.into(),
+    ) -> Result<Self, Fault> {
+        Ok(Terms {
+            shipping_address: shipping_address.checked("/shipping_address")?.into(),
             payment_method,
             expected_total,
-        }
+        })
     }
 }
 

@@ -12,7 +12,11 @@ use super::{
     bodies::{Checkout, NewQuantity},
     is_decided, placed, respond_or_wait,
 };
-use crate::{carts::Cart, service::Service, views::OrderView};
+use crate::{
+    carts::Cart,
+    service::{Service, Terms},
+    views::OrderView,
+};
 
 /// Begins an empty cart: a draft of an order.
 #[utoipa::path(
@@ -135,17 +139,16 @@ pub(super) async fn check_out_cart(
         Some(response) => response,
         None => {
             service.check_load().await?;
+            let terms = Terms::try_from(body.into_inner())?;
             let stream = service.peek_cart(&call, id).await?;
             let products = service.list_products(&call, &stream.order().cart).await?;
             // The order gets the prices that are compared here, and the version is compared again when it is placed.
             shown.check(&Cart::of(&stream, &products).etag()?)?;
             let version = stream.order().version;
-            let context = (service.clone(), call.clone(), products, body.into_inner());
+            let context = (service.clone(), call.clone(), products, terms);
             banyan_http::respond_once(service.db(), request, context, move |tx, context| async move {
-                let (service, call, products, checkout) = context;
-                let order = service
-                    .check_out(&tx, &call, (id, version), &products, checkout.into())
-                    .await?;
+                let (service, call, products, terms) = context;
+                let order = service.check_out(&tx, &call, (id, version), &products, terms).await?;
                 Ok(placed(&order))
             })
             .await?

@@ -45,7 +45,7 @@ pub(super) async fn place_order(
         Some(response) => response,
         None => {
             service.check_load().await?;
-            let (lines, terms) = body.into_inner().into_parts();
+            let (lines, terms) = body.into_inner().into_parts()?;
             let products = service.list_products(&call, &lines).await?;
             let context = (service.clone(), call.clone(), lines, products, terms);
             banyan_http::respond_once(service.db(), request, context, |tx, context| async move {

@@ -10,6 +10,12 @@ const UNDOING: &[&str] = &["undo_leftover"];
 pub(super) const PROBLEMS: &[KnownProblem] = &[
     KnownProblem::of(
         422,
+        "invalid_address",
+        "A part that the country requires is missing, or its postal code has another form.",
+        PLACING,
+    ),
+    KnownProblem::of(
+        422,
         "invalid_quantity",
         "At most 999 of one product.",
         &["place_order", "check_out_cart", "put_item"],

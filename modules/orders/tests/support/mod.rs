@@ -210,7 +210,7 @@ pub fn keyed(path: &str) -> TestRequest {
 }
 
 pub fn address() -> Value {
-    json!({ "name": "Ada", "line1": "1 Street", "city": "London", "postal_code": "N1", "country": "GB" })
+    json!({ "name": "Ada", "line1": "1 Street", "city": "London", "postal_code": "N1 9GU", "country": "GB" })
 }
 
 pub fn order_of(items: Value) -> Value {

@@ -18,6 +18,12 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
     ),
     KnownProblem::of(
         422,
+        "invalid_address",
+        "A part that the country requires is missing, or its postal code has another form.",
+        &["change_me"],
+    ),
+    KnownProblem::of(
+        422,
         "invalid_password",
         "A password must not be the email address or a part of it.",
         &["register", "change_password"],

@@ -92,7 +92,7 @@ pub(super) async fn change_me(
 ) -> Result<HttpResponse, Problem> {
     let expected = expected_version(&request, &service.load_visible(&me.call().actor, me.user_id()).await?)?;
     let user = service
-        .change_profile(me.call(), me.user_id(), body.into_inner(), expected)
+        .change_profile(me.call(), me.user_id(), body.into_inner().checked()?, expected)
         .await?;
     Ok(banyan_http::ok_with_etag(&request, &etag(&user), &user))
 }
