@@ -23,7 +23,7 @@ use banyan_core::{Call, Fault};
 use banyan_host::settings::Settings;
 use banyan_remote::{
     discovery,
-    grpc::{Callee, MESSAGE_BYTES, Remotes, Served, ServedModule, serve},
+    grpc::{Callee, Callers, MESSAGE_BYTES, Remotes, Served, ServedModule, serve},
 };
 use inventory_contract::{
     CommitStock, FindReservation, FindStock, FoundReservation, FoundStock, Inventory, LocalInventory, ReleaseStock,
@@ -230,11 +230,16 @@ async fn start_server(stop: &CancellationToken) -> SocketAddr {
     let inventory = ServedModule {
         name: "inventory",
         descriptors: inventory_contract::DESCRIPTOR_SET,
+        callers: Callers {
+            modules: vec!["orders"],
+            ..Callers::default()
+        },
         serve: Box::new(|services| services.add(ServedInventory(Arc::new(FixedInventory)).server(MESSAGE_BYTES))),
     };
     let served = Served {
         modules: vec![inventory],
         feeds: HashMap::new(),
+        tokens: None,
     };
     let settings = settings(&[("BANYAN__RPC__LISTEN", "127.0.0.1:0")]);
     let serving = serve(&settings.rpc, served, None, Duration::from_secs(25), stop.clone())

@@ -175,6 +175,7 @@ pub static SHOP: Product<Contracts> = Product {
     tokens: Some(Tokens {
         module: "users",
         keys: |contracts| Arc::new(UsersKeys(contracts.users.clone())),
+        calls: &["ListSigningKeys", "ListEndedSessions"],
     }),
     gateway: Gateway {
         is_local: cfg!(feature = "gateway"),

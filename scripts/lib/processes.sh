@@ -85,9 +85,13 @@ stop_servers() {
   fi
 }
 
-# Makes a certificate authority for this run alone, and a certificate per process.
+# Makes a certificate authority for this run alone, and a certificate per process, which names all that is in it.
 make_certificates() {
-  scripts/dev-certs "$certificates" >"$state/certificates.log" || fail "scripts/dev-certs failed: $(cat "$state/certificates.log")"
+  local p names=()
+  for p in "${!PROCESS_NAME[@]}"; do
+    has_word "$(certificate_of "$p")" "${names[*]-}" || names+=("$(certificate_of "$p")")
+  done
+  scripts/dev-certs "$certificates" "${names[@]}" >"$state/certificates.log" || fail "scripts/dev-certs failed: $(cat "$state/certificates.log")"
 }
 
 # --- one process ---
@@ -120,15 +124,15 @@ environment_of() {
   fi
   if [ "$mtls" = 1 ]; then
     local of
-    of=$(certificate_of "$own")
+    of=$(certificate_of "$p")
     echo "BANYAN__MTLS__CA_FILE=$certificates/ca.pem"
     echo "BANYAN__MTLS__CERTIFICATE_FILE=$certificates/$of.pem"
     echo "BANYAN__MTLS__KEY_FILE=$certificates/$of-key.pem"
   fi
 }
 
-# Prints the name of a process's certificate: that of its first module, or the gateway.
-certificate_of() { local first=${1%% *}; echo "${first:-gateway}"; }
+# certificate_of P: prints the name of a process's certificate: all its parts.
+certificate_of() { local parts=${GROUP_PARTS[${PROCESS_GROUP[$1]}]}; echo "${parts// /+}"; }
 
 # Prints the endpoints of a module: those of every instance of its group.
 endpoints_of() {

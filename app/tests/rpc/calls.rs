@@ -2,11 +2,9 @@
 
 use std::{sync::Mutex, time::Instant};
 
-use banyan_core::{Actor, Call, Fault, FaultKind, TraceParent};
+use banyan_core::{AccessToken, Call, Fault, FaultKind, TraceParent};
 use banyan_event_feed_contract::ListSubjects;
 use inventory_contract::{FindStock, ReserveStock};
-use shared_kernel::Role;
-use uuid::Uuid;
 
 use banyan_remote::{balancing::Connector, discovery::Address, grpc::GrpcConnector};
 
@@ -54,13 +52,16 @@ async fn the_actor_the_trace_and_the_timeout_arrive() {
     let server = InventoryServer::start().await;
     let client = Client::calling(&[server.address], &[]);
     let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let actor = Actor::user(Uuid::from_u128(7), [Role::Staff]);
-    let call = Call::by(actor.clone())
+    let (actor, token) = (staff(), AccessToken::new(TOKEN));
+    let call = Call::by_user(actor.clone(), token.clone())
         .within(Duration::from_secs(2))
         .traced(trace.clone());
     client.inventory().find_stock(&call, find("tea-01")).await.unwrap();
     let arrived = server.stock.calls().remove(0);
-    assert_eq!((arrived.actor, arrived.trace), (actor, trace));
+    assert_eq!(
+        (arrived.actor, arrived.token, arrived.trace),
+        (actor, Some(token), trace)
+    );
     let left = arrived.timeout.expect("a timeout");
     assert!(
         (Duration::from_millis(1_000)..Duration::from_secs(2)).contains(&left),
@@ -105,6 +106,15 @@ async fn a_module_serves_only_its_own_events() {
     assert_eq!(
         feed.list_subjects(&call, request("orders")).await.unwrap_err().kind,
         FaultKind::NotFound
+    );
+    let as_another = ListSubjects {
+        subscriber: "notifications".to_owned(),
+        ..request("inventory")
+    };
+    assert_eq!(
+        feed.list_subjects(&call, as_another).await.unwrap_err().kind,
+        FaultKind::Forbidden,
+        "a subscriber confirms and reads in its own name"
     );
 }
 

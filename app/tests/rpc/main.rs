@@ -10,16 +10,18 @@ mod stock;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use banyan::shop::{Contracts, SHOP};
-use banyan_core::{Check, Checks};
+use banyan_core::{Actor, Check, Checks, Fault};
 use banyan_host::settings::Settings;
 use banyan_remote::{
     balancing::BreakerState,
     discovery,
-    grpc::{Callee, RemoteState, Remotes, Served, ServedModule, Serving, serve},
+    grpc::{Callee, RemoteState, Remotes, Served, ServedModule, Serving, TokenVerifier, serve},
     mtls::Identity,
 };
 use inventory_contract::Inventory;
+use shared_kernel::Role;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use stock::Stock;
 
@@ -53,9 +55,13 @@ impl InventoryServer {
             "inventory".to_owned(),
             stock.clone() as Arc<dyn banyan_event_feed_contract::EventFeed>,
         )]);
+        let mut inventory = served_module("inventory", contracts);
+        // Nobody does in the shop.
+        inventory.callers.subscribers = vec!["orders"];
         let served = Served {
-            modules: vec![served_module("inventory", contracts)],
+            modules: vec![inventory],
             feeds,
+            tokens: Some(Arc::new(Tokens)),
         };
         let settings = settings(&variables);
         let identity = Identity::load(&settings.mtls)?;
@@ -147,6 +153,26 @@ impl Client {
     }
 }
 
+/// The token that is valid in these tests, and the user that it proves.
+const TOKEN: &str = "eyJ0b2tlbg.of.staff";
+
+fn staff() -> Actor {
+    Actor::user(Uuid::from_u128(7), [Role::Staff])
+}
+
+struct Tokens;
+
+#[async_trait::async_trait]
+impl TokenVerifier for Tokens {
+    async fn verify(&self, token: &str) -> Result<Actor, Fault> {
+        if token == TOKEN {
+            Ok(staff())
+        } else {
+            Err(Fault::unauthenticated("invalid_token", "The access token has expired."))
+        }
+    }
+}
+
 /// A module of the shop as it is served, with these contracts.
 fn served_module(name: &str, contracts: Contracts) -> ServedModule {
     let module = SHOP.modules.iter().find(|module| module.name == name).unwrap();
@@ -154,6 +180,7 @@ fn served_module(name: &str, contracts: Contracts) -> ServedModule {
     ServedModule {
         name: module.name,
         descriptors: module.contract.descriptors,
+        callers: SHOP.layout().may_call(module.name),
         serve: Box::new(move |services| serve(&contracts, services)),
     }
 }

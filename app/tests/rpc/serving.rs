@@ -214,6 +214,7 @@ fn all_modules() -> Served {
     Served {
         modules: served.collect(),
         feeds: HashMap::new(),
+        tokens: None,
     }
 }
 

@@ -169,7 +169,7 @@ fn write_contract(service: &Service, buf: &mut String) {
         ));
         served.push_str(&format!(
             "    async fn {rpc}(&self, request: tonic::Request<{input}>) -> Result<tonic::Response<{output}>, tonic::Status> {{
-        let call = wire::call(request.metadata());
+        let call = wire::call(&request);
         let response = self.0.{rpc}(&call, request.into_inner()).await;
         response.map(tonic::Response::new).map_err(wire::status)
     }}\n"
@@ -256,24 +256,29 @@ fn snake_case(name: &str) -> String {
     out
 }
 
-/// How `Call` and `Fault` are sent over gRPC: as metadata, and as a status with details.
+/// How `Call` and `Fault` are sent over gRPC: as metadata, and as a status with details. Who calls is what the server has verified.
 const WIRE: &str = r#"
 mod wire {
-    use banyan_core::{Call, Fault, WireFault};
-    use tonic::{Request, Status, metadata::MetadataMap};
+    use banyan_core::{Call, Fault, VerifiedCaller, WireFault};
+    use tonic::{Request, Status, metadata::MetadataValue};
 
     pub fn request<M>(call: &Call, message: M) -> Request<M> {
         let mut request = Request::new(message);
         for (name, value) in call.to_headers() {
-            if let Ok(value) = value.parse() {
+            if let Ok(mut value) = value.parse::<MetadataValue<_>>() {
+                // Kept out of logs and of the compression of headers.
+                value.set_sensitive(name == Call::TOKEN);
                 request.metadata_mut().insert(name, value);
             }
         }
         request
     }
 
-    pub fn call(metadata: &MetadataMap) -> Call {
-        Call::from_headers(|name| metadata.get(name).and_then(|value| value.to_str().ok()))
+    pub fn call<M>(request: &Request<M>) -> Call {
+        let metadata = request.metadata();
+        Call::received(request.extensions().get::<VerifiedCaller>(), |name| {
+            metadata.get(name).and_then(|value| value.to_str().ok())
+        })
     }
 
     pub fn status(fault: Fault) -> Status {

@@ -1,6 +1,6 @@
 //! The context of a call between modules: the actor, the timeout, the trace.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::Actor;
 
@@ -8,13 +8,18 @@ use crate::Actor;
 #[derive(Clone, Debug, Default)]
 pub struct Call {
     pub actor: Actor,
+    /// What proves a user as the actor to other processes.
+    pub token: Option<AccessToken>,
     /// The time the caller waits for the response. Without one the callee's own timeouts apply.
     pub timeout: Option<Duration>,
     pub trace: Option<TraceParent>,
 }
 
 impl Call {
-    const ACTOR: &'static str = "banyan-actor";
+    /// A claim alone: the server takes it from a caller that its certificate names, and a user only with a token.
+    pub const ACTOR: &'static str = "banyan-actor";
+    /// The user's access token, as a bearer token (RFC 6750).
+    pub const TOKEN: &'static str = "authorization";
     /// gRPC's own header, so that servers and proxies respect it too. Whoever forwards a call sets it to the remaining time.
     pub const TIMEOUT: &'static str = "grpc-timeout";
     const TRACE: &'static str = "traceparent";
@@ -31,6 +36,14 @@ impl Call {
         Call::by(Actor::module(name))
     }
 
+    /// A user, proved by the access token.
+    pub fn by_user(actor: Actor, token: AccessToken) -> Self {
+        Call {
+            token: Some(token),
+            ..Call::by(actor)
+        }
+    }
+
     pub fn within(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -44,20 +57,56 @@ impl Call {
     /// The metadata of a remote call.
     pub fn to_headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![(Self::ACTOR, serde_json::to_string(&self.actor).unwrap_or_default())];
+        let token = self.token.as_ref();
+        headers.extend(token.map(|token| (Self::TOKEN, format!("{BEARER}{}", token.expose()))));
         headers.extend(self.timeout.map(|timeout| (Self::TIMEOUT, timeout_to_header(timeout))));
         headers.extend(self.trace.as_ref().map(|trace| (Self::TRACE, trace.to_string())));
         headers
     }
 
-    /// The call that the metadata of a remote call describes; absent and invalid values are ignored.
-    pub fn from_headers<'a>(find: impl Fn(&'static str) -> Option<&'a str>) -> Self {
+    /// The call of a caller that the server has verified, with what else the metadata describes; absent and invalid values are ignored.
+    pub fn received<'a>(caller: Option<&VerifiedCaller>, find: impl Fn(&'static str) -> Option<&'a str>) -> Self {
+        let VerifiedCaller { actor, token } = caller.cloned().unwrap_or_default();
         Call {
-            actor: find(Self::ACTOR)
-                .and_then(|json| serde_json::from_str(json).ok())
-                .unwrap_or_default(),
+            actor,
+            token,
             timeout: find(Self::TIMEOUT).and_then(timeout_from_header),
             trace: find(Self::TRACE).and_then(TraceParent::parse),
         }
+    }
+}
+
+/// Who makes a remote call, once the server has verified it. Without it a call is anonymous, whatever its metadata says.
+#[derive(Clone, Debug, Default)]
+pub struct VerifiedCaller {
+    pub actor: Actor,
+    pub token: Option<AccessToken>,
+}
+
+const BEARER: &str = "Bearer ";
+
+/// The access token of a user, which every process that a call reaches verifies again. Its debug output does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken(Arc<str>);
+
+impl AccessToken {
+    pub fn new(token: &str) -> Self {
+        AccessToken(token.into())
+    }
+
+    /// The token in the header [`Call::TOKEN`].
+    pub fn from_header(value: &str) -> Option<Self> {
+        value.strip_prefix(BEARER).map(AccessToken::new)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(not shown)")
     }
 }
 
@@ -120,15 +169,35 @@ impl fmt::Display for TraceParent {
 mod tests {
     use super::*;
 
+    fn received(sent: &Call, caller: Option<&VerifiedCaller>) -> Call {
+        let headers = sent.to_headers();
+        Call::received(caller, |name| {
+            headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+        })
+    }
+
     #[test]
-    fn a_call_arrives_as_it_was_sent() {
+    fn a_call_arrives_as_it_was_sent_with_the_actor_that_was_verified() {
         let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let sent = Call::by(Actor::user(uuid::Uuid::from_u128(7), ["reader"]))
+        let actor = Actor::user(uuid::Uuid::from_u128(7), ["reader"]);
+        let sent = Call::by_user(actor.clone(), AccessToken::new("a.b.c"))
             .within(Duration::from_secs(3))
             .traced(trace.clone());
-        let headers = sent.to_headers();
-        let got = Call::from_headers(|name| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str()));
-        assert_eq!((got.actor, got.timeout, got.trace), (sent.actor, sent.timeout, trace));
+        let caller = VerifiedCaller {
+            actor: actor.clone(),
+            token: Some(AccessToken::new("a.b.c")),
+        };
+        let got = received(&sent, Some(&caller));
+        assert_eq!((got.timeout, got.trace), (sent.timeout, trace));
+        assert_eq!((got.actor, got.token), (actor, caller.token));
+        let unverified = received(&sent, None);
+        assert_eq!((unverified.actor, unverified.token), (Actor::Anonymous, None));
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let call = Call::by_user(Actor::Anonymous, AccessToken::new("eyJhbGci"));
+        assert!(!format!("{call:?}").contains("eyJhbGci"));
     }
 
     #[test]

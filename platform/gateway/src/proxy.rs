@@ -363,7 +363,7 @@ fn outcome_of(failure: &CallFailure) -> &'static str {
         CallFailure::ConnectionLost(_) => "broken",
         CallFailure::Timeout => "too_late",
         CallFailure::QueueFull | CallFailure::QueueTimeout => "busy",
-        CallFailure::NoInstance | CallFailure::NotServed => "nobody",
+        CallFailure::NoInstance | CallFailure::NotServed | CallFailure::NotAllowed(_) => "nobody",
         CallFailure::BreakerOpen(_) => "breaker_open",
     }
 }

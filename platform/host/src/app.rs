@@ -25,7 +25,7 @@ use crate::{
     banner::banner,
     document,
     health::{self, Health},
-    keys::{self, KeysCheck, NoKeys},
+    keys::{self, KeysCheck, NoKeys, UserTokens},
     local::{self, LocalModules},
     overview, placement,
     product::{Layout, Product},
@@ -85,13 +85,14 @@ impl App {
         let connections = Connections::start(&layout, &settings, &stop_connections)?;
         let bus = start_bus(&layout, &settings, &stop_connections)?;
         let modules = Modules::start(product, &settings, &connections).await?;
+        let proxy = connections.proxy(product, &settings, &stop_connections)?;
+        let routes = modules.routes(product, &settings, &connections, &proxy)?;
+        let verifier = verifier(modules.key_source(product), &settings, &modules.sources);
         let served = grpc::Served {
             modules: product.served(&modules.contracts),
             feeds: modules.local.feeds(),
+            tokens: layout.tokens_from.map(|_| Arc::new(UserTokens(verifier.clone())) as _),
         };
-        let proxy = connections.proxy(product, &settings, &stop_connections)?;
-        let routes = modules.routes(product, &settings, &connections, &proxy)?;
-        let key_source = modules.key_source(product);
         let Modules { local, sources, .. } = modules;
         let parts = Parts {
             layout,
@@ -103,7 +104,7 @@ impl App {
             served,
             proxy,
             routes,
-            key_source,
+            verifier,
             info: info(product),
             demo: product.demo.users,
             stop_connections,
@@ -195,6 +196,9 @@ struct Connections {
 impl Connections {
     fn start(layout: &Layout, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Connections> {
         let identity = Identity::load(&settings.mtls)?;
+        if let Some(identity) = &identity {
+            placement::check_certificate(layout, identity.names())?;
+        }
         let discovery = discovery::start(&settings.discovery, settings.endpoints()?, stop)?;
         let probing = settings.discovery.probing();
         let remotes = Remotes::start(
@@ -310,7 +314,7 @@ struct Parts {
     served: grpc::Served,
     proxy: Arc<Proxy>,
     routes: Vec<(&'static str, Routes)>,
-    key_source: Arc<dyn banyan_http::KeySource>,
+    verifier: Arc<Verifier>,
     info: document::Info,
     demo: &'static str,
     stop_connections: CancellationToken,
@@ -322,6 +326,7 @@ impl Parts {
             layout,
             settings,
             local,
+            verifier,
             ..
         } = self;
         let Connections {
@@ -329,14 +334,6 @@ impl Parts {
             discovery,
             remotes,
         } = self.connections;
-        let auth = &settings.auth;
-        let verifier = Verifier::new(
-            self.key_source,
-            &auth.issuer,
-            &auth.audience,
-            self.sources.clock.clone(),
-        );
-        let verifier = Arc::new(verifier);
         let mut checks = local.checks();
         if layout.tokens_from.is_some() {
             keys::fetch_first(verifier.clone(), self.stop_connections.clone());
@@ -411,6 +408,11 @@ impl Parts {
             stop_connections: self.stop_connections,
         })
     }
+}
+
+fn verifier(keys: Arc<dyn banyan_http::KeySource>, settings: &Settings, sources: &Sources) -> Arc<Verifier> {
+    let auth = &settings.auth;
+    Arc::new(Verifier::new(keys, &auth.issuer, &auth.audience, sources.clock.clone()))
 }
 
 fn info<C>(product: &Product<C>) -> document::Info {

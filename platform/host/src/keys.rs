@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Check, CheckResult, Fault};
+use banyan_core::{Actor, Check, CheckResult, Fault};
 use banyan_http::{ENDED_SESSIONS_INTERVAL, KeySource, Verifier, VerifyingKey};
+use banyan_remote::grpc::TokenVerifier;
 use tokio_util::sync::CancellationToken;
 
 /// The interval between two requests for the first keys.
@@ -65,5 +66,19 @@ pub struct NoKeys;
 impl KeySource for NoKeys {
     async fn keys(&self) -> Result<Vec<VerifyingKey>, Fault> {
         Ok(Vec::new())
+    }
+}
+
+/// Verifies the tokens of users whose calls arrive from other processes, as those of their requests.
+pub struct UserTokens(pub Arc<Verifier>);
+
+#[async_trait]
+impl TokenVerifier for UserTokens {
+    async fn verify(&self, token: &str) -> Result<Actor, Fault> {
+        let claims = self.0.verify(token).await?;
+        Ok(Actor::User {
+            id: claims.sub,
+            roles: claims.roles,
+        })
     }
 }

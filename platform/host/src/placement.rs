@@ -37,6 +37,33 @@ pub fn check(layout: &Layout, settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
+/// Checks that the certificate of this process names all its modules, and the gateway.
+///
+/// # Errors
+/// Names those that it does not name.
+pub fn check_certificate(layout: &Layout, names: &[String]) -> anyhow::Result<()> {
+    let needed = layout.names_in_certificate();
+    let missing: Vec<&str> = needed
+        .iter()
+        .copied()
+        .filter(|needed| !names.iter().any(|name| name == needed))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "mtls.certificate_file names {} in subjectAltName, but not {}, which is in this process: other processes would refuse its calls. Give it a \
+         certificate with a DNS name, or a SPIFFE ID that ends in it, for each of them; scripts/dev-certs DIR {} makes one",
+        if names.is_empty() {
+            "nothing".to_owned()
+        } else {
+            names.join(", ")
+        },
+        missing.join(" and "),
+        needed.join("+"),
+    )
+}
+
 /// Finds what is missing in the settings.
 struct Missing<'a> {
     layout: &'a Layout,
@@ -308,6 +335,7 @@ mod tests {
         let layout = Layout {
             modules: NAMES.map(module).to_vec(),
             tokens_from,
+            token_calls: &[],
             is_edge,
             pages_call: &[],
         };
@@ -326,6 +354,38 @@ mod tests {
         assert!(!missing(false, &[prod, https]).contains("auth.issuer"));
         assert!(!missing(false, &[]).contains("auth.issuer"));
         assert!(!missing_in(false, None, &[prod]).contains("auth."));
+    }
+
+    #[test]
+    fn a_process_does_not_start_with_a_certificate_that_lacks_one_of_its_modules() {
+        let module = |name| ModuleLayout {
+            name,
+            calls: &[],
+            subscribes: &[],
+            service: "",
+            is_local: name != "users",
+        };
+        let layout = Layout {
+            modules: NAMES.map(module).to_vec(),
+            tokens_from: None,
+            token_calls: &[],
+            is_edge: true,
+            pages_call: &[],
+        };
+        let check = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            check_certificate(&layout, &names)
+        };
+        check(&["catalog", "gateway", "localhost", "orders", "payments"]).unwrap();
+        let text = check(&["catalog", "localhost", "payments"]).unwrap_err().to_string();
+        for part in [
+            "orders and gateway",
+            "catalog, localhost, payments",
+            "scripts/dev-certs DIR catalog+payments+orders+gateway",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(check(&[]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use banyan_http::{KeySource, Routes};
-use banyan_remote::grpc::{Callee, Remotes, ServedModule, Services};
+use banyan_remote::grpc::{Callee, Callers, GATEWAY, Remotes, ServedModule, Services};
 
 use crate::{local::LocalModule, settings::Defaults};
 
@@ -61,6 +61,8 @@ pub struct Tokens<C: 'static> {
     /// The module from which every process fetches the public keys.
     pub module: &'static str,
     pub keys: fn(&C) -> Arc<dyn KeySource>,
+    /// The calls of its contract that `keys` makes: every process may make them.
+    pub calls: &'static [&'static str],
 }
 
 /// The edge: requests for remote modules are forwarded, and pages are composed of several modules.
@@ -95,6 +97,7 @@ impl<C> Product<C> {
         Layout {
             modules: self.modules.iter().map(module).collect(),
             tokens_from: self.tokens.as_ref().map(|tokens| tokens.module),
+            token_calls: self.tokens.as_ref().map_or(&[], |tokens| tokens.calls),
             is_edge: self.gateway.is_local,
             pages_call: self.gateway.calls,
         }
@@ -110,12 +113,14 @@ impl<C> Product<C> {
     where
         C: Clone + Send + 'static,
     {
+        let layout = self.layout();
         let local = self.modules.iter().filter(|module| module.local.is_some());
         let served = local.map(|module| {
             let (contracts, serve) = (contracts.clone(), module.contract.serve);
             ServedModule {
                 name: module.name,
                 descriptors: module.contract.descriptors,
+                callers: layout.may_call(module.name),
                 serve: Box::new(move |services| serve(&contracts, services)),
             }
         });
@@ -134,6 +139,8 @@ impl<C> fmt::Debug for Product<C> {
 pub struct Layout {
     pub modules: Vec<ModuleLayout>,
     pub tokens_from: Option<&'static str>,
+    /// The calls by which every process fetches what verifies them.
+    pub token_calls: &'static [&'static str],
     /// Whether this binary is an edge.
     pub is_edge: bool,
     /// The modules that an edge calls for its pages.
@@ -186,6 +193,31 @@ impl Layout {
             is_called: called.contains(&module.name),
         };
         self.modules.iter().map(callee).collect()
+    }
+
+    /// Who may call `module`, in all processes of the product.
+    pub fn may_call(&self, module: &str) -> Callers {
+        let of = |is_caller: &dyn Fn(&ModuleLayout) -> bool| {
+            let callers = self.modules.iter().filter(|other| is_caller(other));
+            callers.map(|caller| caller.name).collect()
+        };
+        Callers {
+            modules: of(&|other| other.calls.contains(&module)),
+            subscribers: of(&|other| other.subscribes_to(module)),
+            gateway: self.pages_call.contains(&module),
+            everyone: if self.tokens_from == Some(module) {
+                self.token_calls
+            } else {
+                &[]
+            },
+        }
+    }
+
+    /// What the certificate of this process must name, so that others let its modules call them.
+    pub fn names_in_certificate(&self) -> Vec<&'static str> {
+        let mut names = self.local();
+        names.extend(self.is_edge.then_some(GATEWAY));
+        names
     }
 
     /// The callers of `module` in this process, as the beginnings of sentences.

@@ -6,7 +6,7 @@
 use std::{marker::PhantomData, rc::Rc};
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header, web::Data};
-use banyan_core::{Actor, Call, Fault, FaultKind, OPERATOR, RequiredRole};
+use banyan_core::{AccessToken, Actor, Call, Fault, FaultKind, OPERATOR, RequiredRole};
 use futures::future::{FutureExt, LocalBoxFuture};
 use uuid::Uuid;
 
@@ -91,7 +91,7 @@ impl FromRequest for Anyone {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        async move { Ok(Anyone(request::traced(Call::by(actor(&request).await?), &request))) }.boxed_local()
+        async move { Ok(Anyone(call(actor(&request).await?, &request))) }.boxed_local()
     }
 }
 
@@ -102,7 +102,7 @@ pub struct AnyoneOperates;
 async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> {
     let actor = actor(request).await?;
     if actor == Actor::Anonymous && role == Some(OPERATOR) && request.app_data::<AnyoneOperates>().is_some() {
-        return Ok(request::traced(Call::by(actor), request));
+        return Ok(call(actor, request));
     }
     if actor.user_id().is_none() {
         return Err(Fault::unauthenticated(
@@ -116,8 +116,17 @@ async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> 
             "insufficient_role",
             format!("This needs the role {}.", role),
         )),
-        _ => Ok(request::traced(Call::by(actor), request)),
+        _ => Ok(call(actor, request)),
     }
+}
+
+/// The call of this request: other processes verify its token again.
+fn call(actor: Actor, request: &HttpRequest) -> Call {
+    let call = match bearer(request.headers()) {
+        Ok(Some(token)) => Call::by_user(actor, AccessToken::new(token)),
+        _ => Call::by(actor),
+    };
+    request::traced(call, request)
 }
 
 /// The result of verifying this request's token.

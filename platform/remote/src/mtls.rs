@@ -1,6 +1,6 @@
 //! How processes authenticate to each other: the certificates of `[mtls]`.
 //!
-//! A process with a certificate of this CA belongs to this product and is trusted, whichever module it claims to be; so the CA is the product's own
+//! A certificate of this CA names the modules of its process, which may make the calls of these modules and of no other; so the CA is the product's own
 //! and signs nothing else. Changed files are read at the next start.
 
 use std::{
@@ -34,6 +34,31 @@ pub struct Identity {
     certificate: Arc<[u8]>,
     key: Arc<[u8]>,
     server: Arc<ServerConfig>,
+    names: Arc<[String]>,
+}
+
+/// The names in a certificate that may be a module's: a DNS name as it is, and of a SPIFFE ID (`spiffe://banyan.example/ns/banyan/sa/orders`) the last
+/// part of its path. None in what is not a certificate.
+pub fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else {
+        return Vec::new();
+    };
+    let spiffe = |uri: &str| {
+        Some(
+            uri.strip_prefix("spiffe://")?
+                .split_once('/')?
+                .1
+                .rsplit('/')
+                .next()?
+                .to_owned(),
+        )
+    };
+    let of_uris = certificate.valid_uri_names().filter_map(spiffe);
+    let of_hosts = certificate.valid_dns_names().map(str::to_owned);
+    let mut names: Vec<String> = of_hosts.chain(of_uris).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 impl Identity {
@@ -73,6 +98,7 @@ impl Identity {
         );
         let authorities = certificates("mtls.ca_file", ca, &ca_pem)?;
         let chain = certificates("mtls.certificate_file", certificate, &certificate_pem)?;
+        let names = names_in(&chain[0]).into();
         let secret = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| {
             anyhow::anyhow!(
                 "{} (mtls.key_file) holds no private key in PEM: {error:?}",
@@ -91,6 +117,7 @@ impl Identity {
             certificate: certificate_pem.into(),
             key: key_pem.into(),
             server: Arc::new(server),
+            names,
         }))
     }
 
@@ -107,6 +134,11 @@ impl Identity {
     /// Its private key, in PEM.
     pub fn key_pem(&self) -> &[u8] {
         &self.key
+    }
+
+    /// The names in this process's certificate.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// For an HTTP server between processes: a client without a certificate of the CA is refused.
@@ -232,6 +264,18 @@ mod tests {
         assert!(text.contains("mtls.key_file") && text.contains("private key"), "{text}");
         let text = with(2, "users-key.pem");
         assert!(text.contains("do not go together"), "{text}");
+    }
+
+    #[test]
+    fn a_certificate_names_the_modules_of_its_process() {
+        let authority = Authority::new(&["orders+shipping", "users"]);
+        let names = |name| load(files_of(&authority, name)).unwrap().unwrap().names().to_vec();
+        assert_eq!(
+            names("orders+shipping"),
+            ["*.banyan.internal", "localhost", "orders", "shipping"]
+        );
+        assert_eq!(names("users"), ["*.banyan.internal", "localhost", "users"]);
+        assert!(names_in(&CertificateDer::from(vec![1, 2, 3])).is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::bail;
 use banyan_http::{AllowedHosts, LOOPBACK};
-use banyan_remote::discovery::{self, Endpoints, Interface};
+use banyan_remote::discovery::{self, Endpoints, Interface, endpoint_key};
 use config::{Config, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -301,7 +301,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Passwords and events cross a network only with TLS, unless the operator says that it is trusted.
+    /// Passwords, tokens and events cross a network only with TLS, unless the operator says that it is trusted.
     fn check_servers(&self) -> anyhow::Result<()> {
         let mut urls = self.database_urls();
         urls.extend(
@@ -312,6 +312,15 @@ impl Settings {
         );
         let etcd = self.discovery.etcd_endpoints.iter();
         urls.extend(etcd.map(|url| ("discovery.etcd_endpoints".to_owned(), url.as_str())));
+        // With `https` both sides have certificates, and need no login.
+        for ((module, interface), addresses) in self.endpoints()? {
+            let plaintext = addresses.iter().filter(|address| !address.is_tls());
+            for address in plaintext.map(ToString::to_string) {
+                if let Some(refusal) = servers::refusal(&address, &self.plaintext_hosts) {
+                    bail!("{} {refusal}", endpoint_key(&module, interface));
+                }
+            }
+        }
         for (key, url) in urls {
             if let Some(refusal) = servers::refusal(url, &self.plaintext_hosts) {
                 bail!("{key} {refusal}");

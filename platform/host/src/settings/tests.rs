@@ -292,6 +292,16 @@ fn prod_reaches_servers_with_tls() {
             "http://db:2379",
             "discovery.etcd_endpoints",
         ),
+        (
+            "BANYAN__MODULES__ORDERS__ENDPOINT",
+            "http://localhost:1,http://db:9000",
+            "modules.orders.endpoint",
+        ),
+        (
+            "BANYAN__MODULES__ORDERS__HTTP_ENDPOINT",
+            "http://db:8080",
+            "modules.orders.http_endpoint",
+        ),
     ] {
         let text = error(prod, &[(variable, url)]);
         assert!(

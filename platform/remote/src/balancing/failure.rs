@@ -19,6 +19,8 @@ pub enum CallFailure {
     NotConnected(String),
     /// The other side's server, not the module, said that it cannot respond.
     NotServed,
+    /// The other side's server, not the module, refuses calls of this process: the certificates or the tables of modules differ. Nothing happened.
+    NotAllowed(String),
     /// The connection was lost after the call may have been sent.
     ConnectionLost(String),
     /// It was sent, and no response came before the timeout.
@@ -35,7 +37,10 @@ impl CallFailure {
     pub fn is_of_module(&self) -> bool {
         !matches!(
             self,
-            CallFailure::BreakerOpen(_) | CallFailure::QueueFull | CallFailure::QueueTimeout
+            CallFailure::BreakerOpen(_)
+                | CallFailure::QueueFull
+                | CallFailure::QueueTimeout
+                | CallFailure::NotAllowed(_)
         )
     }
 
@@ -51,6 +56,8 @@ impl CallFailure {
             CallFailure::NoInstance | CallFailure::NotConnected(_) | CallFailure::NotServed => {
                 Fault::unavailable(format!("{module} cannot be reached."))
             }
+            // Not the module's refusal: a saga must not take it for one and undo its work. An operator has to act.
+            CallFailure::NotAllowed(why) => Fault::internal("call_not_allowed", format!("{module}: {why}")),
             CallFailure::ConnectionLost(_) => {
                 Fault::timeout(format!("The connection to {module} was lost before it responded."))
             }
@@ -69,6 +76,7 @@ impl fmt::Display for CallFailure {
             CallFailure::NoInstance => f.write_str("no instance is in rotation"),
             CallFailure::NotConnected(why) => write!(f, "no connection: {why}"),
             CallFailure::NotServed => f.write_str("its server says that it cannot respond"),
+            CallFailure::NotAllowed(why) => write!(f, "its server does not allow it: {why}"),
             CallFailure::ConnectionLost(why) => write!(f, "the connection was lost: {why}"),
             CallFailure::Timeout => f.write_str("no response in time"),
         }
@@ -99,5 +107,7 @@ mod tests {
         }
         let fault = CallFailure::BreakerOpen(Duration::from_millis(1_200)).fault("payments");
         assert_eq!(fault.retry_after, Some(Duration::from_millis(1_200)));
+        let not_allowed = CallFailure::NotAllowed("x".to_owned()).fault("payments");
+        assert!(!not_allowed.is_refusal() && !not_allowed.is_transient());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! [`Remotes`] calls remote modules, [`serve`] serves local ones.
 
+mod access;
 mod channel;
 mod connector;
 mod health;
@@ -16,6 +17,7 @@ use banyan_core::refuse_zero;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use access::{Callers, GATEWAY, TokenVerifier};
 pub use channel::ModuleChannel;
 pub use connector::GrpcConnector;
 pub use remotes::{Callee, Remotes};

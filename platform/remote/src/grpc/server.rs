@@ -4,10 +4,11 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use banyan_core::{Call, Checks, Fault};
+use banyan_core::{Actor, Call, Checks, Fault};
 use banyan_event_feed_contract::{
     ConfirmHandled, Confirmed, EventFeed, Events, ListEvents, ListSubjects, ServedEventFeed, Subjects,
 };
+use prost_types::FileDescriptorSet;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -26,7 +27,11 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::{MESSAGE_BYTES, Settings, reflection};
+use super::{
+    Callers, MESSAGE_BYTES, Settings, TokenVerifier,
+    access::{Access, Guarded},
+    reflection,
+};
 use crate::mtls::Identity;
 
 /// What is served.
@@ -35,6 +40,8 @@ pub struct Served {
     pub modules: Vec<ServedModule>,
     /// Their event feeds, by module.
     pub feeds: HashMap<String, Arc<dyn EventFeed>>,
+    /// `None` in a product without users.
+    pub tokens: Option<Arc<dyn TokenVerifier>>,
 }
 
 /// One module's contract, as it is served.
@@ -42,6 +49,7 @@ pub struct ServedModule {
     pub name: &'static str,
     /// Its `.proto` files, compiled.
     pub descriptors: &'static [u8],
+    pub callers: Callers,
     /// Adds its service.
     pub serve: Box<dyn FnOnce(&mut Services) + Send>,
 }
@@ -92,7 +100,10 @@ pub async fn serve(
     let health = HealthReporter::new();
     let modules: Vec<&str> = served.modules.iter().map(|module| module.name).collect();
     tracing::info!(%address, modules = modules.join(", "), tls = identity.is_some(), "serving other processes over gRPC");
-    let (routes, services) = routes(served, &health)?;
+    if identity.is_none() {
+        tracing::warn!("without [mtls] every process of this machine can call as any module");
+    }
+    let (routes, services) = routes(served, &health, identity.is_some())?;
     for service in &services {
         health.set_service_status(service.name, ServingStatus::Serving).await;
     }
@@ -177,26 +188,48 @@ pub(super) struct ServedService {
 }
 
 /// All services; the first, whose name is empty, is the process as a whole.
-fn routes(served: Served, health: &HealthReporter) -> anyhow::Result<(Routes, Vec<ServedService>)> {
+fn routes(served: Served, health: &HealthReporter, over_mtls: bool) -> anyhow::Result<(Routes, Vec<ServedService>)> {
     let described: Vec<_> = served
         .modules
         .iter()
         .map(|module| (module.name, module.descriptors))
         .collect();
     let described = reflection::descriptors(&described)?;
+    let subscribers = served.modules.iter();
+    let subscribers: HashMap<_, _> = subscribers
+        .map(|module| (module.name, module.callers.subscribers.clone()))
+        .collect();
     let mut services = Services {
-        routes: Routes::builder(),
+        added: Vec::new(),
         served: vec![ServedService { name: "", module: None }],
+        access: Access::new(served.tokens, over_mtls),
+        described: described.clone(),
         module: None,
+        callers: Callers::default(),
     };
     for module in served.modules {
         services.module = Some(module.name);
+        services.callers = Callers {
+            subscribers: Vec::new(),
+            ..module.callers
+        };
         (module.serve)(&mut services);
     }
     services.module = None;
-    let feeds = ServedEventFeed(Arc::new(FeedsByModule(served.feeds)));
-    services.add(feeds.server(MESSAGE_BYTES));
-    let mut routes = services.routes;
+    services.callers = Callers {
+        subscribers: subscribers.values().flatten().copied().collect(),
+        ..Callers::default()
+    };
+    let feeds = FeedsByModule {
+        feeds: served.feeds,
+        subscribers,
+    };
+    services.add(ServedEventFeed(Arc::new(feeds)).server(MESSAGE_BYTES));
+    let access = Arc::new(services.access);
+    let mut routes = Routes::builder();
+    for add in services.added {
+        add(&mut routes, access.clone());
+    }
     routes.add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())));
     let reflection = || tonic_reflection::server::Builder::configure().register_file_descriptor_set(described.clone());
     routes.add_service(reflection().build_v1().context("reflection")?);
@@ -207,10 +240,16 @@ fn routes(served: Served, health: &HealthReporter) -> anyhow::Result<(Routes, Ve
 
 /// The services of a server, as they are added.
 pub struct Services {
-    routes: RoutesBuilder,
+    added: Vec<AddService>,
     served: Vec<ServedService>,
+    access: Access,
+    described: FileDescriptorSet,
     module: Option<&'static str>,
+    callers: Callers,
 }
+
+/// Adds a service once all rules are known.
+type AddService = Box<dyn FnOnce(&mut RoutesBuilder, Arc<Access>)>;
 
 impl Services {
     pub fn add<S>(&mut self, service: S)
@@ -227,33 +266,51 @@ impl Services {
             name: S::NAME,
             module: self.module,
         });
-        self.routes.add_service(service);
+        self.access.allow(S::NAME, self.callers.clone(), &self.described);
+        self.added.push(Box::new(|routes, access| {
+            routes.add_service(Guarded { inner: service, access });
+        }));
     }
 }
 
-/// Passes a call about a module's events to that module's feed.
-struct FeedsByModule(HashMap<String, Arc<dyn EventFeed>>);
+/// Passes a call about a module's events to that module's feed, if the caller subscribes to them.
+struct FeedsByModule {
+    feeds: HashMap<String, Arc<dyn EventFeed>>,
+    subscribers: HashMap<&'static str, Vec<&'static str>>,
+}
 
 impl FeedsByModule {
-    fn of(&self, module: &str) -> Result<&dyn EventFeed, Fault> {
-        self.0
-            .get(module)
-            .map(|feed| &**feed)
-            .ok_or_else(|| Fault::not_found("module"))
+    /// `subscriber` is empty in calls of earlier versions.
+    fn of(&self, call: &Call, module: &str, subscriber: &str) -> Result<&dyn EventFeed, Fault> {
+        let feed = self.feeds.get(module).ok_or_else(|| Fault::not_found("module"))?;
+        let subscribers = self.subscribers.get(module);
+        let is_subscriber = |name: &str| subscribers.is_some_and(|known| known.contains(&name));
+        match &call.actor {
+            Actor::Module { name } if is_subscriber(name) && (subscriber.is_empty() || subscriber == name) => {
+                Ok(&**feed)
+            }
+            other => Err(Fault::forbidden(format!(
+                "{} does not subscribe to the events of {module} as {subscriber:?}.",
+                other.label()
+            ))),
+        }
     }
 }
 
 #[async_trait]
 impl EventFeed for FeedsByModule {
     async fn list_subjects(&self, call: &Call, request: ListSubjects) -> Result<Subjects, Fault> {
-        self.of(&request.module)?.list_subjects(call, request).await
+        let feed = self.of(call, &request.module, &request.subscriber)?;
+        feed.list_subjects(call, request).await
     }
 
     async fn list_events(&self, call: &Call, request: ListEvents) -> Result<Events, Fault> {
-        self.of(&request.module)?.list_events(call, request).await
+        let feed = self.of(call, &request.module, &request.subscriber)?;
+        feed.list_events(call, request).await
     }
 
     async fn confirm_handled(&self, call: &Call, request: ConfirmHandled) -> Result<Confirmed, Fault> {
-        self.of(&request.module)?.confirm_handled(call, request).await
+        let feed = self.of(call, &request.module, &request.subscriber)?;
+        feed.confirm_handled(call, request).await
     }
 }

@@ -47,11 +47,15 @@ pub fn read(response: Response<Whole>) -> Result<Attempt<Response<Body>>, CallFa
     let status = [Some(&head.headers), body.trailers()]
         .into_iter()
         .flatten()
-        .find_map(status_in);
+        .find_map(|headers| Some((status_in(headers)?, headers)));
     let is_unavailable = match status {
-        Some((Code::Unavailable, false)) => return Err(CallFailure::NotServed),
-        Some((Code::Cancelled | Code::DeadlineExceeded, false)) => return Err(CallFailure::Timeout),
-        Some((code, _)) => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
+        Some(((Code::Unavailable, false), _)) => return Err(CallFailure::NotServed),
+        Some(((Code::Cancelled | Code::DeadlineExceeded, false), _)) => return Err(CallFailure::Timeout),
+        Some(((Code::PermissionDenied | Code::Unauthenticated, false), headers)) => {
+            let why = Status::from_header_map(headers).map(|status| status.message().to_owned());
+            return Err(CallFailure::NotAllowed(why.unwrap_or_default()));
+        }
+        Some(((code, _), _)) => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
         None => false,
     };
     Ok(Attempt {
@@ -107,6 +111,10 @@ mod tests {
             matches!(read(response(503, &[])), Err(CallFailure::NotServed)),
             "a proxy's response"
         );
+        for code in ["7", "16"] {
+            assert!(matches!(of_the_server(code), Err(CallFailure::NotAllowed(_))));
+            assert!(of_the_module(code).is_ok_and(|attempt| !attempt.is_unavailable));
+        }
         for code in ["14", "4"] {
             assert!(
                 of_the_module(code).is_ok_and(|attempt| attempt.is_unavailable),
