@@ -24,6 +24,10 @@ pub fn trials() -> Vec<Trial> {
             personal_data_is_not_stored,
         ),
         Trial::test(
+            "edge::pages_of_the_origins_that_are_set_may_read_every_response_and_no_others",
+            pages_of_other_origins,
+        ),
+        Trial::test(
             "edge::in_prod_strangers_see_neither_metrics_nor_documentation_nor_what_readiness_depends_on",
             operations_are_not_public,
         ),
@@ -217,6 +221,84 @@ fn operations_are_not_public() -> Result<(), Failed> {
         }
         shop.stop().await;
         installation.remove().await;
+    });
+    Ok(())
+}
+
+const SHOP_PAGE: &str = "https://shop.example";
+
+fn pages_of_other_origins() -> Result<(), Failed> {
+    runtime().block_on(async {
+        let shop = Shop::start_with(Stage::Sqlite, &[("BANYAN__HTTP__CORS_ORIGINS", SHOP_PAGE)]).await;
+        let client = shop.client();
+        let preflight = |origin: &'static str| {
+            [
+                ("Origin", origin),
+                ("Access-Control-Request-Method", "POST"),
+                (
+                    "Access-Control-Request-Headers",
+                    "authorization,content-type,idempotency-key",
+                ),
+            ]
+        };
+        let allowed = client
+            .send(Method::OPTIONS, "/api/v1/orders", &preflight(SHOP_PAGE), None)
+            .await
+            .expect(200);
+        assert_eq!(allowed.header("access-control-allow-origin"), Some(SHOP_PAGE));
+        let list = |name: &str| allowed.header(name).unwrap_or_default().to_ascii_lowercase();
+        assert!(list("access-control-allow-methods").contains("patch"));
+        assert!(list("access-control-allow-headers").contains("idempotency-key"));
+        assert_eq!(allowed.header("access-control-allow-credentials"), None);
+        let refused = client
+            .send(
+                Method::OPTIONS,
+                "/api/v1/orders",
+                &preflight("https://evil.example"),
+                None,
+            )
+            .await;
+        assert_eq!(refused.header("access-control-allow-origin"), None);
+
+        // Also problems of every layer: the handler's, the shell's, and that of a path that does not exist.
+        for (path, headers) in [
+            ("/api/v1/products", &[][..]),
+            ("/api/v1/orders", &[]),
+            ("/api/v1/nowhere", &[]),
+            ("/api/v1/products?limit=0", &[]),
+            ("/api/v1/products", &[("Host", "evil.example")]),
+        ] {
+            let from = |origin: &'static str| [headers, &[("Origin", origin)]].concat();
+            let ours = client.send(Method::GET, path, &from(SHOP_PAGE), None).await;
+            assert_eq!(ours.header("access-control-allow-origin"), Some(SHOP_PAGE), "{path}");
+            let exposed = ours.header("access-control-expose-headers").unwrap_or_default();
+            assert!(exposed.contains("x-request-id"), "{path}: {exposed}");
+            assert!(
+                ours.header("vary")
+                    .unwrap_or_default()
+                    .to_ascii_lowercase()
+                    .contains("origin"),
+                "{path}"
+            );
+            let theirs = client
+                .send(Method::GET, path, &from("https://evil.example"), None)
+                .await;
+            assert_eq!(theirs.header("access-control-allow-origin"), None, "{path}");
+            assert_eq!(theirs.status, ours.status, "{path}");
+        }
+        shop.remove().await;
+
+        let shop = Shop::start(Stage::Sqlite).await;
+        let response = shop
+            .client()
+            .send(Method::GET, "/api/v1/products", &[("Origin", SHOP_PAGE)], None)
+            .await;
+        assert_eq!(
+            response.header("access-control-allow-origin"),
+            None,
+            "without the setting"
+        );
+        shop.remove().await;
     });
     Ok(())
 }

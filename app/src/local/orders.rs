@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use banyan_core::RandomSecrets;
 use banyan_host::{
     local::{LocalModule, ModuleContext, Start, StartedModule},
     settings::Section,
@@ -24,6 +25,7 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             db: context.db,
             clock: context.clock,
             ids: context.ids,
+            secrets: Arc::new(RandomSecrets),
             catalog: contracts.catalog,
             inventory: contracts.inventory,
             payments: contracts.payments,

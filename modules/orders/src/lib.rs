@@ -24,11 +24,12 @@ mod service;
 mod settings;
 mod store;
 mod stream;
+mod tickets;
 mod views;
 
 use std::sync::Arc;
 
-use banyan_core::{Clock, Ids};
+use banyan_core::{Clock, Ids, Secrets};
 use banyan_durable::{Machinery, Sagas};
 use catalog_contract::Catalog;
 use inventory_contract::Inventory;
@@ -50,6 +51,7 @@ pub struct Needs {
     pub db: banyan_durable::Db,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
+    pub secrets: Arc<dyn Secrets>,
     pub catalog: Arc<dyn Catalog>,
     pub inventory: Arc<dyn Inventory>,
     pub payments: Arc<dyn Payments>,
@@ -99,6 +101,10 @@ pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
         .expire(|tx, now| async move {
             let deleted = store::carts::delete_abandoned(tx.conn(), now.minus(carts::KEPT_FOR), carts::DELETED_AT_ONCE);
             Ok(deleted.await? == carts::DELETED_AT_ONCE)
+        })
+        .expire(|tx, now| async move {
+            let deleted = store::tickets::delete_expired(tx.conn(), now, tickets::DELETED_AT_ONCE);
+            Ok(deleted.await? == tickets::DELETED_AT_ONCE)
         })
         .sagas(sagas);
     let routes = http::routes(service.clone(), Views::new(db));

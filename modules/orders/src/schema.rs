@@ -21,5 +21,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0004_orders_open_carts",
             up: include_str!("../migrations/m0004_open_carts.sql"),
         },
+        Migration {
+            name: "m0005_orders_event_tickets",
+            up: include_str!("../migrations/m0005_event_tickets.sql"),
+        },
     ],
 };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
+use banyan_core::{Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, Secrets, parse_id};
 use banyan_durable::{Db, Saga, Tx, Watchers, saga};
 use banyan_http::IfMatch;
 use catalog_contract::{Catalog, ListProducts, Product};
@@ -39,6 +39,7 @@ pub struct Service {
     pub(crate) db: Db,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn Ids>,
+    pub(crate) secrets: Arc<dyn Secrets>,
     catalog: Arc<dyn Catalog>,
     shipping: Arc<dyn Shipping>,
     settings: Settings,
@@ -67,6 +68,7 @@ impl Service {
             db: needs.db.clone(),
             clock: needs.clock.clone(),
             ids: needs.ids.clone(),
+            secrets: needs.secrets.clone(),
             catalog: needs.catalog.clone(),
             shipping: needs.shipping.clone(),
             memory: Memory::default(),

@@ -1,6 +1,7 @@
 //! Events and views as rows.
 
 pub mod carts;
+pub mod tickets;
 
 use std::collections::BTreeMap;
 

@@ -6,6 +6,7 @@ mod app;
 mod banner;
 pub mod cli;
 mod connections;
+mod cors;
 mod docs_ui;
 mod document;
 mod health;

@@ -23,7 +23,7 @@ use utoipa_actix_web::AppExt;
 
 use crate::{
     connections::{self, Admission, Options},
-    docs_ui,
+    cors, docs_ui,
     health::{self, Health},
     settings::{Http, Settings},
     tls,
@@ -250,6 +250,12 @@ fn serve_api(
     };
     // Gateways probe this address, not the admin address; other clients cannot reach it.
     let probed_by_gateway = !is_edge && (peers_are_ours || settings.http.listen.ip().is_loopback());
+    // Browsers call the edge; behind it the gateway has answered for all.
+    let origins = if is_edge {
+        settings.http.cors_origins.clone()
+    } else {
+        Vec::new()
+    };
     let is_tls = matches!(transport, Transport::Public(_) | Transport::Internal(_));
     let http = &settings.http;
     let options = Options {
@@ -304,6 +310,7 @@ fn serve_api(
             }))
             .wrap(rate_limit.clone())
             .wrap(banyan_http::shell(shell.clone()))
+            .wrap(cors::layer(&origins))
     };
     connections::serve(listener, options, app).context("http.listen")
 }

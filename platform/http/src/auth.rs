@@ -39,6 +39,14 @@ impl Anyone {
     pub fn call(&self) -> &Call {
         &self.0
     }
+
+    /// The call of an authenticated user, for an operation that can also be called in another way.
+    ///
+    /// # Errors
+    /// `unauthenticated` (401).
+    pub fn logged_in(&self) -> Result<&Call, Fault> {
+        check_is_user(&self.0.actor).map(|()| &self.0)
+    }
 }
 
 impl LoggedIn {
@@ -104,12 +112,7 @@ async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> 
     if actor == Actor::Anonymous && role == Some(OPERATOR) && request.app_data::<AnyoneOperates>().is_some() {
         return Ok(call(actor, request));
     }
-    if actor.user_id().is_none() {
-        return Err(Fault::unauthenticated(
-            "unauthenticated",
-            "This needs an access token: Authorization: Bearer <token>.",
-        ));
-    }
+    check_is_user(&actor)?;
     match role {
         Some(role) if !actor.has_role(role) => Err(Fault::new(
             FaultKind::Forbidden,
@@ -127,6 +130,16 @@ fn call(actor: Actor, request: &HttpRequest) -> Call {
         _ => Call::by(actor),
     };
     request::traced(call, request)
+}
+
+fn check_is_user(actor: &Actor) -> Result<(), Fault> {
+    match actor.user_id() {
+        Some(_) => Ok(()),
+        None => Err(Fault::unauthenticated(
+            "unauthenticated",
+            "This needs an access token: Authorization: Bearer <token>.",
+        )),
+    }
 }
 
 /// The result of verifying this request's token.

@@ -123,6 +123,22 @@ pub struct CancelOrder {
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+pub struct FollowQuery {
+    /// Instead of an access token.
+    #[param(
+        min_length = 64,
+        max_length = 64,
+        pattern = "^[0-9a-f]{64}$",
+        example = "5f0c8f3fd0b0a4c3c8d9e1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6"
+    )]
+    pub ticket: Option<String>,
+    /// As the header `Last-Event-ID`, which takes precedence: a new `EventSource` cannot send it.
+    #[param(minimum = 1, example = 3)]
+    pub last_event_id: Option<i64>,
+}
+
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct OrderQuery {
     /// Only those in this state. Drafts are carts, and not listed.
     #[param(inline)]

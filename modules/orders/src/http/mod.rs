@@ -34,6 +34,7 @@ pub fn routes(service: Arc<Service>, views: Views) -> Routes {
             .service(orders::show_order)
             .service(orders::show_history)
             .service(orders::follow_order)
+            .service(orders::issue_event_ticket)
             .service(orders::cancel_order)
             .service(carts::begin_cart)
             .service(carts::show_cart)

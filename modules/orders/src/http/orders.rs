@@ -1,10 +1,10 @@
 //! The routes of placed orders.
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
-use banyan_core::{Fault, PageRequest};
+use banyan_core::PageRequest;
 use banyan_http::{
-    Body, HasRole, IfMatch, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem, Query,
-    RequiredKey, Stopping,
+    Anyone, Body, HasRole, IfMatch, IfNoneMatch, Listed, LoggedIn, OptionalBody, PageQuery, Path, Prefer, Problem,
+    Query, RequiredKey, Stopping,
     sse::{self, LastEventId},
 };
 use futures::StreamExt;
@@ -12,10 +12,10 @@ use shared_kernel::Customer;
 use uuid::Uuid;
 
 use super::{
-    bodies::{CancelOrder, History, HistoryEntry, NewOrder, OrderQuery},
+    bodies::{CancelOrder, FollowQuery, History, HistoryEntry, NewOrder, OrderQuery},
     is_cancelled_or_shipped, is_decided, placed, respond_or_wait,
 };
-use crate::{service::Service, views::OrderView};
+use crate::{service::Service, tickets::IssuedTicket, views::OrderView};
 
 /// Places an order. It is answered as `pending` at once; with `Prefer: wait=N` once its outcome is known, or N seconds have passed. Prices are the catalog's of
 /// this moment: `expected_total` refuses any other total than the customer was shown.
@@ -114,43 +114,64 @@ pub(super) async fn show_history(
 }
 
 /// The history as it happens, as Server-Sent Events: `id` is the version, `event` the type, `data` an entry of the history. It ends once the
-/// order is delivered or cancelled; connecting again behind the end is answered with 204, which tells browsers to stop.
+/// order is delivered or cancelled; connecting again behind the end is answered with 204, which tells browsers to stop. A browser's `EventSource` sends
+/// no access token: it uses a ticket, and `last_event_id` when it begins again with another one.
 #[utoipa::path(
     tag = "orders",
-    params(("id" = Uuid, Path), LastEventId),
+    params(("id" = Uuid, Path), FollowQuery, LastEventId),
     responses(
         (status = 200, body = banyan_http::sse::StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "All was told and nothing more will happen")
     ),
-    security(("bearer" = []))
+    security((), ("bearer" = []))
 )]
 #[get("/orders/{id}/events")]
 pub(super) async fn follow_order(
-    user: LoggedIn,
+    caller: Anyone,
     id: Path<Uuid>,
+    query: Query<FollowQuery>,
     last: LastEventId,
     service: Data<Service>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let order = service.load(user.call(), *id).await?;
-    if order.user_id != user.user_id() {
-        return Err(Fault::not_found("order").into());
-    }
+    let order = match &query.ticket {
+        Some(ticket) => service.take_ticket(*id, ticket).await?,
+        None => service.load_followed(caller.logged_in()?, *id).await?,
+    };
     // An id that is not a version of this order was not sent by us: the stream starts at the beginning.
     let seen = last
         .0
         .and_then(|id| id.parse::<i64>().ok())
+        .or(query.last_event_id)
         .filter(|version| (1..=order.version).contains(version))
         .unwrap_or(0);
     if order.status.is_final() && seen >= order.version {
         return Ok(HttpResponse::NoContent().finish());
     }
-    let permit = service.streams.acquire(user.user_id())?;
+    let permit = service.streams.acquire(order.user_id)?;
     let events = service.into_inner().follow(*id, seen, permit).map(|recorded| {
         let entry = HistoryEntry::of(&recorded?)?;
         sse::Event::json(entry.version, &entry.r#type, &entry)
     });
     Ok(sse::respond(&request, events))
+}
+
+/// Issues a ticket for the stream of an order's events. It is valid for 30 seconds and for one connection: an `EventSource` that lost its connection needs
+/// another one.
+#[utoipa::path(
+    tag = "orders",
+    params(("id" = Uuid, Path)),
+    responses((status = 201, body = IssuedTicket)),
+    security(("bearer" = []))
+)]
+#[post("/orders/{id}/events/tickets")]
+pub(super) async fn issue_event_ticket(
+    user: LoggedIn,
+    id: Path<Uuid>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let ticket = service.issue_ticket(user.call(), *id).await?;
+    Ok(HttpResponse::Created().json(ticket))
 }
 
 /// Cancels an order that has not been shipped. Before its payment is captured all is undone; after it the money goes back. The answer is the

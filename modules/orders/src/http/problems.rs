@@ -73,6 +73,12 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         "An operator has abandoned the checkout of this order and settles it by hand.",
         &["cancel_order"],
     ),
+    KnownProblem::of(
+        401,
+        "invalid_ticket",
+        "This ticket is not one of this order, has been used, or has expired.",
+        &["follow_order"],
+    ),
     KnownProblem::of(429, "too_many_streams", "Too many streams are open.", &["follow_order"]),
     KnownProblem::of(409, "no_checkout", "The order has no checkout.", UNDOING),
     KnownProblem::of(409, "order_shipped", "The order has left the house.", UNDOING),

@@ -5,7 +5,7 @@ pub mod fakes;
 
 use std::{sync::Arc, time::Duration};
 
-use banyan_core::{Bus, Event, RandomIds, SystemClock};
+use banyan_core::{Bus, Event, RandomIds, RandomSecrets, SystemClock};
 use banyan_durable::{Db, Feeds};
 use banyan_durable_testing::{RecordingBus, default_settings, envelope, eventually};
 use banyan_http_testing::{Reply, Site, TestRequest, get, post};
@@ -63,6 +63,7 @@ impl Harness {
             db,
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
+            secrets: Arc::new(RandomSecrets),
             catalog: modules.clone(),
             inventory: modules.clone(),
             payments: modules.clone(),

@@ -9,6 +9,8 @@ use anyhow::bail;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::cors;
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct Http {
     pub listen: SocketAddr,
@@ -21,6 +23,7 @@ pub struct Http {
     pub trusted_proxies: Vec<IpNet>,
     pub proxy_protocol: bool,
     pub hosts: Vec<String>,
+    pub cors_origins: Vec<String>,
     pub connections: usize,
     pub connections_per_address: usize,
     pub keep_alive_s: u64,
@@ -40,6 +43,12 @@ impl Http {
         if let Some(wrong) = self.hosts.iter().find(|host| !is_host(host)) {
             bail!(
                 "http.hosts names {wrong:?}, which is not a host; write a name or an address, without scheme and port, such as shop.example"
+            );
+        }
+        if let Some(wrong) = self.cors_origins.iter().find(|origin| !cors::is_origin(origin)) {
+            bail!(
+                "http.cors_origins names {wrong:?}, which is not an origin; write scheme and host, with the port unless it is the scheme's own, and \
+                 without a path, such as https://shop.example, or * for every origin"
             );
         }
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
