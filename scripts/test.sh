@@ -32,6 +32,9 @@ command -v pgbouncer >/dev/null || install_package PgBouncer pgbouncer ||
 # One test checks the OpenAPI document with Node's tools; without Node it does the rest.
 command -v npm >/dev/null || install_package Node npm ||
   echo "Node is not installed (Debian: sudo apt-get install nodejs npm): Redocly's rules and the clients in TypeScript are not checked" >&2
+# Two tests drive a browser; without it, they say so and pass.
+command -v chromium >/dev/null || command -v google-chrome >/dev/null || install_package Chromium chromium ||
+  echo "Chromium is not installed (Debian: sudo apt-get install chromium): pages of other origins are not checked" >&2
 # Each test of discovery starts an etcd of its own.
 etcd_require
 

@@ -5,6 +5,7 @@
 mod architecture;
 mod auditor;
 mod authorisation;
+mod browser;
 mod budget;
 mod bus;
 mod commands;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         architecture::trials(),
         auditor::trials(),
         scenarios::trials(),
+        browser::trials(),
         budget::trials(),
         bus::trials(),
         contracts::trials(),

@@ -1,6 +1,8 @@
 //! Who may do what: the policy of every operation. A route without a row here fails the matrix, and so does a row without a route.
 
-use Who::{Anyone, Customer, LoggedIn, Ops, Owner, OwnerOrStaff, OwningCustomer, SelfOrStaff, Signed, Staff};
+use Who::{
+    Anyone, Customer, LoggedIn, Ops, Owner, OwnerOrStaff, OwnerOrTicket, OwningCustomer, SelfOrStaff, Signed, Staff,
+};
 
 /// A caller, as seen from an object that belongs to [`Caller::Owner`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +46,8 @@ pub enum Who {
     OwnerOrStaff,
     /// The object's owner alone; for others the object does not exist.
     Owner,
+    /// As [`Who::Owner`]; a ticket that the owner got replaces the token.
+    OwnerOrTicket,
     /// As [`Who::Owner`], with the role `customer`, which is checked first.
     OwningCustomer,
     /// A filter by user: one's own id, or any for staff. It names a user and not an object, so others get 403.
@@ -69,15 +73,15 @@ impl Who {
             (LoggedIn, _) => Allowed,
             (Customer, Caller::Owner | Caller::Stranger) => Allowed,
             (Staff | OwnerOrStaff | SelfOrStaff, Caller::Clerk) | (Ops, Caller::Operator) => Allowed,
-            (OwnerOrStaff | Owner | OwningCustomer | SelfOrStaff, Caller::Owner) => Allowed,
-            (OwnerOrStaff | Owner, _) | (OwningCustomer, Caller::Stranger) => Missing,
+            (OwnerOrStaff | Owner | OwnerOrTicket | OwningCustomer | SelfOrStaff, Caller::Owner) => Allowed,
+            (OwnerOrStaff | Owner | OwnerOrTicket, _) | (OwningCustomer, Caller::Stranger) => Missing,
             (Customer | Staff | Ops | OwningCustomer | SelfOrStaff, _) => Refused(403),
         }
     }
 
     /// Whether the document must require a token.
     pub fn needs_token(self) -> bool {
-        !matches!(self, Anyone | Signed)
+        !matches!(self, Anyone | Signed | OwnerOrTicket)
     }
 }
 
@@ -126,7 +130,8 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/orders?user_id={owner}", SelfOrStaff),
     ("get", "/api/v1/orders/{id}", OwnerOrStaff),
     ("get", "/api/v1/orders/{id}/history", OwnerOrStaff),
-    ("get", "/api/v1/orders/{id}/events", Owner),
+    ("get", "/api/v1/orders/{id}/events", OwnerOrTicket),
+    ("post", "/api/v1/orders/{id}/events/tickets", Owner),
     ("get", "/api/v1/order-details/{id}", OwnerOrStaff),
     ("get", "/api/v1/dashboard", LoggedIn),
     // Payments and shipments.
