@@ -22,7 +22,7 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
     Ok(Start::new(async move |context: ModuleContext, contracts: Contracts| {
         if !context.is_demo && settings.smtp_url.is_none() {
             tracing::warn!(
-                "notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent"
+                "notifications.smtp_url is not set: mails are captured and shown by GET /api/v1/notifications, none is sent; nobody can reset a password or verify an email address"
             );
         }
         let notifications = ::notifications::start(::notifications::Needs {
@@ -30,6 +30,7 @@ fn configure(section: Section) -> anyhow::Result<Start<Contracts>> {
             clock: context.clock,
             ids: context.ids,
             users: contracts.users,
+            demo: context.is_demo,
             settings,
         })
         .await?;

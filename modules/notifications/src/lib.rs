@@ -41,6 +41,8 @@ pub struct Needs {
     pub ids: Arc<dyn Ids>,
     /// The source of email addresses.
     pub users: Arc<dyn Users>,
+    /// Whether the tokens of captured mails may be logged.
+    pub demo: bool,
     pub settings: Settings,
 }
 
@@ -57,17 +59,19 @@ pub struct Offers {
 /// Starts the module. Events are consumed and mails are sent once its machinery runs.
 ///
 /// # Errors
-/// If the mail server's URL or the sender's address is invalid.
+/// If the mail server's URL, the sender's address or the link of mails about accounts is invalid.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let mailer = Mailer::new(&needs.settings)?;
+    needs.settings.check_account_link()?;
     let service = Arc::new(Service::new(needs.db.clone(), needs.clock.clone(), needs.ids));
-    let worker = Arc::new(MailWorker::new(
-        needs.db.clone(),
-        needs.clock,
-        needs.users,
+    let worker = Arc::new(MailWorker {
+        db: needs.db.clone(),
+        clock: needs.clock,
+        users: needs.users,
         mailer,
-        needs.settings,
-    ));
+        demo: needs.demo,
+        settings: needs.settings,
+    });
     let machinery = banyan_durable::Machinery::new(needs.db.clone())
         .reactions(reactions::reactions(needs.db, &service))
         .expire(|tx, now| async move {

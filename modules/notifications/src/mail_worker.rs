@@ -11,12 +11,12 @@ use futures::{FutureExt, StreamExt, future::Shared, stream::FuturesUnordered};
 use notifications_contract::MailSent;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
-use users_contract::{FindUser, Users};
+use users_contract::{FindUser, PrepareAccountMail, Users};
 use uuid::Uuid;
 
 use crate::{
     mailer::{Mailer, Recipient},
-    notification::{Attempt, Attempted, DueMail, Failure, Next},
+    notification::{Attempt, Attempted, DueMail, Failure, Kind, Next},
     service::MAIL,
     settings::Settings,
     store::queue::{self, Due},
@@ -29,24 +29,16 @@ const CAPTURED_AT_ONCE: u64 = 100;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
 
 pub struct MailWorker {
-    db: Db,
-    clock: Arc<dyn Clock>,
-    users: Arc<dyn Users>,
-    mailer: Mailer,
-    settings: Settings,
+    pub db: Db,
+    pub clock: Arc<dyn Clock>,
+    pub users: Arc<dyn Users>,
+    pub mailer: Mailer,
+    /// Whether the tokens of captured mails are logged.
+    pub demo: bool,
+    pub settings: Settings,
 }
 
 impl MailWorker {
-    pub fn new(db: Db, clock: Arc<dyn Clock>, users: Arc<dyn Users>, mailer: Mailer, settings: Settings) -> Self {
-        MailWorker {
-            db,
-            clock,
-            users,
-            mailer,
-            settings,
-        }
-    }
-
     /// Sends until `stop`. Attempts under way are finished first, so that their outcome is not lost. Nothing runs while no mail is due: it is woken by
     /// new mails, and for the next retry.
     pub async fn run(&self, stop: CancellationToken) {
@@ -99,9 +91,14 @@ impl MailWorker {
         let all = mails.len().max(1);
         let mut recipients: HashMap<Uuid, Shared<_>> = HashMap::new();
         let attempts = mails.into_iter().map(|mail| {
-            // Each user is looked up once for all their mails.
-            let lookup = || self.find_recipient(call_of(&mail), mail.user_id).boxed().shared();
-            let recipient = recipients.entry(mail.user_id).or_insert_with(lookup).clone();
+            let recipient = match mail.account_mail {
+                Some(account_mail) => self.prepare(call_of(&mail), mail.kind, account_mail).boxed(),
+                None => {
+                    // Each user is looked up once for all their mails.
+                    let lookup = || self.find_recipient(call_of(&mail), mail.user_id).boxed().shared();
+                    recipients.entry(mail.user_id).or_insert_with(lookup).clone().boxed()
+                }
+            };
             self.attempt_one(mail, recipient)
         });
         let attempts: FuturesUnordered<_> = attempts.collect();
@@ -158,26 +155,50 @@ impl MailWorker {
 
     /// Looks up a user's address, or returns what that attempt came to.
     async fn find_recipient(&self, call: Call, user_id: Uuid) -> Result<Recipient, Attempt> {
-        let timeout = self.settings.timing.users_timeout;
         let request = FindUser {
             user_id: user_id.to_string(),
         };
-        let call = call.within(timeout);
-        let lookup = tokio::time::timeout(timeout, async { self.users.find_user(&call, request).await });
-        let user = match lookup.await {
-            Err(_) => {
-                return Err(Attempt::Unknown {
-                    error: Failure::new("users_timeout", "users did not respond in time"),
-                });
-            }
-            Ok(Err(fault)) if fault.is_transient() => return Err(Attempt::Unknown { error: fault.into() }),
-            Ok(Err(fault)) => return Err(Attempt::Refused { error: fault.into() }),
-            Ok(Ok(found)) => found.user,
-        };
-        let user = user.ok_or_else(|| Attempt::Undeliverable {
+        let call = call.within(self.settings.timing.users_timeout);
+        let found = self.call_users(self.users.find_user(&call, request)).await?;
+        let user = found.user.ok_or_else(|| Attempt::Undeliverable {
             error: Failure::new("no_such_user", "there is no such user"),
         })?;
-        Ok(Recipient { address: user.email })
+        Ok(Recipient {
+            address: user.email,
+            secret: None,
+        })
+    }
+
+    /// Gets the address of a mail about an account, and a new token for this attempt alone.
+    async fn prepare(&self, call: Call, kind: Kind, id: Uuid) -> Result<Recipient, Attempt> {
+        let request = PrepareAccountMail {
+            mail_id: id.to_string(),
+        };
+        let call = call.within(self.settings.timing.users_timeout);
+        let prepared = self.call_users(self.users.prepare_account_mail(&call, request)).await?;
+        let mail = prepared.mail.ok_or_else(|| Attempt::Undeliverable {
+            error: Failure::new("expired", "it has expired, or its token was used or ended"),
+        })?;
+        let secret = mail.token.map(|token| self.settings.secret_of(kind, &token));
+        if let Some(secret) = secret.as_ref().filter(|_| self.demo && !self.mailer.sends()) {
+            // In a demo without a mail server this is where it can be read.
+            tracing::info!(kind = kind.into_str(), %secret, "a mail is captured, and nobody gets its token but this log");
+        }
+        Ok(Recipient {
+            address: mail.address,
+            secret,
+        })
+    }
+
+    async fn call_users<T>(&self, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Attempt> {
+        match tokio::time::timeout(self.settings.timing.users_timeout, call).await {
+            Err(_) => Err(Attempt::Unknown {
+                error: Failure::new("users_timeout", "users did not respond in time"),
+            }),
+            Ok(Err(fault)) if fault.is_transient() => Err(Attempt::Unknown { error: fault.into() }),
+            Ok(Err(fault)) => Err(Attempt::Refused { error: fault.into() }),
+            Ok(Ok(response)) => Ok(response),
+        }
     }
 
     /// Stores outcomes, and publishes those that count, in one transaction.

@@ -15,7 +15,7 @@ use lettre::{
 use secrecy::ExposeSecret;
 
 use crate::{
-    notification::{Attempt, DueMail, Failure},
+    notification::{Attempt, DueMail, Failure, SECRET},
     settings::Settings,
 };
 
@@ -26,9 +26,11 @@ pub struct Mailer {
 }
 
 /// The user a mail is sent to. Without the name: whoever registers chooses it, and may register the address of somebody else, who would read it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Recipient {
     pub address: String,
+    /// What the text of a mail about the account shows at [`SECRET`]: a token, or a link with it.
+    pub secret: Option<String>,
 }
 
 impl Mailer {
@@ -106,7 +108,10 @@ impl Mailer {
                 "auto-generated".to_owned(),
             ))
             .header(ContentType::TEXT_PLAIN)
-            .body(mail.body.clone());
+            .body(match &recipient.secret {
+                Some(secret) => mail.body.replace(SECRET, secret),
+                None => mail.body.clone(),
+            });
         message.context("the mail cannot be composed")
     }
 }
@@ -174,6 +179,7 @@ mod tests {
             kind: Kind::Welcome,
             subject: "Grüße".into(),
             body: "Hallo Zoë,\n.\nschön.\n".into(),
+            account_mail: None,
             attempts: 1,
             refusals: 0,
             token: 1,
@@ -191,6 +197,7 @@ mod tests {
     fn a_mail_is_the_same_at_every_attempt() {
         let zoe = Recipient {
             address: "zoe@example.com".into(),
+            secret: None,
         };
         let text = composed(&zoe);
         assert_eq!(text, composed(&zoe));
@@ -214,6 +221,7 @@ mod tests {
                     &mail(),
                     &Recipient {
                         address: address.into(),
+                        secret: None,
                     },
                 )
                 .await;

@@ -32,6 +32,12 @@ pub enum Kind {
     OrderDelivered,
     PaymentRefunded,
     Welcome,
+    PasswordReset,
+    PasswordChanged,
+    EmailVerification,
+    EmailChange,
+    EmailChanged,
+    AlreadyRegistered,
 }
 
 /// Where a notification stands.
@@ -69,7 +75,12 @@ pub struct Mail {
     pub user_id: Uuid,
     pub subject: String,
     pub body: String,
+    /// Set for a mail about the account itself: the mail of users that it sends.
+    pub account_mail: Option<Uuid>,
 }
+
+/// Where the text of a mail shows its token or link, which is added when it is sent. What is stored, and shown to the user, has this instead.
+pub const SECRET: &str = "(shown in the mail alone)";
 
 /// A notification as its user sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -99,6 +110,8 @@ pub struct DueMail {
     pub kind: Kind,
     pub subject: String,
     pub body: String,
+    /// The mail of users that it sends, for a mail about the account itself.
+    pub account_mail: Option<Uuid>,
     /// The number of attempts, this one included.
     pub attempts: u32,
     /// The number of refusals before this attempt.
@@ -243,6 +256,7 @@ mod tests {
             kind: Kind::Welcome,
             subject: "Hello".into(),
             body: "Hello".into(),
+            account_mail: None,
             attempts,
             refusals,
             token: 1,

@@ -17,5 +17,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0003_notifications_ended_mails",
             up: include_str!("../migrations/m0003_ended_mails.sql"),
         },
+        Migration {
+            name: "m0004_notifications_account_mails",
+            up: include_str!("../migrations/m0004_account_mails.sql"),
+        },
     ],
 };

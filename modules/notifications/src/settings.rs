@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::notification::RetryPolicy;
+use crate::notification::{Kind, RetryPolicy};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +16,10 @@ pub struct Settings {
     pub smtp_url: Option<SecretString>,
     /// The sender of all mails: an address, or a name and an address.
     pub from: String,
+    /// The page of the shop that redeems the tokens of mails about accounts, for the links in these mails: a URL with `{token}`, and with `{kind}` for the
+    /// kind of the mail. Absent: the mails show the token itself.
+    #[serde(default)]
+    pub account_link: Option<String>,
     /// The maximum number of mails one process sends at the same time.
     pub concurrency: u64,
     /// The time after which a mail that was neither accepted nor refused is given up, in hours (RFC 5321, section 4.5.4.1, recommends 4 to 5 days).
@@ -61,6 +65,29 @@ impl Default for Timing {
 }
 
 impl Settings {
+    /// # Errors
+    /// If the link is no URL of the web, or has no place for the token.
+    pub(crate) fn check_account_link(&self) -> anyhow::Result<()> {
+        let Some(link) = &self.account_link else { return Ok(()) };
+        let web = link.starts_with("https://") || link.starts_with("http://");
+        let visible = link.bytes().all(|byte| byte.is_ascii_graphic());
+        anyhow::ensure!(
+            web && visible && link.contains("{token}"),
+            "notifications.account_link is {link:?}; it must be a URL that begins with https:// and contains {{token}}, for example \
+             https://shop.example/account/{{kind}}#token={{token}}"
+        );
+        Ok(())
+    }
+
+    /// What a mail shows of a token.
+    pub(crate) fn secret_of(&self, kind: Kind, token: &str) -> String {
+        match &self.account_link {
+            // A token has no character that means something in a URL.
+            Some(link) => link.replace("{kind}", kind.into_str()).replace("{token}", token),
+            None => token.to_owned(),
+        }
+    }
+
     /// The longest time that a queued mail is ever postponed.
     pub(crate) fn longest_wait(&self) -> Duration {
         let delays = self.timing.retry_delays.iter().copied();

@@ -10,7 +10,7 @@ use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, Query
 use shared_kernel::MaySee;
 use uuid::Uuid;
 
-use crate::notification::{Mail, Notification, Status};
+use crate::notification::{Kind, Mail, Notification, Status};
 
 mod notification {
     use sea_orm::entity::prelude::*;
@@ -36,6 +36,8 @@ mod notification {
         pub created_at: i64,
         pub sent_at: Option<i64>,
         pub last_error: Option<String>,
+        pub account_mail: Option<Uuid>,
+        pub account_kind: Option<String>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -56,7 +58,7 @@ pub async fn insert(
         id: Set(id),
         cause: Set(cause),
         user_id: Set(mail.user_id),
-        kind: Set(mail.kind.into_str().to_owned()),
+        kind: Set(first_kind(mail).into_str().to_owned()),
         subject: Set(mail.subject.clone()),
         body: Set(mail.body.clone()),
         recipient: Set(None),
@@ -70,6 +72,8 @@ pub async fn insert(
         created_at: Set(now.as_ms()),
         sent_at: Set(None),
         last_error: Set(None),
+        account_mail: Set(mail.account_mail),
+        account_kind: Set(mail.account_mail.map(|_| mail.kind.into_str().to_owned())),
     };
     let inserted = Entity::insert(row)
         .on_conflict_do_nothing_on([Column::Cause])
@@ -77,6 +81,14 @@ pub async fn insert(
         .await
         .map_err(fault)?;
     Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
+}
+
+/// The kind that the first version of the table admits.
+fn first_kind(mail: &Mail) -> Kind {
+    match mail.account_mail {
+        Some(_) => Kind::Welcome,
+        None => mail.kind,
+    }
 }
 
 /// A user's notifications, newest first; none if `actor` may not see them. The cursor is the last id.
@@ -104,7 +116,7 @@ pub async fn list_visible(
 fn notification_of(row: Model) -> Result<Notification, Fault> {
     Ok(Notification {
         id: row.id,
-        kind: parse(&row.kind)?,
+        kind: parse(row.account_kind.as_deref().unwrap_or(&row.kind))?,
         subject: row.subject,
         body: row.body,
         to: row.recipient,

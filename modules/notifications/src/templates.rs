@@ -4,9 +4,9 @@ use banyan_core::{Fault, parse_id};
 use orders_contract::{OrderCancelled, OrderConfirmed, OrderDelivered, OrderItem, OrderPlaced, OrderShipped};
 use payments_contract::PaymentRefunded;
 use shared_kernel::Money;
-use users_contract::UserRegistered;
+use users_contract::{AccountMailRequested, UserRegistered};
 
-use crate::notification::{Kind, Mail};
+use crate::notification::{Kind, Mail, SECRET};
 
 pub fn order_placed(event: &OrderPlaced) -> Result<Mail, Fault> {
     let order = short(&event.order_id);
@@ -112,6 +112,65 @@ pub fn welcome(event: &UserRegistered) -> Result<Mail, Fault> {
         user_id: parse_id("user_id", &event.user_id)?,
         subject: "Welcome to Banyan".to_owned(),
         body: "Hello,\n\nyour account is ready. We are glad to have you.\n\nYour Banyan shop\n".to_owned(),
+        account_mail: None,
+    })
+}
+
+/// A mail about the account itself. Its text contains nothing that whoever caused it has chosen.
+pub fn account_mail(event: &AccountMailRequested) -> Result<Mail, Fault> {
+    let kind = event.kind.parse();
+    let kind = kind.map_err(|_| Fault::internal("unknown_kind", format!("{} is not a kind of mail", event.kind)))?;
+    let (subject, text) = match kind {
+        Kind::PasswordReset => (
+            "Choose a new password",
+            format!(
+                "Somebody, we hope you, wants to choose a new password for your account. This does it, once and within 30 minutes:\n\n{SECRET}\n\nIf it was \
+                 not you, ignore this mail: your password stays as it is."
+            ),
+        ),
+        Kind::PasswordChanged => (
+            "Your password was changed",
+            "The password of your account is a new one. If it was not you who changed it, request a new password at once: that ends all sessions of \
+             your account."
+                .to_owned(),
+        ),
+        Kind::EmailVerification => (
+            "Confirm your email address",
+            format!(
+                "Welcome to Banyan. Somebody, we hope you, has registered with this address. This confirms it, once and within a day:\n\n{SECRET}\n\nIf it \
+                 was not you, ignore this mail. To make the account yours instead, request a new password."
+            ),
+        ),
+        Kind::EmailChange => (
+            "Confirm your new email address",
+            format!(
+                "Somebody, we hope you, wants to use this address for their account. This confirms it, once and within a day:\n\n{SECRET}\n\nIf it was not \
+                 you, ignore this mail: nothing changes."
+            ),
+        ),
+        Kind::EmailChanged => (
+            "Your account has another email address",
+            "Your account has another email address now, and no mail will be sent to this one any more. If it was not you who changed it, write to \
+             the shop at once."
+                .to_owned(),
+        ),
+        Kind::AlreadyRegistered => (
+            "You have an account already",
+            "Somebody, perhaps you, has tried to register with this address, which has an account already. Log in with it, or request a new password. \
+             If it was not you, ignore this mail: nothing has changed."
+                .to_owned(),
+        ),
+        other => {
+            let detail = format!("{} is not a mail about an account", other.into_str());
+            return Err(Fault::internal("unknown_kind", detail));
+        }
+    };
+    Ok(Mail {
+        kind,
+        user_id: parse_id("user_id", &event.user_id)?,
+        subject: subject.to_owned(),
+        body: format!("Hello,\n\n{text}\n\nYour Banyan shop\n"),
+        account_mail: Some(parse_id("mail_id", &event.mail_id)?),
     })
 }
 
@@ -122,6 +181,7 @@ fn mail(kind: Kind, user_id: &str, subject: String, text: &str, order_id: &str) 
         user_id: parse_id("user_id", user_id)?,
         subject,
         body,
+        account_mail: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Invariant: passwords, refresh tokens and private keys never leave this module; events contain no email addresses.
 
+mod account_mail;
 mod common_passwords;
 mod email;
 mod fair_queue;
@@ -36,10 +37,10 @@ use service::Service;
 pub use schema::SCHEMA;
 pub use settings::Settings;
 
-/// The interval between clean-ups of expired sessions.
+/// The interval between clean-ups of expired sessions and mails.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// The default limits on the registrations of one network address. A demo is filled by tests and measurements.
+/// The default limits on the registrations, and on the requests for mails, of one network address. A demo is filled by tests and measurements.
 const DEMO_REGISTRATIONS_PER_HOUR: u32 = 1_000_000;
 const PROD_REGISTRATIONS_PER_HOUR: u32 = 60;
 
@@ -143,7 +144,7 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         settings.session_days
     );
     let hasher = Hasher::new(&settings, secrets.clone())?;
-    let registrations = registration_limiter(&settings, demo);
+    let [registrations, mail_requests] = [(); 2].map(|()| address_limiter(&settings, demo));
     let keys = keys::load(&db, &settings, secrets.as_ref()).await?;
     Ok(Service {
         db,
@@ -152,13 +153,14 @@ async fn build(needs: Needs) -> anyhow::Result<Service> {
         secrets,
         hasher,
         registrations,
+        mail_requests,
         keys,
         settings,
     })
 }
 
-/// The limit on the registrations of each network address, half of those of an hour at once.
-fn registration_limiter(settings: &Settings, demo: bool) -> Limiter {
+/// A limit on the registrations, or the requests for mails, of each network address: half of those of an hour at once.
+fn address_limiter(settings: &Settings, demo: bool) -> Limiter {
     let per_hour = match settings.address_registrations_per_hour {
         0 if demo => DEMO_REGISTRATIONS_PER_HOUR,
         0 => PROD_REGISTRATIONS_PER_HOUR,

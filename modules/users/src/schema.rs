@@ -25,5 +25,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0005_users_known_addresses",
             up: include_str!("../migrations/m0005_known_addresses.sql"),
         },
+        Migration {
+            name: "m0006_users_account_mails",
+            up: include_str!("../migrations/m0006_account_mails.sql"),
+        },
     ],
 };

@@ -121,13 +121,12 @@ async fn read_password(first: &FirstOperator, email: &EmailAddress, service: &Se
 }
 
 fn new_user(service: &Service, id: Uuid, email: &str, name: &str, roles: Vec<Role>) -> Result<User, Fault> {
-    Ok(User::register(
-        id,
-        EmailAddress::parse(email)?,
-        PersonName::parse(name)?,
-        roles,
-        service.clock.now(),
-    ))
+    let now = service.clock.now();
+    Ok(User {
+        // Whoever runs the shop has named it.
+        email_verified_at: Some(now),
+        ..User::register(id, EmailAddress::parse(email)?, PersonName::parse(name)?, roles, now)
+    })
 }
 
 /// Creates a user with these roles, for tests.
@@ -151,7 +150,13 @@ async fn insert(service: &Service, command: Command, users: Vec<(User, String)>)
         for (user, hash) in &users {
             if store::find_credentials(tx.conn(), &user.email.lower()).await?.is_none() {
                 store::insert_user(tx.conn(), user, hash).await?;
-                outbox::append(&tx, &call, &service::subject(user.id), &service::user_registered(user)).await?;
+                outbox::append(
+                    &tx,
+                    &call,
+                    &service::subject(user.id),
+                    &service::user_registered(user, false),
+                )
+                .await?;
             }
         }
         Ok(Outcome::Done(()))

@@ -79,6 +79,7 @@ pub enum RevokedReason {
     RolesChanged,
     PasswordChanged,
     PasswordReset,
+    EmailChanged,
     AccountDisabled,
     /// By its user, from another session.
     EndedByUser,

@@ -34,8 +34,8 @@ pub struct Settings {
     pub argon2_iterations: u32,
     /// The maximum number of password hashes computed at the same time, so that log-ins cannot starve other requests.
     pub hashing_concurrency: usize,
-    /// The maximum number of registrations per network address and hour, half of them at once; further ones are refused with 429. 0 selects the
-    /// profile's default.
+    /// The maximum number of registrations per network address and hour, half of them at once, and of requests for mails likewise; further ones are
+    /// refused with 429. 0 selects the profile's default.
     pub address_registrations_per_hour: u32,
     /// The maximum number of failed log-ins per account and hour, from all network addresses together. Those that the account never logged in from
     /// can use up 3/5 of it. 0: no limit, and no delays of an account.
@@ -43,6 +43,8 @@ pub struct Settings {
     /// The number of failed log-ins of a network address within an hour, with accounts that never logged in from it, after which it waits between
     /// attempts with such accounts: 1 s, doubling, at most 30 s. 0: no delays of an address.
     pub address_failures_before_delay: u64,
+    /// Whether a user must verify the email address before the first log-in. Registration then does not tell whether an address is known.
+    pub verify_email: bool,
     /// A user created at start, if nobody has this email address, who grants the first roles in a shop without demo data.
     #[serde(default)]
     pub first_operator: Option<FirstOperator>,

@@ -1,5 +1,6 @@
 //! The module's tables, and every query on them.
 
+mod account_mails;
 mod login_failures;
 mod sessions;
 
@@ -14,8 +15,13 @@ use uuid::Uuid;
 
 use crate::{email::EmailAddress, operators::Operators, person_name::PersonName, user::User};
 
+pub use account_mails::{
+    count_mails, delete_old_mails, expire_tokens, expire_tokens_of_kind, find_mail, find_mail_of_token, insert_mail,
+    insert_token,
+};
 pub use login_failures::{
-    delete_failure, delete_old_addresses, forget_addresses, insert_failure, load_history, remember_address,
+    delete_failure, delete_old_addresses, forget_addresses, forget_failures, insert_failure, load_history,
+    remember_address,
 };
 pub use sessions::{
     CLEANUP_BATCH, delete_expired, find_token, insert_session, list_revoked, list_sessions, revoke_session,
@@ -44,6 +50,7 @@ mod user {
         pub created_at: i64,
         pub updated_at: i64,
         pub disabled_at: Option<i64>,
+        pub email_verified_at: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -81,6 +88,7 @@ pub async fn insert_user(conn: &impl ConnectionTrait, user: &User, password_hash
         created_at: Set(user.created_at.as_ms()),
         updated_at: Set(user.updated_at.as_ms()),
         disabled_at: Set(user.disabled_at.map(Timestamp::as_ms)),
+        email_verified_at: Set(user.email_verified_at.map(Timestamp::as_ms)),
     };
     match user::Entity::insert(row).exec_without_returning(conn).await {
         Err(error) if banyan_durable::is_unique_violation(&error) => Err(email_taken()),
@@ -95,23 +103,29 @@ pub fn email_taken() -> Fault {
 /// Stores a changed user.
 ///
 /// # Errors
-/// A lost race, if the stored version is not the one before the change.
+/// A lost race, if the stored version is not the one before the change; `email_taken`.
 pub async fn update_user(conn: &impl ConnectionTrait, user: &User) -> Result<(), Fault> {
     let row = user::ActiveModel {
         id: Unchanged(user.id),
+        email: Set(user.email.as_str().to_owned()),
+        email_lower: Set(user.email.lower()),
         name: Set(user.name.as_str().to_owned()),
         roles: Set(to_json(&user.roles)?),
         addresses: Set(to_json(&user.addresses)?),
         version: Set(user.version),
         updated_at: Set(user.updated_at.as_ms()),
         disabled_at: Set(user.disabled_at.map(Timestamp::as_ms)),
+        email_verified_at: Set(user.email_verified_at.map(Timestamp::as_ms)),
         ..Default::default()
     };
     let update = user::Entity::update_many()
         .set(row)
         .filter(user::Column::Id.eq(user.id))
         .filter(user::Column::Version.eq(user.version - 1));
-    let done = update.exec(conn).await.map_err(banyan_durable::fault)?;
+    let done = match update.exec(conn).await {
+        Err(error) if banyan_durable::is_unique_violation(&error) => return Err(email_taken()),
+        other => other.map_err(banyan_durable::fault)?,
+    };
     if done.rows_affected == 1 {
         Ok(())
     } else {
@@ -273,6 +287,7 @@ fn to_user(row: user::Model) -> Result<User, Fault> {
         created_at: Timestamp::from_ms(row.created_at),
         updated_at: Timestamp::from_ms(row.updated_at),
         disabled_at: row.disabled_at.map(Timestamp::from_ms),
+        email_verified_at: row.email_verified_at.map(Timestamp::from_ms),
     })
 }
 

@@ -22,6 +22,9 @@ pub struct User {
     /// Since when the user cannot log in, because an operator has disabled the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled_at: Option<Timestamp>,
+    /// Since when the email address is known to be the user's: they have used a token that was sent to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email_verified_at: Option<Timestamp>,
     /// Raised by every change; clients see it as the `ETag`.
     #[serde(skip)]
     pub version: i64,
@@ -74,6 +77,7 @@ impl User {
             created_at: now,
             updated_at: now,
             disabled_at: None,
+            email_verified_at: None,
             version: 1,
         }
     }
@@ -144,6 +148,27 @@ impl User {
             updated_at: now,
             ..self.clone()
         })
+    }
+
+    /// The user whose address is verified; `None` if it was before.
+    pub fn verify_email(&self, now: Timestamp) -> Option<User> {
+        self.email_verified_at.is_none().then(|| User {
+            email_verified_at: Some(now),
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        })
+    }
+
+    /// The user with another address, which is verified.
+    pub fn with_email(&self, email: EmailAddress, now: Timestamp) -> User {
+        User {
+            email,
+            email_verified_at: Some(now),
+            version: self.version + 1,
+            updated_at: now,
+            ..self.clone()
+        }
     }
 
     /// The value of the `ETag`. It includes the id, because `/users/me` is a different resource for each user.

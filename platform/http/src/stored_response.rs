@@ -40,8 +40,13 @@ impl StoredResponse {
 
     /// 204.
     pub fn no_content() -> Self {
+        StoredResponse::empty(StatusCode::NO_CONTENT)
+    }
+
+    /// A response that its status says everything about.
+    pub fn empty(status: StatusCode) -> Self {
         StoredResponse {
-            status: StatusCode::NO_CONTENT.as_u16(),
+            status: status.as_u16(),
             headers: Vec::new(),
             body: String::new(),
         }

@@ -194,7 +194,10 @@ async fn mails(databases: &Databases, orders: &[Order], events: &[Happened]) -> 
     }
     let mut written = Counted::new();
     let rows: Vec<Mail> = databases
-        .rows("notifications", "select user_id, kind, body from notification")
+        .rows(
+            "notifications",
+            "select user_id, kind, body from notification where account_mail is null",
+        )
         .await;
     for Mail { user_id, kind, body } in rows {
         let order = body.lines().find_map(|line| line.strip_prefix("Order: "));

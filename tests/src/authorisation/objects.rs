@@ -254,6 +254,14 @@ impl Objects {
                 let password = &self.credentials(caller)["password"];
                 json!({"current_password": password, "new_password": password})
             }
+            ("put", "/users/me/email") => {
+                json!({"email": new_email(), "current_password": self.credentials(caller)["password"]})
+            }
+            ("post", "/users/password-resets") => json!({"token": "of-no-mail", "new_password": PASSWORD}),
+            ("post", "/users/email-confirmations") => json!({"token": "of-no-mail"}),
+            ("post", "/users/password-reset-requests" | "/users/email-verification-requests") => {
+                json!({"email": new_email()})
+            }
             ("post", "/users/{id}/disable" | "/users/{id}/enable") => reason(),
             ("patch", "/users/me") => json!({"name": "Somebody Else"}),
             ("put", "/users/{id}/roles") => json!({"roles": ["customer"]}),

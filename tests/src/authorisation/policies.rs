@@ -1,7 +1,8 @@
 //! Who may do what: the policy of every operation. A route without a row here fails the matrix, and so does a row without a route.
 
 use Who::{
-    Anyone, Customer, LoggedIn, Ops, Owner, OwnerOrStaff, OwnerOrTicket, OwningCustomer, SelfOrStaff, Signed, Staff,
+    Anyone, Customer, LoggedIn, Mailed, Ops, Owner, OwnerOrStaff, OwnerOrTicket, OwningCustomer, SelfOrStaff, Signed,
+    Staff,
 };
 
 /// A caller, as seen from an object that belongs to [`Caller::Owner`].
@@ -36,6 +37,8 @@ pub enum Who {
     Anyone,
     /// No token is accepted; the caller must have signed the body.
     Signed,
+    /// No token of a session is needed; the caller must have got a token by mail.
+    Mailed,
     /// Any user; for their own data or public data.
     LoggedIn,
     /// Role `customer`; for new objects or their own.
@@ -69,6 +72,7 @@ impl Who {
         use Expected::{Allowed, Missing, Refused};
         match (self, caller) {
             (Anyone, _) => Allowed,
+            (Mailed, _) => Refused(422),
             (Signed, _) | (_, Caller::Anonymous) => Refused(401),
             (LoggedIn, _) => Allowed,
             (Customer, Caller::Owner | Caller::Stranger) => Allowed,
@@ -81,7 +85,7 @@ impl Who {
 
     /// Whether the document must require a token.
     pub fn needs_token(self) -> bool {
-        !matches!(self, Anyone | Signed | OwnerOrTicket)
+        !matches!(self, Anyone | Mailed | Signed | OwnerOrTicket)
     }
 }
 
@@ -101,6 +105,11 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/users/me", LoggedIn),
     ("patch", "/api/v1/users/me", LoggedIn),
     ("put", "/api/v1/users/me/password", LoggedIn),
+    ("put", "/api/v1/users/me/email", LoggedIn),
+    ("post", "/api/v1/users/password-reset-requests", Anyone),
+    ("post", "/api/v1/users/password-resets", Mailed),
+    ("post", "/api/v1/users/email-verification-requests", Anyone),
+    ("post", "/api/v1/users/email-confirmations", Mailed),
     ("get", "/api/v1/users", Staff),
     ("get", "/api/v1/users/{id}", OwnerOrStaff),
     ("put", "/api/v1/users/{id}/roles", Ops),

@@ -30,6 +30,7 @@ struct QueuedRow {
     lease_token: i64,
     traceparent: Option<String>,
     created_at: i64,
+    account_mail: Option<Uuid>,
     wait_ms: i64,
 }
 
@@ -39,9 +40,11 @@ pub async fn list_due(conn: &impl ConnectionTrait, limit: u64, longest_wait: Dur
     let backend = conn.get_database_backend();
     // The head of the queue, and its other end for mails from before the clock was set back. One more than the limit tells when the next is due.
     let sql = format!(
-        "select id, user_id, kind, subject, body, attempts, refusals, lease_token, traceparent, created_at, next_attempt_at - {} as wait_ms from
+        "select id, user_id, coalesce(account_kind, kind) as kind, subject, body, attempts, refusals, lease_token, traceparent, created_at, account_mail,
+                next_attempt_at - {} as wait_ms from
              (select * from notification where status = 'queued' order by next_attempt_at, id limit $1) as head
-         union select id, user_id, kind, subject, body, attempts, refusals, lease_token, traceparent, created_at, next_attempt_at - {} as wait_ms from
+         union select id, user_id, coalesce(account_kind, kind) as kind, subject, body, attempts, refusals, lease_token, traceparent, created_at, account_mail,
+                next_attempt_at - {} as wait_ms from
              (select * from notification where status = 'queued' order by next_attempt_at desc, id desc limit $1) as tail",
         now_ms(backend),
         now_ms(backend)
@@ -206,6 +209,7 @@ fn due_of(row: QueuedRow) -> Result<DueMail, Fault> {
         kind: parse(&row.kind)?,
         subject: row.subject,
         body: row.body,
+        account_mail: row.account_mail,
         attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1),
         refusals: u32::try_from(row.refusals).unwrap_or(u32::MAX),
         token: row.lease_token,

@@ -21,7 +21,8 @@ use notifications_contract::{ListNotifications, Notification};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use users_contract::{
-    EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, SigningKeys, User, UserRegistered, Users,
+    AccountMail, AccountMailRequested, EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys,
+    PrepareAccountMail, PreparedAccountMail, SigningKeys, User, UserRegistered, Users,
 };
 use uuid::Uuid;
 
@@ -72,6 +73,20 @@ impl Users for FakeUsers {
         Ok(EndedSessions::default())
     }
 
+    async fn prepare_account_mail(
+        &self,
+        call: &Call,
+        request: PrepareAccountMail,
+    ) -> Result<PreparedAccountMail, Fault> {
+        assert_eq!(call.actor.label(), "module:notifications");
+        let nth = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let mail = (request.mail_id != NOBODY.to_string()).then(|| AccountMail {
+            address: "new@example.com".to_owned(),
+            token: Some(format!("token-{nth}")),
+        });
+        Ok(PreparedAccountMail { mail })
+    }
+
     async fn list_signing_keys(&self, _: &Call, _: ListSigningKeys) -> Result<SigningKeys, Fault> {
         Err(Fault::unavailable("notifications needs no keys"))
     }
@@ -95,6 +110,18 @@ pub fn quick() -> Settings {
     settings
 }
 
+/// What the module requires, with fakes.
+pub fn needs(db: Db, settings: Settings) -> Needs {
+    Needs {
+        db,
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(RandomIds),
+        users: Arc::new(FakeUsers::default()),
+        demo: true,
+        settings,
+    }
+}
+
 impl Module {
     pub async fn open(db: Db, settings: Settings) -> Self {
         Module::open_with(db, settings, Arc::new(SystemClock)).await
@@ -104,11 +131,9 @@ impl Module {
     pub async fn open_with(db: Db, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let users = Arc::new(FakeUsers::default());
         let needs = Needs {
-            db,
             clock,
-            ids: Arc::new(RandomIds),
             users: users.clone(),
-            settings,
+            ..needs(db, settings)
         };
         let offers = start(needs).await.expect("notifications start");
         Module {
@@ -151,6 +176,18 @@ impl Module {
         let event = UserRegistered {
             user_id: user.to_string(),
             name: "Ada".into(),
+            unverified: false,
+        };
+        self.deliver(envelope("users", &format!("user/{user}"), 1, &event))
+            .await;
+    }
+
+    /// Delivers the request for a mail about the account of a user.
+    pub async fn account_mail(&self, user: Uuid, kind: &str, mail_id: Uuid) {
+        let event = AccountMailRequested {
+            user_id: user.to_string(),
+            mail_id: mail_id.to_string(),
+            kind: kind.to_owned(),
         };
         self.deliver(envelope("users", &format!("user/{user}"), 1, &event))
             .await;

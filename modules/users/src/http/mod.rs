@@ -1,6 +1,8 @@
 //! The REST resources of users and sessions.
 
+mod email_addresses;
 mod operators;
+mod passwords;
 mod problems;
 mod sessions;
 mod users;
@@ -26,7 +28,12 @@ pub fn routes(service: Arc<Service>) -> Routes {
             .service(sessions::log_out)
             .service(sessions::list_sessions)
             .service(sessions::end_session)
-            .service(sessions::change_password)
+            .service(passwords::change_password)
+            .service(passwords::request_password_reset)
+            .service(passwords::reset_password)
+            .service(email_addresses::request_email_verification)
+            .service(email_addresses::confirm_email)
+            .service(email_addresses::change_email)
             .service(users::register)
             .service(users::show_me)
             .service(users::change_me)

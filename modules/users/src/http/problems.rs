@@ -7,9 +7,43 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         409,
         "email_taken",
         "There is a user with this email address already.",
-        &["register"],
+        &["register", "change_email", "confirm_email"],
     ),
-    KnownProblem::of(422, "invalid_email", "This is not an email address.", &["register"]),
+    KnownProblem::of(
+        422,
+        "invalid_email",
+        "This is not an email address.",
+        &[
+            "register",
+            "request_password_reset",
+            "request_email_verification",
+            "change_email",
+        ],
+    ),
+    KnownProblem::of(
+        422,
+        "invalid_token",
+        "This token is unknown, has expired or was used. Request a new mail.",
+        &["reset_password", "confirm_email"],
+    ),
+    KnownProblem::of(
+        429,
+        "too_many_mail_requests",
+        "Too many mails were requested from this network address.",
+        &["request_password_reset", "request_email_verification", "change_email"],
+    ),
+    KnownProblem::of(
+        429,
+        "too_many_mails",
+        "You have requested several of these mails within half an hour.",
+        &["change_email"],
+    ),
+    KnownProblem::of(
+        403,
+        "email_not_verified",
+        "Verify your email address first.",
+        &["log_in"],
+    ),
     KnownProblem::of(
         422,
         "invalid_name",
@@ -26,7 +60,7 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         422,
         "invalid_password",
         "A password must not be the email address or a part of it.",
-        &["register", "change_password"],
+        &["register", "change_password", "reset_password"],
     ),
     KnownProblem::of(
         401,
@@ -38,7 +72,7 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         429,
         "too_many_failed_logins",
         "Too many failed log-ins.",
-        &["log_in", "change_password"],
+        &["log_in", "change_password", "change_email"],
     ),
     KnownProblem::of(
         429,
@@ -51,7 +85,7 @@ pub(super) const PROBLEMS: &[KnownProblem] = &[
         403,
         "wrong_password",
         "The current password is wrong.",
-        &["change_password"],
+        &["change_password", "change_email"],
     ),
     KnownProblem::of(
         409,

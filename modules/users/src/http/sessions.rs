@@ -1,9 +1,9 @@
-//! Sessions and passwords over HTTP.
+//! Sessions over HTTP.
 
 use actix_web::{
     HttpRequest, delete, get,
     http::{StatusCode, header},
-    post, put,
+    post,
     web::Data,
 };
 use banyan_http::{Body, Listed, LoggedIn, PageQuery, Path, Problem, Query, StoredResponse, Token};
@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    password::Password,
     service::Service,
     session::{OpenSession, Tokens},
 };
@@ -36,14 +35,6 @@ struct RefreshRequest {
     refresh_token: String,
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct PasswordChange {
-    #[schema(value_type = String, format = Password, min_length = 1, max_length = 128, example = "banyan-demo")]
-    current_password: SecretString,
-    new_password: Password,
-}
-
 /// Log in
 ///
 /// Opens a session. After 10 failures within an hour the account waits at this network address, longer with each failure (429). An address from which
@@ -55,7 +46,7 @@ struct PasswordChange {
     responses(
         (status = 201, description = "Logged in", body = Tokens),
         (status = 401, description = "`invalid_credentials`: email address or password is wrong"),
-        (status = 403, description = "`account_disabled`: the password is right, but an operator has disabled the account"),
+        (status = 403, description = "`account_disabled`: the password is right, but an operator has disabled the account; `email_not_verified`: with `users.verify_email`, until the address is confirmed"),
         (status = 429, description = "`too_many_failed_logins`: wait as `Retry-After` says"),
     )
 )]
@@ -151,41 +142,6 @@ pub(super) async fn end_session(
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
     service.end_session(me.user_id(), *id).await?;
-    Ok(StoredResponse::no_content())
-}
-
-/// Change my password
-///
-/// Ends all other sessions of the caller. Wrong tries count as failed log-ins. The new password is checked as at registration.
-#[utoipa::path(
-    tag = "users",
-    operation_id = "change_password",
-    request_body = PasswordChange,
-    responses(
-        (status = 204, description = "Changed"),
-        (status = 403, description = "`wrong_password`: the current password is wrong"),
-        (status = 429, description = "`too_many_failed_logins`: wait as `Retry-After` says"),
-    ),
-    security(("bearer" = []))
-)]
-#[put("/users/me/password")]
-pub(super) async fn change_password(
-    request: HttpRequest,
-    me: LoggedIn,
-    token: Token,
-    body: Body<PasswordChange>,
-    service: Data<Service>,
-) -> Result<StoredResponse, Problem> {
-    let address = banyan_http::client_address(&request);
-    service
-        .change_password(
-            me.user_id(),
-            Some(token.0.sid),
-            &body.current_password,
-            &body.new_password,
-            &address,
-        )
-        .await?;
     Ok(StoredResponse::no_content())
 }
 

@@ -1,6 +1,11 @@
 //! Registration and profiles over HTTP.
 
-use actix_web::{HttpRequest, HttpResponse, get, http::header, patch, post, web::Data};
+use actix_web::{
+    HttpRequest, HttpResponse, get,
+    http::{StatusCode, header},
+    patch, post,
+    web::Data,
+};
 use banyan_http::{Anyone, Body, HasRole, Listed, LoggedIn, PageQuery, Path, Problem, Query, StoredResponse};
 use serde::Deserialize;
 use shared_kernel::Staff;
@@ -8,7 +13,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
-    service::{Service, etag},
+    service::{Registered, Service, etag},
     user::{ProfileChange, Registration, User},
 };
 
@@ -30,7 +35,14 @@ struct UserFilter {
     request_body = Registration,
     responses(
         (status = 201, description = "Registered; log in with `POST /api/v1/sessions`", body = User),
-        (status = 409, description = "`email_taken`: there is a user with this email address already"),
+        (
+            status = 202,
+            description = "With `users.verify_email`: a mail to the address says how it goes on, the same for a new address and a known one"
+        ),
+        (
+            status = 409,
+            description = "`email_taken`: there is a user with this email address already; not with `users.verify_email`"
+        ),
         (status = 429, description = "`too_many_registrations` from this network address: wait as `Retry-After` says"),
     ),
     security((), ("bearer" = []))
@@ -43,12 +55,13 @@ pub(super) async fn register(
     service: Data<Service>,
 ) -> Result<StoredResponse, Problem> {
     let address = banyan_http::client_address(&request);
-    let user = service.register(anyone.call(), body.into_inner(), &address).await?;
-    Ok(banyan_http::created(
-        &format!("/api/v1/users/{}", user.id),
-        Some(&etag(&user)),
-        &user,
-    ))
+    let registered = service.register(anyone.call(), body.into_inner(), &address).await?;
+    Ok(match registered {
+        Registered::User(user) => {
+            banyan_http::created(&format!("/api/v1/users/{}", user.id), Some(&etag(&user)), &user)
+        }
+        Registered::Mail => StoredResponse::empty(StatusCode::ACCEPTED),
+    })
 }
 
 /// Show my profile

@@ -63,6 +63,7 @@ impl Service {
                     };
                     store::update_user(tx.conn(), &changed).await?;
                     store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::AccountDisabled, now).await?;
+                    store::expire_tokens(tx.conn(), id, now).await?;
                     audit(&tx, &call.actor, "disable_account", id, &why).await?;
                     Ok(changed)
                 },

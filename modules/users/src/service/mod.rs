@@ -1,7 +1,10 @@
-//! Registration and profiles, and the contract. Each method that writes is one transaction, which includes its events.
+//! Profiles, and the contract. Each method that writes is one transaction, which includes its events.
 
+mod account_mails;
 mod accounts;
+mod email_addresses;
 mod passwords;
+mod registration;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -14,20 +17,20 @@ use banyan_durable::{Db, outbox};
 use banyan_http::rate_limit::Limiter;
 use shared_kernel::Role;
 use users_contract::{
-    EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, SigningKey, SigningKeys,
-    User as UserMessage, UserProfileChanged, UserRegistered, Users,
+    EndedSessions, FindUser, FoundUser, ListEndedSessions, ListSigningKeys, PrepareAccountMail, PreparedAccountMail,
+    SigningKey, SigningKeys, User as UserMessage, UserProfileChanged, UserRegistered, Users,
 };
 use uuid::Uuid;
 
 pub(crate) use accounts::etag;
+pub(crate) use registration::Registered;
 
 use crate::{
     Settings,
-    fair_queue::Work,
     hasher::Hasher,
     keys::{Jwk, Keys},
     store,
-    user::{ProfileChange, Registration, User},
+    user::{ProfileChange, User},
 };
 
 /// The maximum number of ended sessions in a response.
@@ -41,51 +44,13 @@ pub struct Service {
     pub(crate) hasher: Hasher,
     /// The registrations of each network address.
     pub(crate) registrations: Limiter,
+    /// The requests for mails of each network address.
+    pub(crate) mail_requests: Limiter,
     pub(crate) keys: Keys,
     pub(crate) settings: Settings,
 }
 
 impl Service {
-    /// Registers a customer. `address` is the network address of the client.
-    ///
-    /// # Errors
-    /// `invalid_password`; `email_taken`; `too_many_registrations`; `unavailable` if too many requests wait for a password hash.
-    pub async fn register(&self, call: &Call, registration: Registration, address: &str) -> Result<User, Fault> {
-        // Before anything is looked up, so that it also limits how many addresses of users can be found out.
-        self.registrations.check(address).map_err(too_many_registrations)?;
-        registration
-            .password
-            .check_for(&registration.email, &self.settings.issuer, "/password")?;
-        // A hash is expensive, so a taken address is refused before one is computed. The unique index decides in any case.
-        if store::find_credentials(self.db.read(), &registration.email.lower())
-            .await?
-            .is_some()
-        {
-            return Err(store::email_taken());
-        }
-        let slot = self.hasher.slot(Work::Registration, address).await?;
-        let hash = slot.hash(registration.password.secret()).await?;
-        drop(slot);
-        let now = self.clock.now();
-        let user = User::register(
-            self.ids.new_id(),
-            registration.email,
-            registration.name,
-            vec![Role::Customer],
-            now,
-        );
-        let context = (call.clone(), user.clone(), hash);
-        self.db
-            .write(context, |tx, (call, user, hash)| async move {
-                store::insert_user(tx.conn(), &user, &hash).await?;
-                outbox::append(&tx, &call, &subject(user.id), &user_registered(&user))
-                    .await
-                    .map(drop)
-            })
-            .await?;
-        Ok(user)
-    }
-
     /// # Errors
     /// `not_found`, also for a user whom `actor` may not see.
     pub async fn load_visible(&self, actor: &Actor, id: Uuid) -> Result<User, Fault> {
@@ -168,6 +133,14 @@ impl Users for Service {
         self.list_ended(request.since_ms.map(Timestamp::from_ms), MAX_ENDED_LISTED)
             .await
     }
+
+    async fn prepare_account_mail(
+        &self,
+        call: &Call,
+        request: PrepareAccountMail,
+    ) -> Result<PreparedAccountMail, Fault> {
+        self.prepare_mail(call, request).await
+    }
 }
 
 /// The subject of a user's events.
@@ -175,8 +148,10 @@ pub(crate) fn subject(id: Uuid) -> String {
     format!("user/{id}")
 }
 
-pub(crate) fn user_registered(user: &User) -> UserRegistered {
+/// `unverified` if the user must verify their address before they log in.
+pub(crate) fn user_registered(user: &User, unverified: bool) -> UserRegistered {
     UserRegistered {
+        unverified,
         user_id: user.id.to_string(),
         name: user.name.as_str().to_owned(),
     }
@@ -184,15 +159,6 @@ pub(crate) fn user_registered(user: &User) -> UserRegistered {
 
 fn role_names(roles: &[Role]) -> Vec<String> {
     roles.iter().map(|role| (*role).into()).collect()
-}
-
-fn too_many_registrations(limited: Fault) -> Fault {
-    let detail = "Too many registrations from this network address. Wait before you try again.";
-    let fault = Fault::new(FaultKind::TooMany, "too_many_registrations", detail);
-    match limited.retry_after {
-        Some(wait) => fault.retry_after(wait),
-        None => fault,
-    }
 }
 
 fn check_version(user: &User, expected: Option<i64>) -> Result<(), Fault> {

@@ -23,7 +23,7 @@ const ENDED_SLACK: Duration = Duration::from_secs(60);
 
 /// The outcome of the transaction of a refresh.
 enum Exchange {
-    Rotated { user: User, session: Session },
+    Rotated { user: Box<User>, session: Session },
     AlreadyRefreshed,
     Reused { user_id: Uuid },
     Invalid,
@@ -45,7 +45,7 @@ impl Service {
     /// An unknown email address is handled like a known one, including the hash, so that neither the response nor its time reveals which are known.
     ///
     /// # Errors
-    /// `invalid_credentials`; `account_disabled`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
+    /// `invalid_credentials`; `account_disabled`; `email_not_verified`; `too_many_failed_logins`; `unavailable` if too many requests wait for a password hash.
     pub async fn log_in(&self, email: &str, password: &SecretString, address: &str) -> Result<Tokens, Fault> {
         let attempt = LoginAttempt::new(self.ids.new_id(), email, address, self.clock.now());
         // Checked before a slot is acquired, so that a flood of throttled attempts does not fill the queue.
@@ -112,6 +112,7 @@ impl Service {
                         let Some(user) = store::find_user(tx.conn(), session.user_id).await? else {
                             return Ok(Exchange::Invalid);
                         };
+                        let user = Box::new(user);
                         Ok(Exchange::Rotated { user, session })
                     }
                 }
@@ -208,7 +209,7 @@ impl Service {
         })
     }
 
-    /// Deletes expired refresh tokens, the sessions that have none left, and the addresses without a log-in for long. What a failure leaves is
+    /// Deletes expired refresh tokens, the sessions that have none left, the addresses without a log-in for long, and expired mails. What a failure leaves is
     /// deleted the next time.
     pub async fn delete_expired(&self) {
         let now = self.clock.now();
@@ -216,13 +217,14 @@ impl Service {
         loop {
             let deleted = self.db.write((), move |tx, ()| async move {
                 let addresses = store::delete_old_addresses(tx.conn(), known_since, store::CLEANUP_BATCH).await?;
-                Ok(addresses + store::delete_expired(tx.conn(), now).await?)
+                let mails = store::delete_old_mails(tx.conn(), now, store::CLEANUP_BATCH).await?;
+                Ok(addresses + mails + store::delete_expired(tx.conn(), now).await?)
             });
             match deleted.await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(fault) => {
-                    tracing::warn!(%fault, "expired sessions and addresses could not be deleted");
+                    tracing::warn!(%fault, "expired sessions, addresses and mails could not be deleted");
                     return;
                 }
             }
@@ -275,6 +277,7 @@ impl Service {
         let expires_at = now.plus(self.settings.refresh_token_lifetime()).min(ends_at);
         let token = RefreshToken::issue(&secret, session.id, now, expires_at);
         let context = (session.clone(), token, verified, attempt.clone());
+        let verify_email = self.settings.verify_email;
         let user = self
             .db
             .write(context, move |tx, (session, token, verified, attempt)| async move {
@@ -288,6 +291,10 @@ impl Service {
                         "account_disabled",
                         "This account is disabled. Ask the shop's operators.",
                     ));
+                }
+                if verify_email && user.email_verified_at.is_none() {
+                    let detail = "Verify your email address first, with the token in the mail to it. POST /api/v1/users/email-verification-requests sends another one.";
+                    return Err(Fault::new(FaultKind::Forbidden, "email_not_verified", detail));
                 }
                 store::delete_failure(tx.conn(), attempt.id).await?;
                 store::remember_address(tx.conn(), &attempt).await?;

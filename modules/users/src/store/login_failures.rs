@@ -110,6 +110,12 @@ pub async fn delete_failure(conn: &impl ConnectionTrait, id: Uuid) -> Result<(),
         .map_err(banyan_durable::fault)
 }
 
+/// Uncounts all failures of an account.
+pub async fn forget_failures(conn: &impl ConnectionTrait, account: &str) -> Result<(), Fault> {
+    let failures = login_failure::Entity::delete_many().filter(login_failure::Column::Account.eq(account));
+    failures.exec(conn).await.map(drop).map_err(banyan_durable::fault)
+}
+
 /// Stores that the account logged in from the address of the attempt. Of the account's addresses the latest [`throttle::MAX_KNOWN`] are kept.
 pub async fn remember_address(conn: &impl ConnectionTrait, attempt: &LoginAttempt) -> Result<(), Fault> {
     use known_address::{Column, Entity};

@@ -58,8 +58,20 @@ impl Shop {
         Shop::open_at(db, Arc::new(SystemClock)).await
     }
 
+    /// A shop in which users verify their address before they log in.
+    pub async fn open_verifying(db: Db) -> Self {
+        let settings = Settings {
+            verify_email: true,
+            ..settings()
+        };
+        Shop::open_with(db, Arc::new(SystemClock), settings).await
+    }
+
     pub async fn open_at(db: Db, clock: Arc<dyn Clock>) -> Self {
-        let settings = settings();
+        Shop::open_with(db, clock, settings()).await
+    }
+
+    async fn open_with(db: Db, clock: Arc<dyn Clock>, settings: Settings) -> Self {
         let (issuer, audience) = (settings.issuer.clone(), settings.audience.clone());
         let needs = Needs {
             db,

@@ -54,7 +54,8 @@ impl Way {
             }
             Way::Password => {
                 let (current, new) = (SecretString::from(PASSWORD), Password::parse("a new password").unwrap());
-                let changed = service.change_password(user.id, None, &current, &new, CLIENT_ADDRESS);
+                let call = Call::default();
+                let changed = service.change_password(&call, (user.id, None), &current, &new, CLIENT_ADDRESS);
                 changed.await.unwrap();
             }
             Way::Disabled => {

@@ -162,7 +162,7 @@ async fn guesses_with_a_stolen_access_token_count_as_log_ins_and_do_not_keep_the
             async move {
                 let service = &shop.service;
                 service
-                    .change_password(ada.id, Some(session), &current, new, address)
+                    .change_password(&Call::default(), (ada.id, Some(session)), &current, new, address)
                     .await
             }
         };
@@ -187,7 +187,10 @@ async fn an_address_where_the_old_password_was_used_is_not_known_after_its_chang
         let tokens = shop.log_in_from(HOME, "ada@example.com", PASSWORD).await.unwrap();
         let (session, new) = (claims(&tokens).sid, Password::parse("a new password").unwrap());
         let old = SecretString::from(PASSWORD);
-        let change = shop.service.change_password(ada.id, Some(session), &old, &new, HOME);
+        let call = Call::default();
+        let change = shop
+            .service
+            .change_password(&call, (ada.id, Some(session)), &old, &new, HOME);
         change.await.unwrap();
         for n in 0..6 {
             for _ in 0..10 {

@@ -1,5 +1,6 @@
 //! The service on both databases.
 
+mod account_mails;
 mod accounts;
 mod ended_sessions;
 mod keys;
@@ -16,7 +17,7 @@ use secrecy::SecretString;
 use shared_kernel::Role;
 use uuid::Uuid;
 
-use super::{Service, subject};
+use super::{Registered, Service, subject};
 use crate::{
     Needs, Settings, build,
     email::EmailAddress,
@@ -70,10 +71,14 @@ impl Shop {
     }
 
     async fn register(&self, email: &str) -> User {
-        self.service
+        let registered = self
+            .service
             .register(&Call::default(), registration(email), CLIENT_ADDRESS)
-            .await
-            .unwrap()
+            .await;
+        match registered.unwrap() {
+            Registered::User(user) => *user,
+            Registered::Mail => panic!("addresses are verified"),
+        }
     }
 
     /// Creates an operator; returns their id and a call with a token of theirs.

@@ -1,6 +1,6 @@
 //! Changes of passwords.
 
-use banyan_core::FaultKind;
+use banyan_core::{Call, FaultKind};
 use banyan_durable_testing::on_both;
 use secrecy::SecretString;
 
@@ -13,7 +13,7 @@ async fn change(shop: &Shop, user: &User, tokens: &Tokens, current: &str) -> Res
     let (current, new) = (SecretString::from(current), Password::parse(NEW).unwrap());
     let session = Some(claims(tokens).sid);
     shop.service
-        .change_password(user.id, session, &current, &new, CLIENT_ADDRESS)
+        .change_password(&Call::default(), (user.id, session), &current, &new, CLIENT_ADDRESS)
         .await
 }
 
