@@ -2,6 +2,7 @@
 //!
 //! One binary, so that it links once. `cargo test -p tests -- scenarios` runs a part.
 
+mod accounts;
 mod architecture;
 mod auditor;
 mod authorisation;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
     let trials = [
+        accounts::trials(),
         architecture::trials(),
         auditor::trials(),
         scenarios::trials(),
