@@ -21,5 +21,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0004_payments_books",
             up: include_str!("../migrations/m0004_books.sql"),
         },
+        Migration {
+            name: "m0005_payments_actors",
+            up: include_str!("../migrations/m0005_actors.sql"),
+        },
     ],
 };

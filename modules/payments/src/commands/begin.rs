@@ -116,7 +116,10 @@ pub async fn void(db: &Db, call: &Call, request: CommandRequest, undoes: Uuid, o
         let (reason, comment) = (request.reason.as_deref(), request.comment.as_deref());
         audit_operator(&tx, &call.actor, "void", &target, reason, comment).await?;
         let Some(payment_id) = undone.payment_id else {
-            let command = without_payment(&tx, request.id, Kind::Void, request.fingerprint, order_id);
+            let command = MoneyCommand {
+                actor: Some(call.actor.label()),
+                ..without_payment(&tx, request.id, Kind::Void, request.fingerprint, order_id)
+            };
             return complete(&tx, command, Outcome::Accepted).await;
         };
         let payment = store::load(tx.conn(), payment_id).await?;
@@ -323,6 +326,7 @@ fn without_payment(tx: &Tx, id: Uuid, kind: Kind, fingerprint: String, order_id:
             amount: 0,
             currency: String::new(),
         },
+        actor: None,
         reason: None,
         state: CommandState::Started,
         trace: None,

@@ -70,6 +70,8 @@ pub struct MoneyCommand {
     pub payment_id: Option<Uuid>,
     pub order_id: Uuid,
     pub amount: Money,
+    /// Who gave it, as [`Actor::label`](banyan_core::Actor::label); it is for the payment's user. Absent in commands of earlier versions, and in tombstones.
+    pub actor: Option<String>,
     pub reason: Option<String>,
     pub state: CommandState,
     /// The trace of the caller, so that events published later belong to it.
@@ -94,6 +96,7 @@ impl MoneyCommand {
             payment_id: Some(payment.id),
             order_id: payment.order_id,
             amount: payment.amount.with_amount(amount),
+            actor: Some(call.actor.label()),
             reason: request.reason.clone(),
             state: CommandState::Started,
             trace: call.trace.as_ref().map(ToString::to_string),

@@ -113,6 +113,7 @@ mod tests {
         for tables in [
             include_str!("../../migrations/m0001_money.sql"),
             include_str!("../../migrations/m0002_open_commands.sql"),
+            include_str!("../../migrations/m0005_actors.sql"),
         ] {
             db.execute_unprepared(tables).await.unwrap();
         }

@@ -360,6 +360,11 @@ mod tests {
             DENIED,
             "its process contains orders"
         );
+        assert_eq!(
+            by(&["notifications"], orders.clone()).await,
+            DENIED,
+            "another's name, also of a module that may call itself"
+        );
         assert_eq!(by(&[], orders.clone()).await, DENIED, "a certificate without names");
         assert_eq!(by(&["orders.evil.example"], orders).await, DENIED);
     }
@@ -414,7 +419,34 @@ mod tests {
 
     #[test]
     fn a_command_is_known_by_its_id() {
-        let set = super::super::reflection::descriptors(&[]).unwrap();
-        assert!(commands(SERVICE, &set).is_empty());
+        use prost_types::{
+            DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto,
+        };
+        let message = |name: &str, field: &str| DescriptorProto {
+            name: Some(name.to_owned()),
+            field: vec![FieldDescriptorProto {
+                name: Some(field.to_owned()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let method = |name: &str, input: &str| MethodDescriptorProto {
+            name: Some(name.to_owned()),
+            input_type: Some(format!(".shop.v1.{input}")),
+            ..Default::default()
+        };
+        let file = FileDescriptorProto {
+            package: Some("shop.v1".to_owned()),
+            message_type: vec![message("RefundOrder", "command_id"), message("FindOrder", "order_id")],
+            service: vec![ServiceDescriptorProto {
+                name: Some("Orders".to_owned()),
+                method: vec![method("Refund", "RefundOrder"), method("Find", "FindOrder")],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let set = FileDescriptorSet { file: vec![file] };
+        assert_eq!(commands("shop.v1.Orders", &set), HashSet::from(["Refund".to_owned()]));
+        assert!(commands("shop.v1.Payments", &set).is_empty());
     }
 }

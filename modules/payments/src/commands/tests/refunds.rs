@@ -9,7 +9,10 @@ use shared_kernel::Role;
 use uuid::Uuid;
 
 use super::{Failure, Order, Shop, euros, on_both, on_postgres, orders};
-use crate::commands::{CommandRequest, CommandState, Kind, Outcome};
+use crate::{
+    commands::{CommandRequest, CommandState, Kind, Outcome},
+    store,
+};
 
 fn staff() -> Call {
     Call::by(Actor::user(Uuid::from_u128(9), [Role::Staff]))
@@ -77,6 +80,34 @@ async fn concurrent_refunds_in_two_instances_never_exceed_what_was_captured() {
         for shop in shops {
             Arc::into_inner(shop).unwrap().crash().await;
         }
+    })
+    .await;
+}
+
+/// With the amount, the times and the payment's user the row of a command is its audit row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_money_command_is_stored_with_who_gave_it() {
+    on_both(|home| async move {
+        let shop = home.open().await;
+        let order = captured(&shop).await;
+        let refunded = Uuid::new_v4();
+        assert_eq!(
+            refund_with_id(&order, &shop, Some(3_000), refunded).await,
+            "refunded 3000"
+        );
+        let stored = |id: Uuid| {
+            let db = shop.service.db.clone();
+            async move {
+                let command = store::find_command(db.read(), id).await.unwrap().unwrap();
+                (command.actor.unwrap_or_default(), command.amount.amount)
+            }
+        };
+        for step in ["authorise", "capture"] {
+            let id = order.command(step).parse().unwrap();
+            assert_eq!(stored(id).await, ("module:orders".to_owned(), 10_000), "{step}");
+        }
+        assert_eq!(stored(refunded).await, (staff().actor.label(), 3_000));
+        shop.crash().await;
     })
     .await;
 }
