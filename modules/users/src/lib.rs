@@ -15,6 +15,7 @@ mod operators;
 mod password;
 mod person_name;
 mod schema;
+mod security;
 mod seed;
 mod service;
 mod session;

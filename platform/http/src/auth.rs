@@ -6,11 +6,11 @@
 use std::{marker::PhantomData, rc::Rc};
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header, web::Data};
-use banyan_core::{AccessToken, Actor, Call, Fault, FaultKind, OPERATOR, RequiredRole};
+use banyan_core::{AccessToken, Actor, Call, Fault, FaultKind, OPERATOR, RequiredRole, SECURITY};
 use futures::future::{FutureExt, LocalBoxFuture};
 use uuid::Uuid;
 
-use crate::{Problem, Verifier, request};
+use crate::{Problem, Verifier, client_address, request};
 
 /// Any caller, with or without a token; an invalid token is refused.
 #[derive(Clone, Debug)]
@@ -114,11 +114,17 @@ async fn user(request: &HttpRequest, role: Option<&str>) -> Result<Call, Fault> 
     }
     check_is_user(&actor)?;
     match role {
-        Some(role) if !actor.has_role(role) => Err(Fault::new(
-            FaultKind::Forbidden,
-            "insufficient_role",
-            format!("This needs the role {}.", role),
-        )),
+        Some(role) if !actor.has_role(role) => {
+            let user = actor.user_id().map(|id| id.to_string());
+            let (method, path) = (request.method().as_str(), request.path());
+            let address = client_address(request);
+            tracing::warn!(target: SECURITY, event = "access_refused", user, address, reason = role, method, path, "a role was missing");
+            Err(Fault::new(
+                FaultKind::Forbidden,
+                "insufficient_role",
+                format!("This needs the role {}.", role),
+            ))
+        }
         _ => Ok(call(actor, request)),
     }
 }

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    security,
     service::Service,
     session::{OpenSession, Tokens},
 };
@@ -98,7 +99,9 @@ pub(super) async fn refresh_session(
 )]
 #[delete("/sessions/current")]
 pub(super) async fn log_out(token: Token, service: Data<Service>) -> Result<StoredResponse, Problem> {
+    let user = token.0.sub;
     service.log_out(token.0.sid).await?;
+    security::event("session_ended", user, &format!("user:{user}"), "", "logged_out");
     Ok(StoredResponse::no_content())
 }
 

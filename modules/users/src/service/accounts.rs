@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Service, role_names, subject};
 use crate::{
+    security,
     session::{OpenSession, RevokedReason},
     store,
     user::User,
@@ -26,24 +27,27 @@ impl Service {
         roles: Vec<Role>,
     ) -> Result<User, Fault> {
         let now = self.clock.now();
-        self.db
-            .write(
-                (call.clone(), version, roles),
-                move |tx, (call, version, roles)| async move {
-                    let user = admit(&tx, &call.actor, id).await?;
-                    version.check(&etag(&user))?;
-                    let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
-                        return Ok(user);
-                    };
-                    store::update_user(tx.conn(), &changed).await?;
-                    store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::RolesChanged, now).await?;
-                    let (before, after) = (role_names(&user.roles).join(","), role_names(&changed.roles).join(","));
-                    let change = format!("{before} -> {after}");
-                    banyan_durable::audit(&tx, &call.actor, "change_roles", &subject(id), &change, None).await?;
-                    Ok(changed)
-                },
-            )
-            .await
+        let changing = self.db.write(
+            (call.clone(), version, roles),
+            move |tx, (call, version, roles)| async move {
+                let user = admit(&tx, &call.actor, id).await?;
+                version.check(&etag(&user))?;
+                let Some(changed) = user.with_roles(&roles, &call.actor, now)? else {
+                    return Ok((user, None));
+                };
+                store::update_user(tx.conn(), &changed).await?;
+                store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::RolesChanged, now).await?;
+                let (before, after) = (role_names(&user.roles).join(","), role_names(&changed.roles).join(","));
+                let change = format!("{before} -> {after}");
+                banyan_durable::audit(&tx, &call.actor, "change_roles", &subject(id), &change, None).await?;
+                Ok((changed, Some(change)))
+            },
+        );
+        let (user, change) = changing.await?;
+        if let Some(change) = change {
+            security::event("roles_changed", id, &call.actor.label(), "", &change);
+        }
+        Ok(user)
     }
 
     /// Disables an account and ends its sessions: its user cannot log in until it is enabled.
@@ -52,23 +56,28 @@ impl Service {
     /// `insufficient_role` if the caller is not an operator any more; `not_found`; `precondition_failed`; `own_account`.
     pub async fn disable(&self, call: &Call, (id, version): (Uuid, IfMatch), why: Reason) -> Result<User, Fault> {
         let now = self.clock.now();
-        self.db
+        let (user, reason) = self
+            .db
             .write(
                 (call.clone(), version, why),
                 move |tx, (call, version, why)| async move {
                     let user = admit(&tx, &call.actor, id).await?;
                     version.check(&etag(&user))?;
                     let Some(changed) = user.disable(&call.actor, now)? else {
-                        return Ok(user);
+                        return Ok((user, None));
                     };
                     store::update_user(tx.conn(), &changed).await?;
                     store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::AccountDisabled, now).await?;
                     store::expire_tokens(tx.conn(), id, now).await?;
                     audit(&tx, &call.actor, "disable_account", id, &why).await?;
-                    Ok(changed)
+                    Ok((changed, Some(why.reason)))
                 },
             )
-            .await
+            .await?;
+        if let Some(reason) = reason {
+            security::event("account_disabled", id, &call.actor.label(), "", &reason);
+        }
+        Ok(user)
     }
 
     /// Enables a disabled account.
@@ -77,21 +86,26 @@ impl Service {
     /// `insufficient_role` if the caller is not an operator any more; `not_found`.
     pub async fn enable(&self, call: &Call, (id, version): (Uuid, IfMatch), why: Reason) -> Result<User, Fault> {
         let now = self.clock.now();
-        self.db
+        let (user, reason) = self
+            .db
             .write(
                 (call.clone(), version, why),
                 move |tx, (call, version, why)| async move {
                     let user = admit(&tx, &call.actor, id).await?;
                     version.check(&etag(&user))?;
                     let Some(changed) = user.enable(now) else {
-                        return Ok(user);
+                        return Ok((user, None));
                     };
                     store::update_user(tx.conn(), &changed).await?;
                     audit(&tx, &call.actor, "enable_account", id, &why).await?;
-                    Ok(changed)
+                    Ok((changed, Some(why.reason)))
                 },
             )
-            .await
+            .await?;
+        if let Some(reason) = reason {
+            security::event("account_enabled", id, &call.actor.label(), "", &reason);
+        }
+        Ok(user)
     }
 
     /// The open sessions of any user.
@@ -123,7 +137,9 @@ impl Service {
                 store::revoke_sessions_of(tx.conn(), id, None, RevokedReason::EndedByOperator, now).await?;
                 banyan_durable::audit(&tx, &call.actor, "end_sessions", &subject(id), "all", None).await
             })
-            .await
+            .await?;
+        security::event("session_ended", id, &call.actor.label(), "", "ended_by_operator");
+        Ok(())
     }
 
     /// Ends one session of any user.
@@ -142,7 +158,9 @@ impl Service {
                 let which = format!("session {session_id}");
                 banyan_durable::audit(&tx, &call.actor, "end_sessions", &subject(id), &which, None).await
             })
-            .await
+            .await?;
+        security::event("session_ended", id, &call.actor.label(), "", "ended_by_operator");
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     account_mail::{Kind, too_many_mails},
     email::EmailAddress,
+    security,
     session::{self, RevokedReason},
     store, throttle,
     user::User,
@@ -81,15 +82,16 @@ impl Service {
         let accepts = |kind| matches!(kind, Kind::EmailVerification | Kind::EmailChange);
         let now = self.clock.now();
         let context = (call.clone(), session::hash_of(token));
-        self.db
+        let (event, user_id) = self
+            .db
             .write(context, move |tx, (call, token)| async move {
                 let redeemed = redeem(&tx, &token, accepts, now).await?;
                 let (mail, user) = (redeemed.mail, redeemed.user);
                 if mail.kind == Kind::EmailVerification {
-                    return match user.verify_email(now) {
-                        Some(verified) => store::update_user(tx.conn(), &verified).await,
-                        None => Ok(()),
-                    };
+                    if let Some(verified) = user.verify_email(now) {
+                        store::update_user(tx.conn(), &verified).await?;
+                    }
+                    return Ok(("email_verified", user.id));
                 }
                 let changed = user.with_email(EmailAddress::parse(&mail.address)?, now);
                 store::update_user(tx.conn(), &changed).await?;
@@ -98,8 +100,11 @@ impl Service {
                 store::revoke_sessions_of(tx.conn(), user.id, None, RevokedReason::EmailChanged, now).await?;
                 queue(&tx, &call, (Kind::EmailChanged, &user, user.email.as_str()), now).await?;
                 let actor = Actor::user(user.id, Vec::<String>::new());
-                banyan_durable::audit(&tx, &actor, "change_email", &subject(user.id), "by mail", None).await
+                banyan_durable::audit(&tx, &actor, "change_email", &subject(user.id), "by mail", None).await?;
+                Ok(("email_changed", user.id))
             })
-            .await
+            .await?;
+        security::event(event, user_id, "", "", "by mail");
+        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     fair_queue::Work,
     hasher::Slot,
     password::Password,
+    security,
     session::{self, RevokedReason},
     store,
     throttle::{self, LoginAttempt},
@@ -62,7 +63,7 @@ impl Service {
                 store::revoke_sessions_of(tx.conn(), user_id, session_id, RevokedReason::PasswordChanged, now).await
             })
             .await?;
-        tracing::info!(user = %subject(user_id), %address, "a password was changed by its user; their other sessions are ended");
+        security::event("password_changed", user_id, &call.actor.label(), address, "");
         Ok(())
     }
 
@@ -81,10 +82,12 @@ impl Service {
         let (user, hash) = store::load_credentials(self.db.read(), user_id).await?;
         let now = self.clock.now();
         let attempt = LoginAttempt::new(self.ids.new_id(), user.email.as_str(), address, now);
-        self.check_limits(&attempt).await?;
+        let refused = |fault: &Fault| security::password_refused(user_id, address, &fault.code);
+        self.check_limits(&attempt).await.inspect_err(refused)?;
         let slot = self.hasher.slot(Work::LogIn, address).await?;
-        self.count_as_failed(&attempt).await?;
+        self.count_as_failed(&attempt).await.inspect_err(refused)?;
         if !slot.verify(current, &hash).await? {
+            security::password_refused(user_id, address, "wrong_password");
             return Err(wrong_password());
         }
         Ok(Confirmed { hash, attempt, slot })
@@ -139,7 +142,7 @@ impl Service {
                 banyan_durable::audit(&tx, &actor, "reset_password", &subject(user.id), "by mail", None).await
             })
             .await?;
-        tracing::info!(user = %subject(user_id), %address, "a password was reset by mail; its user's sessions are ended");
+        security::event("password_reset", user_id, "", address, "by mail");
         Ok(())
     }
 
@@ -161,7 +164,9 @@ impl Service {
                 let how = "on the command line";
                 banyan_durable::audit(&tx, &actor, "reset_password", &subject(user_id), how, None).await
             })
-            .await
+            .await?;
+        security::event("password_reset", user_id, "module:users", "", "on the command line");
+        Ok(())
     }
 }
 

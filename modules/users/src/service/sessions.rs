@@ -12,6 +12,7 @@ use super::{Service, role_names};
 use crate::{
     fair_queue::Work,
     hasher::Slot,
+    security,
     session::{self, OpenSession, RefreshToken, RevokedReason, Session, Tokens, Verdict},
     store,
     throttle::{self, Limits, LoginAttempt},
@@ -49,14 +50,18 @@ impl Service {
     pub async fn log_in(&self, email: &str, password: &SecretString, address: &str) -> Result<Tokens, Fault> {
         let attempt = LoginAttempt::new(self.ids.new_id(), email, address, self.clock.now());
         // Checked before a slot is acquired, so that a flood of throttled attempts does not fill the queue.
-        self.check_limits(&attempt).await?;
+        let refused = |fault: &Fault| security::log_in_failed(None, address, &fault.code);
+        self.check_limits(&attempt).await.inspect_err(refused)?;
         let slot = self.hasher.slot(Work::LogIn, address).await?;
-        self.count_as_failed(&attempt).await?;
+        self.count_as_failed(&attempt).await.inspect_err(refused)?;
         let found = store::find_credentials(self.db.read(), &email.to_ascii_lowercase()).await?;
         let hash = found.as_ref().map_or(self.hasher.dummy_hash(), |(_, hash)| hash);
         let matches = slot.verify(password, hash).await?;
+        let known = found.as_ref().map(|(user, _)| user.id);
         let Some((user, hash)) = found.filter(|_| matches) else {
             count_login("refused");
+            let reason = known.map_or("unknown_account", |_| "wrong_password");
+            security::log_in_failed(known, address, reason);
             return Err(invalid_credentials());
         };
         let new_hash = self.renewed_hash(&slot, password, &hash).await?;
@@ -66,8 +71,10 @@ impl Service {
             hash,
             new_hash,
         };
-        let tokens = self.open_session(verified, &attempt).await?;
+        let opened = self.open_session(verified, &attempt).await;
+        let tokens = opened.inspect_err(|fault| security::log_in_failed(known, address, &fault.code))?;
         count_login("opened");
+        security::event("log_in", user.id, &format!("user:{}", user.id), address, "");
         Ok(tokens)
     }
 
@@ -127,7 +134,7 @@ impl Service {
             )),
             Exchange::Reused { user_id } => {
                 metrics::counter!("users_refresh_tokens_reused_total").increment(1);
-                tracing::warn!(%user_id, "a refresh token was used twice; its session is revoked");
+                security::event("session_ended", user_id, "", "", "refresh_token_reused");
                 Err(invalid_refresh_token())
             }
         }
@@ -180,6 +187,13 @@ impl Service {
             store::revoke_session_of(tx.conn(), user_id, id, RevokedReason::EndedByUser, now).await
         });
         if ended.await? {
+            security::event(
+                "session_ended",
+                user_id,
+                &format!("user:{user_id}"),
+                "",
+                "ended_by_user",
+            );
             Ok(())
         } else {
             Err(Fault::not_found("session"))
