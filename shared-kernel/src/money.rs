@@ -55,6 +55,10 @@ impl ToSchema for Money {
 pub enum MoneyError {
     #[error("{0} is not an ISO 4217 currency code")]
     UnknownCurrency(String),
+    #[error("{0} is a metal, a fund or a unit of account, in which nobody pays a price")]
+    NotOfPrices(String),
+    #[error("{0} has been withdrawn; its successor is {1}")]
+    Withdrawn(String, String),
     #[error("{0} and {1} cannot be added")]
     MixedCurrencies(String, String),
     #[error("the amount is too large")]
@@ -73,6 +77,24 @@ impl Money {
             amount,
             currency: known.code().to_owned(),
         })
+    }
+
+    /// A price to be: in a currency in which people pay today. What was stored while a currency was valid is read by [`Money::new`].
+    ///
+    /// # Errors
+    /// As [`Money::new`]; `NotOfPrices` for codes of metals, funds and tests, `Withdrawn` for a currency that has been replaced.
+    pub fn price(amount: i64, currency: &str) -> Result<Self, MoneyError> {
+        let price = Money::new(amount, currency)?;
+        match Currency::from_code(currency) {
+            Some(known) if known.is_special() || known.is_fund() => Err(MoneyError::NotOfPrices(price.currency)),
+            // ISO 4217 lists the bolivar under both codes: VED came beside VES, and did not replace it.
+            Some(Currency::VES) => Ok(price),
+            Some(known) => match known.is_superseded() {
+                Some(successor) => Err(MoneyError::Withdrawn(price.currency, successor.code().to_owned())),
+                None => Ok(price),
+            },
+            None => Ok(price),
+        }
     }
 
     /// The same currency, another amount.
@@ -169,6 +191,42 @@ mod tests {
         assert!(Money::new(1, "EUR").is_ok());
         assert!(Money::new(1, "eur").is_err());
         assert!(Money::new(1, "QQQ").is_err());
+    }
+
+    #[test]
+    fn prices_are_in_currencies_in_which_people_pay() {
+        for current in ["EUR", "JPY", "XAF", "XCD", "XOF", "XPF", "VES", "VED", "ZWG"] {
+            assert!(Money::price(1, current).is_ok(), "{current}");
+        }
+        for unpaid in [
+            "XXX", "XTS", "XAU", "XAG", "XPT", "XPD", "XDR", "XSU", "XUA", "XBA", "CLF", "USN", "CHE",
+        ] {
+            assert_eq!(
+                Money::price(1, unpaid),
+                Err(MoneyError::NotOfPrices(unpaid.to_owned())),
+                "{unpaid}"
+            );
+        }
+        for (withdrawn, successor) in [
+            ("HRK", "EUR"),
+            ("BGN", "EUR"),
+            ("SLL", "SLE"),
+            ("ZWL", "ZWG"),
+            ("CUC", "CUP"),
+        ] {
+            let expected = MoneyError::Withdrawn(withdrawn.to_owned(), successor.to_owned());
+            assert_eq!(Money::price(1, withdrawn), Err(expected));
+            assert!(
+                Money::new(1, withdrawn).is_ok(),
+                "what was stored in {withdrawn} is read"
+            );
+        }
+        for unknown in ["QQQ", "eur", "DEM", "ANG"] {
+            assert_eq!(
+                Money::price(1, unknown),
+                Err(MoneyError::UnknownCurrency(unknown.to_owned()))
+            );
+        }
     }
 
     #[test]

@@ -139,11 +139,11 @@ impl ProductChange {
 }
 
 fn check_price(price: Money) -> Result<Money, Fault> {
-    match Money::new(price.amount, &price.currency) {
+    match Money::price(price.amount, &price.currency) {
         Ok(price) => Ok(price),
-        Err(error @ MoneyError::UnknownCurrency(_)) => {
+        Err(error @ (MoneyError::UnknownCurrency(_) | MoneyError::NotOfPrices(_) | MoneyError::Withdrawn(..))) => {
             Err(Fault::invalid("unknown_currency", format!("{error}."))
-                .at("/price/currency", "must be an ISO 4217 code"))
+                .at("/price/currency", "must be the ISO 4217 code of a currency in use"))
         }
         Err(error) => Err(Fault::invalid("invalid_price", format!("{error}.")).at("/price", "is not a valid amount")),
     }
@@ -239,6 +239,29 @@ mod tests {
             (fault.code.as_str(), fault.errors[0].pointer.as_str()),
             ("unknown_currency", "/price/currency")
         );
+    }
+
+    #[test]
+    fn a_product_keeps_the_price_of_a_currency_that_was_withdrawn_since() {
+        let old = Product {
+            price: Money::new(4900, "HRK").unwrap(),
+            ..fig()
+        };
+        let renamed = ProductChange {
+            name: Some("Fig".to_owned()),
+            ..ProductChange::default()
+        };
+        assert_eq!(renamed.apply(&old).unwrap().0.price, old.price);
+        let repriced = ProductChange {
+            price: Some(old.price.with_amount(1)),
+            ..ProductChange::default()
+        };
+        let fault = repriced.apply(&old).unwrap_err();
+        assert_eq!(
+            (fault.code.as_str(), fault.errors[0].pointer.as_str()),
+            ("unknown_currency", "/price/currency")
+        );
+        assert!(fault.detail.contains("EUR"), "{}", fault.detail);
     }
 
     #[test]

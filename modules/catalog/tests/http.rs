@@ -272,6 +272,14 @@ async fn bodies_are_checked() {
                 with("price", json!({ "amount": 1, "currency": "QQQ" })),
                 "unknown_currency",
             ),
+            (
+                with("price", json!({ "amount": 1, "currency": "XXX" })),
+                "unknown_currency",
+            ),
+            (
+                with("price", json!({ "amount": 1, "currency": "HRK" })),
+                "unknown_currency",
+            ),
             (with("colour", json!("green")), "invalid_body"),
             (with("active", json!(false)), "invalid_body"),
         ] {
