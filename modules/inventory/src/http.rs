@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web::Data};
 use banyan_core::Fault;
-use banyan_http::{Anyone, Body, HasRole, IfMatch, KnownProblem, Path, Problem, RequiredKey, Routes};
+use banyan_http::{
+    Anyone, Body, HasRole, IfMatch, KnownProblem, Listed, PageQuery, Path, Problem, Query, RequiredKey, Routes,
+};
 use serde::{Deserialize, Serialize};
 use shared_kernel::{Sku, Staff};
 use utoipa::{
@@ -21,6 +23,7 @@ pub fn routes(service: Arc<Service>) -> Routes {
     Routes::new(move |config| {
         config
             .app_data(Data::from(service.clone()))
+            .service(list_stock)
             .service(show_stock)
             .service(receive_stock)
             .service(adjust_stock);
@@ -137,6 +140,24 @@ impl PartialSchema for Difference {
 }
 
 impl ToSchema for Difference {}
+
+/// The stock of all products that were ever received, in the order of their skus.
+#[utoipa::path(
+    tag = "inventory",
+    params(PageQuery),
+    responses((status = 200, body = Listed<StockLevel>)),
+    security(("bearer" = []))
+)]
+#[get("/stock")]
+async fn list_stock(
+    _staff: HasRole<Staff>,
+    page: Query<PageQuery>,
+    service: Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let items = service.list_items(&page.request()).await?;
+    let levels = items.map(|item| StockLevel::from(&item));
+    Ok(banyan_http::ok(&Listed::from(levels)).into())
+}
 
 /// How many units of a product there are, and how many can still be ordered. 404 for a sku that was never received.
 #[utoipa::path(

@@ -1,11 +1,11 @@
 //! The tables of stock, reservations and the movement ledger, and the queries on them.
 
-use banyan_core::{Fault, Timestamp};
+use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QuerySelect,
-    Statement, TryInsertResult, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, Statement, TryInsertResult, Value,
     sea_query::{Alias, Expr, OnConflict},
 };
 use shared_kernel::Sku;
@@ -113,6 +113,25 @@ pub async fn find_item(conn: &impl ConnectionTrait, sku: &Sku) -> Result<Option<
         .await
         .map_err(fault)?;
     row.map(StockItem::try_from).transpose()
+}
+
+/// A page of the items, by sku: in the order of the primary key, whichever collation the database has.
+///
+/// # Errors
+/// `invalid_parameter` for a cursor of another list.
+pub async fn list_items(conn: &impl ConnectionTrait, page: &PageRequest) -> Result<Page<StockItem>, Fault> {
+    use stock_item::Column;
+    let mut list = stock_item::Entity::find()
+        .order_by_asc(Column::Sku)
+        .limit(page.fetch_limit());
+    if let Some(Cursor(last)) = &page.after {
+        let last = Sku::parse(last).map_err(|_| Cursor::invalid())?;
+        list = list.filter(Column::Sku.gt(last.as_str()));
+    }
+    let rows = list.all(conn).await.map_err(fault)?;
+    let items = rows.into_iter().map(StockItem::try_from);
+    let items = items.collect::<Result<Vec<_>, Fault>>()?;
+    Ok(page.page(items, |last| Cursor(last.sku.to_string())))
 }
 
 /// The item, locked until the transaction ends: its level does not change meanwhile.

@@ -102,6 +102,54 @@ async fn the_first_receipt_creates_the_item_and_anybody_sees_it() {
 }
 
 #[tokio::test]
+async fn staff_list_all_stock_page_by_page() {
+    on_both(inventory::SCHEMA, |db| async move {
+        let shop = Shop::open(db).await;
+        let path = "/api/v1/stock";
+        assert_eq!(shop.site.send(get(path)).await.status, 401);
+        let customer = shop.site.send_as(Uuid::from_u128(8), &[Role::Customer], get(path));
+        assert_eq!(customer.await.status, 403);
+        let empty = shop.as_staff(get(path)).await.json();
+        assert_eq!(empty, json!({ "items": [], "next_cursor": null }));
+        let skus: Vec<String> = (0..7).map(|number| format!("fig-{number}")).collect();
+        for sku in skus.iter().rev() {
+            shop.receive(sku, 3).await;
+        }
+        shop.reserve("fig-3", 2).await;
+        let (mut listed, mut cursor) = (Vec::new(), String::new());
+        for expected in [3, 3, 1] {
+            let page = shop.as_staff(get(&format!("{path}?limit=3{cursor}"))).await.json();
+            let items = page["items"].as_array().unwrap().clone();
+            assert_eq!(items.len(), expected);
+            listed.extend(items);
+            cursor = match page["next_cursor"].as_str() {
+                Some(next) => format!("&cursor={next}"),
+                None => String::new(),
+            };
+            // What comes in before the page that is read next does not move it.
+            shop.receive("aloe", 1).await;
+        }
+        assert_eq!(cursor, "", "the last page has no next one");
+        let order: Vec<&str> = listed.iter().map(|level| level["sku"].as_str().unwrap()).collect();
+        assert_eq!(order, skus);
+        assert_eq!(
+            listed[3],
+            json!({ "sku": "fig-3", "on_hand": 3, "reserved": 2, "available": 1 })
+        );
+        for (query, code) in [
+            ("limit=0", "invalid_parameter"),
+            ("limit=101", "invalid_parameter"),
+            // "17 fig", the cursor of a list that is sorted by time.
+            ("cursor=MTcgZmln", "invalid_parameter"),
+        ] {
+            let reply = shop.as_staff(get(&format!("{path}?{query}"))).await;
+            assert_eq!((reply.status, reply.code().as_str()), (400, code), "{query}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_level_that_has_changed_since_it_was_read_is_not_corrected() {
     on_both(inventory::SCHEMA, |db| async move {
         let shop = Shop::open(db).await;
@@ -280,6 +328,7 @@ async fn the_document_has_the_enforced_limits() {
         let paths = document["paths"].as_object().unwrap();
         assert!(
             paths.keys().eq([
+                "/api/v1/stock",
                 "/api/v1/stock/{sku}",
                 "/api/v1/stock/{sku}/adjustments",
                 "/api/v1/stock/{sku}/receipts"

@@ -125,6 +125,7 @@ pub const POLICIES: &[(&str, &str, Who)] = &[
     ("get", "/api/v1/products/{sku}", Anyone),
     ("post", "/api/v1/products", Staff),
     ("patch", "/api/v1/products/{sku}", Staff),
+    ("get", "/api/v1/stock", Staff),
     ("get", "/api/v1/stock/{sku}", Anyone),
     ("post", "/api/v1/stock/{sku}/receipts", Staff),
     ("post", "/api/v1/stock/{sku}/adjustments", Staff),

@@ -8,7 +8,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, parse_id};
+use banyan_core::{Actor, Call, Clock, Fault, FaultKind, Ids, Page, PageRequest, parse_id};
 use banyan_durable::{
     Command, Db, Memory, Outcome, Remembered, Tx, Versioned, audit_operator,
     outbox::{self, NewEvent},
@@ -86,6 +86,12 @@ impl Service {
 
     pub async fn find_item(&self, sku: &Sku) -> Result<Option<StockItem>, Fault> {
         store::find_item(self.db.read(), sku).await
+    }
+
+    /// # Errors
+    /// `invalid_parameter` for a cursor of another list.
+    pub async fn list_items(&self, page: &PageRequest) -> Result<Page<StockItem>, Fault> {
+        store::list_items(self.db.read(), page).await
     }
 
     /// Refuses a change of a level that is not the one which the client has read.
