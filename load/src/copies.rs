@@ -45,7 +45,7 @@ pub fn columns(database: Database, schema: &str) -> String {
                  or exists (select 1 from pragma_index_list(t.name) i join pragma_index_info(i.name) k
                             where i.origin = 'u' and k.name = c.name) as is_key
              from sqlite_schema t join pragma_table_info(t.name) c
-             where t.type = 'table' and t.name not like 'sqlite%' order by t.name, c.cid"
+             where t.name in (select name from pragma_table_list where type = 'table') and t.name not like 'sqlite%' order by t.name, c.cid"
             .to_owned(),
     }
 }

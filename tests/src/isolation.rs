@@ -86,7 +86,8 @@ async fn files_are_isolated() {
         let connection = data::connect(&installation.data_directory(), None, owner).await;
         let tables = data::names(
             &connection,
-            "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'",
+            // A virtual table is an index in the form of tables.
+            "select name from pragma_table_list where schema = 'main' and type in ('table', 'view') and name not like 'sqlite_%'",
         )
         .await;
         found.push((owner, tables.into_iter().collect()));

@@ -51,8 +51,9 @@ const PROBLEMS: &[KnownProblem] = &[
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ProductQuery {
-    /// Words that must all occur in name or description, whole or as parts, in any case.
-    #[param(min_length = 1, max_length = 200)]
+    /// Words that must all occur in sku, name or description, in any order. Case, accents and punctuation do not matter. Three letters or more are found
+    /// anywhere in a word, fewer where a word begins.
+    #[param(min_length = 1, max_length = 200, example = "cafe mug")]
     q: Option<String>,
     /// Only this category's.
     #[param(min_length = 1, max_length = 40, pattern = "^[a-z0-9][a-z0-9-]{0,39}$")]

@@ -11,6 +11,10 @@ mod product;
 mod reactions;
 mod revisions;
 mod schema;
+mod search;
+mod search_index;
+#[cfg(test)]
+mod search_reads;
 mod seed;
 mod service;
 mod store;
@@ -45,11 +49,14 @@ pub struct Offers {
 
 /// Starts the module.
 ///
+/// Products that an earlier version stored are indexed for searches first.
+///
 /// # Errors
-/// None at present; all modules have the same signature.
+/// The database cannot be read or written.
 pub async fn start(needs: Needs) -> anyhow::Result<Offers> {
     let machinery = banyan_durable::Machinery::new(needs.db.clone()).reactions(reactions::reactions(&needs.db));
     let service = Arc::new(Service::new(needs.db, needs.clock));
+    service.index_left_out().await?;
     let (routes, seeder) = (http::routes(service.clone()), service.clone());
     let seed: banyan_durable::Seed = Arc::new(move || {
         let service = seeder.clone();

@@ -1,4 +1,4 @@
-//! Products: their fields, how they change, and how they are searched. Pure rules; no I/O.
+//! Products: their fields, and how they change. Pure rules; no I/O.
 
 use banyan_core::{Fault, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -149,16 +149,6 @@ fn check_price(price: Money) -> Result<Money, Fault> {
     }
 }
 
-/// The text that a search matches, in lower case.
-pub fn search_text(product: &Product) -> String {
-    format!("{} {}", product.name, product.description).to_lowercase()
-}
-
-/// The words of a query, in lower case. A product is found if all of them occur in it.
-pub fn search_words(query: &str) -> Vec<String> {
-    query.to_lowercase().split_whitespace().map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,11 +252,5 @@ mod tests {
             ("unknown_currency", "/price/currency")
         );
         assert!(fault.detail.contains("EUR"), "{}", fault.detail);
-    }
-
-    #[test]
-    fn a_search_ignores_case_beyond_ascii_too() {
-        assert_eq!(search_text(&fig()), "rare fig ein grüner zwerg");
-        assert_eq!(search_words("  GRÜNER\tFig "), ["grüner", "fig"]);
     }
 }

@@ -17,5 +17,9 @@ pub const SCHEMA: Schema = Schema {
             name: "m0003_catalog_revision",
             up: include_str!("../migrations/m0003_revision.sql"),
         },
+        Migration {
+            name: "m0004_catalog_search",
+            up: include_str!("../migrations/m0004_search.sql"),
+        },
     ],
 };

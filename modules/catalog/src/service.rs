@@ -22,6 +22,8 @@ use crate::{
 
 /// The maximum number of products in a request or a response.
 const MAX_PRODUCTS: usize = 100;
+/// The number of products indexed per transaction, whose duration is limited.
+const INDEXED_AT_ONCE: u64 = 200;
 
 pub struct Service {
     db: Db,
@@ -42,6 +44,27 @@ impl Service {
     /// What customers read.
     pub fn pages(&self) -> &Pages {
         &self.pages
+    }
+
+    /// Indexes the products that an earlier version of the shop stored. It may be ended at any time, and continues at the next start.
+    ///
+    /// # Errors
+    /// As any transaction.
+    pub async fn index_left_out(&self) -> Result<(), Fault> {
+        let mut indexed = 0;
+        loop {
+            let part = self.db.write(self.pages.clone(), |tx, pages| async move {
+                store::index_left_out(tx.conn(), &pages.writing(&tx), INDEXED_AT_ONCE).await
+            });
+            match part.await? {
+                0 if indexed == 0 => return Ok(()),
+                0 => {
+                    tracing::info!(products = indexed, "products were indexed for searches");
+                    return Ok(());
+                }
+                part => indexed += part,
+            }
+        }
     }
 
     pub async fn list(&self, filter: &Filter, page: &PageRequest) -> Result<Page<StoredProduct>, Fault> {

@@ -1,20 +1,22 @@
 //! The tables of products and their sales, and the queries on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
 use banyan_durable::{fault, lost_race, newest_first};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, TryInsertResult,
-    sea_query::{Alias, Expr, LikeExpr, OnConflict, Order, Query},
+    QuerySelect, QueryTrait, Select, TryInsertResult,
+    sea_query::{Alias, Expr, OnConflict, Order, Query, SelectStatement},
 };
 use shared_kernel::{Money, Sku};
 
 use crate::{
-    product::{Product, StoredProduct, search_text, search_words},
+    product::{Product, StoredProduct},
     revisions::{Revision, Writing},
+    search::{self, Search, Word},
+    search_index,
 };
 
 mod product {
@@ -79,7 +81,7 @@ mod product_revision {
 /// The criteria of a list of products. Prices are in minor units of any currency.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// A search whose words must all occur in the name or the description.
+    /// A search whose words must all occur in sku, name or description.
     pub query: Option<String>,
     pub category: Option<String>,
     pub min_price: Option<i64>,
@@ -121,7 +123,7 @@ impl From<&StoredProduct> for product::ActiveModel {
             active: Set(product.active),
             version: Set(stored.version),
             created_at: Set(stored.created_at.as_ms()),
-            search_text: Set(search_text(product)),
+            search_text: Set(search::text(product)),
         }
     }
 }
@@ -163,7 +165,58 @@ pub async fn insert(conn: &impl ConnectionTrait, _: &Writing, new: &StoredProduc
     let inserted = product::Entity::insert(row)
         .on_conflict_do_nothing_on([product::Column::Sku])
         .exec_without_returning(conn);
-    Ok(matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1)))
+    let inserted = matches!(inserted.await.map_err(fault)?, TryInsertResult::Inserted(1));
+    if inserted {
+        index(conn, [new]).await?;
+    }
+    Ok(inserted)
+}
+
+/// Stores what a search finds these products by.
+async fn index<'p>(
+    conn: &impl ConnectionTrait,
+    products: impl IntoIterator<Item = &'p StoredProduct>,
+) -> Result<(), Fault> {
+    let texts = products
+        .into_iter()
+        .map(|stored| (stored.product.sku.to_string(), search::text(&stored.product)));
+    search_index::store(conn, texts).await
+}
+
+/// Indexes a part of the products that an earlier version stored, and returns their number: 0 if there are none left.
+///
+/// # Errors
+/// A lost race, if one of them changed meanwhile.
+pub async fn index_left_out(conn: &impl ConnectionTrait, _: &Writing, most: u64) -> Result<usize, Fault> {
+    use product::Column;
+    // As the condition of the index `product_not_indexed`: a parameter would not be.
+    let left_out = product::Entity::find().filter(Expr::cust("search_text not like ' %'"));
+    let left_out = left_out
+        .order_by_asc(Column::Sku)
+        .limit(most)
+        .all(conn)
+        .await
+        .map_err(fault)?;
+    let left_out = read_all(left_out)?;
+    if left_out.is_empty() {
+        return Ok(0);
+    }
+    let unchanged =
+        Expr::col((product::Entity, Column::Version)).eq(Expr::col((Alias::new("excluded"), Column::Version)));
+    let replace = OnConflict::column(Column::Sku)
+        .update_column(Column::SearchText)
+        .action_and_where(unchanged)
+        .to_owned();
+    let stored = product::Entity::insert_many(left_out.iter().map(product::ActiveModel::from))
+        .on_conflict(replace)
+        .exec_without_returning(conn)
+        .await
+        .map_err(fault)?;
+    if stored != left_out.len() as u64 {
+        return Err(lost_race("a product changed meanwhile"));
+    }
+    index(conn, &left_out).await?;
+    Ok(left_out.len())
 }
 
 /// Inserts the products whose sku is not taken, and returns them.
@@ -184,6 +237,7 @@ pub async fn insert_new(
             .exec_without_returning(conn)
             .await
             .map_err(fault)?;
+        index(conn, &fresh).await?;
     }
     Ok(fresh)
 }
@@ -206,18 +260,19 @@ pub async fn update(
         .exec(conn)
         .await
         .map_err(fault)?;
-    if updated.rows_affected == 1 {
-        Ok(())
-    } else {
-        Err(lost_race("the product changed meanwhile"))
+    if updated.rows_affected != 1 {
+        return Err(lost_race("the product changed meanwhile"));
     }
+    index(conn, [changed]).await
 }
 
-/// The number of products that a page looks at if no index finds what the list is about: a word, or a price.
+/// The number of products that a page looks at if no index finds what the list is about: a word of very many products, or a price.
 const LOOKED_AT: u64 = 10_000;
 
-/// A page of products, newest first. A search looks at a limited number of products, so that a word nobody uses costs no more than another: the page may
-/// then have fewer items than its limit, and its cursor continues the search.
+/// A page of products, newest first.
+///
+/// A search reads the index of words. Are they in few products, it looks at these. Are they in many, it looks at a limited number of the newest: so does a
+/// list by price. Its page may then have fewer items than its limit, and its cursor continues the search.
 ///
 /// # Errors
 /// `invalid_parameter` for a cursor of another list.
@@ -226,68 +281,103 @@ pub async fn list(
     filter: &Filter,
     page: &PageRequest,
 ) -> Result<Page<StoredProduct>, Fault> {
-    use product::Column;
     page.after.as_ref().map(position_of).transpose()?;
-    let by_index = Condition::all()
-        .add_option(filter.category.as_ref().map(|category| Column::Category.eq(category)))
-        .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
-    let sorted = newest_first::<_, String>(
-        product::Entity::find().filter(by_index),
-        (Column::CreatedAt, Column::Sku),
-        page,
-    )?;
-    let searched = searched(filter);
-    if searched.is_empty() {
-        let rows = read_all(sorted.all(conn).await.map_err(fault)?)?;
-        return Ok(page.page(rows, |last| (last.created_at, last.product.sku.clone())));
+    let list = unsearched(filter, page)?;
+    let words = match filter.query.as_deref().map_or(Search::Blank, Search::of) {
+        Search::Nothing => return Ok(page.page(Vec::new(), position)),
+        Search::Blank => BTreeSet::new(),
+        Search::Words(words) => words,
+    };
+    let looked_for = looked_for(filter, &words);
+    if looked_for.is_empty() {
+        return Ok(page.page(read_all(list.all(conn).await.map_err(fault)?)?, position));
     }
-    let looked_at = sorted.clone().limit(LOOKED_AT).into_query();
-    let found = Query::select()
-        .expr(Expr::cust("*"))
-        .from_subquery(looked_at, product::Entity)
-        .cond_where(searched)
-        .order_by(Column::CreatedAt, Order::Desc)
-        .order_by(Column::Sku, Order::Desc)
-        .limit(page.fetch_limit())
-        .to_owned();
-    let found = product::Model::find_by_statement(conn.get_database_backend().build(&found));
-    let rows = read_all(found.all(conn).await.map_err(fault)?)?;
-    let mut found = page.page(rows, |last| (last.created_at, last.product.sku.clone()));
+    let few = if words.is_empty() {
+        None
+    } else {
+        search_index::find_few(conn, &words).await?
+    };
+    if let Some(skus) = few {
+        let found = find_matching(conn, &matching_of(skus, list, looked_for)).await?;
+        return Ok(page.page(found, position));
+    }
+    let found = find_matching(conn, &matching_of_newest(list.clone(), looked_for, page)).await?;
+    let mut found = page.page(found, position);
     if found.next.is_none() {
-        let last = sorted.limit(1).offset(LOOKED_AT - 1).one(conn).await.map_err(fault)?;
+        let last = list.limit(1).offset(LOOKED_AT - 1).one(conn).await.map_err(fault)?;
         found.next = last.map(|last| (Timestamp::from_ms(last.created_at), last.sku).into());
     }
     Ok(found)
 }
 
-/// What no index finds.
-fn searched(filter: &Filter) -> Condition {
+fn position(last: &StoredProduct) -> (Timestamp, Sku) {
+    (last.created_at, last.product.sku.clone())
+}
+
+/// The page by what an index finds in the order of the list.
+fn unsearched(filter: &Filter, page: &PageRequest) -> Result<Select<product::Entity>, Fault> {
     use product::Column;
-    let words = filter.query.iter().flat_map(|query| search_words(query));
-    let containing = |word: String| Expr::col(Column::SearchText).like(LikeExpr::new(containing(&word)).escape('!'));
+    let by_index = Condition::all()
+        .add_option(filter.category.as_ref().map(|category| Column::Category.eq(category)))
+        .add_option((!filter.include_archived).then(|| Column::Active.eq(true)));
+    let list = product::Entity::find().filter(by_index);
+    newest_first::<_, String>(list, (Column::CreatedAt, Column::Sku), page)
+}
+
+/// The rest of what a product must match.
+fn looked_for(filter: &Filter, words: &BTreeSet<Word>) -> Condition {
+    use product::Column;
+    let matches = |word: &Word| Expr::col(Column::SearchText).like(word.pattern());
     words
-        .map(containing)
+        .iter()
+        .map(matches)
         .fold(Condition::all(), Condition::add)
         .add_option(filter.min_price.map(|least| Column::PriceAmount.gte(least)))
         .add_option(filter.max_price.map(|most| Column::PriceAmount.lte(most)))
 }
 
+/// Those of a few products that are on the page of the list. They are a query of their own, so that no others are looked at, whatever the database expects.
+fn matching_of(skus: Vec<String>, list: Select<product::Entity>, looked_for: Condition) -> SelectStatement {
+    let few = product::Entity::find().filter(product::Column::Sku.is_in(skus));
+    let few = few.limit(search_index::FEW as u64).into_query();
+    let mut list = list.into_query();
+    list.from_clear()
+        .from_subquery(few, product::Entity)
+        .cond_where(looked_for);
+    list
+}
+
+/// The page of a list among the newest of its products.
+fn matching_of_newest(list: Select<product::Entity>, looked_for: Condition, page: &PageRequest) -> SelectStatement {
+    use product::Column;
+    Query::select()
+        .expr(Expr::cust("*"))
+        .from_subquery(list.limit(LOOKED_AT).into_query(), product::Entity)
+        .cond_where(looked_for)
+        .order_by(Column::CreatedAt, Order::Desc)
+        .order_by(Column::Sku, Order::Desc)
+        .limit(page.fetch_limit())
+        .to_owned()
+}
+
+/// The statement that [`list`] reads these products with, as a text.
+#[cfg(test)]
+pub fn statement_of_few(filter: &Filter, page: &PageRequest, skus: Vec<String>) -> String {
+    let Search::Words(words) = Search::of(filter.query.as_deref().unwrap_or_default()) else {
+        panic!("a search has words");
+    };
+    let list = unsearched(filter, page).unwrap();
+    matching_of(skus, list, looked_for(filter, &words)).to_string(sea_orm::sea_query::SqliteQueryBuilder)
+}
+
+async fn find_matching(conn: &impl ConnectionTrait, matching: &SelectStatement) -> Result<Vec<StoredProduct>, Fault> {
+    let found = product::Model::find_by_statement(conn.get_database_backend().build(matching));
+    read_all(found.all(conn).await.map_err(fault)?)
+}
+
 fn position_of(cursor: &Cursor) -> Result<(Timestamp, Sku), Fault> {
     let (at, sku) = cursor.time_and::<String>()?;
     Ok((at, Sku::parse(&sku).map_err(|_| Cursor::invalid())?))
-}
-
-/// A `like` pattern for texts that contain `word`, with the wildcards in `word` escaped.
-fn containing(word: &str) -> String {
-    let mut pattern = String::from("%");
-    for letter in word.chars() {
-        if matches!(letter, '%' | '_' | '!') {
-            pattern.push('!');
-        }
-        pattern.push(letter);
-    }
-    pattern.push('%');
-    pattern
 }
 
 /// Adds sold units to the counts of products, by one statement. The rows are in the order of the skus, so that two orders counted concurrently cannot
@@ -348,11 +438,6 @@ pub async fn list_popular(conn: &impl ConnectionTrait, limit: u64) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wildcards_in_a_search_word_are_escaped() {
-        assert_eq!(containing("50%_!"), "%50!%!_!!%");
-    }
 
     #[test]
     fn a_cursor_of_another_list_is_refused() {

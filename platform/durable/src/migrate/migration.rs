@@ -9,7 +9,8 @@ use crate::Connection;
 /// A migration: its name, which is recorded for ever, and the statements that make it.
 ///
 /// The text keeps to what PostgreSQL and SQLite have in common. The one type they do not share is `uuid`: SQLite keeps the sixteen bytes
-/// in a `blob`. What only several processes need stands between the lines `-- postgres` and `-- end`, and SQLite does not get it.
+/// in a `blob`. What one database alone gets stands between the lines `-- postgres` or `-- sqlite` and `-- end`: what only several processes need, or what each
+/// has a way of its own for.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
     pub name: &'static str,
@@ -19,20 +20,20 @@ pub struct Migration {
 /// The text as this database reads it.
 pub(crate) fn text(backend: DbBackend, up: &str) -> String {
     match backend {
-        DbBackend::Sqlite => without_postgres(up).replace(" uuid", " blob"),
-        _ => up.to_owned(),
+        DbBackend::Sqlite => without("-- postgres", up).replace(" uuid", " blob"),
+        _ => without("-- sqlite", up),
     }
 }
 
-fn without_postgres(up: &str) -> String {
-    let mut of_postgres = false;
-    let both = up.lines().filter(|line| {
-        let begins = *line == "-- postgres";
-        let skipped = of_postgres || begins;
-        of_postgres = skipped && *line != "-- end";
+/// The text without the parts that begin with this line, of the other database.
+fn without(beginning: &str, up: &str) -> String {
+    let mut of_other = false;
+    let kept = up.lines().filter(|line| {
+        let skipped = of_other || *line == beginning;
+        of_other = skipped && *line != "-- end";
         !skipped
     });
-    both.fold(String::new(), |text, line| text + line + "\n")
+    kept.fold(String::new(), |text, line| text + line + "\n")
 }
 
 impl Migration {
@@ -66,12 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_for_postgresql_is_left_out_on_sqlite() {
-        let up = "create table a (id uuid);\n-- postgres\ncreate function b() returns trigger;\n-- end\ncreate table c (d text);\n";
-        assert_eq!(text(DbBackend::Postgres, up), up);
+    fn a_part_for_one_database_is_left_out_on_the_other() {
+        let up = "create table a (id uuid);\n-- postgres\ncreate function b() returns trigger;\n-- end\n-- sqlite\ncreate trigger c;\n-- end\ncreate table d (e text);\n";
+        assert_eq!(
+            text(DbBackend::Postgres, up),
+            "create table a (id uuid);\n-- postgres\ncreate function b() returns trigger;\n-- end\ncreate table d (e text);\n"
+        );
         assert_eq!(
             text(DbBackend::Sqlite, up),
-            "create table a (id blob);\ncreate table c (d text);\n"
+            "create table a (id blob);\n-- sqlite\ncreate trigger c;\n-- end\ncreate table d (e text);\n"
         );
     }
 }
