@@ -1,6 +1,6 @@
 //! How products are searched: the words of a text as they are compared, and the grams by which an index finds them. Pure rules; no I/O.
 //!
-//! A stored text and a query are folded by the same function, here and not in a database: the two databases differ in what they fold.
+//! A stored text and a query are normalised by the same function, here and not in a database: the two differ in how they do it.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub enum Search {
     Words(BTreeSet<Word>),
 }
 
-/// A folded word of a query.
+/// A normalised word of a query.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Word(String);
 
@@ -51,7 +51,7 @@ impl Word {
         }
     }
 
-    /// A `like` pattern for the [texts](text) that contain it. A short word must begin where a word of the text begins. A folded word has no wildcards.
+    /// A `like` pattern for the [texts](text) that contain it. A short word must begin where a word of the text begins. It has no wildcards.
     pub fn pattern(&self) -> String {
         let anywhere = self.0.chars().count() > 2 || self.0.starts_with(is_written_without_spaces);
         if anywhere {
@@ -62,7 +62,7 @@ impl Word {
     }
 }
 
-/// The text of a product that a search matches: a space before each word of sku, name and description, folded. A text that does not begin with a space was
+/// The text of a product that a search matches: a space before each word of sku, name and description, normalised. A text that does not begin with a space was
 /// stored by an earlier version.
 pub fn text(product: &Product) -> String {
     let words = words(&format!("{} {} {}", product.sku, product.name, product.description));
@@ -85,21 +85,21 @@ pub fn grams(text: &str) -> String {
     Vec::from_iter(grams).join(" ")
 }
 
-/// The words of a text, folded. Punctuation separates words; an apostrophe joins them, as most people leave it out.
+/// The words of a text, normalised. Punctuation separates words; an apostrophe joins them, as most people leave it out.
 fn words(text: &str) -> Vec<String> {
     let letters = text
         .nfkd()
         .filter(|letter| !is_dropped(*letter))
         .flat_map(char::to_lowercase);
-    let mut folded = String::with_capacity(text.len());
+    let mut normalised = String::with_capacity(text.len());
     for letter in letters {
         match without_decomposition(letter) {
-            Some(letters) => folded.push_str(letters),
-            None if is_part_of_word(letter) => folded.push(letter),
-            None => folded.push(' '),
+            Some(letters) => normalised.push_str(letters),
+            None if is_part_of_word(letter) => normalised.push(letter),
+            None => normalised.push(' '),
         }
     }
-    let composed: String = folded.nfc().collect();
+    let composed: String = normalised.nfc().collect();
     composed
         .split(' ')
         .filter(|word| !word.is_empty())
