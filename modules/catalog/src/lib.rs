@@ -12,9 +12,6 @@ mod reactions;
 mod revisions;
 mod schema;
 mod search;
-mod search_index;
-#[cfg(test)]
-mod search_reads;
 mod seed;
 mod service;
 mod store;

@@ -1,5 +1,9 @@
 //! The tables of products and their sales, and the queries on them.
 
+mod search_index;
+#[cfg(test)]
+mod search_reads;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use banyan_core::{Cursor, Fault, Page, PageRequest, Timestamp};
@@ -16,7 +20,6 @@ use crate::{
     product::{Product, StoredProduct},
     revisions::{Revision, Writing},
     search::{self, Search, Word},
-    search_index,
 };
 
 mod product {

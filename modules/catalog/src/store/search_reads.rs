@@ -10,8 +10,9 @@ use banyan_durable::{Connection, Storage};
 use banyan_durable_testing::{PostgresHome, SqliteHome, open, settings};
 use sea_orm::{ConnectionTrait, Statement};
 
+use super::search_index;
 use crate::{
-    SCHEMA, search_index,
+    SCHEMA,
     service::Service,
     store::{self, Filter},
 };

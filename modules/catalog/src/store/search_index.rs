@@ -72,6 +72,6 @@ pub async fn find_few(conn: &impl ConnectionTrait, words: &BTreeSet<Word>) -> Re
     Ok((skus.len() <= FEW).then_some(skus))
 }
 
-pub(crate) const OF_SQLITE: &str = "select sku from product_search
+pub const OF_SQLITE: &str = "select sku from product_search
     where number in (select rowid from product_gram where product_gram match $1 limit $2)";
 const OF_POSTGRES: &str = "select sku from skus_with_grams($1, $2) as sku";
