@@ -1,6 +1,6 @@
 //! Queries and changes of products, and the contract. Each method that writes is one transaction, which includes its events.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use banyan_core::{Call, Clock, Fault, FaultKind, Page, PageRequest, Timestamp};
@@ -13,6 +13,10 @@ use catalog_contract::{
     ProductChanged, ProductRestored, Products,
 };
 use shared_kernel::Sku;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{
     pages::Pages,
@@ -24,17 +28,31 @@ use crate::{
 const MAX_PRODUCTS: usize = 100;
 /// The number of products indexed per transaction, whose duration is limited.
 const INDEXED_AT_ONCE: u64 = 200;
+/// The number of searches that wait; further ones are refused at once.
+const WAITING_SEARCHES: usize = 64;
+/// The maximum time a search waits, shorter than clients' usual timeouts.
+const SEARCH_WAIT: Duration = Duration::from_secs(2);
 
 pub struct Service {
     db: Db,
     clock: Arc<dyn Clock>,
     pages: Arc<Pages>,
+    /// Half of the connections: searches, which cost the most of all reads, leave the others to the rest of the shop.
+    searches: Semaphore,
+    waiting_searches: Semaphore,
 }
 
 impl Service {
     pub fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
         let pages = Arc::new(Pages::of(&db));
-        Service { db, clock, pages }
+        let connections = db.settings().pool as usize;
+        Service {
+            db,
+            clock,
+            pages,
+            searches: Semaphore::new((connections / 2).max(1)),
+            waiting_searches: Semaphore::new(WAITING_SEARCHES),
+        }
     }
 
     pub fn db(&self) -> &Db {
@@ -67,8 +85,22 @@ impl Service {
         }
     }
 
+    /// # Errors
+    /// `unavailable` if too many searches run and wait.
     pub async fn list(&self, filter: &Filter, page: &PageRequest) -> Result<Page<StoredProduct>, Fault> {
+        let _permit = if filter.is_search() {
+            Some(self.permit_search().await?)
+        } else {
+            None
+        };
         store::list(self.db.read(), filter, page).await
+    }
+
+    async fn permit_search(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        let refused = || Fault::unavailable("Too many searches are running right now.").retry_after(SEARCH_WAIT);
+        let _waiting = self.waiting_searches.try_acquire().map_err(|_| refused())?;
+        let permit = timeout(SEARCH_WAIT, self.searches.acquire()).await;
+        permit.map_err(|_| refused())?.map_err(|_| refused())
     }
 
     /// The product, also if it is archived: old orders link to it.

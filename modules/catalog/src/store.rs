@@ -92,6 +92,13 @@ pub struct Filter {
     pub include_archived: bool,
 }
 
+impl Filter {
+    /// Whether a page may look at many more products than it shows.
+    pub fn is_search(&self) -> bool {
+        self.query.is_some() || self.min_price.is_some() || self.max_price.is_some()
+    }
+}
+
 impl TryFrom<product::Model> for StoredProduct {
     type Error = Fault;
 

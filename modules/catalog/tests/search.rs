@@ -7,6 +7,7 @@ use banyan_durable::{Connection, Db, Storage};
 use banyan_durable_testing::{PostgresHome, SqliteHome, on_both, open, settings};
 use banyan_http_testing::{Site, TestRequest, get, post};
 use catalog::{Needs, SCHEMA, start};
+use futures::future::{join, join_all};
 use sea_orm::{ConnectionTrait, DbBackend};
 use serde_json::json;
 use shared_kernel::Role;
@@ -207,6 +208,44 @@ async fn products_of_an_earlier_version_are_found_after_a_start_that_was_interru
         by_hand.close().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn searches_leave_half_of_the_connections_to_others() {
+    let postgres = PostgresHome::new().await;
+    let storage = postgres.storage("catalog").await;
+    let mut settings = settings();
+    settings.pool = 4;
+    // The time for which a lock is waited for follows from it.
+    settings.limits.job_timeout = Duration::from_secs(60);
+    let shop = Shop::of(open(SCHEMA, &storage, settings).await).await;
+    shop.add("fig", "Fig", "").await;
+    let by_hand = Connection::open(&storage, "catalog").await.expect("a connection");
+    execute(&by_hand, "begin; lock table product_search").await;
+    let shop = &shop;
+    let searches = join_all(
+        (0..12).map(|number| async move { shop.0.send(get(&format!("/api/v1/products?q=fig{number}"))).await }),
+    );
+    let others = async {
+        // All searches have begun.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let page = shop.0.send(get("/api/v1/products/fig"));
+        // Less than a search that hangs has.
+        let page = tokio::time::timeout(Duration::from_secs(3), page).await;
+        // Those that waited are refused.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        execute(&by_hand, "rollback").await;
+        page
+    };
+    let (searches, page) = join(searches, others).await;
+    assert_eq!(page.expect("a page while searches hang").status, 200);
+    let refused = searches.iter().filter(|reply| reply.status == 503);
+    assert_eq!(refused.clone().count(), 10, "two run at once");
+    for reply in refused {
+        assert_eq!(reply.header("retry-after"), "2");
+    }
+    by_hand.close().await;
+    postgres.remove().await;
 }
 
 /// Runs a test with an empty, migrated storage of each database.
