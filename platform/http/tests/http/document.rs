@@ -199,11 +199,12 @@ fn query_parameters_are_documented_one_by_one_and_headers_are_shared() {
 fn implicit_limits_are_documented_for_everything_a_body_can_contain() {
     let (_, document) = document();
     let schemas = &document["components"]["schemas"];
-    assert_eq!(schemas["NewFig"]["properties"]["name"]["pattern"], "^[^\\u0000]*$");
-    assert_eq!(
-        schemas["Seed"]["properties"]["colour"]["pattern"], "^[^\\u0000]*$",
-        "behind a reference too"
-    );
+    let forbids_control_characters = |schema: &str, property: &str| {
+        let pattern = schemas[schema]["properties"][property]["pattern"].as_str();
+        pattern.is_some_and(|pattern| pattern.starts_with(r"^[^\u0000-\u0008"))
+    };
+    assert!(forbids_control_characters("NewFig", "name"));
+    assert!(forbids_control_characters("Seed", "colour"), "behind a reference too");
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["maximum"], json!(i64::MAX));
     assert_eq!(schemas["NewFig"]["properties"]["weight"]["minimum"], 1);
     assert_eq!(schemas["NewFig"]["additionalProperties"], false);
