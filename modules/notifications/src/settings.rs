@@ -66,9 +66,15 @@ impl Default for Timing {
 
 impl Settings {
     /// # Errors
-    /// If the link is no URL of the web, or has no place for the token.
+    /// If the link is no URL of the web, has no place for the token, or has a login, which every mail would show.
     pub(crate) fn check_account_link(&self) -> anyhow::Result<()> {
         let Some(link) = &self.account_link else { return Ok(()) };
+        if link.contains('@') {
+            banyan_core::check_url(link).map_err(|wrong| anyhow::anyhow!("notifications.account_link {wrong}"))?;
+            anyhow::bail!(
+                "notifications.account_link contains a login or an @, and is not shown; remove the login, and write %40 for an @"
+            );
+        }
         let web = link.starts_with("https://") || link.starts_with("http://");
         let visible = link.bytes().all(|byte| byte.is_ascii_graphic());
         anyhow::ensure!(
