@@ -18,7 +18,7 @@ use crate::{
 
 const PAGE: &str = "docs/tutorial/first-module.md";
 /// It compiles the app several times.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1_800);
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -16,7 +16,7 @@ const PAGE: &str = "docs/how-to/own-product.md";
 /// Where the page begins to build and start servers of its own.
 const ON_POSTGRES: &str = "## On PostgreSQL";
 /// It compiles the helpdesk three times.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1_800);
 /// The tools that the page may use, besides bash itself.
 const TOOLS: [&str; 3] = ["curl", "sed", "grep"];
 
