@@ -2,7 +2,7 @@
 
 mod search_index;
 #[cfg(test)]
-mod search_reads;
+mod search_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

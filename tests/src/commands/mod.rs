@@ -7,6 +7,7 @@ mod migrate_and_seed;
 mod operations;
 mod postgres_variants;
 mod restored;
+mod security_events;
 mod several_processes;
 mod shutdown;
 mod startup_checks;
@@ -58,6 +59,7 @@ pub fn trials() -> Vec<Trial> {
         help_and_settings::trials(),
         operations::trials(),
         restored::trials(),
+        security_events::trials(),
         startup_checks::trials(),
         shutdown::trials(),
         migrate_and_seed::trials(),

@@ -93,7 +93,8 @@ pub async fn count_waiting(conn: &impl ConnectionTrait) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use banyan_durable::{Connection, Storage};
+    use banyan_durable::Connection;
+    use banyan_durable_testing::SqliteHome;
     use sea_orm::{DbBackend, QueryTrait, Statement};
 
     use super::*;
@@ -106,10 +107,8 @@ mod tests {
     /// The table of commands only grows, and the books are compared every ten minutes.
     #[tokio::test]
     async fn commands_without_an_outcome_are_counted_by_an_index() {
-        let in_memory = Storage::Sqlite {
-            path: ":memory:".into(),
-        };
-        let db = Connection::open(&in_memory, "payments").await.unwrap();
+        let home = SqliteHome::new();
+        let db = Connection::open(&home.storage("payments"), "payments").await.unwrap();
         for tables in [
             include_str!("../../migrations/m0001_money.sql"),
             include_str!("../../migrations/m0002_open_commands.sql"),

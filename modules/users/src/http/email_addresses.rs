@@ -37,7 +37,7 @@ struct EmailChange {
 /// Request the verification of an email address
 ///
 /// Sends a mail with a token that is valid for a day and once, if there is an account with this email address that is not verified and not disabled. The response is
-/// the same if there is none. An account gets at most three of these mails in half an hour; further requests send none, and the earlier tokens stay valid.
+/// the same if there is no such account. An account gets at most three of these mails in half an hour; further requests send none, and the earlier tokens stay valid.
 #[utoipa::path(
     tag = "users",
     operation_id = "request_email_verification",

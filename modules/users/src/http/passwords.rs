@@ -73,7 +73,7 @@ pub(super) async fn change_password(
 /// Request a password reset
 ///
 /// Sends a mail with a token that is valid for 30 minutes and once, if there is an account with this email address that is not disabled. The response is the same if
-/// there is none. An account gets at most three of these mails in half an hour; further requests send none, and the earlier tokens stay valid.
+/// there is no such account. An account gets at most three of these mails in half an hour; further requests send none, and the earlier tokens stay valid.
 #[utoipa::path(
     tag = "users",
     operation_id = "request_password_reset",
